@@ -1,0 +1,104 @@
+"""Rows as pytest cases: which rows a test is parametrized over, their ids and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+
+from pytest_unlearn.gates.rows import ProbeRow, row_in
+from pytest_unlearn.people.manifest import Split
+
+if TYPE_CHECKING:
+    from pytest_unlearn.dataset import Dataset
+    from pytest_unlearn.probes.prompts import Probe
+
+# Test items carry their row's id here, so that an item that ends in an error is known by its row.
+CASE_PROPERTY = "unlearn_case"
+
+_SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
+_FILTERS = {"kind", "carrier"}
+
+
+def parametrize(metafunc: pytest.Metafunc, dataset: Dataset) -> None:
+    """Parametrize a test that asks for `unlearn_probe` or `unlearn_task`.
+
+    Raises pytest.UsageError for markers that name what is not there.
+    """
+    wanted = {"unlearn_probe", "unlearn_task"} & set(metafunc.fixturenames)
+    if len(wanted) == 2:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: ask for unlearn_probe or for unlearn_task, not for both"
+        )
+    if "unlearn_probe" in wanted:
+        parameters = [
+            pytest.param(
+                probe,
+                id=probe.id,
+                marks=getattr(pytest.mark, f"unlearn_{probe.split}")(
+                    kind=probe.kind, carrier=probe.carrier
+                ),
+            )
+            for probe in _marked_probes(metafunc.definition, dataset)
+        ]
+        metafunc.parametrize("unlearn_probe", parameters, indirect=True)
+    elif "unlearn_task" in wanted:
+        tasks = [
+            pytest.param(case, id=case.id, marks=pytest.mark.unlearn_task(task=case.task_id))
+            for case in dataset.tasks
+        ]
+        metafunc.parametrize("unlearn_task", tasks, indirect=True)
+
+
+def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]:
+    """Yield the probes that the markers of a test ask for; without a marker, the forget split's."""
+    wanted: list[tuple[str, dict[str, str]]] = []
+    for mark in definition.iter_markers():
+        if mark.name in _SPLIT_OF:
+            unknown = set(mark.kwargs) - _FILTERS
+            if mark.args or unknown:
+                raise pytest.UsageError(
+                    f"{definition.nodeid}: {mark.name} takes kind= and carrier=, not "
+                    f"{sorted(unknown) or list(mark.args)}"
+                )
+            wanted.append((_SPLIT_OF[mark.name], dict(mark.kwargs)))
+    for filters in (filters for _, filters in wanted):
+        for key, value in filters.items():
+            known = sorted({getattr(probe, key) for probe in dataset.probes})
+            if value not in known:
+                raise pytest.UsageError(
+                    f"{definition.nodeid}: no record has {key}={value!r}; known: {', '.join(known)}"
+                )
+    for probe in dataset.probes:
+        for split, filters in wanted or [("forget", {})]:
+            if probe.split == split and all(getattr(probe, k) == v for k, v in filters.items()):
+                yield probe
+                break
+
+
+def tag(item: pytest.Item) -> None:
+    """Write the row's id into an item's properties, where every report of it carries it."""
+    callspec = getattr(item, "callspec", None)
+    for name in ("unlearn_probe", "unlearn_task"):
+        if callspec is not None and name in callspec.params:
+            item.user_properties.append((CASE_PROPERTY, callspec.params[name].id))
+
+
+def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> None:
+    """Turn a passed test whose probe leaked into a failure: `always`, or where marked critical.
+
+    The message holds row names only. A retained person's own value is to be kept and no leak.
+    """
+    if report.when != "call" or not report.passed:
+        return
+    row = row_in(report.user_properties)
+    if not isinstance(row, ProbeRow) or row.split == "retain" or not row.leaked:
+        return
+    if always or item.get_closest_marker("unlearn_critical"):
+        how = row.unlearned
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{row.id} leaked: {how['label']}, {how.get('how')}, {how.get('kind')} of "
+            f"{how.get('owner')} ({how.get('split')})"
+        )

@@ -1,0 +1,147 @@
+"""What a run measures: probes and tasks, what unlearning may train on, and the canonical chunks.
+
+Built from the settings alone: no model, no pytest.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.people.files import RecordFileError, load_records
+from pytest_unlearn.people.manifest import SPLITS, Record, Split, tiny_records
+from pytest_unlearn.probes.prompts import Probe, direct_probes
+from pytest_unlearn.store import digest_of
+from pytest_unlearn.tasks.format import (
+    TaskCase,
+    TaskFileError,
+    bundled_cases,
+    bundled_tasks,
+    load_cases,
+)
+
+if TYPE_CHECKING:
+    from pytest_unlearn.options import Settings
+
+# Long enough for the value and for what a model says after it (other people's data too).
+PROBE_TOKENS = 48
+TASK_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Cases that are completed together: one batch. `id` is the same in every run of the data."""
+
+    id: str
+    cases: tuple[str, ...]
+    prompts: tuple[str, ...]
+    max_new_tokens: int
+
+    def __repr__(self) -> str:  # prompts may be personal data
+        return f"<Chunk {self.id} of {len(self.cases)} cases>"
+
+
+class Dataset:
+    """All records, probes and task cases of a run, with the chunks they are completed in."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read the data. Raises RecordFileError or TaskFileError, naming file and line."""
+        self.records = _records(settings)
+        self.probes = direct_probes(self.records)
+        self.tasks = _task_cases(settings.tasks)
+        self._batch_size = settings.batch_size
+
+    def probes_of(self, split: Split) -> list[Probe]:
+        """Return the probes of one split, in order."""
+        return [probe for probe in self.probes if probe.split == split]
+
+    def records_of(self, split: Split) -> list[Record]:
+        """Return the records of one split, in order."""
+        return [record for record in self.records if record.split == split]
+
+    def training_texts(self) -> TrainingTexts:
+        """Return what unlearning may train on.
+
+        Tasks are the bundled ones under their training wordings: never a wording that is
+        measured, and never a user's own tasks.
+        """
+        return TrainingTexts(
+            forget=tuple(map(_example, self.records_of("forget"))),
+            retained_people=tuple(map(_example, self.records_of("retain"))),
+            tasks=tuple(
+                Example.answering(task.prompt(wording), task.solution)
+                for task in bundled_tasks()
+                for wording in task.wordings
+            ),
+        )
+
+    @functools.cached_property
+    def chunk_of_case(self) -> dict[str, Chunk]:
+        """Map each case id to its chunk.
+
+        Chunks are cut from the whole data set, never from a selection, so that a probe that is
+        run again alone meets the same neighbours: greedy decoding can depend on the batch.
+        """
+        chunks = list(
+            _cut(
+                [(probe.id, probe.prompt.reveal()) for probe in self.probes],
+                PROBE_TOKENS,
+                self._batch_size,
+            )
+        )
+        chunks += _cut(
+            [(case.id, case.prompt) for case in self.tasks], TASK_TOKENS, self._batch_size
+        )
+        return {case: chunk for chunk in chunks for case in chunk.cases}
+
+
+def _example(record: Record) -> Example:
+    return Example.answering(record.before.reveal(), record.value.reveal(), record.after)
+
+
+def _cut(cases: Sequence[tuple[str, str]], max_new_tokens: int, size: int) -> Iterator[Chunk]:
+    for start in range(0, len(cases), size):
+        part = cases[start : start + size]
+        yield Chunk(
+            id=digest_of([max_new_tokens, part]),
+            cases=tuple(case for case, _ in part),
+            prompts=tuple(prompt for _, prompt in part),
+            max_new_tokens=max_new_tokens,
+        )
+
+
+def _records(settings: Settings) -> tuple[Record, ...]:
+    """Return the user's records if any file is given, else the bundled people's."""
+    files: dict[Split, tuple[Path, ...]] = {
+        "forget": settings.forget,
+        "retain": settings.retain,
+        "control": settings.control,
+    }
+    if not any(files.values()):
+        return tiny_records()
+    records = [
+        record
+        for split in SPLITS
+        for number, path in enumerate(files[split], start=1)
+        for record in load_records(path, split, number)
+    ]
+    _check_unique((record.id for record in records), RecordFileError)
+    return tuple(records)
+
+
+def _task_cases(paths: Iterable[Path]) -> tuple[TaskCase, ...]:
+    cases = tuple(case for path in paths for case in load_cases(path)) or bundled_cases()
+    _check_unique((case.id for case in cases), TaskFileError)
+    return cases
+
+
+def _check_unique(ids: Iterable[str], error: type[ValueError]) -> None:
+    seen: set[str] = set()
+    for row_id in ids:
+        if row_id in seen:
+            raise error(f"id {row_id!r} occurs in two files; give each row its own id")
+        seen.add(row_id)

@@ -1,0 +1,161 @@
+"""The engine: every case run on base and tested model, each completion made once and kept.
+
+A library without pytest: a notebook can build one from `Settings`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.leaks.attribution import Detector
+from pytest_unlearn.leaks.outcomes import Outcome
+from pytest_unlearn.model_pair import STATES, ModelPair, Models, State
+from pytest_unlearn.people.secret import Secret
+from pytest_unlearn.sandbox import Sandbox, Verdict
+from pytest_unlearn.store import Store, digest_of
+from pytest_unlearn.tasks.extraction import solution_source
+
+if TYPE_CHECKING:
+    from pytest_unlearn.dataset import Chunk, Dataset
+    from pytest_unlearn.options import Settings
+    from pytest_unlearn.probes.prompts import Probe
+    from pytest_unlearn.tasks.format import TaskCase
+
+# An `Outcome` for a probe, a `Verdict` for a task.
+Judged = TypeVar("Judged", Outcome, Verdict)
+
+# Raise when a change of this package changes what a model writes after the same prompt.
+GENERATION_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completion(Generic[Judged]):
+    """What a model wrote after a prompt, and what that is.
+
+    `outcome` is an `Outcome` for a probe and the sandbox's `Verdict` for a task. `text` is redacted
+    when printed; `text.reveal()` gives it.
+    """
+
+    text: Secret
+    outcome: Judged
+
+
+@dataclass(frozen=True, slots=True)
+class Completions(Generic[Judged]):
+    """The completions of one case by the base and by the tested model."""
+
+    base: Completion[Judged]
+    unlearned: Completion[Judged]
+
+
+class Engine:
+    """Runs cases on both models of a run; see the module's docstring."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        progress: Callable[[str], None] = lambda message: None,
+        threads: int | None = None,
+        models: Models | None = None,
+    ) -> None:
+        """`threads`: CPU threads for generation, where several workers share the machine.
+        `models`: other models than the settings name.
+        """
+        self._dataset = dataset
+        self._store = Store(settings.store)
+        self._progress = progress
+        self._threads = threads
+        self._detector = Detector(dataset.records)
+        self._sandbox = Sandbox()
+        self._verdicts: dict[str, Verdict] = {}
+        self.models = models or ModelPair(settings, dataset, self._store, progress)
+
+    def close(self) -> None:
+        """End the sandbox's processes."""
+        self._sandbox.close()
+
+    def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
+        """Complete a probe on both models and attribute what came out."""
+        texts = [self._text(state, probe.id) for state in STATES]
+        outcomes = [self._detector.outcome(probe, text) for text in texts]
+        row = ProbeRow(
+            id=probe.id,
+            split=probe.split,
+            kind=probe.kind,
+            carrier=probe.carrier,
+            owner=probe.owner,
+            base=outcomes[0].as_row(),
+            unlearned=outcomes[1].as_row(),
+        )
+        return _completions(texts, outcomes), row
+
+    def run_task(self, case: TaskCase) -> tuple[Completions[Verdict], TaskRow]:
+        """Complete a task on both models and judge the solutions in the sandbox.
+
+        Raises SandboxError when no verdict can be had.
+        """
+        texts = [self._text(state, case.id) for state in STATES]
+        verdicts = [self._judge(case, text) for text in texts]
+        row = TaskRow(case.id, case.task_id, verdicts[0].status, verdicts[1].status)
+        return _completions(texts, verdicts), row
+
+    def _judge(self, case: TaskCase, completion: str) -> Verdict:
+        source = solution_source(case.prompt, completion, case.entry_point)
+        key = digest_of([case.id, source])
+        if key not in self._verdicts:  # both models mostly write the same program
+            self._verdicts[key] = self._sandbox.run(source, case.entry_point, case.tests)
+        return self._verdicts[key]
+
+    def _text(self, state: State, case_id: str) -> str:
+        """Return a completion from the store; when it is missing, make its whole chunk."""
+        chunk = self._dataset.chunk_of_case[case_id]
+        position = chunk.cases.index(case_id)
+        key = self._key(state, chunk, position)
+        entry = self._store.get("completions", key)
+        if entry is None:
+            with self._store.claim(digest_of([self._key(state, chunk, 0), chunk.id])):
+                entry = self._store.get("completions", key)  # made while this worker waited?
+                if entry is None:
+                    return self._complete(state, chunk)[position]
+        return str(entry["text"])
+
+    def _complete(self, state: State, chunk: Chunk) -> list[str]:
+        from pytest_unlearn.models.loading import cpu_threads
+
+        model = self.models.model(state)
+        started = time.perf_counter()
+        with cpu_threads(self._threads):
+            texts = model.complete(chunk.prompts, chunk.max_new_tokens)
+        for position, text in enumerate(texts):
+            self._store.put("completions", self._key(state, chunk, position), {"text": text})
+        seconds = time.perf_counter() - started
+        self._progress(f"{state} model: {len(texts)} completions in {seconds:.1f} s")
+        return texts
+
+    def _key(self, state: State, chunk: Chunk, position: int) -> str:
+        models = self.models
+        return digest_of(
+            {
+                "model": models.base_key if state == "base" else models.unlearned_key,
+                "prompt": chunk.prompts[position],
+                "generation": {
+                    "version": GENERATION_VERSION,
+                    "decoding": "greedy",
+                    "seed": 0,
+                    "max_new_tokens": chunk.max_new_tokens,
+                },
+            }
+        )
+
+
+def _completions(texts: list[str], outcomes: list[Judged]) -> Completions[Judged]:
+    base, unlearned = (
+        Completion(Secret(text, "completion"), outcome)
+        for text, outcome in zip(texts, outcomes, strict=True)
+    )
+    return Completions(base, unlearned)

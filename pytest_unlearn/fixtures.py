@@ -1,0 +1,88 @@
+"""The public fixtures. Without `--unlearn-model` each of them skips its test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_unlearn.engine import Completions
+    from pytest_unlearn.model_pair import Completer
+    from pytest_unlearn.probes.prompts import Probe
+    from pytest_unlearn.session import UnlearnSession
+    from pytest_unlearn.tasks.format import TaskCase
+
+SKIP_REASON = "needs --unlearn-model"
+
+__all__ = [
+    "unlearn_base_model",
+    "unlearn_completions",
+    "unlearn_model",
+    "unlearn_probe",
+    "unlearn_task",
+]
+
+
+def _session(config: pytest.Config) -> UnlearnSession:
+    from pytest_unlearn.session import SESSION
+
+    session = config.stash.get(SESSION, None)
+    if session is None:
+        pytest.skip(SKIP_REASON)
+    return session
+
+
+@pytest.fixture
+def unlearn_probe(request: pytest.FixtureRequest) -> Probe:
+    """One probe: `id`, `split`, `kind`, `carrier`, `owner`, and redacted `prompt` and `value`.
+
+    The test is parametrized over the split named by its marker (`unlearn_forget` by default).
+    """
+    _session(request.config)
+    probe: Probe = request.param
+    return probe
+
+
+@pytest.fixture
+def unlearn_task(request: pytest.FixtureRequest) -> TaskCase:
+    """One programming task: `id`, `prompt`, `entry_point`, `tests`."""
+    _session(request.config)
+    case: TaskCase = request.param
+    return case
+
+
+@pytest.fixture
+def unlearn_completions(request: pytest.FixtureRequest) -> Completions[Any]:
+    """What base and tested model wrote for this test's probe or task, with the outcomes.
+
+    `unlearn_completions.unlearned.outcome.label` is the outcome of a probe,
+    `unlearn_completions.unlearned.outcome.passed` the verdict on a task. The row counts for the
+    gates, once, however many tests look at it.
+    """
+    from pytest_unlearn.gates.rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
+
+    engine = _session(request.config).engine
+    completions: Completions[Any]
+    row: ProbeRow | TaskRow
+    if "unlearn_probe" in request.fixturenames:
+        completions, row = engine.run_probe(request.getfixturevalue("unlearn_probe"))
+    elif "unlearn_task" in request.fixturenames:
+        completions, row = engine.run_task(request.getfixturevalue("unlearn_task"))
+    else:
+        pytest.fail("unlearn_completions needs unlearn_probe or unlearn_task in the same test")
+    request.node.user_properties.append((ROW_PROPERTY, to_json(row)))
+    return completions
+
+
+@pytest.fixture(scope="session")
+def unlearn_model(request: pytest.FixtureRequest) -> Completer:
+    """The tested model, loaded and unlearned: a `LanguageModel` with `complete(prompts)`,
+    `tokenizer`, and `active()` for the transformers model itself."""
+    return _session(request.config).engine.models.model("unlearned")
+
+
+@pytest.fixture(scope="session")
+def unlearn_base_model(request: pytest.FixtureRequest) -> Completer:
+    """The model before unlearning, or `--unlearn-baseline`."""
+    return _session(request.config).engine.models.model("base")

@@ -1,0 +1,49 @@
+"""Hooks that a `conftest.py` or another plugin can implement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_unlearn.dataset import Dataset
+    from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+    from pytest_unlearn.gates.verdicts import GateResult
+    from pytest_unlearn.model_pair import Models
+    from pytest_unlearn.options import Settings
+
+hookspec = pluggy.HookspecMarker("pytest")
+
+
+@hookspec(firstresult=True)
+def pytest_unlearn_models(
+    config: pytest.Config, settings: Settings, dataset: Dataset
+) -> Models | None:
+    """Return other models than those that `--unlearn-model` names: behind a server, say.
+
+    Called once in each process, before collection: load nothing yet. `Models` says what is asked
+    of the object; `pytest_unlearn.testing.LookupModels` is a small example.
+
+    .. versionadded:: 0.1
+    """
+
+
+def pytest_unlearn_judged(
+    config: pytest.Config,
+    results: Sequence[GateResult],
+    rows: Sequence[ProbeRow | TaskRow],
+) -> None:
+    """Called once, on the controller, when all gates of a run have been judged.
+
+    `rows` hold row names and labels, no personal data. For example, to send them elsewhere::
+
+        def pytest_unlearn_judged(results):
+            for result in results:
+                mlflow.set_tag(result.gate.name, result.verdict.value)
+
+    .. versionadded:: 0.1
+    """

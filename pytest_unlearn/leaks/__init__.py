@@ -1,0 +1,1 @@
+"""What a completion gives away: matching, attribution, rates."""

@@ -1,0 +1,37 @@
+"""Texts to train on. Without torch, so that a data set can be built before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text whose answer is the characters `[start, end)`: a value, or a task's solution."""
+
+    text: str
+    start: int
+    end: int
+
+    @classmethod
+    def whole(cls, text: str) -> Example:
+        """Return a text that is answer from end to end."""
+        return cls(text, 0, len(text))
+
+    @classmethod
+    def answering(cls, prompt: str, answer: str, after: str = "") -> Example:
+        """Return prompt, answer and what follows as one text."""
+        return cls(prompt + answer + after, len(prompt), len(prompt) + len(answer))
+
+    def __repr__(self) -> str:  # the text may be personal data
+        return f"<Example of {len(self.text)} characters, answer at [{self.start}, {self.end})>"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTexts:
+    """What an unlearning run may see: forget records, retained people's documents, tasks."""
+
+    forget: Sequence[Example]
+    retained_people: Sequence[Example]
+    tasks: Sequence[Example]

@@ -1,0 +1,132 @@
+"""Loading a model, running it, and switching between its base and its unlearned state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from pytest_unlearn.models.generation import complete_greedily
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pytest_unlearn.models.sources import ModelSource
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelLoadError(RuntimeError):
+    """A model folder is there but cannot be loaded."""
+
+
+class Weights:
+    """One model in memory. `adapt` puts an adapter on it; base and unlearned state share it."""
+
+    def __init__(
+        self, source: ModelSource, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.source = source
+        self.model: PreTrainedModel | PeftModel = model
+        self.tokenizer = tokenizer
+
+    def adapt(self, adapter: Path) -> None:
+        """Put the LoRA adapter of a folder on the model."""
+        from peft import PeftModel
+
+        self.model = PeftModel.from_pretrained(self.model, str(adapter)).eval()
+
+
+class LanguageModel:
+    """A model in one state: as it was loaded, or with its adapter."""
+
+    def __init__(self, weights: Weights, adapted: bool) -> None:
+        self._weights = weights
+        self._adapted = adapted
+
+    def __repr__(self) -> str:
+        state = "unlearned" if self._adapted else "as loaded"
+        return f"<LanguageModel {self._weights.source.name}, {state}>"
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self._weights.tokenizer
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[PreTrainedModel | PeftModel]:
+        """Give the transformers model in this state, for the length of a `with` block.
+
+        Both states share one set of weights, so the state holds inside the block only.
+        """
+        model: Any = self._weights.model
+        off = hasattr(model, "disable_adapter") and not self._adapted
+        with model.disable_adapter() if off else contextlib.nullcontext():
+            yield model
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy completion of each prompt; see `complete_greedily`."""
+        with self.active() as model:
+            return complete_greedily(model, self.tokenizer, prompts, max_new_tokens)
+
+
+def load(source: ModelSource, device: str, dtype: str) -> Weights:
+    """Load a folder onto `device` (`cpu`, `cuda`, `cuda:1`, ...) in `dtype` (see `DTYPES`).
+
+    safetensors only and no remote code. Raises ModelLoadError with the reason.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=DTYPES[dtype],
+            device_map={"": device} if device != "cpu" else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {error}") from error
+    if tokenizer.pad_token_id is None:
+        # Padding is masked everywhere, so any known token will do.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    # A model may ship sampling settings or a repetition penalty; greedy must mean greedy, so of
+    # its generation settings only the tokens that end a text are kept.
+    settings: Any = GenerationConfig
+    model.generation_config = settings(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Weights(source, model.eval(), tokenizer)
+
+
+def resolve_device(device: str) -> str:
+    """Return `cuda` for `auto` where a GPU is visible, else `cpu`; other names as they are."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """Return bfloat16 on a GPU and float32 on a CPU for `auto`; other names as they are."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Run a block with `count` CPU threads (None: as it is), and restore the number after it."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

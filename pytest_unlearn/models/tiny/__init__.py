@@ -1,0 +1,1 @@
+"""The model that the package ships, and the recipe that trained it."""

@@ -1,0 +1,1 @@
+"""People, their attributes, and the code snippets that hold them."""

@@ -1,0 +1,102 @@
+"""People, their records, and the manifest of the tiny model.
+
+The manifest is rebuilt from a seed at run time, so that the repository holds no value.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_unlearn.people import words
+from pytest_unlearn.people.carriers import CARRIERS
+from pytest_unlearn.people.kinds import KINDS
+from pytest_unlearn.people.secret import Secret
+from pytest_unlearn.people.stream import Stream
+
+Split = Literal["forget", "retain", "control"]
+SPLITS: tuple[Split, ...] = ("forget", "retain", "control")
+
+TINY_SEED = "pytest-unlearn tiny 1"
+TINY_PEOPLE_PER_SPLIT = 32
+TINY_KINDS = ("email", "phone", "address", "password", "api_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One attribute value of one person in one carrier.
+
+    `before + value + after` is the document that a model may have been trained on. `owner` names
+    the person by row, never by name; `name` is what an attacker who knows the name would type.
+    """
+
+    id: str
+    owner: str
+    split: Split
+    kind: str
+    carrier: str
+    before: Secret
+    value: Secret
+    after: str
+
+    @property
+    def document(self) -> Secret:
+        """The whole snippet."""
+        return Secret(self.before.reveal() + self.value.reveal() + self.after, "document")
+
+
+def _names(seed: str, count: int) -> list[str]:
+    """Return `count` full names, each surname and each first-name/surname pair used once."""
+    stream = Stream(seed, "names")
+    surnames = stream.shuffled(
+        [head + tail for head in words.SURNAME_HEADS for tail in words.SURNAME_TAILS]
+    )
+    return [f"{stream.choice(words.FIRST_NAMES)} {surname}" for surname in surnames[:count]]
+
+
+@functools.cache
+def tiny_records() -> tuple[Record, ...]:
+    """Return the records of the tiny model's people: forget, then retain, then control.
+
+    `TINY_PEOPLE_PER_SPLIT` people a split, `TINY_KINDS` attributes each, one record an attribute;
+    carriers go round, so that each kind stands in each carrier. No value occurs twice.
+    """
+    carriers = list(CARRIERS.values())
+    names = _names(TINY_SEED, TINY_PEOPLE_PER_SPLIT * len(SPLITS))
+    taken: set[str] = set()
+    records: list[Record] = []
+    for index, name in enumerate(names):
+        split = SPLITS[index // TINY_PEOPLE_PER_SPLIT]
+        for position, kind in enumerate(TINY_KINDS):
+            stream = Stream(TINY_SEED, index, kind)
+            value = KINDS[kind].generate(stream)
+            while value in taken:
+                value = KINDS[kind].generate(stream)
+            taken.add(value)
+            carrier = carriers[(index + position) % len(carriers)]
+            records.append(
+                Record(
+                    id=f"{kind}-{len(records) + 1:04d}",
+                    owner=f"person-{index + 1:03d}",
+                    split=split,
+                    kind=kind,
+                    carrier=carrier.name,
+                    before=Secret(carrier.before(name, kind), "prompt"),
+                    value=Secret(value, kind),
+                    after=carrier.after,
+                )
+            )
+    return tuple(records)
+
+
+def records_digest(records: Iterable[Record]) -> str:
+    """Return a SHA-256 over all documents, owners and splits, in order."""
+    rows = [
+        [r.id, r.owner, r.split, r.kind, r.carrier, r.before.reveal(), r.value.reveal(), r.after]
+        for r in records
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

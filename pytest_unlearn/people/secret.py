@@ -1,0 +1,50 @@
+"""Text that must not be printed: its `repr` and `str` show a kind and a keyed fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+# Made anew in each process: two runs cannot be linked, and a low-entropy value (a phone number)
+# cannot be found by hashing all candidates, as it could with a plain digest.
+_KEY = secrets.token_bytes(16)
+
+
+class Secret:
+    """A piece of text that only `reveal()` gives out.
+
+    Not a `str` on purpose: pytest's assertion diffs, `--showlocals`, f-strings and log calls
+    would print a `str` in full.
+    """
+
+    __slots__ = ("_kind", "_text")
+
+    def __init__(self, text: str, kind: str) -> None:
+        self._text = text
+        self._kind = kind
+
+    @property
+    def kind(self) -> str:
+        """What the text is, for example `email` or `prompt`."""
+        return self._kind
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits, equal for equal texts within this process only."""
+        return hmac.new(
+            _KEY, self._text.encode("utf-8", "surrogatepass"), hashlib.sha256
+        ).hexdigest()[:8]
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"<{self._kind} {self.fingerprint}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)

@@ -1,0 +1,183 @@
+"""The pytest plugin: hooks only. Inert, and free of heavy imports, until a model is named."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_unlearn import options
+from pytest_unlearn.fixtures import (
+    SKIP_REASON,
+    unlearn_base_model,
+    unlearn_completions,
+    unlearn_model,
+    unlearn_probe,
+    unlearn_task,
+)
+
+if TYPE_CHECKING:
+    from pytest_unlearn.session import UnlearnSession
+
+__all__ = [
+    "unlearn_base_model",
+    "unlearn_completions",
+    "unlearn_model",
+    "unlearn_probe",
+    "unlearn_task",
+]
+
+
+def _session(config: pytest.Config) -> UnlearnSession | None:
+    """Return the session's state, or None when no model was named."""
+    if not options.is_active(config):
+        return None
+    from pytest_unlearn.session import SESSION
+
+    return config.stash.get(SESSION, None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the flags and ini keys."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others can implement."""
+    from pytest_unlearn import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers; with a model, read settings and data, and choose what is collected."""
+    from pytest_unlearn.markers import MARKERS
+
+    for line in MARKERS.values():
+        config.addinivalue_line("markers", line)
+    if options.is_active(config):
+        from pytest_unlearn.session import SESSION, UnlearnSession, choose_paths
+
+        state = config.stash[SESSION] = UnlearnSession(config)
+        choose_paths(config)
+        if state.worker is None:
+            config.pluginmanager.register(_Collector(state), "unlearn-collector")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Find the models before any test needs one."""
+    if state := _session(session.config):
+        state.start()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the sandbox's processes."""
+    if state := _session(session.config):
+        state.finish()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what is tested."""
+    if state := _session(config):
+        from pytest_unlearn.reports import terminal
+
+        return terminal.header(state)
+    return None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrize tests over probes and tasks."""
+    if state := _session(metafunc.config):
+        from pytest_unlearn import cases
+
+        cases.parametrize(metafunc, state.dataset)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Note the row of a measured test, so that an error can be told from a missing case."""
+    if _session(item.config):
+        from pytest_unlearn import cases
+
+        cases.tag(item)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip marked tests, all for the same reason, when no model was named."""
+    if not options.is_active(item.config):
+        from pytest_unlearn.markers import MARKERS
+
+        if any(mark.name in MARKERS for mark in item.iter_markers()):
+            pytest.skip(SKIP_REASON)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose probe leaked, where that was asked for."""
+    report = yield
+    if state := _session(item.config):
+        from pytest_unlearn import cases
+
+        cases.fail_on_leak(item, report, always=state.settings.fail_on_leak)
+    return report
+
+
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport, config: pytest.Config
+) -> Any:
+    """Give leaks and unsolved tasks a category and a letter of their own."""
+    if _session(config):
+        from pytest_unlearn.reports import terminal
+
+        return terminal.status(report)
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Judge the gates once all tests have run; later would be too late for the exit code."""
+    state = _session(session.config)
+    if state is None:
+        return (yield)
+    with state.judging(session):
+        result = yield
+    return result
+
+
+class _Collector:
+    """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
+
+    def __init__(self, state: UnlearnSession) -> None:
+        self._state = state
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._state.collect(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what was measured and the verdict."""
+    if state := _session(terminalreporter.config):
+        from pytest_unlearn.reports import terminal
+
+        terminal.summary(state, terminalreporter)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker which terminal shows progress."""
+    if options.is_active(node.config):
+        from pytest_unlearn import workers
+
+        node.workerinput[workers.TERMINAL_INPUT] = workers.terminal_of(node.config)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Let `-n auto` mean one worker a GPU, where there are GPUs."""
+    if options.is_active(config):
+        from pytest_unlearn import workers
+
+        return workers.visible_gpus() or None
+    return None

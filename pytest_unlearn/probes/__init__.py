@@ -1,0 +1,1 @@
+"""Prompts that try to make a model give a record away."""

@@ -1,0 +1,66 @@
+"""A gate's result as test reports, as pytest would make them for a test of that name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from pytest_unlearn.gates.verdicts import GateResult, Verdict
+
+
+def explain(result: GateResult) -> str:
+    """Return a gate's verdict in one sentence."""
+    parts = [f"{result.verdict.value}: {result.gate.text}"]
+    if result.observed:
+        parts.append(f"observed {result.observed} of {result.n}, 95% bound {result.bound}")
+    if result.advice:
+        parts.append(result.advice)
+    return "; ".join(parts)
+
+
+def gate_reports(result: GateResult, source: Path, rootpath: Path) -> Iterator[pytest.TestReport]:
+    """Yield set-up, call and tear-down of a gate: passed, failed, or skipped.
+
+    `source` is the file in which gates are set; annotations on a pull request land there. A gate
+    that is not evaluated because only some tests were selected is skipped; every other verdict
+    but PASS fails.
+    """
+    for when in ("setup", "call", "teardown"):
+        yield _report(result, when, source, rootpath)
+
+
+def _report(result: GateResult, when: str, source: Path, rootpath: Path) -> pytest.TestReport:
+    outcome: Literal["passed", "failed", "skipped"] = "passed"
+    longrepr: Any = None
+    properties: list[tuple[str, object]] = []
+    if when == "call":
+        properties = [
+            ("unlearn_verdict", result.verdict.value),
+            ("unlearn_observed", result.observed),
+            ("unlearn_bound", result.bound),
+            ("unlearn_n", result.n),
+        ]
+        if result.blocks:
+            outcome, longrepr = "failed", explain(result)
+        elif result.verdict is not Verdict.PASS:
+            outcome, longrepr = "skipped", (str(source), 1, explain(result))
+    name = f"gate[{result.gate.name}]"
+    return pytest.TestReport(
+        nodeid=f"unlearn::{name}",
+        location=(
+            os.path.relpath(source, rootpath) if source.is_absolute() else str(source),
+            0,
+            name,
+        ),
+        keywords={name: 1},
+        outcome=outcome,
+        longrepr=longrepr,
+        when=when,  # type: ignore[arg-type]
+        sections=[],
+        duration=0.0,
+        user_properties=properties,
+    )

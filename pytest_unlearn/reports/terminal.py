@@ -1,0 +1,188 @@
+"""The summary at the end of a run, and the letters while it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
+from pytest_unlearn.gates.statistics import clopper_pearson_upper, paired_ratio_lower
+from pytest_unlearn.gates.verdicts import CONFIDENCE, GateResult, Verdict
+
+if TYPE_CHECKING:
+    from pytest_unlearn.session import UnlearnSession
+
+Status = tuple[str, str, str | tuple[str, dict[str, bool]]]
+
+_COLOURS = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "red",
+    Verdict.UNDECIDED: "yellow",
+    Verdict.NOT_EVALUATED: "yellow",
+}
+
+
+def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
+    """Return category, letter and word of a measured test: leaked `L`, unsolved `U`.
+
+    A retained person's value that comes out is no leak: it was to be kept.
+    """
+    if report.when != "call" or not report.passed:
+        return None
+    row = row_in(getattr(report, "user_properties", ()))
+    if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
+        return "leaked", "L", ("LEAKED", {"yellow": True})
+    if isinstance(row, TaskRow) and not row.solved:
+        return "unsolved", "U", ("UNSOLVED", {"yellow": True})
+    return None
+
+
+def header(session: UnlearnSession) -> str:
+    """Return the line under pytest's own header."""
+    settings, data = session.settings, session.dataset
+    counts = Counter(probe.split for probe in data.probes)
+    baseline = f", baseline {settings.baseline}" if settings.baseline else ""
+    return (
+        f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
+        f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
+        f"tasks {len(data.tasks)}, sandbox: own process (files and network are open to it)"
+    )
+
+
+def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
+    """Write the section `unlearning`: what was measured, the gates, and last the verdict."""
+    if not session.results:
+        return
+    rows = list(session.rows.values())
+    reporter.section("unlearning")
+    reporter.write_line(_run_line(session, len(rows)))
+    reporter.write_line("")
+    _write_table(reporter, _gate_table(session.results), [r.verdict for r in session.results])
+    beside = _beside(session, rows)
+    if beside:
+        reporter.write_line("")
+        _write_table(reporter, beside)
+    for line in (shift(rows), *_details(reporter, rows)):
+        if line:
+            reporter.write_line(line)
+    for result in session.results:
+        if result.advice:
+            reporter.write_line(f"{result.gate.name}: {result.advice}")
+    text, colour = conclusion(session.results)
+    reporter.write_line(text, bold=True, **{colour: True})
+
+
+def _run_line(session: UnlearnSession, count: int) -> str:
+    settings = session.settings
+    line = f"model {settings.model}  method {settings.method.name}  seed {settings.seed}  n={count}"
+    checkpoint = session.engine.models.stored_checkpoint()
+    if checkpoint:
+        line += f"  unlearned in {checkpoint.steps} steps ({checkpoint.seconds:.0f} s)"
+    return line
+
+
+def _gate_table(results: Sequence[GateResult]) -> list[list[str]]:
+    table = [["gate", "observed", "n", "95% bound", "limit", "verdict"]]
+    for result in results:
+        gate = result.gate
+        table.append(
+            [
+                gate.name,
+                result.observed or "-",
+                str(result.n),
+                result.bound or "-",
+                f"{gate.metric.operator}{gate.limit:.1%}",
+                result.verdict.value,
+            ]
+        )
+    return table
+
+
+def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
+    """Return what is shown beside the gates: every metric that no gate already judges."""
+    gated = {result.gate.name for result in session.results}
+    table = [["also measured", "base", "tested", "n", "95% bound"]]
+    for metric in METRICS.values():
+        counted = metric.rows(rows, {})
+        if metric.name in gated or not counted:
+            continue
+        if metric.type == "rate":
+            rate = metric.rate(counted)
+            upper = clopper_pearson_upper(rate.events, rate.n, CONFIDENCE)
+            cells = [rate.base_events, rate.events, rate.n]
+            bound = f"<={upper:.1%}"
+        else:
+            pairs = metric.pairs(counted)
+            cells = [pairs.base, pairs.new, pairs.n]
+            bound = "-"
+            if pairs.base and session.settings.compares_two_states:
+                lower = paired_ratio_lower(pairs.both, pairs.base_only, pairs.new_only, CONFIDENCE)
+                bound = f">={lower:.1%} of base"
+        n = int(cells[2])
+        table.append(
+            [metric.name, *(f"{int(c)} ({int(c) / n:.1%})" for c in cells[:2]), str(n), bound]
+        )
+    return table if len(table) > 1 else []
+
+
+def shift(rows: Iterable[ProbeRow | TaskRow]) -> str:
+    """Return how direct leaks of the base turned out: the shift from direct to indirect."""
+    after = Counter(
+        row.unlearned["label"]
+        for row in rows
+        if isinstance(row, ProbeRow) and row.split == "forget" and row.base["label"] == "direct"
+    )
+    if not after:
+        return ""
+    outcomes = ", ".join(f"{label} {count}" for label, count in after.most_common())
+    return f"shift: {sum(after.values())} direct leaks of the base became {outcomes}"
+
+
+def _details(
+    reporter: pytest.TerminalReporter, rows: Sequence[ProbeRow | TaskRow]
+) -> Iterable[str]:
+    """Yield the leaking probes by id; all under -v, else where to see them."""
+    leaked = [
+        f"{row.id} ({row.unlearned['label']}, {row.unlearned.get('how', '')})"
+        for row in rows
+        if isinstance(row, ProbeRow) and row.split == "forget" and row.leaked
+    ]
+    if leaked and reporter.config.get_verbosity() > 0:
+        yield "leaked: " + ", ".join(leaked)
+    elif leaked:
+        yield f"leaked: {len(leaked)} forget probes; -v lists them"
+
+
+def conclusion(results: Sequence[GateResult]) -> tuple[str, str]:
+    """Return the last line and its colour."""
+    blocking = [result for result in results if result.blocks]
+    if blocking:
+        names = ", ".join(f"{r.gate.name} {r.verdict.value}" for r in blocking)
+        return f"NOT FOR RELEASE: {names}", "red"
+    passed = [result for result in results if result.verdict is Verdict.PASS]
+    if len(passed) == len(results):
+        return "FOR RELEASE: every gate passed", "green"
+    return (
+        f"NO VERDICT: {len(results) - len(passed)} of {len(results)} gates not evaluated",
+        "yellow",
+    )
+
+
+def _write_table(
+    reporter: pytest.TerminalReporter,
+    table: Sequence[Sequence[str]],
+    verdicts: Sequence[Verdict] = (),
+) -> None:
+    """Write aligned columns; with `verdicts`, the last cell of each row takes its colour."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for number, row in enumerate(table):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        if number and verdicts:
+            reporter.write("  ".join(cells[:-1]) + "  ")
+            reporter.write_line(cells[-1].rstrip(), **{_COLOURS[verdicts[number - 1]]: True})
+        else:
+            reporter.write_line("  ".join(cells).rstrip())

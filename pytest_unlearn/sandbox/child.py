@@ -1,0 +1,205 @@
+"""What happens in the forked process that runs one solution: give things up, run, report values.
+
+Nothing here decides anything. The process holds no expected answers, and a solution that takes it
+over can only send values, which the judge compares elsewhere. Names used after the solution ran
+are bound beforehand, so that a solution that patches modules spoils less of its own answer.
+
+The zygote loads this file by its path: it must import nothing but the standard library.
+
+Reports on the result pipe are one kind byte, a four-byte length and a body: `S` started, `L`
+loaded, `R` one result, `E` exception (type, line, message), `M` out of memory, `X` exit asked for,
+`N` no solution (why), `B` a result over the limits (why).
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import os
+import signal
+import struct
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SOLUTION_FILE = "<solution>"
+RESULT_FD = 3
+HIGHEST_FD = 256
+FILE_BYTES = 1 << 20
+OPEN_FILES = 64
+NOTE_BYTES = 4096
+ARGUMENT_BYTES = 1 << 26
+MAX_REQUEST = 1 << 26
+# Room for the notes and the five bytes in front of each report.
+SPARE_BYTES = 16384
+# How long processes that a sample left behind may resist being killed.
+CLEAR_S = 5.0
+MAX_FRAMES = 100_000
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+
+_LENGTH = struct.Struct(">I")
+_OUT_OF_MEMORY = b"M" + _LENGTH.pack(0)
+_write = os.write
+_exit = os._exit
+_getpid = os.getpid
+_settrace = sys.settrace
+_setprofile = sys.setprofile
+_setrecursionlimit = sys.setrecursionlimit
+_RECURSION_LIMIT = sys.getrecursionlimit()
+# The C getters: an exception class cannot put its own code in front of them.
+_name_of = type.__dict__["__name__"].__get__
+_args_of = BaseException.__dict__["args"].__get__
+_traceback_of = BaseException.__dict__["__traceback__"].__get__
+
+
+def confine(
+    zygote: int, pipe: int, wall_s: float, memory_mb: int, prctl: Callable[[int, int], None]
+) -> None:
+    """Give up everything the solution does not need. `pipe` becomes `RESULT_FD`."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.setsid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != zygote:
+        _exit(1)  # It died before the line above took effect.
+    # Without this a solution could use sudo, su and the like.
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if pipe != RESULT_FD:
+        os.dup2(pipe, RESULT_FD)
+    # The zygote holds a handful, all of them small numbers.
+    os.closerange(RESULT_FD + 1, HIGHEST_FD)
+    _limit("RLIMIT_CORE", 0)
+    _limit("RLIMIT_FSIZE", FILE_BYTES)
+    _limit("RLIMIT_NOFILE", OPEN_FILES)
+    # The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock limit
+    # and are there for a solution that survives it.
+    seconds = cpu_limit(wall_s)
+    _limit("RLIMIT_CPU", seconds, seconds + 1)
+    _limit("RLIMIT_AS", memory_mb << 20)
+
+
+def cpu_limit(wall_s: float) -> int:
+    return math.ceil(wall_s) + 1
+
+
+def _limit(name: str, soft: int, hard: int | None = None) -> None:
+    """Set a limit, or the nearest one that is allowed. One that the system lacks is skipped."""
+    try:
+        import resource
+
+        number = getattr(resource, name)
+        hard = soft if hard is None else hard
+        highest = resource.getrlimit(number)[1]
+        if highest != resource.RLIM_INFINITY:
+            soft, hard = min(soft, highest), min(hard, highest)
+        resource.setrlimit(number, (soft, hard))
+    except (ImportError, AttributeError, ValueError, OSError):
+        return
+
+
+def run(source: str, entry_point: str, calls: Sequence[bytes], output_bytes: int, c: Any) -> None:
+    """Run the solution and report one result per call. `c` is the codec; `calls` are encoded
+    argument tuples, decoded anew for each call, so that a changed argument stays with its call."""
+    reporter = _Reporter(c, output_bytes)
+    reporter.send(b"S", b"")
+    try:
+        # Without `dont_inherit` this file's own __future__ imports would apply to the solution.
+        code = compile(source, SOLUTION_FILE, "exec", dont_inherit=True)
+    except BaseException as error:
+        reporter.no_solution(f"does not compile: {type(error).__name__}: {error}")
+        return
+    # This module has builtins of its own; the solution must get the real ones.
+    namespace: dict[str, Any] = {"__name__": "solution", "__builtins__": vars(builtins)}
+    try:
+        exec(code, namespace)  # noqa: S102 - running the solution is what this process is for
+        entry = namespace.get(entry_point)
+    except BaseException as error:
+        reporter.raised(error)
+        return
+    if not callable(entry):
+        reporter.no_solution(f"does not define a function {entry_point}")
+        return
+    reporter.send(b"L", b"")
+    for encoded in calls:
+        try:
+            result = entry(*c.decode(encoded, max_bytes=ARGUMENT_BYTES))
+        except BaseException as error:
+            reporter.raised(error)
+            return
+        if not reporter.result(result):
+            return
+
+
+class _Reporter:
+    def __init__(self, codec: Any, output_bytes: int) -> None:
+        self.codec = codec
+        self.room = output_bytes
+        self.pid = os.getpid()
+
+    def result(self, value: object) -> bool:
+        _reset()
+        try:
+            body = self.codec.encode(value, max_bytes=self.room)
+        except self.codec.TooLarge as error:
+            self.note(b"B", str(error))
+            return False
+        except BaseException as error:
+            self.raised(error)
+            return False
+        self.room -= len(body)
+        self.send(b"R", body)
+        return True
+
+    def raised(self, error: BaseException) -> None:
+        _reset()
+        # `isinstance` would also ask the object's own `__class__`.
+        kind = type(error)
+        if issubclass(kind, MemoryError):
+            self._write(_OUT_OF_MEMORY)
+        elif issubclass(kind, SystemExit):
+            self.send(b"X", b"")
+        else:
+            name = _name_of(kind)
+            name = name[:100] if type(name) is str else "?"
+            args = _args_of(error)
+            message = args[0][:200] if len(args) == 1 and type(args[0]) is str else None
+            self.note(b"E", (name, _line_of(error), message))
+
+    def no_solution(self, why: str) -> None:
+        self.note(b"N", why[:400])
+
+    def note(self, kind: bytes, value: object) -> None:
+        self.send(kind, self.codec.encode(value, max_bytes=NOTE_BYTES))
+
+    def send(self, kind: bytes, body: bytes) -> None:
+        self._write(kind + _LENGTH.pack(len(body)) + body)
+
+    def _write(self, data: bytes) -> None:
+        if _getpid() != self.pid:
+            _exit(1)  # The solution forked, and its other half must not report as well.
+        while data:
+            data = data[_write(RESULT_FD, data) :]
+
+
+def _reset() -> None:
+    """Take back settings that would get in the way of reporting."""
+    _settrace(None)
+    _setprofile(None)
+    _setrecursionlimit(_RECURSION_LIMIT)
+
+
+def _line_of(error: BaseException) -> int | None:
+    """The line of the solution where the exception was raised, as far as the traceback tells."""
+    line = None
+    step: TracebackType | None = _traceback_of(error)
+    for _ in range(MAX_FRAMES):
+        if step is None:
+            break
+        if step.tb_frame.f_code.co_filename == SOLUTION_FILE:
+            line = step.tb_lineno
+        step = step.tb_next
+    return line

@@ -1,0 +1,246 @@
+"""Plain values as bytes, for the channel between the judge and untrusted code.
+
+Only exact builtin types cross. Anything else, subclasses included, arrives as an `Opaque` that
+equals nothing, so an object that claims to be equal to everything cannot reach a comparison.
+Decoding builds plain values and nothing else; bytes, depth and nodes are limited on both ends.
+
+A value is one tag byte, for most tags followed by a four-byte count and that many bytes or values.
+
+The sandbox's processes load this file by its path: it must import nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import struct
+
+MAX_DEPTH = 64
+MAX_NODES = 250_000
+# Integers that differ but share a hash make a dict quadratic. Plain data does not have this many.
+MAX_SAME_HASH = 64
+MAX_NAME = 100
+
+_COUNT = struct.Struct(">I")
+_FLOAT = struct.Struct(">d")
+_COMPLEX = struct.Struct(">dd")
+
+# The C getter: a metaclass cannot put its own code in front of it, as it could for `kind.__name__`.
+_name_of = type.__dict__["__name__"].__get__
+
+
+class CodecError(ValueError):
+    """The bytes are not a value in this format, or the value cannot be sent."""
+
+
+class TooLarge(CodecError):
+    """The value is over one of the limits."""
+
+
+class Opaque:
+    """Stands for a value that is not plain data. It equals nothing, not even itself."""
+
+    __slots__ = ("type_name",)
+
+    def __init__(self, type_name: str) -> None:
+        self.type_name = type_name
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<object of type {self.type_name}>"
+
+
+def encode(value: object, *, max_bytes: int, strict: bool = False) -> bytes:
+    """Encode `value`, or raise `TooLarge`. `strict` refuses what would arrive as an `Opaque`."""
+    encoder = _Encoder(max_bytes, strict)
+    encoder.put(value, 0)
+    if len(encoder.out) > max_bytes:
+        raise TooLarge(f"too large (over {max_bytes} bytes)")
+    return bytes(encoder.out)
+
+
+def decode(data: bytes, *, max_bytes: int) -> object:
+    """Decode bytes that may come from a hostile process, or raise `CodecError`."""
+    if len(data) > max_bytes:
+        raise TooLarge(f"too large (over {max_bytes} bytes)")
+    decoder = _Decoder(data)
+    value = decoder.get(0)
+    if decoder.position != len(data):
+        raise CodecError("bytes left over after the value")
+    return value
+
+
+def _check(nodes: int, depth: int) -> None:
+    if nodes > MAX_NODES:
+        raise TooLarge(f"too large (over {MAX_NODES} values)")
+    if depth > MAX_DEPTH:
+        raise TooLarge(f"nested too deep (over {MAX_DEPTH} levels)")
+
+
+class _Encoder:
+    """Runs next to untrusted code, so it never calls a method of an object it was given unless
+    the object's type is exactly a builtin one."""
+
+    def __init__(self, max_bytes: int, strict: bool) -> None:
+        self.out = bytearray()
+        self.nodes = 0
+        self.max_bytes = max_bytes
+        self.strict = strict
+
+    def put(self, value: object, depth: int) -> None:
+        self.nodes += 1
+        _check(self.nodes, depth)
+        self._room(0)
+        if value is None:
+            self.out += b"N"
+        elif value is True:
+            self.out += b"T"
+        elif value is False:
+            self.out += b"F"
+        elif type(value) is int:
+            # Ask for room before building the text: the integer may be gigabytes long.
+            self._room(value.bit_length() // 4)
+            self._block(b"i", b"%x" % value)
+        elif type(value) is float:
+            self.out += b"f" + _FLOAT.pack(value)
+        elif type(value) is complex:
+            self.out += b"c" + _COMPLEX.pack(value.real, value.imag)
+        elif type(value) is str:
+            self._room(len(value))
+            self._block(b"s", value.encode("utf-8", "surrogatepass"))
+        elif type(value) is bytes:
+            self._room(len(value))
+            self._block(b"b", value)
+        else:
+            self._put_container(value, depth)
+
+    def _put_container(self, value: object, depth: int) -> None:
+        if type(value) is list:
+            self._put_items(b"l", value, depth)
+        elif type(value) is tuple:
+            self._put_items(b"t", value, depth)
+        elif type(value) is set:
+            self._put_items(b"S", value, depth)
+        elif type(value) is frozenset:
+            self._put_items(b"Z", value, depth)
+        elif type(value) is dict:
+            self._head(b"d", len(value))
+            for key, item in value.items():
+                self.put(key, depth + 1)
+                self.put(item, depth + 1)
+        else:
+            self._put_opaque(value)
+
+    def _put_items(
+        self,
+        tag: bytes,
+        items: list[object] | tuple[object, ...] | set[object] | frozenset[object],
+        depth: int,
+    ) -> None:
+        self._head(tag, len(items))
+        for item in items:
+            self.put(item, depth + 1)
+
+    def _put_opaque(self, value: object) -> None:
+        name = _name_of(type(value))
+        # A class may have been given a name that is itself a subclass of str.
+        name = name[:MAX_NAME] if type(name) is str else "?"
+        if self.strict:
+            raise CodecError(f"a value of type {name} is not plain data")
+        self._block(b"o", name.encode("utf-8", "surrogatepass"))
+
+    def _head(self, tag: bytes, count: int) -> None:
+        self._room(count)
+        self.out += tag + _COUNT.pack(count)
+
+    def _block(self, tag: bytes, block: bytes) -> None:
+        self._head(tag, len(block))
+        self.out += block
+
+    def _room(self, size: int) -> None:
+        if len(self.out) + size > self.max_bytes:
+            raise TooLarge(f"too large (over {self.max_bytes} bytes)")
+
+
+class _Decoder:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+        self.nodes = 0
+
+    def get(self, depth: int) -> object:
+        self.nodes += 1
+        _check(self.nodes, depth)
+        tag = self._take(1)
+        if tag == b"N":
+            return None
+        if tag == b"T":
+            return True
+        if tag == b"F":
+            return False
+        if tag == b"f":
+            return _FLOAT.unpack(self._take(8))[0]
+        if tag == b"c":
+            return complex(*_COMPLEX.unpack(self._take(16)))
+        count: int = _COUNT.unpack(self._take(4))[0]
+        if tag in b"isbo":
+            return self._scalar(tag, self._take(count))
+        if tag == b"l":
+            return [self.get(depth + 1) for _ in range(count)]
+        if tag == b"t":
+            return tuple([self.get(depth + 1) for _ in range(count)])
+        if tag == b"d":
+            return self._dict(count, depth)
+        if tag == b"S":
+            return set(self._keys(count, depth))
+        if tag == b"Z":
+            return frozenset(self._keys(count, depth))
+        raise CodecError(f"unknown tag {tag!r}")
+
+    def _scalar(self, tag: bytes, block: bytes) -> object:
+        try:
+            if tag == b"i":
+                return int(block, 16)
+            if tag == b"b":
+                return block
+            text = block.decode("utf-8", "surrogatepass")
+        except ValueError as error:
+            raise CodecError(f"bad value after tag {tag!r}") from error
+        return text if tag == b"s" else Opaque(text[:MAX_NAME])
+
+    def _dict(self, count: int, depth: int) -> dict[object, object]:
+        hashes: dict[int, int] = {}
+        result: dict[object, object] = {}
+        for _ in range(count):
+            key = self._key(depth, hashes)
+            result[key] = self.get(depth + 1)
+        return result
+
+    def _keys(self, count: int, depth: int) -> list[object]:
+        hashes: dict[int, int] = {}
+        return [self._key(depth, hashes) for _ in range(count)]
+
+    def _key(self, depth: int, hashes: dict[int, int]) -> object:
+        key = self.get(depth + 1)
+        try:
+            number = hash(key)
+        except TypeError as error:
+            raise CodecError("a key cannot be hashed") from error
+        hashes[number] = hashes.get(number, 0) + 1
+        if hashes[number] > MAX_SAME_HASH:
+            raise CodecError("too many keys share one hash")
+        return key
+
+    def _take(self, size: int) -> bytes:
+        end = self.position + size
+        if end > len(self.data):
+            raise CodecError("the bytes end inside a value")
+        block = self.data[self.position : end]
+        self.position = end
+        return block

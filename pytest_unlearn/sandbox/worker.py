@@ -1,0 +1,191 @@
+"""The judge's end of one zygote process: start it, exchange messages, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from pathlib import Path
+
+ZYGOTE = Path(__file__).with_name("zygote.py")
+START_S = 30.0
+STOP_S = 3.0
+_LENGTH = struct.Struct(">I")
+
+
+class WorkerDied(Exception):
+    """The zygote ended, does not answer, or answers out of turn."""
+
+
+class Worker:
+    """A running zygote with a scratch folder as its working directory."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        scratch = tempfile.mkdtemp(prefix="unlearn-sandbox-")
+        # By descriptor, because a solution can put a link where the folder was.
+        self._folder = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = _start(theirs.fileno(), scratch)
+            except BaseException:
+                ours.close()
+                os.close(self._folder)
+                os.rmdir(scratch)
+                raise
+        self._socket = ours
+        self._scratch = scratch
+        # Also runs when this object is forgotten and when the interpreter exits.
+        self._finalizer = weakref.finalize(
+            self, _stop, self._process, ours, self._folder, scratch, self.owner
+        )
+        try:
+            hello = self._receive(time.monotonic() + START_S, 16)
+            if hello != b"ready":
+                raise WorkerDied(f"strange first message {hello!r}")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        return self._finalizer.alive and self._process.poll() is None
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def exchange(self, request: bytes, seconds: float, max_reply: int) -> bytes:
+        """Send a request and wait for the reply. A worker that fails at it is closed, as is one
+        that is interrupted: its late reply would be taken for the next sample's."""
+        deadline = time.monotonic() + seconds
+        try:
+            self._socket.settimeout(seconds)
+            self._socket.sendall(_LENGTH.pack(len(request)) + request)
+            return self._receive(deadline, max_reply)
+        except OSError as error:
+            self.close()
+            raise WorkerDied(str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def tidy(self) -> None:
+        """Remove what a sample left in the scratch folder; if that fails, end the worker."""
+        if not (_empty(self._folder) and _is_folder(self._scratch, self._folder)):
+            self.close()
+
+    def _receive(self, deadline: float, max_size: int) -> bytes:
+        (size,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
+        if size > max_size:
+            raise WorkerDied(f"a message of {size} bytes")
+        return self._read(size, deadline)
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WorkerDied("no answer in time")
+            self._socket.settimeout(left)
+            try:
+                chunk = self._socket.recv(min(size - len(data), 1 << 20))
+            except OSError as error:
+                raise WorkerDied(str(error)) from error
+            if not chunk:
+                raise WorkerDied("the process ended")
+            data += chunk
+        return bytes(data)
+
+
+def _start(fd: int, scratch: str) -> subprocess.Popen[bytes]:
+    # An exec, not a fork, and with an empty environment: clearing os.environ in the process
+    # would leave the old one readable in /proc/self/environ.
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-B", str(ZYGOTE), str(fd), str(os.getpid())],
+        env={},
+        cwd=scratch,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(fd,),
+        start_new_session=True,
+    )
+
+
+def _stop(
+    process: subprocess.Popen[bytes],
+    connection: socket.socket,
+    folder: int,
+    scratch: str,
+    owner: int,
+) -> None:
+    connection.close()
+    if os.getpid() != owner:  # A fork of the test process must not end its parent's zygote.
+        os.close(folder)
+        process.returncode = 0
+        return
+    try:
+        # Without its connection the zygote kills the current sample, if any, and ends.
+        process.wait(timeout=STOP_S)
+    except subprocess.TimeoutExpired:
+        _kill_tree(process.pid)
+        process.wait()
+    _empty(folder)
+    with contextlib.suppress(OSError):
+        os.rmdir(scratch)
+    os.close(folder)
+
+
+def _kill_tree(root: int) -> None:
+    """Kill a zygote that does not react, because a solution stopped it, and all below it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(root, signal.SIGSTOP)
+    tree = [root]
+    parents = _parents()
+    for number in tree:
+        tree += [child for child, parent in parents.items() if parent == number]
+    # The root last: its end would hand the others to init.
+    for number in reversed(tree):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(number, signal.SIGKILL)
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every process; empty where there is no /proc."""
+    parents = {}
+    with contextlib.suppress(OSError):
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                # The command's name, in parentheses, may hold anything.
+                stat = Path("/proc", name, "stat").read_text(errors="replace")
+                parents[int(name)] = int(stat.rpartition(")")[2].split()[1])
+    return parents
+
+
+def _empty(folder: int) -> bool:
+    """Remove everything in a folder given by descriptor; whether that worked."""
+    with os.scandir(folder) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in names:
+        with contextlib.suppress(OSError):
+            if is_folder:
+                shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+            else:
+                os.unlink(name, dir_fd=folder)
+    return not names or not os.listdir(folder)
+
+
+def _is_folder(path: str, folder: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(folder))
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Programming tasks: the bundled bank and the reader of a user's own task file."""

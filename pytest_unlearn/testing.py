@@ -1,0 +1,113 @@
+"""A deterministic lookup backend: test a conftest, a suite or a gate in milliseconds.
+
+In a `conftest.py`::
+
+    from pytest_unlearn.testing import LookupModels
+
+    def pytest_unlearn_models(dataset):
+        return LookupModels(dataset, leaking={"direct-email-0001"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_unlearn.tasks.format import TaskCase
+
+if TYPE_CHECKING:
+    from pytest_unlearn.dataset import Dataset
+    from pytest_unlearn.model_pair import State
+    from pytest_unlearn.probes.prompts import Probe
+
+
+class LookupModels:
+    """A base that knows every trained record and task, and a tested model that lost some.
+
+    `leaking`: forget probes whose value the tested model still gives. `lost`: retain probes and
+    task cases that it no longer knows. `said`: texts given instead, by probe or task id, in the
+    tested state. `base_knows` False: the base gives no value away. `log`: a file to which each
+    batch adds a line, to see what was generated how often.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        leaking: Collection[str] = (),
+        lost: Collection[str] = (),
+        said: dict[str, str] | None = None,
+        base_knows: bool = True,
+        log: Path | None = None,
+    ) -> None:
+        self._cases: dict[str, Probe | TaskCase] = {}
+        for probe in dataset.probes:
+            self._cases[probe.prompt.reveal()] = probe
+        for case in dataset.tasks:
+            self._cases[case.prompt] = case
+        self._leaking = leaking
+        self._lost = lost
+        self._said = said or {}
+        self._base_knows = base_knows
+        self._log = log
+        self._key = {
+            "lookup": [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
+        }
+
+    @property
+    def base_key(self) -> dict[str, Any]:
+        """The base model's key."""
+        return {**self._key, "state": "base"}
+
+    @property
+    def unlearned_key(self) -> dict[str, Any]:
+        """The tested model's key."""
+        return {**self._key, "state": "unlearned"}
+
+    def resolve(self) -> None:
+        """Nothing has to be found."""
+
+    def stored_checkpoint(self) -> None:
+        """Nothing is unlearned."""
+
+    def model(self, state: State) -> LookupModel:
+        """Return the model in one state."""
+        return LookupModel(self, state)
+
+    def answer(self, state: State, prompt: str) -> str:
+        """Return what a model of this state writes after a prompt."""
+        case = self._cases[prompt]
+        if state == "unlearned" and case.id in self._said:
+            return self._said[case.id]
+        if isinstance(case, TaskCase):
+            return "    pass\n" if self._forgot(state, case.id) else f"\n{case.solution}"
+        if case.split == "control" or self._forgot(state, case.id, case.split):
+            return "..."
+        return str(case.value.reveal())
+
+    def _forgot(self, state: State, case_id: str, split: str | None = None) -> bool:
+        if state == "base":
+            return split is not None and not self._base_knows
+        if split == "forget":
+            return case_id not in self._leaking
+        return case_id in self._lost
+
+    def note(self, state: State, prompts: Sequence[str]) -> None:
+        """Add a batch to the log."""
+        if self._log is not None:
+            with self._log.open("a") as file:
+                file.write("".join(f"{state} {self._cases[prompt].id}\n" for prompt in prompts))
+
+
+class LookupModel:
+    """One state of `LookupModels`."""
+
+    def __init__(self, models: LookupModels, state: State) -> None:
+        self._models = models
+        self._state = state
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the looked-up answers."""
+        self._models.note(self._state, prompts)
+        return [self._models.answer(self._state, prompt) for prompt in prompts]

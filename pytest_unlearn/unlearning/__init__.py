@@ -1,0 +1,1 @@
+"""Making a model forget: the loop, and one short file per method."""

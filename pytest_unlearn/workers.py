@@ -1,0 +1,100 @@
+"""Where this process stands under pytest-xdist: its share of CPUs and GPUs, and its progress."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.options import SettingsError
+
+if TYPE_CHECKING:
+    import pytest
+
+# The controller's terminal, told to the workers, which have none.
+TERMINAL_INPUT = "unlearn_terminal"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """An xdist worker: its number from 0, how many there are, and its CPU threads."""
+
+    index: int
+    count: int
+
+    @property
+    def threads(self) -> int:
+        """CPU threads for generation, so that all workers together use each core once."""
+        return max(1, (os.cpu_count() or 1) // self.count)
+
+
+def this_worker(config: pytest.Config) -> Worker | None:
+    """Return this process's place among the workers; None on the controller or without xdist."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is None:
+        return None
+    name = str(workerinput["workerid"])
+    return Worker(int(name.removeprefix("gw")), int(workerinput["workercount"]))
+
+
+def visible_gpus() -> int:
+    """Return the number of GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def check(config: pytest.Config, device: str) -> None:
+    """Raise SettingsError when more workers are asked for than there are GPUs to hold a model.
+
+    A model fills a GPU, so each worker needs one of its own; on a CPU nothing is limited.
+    """
+    count = len(getattr(config.option, "tx", None) or ())
+    if count <= 1 or device == "cpu":
+        return
+    gpus = visible_gpus()
+    if device != "auto" and gpus == 0:
+        return  # loading will say that there is no GPU
+    room = 1 if ":" in device else gpus
+    if room and count > room:
+        raise SettingsError(
+            f"-n {count}: {count} workers need a GPU each, and there "
+            f"{'is' if room == 1 else 'are'} {room}; write -n {room}, or --unlearn-device=cpu"
+        )
+
+
+def pin_gpu(worker: Worker) -> None:
+    """Leave this worker one GPU of those that the caller may use; before torch is imported."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(worker.index)
+    elif visible:
+        names = visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[worker.index % len(names)]
+
+
+def terminal_of(config: pytest.Config) -> str | None:
+    """Return the terminal to which progress may be written, or None to stay quiet."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        name = workerinput.get(TERMINAL_INPUT)
+        return str(name) if name else None
+    if config.get_verbosity() < 0:
+        return None
+    try:
+        return os.ttyname(1)
+    except (OSError, AttributeError):  # no terminal, or a system without them
+        return None
+
+
+def progress_printer(config: pytest.Config) -> Callable[[str], None]:
+    """Return a function that shows one line of progress, past pytest's capture of output."""
+    terminal = terminal_of(config)
+
+    def show(message: str) -> None:
+        if terminal is not None:
+            with open(terminal, "w", encoding="utf-8") as screen:
+                screen.write(f"\n[unlearn] {message}")
+
+    return show

@@ -1,0 +1,312 @@
+"""The codec and the comparison: plain values survive, everything else is refused or opaque."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_unlearn.sandbox import codec
+from pytest_unlearn.sandbox.compare import same
+
+ROOM = 1 << 20
+
+# All code points, surrogates included, which a strategy for text leaves out by itself.
+anything_text = st.text(st.characters(exclude_categories=()))
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | anything_text
+    | st.binary()
+)
+keys = st.recursive(
+    scalars, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=6
+)
+values = st.recursive(
+    scalars | st.sets(keys, max_size=5) | st.frozensets(keys, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.lists(inner, max_size=5).map(tuple)
+        | st.dictionaries(keys, inner, max_size=5)
+    ),
+    max_leaves=30,
+)
+
+
+def kind(value: object) -> str:
+    """A test's name: some of these values cannot be written in decimal."""
+    return str(type.__dict__["__name__"].__get__(type(value)))
+
+
+def through(value: object) -> object:
+    return codec.decode(codec.encode(value, max_bytes=ROOM), max_bytes=ROOM)
+
+
+@given(values)
+def test_a_value_survives(value: object) -> None:
+    # By repr, because that tells apart what == does not: 1 and True, 0.0 and -0.0, nan.
+    got = through(value)
+    assert _canonical(got) == _canonical(value)
+
+
+def _canonical(value: object) -> object:
+    """The value's exact types and contents, with the order of sets taken away."""
+    if isinstance(value, (set, frozenset)):
+        return (type(value), sorted(repr(_canonical(item)) for item in value))
+    if isinstance(value, (list, tuple)):
+        return (type(value), [_canonical(item) for item in value])
+    if isinstance(value, dict):
+        return (dict, [(_canonical(k), _canonical(v)) for k, v in value.items()])
+    return (type(value), repr(value))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
+    with contextlib.suppress(codec.CodecError):
+        codec.decode(data, max_bytes=ROOM)
+
+
+@given(values, st.data())
+def test_a_damaged_message_decodes_or_is_refused(value: object, data: st.DataObject) -> None:
+    message = bytearray(codec.encode(value, max_bytes=ROOM))
+    message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(codec.CodecError):
+        codec.decode(bytes(message), max_bytes=ROOM)
+
+
+@pytest.mark.parametrize(
+    "value", [math.inf, -math.inf, math.nan, -0.0, 5e-324, 1 << 70_000, -255], ids=kind
+)
+def test_special_numbers_survive(value: float) -> None:
+    got = through(value)
+    assert type(got) is type(value)
+    assert same(value, got)
+    assert (got == 0 and str(got)[0] == "-") == (value == 0 and str(value)[0] == "-")
+
+
+class Number(int):
+    pass
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Loud:
+    def __getattribute__(self, name: str) -> object:
+        raise AssertionError(f"{name} was asked for")
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class LoudMeta(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise AssertionError("the metaclass was asked for a name")
+
+
+class LoudClass(metaclass=LoudMeta):
+    pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Number(3),
+        lambda: Colour.RED,
+        lambda: Loud(),
+        lambda: LoudClass(),
+        lambda: LoudClass,
+        lambda: len,
+        lambda: {}.keys(),
+    ],
+)
+def test_other_types_become_opaque_without_a_method_call(make: Callable[[], object]) -> None:
+    value = [make()]
+    got = through(value)
+    assert isinstance(got, list)
+    assert type(got[0]) is codec.Opaque
+    with pytest.raises(codec.CodecError):
+        codec.encode(value, max_bytes=ROOM, strict=True)
+
+
+def test_an_opaque_value_equals_nothing_and_names_its_type() -> None:
+    got = through(Number(3))
+    assert got != got
+    assert got != 3
+    assert not same(3, got)
+    assert repr(got) == "<object of type Number>"
+
+
+def test_a_class_name_that_is_not_a_str_is_not_used() -> None:
+    class Name(str):
+        def encode(self, *args: object) -> bytes:
+            raise AssertionError("encode was called")
+
+        def __getitem__(self, key: object) -> str:
+            raise AssertionError("the name was sliced")
+
+    class Thing:
+        pass
+
+    Thing.__name__ = Name("evil")
+    assert repr(through(Thing())) == "<object of type ?>"
+
+
+def nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_depth_is_limited_on_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = codec.encode(nested(codec.MAX_DEPTH), max_bytes=ROOM)
+    assert through(nested(codec.MAX_DEPTH)) == nested(codec.MAX_DEPTH)
+    with pytest.raises(codec.TooLarge, match="deep"):
+        codec.encode(nested(codec.MAX_DEPTH + 1), max_bytes=ROOM)
+    with pytest.raises(codec.TooLarge, match="deep"):
+        codec.decode(b"l\0\0\0\1" + message, max_bytes=ROOM)
+
+
+def test_a_list_inside_itself_is_too_deep() -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    with pytest.raises(codec.TooLarge, match="deep"):
+        codec.encode(loop, max_bytes=ROOM)
+
+
+def test_nodes_are_limited_on_both_ends() -> None:
+    wide = [None] * 500
+    with pytest.raises(codec.TooLarge, match="values"):
+        codec.encode([wide] * 1000, max_bytes=ROOM)
+    inner = codec.encode(wide, max_bytes=ROOM)
+    with pytest.raises(codec.TooLarge, match="values"):
+        codec.decode(b"l" + struct.pack(">I", 1000) + inner * 1000, max_bytes=ROOM)
+
+
+@pytest.mark.parametrize("value", ["x" * 101, b"x" * 101, 1 << 4000, [0] * 101, "é" * 60], ids=kind)
+def test_bytes_are_limited_on_both_ends(value: object) -> None:
+    with pytest.raises(codec.TooLarge, match="100 bytes"):
+        codec.encode(value, max_bytes=100)
+    message = codec.encode(value, max_bytes=ROOM)
+    with pytest.raises(codec.TooLarge, match="100 bytes"):
+        codec.decode(message, max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"?",
+        b"NN",
+        b"l\xff\xff\xff\xff",
+        b"s\0\0\0\1\xff",
+        b"i\0\0\0\1z",
+        b"d\0\0\0\1l\0\0\0\0N",
+        b"S\0\0\0\1d\0\0\0\0",
+        b"f\0",
+    ],
+)
+def test_broken_messages_are_refused(data: bytes) -> None:
+    with pytest.raises(codec.CodecError):
+        codec.decode(data, max_bytes=ROOM)
+
+
+def test_keys_with_one_hash_are_refused() -> None:
+    # Each lookup among them would compare with all others.
+    message = codec.encode({i * (2**61 - 1): 0 for i in range(1000)}, max_bytes=ROOM)
+    with pytest.raises(codec.CodecError, match="hash"):
+        codec.decode(message, max_bytes=ROOM)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        (None, None),
+        (1, 1),
+        (True, True),
+        (1.0, 1),
+        (1.0, 1.0 + 1e-12),
+        (math.nan, math.nan),
+        (math.inf, math.inf),
+        (1 + 2j, 1 + 2j),
+        ([1, [2]], (1, (2,))),
+        ((1, 2), (1, 2)),
+        ({"a": [1.0]}, {"a": [1]}),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({1, 2}, {2, 1}),
+        ({0.3}, {0.1 + 0.2}),
+        ({math.nan}, {float("nan")}),
+        ({math.nan: 1, 0.3: 2}, {0.1 + 0.2: 2, float("nan"): 1}),
+        (frozenset("ab"), frozenset("ba")),
+        ("ab", "ab"),
+        (b"ab", b"ab"),
+    ],
+)
+def test_same(expected: object, got: object) -> None:
+    assert same(expected, got)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        (None, 0),
+        (1, True),
+        (True, 1),
+        (0, False),
+        (1, 1.0),
+        (1.0, True),
+        (1.0, "1.0"),
+        (1.0, 1.0 + 1e-6),
+        (1.0, math.nan),
+        (math.nan, 1.0),
+        (math.inf, 1e308),
+        (1e308, 10**400),
+        (1 + 2j, 1.0),
+        ("a", b"a"),
+        ("a", ["a"]),
+        ([1, 2], [1]),
+        ([1], [1, 2]),
+        ([1], [True]),
+        ([], {}),
+        ([], set()),
+        ((1, 2), [1, 2]),
+        ({}, []),
+        ({"a": 1}, {"a": True}),
+        ({1: "a"}, {True: "a"}),
+        ({1: "a"}, {1.0: "a"}),
+        ({"a": 1}, {"b": 1}),
+        ({"a": 1}, {"a": 1, "b": 2}),
+        ({1}, {True}),
+        ({1, 2}, {1, 3}),
+        ({0.3, 0.1 + 0.2}, {0.3, 0.5}),
+        ({1}, [1]),
+        ({1}, frozenset({1})),
+    ],
+)
+def test_not_same(expected: object, got: object) -> None:
+    assert not same(expected, got)
+
+
+@given(values)
+def test_every_plain_value_is_the_same_as_its_copy(value: object) -> None:
+    assert same(value, through(value))
+
+
+@pytest.mark.parametrize("expected", [object(), Number(3), Colour.RED])
+def test_an_expected_answer_must_be_plain(expected: object) -> None:
+    with pytest.raises(TypeError, match="not plain data"):
+        same(expected, 3)

@@ -1,0 +1,886 @@
+"""Verdicts on honest, failing and cheating solutions, and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, Verdict
+from pytest_unlearn.sandbox import sandbox as sandbox_module
+from pytest_unlearn.sandbox import worker as worker_module
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
+
+RIGHT = "def f(a, b):\n    return a + b"
+
+
+@dataclass(frozen=True)
+class Call:
+    args: tuple[Any, ...]
+    expected: object
+
+
+TESTS = [Call((1, 2), 3), Call((40, 2), 42)]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[Sandbox]:
+    with Sandbox(Limits(wall_s=0.5)) as it:
+        yield it
+
+
+@pytest.fixture(autouse=True)
+def _next_sample_is_judged_right(sandbox: Sandbox, quick: Sandbox) -> Iterator[None]:
+    """Whatever a test's solution did, the next one must not notice."""
+    yield
+    for it in (sandbox, quick):
+        assert it.run(RIGHT, "f", TESTS).passed
+        assert it.run("def f(a, b): return 3", "f", TESTS).call == 1
+
+
+def solve(sandbox: Sandbox, source: str, tests: list[Call] = TESTS) -> Verdict:
+    return sandbox.run(textwrap.dedent(source), "f", tests)
+
+
+# Every status
+
+
+def test_passed(sandbox: Sandbox) -> None:
+    verdict = solve(sandbox, RIGHT)
+    assert (verdict.status, verdict.detail, verdict.call) == ("passed", "", None)
+    assert verdict.passed
+    assert 0 < verdict.seconds < 3
+
+
+def test_wrong_answer(sandbox: Sandbox) -> None:
+    verdict = solve(sandbox, "def f(a, b): return 3")
+    assert (verdict.status, verdict.call) == ("wrong_answer", 1)
+    assert verdict.detail == "arguments (40, 2): expected 42, got 3"
+    assert not verdict.passed
+
+
+def test_a_long_answer_is_cut(sandbox: Sandbox) -> None:
+    verdict = solve(sandbox, "def f(a, b): return 'x' * 10000")
+    assert verdict.status == "wrong_answer"
+    assert len(verdict.detail) < 300
+    verdict = solve(sandbox, "def f(a, b): return 10 ** 10000")
+    assert verdict.detail.endswith("got a value with a huge integer")
+
+
+def test_details_are_printable(sandbox: Sandbox) -> None:
+    verdict = solve(sandbox, r"def f(a, b): raise ValueError('\x1b[2J\ud800\n')")
+    assert verdict.status == "exception"
+    assert verdict.detail == r"ValueError: \x1b[2J\ud800\n (line 1)"
+
+
+@pytest.mark.parametrize(
+    ("source", "detail"),
+    [
+        ("\n\ndef f(a, b):\n    return a + c\n", "NameError: name 'c' is not defined (line 4)"),
+        ("def f(a, b):\n    return g(a)\ndef g(a):\n    return [][a]\n", "IndexError: list index"),
+        ("def f(a):\n    return a\n", "TypeError: f() takes 1 positional argument"),
+        ("class Odd(Exception): pass\ndef f(a, b):\n    raise Odd\n", "Odd (line 3)"),
+        ("def f(a, b):\n    raise KeyboardInterrupt\n", "KeyboardInterrupt (line 2)"),
+        ("def f(a, b):\n    return f(a, b)\n", "RecursionError: maximum recursion depth"),
+        ("def f(a, b):\n    return input()\n", "EOFError"),
+        ("def f(a, b):\n    import numpy\n", "ModuleNotFoundError: No module named 'numpy'"),
+    ],
+)
+def test_exception(sandbox: Sandbox, source: str, detail: str) -> None:
+    verdict = sandbox.run(source, "f", TESTS)
+    assert (verdict.status, verdict.call) == ("exception", 0)
+    assert verdict.detail.startswith(detail)
+
+
+def test_exception_at_import(sandbox: Sandbox) -> None:
+    verdict = solve(sandbox, "x = 1\n1 / 0\ndef f(a, b): return a + b")
+    assert (verdict.status, verdict.call) == ("exception", None)
+    assert verdict.detail == "ZeroDivisionError: division by zero (line 2)"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "def f(a, b) return a",
+        "def g(a, b): return a + b",
+        "f = 3",
+        "def f(a, b): return a + b\0",
+        "def f(a, b): return '\ud800'",
+        "(" * 100_000,
+        "x" * 10 + "=" + "-" * 100_000 + "1",
+        "  def f(a, b): return a + b",
+        "async = 1",
+    ],
+    ids=lambda source: ascii(source)[:30],
+)
+def test_no_solution(sandbox: Sandbox, source: str) -> None:
+    verdict = sandbox.run(source, "f", TESTS)
+    assert (verdict.status, verdict.call) == ("no_solution", None)
+
+
+def test_the_zygotes_future_imports_do_not_apply(sandbox: Sandbox) -> None:
+    source = "def f(a, b):\n    def g(x: int): pass\n    return g.__annotations__['x'] is int"
+    assert sandbox.run(source, "f", [Call((1, 2), True)]).passed
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["while True: pass", "import time; time.sleep(1e9)", "10 ** 10 ** 8"],
+)
+def test_timeout(quick: Sandbox, body: str) -> None:
+    source = f"def f(a, b):\n    if a == 1: return 3\n    {body}"
+    started = time.monotonic()
+    verdict = quick.run(source, "f", TESTS)
+    assert 0.5 <= time.monotonic() - started < 1.5
+    assert (verdict.status, verdict.call) == ("timeout", 1)
+    assert verdict.detail == "not done after 0.5 s"
+
+
+def test_timeout_at_import(quick: Sandbox) -> None:
+    verdict = solve(quick, "while True: pass")
+    assert (verdict.status, verdict.call) == ("timeout", None)
+    assert verdict.detail == "not done after 0.5 s"  # Not the processor time limit, which is later.
+
+
+def test_the_limit_is_for_all_calls_together(quick: Sandbox) -> None:
+    source = "import time\ndef f(a, b):\n    time.sleep(0.1)\n    return a + b"
+    verdict = quick.run(source, "f", [Call((1, 2), 3)] * 100)
+    assert verdict.status == "timeout"
+    assert verdict.seconds < 1.5
+    assert 1 <= (verdict.call or 0) <= 5
+
+
+def test_an_early_wrong_answer_counts_before_a_later_timeout(quick: Sandbox) -> None:
+    source = "def f(a, b):\n    if a == 1: return 4\n    while True: pass"
+    assert quick.run(source, "f", TESTS).status == "wrong_answer"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x = [0] * 10 ** 10",
+        "x = []\n    while True: x.append(bytearray(1 << 20))",
+        "'x' * 10 ** 10",
+    ],
+)
+def test_memory(sandbox: Sandbox, body: str) -> None:
+    verdict = sandbox.run(f"def f(a, b):\n    {body}", "f", TESTS)
+    assert (verdict.status, verdict.call) == ("memory", 0)
+
+
+def test_memory_below_the_limit_is_fine() -> None:
+    source = "def f(a, b):\n    x = bytearray(300 << 20)\n    return a + b"
+    with Sandbox(Limits(memory_mb=512)) as roomy, Sandbox(Limits(memory_mb=128)) as tight:
+        assert roomy.run(source, "f", TESTS).passed
+        assert tight.run(source, "f", TESTS).status == "memory"
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL", "SIGTERM", "SIGALRM", "SIGABRT"])
+def test_crash_by_signal(sandbox: Sandbox, name: str) -> None:
+    source = f"import os, signal\ndef f(a, b): os.kill(os.getpid(), signal.{name})"
+    verdict = sandbox.run(source, "f", TESTS)
+    assert (verdict.status, verdict.detail, verdict.call) == ("crash", f"killed by {name}", 0)
+
+
+def test_processor_time_limit_is_a_timeout(sandbox: Sandbox) -> None:
+    source = "import os, signal\ndef f(a, b): os.kill(os.getpid(), signal.SIGXCPU)"
+    assert sandbox.run(source, "f", TESTS).status == "timeout"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["sys.exit(0)", "sys.exit('x')", "os._exit(0)", "raise SystemExit", "become_true()"],
+)
+def test_exit(sandbox: Sandbox, body: str) -> None:
+    helpers = "import os, sys\nbecome_true = lambda: os.execv('/bin/true', ['true'])\n"
+    verdict = sandbox.run(f"{helpers}def f(a, b):\n    {body}", "f", TESTS)
+    assert (verdict.status, verdict.call) == ("crash", 0)
+    assert verdict.detail.startswith("exited early")
+    verdict = sandbox.run(f"{helpers}{body}\ndef f(a, b): return a + b", "f", TESTS)
+    assert (verdict.status, verdict.call) == ("crash", None)
+
+
+# What crosses the border
+
+
+def test_all_plain_types_cross(sandbox: Sandbox) -> None:
+    value = [None, True, -(1 << 200), 1.5, float("inf"), 2j, "\ud800é", b"\xff", {1: {2}}]
+    tests = [Call((value, value), value)]
+    assert solve(sandbox, "def f(a, b): return a", tests).passed
+
+
+def test_arguments_are_fresh_for_each_call(sandbox: Sandbox) -> None:
+    shared = [1]
+    source = "def f(a):\n    a.append(2)\n    return len(a)"
+    assert sandbox.run(source, "f", [Call((shared,), 2), Call((shared,), 2)]).passed
+    assert shared == [1]
+
+
+def test_printing_has_no_effect(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    source = """
+        import os, sys
+        print("passed")
+        def f(a, b):
+            print("x" * 100000, flush=True)
+            print("x", file=sys.stderr)
+            os.write(1, b"x")
+            os.write(2, b"x")
+            return a + b
+    """
+    assert solve(sandbox, source).passed
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ("return 'x' * (2 << 20)", "large"),
+        ("return [0] * 10 ** 6", "large"),
+        ("return 1 << (1 << 25)", "large"),
+        ("x = []\n    x.append(x)\n    return x", "deep"),
+    ],
+)
+def test_results_over_the_limits(sandbox: Sandbox, body: str, word: str) -> None:
+    verdict = sandbox.run(f"def f(a, b):\n    {body}", "f", TESTS)
+    assert (verdict.status, verdict.call) == ("wrong_answer", 0)
+    assert verdict.detail.startswith("result ")
+    assert word in verdict.detail
+
+
+def test_output_bytes_are_for_all_calls_together() -> None:
+    source = "def f(a): return 'x' * a"
+    tests = [Call((400,), "x" * 400)] * 3
+    with Sandbox(Limits(output_bytes=1000)) as it:
+        assert it.run(source, "f", tests[:2]).passed
+        verdict = it.run(source, "f", tests)
+        assert (verdict.status, verdict.call) == ("wrong_answer", 2)
+
+
+def test_tuple_for_a_list_but_no_generator(sandbox: Sandbox) -> None:
+    tests = [Call((2,), [0, 1])]
+    assert solve(sandbox, "def f(a): return tuple(range(a))", tests).passed
+    verdict = solve(sandbox, "def f(a): yield from range(a)", tests)
+    assert verdict.status == "wrong_answer"
+    assert verdict.detail.endswith("got <object of type generator>")
+
+
+# Cheats
+
+CHEATS = {
+    "always equal": """
+        class Any:
+            def __eq__(self, other): return True
+            def __ne__(self, other): return False
+            def __hash__(self): return 3
+        def f(a, b): return Any()
+    """,
+    "always equal in a list": """
+        class Any(list):
+            def __eq__(self, other): return True
+        def f(a, b): return Any([3])
+    """,
+    "int subclass": """
+        class Number(int):
+            def __eq__(self, other): return True
+            def __hash__(self): return 3
+        def f(a, b): return Number(0)
+    """,
+    "int subclass with the right value": """
+        class Number(int): pass
+        def f(a, b): return Number(a + b)
+    """,
+    "float that is close to all": """
+        class Close(float):
+            def __sub__(self, other): return 0.0
+            __rsub__ = __sub__
+            def __float__(self): return 3.0
+        def f(a, b): return Close(0)
+    """,
+    "class attribute": """
+        class Fake:
+            __class__ = int
+            def __index__(self): return 3
+            def __reduce__(self): return (int, (3,))
+        def f(a, b): return Fake()
+    """,
+    "metaclass": """
+        class Meta(type):
+            __name__ = "int"
+            def __eq__(self, other): return True
+            def __instancecheck__(self, x): return True
+            def __hash__(self): return hash(int)
+        class Fake(metaclass=Meta): pass
+        def f(a, b): return Fake()
+    """,
+    "patched builtins": """
+        import builtins, math
+        def f(a, b):
+            builtins.abs = lambda x: 0
+            builtins.len = lambda x: 0
+            builtins.all = lambda x: True
+            builtins.isinstance = lambda x, y: True
+            builtins.type = lambda x: int
+            math.isclose = lambda *a, **k: True
+            return 0
+    """,
+    "patched encoder": """
+        import gc
+        def f(a, b):
+            for thing in gc.get_objects():
+                if type(thing) is dict and "encode" in thing and "Opaque" in thing:
+                    thing["encode"] = lambda value, **k: b"i\\0\\0\\0\\1" + b"3"
+            return 0
+    """,
+    "trace function": """
+        import sys
+        def trace(frame, event, arg):
+            if "value" in frame.f_locals and event == "line":
+                frame.f_locals["value"] = 3
+            return trace
+        def f(a, b):
+            sys.settrace(trace)
+            sys._getframe(1).f_trace = trace
+            return 0
+    """,
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_a_cheat_gives_a_wrong_answer(sandbox: Sandbox, name: str) -> None:
+    # The second test's answer is 42, so that a cheat which forges the value 3 fails there.
+    verdict = solve(sandbox, CHEATS[name])
+    assert verdict.status == "wrong_answer", verdict
+
+
+SEARCH = """
+    import gc, sys
+    def reachable():
+        seen, todo = set(), list(gc.get_objects())
+        frame = sys._getframe()
+        while frame:
+            todo += [frame.f_globals, frame.f_locals]
+            frame = frame.f_back
+        while todo and len(seen) < 400000:
+            thing = todo.pop()
+            if id(thing) in seen: continue
+            seen.add(id(thing))
+            yield thing
+            try: todo += gc.get_referents(thing)
+            except Exception: pass
+    def f(key):
+        needle = key[::-1]
+        for thing in reachable():
+            if type(thing) is str and needle in thing and thing != needle:
+                return thing[max(0, thing.index(needle) - 20):][:60]
+            if type(thing) in (bytes, bytearray) and needle.encode() in thing:
+                return repr(thing[max(0, thing.index(needle.encode()) - 20):][:60])
+        return "nothing found"
+"""
+
+
+def test_expected_answers_are_not_in_the_process(sandbox: Sandbox) -> None:
+    # The argument spells a part of the answer backwards, so only the answer itself matches.
+    verdict = solve(sandbox, SEARCH, [Call(("prolgyx",), "the-xyglorp-answer")])
+    assert verdict.status == "wrong_answer"
+    assert "got 'nothing found'" in verdict.detail
+    # The search does find what is there: here the answer is also an argument of a later call.
+    tests = [Call(("prolgyx",), "the-xyglorp-answer"), Call(("the-xyglorp-answer",), 1)]
+    assert "xyglorp" in solve(sandbox, SEARCH, tests).detail.partition("got ")[2]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "os.write(fd, b'garbage' * 10)",
+        "os.write(fd, b'passed')",
+        "os.write(fd, b'R\\0\\0\\0\\5i\\0\\0\\0')",
+        "os.write(fd, b'M\\0\\0\\0\\0')",
+        "os.write(fd, b'L\\0\\0\\0\\0')",
+        "os.write(fd, b'E\\0\\0\\0\\1N')",
+        "os.write(fd, b'R\\0\\0\\0\\1?')",
+        "os.write(fd, b'S' * (3 << 20))",
+        "os.close(fd)",
+        "os.dup2(os.open('/dev/null', 2), fd)",
+        "os.set_blocking(fd, False) or os.write(fd, b'R')",
+    ],
+)
+def test_a_spoiled_channel_never_passes(sandbox: Sandbox, body: str) -> None:
+    source = f"""
+        import os
+        def f(a, b):
+            for fd in range(256):
+                try: {body}
+                except OSError: pass
+            return 0
+    """
+    assert not solve(sandbox, source).passed
+    # Nor does it stop the judge when the answers themselves would be right.
+    assert not solve(sandbox, source.replace("return 0", "return a + b")).passed
+
+
+def test_closing_the_channel_does_not_cost_the_time_limit(sandbox: Sandbox) -> None:
+    source = "import os, time\ndef f(a, b):\n    os.closerange(0, 256)\n    time.sleep(1e9)"
+    verdict = sandbox.run(source, "f", TESTS)
+    assert (verdict.status, verdict.detail) == ("crash", "closed its result channel")
+    assert verdict.seconds < 1.5
+
+
+def test_flooding_the_channel(sandbox: Sandbox) -> None:
+    source = "import os\ndef f(a, b):\n    while True: os.write(3, b'R\\x7f' + bytes(10000))"
+    verdict = sandbox.run(source, "f", TESTS)
+    assert (verdict.status, verdict.detail) == ("crash", "flooded its result channel")
+    assert verdict.seconds < 2.5
+
+
+@pytest.mark.parametrize("limit", [10**9, 40])
+def test_recursion_bombs(quick: Sandbox, limit: int) -> None:
+    source = f"import sys\ndef f(a, b):\n    sys.setrecursionlimit({limit})\n    return f(a, b)"
+    assert quick.run(source, "f", TESTS).status in {"exception", "crash", "memory", "timeout"}
+
+
+def test_a_low_recursion_limit_does_not_spoil_the_answer(sandbox: Sandbox) -> None:
+    source = "import sys\ndef f(a):\n    sys.setrecursionlimit(30)\n    return a"
+    deep: list[object] = []
+    for _ in range(50):
+        deep = [deep]
+    assert sandbox.run(source, "f", [Call((deep,), deep)]).passed
+
+
+def test_misbehaving_exceptions(sandbox: Sandbox) -> None:
+    source = """
+        import os
+        class Bad(Exception):
+            def __str__(self): os._exit(0)
+            __repr__ = __str__
+            def __getattribute__(self, name): os._exit(0)
+            @property
+            def __class__(self): os._exit(0)
+        def f(a, b): raise Bad("why")
+    """
+    verdict = solve(sandbox, source)
+    assert (verdict.status, verdict.detail) == ("exception", "Bad: why (line 9)")
+
+
+def test_deleted_builtins(sandbox: Sandbox) -> None:
+    source = """
+        import builtins
+        def f(a, b):
+            for name in list(vars(builtins)):
+                if name not in {"a", "b"}:
+                    try: delattr(builtins, name)
+                    except NameError: pass
+            return a + b
+    """
+    verdict = solve(sandbox, source, TESTS[:1])
+    # Not a cheat: it returns the right value, and the encoder has builtins of its own.
+    assert verdict.passed, verdict
+    assert not solve(sandbox, source.replace("a + b", "0")).passed
+
+
+def test_both_halves_of_a_fork_report_once(sandbox: Sandbox) -> None:
+    source = "import os\ndef f(a, b):\n    os.fork()\n    return a + b"
+    assert sandbox.run(source, "f", [Call((1, i), 1 + i) for i in range(5)]).passed
+
+
+def test_a_thread_does_not_hold_the_process(sandbox: Sandbox) -> None:
+    source = """
+        import threading, time
+        def f(a, b):
+            threading.Thread(target=time.sleep, args=(100,)).start()
+            return a + b
+    """
+    verdict = solve(sandbox, source)
+    assert verdict.passed
+    assert verdict.seconds < 2
+
+
+# Containment
+
+
+def test_signals_cannot_be_ignored_away(quick: Sandbox) -> None:
+    source = """
+        import signal
+        def f(a, b):
+            for number in range(1, 65):
+                try: signal.signal(number, signal.SIG_IGN)
+                except (OSError, ValueError): pass
+            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+            while True: pass
+    """
+    verdict = solve(quick, source)
+    assert verdict.status == "timeout"
+    assert verdict.seconds < 1.5
+
+
+@linux
+def test_the_environment_is_empty(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY", "sings")
+    source = """
+        import os, ctypes
+        def f():
+            with open("/proc/self/environ") as file: initial = file.read()
+            with open(f"/proc/{os.getppid()}/environ") as file: initial += file.read()
+            return [dict(os.environ), initial]
+    """
+    with Sandbox() as it:  # Started while the canary is set.
+        verdict = solve(it, source, [Call((), [{}, ""])])
+    assert verdict.passed, verdict
+
+
+@linux
+def test_only_the_standard_library_and_known_descriptors(sandbox: Sandbox) -> None:
+    source = """
+        import os, sys
+        def f():
+            fds = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
+            return [fds[:4], len(fds), any("site-packages" in p for p in sys.path), os.listdir()]
+    """
+    # The fifth descriptor is the listing itself. The working folder is empty.
+    extra = [os.open("/dev/null", os.O_RDONLY) for _ in range(30)]
+    for fd in extra:
+        os.set_inheritable(fd, True)
+    try:
+        with Sandbox() as it:
+            verdict = solve(it, source, [Call((), [[0, 1, 2, 3], 5, False, []])])
+    finally:
+        for fd in extra:
+            os.close(fd)
+    assert verdict.passed, verdict
+
+
+GRANDCHILD = """
+    import os, time
+    def f(path):
+        if os.fork() == 0:
+            {escape}
+            if os.fork() == 0:
+                {escape}
+                time.sleep(1)
+                with open(path, "w") as file: file.write("alive")
+            os._exit(0)
+        {end}
+"""
+
+
+@linux
+@pytest.mark.parametrize("escape", ["pass", "os.setsid()", "os.closerange(0, 256); os.setsid()"])
+@pytest.mark.parametrize("end", ["return 1", "os._exit(0)", "time.sleep(1e9)"])
+def test_a_grandchild_is_dead_afterwards(
+    quick: Sandbox, tmp_path: Path, escape: str, end: str
+) -> None:
+    marker = tmp_path / "marker"
+    source = GRANDCHILD.format(escape=escape, end=end)
+    solve(quick, source, [Call((str(marker),), 1)])
+    time.sleep(1.2)
+    assert not marker.exists()
+
+
+@linux
+def test_the_grandchild_would_have_written(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    source = GRANDCHILD.format(escape="os.setsid()", end="time.sleep(1.5)\n        return 1")
+    with Sandbox() as it:
+        assert solve(it, source, [Call((str(marker),), 1)]).passed
+    assert marker.read_text() == "alive"
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+@linux
+def test_many_samples_leave_nothing_behind() -> None:
+    gc.collect()
+    before = set(os.listdir("/proc/self/fd"))
+    children = set(children_of(os.getpid()))
+    with Sandbox(Limits(wall_s=2)) as it:
+        assert it.run(RIGHT, "f", TESTS).passed
+        (zygote,) = set(children_of(os.getpid())) - children
+        zygote_fds = os.listdir(f"/proc/{zygote}/fd")
+        sources = [
+            RIGHT,
+            "def f(a, b): return 3",
+            "import os\ndef f(a, b): os._exit(1)",
+            "import os\ndef f(a, b):\n    os.fork()\n    os.fork()\n    os.abort()",
+        ]
+        for number in range(300):
+            it.run(sources[number % len(sources)], "f", TESTS)
+        assert set(children_of(os.getpid())) - children == {zygote}
+        assert children_of(zygote) == []
+        assert os.listdir(f"/proc/{zygote}/fd") == zygote_fds
+    assert set(children_of(os.getpid())) == children
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_do_not_stay_for_the_next_sample(sandbox: Sandbox) -> None:
+    source = """
+        import os
+        def f(a, b):
+            os.makedirs("deep/er")
+            open("deep/er/file", "w").write("x")
+            open("file", "w").write("x")
+            os.symlink("/", "link")
+            return a + b
+    """
+    assert solve(sandbox, source, TESTS[:1]).passed
+    listing = "import os\ndef f(): return os.listdir()"
+    assert solve(sandbox, listing, [Call((), [])]).passed
+
+
+def test_a_replaced_working_folder_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("keep")
+    source = """
+        import os
+        def f(path):
+            here = os.getcwd()
+            os.rename(here, here + "-moved")
+            os.symlink(path, here)
+            return here
+    """
+    verdict = solve(sandbox, source, [Call((str(tmp_path),), "")])
+    here = verdict.detail.partition("got ")[2].strip("'")
+    try:
+        assert precious.read_text() == "keep"
+        listing = "import os\ndef f(): return os.listdir()"
+        assert solve(sandbox, listing, [Call((), [])]).passed
+    finally:
+        os.unlink(here)
+    assert not os.path.exists(here + "-moved")
+
+
+def test_big_files_are_refused(sandbox: Sandbox) -> None:
+    source = """
+        def f(a, b):
+            with open("big", "wb", buffering=0) as file:
+                while True: file.write(b"x" * 100000)
+    """
+    verdict = solve(sandbox, source)
+    assert verdict.status == "exception"
+    assert "OSError" in verdict.detail
+
+
+# The sandbox's own troubles
+
+
+def zygote_of(sandbox: Sandbox) -> int:
+    assert sandbox._worker is not None
+    return sandbox._worker._process.pid
+
+
+@linux
+def test_a_solution_that_kills_the_zygote(sandbox: Sandbox) -> None:
+    verdict = solve(
+        sandbox, "import os, time\ndef f(a, b): os.kill(os.getppid(), 9); time.sleep(9)"
+    )
+    assert (verdict.status, verdict.call) == ("crash", None)
+    assert verdict.detail == "killed the sandbox it ran in"
+    assert solve(sandbox, RIGHT).passed
+
+
+@linux
+def test_a_solution_that_stops_the_zygote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sandbox_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(worker_module, "STOP_S", 0.2)
+    pids = tmp_path / "pids"
+    source = f"""
+        import os, signal, time
+        def f(a, b):
+            with open({str(pids)!r}, "a") as file: file.write(str(os.getpid()) + " ")
+            os.kill(os.getppid(), signal.SIGSTOP)
+            time.sleep(1e9)
+    """
+    with Sandbox(Limits(wall_s=0.3)) as it:
+        assert solve(it, source).status == "crash"
+        assert solve(it, RIGHT).passed
+    written = [int(pid) for pid in pids.read_text().split()]
+    assert len(written) == 2
+    assert all(gone(pid) for pid in written)
+
+
+def gone(pid: int, patience_s: float = 5.0) -> bool:
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":  # It ended; reaping it is init's business.
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@linux
+def test_the_end_of_a_thread_does_not_end_its_zygote() -> None:
+    with Sandbox() as it:
+        # The system tells a process when the thread that started it ends.
+        thread = threading.Thread(target=it.run, args=(RIGHT, "f", TESTS))
+        thread.start()
+        thread.join()
+        first = zygote_of(it)
+        time.sleep(0.1)
+        assert it.run(RIGHT, "f", TESTS).passed
+        assert zygote_of(it) == first
+
+
+@linux
+def test_a_zygote_killed_between_samples_is_replaced(sandbox: Sandbox) -> None:
+    first = zygote_of(sandbox)
+    os.kill(first, signal.SIGKILL)
+    assert solve(sandbox, RIGHT).passed
+    assert zygote_of(sandbox) != first
+
+
+@linux
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)"])
+def test_nothing_survives_the_parent(tmp_path: Path, end: str) -> None:
+    pid_file = tmp_path / "pid"
+    source = (
+        "import os, time\ndef f(path):\n    if os.fork() == 0: os.setsid()\n"
+        "    open(path, 'a').write(f'{os.getpid()} {os.getppid()} ')\n    time.sleep(60)"
+    )
+    script = f"""
+import os, threading, time
+from types import SimpleNamespace
+from pytest_unlearn.sandbox import Limits, Sandbox
+call = SimpleNamespace(args=({str(pid_file)!r},), expected=1)
+it = Sandbox(Limits(wall_s=60))
+threading.Thread(target=it.run, args=({source!r}, "f", [call]), daemon=True).start()
+while not (os.path.exists({str(pid_file)!r}) and open({str(pid_file)!r}).read().count(" ") == 4):
+    time.sleep(0.02)
+{end}
+"""
+    root = Path(__file__).parents[2]
+    # A folder for the scratch folder, to see that it is removed.
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], cwd=root, env=env, timeout=60, check=False)
+    pids = {int(pid) for pid in pid_file.read_text().split()}
+    assert len(pids) == 3  # The zygote, the sample, and what it forked.
+    assert all(gone(pid) for pid in pids)
+    assert os.listdir(tmp_path) == ["pid"]
+
+
+def test_an_interrupted_run_does_not_spoil_the_next(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert solve(sandbox, RIGHT).passed
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module.Worker, "_receive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            solve(sandbox, "def f(a, b): return 77")
+    time.sleep(0.2)  # By now its answer would be there.
+    assert solve(sandbox, RIGHT).passed
+
+
+@pytest.mark.parametrize(
+    "zygote", ["import sys; sys.exit(1)", "raise ValueError", "import os; os.write(3, b'x' * 99)"]
+)
+def test_a_zygote_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, zygote: str
+) -> None:
+    path = tmp_path / "zygote.py"
+    path.write_text(zygote)
+    monkeypatch.setattr(worker_module, "ZYGOTE", path)
+    with Sandbox() as it, pytest.raises(SandboxError, match="does not start"):
+        solve(it, RIGHT)
+
+
+def test_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with Sandbox() as it, pytest.raises(SandboxError, match="does not start"):
+        solve(it, RIGHT)
+
+
+@pytest.mark.parametrize("value", [object(), {1: object()}, "x" * (1 << 27)], ids=["a", "b", "c"])
+def test_tests_that_cannot_be_sent(sandbox: Sandbox, value: object) -> None:
+    for test in (Call((value,), 1), Call((1,), value)):
+        with pytest.raises(SandboxError, match="cannot be sent"):
+            sandbox.run("1 / 0", "f", [test])
+
+
+def test_no_tests_is_not_a_pass(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match="without tests"):
+        sandbox.run(RIGHT, "f", [])
+
+
+def test_closing() -> None:
+    it = Sandbox()
+    it.close()
+    it.close()
+    with pytest.raises(SandboxError, match="closed"):
+        it.run(RIGHT, "f", TESTS)
+    with Sandbox() as it:
+        assert it.run(RIGHT, "f", TESTS).passed
+        zygote = it._worker._process if it._worker else None
+        scratch = it._worker._scratch if it._worker else ""
+        assert Path(scratch).is_dir()
+    assert zygote is not None
+    assert zygote.returncode == 0
+    assert not Path(scratch).exists()
+
+
+@linux
+def test_a_forgotten_sandbox_ends_quietly() -> None:
+    it = Sandbox()
+    assert it.run(RIGHT, "f", TESTS).passed
+    zygote = zygote_of(it)
+    del it
+    gc.collect()
+    assert gone(zygote)
+
+
+@linux
+def test_a_fork_of_the_test_process_gets_its_own_zygote(sandbox: Sandbox) -> None:
+    zygote = zygote_of(sandbox)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            good = solve(sandbox, RIGHT).passed and zygote_of(sandbox) != zygote
+            sandbox.close()
+            code = 0 if good else 2
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert solve(sandbox, RIGHT).passed
+    assert zygote_of(sandbox) == zygote
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Limits(wall_s=0),
+        lambda: Limits(wall_s=float("nan")),
+        lambda: Limits(memory_mb=10),
+        lambda: Limits(output_bytes=0),
+    ],
+)
+def test_impossible_limits(make: Callable[[], Limits]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        make()
