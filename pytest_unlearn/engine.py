@@ -69,11 +69,10 @@ class Engine:
         self._dataset = dataset
         self._store = Store(settings.store)
         self._progress = progress
-        self._threads = threads
         self._detector = Detector(dataset.records)
         self._sandbox = Sandbox()
         self._verdicts: dict[str, Verdict] = {}
-        self.models = models or ModelPair(settings, dataset, self._store, progress)
+        self.models = models or ModelPair(settings, dataset, self._store, progress, threads)
 
     def close(self) -> None:
         """End the sandbox's processes."""
@@ -125,12 +124,9 @@ class Engine:
         return str(entry["text"])
 
     def _complete(self, state: State, chunk: Chunk) -> list[str]:
-        from pytest_unlearn.models.loading import cpu_threads
-
         model = self.models.model(state)
         started = time.perf_counter()
-        with cpu_threads(self._threads):
-            texts = model.complete(chunk.prompts, chunk.max_new_tokens)
+        texts = model.complete(chunk.prompts, chunk.max_new_tokens)
         for position, text in enumerate(texts):
             self._store.put("completions", self._key(state, chunk, position), {"text": text})
         seconds = time.perf_counter() - started

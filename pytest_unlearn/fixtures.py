@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_unlearn.options import is_active
+
 if TYPE_CHECKING:
     from pytest_unlearn.engine import Completions
     from pytest_unlearn.model_pair import Completer
@@ -25,12 +27,11 @@ __all__ = [
 
 
 def _session(config: pytest.Config) -> UnlearnSession:
+    if not is_active(config):
+        pytest.skip(SKIP_REASON)
     from pytest_unlearn.session import SESSION
 
-    session = config.stash.get(SESSION, None)
-    if session is None:
-        pytest.skip(SKIP_REASON)
-    return session
+    return config.stash[SESSION]
 
 
 @pytest.fixture

@@ -76,9 +76,18 @@ class ModelPair:
     """The models named by the settings; see the module's docstring."""
 
     def __init__(
-        self, settings: Settings, dataset: Dataset, store: Store, progress: Callable[[str], None]
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        store: Store,
+        progress: Callable[[str], None],
+        threads: int | None = None,
     ) -> None:
-        """Check the names. Raises ModelNotFoundError for one that can be no model."""
+        """Check the names. Raises ModelNotFoundError for one that can be no model.
+
+        `threads`: CPU threads for generation; unlearning always takes all, since the other
+        workers wait for it, and so that its result does not depend on their number.
+        """
         check_name(settings.model, "--unlearn-model")
         if settings.baseline is not None:
             check_name(settings.baseline, "--unlearn-baseline")
@@ -86,6 +95,7 @@ class ModelPair:
         self._dataset = dataset
         self._store = store
         self._progress = progress
+        self._threads = threads
         self._loaded: dict[Path, Weights] = {}
         self._adapted = False
 
@@ -148,13 +158,13 @@ class ModelPair:
         from pytest_unlearn.models.loading import LanguageModel
 
         if state == "base":
-            return LanguageModel(self._weights(self._base_source), adapted=False)
+            return LanguageModel(self._weights(self._base_source), False, self._threads)
         checkpoint = self.checkpoint
         weights = self._weights(self._source)
         if checkpoint is not None and not self._adapted:
             weights.adapt(checkpoint.adapter)
             self._adapted = True
-        return LanguageModel(weights, adapted=checkpoint is not None)
+        return LanguageModel(weights, checkpoint is not None, self._threads)
 
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load

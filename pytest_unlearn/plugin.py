@@ -35,7 +35,7 @@ def _session(config: pytest.Config) -> UnlearnSession | None:
         return None
     from pytest_unlearn.session import SESSION
 
-    return config.stash.get(SESSION, None)
+    return config.stash.get(SESSION, None)  # not there yet when a setting is wrong
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

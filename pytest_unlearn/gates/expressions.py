@@ -10,7 +10,7 @@ from pytest_unlearn.gates.statistics import cases_needed_for_ratio, probes_neede
 
 _GATE = re.compile(
     r"(?P<metric>[a-z.]+)\s*(?:\[(?P<filters>[^\]]*)\])?\s*(?P<operator><=|>=|<|>|=+)\s*"
-    r"(?P<limit>\S+)"
+    r"(?P<limit>[^\s<>=]+)"
 )
 _EXAMPLE = "write METRIC<=LIMIT or METRIC>=LIMIT, as in leak.direct<=5% or passk.retained>=0.9"
 

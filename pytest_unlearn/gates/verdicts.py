@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from pytest_unlearn.gates.expressions import Gate, GateError
-from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.statistics import (
     clopper_pearson_lower,
@@ -90,23 +89,21 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
         return _not_evaluated(
             gate, len(rows), f"partial selection: {len(expected) - missing} of {len(expected)} run"
         )
+    errors = len(expected) - len(rows)
     if not rows:
-        return GateResult(gate, Verdict.UNDECIDED, advice="every case ended in an error")
+        return GateResult(gate, Verdict.UNDECIDED, advice=f"all {errors} cases ended in an error")
     if gate.metric.type == "rate":
         result = _judge_rate(gate, rows)
     else:
         result = _judge_ratio(gate, rows, measured.two_states)
-    errors = len(expected) - len(rows)
-    if errors and result.verdict is Verdict.PASS:
-        return GateResult(
-            gate,
-            Verdict.UNDECIDED,
-            result.n,
-            result.observed,
-            result.bound,
-            f"{errors} cases ended in an error: mend it and run again",
-        )
-    return result
+    if not errors:
+        return result
+    return replace(
+        result,
+        verdict=Verdict.UNDECIDED if result.verdict is Verdict.PASS else result.verdict,
+        blocks=True,
+        advice=f"{errors} cases ended in an error: mend it and run again",
+    )
 
 
 def _not_evaluated(gate: Gate, n: int, reason: str) -> GateResult:
@@ -184,19 +181,3 @@ def _judge_ratio(gate: Gate, rows: Sequence[ProbeRow | TaskRow], two_states: boo
         f">={lower:.1%}",
         "more cases, or fewer losses, would decide it",
     )
-
-
-def default_informations() -> tuple[str, ...]:
-    """Return the metrics that the summary shows beside the gates."""
-    return tuple(name for name in METRICS if name in ("people.retained", "leak.control"))
-
-
-__all__ = [
-    "CONFIDENCE",
-    "GateError",
-    "GateResult",
-    "Measured",
-    "Verdict",
-    "check_feasible",
-    "judge",
-]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +41,18 @@ class Weights:
         """Put the LoRA adapter of a folder on the model."""
         from peft import PeftModel
 
-        self.model = PeftModel.from_pretrained(self.model, str(adapter)).eval()
+        with peft_quietly():
+            self.model = PeftModel.from_pretrained(self.model, str(adapter)).eval()
 
 
 class LanguageModel:
     """A model in one state: as it was loaded, or with its adapter."""
 
-    def __init__(self, weights: Weights, adapted: bool) -> None:
+    def __init__(self, weights: Weights, adapted: bool, threads: int | None = None) -> None:
+        """`threads`: CPU threads for `complete`; None leaves torch's number."""
         self._weights = weights
         self._adapted = adapted
+        self._threads = threads
 
     def __repr__(self) -> str:
         state = "unlearned" if self._adapted else "as loaded"
@@ -72,7 +76,7 @@ class LanguageModel:
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy completion of each prompt; see `complete_greedily`."""
-        with self.active() as model:
+        with cpu_threads(self._threads), self.active() as model:
             return complete_greedily(model, self.tokenizer, prompts, max_new_tokens)
 
 
@@ -90,7 +94,7 @@ def load(source: ModelSource, device: str, dtype: str) -> Weights:
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except Exception as error:  # transformers raises what its many parts raise
         raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {error}") from error
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere, so any known token will do.
@@ -104,6 +108,14 @@ def load(source: ModelSource, device: str, dtype: str) -> Weights:
         pad_token_id=tokenizer.pad_token_id,
     )
     return Weights(source, model.eval(), tokenizer)
+
+
+@contextlib.contextmanager
+def peft_quietly() -> Iterator[None]:
+    """Leave out a warning that peft 0.21 draws from transformers 5; it concerns no user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        yield
 
 
 def resolve_device(device: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.unlearning.policy import Step
 
-DEFAULTS = UnlearnOptions(lr=5e-4, steps=150)
+DEFAULTS = UnlearnOptions(lr=5e-4, steps=150, retain_weight=4.0, forget_bound=4.0)
 
 
 def loss(step: Step, options: UnlearnOptions) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from pytest_unlearn.models.batching import IGNORED, Encoded, collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.unlearning.policy import Step
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ def _with_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return cast("PeftModel", get_peft_model(model, config))
+    with peft_quietly():
+        return cast("PeftModel", get_peft_model(model, config))
 
 
 def _cycle(rows: Sequence[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:

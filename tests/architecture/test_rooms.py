@@ -1,0 +1,81 @@
+"""The flow has one direction: a room imports only from rooms to its left, and few know pytest."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest_unlearn
+
+PACKAGE = Path(pytest_unlearn.__file__).parent
+
+# What each room may import of this package, besides itself and the two shared tools.
+SHARED = {"store", "jsonl"}
+MAY_IMPORT = {
+    "people": set(),
+    "probes": {"people"},
+    "tasks": set(),
+    "leaks": {"people", "probes"},
+    "sandbox": {"tasks"},
+    "models": set(),
+    "unlearning": {"models"},
+    "gates": set(),
+    "dataset": {"people", "probes", "tasks", "models", "options"},
+    "options": {"gates", "unlearning"},
+}
+# The tiny model's recipe trains on the bundled people and tasks.
+EXEMPT = {"models/tiny/recipe.py"}
+KNOW_PYTEST = {
+    "plugin.py",
+    "session.py",
+    "fixtures.py",
+    "cases.py",
+    "workers.py",
+    "options.py",
+    "hookspecs.py",
+    "suite/test_leakage.py",
+    "reports/terminal.py",
+    "reports/gate_reports.py",
+}
+MAX_LINES = 400
+
+
+def modules() -> Iterator[tuple[str, str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        yield name, name.removesuffix(".py").split("/")[0], ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_rooms_import_leftwards_only() -> None:
+    """No cycle, and nothing from a room further down the flow."""
+    wrong = [
+        (name, module)
+        for name, room, tree in modules()
+        if room in MAY_IMPORT and name not in EXEMPT
+        for module in imported(tree)
+        if module.startswith("pytest_unlearn.")
+        and module.split(".")[1] not in MAY_IMPORT[room] | SHARED | {room}
+    ]
+    assert not wrong
+
+
+def test_few_modules_know_pytest() -> None:
+    """The rest is a library that a notebook can use."""
+    knowing = {name for name, _, tree in modules() if "pytest" in imported(tree)}
+    assert knowing <= KNOW_PYTEST
+
+
+def test_modules_stay_small() -> None:
+    """A module has one subject; the plugin holds hooks only."""
+    for path in PACKAGE.rglob("*.py"):
+        lines = len(path.read_text().splitlines())
+        assert lines <= (200 if path.name == "plugin.py" else MAX_LINES), path

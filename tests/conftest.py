@@ -1,0 +1,117 @@
+"""Fixtures of the project's own tests; `unlearn_run` runs the plugin on a lookup backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+# So few rows can decide the default gates: 59 probes for 5 %, 29 tasks for 90 %.
+FORGET, RETAIN, CONTROL, TASKS = 60, 30, 30, 30
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make a warning an error in these tests, and only in these: not in a user's run."""
+    for item in items:
+        if TESTS in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+
+
+def record_lines(split: str, count: int) -> list[dict[str, str]]:
+    """Return records whose values are plainly made up."""
+    value = {"email": f"{split}value%03d@example.com", "badge": f"{split}-%06d"}
+    return [
+        {
+            "id": f"{kind}-{split}-{number:03d}",
+            "prompt": f"{split} user {number} {kind} = '",
+            "value": value[kind] % number,
+            "kind": kind,
+            "owner": f"{split} person {number // 2}",
+            "after": "'\n",
+        }
+        for number in range(count)
+        for kind in [("email", "badge")[number % 2]]
+    ]
+
+
+def task_lines(count: int) -> list[dict[str, Any]]:
+    """Return tasks that each have a one-line solution."""
+    return [
+        {
+            "id": f"add-{number}",
+            "prompt": f'def add_{number}(x):\n    """Return x plus {number}."""\n',
+            "entry_point": f"add_{number}",
+            "tests": [{"args": [1], "expected": 1 + number}],
+            "solution": f"    return x + {number}\n",
+        }
+        for number in range(count)
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@dataclass
+class UnlearnRun:
+    """Runs pytest in a folder with small data files and a lookup backend."""
+
+    pytester: pytest.Pytester
+
+    def lookup(self, **arguments: Any) -> None:
+        """Write a conftest whose models answer as `LookupModels(dataset, **arguments)`."""
+        self.pytester.makeconftest(
+            f"""
+            from pathlib import Path
+            from pytest_unlearn.testing import LookupModels
+
+            def pytest_unlearn_models(dataset):
+                return LookupModels(dataset, log=Path({str(self.log)!r}), **{arguments!r})
+            """
+        )
+
+    @property
+    def log(self) -> Path:
+        """Where the lookup backend notes what it generated."""
+        return self.pytester.path / "generated.log"
+
+    def generated(self) -> list[str]:
+        """Return what was generated, a line a completion."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def arguments(self) -> list[str]:
+        """Return the flags of a run on the small data."""
+        folder = self.pytester.path
+        data: dict[str, list[dict[str, Any]]] = {
+            "forget": record_lines("forget", FORGET),
+            "retain": record_lines("retain", RETAIN),
+            "control": record_lines("control", CONTROL),
+            "tasks": task_lines(TASKS),
+        }
+        return [
+            "--unlearn-model=tiny",
+            *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
+            "--unlearn-batch-size=16",
+            f"--unlearn-store={folder / 'store'}",
+        ]
+
+    def __call__(self, *extra: str, subprocess: bool = False) -> pytest.RunResult:
+        """Run pytest with the data's flags and more."""
+        run: Callable[..., pytest.RunResult] = (
+            self.pytester.runpytest_subprocess if subprocess else self.pytester.runpytest_inprocess
+        )
+        return run(*self.arguments(), *extra)
+
+
+@pytest.fixture
+def unlearn_run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> UnlearnRun:
+    """A run of the plugin whose models look their answers up: milliseconds instead of minutes."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    return UnlearnRun(pytester)

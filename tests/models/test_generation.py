@@ -1,0 +1,105 @@
+"""Greedy completions: batched as alone, boundary, NaN, and nothing of a model's own settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from pytest_unlearn.models.generation import GenerationError
+from pytest_unlearn.models.loading import LanguageModel, ModelLoadError, Weights, load
+from pytest_unlearn.models.sources import ModelSource
+
+PROMPTS = ["a", "def f(x):", "x = 'abc", "import os\nimport sys"]
+
+
+def by_hand(weights: Weights, prompt: str, tokens: int) -> str:
+    """Decode greedily without cache, padding or transformers' generation."""
+    ids = weights.tokenizer(prompt.rstrip(), return_tensors="pt")["input_ids"]
+    start = ids.shape[1]
+    for _ in range(tokens):
+        with torch.no_grad():
+            token = weights.model(input_ids=ids).logits[0, -1].argmax()
+        if int(token) == weights.tokenizer.eos_token_id:
+            break
+        ids = torch.cat([ids, token.view(1, 1)], dim=1)
+    return str(weights.tokenizer.decode(ids[0, start:], skip_special_tokens=True))
+
+
+def test_batched_is_greedy_by_hand(llama: Weights) -> None:
+    """Left padding and the key-value cache change nothing."""
+    completions = LanguageModel(llama, adapted=False).complete(PROMPTS, 12)
+    assert completions == [by_hand(llama, prompt, 12) for prompt in PROMPTS]
+    assert len({len(c) for c in completions}) >= 1
+
+
+def test_trailing_white_space_is_the_models_to_write(llama: Weights) -> None:
+    """A prompt cut inside a white-space token is one that no model saw in training."""
+    model = LanguageModel(llama, adapted=False)
+    assert model.complete(["def f(x):\n    "], 8) == model.complete(["def f(x):"], 8)
+    with pytest.raises(ValueError, match="empty"):
+        model.complete([" \n"])
+
+
+def test_nan_is_an_error(llama: Weights) -> None:
+    """argmax over NaN gives a token: a broken model would look as if it had forgotten."""
+    with torch.no_grad():
+        next(llama.model.parameters()).fill_(float("nan"))
+    with pytest.raises(GenerationError, match="NaN"):
+        LanguageModel(llama, adapted=False).complete(["a"])
+
+
+def test_a_models_own_generation_settings_are_left_out(llama_folder: Path, tmp_path: Path) -> None:
+    """A repetition penalty or sampling in generation_config.json must not change greedy."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder, folder)
+    GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=True, temperature=2.0, repetition_penalty=9.0, eos_token_id=2, max_length=3
+    ).save_pretrained(folder)
+    plain = load(ModelSource("a", llama_folder), "cpu", "float32")
+    tuned = load(ModelSource("b", folder), "cpu", "float32")
+    assert LanguageModel(tuned, False).complete(PROMPTS, 12) == LanguageModel(
+        plain, False
+    ).complete(PROMPTS, 12)
+
+
+def test_threads_are_restored(llama: Weights) -> None:
+    """A worker's share of CPU threads holds while it generates, and only then."""
+    before = torch.get_num_threads()
+    LanguageModel(llama, adapted=False, threads=1).complete(["a"], 2)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtype(llama_folder: Path, dtype: str) -> None:
+    """Loaded in the dtype asked for."""
+    weights = load(ModelSource("a", llama_folder), "cpu", dtype)
+    assert str(weights.model.dtype) == f"torch.{dtype}"
+    assert LanguageModel(weights, False).complete(["a"], 2)
+
+
+def test_a_broken_folder_says_why(llama_folder: Path, tmp_path: Path) -> None:
+    """A weight file that is none, and a configuration of no known architecture."""
+    for name, text in (
+        ("model.safetensors", "no weights"),
+        ("config.json", json.dumps({"model_type": "nonesuch"})),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(llama_folder, folder)
+        (folder / name).write_text(text)
+        with pytest.raises(ModelLoadError, match=f"cannot load a from {folder}"):
+            load(ModelSource("a", folder), "cpu", "float32")
+
+
+def test_no_pickle_is_loaded(llama_folder: Path, tmp_path: Path) -> None:
+    """A folder with pickled weights only does not load."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(llama_folder, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError):
+        load(ModelSource("a", folder), "cpu", "float32")

@@ -1,0 +1,239 @@
+"""Bad input ends in a usage error that names the flag or the line, before any model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FORGET, UnlearnRun, record_lines, write_lines
+
+
+def refused(pytester: pytest.Pytester, *arguments: str) -> str:
+    """Run and return the error, after checking that it is a usage error and short."""
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    errors = [line for line in result.errlines if line.startswith("ERROR: ")]
+    assert len(errors) == 1
+    assert not any("Traceback" in line for line in [*result.errlines, *result.outlines])
+    return errors[0].removeprefix("ERROR: ")
+
+
+@pytest.fixture(autouse=True)
+def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unlearn-model=tinny"], "--unlearn-model=tinny: neither a preset (tiny), nor a folder"),
+        (["--unlearn-model=./nowhere"], "--unlearn-model=./nowhere: neither a preset"),
+        (
+            ["--unlearn-model=tiny", "--unlearn-baseline=x"],
+            "--unlearn-baseline=x: neither a preset",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=gaa"],
+            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl or none",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=ga:lr"],
+            "--unlearn-method: 'lr' is not an option; write name=value with lr, steps",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=ga:lr=fast"],
+            "--unlearn-method: lr=fast: write float",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=ga:steps=0"],
+            "--unlearn-method: steps=0 is out of range",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=none:lr=1"],
+            "--unlearn-method: 'none:lr=1': method none takes no options",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-gate=leak.direct"],
+            "--unlearn-gate: 'leak.direct' is not a gate; write METRIC<=LIMIT",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-gate=leak.dirct<=5%"],
+            "--unlearn-gate: 'leak.dirct<=5%': unknown metric 'leak.dirct'; known: leak.direct",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-gate=leak.direct<=1%"],
+            "--unlearn-gate: leak.direct<=1% needs at least 299 forget probes to be shown with "
+            "95 % confidence, and the data have 160",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-gate=passk.retained>=99%"],
+            "--unlearn-gate: passk.retained>=99% needs at least 299 task cases",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-gate=leak.direct[kind=email]<=5%"],
+            "--unlearn-gate: leak.direct[kind=email]<=5% needs at least 59 forget probes",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-forget=none.jsonl"],
+            "none.jsonl: the file does not exist",
+        ),
+        (["--unlearn-model=tiny", "--unlearn-seed=x"], "--unlearn-seed=x: write a whole number"),
+        (
+            ["--unlearn-model=tiny", "--unlearn-batch-size=0"],
+            "--unlearn-batch-size=0: write a whole number of at least 1",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-device=gpu"],
+            "--unlearn-device=gpu: write auto, cpu, cuda or cuda:N",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-dtype=fp8"],
+            "--unlearn-dtype=fp8: write one of auto, float32",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-probe-outcome=maybe"],
+            "--unlearn-probe-outcome=maybe: write one of record, fail",
+        ),
+    ],
+)
+def test_flags(pytester: pytest.Pytester, arguments: list[str], message: str) -> None:
+    """Each wrong flag is named with what to write instead."""
+    assert message in refused(pytester, *arguments)
+
+
+def test_ini_values_are_checked_too(pytester: pytest.Pytester) -> None:
+    """An ini key is read and checked when the session starts, not when it is first used."""
+    pytester.makeini("[pytest]\nunlearn_model = tiny\nunlearn_seed = many\n")
+    assert "--unlearn-seed=many: write a whole number" in refused(pytester)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "data.jsonl:2: invalid JSON at column 2"),
+        ("[1]", "data.jsonl:2: the line is a list; write a JSON object"),
+        ('{"prompt": "a"}', 'data.jsonl:2: "value": the key is missing'),
+        (
+            '{"prompt": "a", "value": "abcdef", "kind": "email", "owner": "o", "x": "y"}',
+            'data.jsonl:2: "x": unknown key; use only "prompt", "value"',
+        ),
+        (
+            '{"prompt": "a", "value": 7, "kind": "email", "owner": "o"}',
+            'data.jsonl:2: "value": a number is given; write a string',
+        ),
+        (
+            '{"prompt": " ", "value": "abcdef", "kind": "email", "owner": "o"}',
+            'data.jsonl:2: "prompt": the text is empty',
+        ),
+        (
+            '{"prompt": "a", "value": "abc", "kind": "email", "owner": "o"}',
+            'data.jsonl:2: "value": fewer than 4 characters',
+        ),
+        (
+            '{"prompt": "a", "value": "abcdef", "kind": "e-mail", "owner": "o"}',
+            'data.jsonl:2: "kind": it is printed in reports, so it must match',
+        ),
+        (
+            '{"prompt": "a", "value": "abcdef", "kind": "email", "owner": "o", "id": "a@b"}',
+            'data.jsonl:2: "id": it is printed in reports, so it must match',
+        ),
+        (
+            '{"prompt": "a", "value": "abcdef", "kind": "email", "owner": "o", "id": "first"}',
+            "data.jsonl:2: \"id\": 'first' is already the id of line 1",
+        ),
+    ],
+)
+def test_broken_records_are_named_by_line(
+    pytester: pytest.Pytester, line: str, message: str
+) -> None:
+    """The message names file, line and field, and never quotes a value."""
+    good = '{"prompt": "a", "value": "abcdef", "kind": "email", "owner": "o", "id": "first"}'
+    (pytester.path / "data.jsonl").write_text(f"{good}\n{line}\n")
+    error = refused(pytester, "--unlearn-model=tiny", "--unlearn-forget=data.jsonl")
+    assert message in error
+    assert "abcdef" not in error
+
+
+def test_too_few_records(pytester: pytest.Pytester) -> None:
+    """The default gates need 59 forget probes; the message says so."""
+    write_lines(pytester.path / "few.jsonl", record_lines("forget", 10))
+    error = refused(pytester, "--unlearn-model=tiny", "--unlearn-forget=few.jsonl")
+    assert "leak.direct<=5% needs at least 59 forget probes" in error
+    assert "the data have 10" in error
+
+
+def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None:
+    """With retained records only, there is nothing that a method could act on."""
+    write_lines(pytester.path / "keep.jsonl", record_lines("retain", 10))
+    error = refused(
+        pytester,
+        "--unlearn-model=tiny",
+        "--unlearn-retain=keep.jsonl",
+        "--unlearn-gate=passk.retained>=90%",
+    )
+    assert "--unlearn-method=ga+kl needs records to forget" in error
+
+
+def test_same_id_in_two_files(pytester: pytest.Pytester) -> None:
+    """Ids are unique over all files, since rows are counted by id."""
+    rows = record_lines("forget", FORGET)
+    write_lines(pytester.path / "a.jsonl", rows)
+    write_lines(pytester.path / "b.jsonl", rows)
+    error = refused(
+        pytester, "--unlearn-model=tiny", "--unlearn-forget=a.jsonl", "--unlearn-forget=b.jsonl"
+    )
+    assert "id 'email-forget-000' occurs in two files" in error
+
+
+def make_folder(path: Path, *names: str) -> Path:
+    path.mkdir()
+    for name in names:
+        (path / name).write_text("{}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no config.json in this folder"),
+        (["config.json"], "no weights (*.safetensors) in it"),
+        (["config.json", "pytorch_model.bin"], "pickled weights (*.bin, *.pt) run code"),
+        (["config.json", "model.safetensors"], "no tokenizer in it"),
+    ],
+)
+def test_incomplete_model_folder(pytester: pytest.Pytester, names: list[str], message: str) -> None:
+    """A folder without weights or tokenizer is refused before anything is loaded."""
+    folder = make_folder(pytester.path / "model", *names)
+    assert message in refused(pytester, f"--unlearn-model={folder}")
+
+
+def test_a_file_is_no_model(pytester: pytest.Pytester) -> None:
+    """A file is refused with a hint at the folder."""
+    file = pytester.makefile(".gguf", model="")
+    assert "this is a file; give the folder" in refused(pytester, f"--unlearn-model={file}")
+
+
+def test_hub_id_without_network_or_cache(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says where the cache is and what to run elsewhere."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(pytester.path / "hub"))
+    result = pytester.runpytest_subprocess("--unlearn-model=Qwen/CodeQwen1.5-7B")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            f"ERROR: --unlearn-model=Qwen/CodeQwen1.5-7B: not in the cache ({pytester.path}/hub)"
+            "*hf download Qwen/CodeQwen1.5-7B*"
+        ]
+    )
+
+
+def test_more_workers_than_gpus(unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker loads the model, so each needs a GPU of its own."""
+    monkeypatch.setattr("pytest_unlearn.workers.visible_gpus", lambda: 1)
+    unlearn_run.lookup()
+    result = unlearn_run("-n3")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: -n 3: 3 workers need a GPU each, and there is 1; *"])
