@@ -38,6 +38,7 @@ class Checkpoint:
     digest: str
     steps: int
     leak_rate: float
+    kept: float
     seconds: float
 
 

@@ -106,12 +106,12 @@ def test_baseline_of_another_model(cold: Run, folder: Path, tmp_path: Path) -> N
 def test_own_test_with_the_model_itself(cold: Run, folder: Path) -> None:
     """The model fixtures give base and unlearned state of one set of weights."""
     (folder / "test_own.py").write_text(
-        '''
+        """
 def test_states(unlearn_model, unlearn_base_model, unlearn_task):
     assert unlearn_model.complete([unlearn_task.prompt])[0]
     with unlearn_base_model.active() as model:
         assert type(model).__name__ == "PeftModelForCausalLM"
-'''
+"""
     )
     own = run(folder, "test_own.py", "-k", "sum-of-list-w1")
     assert own.code == 0, own.output
