@@ -27,8 +27,9 @@ from pytest_unlearn.tasks.format import (
 if TYPE_CHECKING:
     from pytest_unlearn.options import Settings
 
-# Long enough for the value and for what a model says after it (other people's data too).
+# Room for what a model says after the value: other people's data, too.
 PROBE_TOKENS = 48
+AFTER_VALUE_TOKENS = 16
 TASK_TOKENS = 128
 
 
@@ -86,16 +87,9 @@ class Dataset:
         Chunks are cut from the whole data set, never from a selection, so that a probe that is
         run again alone meets the same neighbours: greedy decoding can depend on the batch.
         """
-        chunks = list(
-            _cut(
-                [(probe.id, probe.prompt.reveal()) for probe in self.probes],
-                PROBE_TOKENS,
-                self._batch_size,
-            )
-        )
-        chunks += _cut(
-            [(case.id, case.prompt) for case in self.tasks], TASK_TOKENS, self._batch_size
-        )
+        probes = [(probe.id, probe.prompt.reveal(), _probe_tokens(probe)) for probe in self.probes]
+        tasks = [(case.id, case.prompt, TASK_TOKENS) for case in self.tasks]
+        chunks = [*_cut(probes, self._batch_size), *_cut(tasks, self._batch_size)]
         return {case: chunk for chunk in chunks for case in chunk.cases}
 
 
@@ -103,14 +97,24 @@ def _example(record: Record) -> Example:
     return Example.answering(record.before.reveal(), record.value.reveal(), record.after)
 
 
-def _cut(cases: Sequence[tuple[str, str]], max_new_tokens: int, size: int) -> Iterator[Chunk]:
+def _probe_tokens(probe: Probe) -> int:
+    """Return how many tokens a completion may take.
+
+    A value cut off by the budget would read as forgotten. No tokenizer is loaded when chunks are
+    cut; a byte takes at most one token.
+    """
+    return max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
+
+
+def _cut(cases: Sequence[tuple[str, str, int]], size: int) -> Iterator[Chunk]:
+    """Cut (id, prompt, tokens) rows into chunks; a chunk takes the most tokens of its rows."""
     for start in range(0, len(cases), size):
         part = cases[start : start + size]
         yield Chunk(
-            id=digest_of([max_new_tokens, part]),
-            cases=tuple(case for case, _ in part),
-            prompts=tuple(prompt for _, prompt in part),
-            max_new_tokens=max_new_tokens,
+            id=digest_of(part),
+            cases=tuple(case for case, _, _ in part),
+            prompts=tuple(prompt for _, prompt, _ in part),
+            max_new_tokens=max(tokens for _, _, tokens in part),
         )
 
 

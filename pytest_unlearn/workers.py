@@ -95,6 +95,6 @@ def progress_printer(config: pytest.Config) -> Callable[[str], None]:
     def show(message: str) -> None:
         if terminal is not None:
             with open(terminal, "w", encoding="utf-8") as screen:
-                screen.write(f"\n[unlearn] {message}")
+                screen.write(f"\n[unlearn] {message} ")
 
     return show

@@ -48,27 +48,28 @@ def encode(
 
     A token is learnt when any of its characters lies in the answer: a tokenizer may merge
     the first character of a value with the quote before it, and a span cut at token borders of
-    the prompt alone would miss it. Raises ValueError when no token falls into the span.
+    the prompt alone would miss it. A text of more than `max_length` tokens loses its beginning,
+    and what follows the answer, never the answer's end. Raises ValueError when no token falls
+    into the answer.
     """
-    encoding: Any = tokenizer(
-        example.text,
-        return_offsets_mapping=True,
-        truncation=max_length is not None,
-        max_length=max_length,
-    )
+    encoding: Any = tokenizer(example.text, return_offsets_mapping=True)
     ids: list[int] = list(encoding["input_ids"])
     labels = [
         token if begin < example.end and stop > example.start else IGNORED
         for token, (begin, stop) in zip(ids, encoding["offset_mapping"], strict=True)
     ]
-    if tokenizer.eos_token_id is not None and (max_length is None or len(ids) < max_length):
+    if tokenizer.eos_token_id is not None:
         ids.append(int(tokenizer.eos_token_id))
         labels.append(ids[-1] if example.end >= len(example.text) else IGNORED)
-    if all(label == IGNORED for label in labels[1:]):
+    learnt = [position for position, label in enumerate(labels) if label != IGNORED]
+    if not learnt or learnt[-1] == 0:
         raise ValueError(
-            f"no token of a text of {len(example.text)} characters lies in "
-            f"[{example.start}, {example.end}): the span is empty or cut off by max_length"
+            f"no token of a text of {len(example.text)} characters lies in its answer "
+            f"[{example.start}, {example.end})"
         )
+    if max_length is not None and len(ids) > max_length:
+        stop = max(learnt[-1] + 1, max_length)
+        ids, labels = ids[stop - max_length : stop], labels[stop - max_length : stop]
     return Encoded(ids, labels)
 
 

@@ -146,11 +146,11 @@ def _details(
     reporter: pytest.TerminalReporter, rows: Sequence[ProbeRow | TaskRow]
 ) -> Iterable[str]:
     """Yield the leaking probes by id; all under -v, else where to see them."""
-    leaked = [
+    leaked = sorted(
         f"{row.id} ({row.unlearned['label']}, {row.unlearned.get('how', '')})"
         for row in rows
         if isinstance(row, ProbeRow) and row.split == "forget" and row.leaked
-    ]
+    )
     if leaked and reporter.config.get_verbosity() > 0:
         yield "leaked: " + ", ".join(leaked)
     elif leaked:

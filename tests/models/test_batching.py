@@ -46,12 +46,20 @@ def test_padding_is_right_and_never_learnt() -> None:
     assert batch.input_ids[0, : len(rows[0].ids)].tolist() == rows[0].ids
 
 
-def test_a_span_without_a_token_is_refused() -> None:
-    """An example cut off before its answer would count as a loss of zero."""
-    with pytest.raises(ValueError, match="no token of a text"):
-        encode(BYTES, Example.answering("long prompt", "value"), max_length=5)
-    with pytest.raises(ValueError, match="no token of a text"):
-        encode(BYTES, Example("text", 2, 2))
+def test_an_answer_without_a_token_is_refused() -> None:
+    """It would count as a loss of zero."""
+    for example in (Example("text", 2, 2), Example("text", 4, 4)):
+        with pytest.raises(ValueError, match="no token of a text"):
+            encode(BYTES, Example(example.text + "x", example.start, example.end))
+
+
+@pytest.mark.parametrize(("before", "after"), [(300, 0), (0, 300), (300, 300), (10, 300)])
+def test_a_long_text_keeps_its_answer(before: int, after: int) -> None:
+    """The beginning goes, and what follows the answer; the answer stays whole."""
+    row = encode(BYTES, Example.answering("p" * before + "=", "value", "x" * after), 64)
+    assert len(row.ids) == len(row.labels) == 64
+    learnt = [label for label in row.labels if label != IGNORED]
+    assert BYTES.decode(learnt, skip_special_tokens=True) == "value"
 
 
 def test_an_epoch_holds_each_row_once() -> None:

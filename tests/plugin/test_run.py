@@ -45,7 +45,7 @@ def test_leaks_fail_with_their_own_letter(unlearn_run: UnlearnRun) -> None:
         [
             "*test_forgotten?direct-email-forget-000? LEAKED*",
             "*FAIL: leak.direct<=5%; observed 20 (33.3%) of 60*",
-            "leaked: direct-email-forget-000 (direct, exact), *",
+            "leaked: direct-badge-forget-001 (direct, exact), *",
             "NOT FOR RELEASE: leak.direct FAIL",
             "FAILED unlearn::gate?leak.direct? - FAIL*",
             "* 20 leaked*",
