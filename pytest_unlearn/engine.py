@@ -5,8 +5,9 @@ A library without pytest: a notebook can build one from `Settings`.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -52,6 +53,10 @@ class Completions(Generic[Judged]):
     unlearned: Completion[Judged]
 
 
+class CompletionError(RuntimeError):
+    """A model could not be had, or a chunk not be completed, earlier in this run."""
+
+
 class Engine:
     """Runs cases on both models of a run; see the module's docstring."""
 
@@ -72,6 +77,8 @@ class Engine:
         self._detector = Detector(dataset.records)
         self._sandbox = Sandbox()
         self._verdicts: dict[str, Verdict] = {}
+        self._failed: dict[str, str] = {}
+        self._known_keys: dict[tuple[State, str], list[str]] = {}
         self.models = models or ModelPair(settings, dataset, self._store, progress, threads)
 
     def close(self) -> None:
@@ -111,42 +118,67 @@ class Engine:
         return self._verdicts[key]
 
     def _text(self, state: State, case_id: str) -> str:
-        """Return a completion from the store; when it is missing, make its whole chunk."""
-        chunk = self._dataset.chunk_of_case[case_id]
-        position = chunk.cases.index(case_id)
-        key = self._key(state, chunk, position)
-        entry = self._store.get("completions", key)
-        if entry is None:
-            with self._store.claim(digest_of([self._key(state, chunk, 0), chunk.id])):
-                entry = self._store.get("completions", key)  # made while this worker waited?
-                if entry is None:
-                    return self._complete(state, chunk)[position]
-        return str(entry["text"])
+        """Return a completion from the store; when it is missing, make its whole chunk.
 
-    def _complete(self, state: State, chunk: Chunk) -> list[str]:
-        model = self.models.model(state)
+        What failed once is not tried again for each of its cases: CompletionError says what it
+        was.
+        """
+        chunk = self._dataset.chunk_of_case[case_id]
+        with self._failing_once(state):
+            keys = self._keys(state, chunk)
+        position = chunk.cases.index(case_id)
+        entry = self._store.get("completions", keys[position])
+        if entry is not None:
+            return str(entry["text"])
+        claim = self._store.claim(digest_of([keys[0], chunk.id]))
+        with self._failing_once(f"{state} {chunk.id}"), claim:
+            entry = self._store.get("completions", keys[position])
+            if entry is not None:  # made while this worker waited
+                return str(entry["text"])
+            return self._complete(state, chunk, keys)[position]
+
+    @contextlib.contextmanager
+    def _failing_once(self, work: str) -> Iterator[None]:
+        if work in self._failed:
+            raise CompletionError(f"failed before in this run: {self._failed[work]}")
+        try:
+            yield
+        except Exception as error:
+            self._failed[work] = f"{type(error).__name__}: {error}"
+            raise
+
+    def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str]:
+        with self._failing_once(f"{state} model"):
+            model = self.models.model(state)
         started = time.perf_counter()
         texts = model.complete(chunk.prompts, chunk.max_new_tokens)
-        for position, text in enumerate(texts):
-            self._store.put("completions", self._key(state, chunk, position), {"text": text})
+        for key, text in zip(keys, texts, strict=True):
+            self._store.put("completions", key, {"text": text})
         seconds = time.perf_counter() - started
         self._progress(f"{state} model: {len(texts)} completions in {seconds:.1f} s")
         return texts
 
-    def _key(self, state: State, chunk: Chunk, position: int) -> str:
+    def _keys(self, state: State, chunk: Chunk) -> list[str]:
+        """Return the store's key of each completion of a chunk."""
+        if (state, chunk.id) in self._known_keys:
+            return self._known_keys[state, chunk.id]
         models = self.models
-        return digest_of(
-            {
-                "model": models.base_key if state == "base" else models.unlearned_key,
-                "prompt": chunk.prompts[position],
-                "generation": {
-                    "version": GENERATION_VERSION,
-                    "decoding": "greedy",
-                    "seed": 0,
-                    "max_new_tokens": chunk.max_new_tokens,
-                },
-            }
-        )
+        keys = self._known_keys[state, chunk.id] = [
+            digest_of(
+                {
+                    "model": models.base_key if state == "base" else models.unlearned_key,
+                    "prompt": prompt,
+                    "generation": {
+                        "version": GENERATION_VERSION,
+                        "decoding": "greedy",
+                        "seed": 0,
+                        "max_new_tokens": chunk.max_new_tokens,
+                    },
+                }
+            )
+            for prompt in chunk.prompts
+        ]
+        return keys
 
 
 def _completions(texts: list[str], outcomes: list[Judged]) -> Completions[Judged]:

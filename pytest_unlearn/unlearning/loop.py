@@ -64,11 +64,11 @@ def unlearn(
     pad = int(cast(int, tokenizer.pad_token_id))
     policy = _with_adapter(model, options.rank)
     policy.eval()  # no dropout: the reference must be the base itself, and runs must repeat
-    sets = _Sets(policy, tokenizer, texts, method.uses_retain, rng)
+    watched = _WatchedSets(policy, tokenizer, texts, method.uses_retain, rng)
     batches = _batches(tokenizer, texts, method.uses_retain, options, rng)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=0.0)
-    report = UnlearningReport(0, *sets.look())
+    report = UnlearningReport(0, *watched.look())
     for step in range(1, options.steps + 1):
         forget, retain = next(batches)
         loss = method.loss(
@@ -89,7 +89,7 @@ def unlearn(
             )
         optimizer.step()
         if step % options.check_every == 0 or step == options.steps:
-            report = UnlearningReport(step, *sets.look())
+            report = UnlearningReport(step, *watched.look())
             progress(f"unlearning by {method.name}, {report.describe(options.steps)}")
             if report.leak_rate <= options.target and report.kept >= options.keep:
                 break
@@ -97,7 +97,7 @@ def unlearn(
     return policy, report
 
 
-class _Sets:
+class _WatchedSets:
     """The sets that the loop looks at to know when to stop, and what the base gave of them."""
 
     # As many rows of the retain set are looked at: enough to see a loss of a few percent.

@@ -219,6 +219,10 @@ def breaks(monkeypatch):
     result.stdout.fnmatch_lines(
         ["*leak.direct*UNDECIDED", "leak.direct: 12 cases ended in an error*", "NOT FOR RELEASE*"]
     )
+    # The chunk is tried once, not once a case.
+    result.stdout.fnmatch_lines(["*CompletionError: failed before in this run: RuntimeError: out*"])
+    raised = [line for line in result.outlines if line.startswith("E ") and "memory" in line]
+    assert sum("CompletionError" not in line for line in raised) == 1  # one try for the whole chunk
 
 
 def test_no_value_in_any_output(unlearn_run: UnlearnRun) -> None:
