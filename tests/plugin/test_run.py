@@ -276,3 +276,31 @@ def pytest_unlearn_judged(results, rows):
     )
     result = unlearn_run("-s")
     result.stdout.fnmatch_lines([f"*judged ?'PASS', 'PASS', 'PASS'? {ALL}*"])
+
+
+def test_a_killed_run_goes_on_where_it_stopped(unlearn_run: UnlearnRun) -> None:
+    """What was generated before the kill is in the store, and is not generated again."""
+    unlearn_run.lookup()
+    conftest = unlearn_run.pytester.path / "conftest.py"
+    whole = conftest.read_text()
+    conftest.write_text(
+        whole
+        + """
+import os
+from pytest_unlearn.testing import LookupModel
+complete = LookupModel.complete
+def dies(self, prompts, max_new_tokens=64):
+    if any("retain user 20" in prompt for prompt in prompts):
+        os._exit(9)
+    return complete(self, prompts, max_new_tokens)
+LookupModel.complete = dies
+"""
+    )
+    assert unlearn_run(subprocess=True).ret == 9
+    before = unlearn_run.generated()
+    assert before
+    conftest.write_text(whole)
+    result = unlearn_run(subprocess=True)
+    assert result.ret == pytest.ExitCode.OK
+    made = unlearn_run.generated()
+    assert len(made) == len(set(made)) == 2 * ALL
