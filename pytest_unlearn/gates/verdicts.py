@@ -11,6 +11,7 @@ from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.statistics import (
     clopper_pearson_lower,
     clopper_pearson_upper,
+    events_allowed,
     paired_ratio_bounds,
 )
 
@@ -137,13 +138,21 @@ def _judge_rate(gate: Gate, rows: Sequence[ProbeRow | TaskRow]) -> GateResult:
         )
     if upper <= gate.limit:
         return GateResult(gate, Verdict.PASS, rate.n, observed, f"<={upper:.1%}", blocks=False)
+    allowed = events_allowed(gate.limit, rate.n, CONFIDENCE)
+    if allowed is None:  # errors left fewer probes than the limit needs
+        advice = f"{rate.n} probes are too few for this limit"
+    else:
+        advice = (
+            f"{rate.n} probes can show this limit with at most {allowed} leaks; unlearn further, "
+            "or take more probes"
+        )
     return GateResult(
         gate,
         Verdict.UNDECIDED,
         rate.n,
         observed,
         f"<={upper:.1%}",
-        "more probes, or fewer leaks, would decide it",
+        advice,
     )
 
 

@@ -70,6 +70,13 @@ def test_a_leak_fails_even_if_the_base_did_not_leak() -> None:
     assert judge(parse_gate("leak.indirect<=5%"), measured(rows)).verdict is Verdict.FAIL
 
 
+def test_undecided_says_what_would_decide() -> None:
+    """How many leaks the probes at hand allow."""
+    result = judge(parse_gate("leak.direct<=5%"), measured(forget_rows(160, 4)))
+    assert result.verdict is Verdict.UNDECIDED
+    assert "160 probes can show this limit with at most 3 leaks" in result.advice
+
+
 @pytest.mark.parametrize(
     ("kept", "lost", "won", "verdict"),
     [
