@@ -96,7 +96,8 @@ class UnlearnSession:
         try:
             yield
         except BaseException as error:
-            self._judge(interrupted=str(error) or type(error).__name__)
+            if self._seen:
+                self._judge(interrupted=str(error) or type(error).__name__)
             raise
         if self.config.option.collectonly or self.worker or not self._seen:
             return

@@ -1,6 +1,6 @@
-"""Bounds on rates, ratios and differences of rates, with the standard library only.
+"""Bounds on rates and on ratios of paired rates, with the standard library only.
 
-Counts are whole numbers of probes or cases; rates, bounds, limits, confidences and p values are
+Counts are whole numbers of probes or cases; rates, bounds, limits and confidences are
 plain fractions (0.05 is 5 %). Every bound is one-sided: a ``confidence`` of 0.95 means that the
 bound is wrong in at most about 5 % of runs. Bad input raises ``ValueError``.
 """
@@ -8,19 +8,15 @@ bound is wrong in at most about 5 % of runs. Bad input raises ``ValueError``.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 __all__ = [
     "cases_needed_for_ratio",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "events_allowed",
-    "mcnemar_exact",
-    "paired_difference_bounds",
     "paired_ratio_bounds",
     "paired_ratio_lower",
     "probes_needed",
-    "wilson",
 ]
 
 _EPSILON = 1e-16
@@ -186,85 +182,6 @@ def paired_ratio_bounds(
     return lower, 1.0 / _ratio_lower(both, new_only, base_only, confidence)
 
 
-def paired_difference_bounds(
-    both: int, base_only: int, new_only: int, neither: int, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Return one-sided lower and upper bounds for p_new - p_base of two paired pass rates.
-
-    Method 10 of Newcombe (1998, "Improved confidence intervals for the difference between
-    binomial proportions based on paired data"): Wilson limits of each rate, squared and added,
-    with the correlation phi corrected for continuity. Each bound holds with about
-    ``confidence`` by itself. It is an approximation and too narrow when nearly all pairs agree
-    and the rates are near 1/2 (a 95 % bound held in 83 % of runs with n = 100, half passed before,
-    1.7 points lost, none gained): describe with it, and decide with ``paired_ratio_bounds``.
-
-    Args:
-        both: cases passed before and after, a count.
-        base_only: cases passed before only (lost), a count.
-        new_only: cases passed after only (gained), a count.
-        neither: cases passed neither before nor after, a count.
-        confidence: of each bound, a fraction in [0.5, 1).
-
-    Returns:
-        The two bounds, fractions in [-1, 1]. Without cases, (-1.0, 1.0): nothing is known.
-    """
-    _check_cells(both=both, base_only=base_only, new_only=new_only, neither=neither)
-    z = _quantile(confidence)
-    n = both + base_only + new_only + neither
-    if n == 0:
-        return -1.0, 1.0
-    new, base = both + new_only, both + base_only
-    p_new, p_base = new / n, base / n
-    new_low, new_high = wilson(new, n, z)
-    base_low, base_high = wilson(base, n, z)
-    phi = _newcombe_phi(both, base_only, new_only, neither)
-    difference = (new_only - base_only) / n
-    lower = difference - _add_squares(p_new - new_low, base_high - p_base, phi)
-    upper = difference + _add_squares(new_high - p_new, p_base - base_low, phi)
-    return max(lower, -1.0), min(upper, 1.0)
-
-
-def mcnemar_exact(base_only: int, new_only: int) -> float:
-    """Return the two-sided exact p value of McNemar's test (McNemar, 1947; exact binomial).
-
-    Twice the smaller tail of the binomial with rate 1/2 over the discordant cases, at most 1.
-
-    Args:
-        base_only: cases passed before only (lost), a count.
-        new_only: cases passed after only (gained), a count.
-    """
-    _check_cells(base_only=base_only, new_only=new_only)
-    if base_only == new_only:
-        return 1.0
-    few, many = sorted((base_only, new_only))
-    return min(1.0, 2.0 * _beta_cdf(0.5, many, few + 1))
-
-
-def wilson(k: int, n: int, z: float) -> tuple[float, float]:
-    """Return the score interval of a rate (Wilson, 1927).
-
-    Args:
-        k: events, a count.
-        n: trials, a count.
-        z: quantile of the standard normal, in standard deviations, 0 or more (1.645 makes each
-            bound a one-sided 95 % bound).
-
-    Returns:
-        Lower and upper bound, fractions. (0.0, 1.0) when ``n == 0``: nothing is known.
-    """
-    _check_count(k, n)
-    if not 0.0 <= z < math.inf:
-        raise ValueError(f"z must be finite and 0 or more, not {z!r}")
-    if n == 0:
-        return 0.0, 1.0
-    square = z * z
-    middle = k + square / 2.0
-    half = z * math.sqrt(square / 4.0 + k * (n - k) / n)
-    lower = 0.0 if k == 0 else (middle - half) / (n + square)
-    upper = 1.0 if k == n else (middle + half) / (n + square)
-    return lower, upper
-
-
 def _ratio_lower(both: int, base_only: int, new_only: int, confidence: float) -> float:
     """Return the lower bound of new / base, which is finite also where base is 0."""
     n = both + base_only + new_only
@@ -282,24 +199,6 @@ def _ratio_lower(both: int, base_only: int, new_only: int, confidence: float) ->
     middle = p_new * p_base - correlation * (p_new - new_low) * (base_high - p_base)
     leading = base_high * (2.0 * p_base - base_high)
     return constant / (middle + math.sqrt(max(0.0, middle * middle - leading * constant)))
-
-
-def _newcombe_phi(both: int, base_only: int, new_only: int, neither: int) -> float:
-    """Return the correlation of the pairs, moved towards 0 by n / 2 if positive (method 10)."""
-    margins = (both + base_only) * (new_only + neither) * (both + new_only) * (base_only + neither)
-    if margins == 0:
-        return 0.0
-    product = float(both * neither - base_only * new_only)
-    if product > 0.0:
-        product = max(0.0, product - (both + base_only + new_only + neither) / 2.0)
-    return product / math.sqrt(margins)
-
-
-def _add_squares(first: float, second: float, phi: float) -> float:
-    """Return the half width of a difference of two correlated estimates."""
-    return math.sqrt(
-        max(0.0, first * first - 2.0 * phi * first * second + second * second),
-    )
 
 
 def _beta_quantile(probability: float, a: int, b: int) -> float:
@@ -370,13 +269,6 @@ def _alpha(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be over 0 and under 1, not {confidence!r}")
     return 1.0 - confidence
-
-
-def _quantile(confidence: float) -> float:
-    """Return the one-sided standard normal quantile, 0 or more."""
-    if not 0.5 <= confidence < 1.0:
-        raise ValueError(f"confidence must be 0.5 or more and under 1 here, not {confidence!r}")
-    return NormalDist().inv_cdf(confidence)
 
 
 def _check_fraction(name: str, value: float) -> None:

@@ -18,12 +18,9 @@ from pytest_unlearn.gates.statistics import (
     clopper_pearson_lower,
     clopper_pearson_upper,
     events_allowed,
-    mcnemar_exact,
-    paired_difference_bounds,
     paired_ratio_bounds,
     paired_ratio_lower,
     probes_needed,
-    wilson,
 )
 
 Z95 = 1.6448536269514722
@@ -227,6 +224,13 @@ def leaks_in(probes: int, rate: float, rng: random.Random) -> int:
     return events
 
 
+def wilson(k: int, n: int, z: float) -> tuple[float, float]:
+    """The score interval (Wilson 1927) of k events in n."""
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def bonett_price_lower(both: int, base_only: int, new_only: int, z: float = Z95) -> float:
     """The lower limit that the module does not use: the control of the coverage tests."""
     n = both + base_only + new_only
@@ -337,68 +341,3 @@ class TestPairedRatio:
         assert paired_ratio_lower(both, lost, gained, (1 + confidence) / 2) < lower
         mirrored = paired_ratio_bounds(both, gained, lost, confidence)
         assert mirrored == pytest.approx((1 / upper, 1 / lower))
-
-
-class TestPairedDifference:
-    def test_published_example(self) -> None:
-        # Altman et al. (2000, Statistics with Confidence, table 6.2): 0.011 to 0.226, two-sided.
-        lower, upper = paired_difference_bounds(14, 0, 5, 22, 0.975)
-        assert lower == pytest.approx(0.011, abs=5e-4)
-        assert upper == pytest.approx(0.226, abs=5e-4)
-
-    def test_equal_margins_at_one(self) -> None:
-        low = wilson(50, 50, Z95)[0]
-        assert paired_difference_bounds(50, 0, 0, 0) == pytest.approx((low - 1, 1 - low))
-
-    def test_ends(self) -> None:
-        assert paired_difference_bounds(0, 0, 0, 0) == (-1.0, 1.0)
-        with pytest.raises(ValueError, match="neither"):
-            paired_difference_bounds(1, 0, 0, -1)
-        with pytest.raises(ValueError, match="confidence"):
-            paired_difference_bounds(1, 0, 0, 0, 1.0)
-
-    @given(*[st.integers(0, 80)] * 4)
-    @settings(max_examples=50, deadline=None)
-    def test_around_the_difference_and_mirrored(
-        self, both: int, lost: int, gained: int, neither: int
-    ) -> None:
-        n = max(1, both + lost + gained + neither)
-        lower, upper = paired_difference_bounds(both, lost, gained, neither)
-        assert -1.0 <= lower <= (gained - lost) / n <= upper <= 1.0
-        mirrored = paired_difference_bounds(both, gained, lost, neither)
-        assert mirrored == pytest.approx((-upper, -lower))
-        if lost + gained + both + neither:
-            assert paired_difference_bounds(both, lost, gained, neither, 0.99)[0] < lower + 1e-12
-
-
-class TestMcNemar:
-    @pytest.mark.parametrize(
-        ("lost", "gained"), [(0, 0), (0, 5), (5, 0), (1, 1), (3, 12), (12, 3), (50, 80)]
-    )
-    def test_agrees_with_the_exact_sum(self, lost: int, gained: int) -> None:
-        tail = binomial_tail(min(lost, gained), lost + gained, 0.5)
-        assert mcnemar_exact(lost, gained) == pytest.approx(min(1.0, float(2 * tail)), abs=1e-12)
-
-    def test_large_counts_and_bad_input(self) -> None:
-        # scipy 1.17.1: binomtest(4000, 8200).pvalue
-        assert mcnemar_exact(4000, 4200) == pytest.approx(0.027972423571324654, abs=1e-9)
-        with pytest.raises(ValueError, match="new_only"):
-            mcnemar_exact(1, -1)
-
-
-class TestWilson:
-    def test_known_value(self) -> None:
-        # Newcombe (1998, Statistics in Medicine 17, 857-872): 81 of 263, 0.2553 to 0.3662.
-        lower, upper = wilson(81, 263, 1.959963984540054)
-        assert lower == pytest.approx(0.2553, abs=5e-5)
-        assert upper == pytest.approx(0.3662, abs=5e-5)
-
-    def test_ends(self) -> None:
-        assert wilson(0, 0, 2.0) == (0.0, 1.0)
-        assert wilson(0, 9, 2.0) == pytest.approx((0.0, 4 / 13), abs=1e-15)
-        assert wilson(9, 9, 2.0) == pytest.approx((9 / 13, 1.0), abs=1e-15)
-        for bad in (-1.0, math.inf, math.nan):
-            with pytest.raises(ValueError, match="z must"):
-                wilson(1, 2, bad)
-        with pytest.raises(ValueError, match="events"):
-            wilson(3, 2, 1.0)
