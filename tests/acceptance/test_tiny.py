@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_unlearn.models.presets import TINY_FOLDER
 from pytest_unlearn.people.manifest import tiny_records
 
 
@@ -92,15 +95,11 @@ def test_collapse_fails(folder: Path) -> None:
 
 def test_baseline_of_another_model(cold: Run, folder: Path, tmp_path: Path) -> None:
     """Two models are compared: here the same weights under another name."""
-    import shutil
-
-    from pytest_unlearn.models.presets import TINY_FOLDER
-
     shutil.copytree(TINY_FOLDER, tmp_path / "copy")
     compared = run(folder, f"--unlearn-baseline={tmp_path / 'copy'}")
     assert compared.code == 1
     assert "NOT FOR RELEASE: leak.direct FAIL" in compared.output
-    assert "126/126 (100.0%)" in compared.output
+    assert re.search(r"passk.retained +(\d+)/\1 \(100.0%\)", compared.output)
 
 
 def test_own_test_with_the_model_itself(cold: Run, folder: Path) -> None:

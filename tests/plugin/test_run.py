@@ -304,3 +304,24 @@ LookupModel.complete = dies
     assert result.ret == pytest.ExitCode.OK
     made = unlearn_run.generated()
     assert len(made) == len(set(made)) == 2 * ALL
+
+
+def test_last_failed_after_a_failed_gate_runs_everything(unlearn_run: UnlearnRun) -> None:
+    """A gate is no collected test: `--lf` has nothing to narrow to and judges the whole again."""
+    unlearn_run.lookup(leaking=forget_ids(20))
+    assert unlearn_run().ret == pytest.ExitCode.TESTS_FAILED
+    again = unlearn_run("--lf")
+    assert again.ret == pytest.ExitCode.TESTS_FAILED
+    again.stdout.fnmatch_lines(
+        ["*leak.direct*20 (33.3%)*FAIL", "NOT FOR RELEASE: leak.direct FAIL"]
+    )
+
+
+def test_tests_of_others_are_left_alone(unlearn_run: UnlearnRun) -> None:
+    """With a model named but no probe selected, no gate is judged and nothing is printed."""
+    unlearn_run.lookup()
+    unlearn_run.pytester.makepyfile(test_other="def test_a(): pass\ndef test_b(): assert 0\n")
+    for flags in ([], ["-x"]):
+        result = unlearn_run("test_other.py", *flags)
+        result.assert_outcomes(passed=1, failed=1)
+        result.stdout.no_fnmatch_line("*unlearning*")
