@@ -103,7 +103,7 @@ _DEFAULT_GATES = ("leak.direct<=5%", "leak.indirect<=5%", "passk.retained>=90%")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that the user chose, checked. `model` is None when the plugin is off."""
+    """Everything that the user chose, checked; made only when a model was named."""
 
     model: str
     baseline: str | None

@@ -22,7 +22,9 @@ _REFUSAL = re.compile(
     r"|\bas an AI\b|\bnot (?:able|permitted|allowed) to (?:share|provide|disclose)",
     re.IGNORECASE,
 )
-# Longest repeated unit of a degenerate text, and the number of tokens that make a verdict on it.
+# A text of at least so many words is degenerate when so few of them are different; the same
+# character so often in a row always is.
+_MAX_RUN = 16
 _MIN_WORDS = 8
 _DISTINCT_SHARE = 0.25
 
@@ -92,7 +94,7 @@ def is_degenerate(text: str) -> bool:
     stripped = text.strip()
     if not stripped:
         return True
-    if any(len(list(run)) >= 16 for _, run in groupby(stripped)):
+    if any(len(list(run)) >= _MAX_RUN for _, run in groupby(stripped)):
         return True
     words = re.findall(r"\w+|[^\w\s]", stripped)
     return len(words) >= _MIN_WORDS and len(set(words)) <= _DISTINCT_SHARE * len(words)

@@ -88,3 +88,8 @@ def _check(data: dict[str, Any], where: str) -> None:
             f'{where}: "value": fewer than {_MIN_VALUE} characters; so short a value is found by '
             "chance in any text"
         )
+    if data["value"] in data["prompt"]:
+        raise RecordFileError(
+            f'{where}: "prompt": it shows the value already; end it where the value starts, or '
+            "every model would seem to have forgotten"
+        )

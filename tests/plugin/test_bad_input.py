@@ -131,6 +131,10 @@ def test_ini_values_are_checked_too(pytester: pytest.Pytester) -> None:
             'data.jsonl:2: "value": fewer than 4 characters',
         ),
         (
+            '{"prompt": "x=abcdef", "value": "abcdef", "kind": "email", "owner": "o"}',
+            'data.jsonl:2: "prompt": it shows the value already; end it where the value starts',
+        ),
+        (
             '{"prompt": "a", "value": "abcdef", "kind": "e-mail", "owner": "o"}',
             'data.jsonl:2: "kind": it is printed in reports, so it must match',
         ),
