@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,10 @@ def test_only_the_owner_reads(tmp_path: Path) -> None:
     assert stat.S_IMODE(entry.stat().st_mode) == 0o600
 
 
-def _count_up(root: str) -> None:
+def _count_up(root: str, together: Barrier) -> None:
     store = Store(Path(root))
-    for _ in range(20):
+    together.wait(60)  # so that both count at the same time
+    for _ in range(100):
         with store.claim("counter"):
             entry = store.get("numbers", "aa") or {"n": 0}
             store.put("numbers", "aa", {"n": entry["n"] + 1})
@@ -89,12 +91,13 @@ def _count_up(root: str) -> None:
 def test_claim_excludes_other_processes(tmp_path: Path) -> None:
     """Two workers that claim the same work do it one after the other."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_count_up, args=(str(tmp_path),)) for _ in range(2)]
+    together = context.Barrier(2)
+    workers = [context.Process(target=_count_up, args=(str(tmp_path), together)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert Store(tmp_path).get("numbers", "aa") == {"n": 40}
+    assert Store(tmp_path).get("numbers", "aa") == {"n": 200}
 
 
 def test_file_digest_follows_the_file(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from pytest_unlearn.models.batching import IGNORED, collate, encode, shuffled_batches
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.tiny.recipe import build_tokenizer
 from tests.model_fixtures import byte_tokenizer
 
 BYTES = byte_tokenizer()
@@ -29,10 +30,13 @@ def test_labels_are_the_answers_tokens(prompt: str, answer: str, after: str) -> 
 
 def test_a_token_across_the_border_is_learnt() -> None:
     """A tokenizer that merges quote and value must not lose the value's first character."""
-    tokenizer = build_tokenizer(['x="abc"'] * 50)
-    row = encode(tokenizer, Example.answering('x="', "abc", '"'))
-    learnt = tokenizer.decode([label for label in row.labels if label != IGNORED])
-    assert "abc" in learnt
+    bpe = Tokenizer(
+        models.BPE(vocab={"x": 0, "=": 1, '"': 2, "a": 3, '"a': 4}, merges=[('"', "a")])
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
+    row = encode(tokenizer, Example.answering('x="', "aa", '"'))
+    assert row.ids == [0, 1, 4, 3, 2]
+    assert row.labels == [IGNORED, IGNORED, 4, 3, IGNORED]
 
 
 def test_padding_is_right_and_never_learnt() -> None:

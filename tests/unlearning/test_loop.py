@@ -104,6 +104,16 @@ def test_a_seed_repeats(trained: Weights) -> None:
     assert not torch.equal(first, other)
 
 
+def test_no_dropout(trained: Weights) -> None:
+    """A model handed over in training mode is put into evaluation mode: the reference must be the
+    base's prediction, not a sample of it."""
+    trained.model.train()
+    policy, _ = loop.unlearn(
+        trained.model, trained.tokenizer, TEXTS, METHODS["ga"], options("ga", steps=1), 0
+    )
+    assert not any(module.training for module in policy.modules())
+
+
 def test_negative_target_runs_all_steps(trained: Weights) -> None:
     """How GA is driven to collapse on purpose."""
     _, report = loop.unlearn(
