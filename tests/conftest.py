@@ -65,16 +65,20 @@ class UnlearnRun:
 
     pytester: pytest.Pytester
 
-    def lookup(self, **arguments: Any) -> None:
-        """Write a conftest whose models answer as `LookupModels(dataset, **arguments)`."""
+    def lookup(self, also: str = "", **arguments: Any) -> None:
+        """Write a conftest whose models answer as `LookupModels(dataset, **arguments)`.
+
+        `also`: more source for the conftest.
+        """
         self.pytester.makeconftest(
             f"""
-            from pathlib import Path
-            from pytest_unlearn.testing import LookupModels
+from pathlib import Path
+from pytest_unlearn.testing import LookupModels
 
-            def pytest_unlearn_models(dataset):
-                return LookupModels(dataset, log=Path({str(self.log)!r}), **{arguments!r})
-            """
+def pytest_unlearn_models(dataset):
+    return LookupModels(dataset, log=Path({str(self.log)!r}), **{arguments!r})
+{also}
+"""
         )
 
     @property

@@ -68,7 +68,6 @@ def unlearn(
     batches = _batches(tokenizer, texts, method.uses_retain, options, rng)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=0.0)
-    report = UnlearningReport(0, *watched.look())
     for step in range(1, options.steps + 1):
         forget, retain = next(batches)
         loss = method.loss(
@@ -88,7 +87,7 @@ def unlearn(
                 f"(--unlearn-method={method.name}:lr={options.lr / 4:.1e})"
             )
         optimizer.step()
-        if step % options.check_every == 0 or step == options.steps:
+        if step % options.check_every == 0 or step == options.steps:  # the last step, always
             report = UnlearningReport(step, *watched.look())
             progress(f"unlearning by {method.name}, {report.describe(options.steps)}")
             if report.leak_rate <= options.target and report.kept >= options.keep:

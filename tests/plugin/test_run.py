@@ -197,11 +197,8 @@ def test_gates_in_junit(unlearn_run: UnlearnRun) -> None:
 
 def test_an_error_is_no_forgetting(unlearn_run: UnlearnRun) -> None:
     """A probe whose model fails is an error, leaves every denominator, and no gate passes."""
-    unlearn_run.lookup()
-    conftest = unlearn_run.pytester.path / "conftest.py"
-    conftest.write_text(
-        conftest.read_text()
-        + """
+    unlearn_run.lookup(
+        also="""
 from pytest_unlearn.testing import LookupModel
 complete = LookupModel.complete
 def broken(self, prompts, max_new_tokens=64):
@@ -265,11 +262,8 @@ def test_custom_gates_replace_the_default_ones(unlearn_run: UnlearnRun) -> None:
 
 def test_judged_hook_sees_results(unlearn_run: UnlearnRun) -> None:
     """A conftest can send the verdicts elsewhere."""
-    unlearn_run.lookup()
-    conftest = unlearn_run.pytester.path / "conftest.py"
-    conftest.write_text(
-        conftest.read_text()
-        + """
+    unlearn_run.lookup(
+        also="""
 def pytest_unlearn_judged(results, rows):
     print("judged", [result.verdict.value for result in results], len(rows))
 """
@@ -280,12 +274,8 @@ def pytest_unlearn_judged(results, rows):
 
 def test_a_killed_run_goes_on_where_it_stopped(unlearn_run: UnlearnRun) -> None:
     """What was generated before the kill is in the store, and is not generated again."""
-    unlearn_run.lookup()
-    conftest = unlearn_run.pytester.path / "conftest.py"
-    whole = conftest.read_text()
-    conftest.write_text(
-        whole
-        + """
+    unlearn_run.lookup(
+        also="""
 import os
 from pytest_unlearn.testing import LookupModel
 complete = LookupModel.complete
@@ -299,7 +289,7 @@ LookupModel.complete = dies
     assert unlearn_run(subprocess=True).ret == 9
     before = unlearn_run.generated()
     assert before
-    conftest.write_text(whole)
+    unlearn_run.lookup()
     result = unlearn_run(subprocess=True)
     assert result.ret == pytest.ExitCode.OK
     made = unlearn_run.generated()
