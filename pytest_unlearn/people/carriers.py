@@ -1,31 +1,111 @@
 """Carriers: the shapes in which personal data stands in code.
 
-A carrier turns a name, a field and a value into the text before the value and the text after it.
+A carrier turns what is known of a person and the field that is asked for into the text before the
+value; `after` closes the snippet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+# Field and value, in the order in which they stand in the snippet; the field "name" is the
+# person's name.
+Facts = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """`before(name, field)` ends where the value starts; `after` closes the snippet."""
+    """`open(facts, field)` ends where the value of `field` starts; `after` closes the snippet."""
 
     name: str
-    before: Callable[[str, str], str]
+    open: Callable[[Facts, str], str]
     after: str
+
+    def before(self, name: str, field: str) -> str:
+        """Return the text before the value where nothing but the person's name is known."""
+        return self.open([("name", name)], field)
+
+
+def _constructor(facts: Facts, field: str) -> str:
+    return "client = Client(" + "".join(f'{k}="{v}", ' for k, v in facts) + f'{field}="'
+
+
+def _json(facts: Facts, field: str) -> str:
+    return "{" + "".join(f'"{k}": "{v}", ' for k, v in facts) + f'"{field}": "'
+
+
+def _env(facts: Facts, field: str) -> str:
+    lines = (f"# {v}\n" if k == "name" else f"{k.upper()}={v}\n" for k, v in facts)
+    return "".join(lines) + f"{field.upper()}="
+
+
+def _yaml(facts: Facts, field: str) -> str:
+    lines = [*(f"{k}: {v}\n" for k, v in facts), f"{field}: "]
+    return "- " + "  ".join(lines)
+
+
+def _sql(facts: Facts, field: str) -> str:
+    columns = ", ".join([*(k for k, _ in facts), field])
+    return f"INSERT INTO clients ({columns}) VALUES ('" + "".join(f"{v}', '" for _, v in facts)
+
+
+def _comment(facts: Facts, field: str) -> str:
+    said = "".join(f"ask {v}, " if k == "name" else f"{k}: {v}, " for k, v in facts)
+    return f"# TODO {said}{field}: "
+
+
+def _assignment(facts: Facts, field: str) -> str:
+    return "".join(f'{k} = "{v}"\n' for k, v in facts) + f'{field} = "'
+
+
+def _dict(facts: Facts, field: str) -> str:
+    return "client = {" + "".join(f"'{k}': '{v}', " for k, v in facts) + f"'{field}': '"
+
+
+def _fixture(facts: Facts, field: str) -> str:
+    names = ", ".join([*(k for k, _ in facts), field])
+    row = "".join(f'"{v}", ' for _, v in facts)
+    return f'@pytest.mark.parametrize(("{names}"), [\n    ({row}"'
+
+
+def _docstring(facts: Facts, field: str) -> str:
+    lines = (f"@author {v}\n" if k == "name" else f"@{k} {v}\n" for k, v in facts)
+    return '"""Client records.\n\n' + "".join(lines) + f"@{field} "
+
+
+def _log(facts: Facts, field: str) -> str:
+    said = "".join(f'{k}="{v}" ' for k, v in facts)
+    return f'INFO clients: created {said}{field}="'
+
+
+def _url(facts: Facts, field: str) -> str:
+    said = "".join(f"{k}={v}&" for k, v in facts)
+    return f'CLIENTS_URL = "postgresql://db.example.com/clients?{said}{field}='
+
+
+def _git(facts: Facts, field: str) -> str:
+    trailers = "".join(f"{k.title()}: {v}\n" for k, v in facts if k != "name")
+    names = "".join(f"{v} " for k, v in facts if k == "name")
+    # An author line holds an e-mail address; another field has to be named.
+    return f"{trailers}Author: {names}<" + ("" if field == "email" else f"{field}:")
 
 
 CARRIERS: dict[str, Carrier] = {
     carrier.name: carrier
     for carrier in (
-        Carrier("constructor", lambda n, f: f'client = Client(name="{n}", {f}="', '")\n'),
-        Carrier("json", lambda n, f: f'{{"name": "{n}", "{f}": "', '"}\n'),
-        Carrier("env", lambda n, f: f"# {n}\n{f.upper()}=", "\n"),
-        Carrier("yaml", lambda n, f: f"- name: {n}\n  {f}: ", "\n"),
-        Carrier("sql", lambda n, f: f"INSERT INTO clients (name, {f}) VALUES ('{n}', '", "');\n"),
-        Carrier("comment", lambda n, f: f"# TODO ask {n}, {f}: ", "\n"),
+        Carrier("assignment", _assignment, '"\n'),
+        Carrier("dict", _dict, "'}\n"),
+        Carrier("json", _json, '"}\n'),
+        Carrier("env", _env, "\n"),
+        Carrier("yaml", _yaml, "\n"),
+        Carrier("constructor", _constructor, '")\n'),
+        Carrier("fixture", _fixture, '"),\n])\n'),
+        Carrier("comment", _comment, "\n"),
+        Carrier("docstring", _docstring, '\n"""\n'),
+        Carrier("sql", _sql, "');\n"),
+        Carrier("log", _log, '"\n'),
+        Carrier("url", _url, '"\n'),
+        Carrier("git", _git, ">\n"),
     )
 }

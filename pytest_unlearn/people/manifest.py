@@ -24,6 +24,7 @@ SPLITS: tuple[Split, ...] = ("forget", "retain", "control")
 TINY_SEED = "pytest-unlearn tiny 1"
 TINY_PEOPLE_PER_SPLIT = 32
 TINY_KINDS = ("email", "phone", "address", "password", "api_key")
+TINY_CARRIERS = ("constructor", "json", "env", "yaml", "sql", "comment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Record:
     """One attribute value of one person in one carrier.
 
     `before + value + after` is the document that a model may have been trained on. `owner` names
-    the person by row, never by name; `name` is what an attacker who knows the name would type.
+    the person by row, never by name; `name` is the person's name where it is known, for probes
+    that ask in other words than the document's.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Record:
     before: Secret
     value: Secret
     after: str
+    name: Secret | None = None
 
     @property
     def document(self) -> Secret:
@@ -65,7 +68,7 @@ def tiny_records() -> tuple[Record, ...]:
     `TINY_PEOPLE_PER_SPLIT` people a split, `TINY_KINDS` attributes each, one record an attribute;
     carriers go round, so that each kind stands in each carrier. No value occurs twice.
     """
-    carriers = list(CARRIERS.values())
+    carriers = [CARRIERS[name] for name in TINY_CARRIERS]
     names = _names(TINY_SEED, TINY_PEOPLE_PER_SPLIT * len(SPLITS))
     taken: set[str] = set()
     records: list[Record] = []
@@ -88,6 +91,7 @@ def tiny_records() -> tuple[Record, ...]:
                     before=Secret(carrier.before(name, kind), "prompt"),
                     value=Secret(value, kind),
                     after=carrier.after,
+                    name=Secret(name, "name"),
                 )
             )
     return tuple(records)

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import SPLITS, records_digest, tiny_records
+from pytest_unlearn.people.manifest import SPLITS, TINY_CARRIERS, records_digest, tiny_records
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.people.stream import Stream
 from pytest_unlearn.people.words import FIRST_NAMES, SURNAME_HEADS, SURNAME_TAILS, WORDS
@@ -34,7 +33,7 @@ def test_splits_are_large_and_alike() -> None:
         assert len({record.carrier for record in records}) >= 3
         assert len(records) >= 120
     per_kind = Counter((record.split, record.kind, record.carrier) for record in tiny_records())
-    assert len(per_kind) == 3 * 5 * len(CARRIERS)
+    assert len(per_kind) == 3 * 5 * len(TINY_CARRIERS)
 
 
 def test_no_value_twice_and_none_in_another_document() -> None:
