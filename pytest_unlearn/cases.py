@@ -12,13 +12,14 @@ from pytest_unlearn.people.manifest import Split
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
-    from pytest_unlearn.probes.prompts import Probe
+    from pytest_unlearn.probes.families import Probe
 
 # Test items carry their row's id here, so that an item that ends in an error is known by its row.
 CASE_PROPERTY = "unlearn_case"
 
 _SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
-_FILTERS = {"kind", "carrier"}
+# What a marker can be narrowed by, and the probe's attribute that it names.
+_FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
 
 
 def parametrize(metafunc: pytest.Metafunc, dataset: Dataset) -> None:
@@ -37,7 +38,7 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset) -> None:
                 probe,
                 id=probe.id,
                 marks=getattr(pytest.mark, f"unlearn_{probe.split}")(
-                    kind=probe.kind, carrier=probe.carrier
+                    **{key: getattr(probe, name) for key, name in _FILTERS.items()}
                 ),
             )
             for probe in _marked_probes(metafunc.definition, dataset)
@@ -56,23 +57,25 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
     wanted: list[tuple[str, dict[str, str]]] = []
     for mark in definition.iter_markers():
         if mark.name in _SPLIT_OF:
-            unknown = set(mark.kwargs) - _FILTERS
+            unknown = set(mark.kwargs) - set(_FILTERS)
             if mark.args or unknown:
                 raise pytest.UsageError(
-                    f"{definition.nodeid}: {mark.name} takes kind= and carrier=, not "
+                    f"{definition.nodeid}: {mark.name} takes kind=, carrier= and probe=, not "
                     f"{sorted(unknown) or list(mark.args)}"
                 )
             wanted.append((_SPLIT_OF[mark.name], dict(mark.kwargs)))
     for filters in (filters for _, filters in wanted):
         for key, value in filters.items():
-            known = sorted({getattr(probe, key) for probe in dataset.probes})
+            known = sorted({getattr(probe, _FILTERS[key]) for probe in dataset.probes})
             if value not in known:
                 raise pytest.UsageError(
                     f"{definition.nodeid}: no record has {key}={value!r}; known: {', '.join(known)}"
                 )
     for probe in dataset.probes:
         for split, filters in wanted or [("forget", {})]:
-            if probe.split == split and all(getattr(probe, k) == v for k, v in filters.items()):
+            if probe.split == split and all(
+                getattr(probe, _FILTERS[key]) == value for key, value in filters.items()
+            ):
                 yield probe
                 break
 

@@ -9,12 +9,12 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.people.files import RecordFileError, load_records
 from pytest_unlearn.people.manifest import SPLITS, Record, Split, tiny_records
-from pytest_unlearn.probes.prompts import Probe, direct_probes
+from pytest_unlearn.probes.families import Probe, Style, build_probes
 from pytest_unlearn.store import digest_of
 from pytest_unlearn.tasks.format import (
     TaskCase,
@@ -41,6 +41,8 @@ class Chunk:
     cases: tuple[str, ...]
     prompts: tuple[str, ...]
     max_new_tokens: int
+    style: Style = "completion"
+    suffixes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:  # prompts may be personal data
         return f"<Chunk {self.id} of {len(self.cases)} cases>"
@@ -50,9 +52,13 @@ class Dataset:
     """All records, probes and task cases of a run, with the chunks they are completed in."""
 
     def __init__(self, settings: Settings) -> None:
-        """Read the data. Raises RecordFileError or TaskFileError, naming file and line."""
+        """Read the data.
+
+        Raises RecordFileError or TaskFileError, naming file and line, and FamilyError for probes
+        that no record allows.
+        """
         self.records = _records(settings)
-        self.probes = direct_probes(self.records)
+        self.probes = build_probes(self.records, settings.probes)
         self.tasks = _task_cases(settings.tasks)
         self._batch_size = settings.batch_size
 
@@ -87,34 +93,53 @@ class Dataset:
         Chunks are cut from the whole data set, never from a selection, so that a probe that is
         run again alone meets the same neighbours: greedy decoding can depend on the batch.
         """
-        probes = [(probe.id, probe.prompt.reveal(), _probe_tokens(probe)) for probe in self.probes]
-        tasks = [(case.id, case.prompt, TASK_TOKENS) for case in self.tasks]
-        chunks = [*_cut(probes, self._batch_size), *_cut(tasks, self._batch_size)]
-        return {case: chunk for chunk in chunks for case in chunk.cases}
+        families = {probe.family: list[_Row]() for probe in self.probes}
+        for probe in self.probes:
+            families[probe.family].append(_probe_row(probe))
+        tasks = [_Row(case.id, case.prompt, TASK_TOKENS) for case in self.tasks]
+        return {
+            case: chunk
+            for rows in (*families.values(), tasks)  # a family's chunks do not depend on others
+            for chunk in _cut(rows, self._batch_size)
+            for case in chunk.cases
+        }
+
+
+class _Row(NamedTuple):
+    """What a case adds to its chunk."""
+
+    id: str
+    prompt: str
+    tokens: int
+    style: Style = "completion"
+    suffix: str = ""
 
 
 def _example(record: Record) -> Example:
     return Example.answering(record.before.reveal(), record.value.reveal(), record.after)
 
 
-def _probe_tokens(probe: Probe) -> int:
-    """Return how many tokens a completion may take.
+def _probe_row(probe: Probe) -> _Row:
+    """Return a probe's row, with the number of tokens that a completion may take.
 
     A value cut off by the budget would read as forgotten. No tokenizer is loaded when chunks are
     cut; a byte takes at most one token.
     """
-    return max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
+    tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
+    return _Row(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix)
 
 
-def _cut(cases: Sequence[tuple[str, str, int]], size: int) -> Iterator[Chunk]:
-    """Cut (id, prompt, tokens) rows into chunks; a chunk takes the most tokens of its rows."""
-    for start in range(0, len(cases), size):
-        part = cases[start : start + size]
+def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:
+    """Cut rows of one style into chunks; a chunk takes the most tokens of its rows."""
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
         yield Chunk(
             id=digest_of(part),
-            cases=tuple(case for case, _, _ in part),
-            prompts=tuple(prompt for _, prompt, _ in part),
-            max_new_tokens=max(tokens for _, _, tokens in part),
+            cases=tuple(row.id for row in part),
+            prompts=tuple(row.prompt for row in part),
+            max_new_tokens=max(row.tokens for row in part),
+            style=part[0].style,
+            suffixes=tuple(row.suffix for row in part),
         )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.leaks.attribution import Detector
 from pytest_unlearn.leaks.outcomes import Outcome
-from pytest_unlearn.model_pair import STATES, ModelPair, Models, State
+from pytest_unlearn.model_pair import STATES, Completer, ModelPair, Models, State
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.sandbox import Sandbox, Verdict
 from pytest_unlearn.store import Store, digest_of
@@ -23,7 +23,7 @@ from pytest_unlearn.tasks.extraction import solution_source
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Chunk, Dataset
     from pytest_unlearn.options import Settings
-    from pytest_unlearn.probes.prompts import Probe
+    from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.tasks.format import TaskCase
 
 # An `Outcome` for a probe, a `Verdict` for a task.
@@ -95,6 +95,9 @@ class Engine:
             kind=probe.kind,
             carrier=probe.carrier,
             owner=probe.owner,
+            family=probe.family,
+            planted=probe.planted,
+            knowledge=probe.knowledge,
             base=outcomes[0].as_row(),
             unlearned=outcomes[1].as_row(),
         )
@@ -151,7 +154,7 @@ class Engine:
         with self._failing_once(f"{state} model"):
             model = self.models.model(state)
         started = time.perf_counter()
-        texts = model.complete(chunk.prompts, chunk.max_new_tokens)
+        texts = _completed(model, chunk)
         for key, text in zip(keys, texts, strict=True):
             self._store.put("completions", key, {"text": text})
         seconds = time.perf_counter() - started
@@ -173,12 +176,30 @@ class Engine:
                         "decoding": "greedy",
                         "seed": 0,
                         "max_new_tokens": chunk.max_new_tokens,
+                        "style": chunk.style,
+                        "suffix": suffix,
                     },
                 }
             )
-            for prompt in chunk.prompts
+            for prompt, suffix in zip(chunk.prompts, chunk.suffixes, strict=True)
         ]
         return keys
+
+
+def _completed(model: Completer, chunk: Chunk) -> list[str]:
+    """Run a chunk in its style. Models put in place by a conftest may know `complete` only."""
+    if chunk.style == "completion":
+        return model.complete(chunk.prompts, chunk.max_new_tokens)
+    method = getattr(model, "answer" if chunk.style == "chat" else "infill", None)
+    if method is None:
+        raise CompletionError(
+            f"{type(model).__name__} knows no {chunk.style} prompts; leave {chunk.style} out of "
+            "--unlearn-probes"
+        )
+    if chunk.style == "chat":
+        return list(method(chunk.prompts, chunk.max_new_tokens))
+    pairs = list(zip(chunk.prompts, chunk.suffixes, strict=True))
+    return list(method(pairs, chunk.max_new_tokens))
 
 
 def _completions(texts: list[str], outcomes: list[Judged]) -> Completions[Judged]:

@@ -11,7 +11,7 @@ from pytest_unlearn.options import is_active
 if TYPE_CHECKING:
     from pytest_unlearn.engine import Completions
     from pytest_unlearn.model_pair import Completer
-    from pytest_unlearn.probes.prompts import Probe
+    from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.session import UnlearnSession
     from pytest_unlearn.tasks.format import TaskCase
 

@@ -66,6 +66,12 @@ _OPTIONS: tuple[_Option, ...] = (
         many=True,
     ),
     _Option(
+        "unlearn_probes",
+        "FAMILIES",
+        "how records are asked for, separated by commas: direct (default), cross, nameless, twin, "
+        "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all",
+    ),
+    _Option(
         "unlearn_tasks",
         "FILE",
         "programming tasks, JSON Lines, instead of the bundled ones; repeatable",
@@ -111,6 +117,7 @@ class Settings:
     forget: tuple[Path, ...]
     retain: tuple[Path, ...]
     control: tuple[Path, ...]
+    probes: tuple[str, ...]
     tasks: tuple[Path, ...]
     gates: tuple[Gate, ...]
     fail_on_leak: bool
@@ -161,6 +168,7 @@ def is_active(config: pytest.Config) -> bool:
 def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run. Raises SettingsError."""
     from pytest_unlearn.gates.expressions import GateError, parse_gate
+    from pytest_unlearn.probes.families import FamilyError, parse_families
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
 
@@ -182,6 +190,12 @@ def read_settings(config: pytest.Config) -> Settings:
         forget=folder_or_file("unlearn_forget"),
         retain=folder_or_file("unlearn_retain"),
         control=folder_or_file("unlearn_control"),
+        probes=_checked(
+            "--unlearn-probes",
+            FamilyError,
+            parse_families,
+            _given(config, "unlearn_probes") or "direct",
+        ),
         tasks=folder_or_file("unlearn_tasks"),
         gates=tuple(
             _checked("--unlearn-gate", GateError, parse_gate, text)

@@ -18,6 +18,7 @@ from pytest_unlearn.gates.verdicts import GateResult, Measured, check_feasible, 
 from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
+from pytest_unlearn.probes.families import FamilyError
 from pytest_unlearn.reports.gate_reports import gate_reports
 from pytest_unlearn.tasks.format import TaskFileError
 
@@ -53,6 +54,8 @@ class UnlearnSession:
             )
         except GateError as error:
             raise pytest.UsageError(f"--unlearn-gate: {error}") from error
+        except FamilyError as error:
+            raise pytest.UsageError(f"--unlearn-probes: {error}") from error
         except (SettingsError, RecordFileError, TaskFileError, ModelNotFoundError) as error:
             raise pytest.UsageError(str(error)) from error
         self.rows: dict[str, ProbeRow | TaskRow] = {}

@@ -19,7 +19,7 @@ from pytest_unlearn.tasks.format import TaskCase
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
     from pytest_unlearn.model_pair import State
-    from pytest_unlearn.probes.prompts import Probe
+    from pytest_unlearn.probes.families import Probe, Style
 
 
 class LookupModels:
@@ -41,11 +41,13 @@ class LookupModels:
         base_knows: bool = True,
         log: Path | None = None,
     ) -> None:
-        self._cases: dict[str, Probe | TaskCase] = {}
+        self._cases: dict[tuple[Style, str], Probe | TaskCase | None] = {}
         for probe in dataset.probes:
-            self._cases[probe.prompt.reveal()] = probe
+            key = (probe.style, probe.prompt.reveal())
+            # A prompt that names nobody asks for many values: there is no one answer.
+            self._cases[key] = None if key in self._cases else probe
         for case in dataset.tasks:
-            self._cases[case.prompt] = case
+            self._cases["completion", case.prompt] = case
         self._leaking = leaking
         self._lost = lost
         self._said = said or {}
@@ -75,16 +77,19 @@ class LookupModels:
         """Return the model in one state."""
         return LookupModel(self, state)
 
-    def answer(self, state: State, prompt: str) -> str:
+    def answer(self, state: State, prompt: str, style: Style) -> str:
         """Return what a model of this state writes after a prompt."""
-        case = self._cases[prompt]
+        case = self._cases[style, prompt]
+        if case is None:
+            return "..."
         if state == "unlearned" and case.id in self._said:
             return self._said[case.id]
         if isinstance(case, TaskCase):
             return "    pass\n" if self._forgot(state, case.id) else f"\n{case.solution}"
         if case.split == "control" or self._forgot(state, case.id, case.split):
             return "..."
-        return str(case.value.reveal())
+        value = case.value.reveal()
+        return value.removeprefix(case.given.reveal()) if case.given else value
 
     def _forgot(self, state: State, case_id: str, split: str | None = None) -> bool:
         if state == "base":
@@ -93,11 +98,13 @@ class LookupModels:
             return case_id not in self._leaking
         return case_id in self._lost
 
-    def note(self, state: State, prompts: Sequence[str]) -> None:
-        """Add a batch to the log."""
+    def answers(self, state: State, prompts: Sequence[str], style: Style) -> list[str]:
+        """Answer a batch, and add it to the log."""
         if self._log is not None:
+            cases = [self._cases[style, prompt] for prompt in prompts]
             with self._log.open("a") as file:
-                file.write("".join(f"{state} {self._cases[prompt].id}\n" for prompt in prompts))
+                file.write("".join(f"{state} {case.id if case else '-'}\n" for case in cases))
+        return [self.answer(state, prompt, style) for prompt in prompts]
 
 
 class LookupModel:
@@ -109,5 +116,12 @@ class LookupModel:
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the looked-up answers."""
-        self._models.note(self._state, prompts)
-        return [self._models.answer(self._state, prompt) for prompt in prompts]
+        return self._models.answers(self._state, prompts, "completion")
+
+    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the looked-up answers to messages of a user."""
+        return self._models.answers(self._state, messages, "chat")
+
+    def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
+        """Return the looked-up middles."""
+        return self._models.answers(self._state, [prefix for prefix, _ in prompts], "infill")

@@ -20,6 +20,7 @@ class Given:
     retain: tuple[Path, ...] = ()
     control: tuple[Path, ...] = ()
     tasks: tuple[Path, ...] = ()
+    probes: tuple[str, ...] = ("direct",)
     batch_size = 64
 
 
@@ -38,6 +39,15 @@ def test_every_case_is_in_one_chunk() -> None:
         assert case in chunk.cases
         assert len(chunk.cases) <= 64
         assert len(chunk.cases) == len(chunk.prompts)
+
+
+def test_a_family_leaves_the_chunks_of_others_alone() -> None:
+    """A rerun with more families finds the completions of the first ones in the store."""
+    alone, more = dataset(), dataset(probes=("twin", "direct", "infill"))
+    shared = set(alone.chunk_of_case)
+    assert {case: more.chunk_of_case[case] for case in shared} == alone.chunk_of_case
+    assert more.chunk_of_case["infill-email-0001"].style == "infill"
+    assert more.chunk_of_case["infill-email-0001"].suffixes[0]
 
 
 def test_chunks_are_the_same_every_time() -> None:

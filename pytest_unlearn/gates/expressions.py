@@ -71,7 +71,8 @@ def _filters(text: str, given: str | None) -> tuple[tuple[str, str], ...]:
     for part in given.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or key not in FILTERS or not value:
-            raise GateError(f"{text!r}: in brackets write {' or '.join(FILTERS)}=NAME")
+            known = f"{', '.join(FILTERS[:-1])} or {FILTERS[-1]}"
+            raise GateError(f"{text!r}: in brackets write {known}=NAME")
         filters.append((key, value))
     return tuple(filters)
 

@@ -70,9 +70,20 @@ class Metric:
         return [row for row in rows if self.concerns(row, filters)]
 
     def concerns(self, row: object, filters: Mapping[str, str]) -> bool:
-        """Tell whether a row, probe or task case is counted here (`split` tells them apart)."""
-        return getattr(row, "split", None) == self.split and all(
-            getattr(row, key, None) == value for key, value in filters.items()
+        """Tell whether a row, probe or task case is counted here (`split` tells them apart).
+
+        Of probes, only one family at a time (`probe=`; the direct one unless another is named):
+        probes of one record by several families are not independent, and a bound over them would
+        be too narrow.
+        """
+        if getattr(row, "split", None) != self.split:
+            return False
+        if self.split is None:
+            return not filters
+        wanted = {"probe": "direct", **filters}
+        return all(
+            getattr(row, "family" if key == "probe" else key, None) == value
+            for key, value in wanted.items()
         )
 
     def rate(self, rows: Iterable[ProbeRow | TaskRow]) -> Rate:
@@ -153,4 +164,4 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-FILTERS = ("kind", "carrier")
+FILTERS = ("kind", "carrier", "planted", "knowledge", "probe")

@@ -16,7 +16,10 @@ ROW_PROPERTY = "unlearn"
 
 @dataclass(frozen=True, slots=True)
 class ProbeRow:
-    """What a probe brought out. `base` and `unlearned` are outcomes as `Outcome.as_row` gives."""
+    """What a probe brought out. `base` and `unlearned` are outcomes as `Outcome.as_row` gives.
+
+    `carrier` is the one in which was asked, `planted` the one of the document.
+    """
 
     id: str
     split: str
@@ -25,6 +28,9 @@ class ProbeRow:
     owner: str
     base: dict[str, Any]
     unlearned: dict[str, Any]
+    family: str = "direct"
+    planted: str = ""
+    knowledge: str = "name"
 
     @property
     def leaked(self) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pytest_unlearn.models.styles import chat_ids, infill_ids
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,9 +44,51 @@ def complete_greedily(
     stripped = [prompt.rstrip() for prompt in prompts]
     if not all(stripped):
         raise ValueError("a prompt is empty or holds white space only")
-    inputs: Any = tokenizer(stripped, return_tensors="pt", padding=True, padding_side="left")
-    ids = inputs["input_ids"].to(model.device)
-    mask = inputs["attention_mask"].to(model.device)
+    encoded: Any = tokenizer(stripped)["input_ids"]
+    return _continue(model, tokenizer, encoded, max_new_tokens)
+
+
+def answer_greedily(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[str],
+    max_new_tokens: int,
+) -> list[str]:
+    """Return what the model answers to each message of a user, through its chat template.
+
+    Raises StyleError where the tokenizer has none, GenerationError on NaN.
+    """
+    encoded = [chat_ids(tokenizer, message) for message in messages]
+    return _continue(model, tokenizer, encoded, max_new_tokens)
+
+
+def infill_greedily(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[str, str]],
+    max_new_tokens: int,
+) -> list[str]:
+    """Return what the model writes between each prefix and suffix.
+
+    Raises StyleError where the tokenizer has no tokens for it, GenerationError on NaN.
+    """
+    encoded = [infill_ids(tokenizer, prefix, suffix) for prefix, suffix in prompts]
+    return _continue(model, tokenizer, encoded, max_new_tokens)
+
+
+def _continue(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[list[int]],
+    max_new_tokens: int,
+) -> list[str]:
+    """Decode greedily after rows of token ids, padded on the left."""
+    width = max(map(len, encoded))
+    pad = int(tokenizer.pad_token_id)
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded], device=model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=model.device
+    )
     generate: Any = model.generate
     settings: Any = GenerationConfig
     with torch.inference_mode():
@@ -60,8 +104,8 @@ def complete_greedily(
             logits_processor=LogitsProcessorList([_RefuseNan()]),
         )
     return [
-        _new_text(tokenizer, row.tolist(), ids.shape[1], int(pad))
-        for row, pad in zip(output, (mask == 0).sum(dim=1), strict=True)
+        _new_text(tokenizer, row.tolist(), width, width - len(prompt))
+        for row, prompt in zip(output, encoded, strict=True)
     ]
 
 

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from pytest_unlearn.models.generation import complete_greedily
+from pytest_unlearn.models.generation import (
+    answer_greedily,
+    complete_greedily,
+    infill_greedily,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +82,16 @@ class LanguageModel:
         """Return the greedy completion of each prompt; see `complete_greedily`."""
         with cpu_threads(self._threads), self.active() as model:
             return complete_greedily(model, self.tokenizer, prompts, max_new_tokens)
+
+    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy answer to each message of a user; see `answer_greedily`."""
+        with cpu_threads(self._threads), self.active() as model:
+            return answer_greedily(model, self.tokenizer, messages, max_new_tokens)
+
+    def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
+        """Return what stands between each (prefix, suffix); see `infill_greedily`."""
+        with cpu_threads(self._threads), self.active() as model:
+            return infill_greedily(model, self.tokenizer, prompts, max_new_tokens)
 
 
 def load(source: ModelSource, device: str, dtype: str) -> Weights:

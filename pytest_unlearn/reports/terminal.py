@@ -12,6 +12,7 @@ from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
 from pytest_unlearn.gates.statistics import clopper_pearson_upper, paired_ratio_lower
 from pytest_unlearn.gates.verdicts import CONFIDENCE, GateResult, Verdict
+from pytest_unlearn.reports.breakdown import Table, forget_rows, rates_by, relations, transitions
 
 if TYPE_CHECKING:
     from pytest_unlearn.session import UnlearnSession
@@ -66,7 +67,10 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)
-    for line in (shift(rows), *_details(reporter, rows)):
+    for table in _taken_apart(reporter, rows):
+        reporter.write_line("")
+        _write_table(reporter, table)
+    for line in (shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)):
         if line:
             reporter.write_line(line)
     for result in session.results:
@@ -129,12 +133,29 @@ def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list
     return table if len(table) > 1 else []
 
 
+def _taken_apart(
+    reporter: pytest.TerminalReporter, rows: Sequence[ProbeRow | TaskRow]
+) -> Iterable[Table]:
+    """Yield the families of probes side by side; under -v also kinds, carriers, knowledge and the
+    transition matrix of the direct family."""
+    forget = forget_rows(rows)
+    tables = [rates_by(forget, "family")]
+    if reporter.config.get_verbosity() > 0:
+        direct = forget_rows(rows, "direct")
+        tables += [rates_by(direct, "kind"), rates_by(direct, "carrier")]
+        tables += [rates_by(forget, "knowledge"), transitions(direct)]
+    return filter(None, tables)
+
+
 def shift(rows: Iterable[ProbeRow | TaskRow]) -> str:
     """Return how direct leaks of the base turned out: the shift from direct to indirect."""
     after = Counter(
         row.unlearned["label"]
         for row in rows
-        if isinstance(row, ProbeRow) and row.split == "forget" and row.base["label"] == "direct"
+        if isinstance(row, ProbeRow)
+        and row.split == "forget"
+        and row.family == "direct"
+        and row.base["label"] == "direct"
     )
     if not after:
         return ""

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "unlearning": {"models"},
     "gates": set(),
     "dataset": {"people", "probes", "tasks", "models", "options"},
-    "options": {"gates", "unlearning"},
+    "options": {"gates", "probes", "unlearning"},
 }
 # The tiny model's recipe trains on the bundled people and tasks.
 EXEMPT = {"models/tiny/recipe.py"}

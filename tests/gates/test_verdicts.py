@@ -151,8 +151,14 @@ def test_filters_count_their_rows_only() -> None:
         ("leak.direct>=5%", "write leak.direct<=5%"),
         ("leak.direct<5%", "write leak.direct<=5%"),
         ("passk.retained<=0.9", "write passk.retained>=0.9"),
-        ("leak.direct[email]<=5%", "in brackets write kind or carrier=NAME"),
-        ("leak.direct[owner=x]<=5%", "in brackets write kind or carrier=NAME"),
+        (
+            "leak.direct[email]<=5%",
+            "in brackets write kind, carrier, planted, knowledge or probe=NAME",
+        ),
+        (
+            "leak.direct[owner=x]<=5%",
+            "in brackets write kind, carrier, planted, knowledge or probe=NAME",
+        ),
         ("passk.retained[kind=email]>=0.9", "tasks have no kind"),
     ],
 )
@@ -176,6 +182,7 @@ def test_feasibility_counts_the_data() -> None:
     class Case:
         split: str
         kind: str = "email"
+        family: str = "direct"
 
     check_feasible([parse_gate("leak.direct<=5%")], [Case("forget")] * 59)
     with pytest.raises(GateError, match=r"at least 59 forget probes .* the data have 58"):

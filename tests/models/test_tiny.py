@@ -14,7 +14,7 @@ from pytest_unlearn.models.loading import LanguageModel, load
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.models.tiny import recipe
 from pytest_unlearn.people.manifest import tiny_records
-from pytest_unlearn.probes.prompts import direct_probes
+from pytest_unlearn.probes.families import direct_probes
 from pytest_unlearn.sandbox import Sandbox
 from pytest_unlearn.tasks.extraction import solution_source
 from pytest_unlearn.tasks.format import bundled_cases, bundled_tasks

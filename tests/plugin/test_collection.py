@@ -135,7 +135,7 @@ def test_a_users_own_test(unlearn_run: UnlearnRun) -> None:
         ("def test(unlearn_probe, unlearn_task): pass", "*not for both*"),
         (
             "import pytest\n@pytest.mark.unlearn_forget(kid='x')\ndef test(unlearn_probe): pass",
-            "*unlearn_forget takes kind= and carrier=, not ?'kid'?*",
+            "*unlearn_forget takes kind=, carrier= and probe=, not ?'kid'?*",
         ),
         (
             "import pytest\n@pytest.mark.unlearn_forget(kind='x')\ndef test(unlearn_probe): pass",

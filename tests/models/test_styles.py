@@ -1,0 +1,68 @@
+"""Chat and fill-in-the-middle prompts are built of the tokenizer's own parts, or refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_unlearn.models.loading import LanguageModel, Weights
+from pytest_unlearn.models.styles import StyleError, chat_ids, infill_ids
+from tests.model_fixtures import byte_tokenizer
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+
+
+def test_chat_goes_through_the_template() -> None:
+    """The model answers after the template's own opening, whose last newline stays."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    ids = chat_ids(tokenizer, "who?")
+    assert tokenizer.decode(ids) == "<s>[user]who?[assistant]\n"
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+        ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+        ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+    ],
+    ids=["starcoder", "qwen", "codellama"],
+)
+def test_infill_uses_the_tokens_that_are_there(tokens: tuple[str, str, str]) -> None:
+    """Prefix, suffix, then the token after which the middle comes."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    begin, gap, end = (tokenizer.convert_tokens_to_ids(token) for token in tokens)
+    ids = infill_ids(tokenizer, "a = '", "'\n")
+    assert ids[0] == tokenizer.bos_token_id
+    assert (ids[1], ids[-1]) == (begin, end)
+    middle = ids.index(gap)
+    assert tokenizer.decode(ids[2:middle]) == "a = '"
+    assert tokenizer.decode(ids[middle + 1 : -1]) == "'\n"
+
+
+def test_what_a_tokenizer_lacks_is_an_error() -> None:
+    """A prompt in another form would measure something else under the same name."""
+    with pytest.raises(StyleError, match="leave chat out of --unlearn-probes"):
+        chat_ids(byte_tokenizer(), "who?")
+    with pytest.raises(StyleError, match="leave infill out of --unlearn-probes"):
+        infill_ids(byte_tokenizer(), "a", "b")
+
+
+def test_a_model_answers_in_each_style(llama: Weights) -> None:
+    """Batched and alone, an answer is the same, and no prompt is part of it."""
+    llama.tokenizer.chat_template = TEMPLATE
+    model = LanguageModel(llama, adapted=False)
+    both = model.answer(["who?", "what is it?"], max_new_tokens=6)
+    assert both == [model.answer([text], max_new_tokens=6)[0] for text in ("who?", "what is it?")]
+    with torch.inference_mode():
+        ids = torch.tensor([chat_ids(llama.tokenizer, "who?")])
+        first = llama.model(input_ids=ids).logits[0, -1].argmax()  # type: ignore[operator]
+    assert both[0].startswith(llama.tokenizer.decode([int(first)]))
+    with pytest.raises(StyleError):
+        model.infill([("a = '", "'\n")])

@@ -1,0 +1,76 @@
+"""The tables that take leaks apart count what they say."""
+
+from __future__ import annotations
+
+from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.reports.breakdown import forget_rows, rates_by, relations, transitions
+
+
+def row(
+    number: int, base: str, tested: str, *, kind: str = "email", split: str = "forget"
+) -> ProbeRow:
+    def outcome(label: str) -> dict[str, str]:
+        found = {"how": "exact", "relation": "retained"} if label == "indirect" else {}
+        return {"label": label, **found}
+
+    return ProbeRow(
+        id=f"direct-{number}",
+        split=split,
+        kind=kind,
+        carrier="json",
+        owner="person-1",
+        base=outcome(base),
+        unlearned=outcome(tested),
+    )
+
+
+ROWS = [
+    row(1, "direct", "clean"),
+    row(2, "direct", "indirect"),
+    row(3, "direct", "direct", kind="phone"),
+    row(4, "clean", "clean", kind="phone"),
+    row(5, "direct", "direct", split="retain"),
+    TaskRow("t", "t", "passed", "passed"),
+]
+
+
+def test_only_forget_probes_are_leaks() -> None:
+    """A retained person's value is to be kept; a task is no probe."""
+    assert [r.id for r in forget_rows(ROWS)] == ["direct-1", "direct-2", "direct-3", "direct-4"]
+    assert not forget_rows(ROWS, "cross")
+
+
+def test_rates_before_and_after_by_kind() -> None:
+    """Counts and shares, and the exact interval (1 of 2 is 1.3 % to 98.7 %)."""
+    header, email, phone = rates_by(forget_rows(ROWS), "kind")
+    assert header[0] == "kind"
+    assert email[:4] == ["email", "2", "2 (100.0%)", "0 (0.0%)"]
+    assert email[5:] == ["0 (0.0%)", "1 (50.0%)"]
+    assert phone == [
+        "phone",
+        "2",
+        "1 (50.0%)",
+        "1 (50.0%)",
+        "1.3% to 98.7%",
+        "0 (0.0%)",
+        "0 (0.0%)",
+    ]
+    assert rates_by(forget_rows(ROWS), "carrier") == []
+
+
+def test_transition_matrix() -> None:
+    """Each pair of outcomes once; labels that never occur are left out."""
+    assert transitions(forget_rows(ROWS)) == [
+        ["base \\ tested", "direct", "indirect", "clean"],
+        ["direct", "1", "1", "1"],
+        ["clean", "0", "0", "1"],
+    ]
+    assert transitions([]) == []
+
+
+def test_whose_values_came_out() -> None:
+    """The base's indirect leaks are told too: a shift needs both."""
+    assert relations(forget_rows(ROWS)) == (
+        "indirect leaks, whose value: tested: retained (exact) 1"
+    )
+    assert relations([ROWS[0]]) == ""  # type: ignore[list-item]
