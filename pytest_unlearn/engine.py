@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.leaks.attribution import Detector
 from pytest_unlearn.leaks.outcomes import Outcome
+from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_records
 from pytest_unlearn.model_pair import STATES, Completer, ModelPair, Models, State
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.sandbox import Sandbox, Verdict
+from pytest_unlearn.searching import search_targets
 from pytest_unlearn.store import Store, digest_of
 from pytest_unlearn.tasks.extraction import solution_source
 
@@ -112,6 +114,30 @@ class Engine:
         verdicts = [self._judge(case, text) for text in texts]
         row = TaskRow(case.id, case.task_id, verdicts[0].status, verdicts[1].status)
         return _completions(texts, verdicts), row
+
+    def search(self, budget: int) -> SearchReport:
+        """Look for prompts that make the tested model leak what no probe of this run leaked.
+
+        `budget`: prompts scored a record. As many control people's records are searched alike.
+        Raises CompletionError for a model that gives no probabilities, ImportError without
+        Hypothesis.
+        """
+        silent: dict[str, bool] = {}
+        for probe in self._dataset.probes_of("forget"):
+            leaked = self.run_probe(probe)[0].unlearned.outcome.label == "direct"
+            silent[probe.record] = silent.get(probe.record, True) and not leaked
+        wanted = [record for record, nothing in silent.items() if nothing]
+        controls = [record.id for record in self._dataset.records_of("control")][: len(wanted)]
+        records = self._dataset.records
+        score = getattr(self.models.model("unlearned"), "log_probabilities", None)
+        if score is None:
+            raise CompletionError("the model gives no probabilities: it has no log_probabilities()")
+        return search_records(
+            search_targets(records, wanted),
+            search_targets(records, controls),
+            score,
+            SearchOptions(budget=budget),
+        )
 
     def _judge(self, case: TaskCase, completion: str) -> Verdict:
         source = solution_source(case.prompt, completion, case.entry_point)

@@ -10,6 +10,7 @@ from pytest_unlearn.options import is_active
 
 if TYPE_CHECKING:
     from pytest_unlearn.engine import Completions
+    from pytest_unlearn.leaks.search import SearchReport
     from pytest_unlearn.model_pair import Completer
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.session import UnlearnSession
@@ -22,6 +23,7 @@ __all__ = [
     "unlearn_completions",
     "unlearn_model",
     "unlearn_probe",
+    "unlearn_search",
     "unlearn_task",
 ]
 
@@ -74,6 +76,24 @@ def unlearn_completions(request: pytest.FixtureRequest) -> Completions[Any]:
         pytest.fail("unlearn_completions needs unlearn_probe or unlearn_task in the same test")
     request.node.user_properties.append((ROW_PROPERTY, to_json(row)))
     return completions
+
+
+@pytest.fixture
+def unlearn_search(request: pytest.FixtureRequest) -> SearchReport:
+    """What `--unlearn-search=N` found: prompts that leak what no probe leaked.
+
+    `report.records` hold the minimal prompt of each leaking record (`.minimal.prompt.reveal()`),
+    `report.controls` the same search on people whom the model never saw, and `report.verdict`
+    says what both together show.
+    """
+    from pytest_unlearn.searching import SEARCH_PROPERTY, summarise
+
+    session = _session(request.config)
+    if not session.settings.search:
+        pytest.skip("needs --unlearn-search=N")
+    report = session.engine.search(session.settings.search)
+    request.node.user_properties.append((SEARCH_PROPERTY, summarise(report).as_json()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,12 @@ _OPTIONS: tuple[_Option, ...] = (
         "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all",
     ),
     _Option(
+        "unlearn_search",
+        "N",
+        "look for prompts that leak what no probe leaked: at most N prompts a record, on forget "
+        "and, to see what the attack itself does, on control people (default: 0, no search)",
+    ),
+    _Option(
         "unlearn_tasks",
         "FILE",
         "programming tasks, JSON Lines, instead of the bundled ones; repeatable",
@@ -118,6 +124,7 @@ class Settings:
     retain: tuple[Path, ...]
     control: tuple[Path, ...]
     probes: tuple[str, ...]
+    search: int
     tasks: tuple[Path, ...]
     gates: tuple[Gate, ...]
     fail_on_leak: bool
@@ -196,6 +203,7 @@ def read_settings(config: pytest.Config) -> Settings:
             parse_families,
             _given(config, "unlearn_probes") or "direct",
         ),
+        search=_whole(config, "unlearn_search", 0, least=0),
         tasks=folder_or_file("unlearn_tasks"),
         gates=tuple(
             _checked("--unlearn-gate", GateError, parse_gate, text)

@@ -14,6 +14,7 @@ from pytest_unlearn.fixtures import (
     unlearn_completions,
     unlearn_model,
     unlearn_probe,
+    unlearn_search,
     unlearn_task,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "unlearn_completions",
     "unlearn_model",
     "unlearn_probe",
+    "unlearn_search",
     "unlearn_task",
 ]
 
@@ -60,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_unlearn.session import SESSION, UnlearnSession, choose_paths
 
         state = config.stash[SESSION] = UnlearnSession(config)
-        choose_paths(config)
+        choose_paths(config, searches=bool(state.settings.search))
         if state.worker is None:
             config.pluginmanager.register(_Collector(state), "unlearn-collector")
 

@@ -20,9 +20,12 @@ from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
 from pytest_unlearn.reports.gate_reports import gate_reports
+from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
 
 SUITE = Path(__file__).parent / "suite"
+_MEASURED = ("test_leakage.py", "test_retention.py")
+_SEARCHED = "test_search.py"
 SESSION = pytest.StashKey["UnlearnSession"]()
 
 
@@ -60,6 +63,7 @@ class UnlearnSession:
             raise pytest.UsageError(str(error)) from error
         self.rows: dict[str, ProbeRow | TaskRow] = {}
         self.results: list[GateResult] = []
+        self.search: SearchSummary | None = None
         self._seen: set[str] = set()
 
     @property
@@ -89,6 +93,9 @@ class UnlearnSession:
         if report.skipped or not (report.when == "call" or report.failed):
             return
         self._seen.update(str(v) for name, v in report.user_properties if name == CASE_PROPERTY)
+        for name, value in report.user_properties:
+            if name == SEARCH_PROPERTY:
+                self.search = SearchSummary.from_json(str(value))
         row = row_in(report.user_properties)
         if row is not None:
             self.rows[row.id] = row
@@ -131,8 +138,12 @@ class UnlearnSession:
         )
 
 
-def choose_paths(config: pytest.Config) -> None:
-    """Collect the bundled suite and `unlearn_testpaths` where the user named no path."""
+def choose_paths(config: pytest.Config, searches: bool) -> None:
+    """Collect the bundled suite and `unlearn_testpaths` where the user named no path.
+
+    `searches`: the search for leaking prompts was asked for.
+    """
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         own = [str(config.rootpath / path) for path in config.getini("unlearn_testpaths")]
-        config.args[:] = [str(SUITE), *own]
+        bundled = [*_MEASURED, _SEARCHED] if searches else _MEASURED
+        config.args[:] = [*(str(SUITE / name) for name in bundled), *own]

@@ -27,8 +27,9 @@ class LookupModels:
 
     `leaking`: forget probes whose value the tested model still gives. `lost`: retain probes and
     task cases that it no longer knows. `said`: texts given instead, by probe or task id, in the
-    tested state. `base_knows` False: the base gives no value away. `log`: a file to which each
-    batch adds a line, to see what was generated how often.
+    tested state. `drawn_out`: by record id, a text that a prompt must hold for the tested
+    model to give the value with certainty. `base_knows` False: the base gives no value away.
+    `log`: a file to which each batch adds a line, to see what was generated how often.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class LookupModels:
         leaking: Collection[str] = (),
         lost: Collection[str] = (),
         said: dict[str, str] | None = None,
+        drawn_out: dict[str, str] | None = None,
         base_knows: bool = True,
         log: Path | None = None,
     ) -> None:
@@ -51,6 +53,11 @@ class LookupModels:
         self._leaking = leaking
         self._lost = lost
         self._said = said or {}
+        self._needles = {
+            record.value.reveal(): drawn_out[record.id]
+            for record in dataset.records
+            if drawn_out and record.id in drawn_out
+        }
         self._base_knows = base_knows
         self._log = log
         self._key = {
@@ -91,6 +98,11 @@ class LookupModels:
         value = case.value.reveal()
         return value.removeprefix(case.given.reveal()) if case.given else value
 
+    def log_probability(self, prompt: str, value: str) -> float:
+        """Return the log-probability of a value after a prompt, in nats."""
+        needle = self._needles.get(value)
+        return 0.0 if needle is not None and needle in prompt else -30.0
+
     def _forgot(self, state: State, case_id: str, split: str | None = None) -> bool:
         if state == "base":
             return split is not None and not self._base_knows
@@ -117,6 +129,10 @@ class LookupModel:
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the looked-up answers."""
         return self._models.answers(self._state, prompts, "completion")
+
+    def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the log-probability of each value after its prompt, in nats."""
+        return [self._models.log_probability(prompt, value) for prompt, value in pairs]
 
     def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the looked-up answers to messages of a user."""

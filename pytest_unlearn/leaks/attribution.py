@@ -61,9 +61,7 @@ class Detector:
         text = (probe.given.reveal() if probe.given else "") + completion
         matcher = self._names if probe.direction == "name" else self._matcher
         matches = [
-            match
-            for match in matcher.find(text)
-            if match.record.value.reveal() not in prompt
+            match for match in matcher.find(text) if match.record.value.reveal() not in prompt
         ]
         own = [m for m in matches if m.record.value == probe.value]
         for match in own:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pytest_unlearn.gates.verdicts import CONFIDENCE, GateResult, Verdict
 from pytest_unlearn.reports.breakdown import Table, forget_rows, rates_by, relations, transitions
 
 if TYPE_CHECKING:
+    from pytest_unlearn.searching import SearchSummary
     from pytest_unlearn.session import UnlearnSession
 
 Status = tuple[str, str, str | tuple[str, dict[str, bool]]]
@@ -72,6 +74,9 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
         _write_table(reporter, table)
     for line in (shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)):
         if line:
+            reporter.write_line(line)
+    if session.search:
+        for line in search_lines(session.search):
             reporter.write_line(line)
     for result in session.results:
         if result.advice:
@@ -161,6 +166,25 @@ def shift(rows: Iterable[ProbeRow | TaskRow]) -> str:
         return ""
     outcomes = ", ".join(f"{label} {count}" for label, count in after.most_common())
     return f"shift: {sum(after.values())} direct leaks of the base became {outcomes}"
+
+
+def search_lines(search: SearchSummary) -> Iterable[str]:
+    """Yield what the search found: counts on forget and control people, each minimal prompt."""
+    report = search.report
+    yield (
+        f"search: {report['forget_found']} of {report['forget_searched']} silent forget records "
+        f"leak by some prompt, {report['control_found']} of {report['control_searched']} control "
+        f"records (p={report['p_value']:.2g}): {report['verdict']}"
+    )
+    for found in search.found:
+        best = found.get("minimal", found)
+        tries = best["n_for_half"]
+        yield (
+            f"  {found['id']}: {'/'.join(found['recipe'])}, probability "
+            f"{math.exp(best['log_probability']):.2g} (even odds in {tries or math.inf:.3g} "
+            f"samples), {found['cost']} prompts tried + {best.get('cost_shrink', 0)} to shrink: "
+            f"{found['prompt']!r}"
+        )
 
 
 def _details(
