@@ -321,8 +321,7 @@ class _Shrinker:
         """Return the least numbers, each between 0 and its start, whose prompt leaks.
 
         Hypothesis must come upon `start` by itself, so that it has something to shrink: numbers
-        are drawn from a wider range and cut to the start, which makes it the usual case, and until
-        it was met nothing is scored.
+        are drawn from a wider range and cut to the start, which makes it the usual case.
         """
         from hypothesis import HealthCheck, Phase, Verbosity, errors, find, settings
         from hypothesis import strategies as st
@@ -330,28 +329,18 @@ class _Shrinker:
         nothing = (0,) * len(start)
         if start == nothing or self._leaks(prompt_of(nothing)):
             return nothing
-        # Answers are kept by the numbers drawn: one that changed (before and after the start was
-        # met, or a failing scorer) would be called flaky.
-        answers = {nothing: False}
-        met = False
         failure: Exception | None = None
 
         def still_leaks(drawn: Indices) -> bool:
-            nonlocal met, failure
-            if drawn in answers:
-                return answers[drawn]
-            indices = tuple(map(min, drawn, start))
-            met = met or indices == start
-            answer = indices == start
-            if failure is None and not answer:
+            nonlocal failure
+            prompt = prompt_of(tuple(map(min, drawn, start)))
+            if failure is None:
                 try:
-                    prompt = prompt_of(indices)
-                    answer = self._leaks(prompt) if met else self._known(prompt)
+                    return self._leaks(prompt)
                 except Exception as error:
                     # Hypothesis would take it for a failure to be shrunk, and call again.
                     failure = error
-            answers[drawn] = answer
-            return answer
+            return self._known(prompt)  # an answer that changed would be called flaky
 
         try:
             found = find(

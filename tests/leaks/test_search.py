@@ -256,7 +256,7 @@ def test_long_text_is_thinned_window_by_window() -> None:
     minimal = minimal_of(report.records[0])
     assert set(minimal.prompt.reveal().split()) == needed
     assert minimal.complete
-    assert minimal.cost_shrink <= 130  # prompt of 90 words
+    assert minimal.cost_shrink <= 90  # prompt of 90 words
 
 
 @pytest.mark.parametrize("budget", [1, 20, 45])
