@@ -82,8 +82,19 @@ def _continue(
     encoded: Sequence[list[int]],
     max_new_tokens: int,
 ) -> list[str]:
-    """Decode greedily after rows of token ids, padded on the left."""
+    """Decode greedily after rows of token ids, padded on the left.
+
+    Raises GenerationError where prompt and completion do not fit the model's context: a value that
+    is cut off there would read as forgotten.
+    """
     width = max(map(len, encoded))
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and width + max_new_tokens > context:
+        raise GenerationError(
+            f"a prompt of {width} tokens and a completion of up to {max_new_tokens} do not fit the "
+            f"model's context of {context} tokens; leave out records whose prompt or value is so "
+            "long"
+        )
     pad = int(tokenizer.pad_token_id)
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded], device=model.device)
     mask = torch.tensor(

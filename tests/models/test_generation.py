@@ -103,3 +103,11 @@ def test_no_pickle_is_loaded(llama_folder: Path, tmp_path: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ModelLoadError):
         load(ModelSource("a", folder), "cpu", "float32")
+
+
+def test_what_does_not_fit_the_context_is_an_error(llama: Weights) -> None:
+    """Cut off there, a value would read as forgotten; the model of the tests has 256 tokens."""
+    model = LanguageModel(llama, adapted=False)
+    assert model.complete(["x" * 200], 255 - 200)
+    with pytest.raises(GenerationError, match=r"prompt of 201 tokens .* 56 do not fit .* 256"):
+        model.complete(["x" * 200], 56)
