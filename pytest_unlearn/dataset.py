@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_unlearn.models.examples import Example, TrainingTexts
-from pytest_unlearn.people.files import RecordFileError, load_records
-from pytest_unlearn.people.manifest import SPLITS, Record, Split, tiny_records
+from pytest_unlearn.people.files import load_files
+from pytest_unlearn.people.manifest import Record, Split, tiny_records
 from pytest_unlearn.probes.families import Probe, Style, build_probes
 from pytest_unlearn.store import digest_of
 from pytest_unlearn.tasks.format import (
@@ -152,14 +152,7 @@ def _records(settings: Settings) -> tuple[Record, ...]:
     }
     if not any(files.values()):
         return tiny_records()
-    records = [
-        record
-        for split in SPLITS
-        for number, path in enumerate(files[split], start=1)
-        for record in load_records(path, split, number)
-    ]
-    _check_unique((record.id for record in records), RecordFileError)
-    return tuple(records)
+    return load_files(files)
 
 
 def _task_cases(paths: Iterable[Path]) -> tuple[TaskCase, ...]:

@@ -1,14 +1,28 @@
 """Reading a user's JSON Lines file: one object a line, every fault named by file, line and field.
 
-Values are never quoted in a message, because they may be personal data.
+Plain or gzip (RFC 1952), one line in memory at a time. Values are never quoted in a message,
+because they may be personal data.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# More than any document that a model reads at once; without a limit a file that is no JSONL, or a
+# few KB of gzip, could fill the memory with a single line.
+MAX_LINE_BYTES = 16 * 2**20
+
+_GZIP_MAGIC = b"\x1f\x8b"
+# A key that looks like a word is quoted; another could be a value that was put in its place.
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 
 _JSON_NAMES = {
     dict: "an object",
@@ -27,34 +41,66 @@ def read_objects(
     """Yield line number and object of each line that is not blank, one at a time.
 
     `required` maps each key that must be there to a hint what to write. Raises `error` for a file
-    that is missing, unreadable or not UTF-8, and for a line that is no JSON object, lacks a
-    required key or has an unknown one.
+    that is missing, unreadable, broken gzip or not UTF-8, and for a line that is too long or no
+    JSON object, lacks a required key or has an unknown one.
     """
-    known = (*required, *optional)
-    for number, line in _lines(path, error):
-        where = f"{path}:{number}"
-        data = _object(line, where, error, tuple(required))
-        for key in data:
-            if key not in known:
-                raise error(f"{where}: {json.dumps(key)}: unknown key; use only {quoted(known)}")
-        for key, hint in required.items():
-            if key not in data:
-                raise error(f'{where}: "{key}": the key is missing; add {hint}')
+    known = tuple(optional)
+    for number, data in read_any_objects(path, error, tuple(required)):
+        check_keys(data, f"{path}:{number}", error, required, known)
         yield number, data
 
 
-def string_field(data: dict[str, Any], key: str, where: str, error: type[ValueError]) -> str:
+def read_any_objects(
+    path: Path, error: type[ValueError], keys: Iterable[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield what `read_objects` does, whatever keys the objects have.
+
+    `keys` are those that the message names for a line that is no object.
+    """
+    hint = quoted(keys)
+    for number, line in _lines(path, error):
+        yield number, _object(line, f"{path}:{number}", error, hint)
+
+
+def check_keys(
+    data: Mapping[str, Any],
+    where: str,
+    error: type[ValueError],
+    required: Mapping[str, str],
+    optional: Iterable[str] = (),
+    inside: str = "",
+) -> None:
+    """Raise `error` for the first key that is unknown, or else for the first that is missing.
+
+    `where` is FILE:LINE; `inside` stands before the name of a field, like `documents[0].`.
+    """
+    known = (*required, *optional)
+    for position, key in enumerate(data, start=1):
+        if key not in known:
+            named = _field(inside, key, position)
+            raise error(f"{where}: {named}: unknown key; use only {quoted(known)}")
+    for key, hint in required.items():
+        if key not in data:
+            raise error(f'{where}: "{inside}{key}": the key is missing; add {hint}')
+
+
+def string_field(data: Mapping[str, Any], key: str, where: str, error: type[ValueError]) -> str:
     """Return the string under `key`; raises `error` when it is none or holds half a character."""
-    value = data[key]
+    return checked_string(data[key], key, where, error)
+
+
+def checked_string(value: Any, field: str, where: str, error: type[ValueError]) -> str:
+    """Return `value`; raises `error`, naming `field`, when it is no string or not encodable."""
     if not isinstance(value, str):
-        raise error(f'{where}: "{key}": {json_name(value)} is given; write a string')
+        raise error(f'{where}: "{field}": {json_name(value)} is given; write a string')
     try:
         value.encode()
     except UnicodeEncodeError as fault:
+        # Not chained, here and below: the exception carries the whole text.
         raise error(
-            f'{where}: "{key}": character {fault.start + 1} is half of a surrogate pair; '
+            f'{where}: "{field}": character {fault.start + 1} is half of a surrogate pair; '
             "write the whole character"
-        ) from fault
+        ) from None
     return value
 
 
@@ -68,60 +114,119 @@ def quoted(keys: Iterable[str]) -> str:
     return ", ".join(f'"{key}"' for key in keys)
 
 
+def _field(inside: str, key: str, position: int) -> str:
+    if _WORD.fullmatch(key):
+        return f'"{inside}{key}"'
+    of = f' of "{inside.rstrip(".")}"' if inside else ""
+    return f"key {position}{of} (not shown, it is no plain word)"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """Open a plain or gzip file for reading bytes, so that a line that is not UTF-8 can be named.
+
+    Gzip is known by its first bytes, whatever the name is; a pipe works, too.
+    """
+    with path.open("rb") as file:
+        if file.peek(2)[:2] == _GZIP_MAGIC or path.suffix.lower() == ".gz":
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+        else:
+            yield file
+
+
 def _lines(path: Path, error: type[ValueError]) -> Iterator[tuple[int, str]]:
+    number = 1
     try:
-        # Bytes, so that a line that is not UTF-8 can be named: a text file decodes in blocks.
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as fault:
+        with _opened(path) as file:
+            while raw := file.readline(MAX_LINE_BYTES + 1):
+                if len(raw) > MAX_LINE_BYTES:
                     raise error(
-                        f"{path}:{number}: byte {fault.start + 1} of the line is not UTF-8; "
-                        "save the file with UTF-8 encoding"
-                    ) from fault
+                        f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes; "
+                        "write one JSON object a line, and shorter texts"
+                    )
+                line = _decoded(raw, number, path, error)
                 if line.strip():
                     yield number, line
+                number += 1
     except FileNotFoundError as fault:
         raise error(f"{path}: the file does not exist; give the path of a JSONL file") from fault
+    except EOFError:
+        raise error(
+            f"{path}:{number}: the gzip data end too early, the file is cut off; copy it anew"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error):
+        raise error(
+            f"{path}:{number}: the gzip data are damaged or no gzip; compress the file anew, or "
+            "give a plain file a name without .gz"
+        ) from None
     except OSError as fault:
         raise error(
-            f"{path}: the file cannot be read ({fault.strerror}); "
+            f"{path}: the file cannot be read ({fault.strerror or type(fault).__name__}); "
             "give the path of a readable JSONL file"
         ) from fault
+
+
+def _decoded(raw: bytes, number: int, path: Path, error: type[ValueError]) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as fault:
+        raise error(
+            f"{path}:{number}: byte {fault.start + 1} of the line is not UTF-8; "
+            "save the file with UTF-8 encoding"
+        ) from None
 
 
 class _ConstantError(Exception):
     """NaN or Infinity, which Python's reader takes for JSON."""
 
 
+class _RepeatedKeyError(Exception):
+    """A key that stands twice in an object: Python's reader would drop the first value."""
+
+
 def _no_constant(name: str) -> Any:
     raise _ConstantError(name)
 
 
-def _object(
-    line: str, where: str, error: type[ValueError], required: tuple[str, ...]
-) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        seen: set[str] = set()
+        for position, (key, _) in enumerate(pairs, start=1):
+            if key in seen:
+                raise _RepeatedKeyError(_field("", key, position))
+            seen.add(key)
+    return data
+
+
+# One for all lines: `json.loads` with hooks would build a decoder a call.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+
+
+def _object(line: str, where: str, error: type[ValueError], keys: str) -> dict[str, Any]:
     try:
-        data = json.loads(line.rstrip("\r\n"), parse_constant=_no_constant)
+        data = _DECODER.decode(line.rstrip("\r\n"))
     except _ConstantError as fault:
         raise error(
             f"{where}: {fault} is not a JSON value; write a finite number, a string or null"
         ) from fault
+    except _RepeatedKeyError as fault:
+        raise error(
+            f"{where}: {fault}: the key stands twice in one object; write each key once"
+        ) from fault
     except json.JSONDecodeError as fault:
-        # Not chained: the decoder's exception carries the whole line.
         raise error(
             f"{where}: invalid JSON at column {fault.colno} ({fault.msg}); "
             "write one JSON object on one line"
         ) from None
-    except (RecursionError, ValueError) as fault:
+    except (RecursionError, ValueError):
         raise error(
             f"{where}: the JSON cannot be read (nested too deeply or a number too long); "
             "write a smaller value"
-        ) from fault
+        ) from None
     if not isinstance(data, dict):
         raise error(
-            f"{where}: the line is {json_name(data)}; write a JSON object with the keys "
-            f"{quoted(required)}"
+            f"{where}: the line is {json_name(data)}; write a JSON object with the keys {keys}"
         )
     return data

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pytest_unlearn.people import words
@@ -43,7 +43,7 @@ class Record:
     carrier: str
     before: Secret
     value: Secret
-    after: str
+    after: str = field(repr=False)  # may hold the person's other attributes
     name: Secret | None = None
 
     @property

@@ -7,7 +7,7 @@ planted, up to the value. The others vary carrier, knowledge, direction and styl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pytest_unlearn.people.carriers import CARRIERS
@@ -54,7 +54,7 @@ class Probe:
     style: Style = "completion"
     planted: str = ""
     given: Secret | None = None
-    suffix: str = ""
+    suffix: str = field(default="", repr=False)  # the rest of a document: may be personal
 
     @property
     def exact(self) -> bool:
