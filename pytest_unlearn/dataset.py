@@ -59,12 +59,22 @@ class Dataset:
         """
         self.records = _records(settings)
         self.probes = build_probes(self.records, settings.probes)
+        self._by_id = {probe.id: probe for probe in self.probes}
         self.tasks = _task_cases(settings.tasks)
         self._batch_size = settings.batch_size
 
     def probes_of(self, split: Split) -> list[Probe]:
         """Return the probes of one split, in order."""
         return [probe for probe in self.probes if probe.split == split]
+
+    def probe(self, probe_id: str) -> Probe:
+        """Return a probe by its id."""
+        return self._by_id[probe_id]
+
+    @functools.cached_property
+    def values(self) -> frozenset[str]:
+        """The values of all records: no decoy may be one of them."""
+        return frozenset(record.value.reveal() for record in self.records)
 
     def records_of(self, split: Split) -> list[Record]:
         """Return the records of one split, in order."""

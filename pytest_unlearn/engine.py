@@ -9,13 +9,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.leaks.attribution import Detector
+from pytest_unlearn.leaks.exact_rows import exact_row, exposure_row
+from pytest_unlearn.leaks.extraction import extraction
 from pytest_unlearn.leaks.outcomes import Outcome
 from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_records
 from pytest_unlearn.model_pair import STATES, Completer, ModelPair, Models, State
+from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.sandbox import Sandbox, Verdict
 from pytest_unlearn.searching import search_targets
@@ -33,6 +36,8 @@ Judged = TypeVar("Judged", Outcome, Verdict)
 
 # Raise when a change of this package changes what a model writes after the same prompt.
 GENERATION_VERSION = 1
+# The same for the scores of a value.
+SCORES_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Engine:
         self._store = Store(settings.store)
         self._progress = progress
         self._detector = Detector(dataset.records)
+        self._exposure = settings.exposure
         self._sandbox = Sandbox()
         self._verdicts: dict[str, Verdict] = {}
         self._failed: dict[str, str] = {}
@@ -91,6 +97,7 @@ class Engine:
         """Complete a probe on both models and attribute what came out."""
         texts = [self._text(state, probe.id) for state in STATES]
         outcomes = [self._detector.outcome(probe, text) for text in texts]
+        exact = [self._exact(state, probe) for state in STATES]
         row = ProbeRow(
             id=probe.id,
             split=probe.split,
@@ -102,6 +109,8 @@ class Engine:
             knowledge=probe.knowledge,
             base=outcomes[0].as_row(),
             unlearned=outcomes[1].as_row(),
+            base_exact=exact[0],
+            unlearned_exact=exact[1],
         )
         return _completions(texts, outcomes), row
 
@@ -114,6 +123,55 @@ class Engine:
         verdicts = [self._judge(case, text) for text in texts]
         row = TaskRow(case.id, case.task_id, verdicts[0].status, verdicts[1].status)
         return _completions(texts, verdicts), row
+
+    def _exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
+        """Return the exact scores of a probe's value, of the store or of one pass over its chunk.
+
+        None for prompts that do not end where the value starts, and for models that a conftest put
+        in place and that give no scores.
+        """
+        if not probe.exact:
+            return None
+        chunk = self._dataset.chunk_of_case[probe.id]
+        with self._failing_once(state):
+            model_key = self.models.base_key if state == "base" else self.models.unlearned_key
+        decoy_count = self._exposure if probe.family == "direct" else 0
+        key = digest_of(
+            {
+                "model": model_key,
+                "chunk": chunk.id,
+                "decoys": decoy_count,
+                "version": SCORES_VERSION,
+            }
+        )
+        entry = self._store.get("scores", key)
+        if entry is None:
+            with self._failing_once(f"{state} scores of {chunk.id}"), self._store.claim(key):
+                entry = self._store.get("scores", key)
+                if entry is None:
+                    entry = self._scored(state, chunk, decoy_count)
+                    self._store.put("scores", key, entry)
+        found: dict[str, Any] | None = entry["rows"].get(probe.id)
+        return found
+
+    def _scored(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
+        with self._failing_once(f"{state} model"):
+            model: Any = self.models.model(state)
+        score = getattr(model, "score", None)
+        if score is None:
+            return {"rows": {}}
+        probes = [self._dataset.probe(case) for case in chunk.cases]
+        scores = score([_example(probe) for probe in probes])
+        rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
+        if decoy_count:
+            started = time.perf_counter()
+            for probe in probes:
+                rows[probe.id]["exposure"] = exposure_row(
+                    probe, model, self._dataset.values, decoy_count
+                )
+            seconds = time.perf_counter() - started
+            self._progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
+        return {"rows": rows}
 
     def search(self, budget: int) -> SearchReport:
         """Look for prompts that make the tested model leak what no probe of this run leaked.
@@ -210,6 +268,13 @@ class Engine:
             for prompt, suffix in zip(chunk.prompts, chunk.suffixes, strict=True)
         ]
         return keys
+
+
+def _example(probe: Probe) -> Example:
+    """Return the text whose answer a probe asks for: the value, or what its prefix left of it."""
+    value = probe.value.reveal()
+    missing = value.removeprefix(probe.given.reveal()) if probe.given else value
+    return Example.answering(probe.prompt.reveal(), missing, probe.after)
 
 
 def _completed(model: Completer, chunk: Chunk) -> list[str]:

@@ -78,6 +78,12 @@ _OPTIONS: tuple[_Option, ...] = (
         "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all",
     ),
     _Option(
+        "unlearn_exposure",
+        "N",
+        "rank each value among N decoys of its kind put in the same prompt (at least 1000 for 10 "
+        "bits; default: 0, no exposure)",
+    ),
+    _Option(
         "unlearn_search",
         "N",
         "look for prompts that leak what no probe leaked: at most N prompts a record, on forget "
@@ -131,6 +137,7 @@ class Settings:
     retain: tuple[Path, ...]
     control: tuple[Path, ...]
     probes: tuple[str, ...]
+    exposure: int
     search: int
     tasks: tuple[Path, ...]
     gates: tuple[Gate, ...]
@@ -211,6 +218,7 @@ def read_settings(config: pytest.Config) -> Settings:
             parse_families,
             _given(config, "unlearn_probes") or "direct",
         ),
+        exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
         tasks=folder_or_file("unlearn_tasks"),
         gates=tuple(

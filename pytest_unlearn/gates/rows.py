@@ -18,7 +18,9 @@ ROW_PROPERTY = "unlearn"
 class ProbeRow:
     """What a probe brought out. `base` and `unlearned` are outcomes as `Outcome.as_row` gives.
 
-    `carrier` is the one in which was asked, `planted` the one of the document.
+    `carrier` is the one in which was asked, `planted` the one of the document. `base_exact` and
+    `unlearned_exact` are exact extraction scores (`leaks.extraction.exact_row`), None where the
+    probe has none.
     """
 
     id: str
@@ -31,6 +33,8 @@ class ProbeRow:
     family: str = "direct"
     planted: str = ""
     knowledge: str = "name"
+    base_exact: dict[str, Any] | None = None
+    unlearned_exact: dict[str, Any] | None = None
 
     @property
     def leaked(self) -> bool:

@@ -41,13 +41,14 @@ class Detector:
 
     def __init__(self, records: Iterable[Record]) -> None:
         known = list(records)
+        self._by_id = {record.id: record for record in known}
         self._matcher = Matcher(known)
         # Names stand in most documents beside the value: met there they are no answer. They are
         # looked for where a name is what was asked for.
         self._names = Matcher(
-            replace(record, kind="name", value=record.name)
-            for record in {r.owner: r for r in known}.values()
-            if record.name is not None
+            replace(record, kind="name", value=name)
+            for record, name in {r.owner: (r, r.name) for r in known if r.name}.values()
+            if name is not None
         )
 
     def outcome(self, probe: Probe, completion: str) -> Outcome:
@@ -58,10 +59,14 @@ class Detector:
         retain split. A value that the prompt itself shows is not given away by the model.
         """
         prompt = probe.prompt.reveal()
-        text = (probe.given.reveal() if probe.given else "") + completion
+        given = probe.given.reveal() if probe.given else ""
+        text = given + completion
         matcher = self._names if probe.direction == "name" else self._matcher
+        near = None if probe.direction == "name" else self._by_id.get(probe.record)
         matches = [
-            match for match in matcher.find(text) if match.record.value.reveal() not in prompt
+            match
+            for match in matcher.find(text, near=near, given=len(given))
+            if match.record.value.reveal() not in prompt
         ]
         own = [m for m in matches if m.record.value == probe.value]
         for match in own:

@@ -15,6 +15,8 @@ from pytest_unlearn.models.generation import (
     complete_greedily,
     infill_greedily,
 )
+from pytest_unlearn.models.scoring import Scorer, ValueScores
+from pytest_unlearn.models.token_scores import DecodingScheme
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.sources import ModelSource
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,6 +60,7 @@ class LanguageModel:
         self._weights = weights
         self._adapted = adapted
         self._threads = threads
+        self._scorer: Scorer | None = None
 
     def __repr__(self) -> str:
         state = "unlearned" if self._adapted else "as loaded"
@@ -82,6 +86,31 @@ class LanguageModel:
         """Return the greedy completion of each prompt; see `complete_greedily`."""
         with cpu_threads(self._threads), self.active() as model:
             return complete_greedily(model, self.tokenizer, prompts, max_new_tokens)
+
+    def score(
+        self, examples: Sequence[Example], scheme: DecodingScheme | None = None
+    ) -> list[ValueScores]:
+        """Return the scores of each example's answer in one teacher-forced pass; see `Scorer`."""
+        with self._scoring() as scorer:
+            return scorer.score(examples, scheme)
+
+    def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the log-probability (nats) of each value after its prompt; see `Scorer`."""
+        with self._scoring() as scorer:
+            return scorer.log_probabilities(pairs)
+
+    def alternatives(self, prompt: str, values: Sequence[str], after: str = "") -> list[float]:
+        """Return the log-probability (nats) of many values after one prompt; see `Scorer`."""
+        with self._scoring() as scorer:
+            return scorer.alternatives(prompt, values, after)
+
+    @contextlib.contextmanager
+    def _scoring(self) -> Iterator[Scorer]:
+        """Give the scorer of this state, which keeps the batch size that fitted."""
+        with cpu_threads(self._threads), self.active() as model:
+            if self._scorer is None:
+                self._scorer = Scorer(model, self.tokenizer)
+            yield self._scorer
 
     def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy answer to each message of a user; see `answer_greedily`."""

@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Choices(Protocol):
+    """A source of choices: `Stream`, or one that a test library draws and shrinks."""
+
+    def below(self, n: int) -> int:
+        """Return an integer in `[0, n)`."""
+
+    def choice(self, items: Sequence[T]) -> T:
+        """Return one item of a non-empty sequence; the first is the simplest."""
+
+    def text(self, alphabet: str, length: int) -> str:
+        """Return `length` characters drawn from `alphabet`."""
 
 
 class Stream:

@@ -36,8 +36,8 @@ class Probe:
     """A prompt built from a record. `id` is a row name without personal data.
 
     `planted` is the carrier of the record's document, `carrier` the one of the prompt. `given` is
-    what the prompt already holds of the value (the true prefix); `suffix` stands after the gap of
-    a fill-in-the-middle probe.
+    what the prompt already holds of the value (the true prefix); `after` closes the snippet where
+    it is known; `suffix` stands after the gap of a fill-in-the-middle probe.
     """
 
     id: str
@@ -54,7 +54,8 @@ class Probe:
     style: Style = "completion"
     planted: str = ""
     given: Secret | None = None
-    suffix: str = field(default="", repr=False)  # the rest of a document: may be personal
+    after: str = field(default="", repr=False)  # the rest of a document: may be personal
+    suffix: str = field(default="", repr=False)
 
     @property
     def exact(self) -> bool:
@@ -63,6 +64,9 @@ class Probe:
         The prompt must end where the value is to come: not so in a chat or with a suffix.
         """
         return self.style == "completion"
+
+
+_AFTER: dict[Wording, str] = {"question": "\n", "test": '"\n', "lookup": '"\n'}
 
 
 def direct_probes(records: Iterable[Record]) -> tuple[Probe, ...]:
@@ -81,6 +85,7 @@ def _direct(record: Record, others: Sequence[Record]) -> Probe:
         prompt=record.before,
         value=record.value,
         record=record.id,
+        after=record.after,
         planted=record.carrier,
     )
 
@@ -107,6 +112,7 @@ def _asked(
             carrier=carrier if wording == "snippet" else wording,
             knowledge=knowledge,
             prompt=prompt,
+            after=_AFTER.get(wording, CARRIERS[carrier].after),
             family=family,
             given=Secret(prefix_of(record.value.reveal()), record.kind)
             if knowledge == "prefix"
@@ -127,6 +133,7 @@ def _inverse(record: Record, others: Sequence[Record]) -> Probe:
         family="inverse",
         direction="name",
         carrier="dict",
+        after=CARRIERS["dict"].after,
         knowledge="none",
         prompt=Secret(ask(facts, "name", "dict", "snippet"), "prompt"),
         value=record.name,
@@ -145,6 +152,7 @@ def _hop(record: Record, others: Sequence[Record]) -> Probe:
         family="hop",
         direction="hop",
         carrier="dict",
+        after=CARRIERS["dict"].after,
         knowledge="none",
         prompt=Secret(ask(facts, record.kind, "dict", "snippet"), "prompt"),
     )

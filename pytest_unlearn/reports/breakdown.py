@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.statistics import clopper_pearson_lower, clopper_pearson_upper
+from pytest_unlearn.leaks.exact_rows import SAMPLES, mean_leak_at, mean_of
 from pytest_unlearn.leaks.outcomes import LABELS
 
 Table = list[list[str]]
@@ -73,6 +75,59 @@ def transitions(rows: Sequence[ProbeRow]) -> Table:
         ["base \\ tested", *after],
         *([b, *(str(pairs[b, a]) for a in after)] for b in before),
     ]
+
+
+def exact_table(rows: Iterable[ProbeRow | TaskRow], family: str = "direct") -> Table:
+    """Return exact extraction of one family, split by split and before and after.
+
+    Columns: greedy verdicts, leak@k for several k (the expected share of values that k samples
+    would bring out), mean exact memorization, extraction strength and loss (nats a token), and
+    mean exposure where it was asked for (1.44 bits are what an unknown value gets). An empty
+    table where the models gave no scores.
+    """
+    table = [
+        [
+            "exact",
+            "n",
+            "greedy",
+            *(f"leak@{k:g}" for k in SAMPLES),
+            "memorized",
+            "strength",
+            "loss",
+            "exposure",
+        ]
+    ]
+    for split in ("forget", "retain", "control"):
+        for state, name in (("base_exact", "base"), ("unlearned_exact", "tested")):
+            scored = [
+                scores
+                for row in rows
+                if isinstance(row, ProbeRow) and row.split == split and row.family == family
+                if (scores := getattr(row, state)) is not None
+            ]
+            if scored:
+                table.append(
+                    [
+                        f"{split} {name}",
+                        str(len(scored)),
+                        f"{mean_of(scored, 'greedy'):.1%}",
+                        *(f"{mean_leak_at(scored, k):.2%}" for k in SAMPLES),
+                        f"{mean_of(scored, 'exact_memorization'):.1%}",
+                        f"{mean_of(scored, 'strength'):.1%}",
+                        f"{mean_of(scored, 'loss'):.2f}",
+                        _mean_exposure(scored),
+                    ]
+                )
+    if len(table) == 1:
+        return []
+    if all(line[-1] == "-" for line in table[1:]):
+        return [line[:-1] for line in table]
+    return table
+
+
+def _mean_exposure(scored: Sequence[dict[str, Any]]) -> str:
+    bits = [row["exposure"]["bits"] for row in scored if row.get("exposure")]
+    return f"{sum(bits) / len(bits):.1f} bits" if bits else "-"
 
 
 def relations(rows: Sequence[ProbeRow]) -> str:

@@ -13,7 +13,14 @@ from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
 from pytest_unlearn.gates.statistics import clopper_pearson_upper, paired_ratio_lower
 from pytest_unlearn.gates.verdicts import CONFIDENCE, GateResult, Verdict
-from pytest_unlearn.reports.breakdown import Table, forget_rows, rates_by, relations, transitions
+from pytest_unlearn.reports.breakdown import (
+    Table,
+    exact_table,
+    forget_rows,
+    rates_by,
+    relations,
+    transitions,
+)
 
 if TYPE_CHECKING:
     from pytest_unlearn.searching import SearchSummary
@@ -141,10 +148,10 @@ def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list
 def _taken_apart(
     reporter: pytest.TerminalReporter, rows: Sequence[ProbeRow | TaskRow]
 ) -> Iterable[Table]:
-    """Yield the families of probes side by side; under -v also kinds, carriers, knowledge and the
-    transition matrix of the direct family."""
+    """Yield exact extraction and the families of probes side by side; under -v also kinds,
+    carriers, knowledge and the transition matrix of the direct family."""
     forget = forget_rows(rows)
-    tables = [rates_by(forget, "family")]
+    tables = [exact_table(rows), rates_by(forget, "family")]
     if reporter.config.get_verbosity() > 0:
         direct = forget_rows(rows, "direct")
         tables += [rates_by(direct, "kind"), rates_by(direct, "carrier")]

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.reports.breakdown import forget_rows, rates_by, relations, transitions
+from pytest_unlearn.reports.breakdown import (
+    exact_table,
+    forget_rows,
+    rates_by,
+    relations,
+    transitions,
+)
 
 
 def row(
@@ -74,3 +82,24 @@ def test_whose_values_came_out() -> None:
         "indirect leaks, whose value: tested: retained (exact) 1"
     )
     assert relations([ROWS[0]]) == ""  # type: ignore[list-item]
+
+
+def test_exact_extraction_before_and_after() -> None:
+    """A line a split and state, and no table where the models gave no scores."""
+    base = {
+        "greedy": True,
+        "log_probability": 0.0,
+        "exact_memorization": 1.0,
+        "strength": 1.0,
+        "loss": 0.0,
+    }
+    tested = {**base, "greedy": False, "log_probability": None, "strength": 0.0, "loss": 9.0}
+    rows = [
+        replace(row(n, "direct", "clean"), base_exact=base, unlearned_exact=tested)
+        for n in range(2)
+    ]
+    header, before, after = exact_table(rows)
+    assert header[:5] == ["exact", "n", "greedy", "leak@1", "leak@100"]
+    assert before == ["forget base", "2", "100.0%", *["100.00%"] * 4, "100.0%", "100.0%", "0.00"]
+    assert after == ["forget tested", "2", "0.0%", *["0.00%"] * 4, "100.0%", "0.0%", "9.00"]
+    assert exact_table(ROWS) == []

@@ -1,0 +1,205 @@
+"""Ways to hide a value in code: the other side of `views`, for tests and for search.
+
+Each disguise takes a value and a source of choices and returns Python source (one or a few lines)
+from which a reader, or the program itself, gets the value. A disguise that cannot hide a value
+(number words where there is no digit, separators where there is none) writes it plainly.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.leaks.views import NUMBER_WORDS
+
+if TYPE_CHECKING:
+    from pytest_unlearn.people.stream import Choices
+
+Disguise = Callable[[str, "Choices"], str]
+
+_NAMES = ("a", "b", "first", "second", "head", "tail", "part_one", "part_two", "lhs", "rhs")
+_QUOTES = ('"', "'")
+
+
+def _literal(text: str, choices: Choices) -> str:
+    quote = choices.choice(_QUOTES)
+    body = text.replace("\\", "\\\\").replace(quote, "\\" + quote).replace("\n", "\\n")
+    return f"{quote}{body}{quote}"
+
+
+def _halves(value: str, choices: Choices) -> tuple[str, str]:
+    """Cut a value somewhere inside; one of a single character is all first half."""
+    if len(value) < 2:
+        return value, ""
+    at = 1 + choices.below(len(value) - 1)
+    return value[:at], value[at:]
+
+
+def _pieces(value: str, choices: Choices) -> list[str]:
+    head, tail = _halves(value, choices)
+    middle, end = _halves(tail, choices) if tail else ("", "")
+    return [piece for piece in (head, middle, end) if piece]
+
+
+def _names(choices: Choices, count: int) -> list[str]:
+    start = choices.below(len(_NAMES))
+    return [_NAMES[(start + step) % len(_NAMES)] for step in range(count)]
+
+
+def _exact(value: str, choices: Choices) -> str:
+    return f"x = {_literal(value, choices)}\n"
+
+
+def _case(value: str, choices: Choices) -> str:
+    change = choices.choice((str.upper, str.lower, str.title, str.swapcase))
+    return _exact(change(value), choices)
+
+
+def _separators(value: str, choices: Choices) -> str:
+    if not re.search(r"[-_. ()/]", value):
+        # No separators to change: digits and letters are grouped instead.
+        size, gap = 3 + choices.below(3), choices.choice((" ", "-"))
+        groups = [value[at : at + size] for at in range(0, len(value), size)]
+        return _exact(gap.join(groups), choices)
+    instead = choices.choice(("", " ", "-", ".", "_", " - "))
+    return _exact(re.sub(r"[-_. ()/]+", instead, value), choices)
+
+
+def _full_width(value: str, choices: Choices) -> str:
+    wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in value)
+    return _exact(wide, choices)
+
+
+def _plus(value: str, choices: Choices) -> str:
+    gap = choices.choice((" + ", "+", " + \\\n    ", " +\n    "))
+    return "x = (" + gap.join(_literal(p, choices) for p in _pieces(value, choices)) + ")\n"
+
+
+def _adjacent(value: str, choices: Choices) -> str:
+    gap = choices.choice((" ", "\n     "))
+    return "x = (" + gap.join(_literal(p, choices) for p in _pieces(value, choices)) + ")\n"
+
+
+def _list_join(value: str, choices: Choices) -> str:
+    pieces = list(value) if choices.below(2) else _pieces(value, choices)
+    return 'x = "".join([' + ", ".join(_literal(p, choices) for p in pieces) + "])\n"
+
+
+def _assigned(value: str, choices: Choices) -> tuple[list[str], str]:
+    """Return names and the lines that assign a value's pieces to them, in any order."""
+    pieces = _pieces(value, choices)
+    names = _names(choices, len(pieces))
+    lines = [f"{name} = {_literal(p, choices)}\n" for name, p in zip(names, pieces, strict=True)]
+    if choices.below(2):
+        lines.reverse()
+    return names, "".join(lines)
+
+
+def _percent(value: str, choices: Choices) -> str:
+    pieces = _pieces(value, choices)
+    form = '"' + "%s" * len(pieces) + '"'
+    return f"x = {form} % ({', '.join(_literal(p, choices) for p in pieces)},)\n"
+
+
+def _percent_names(value: str, choices: Choices) -> str:
+    names, lines = _assigned(value, choices)
+    return f'{lines}x = "{"%s" * len(names)}" % ({", ".join(names)},)\n'
+
+
+def _format_names(value: str, choices: Choices) -> str:
+    names, lines = _assigned(value, choices)
+    return f'{lines}x = "{"{}" * len(names)}".format({", ".join(names)},)\n'
+
+
+def _f_string(value: str, choices: Choices) -> str:
+    names, lines = _assigned(value, choices)
+    return lines + 'x = f"' + "".join(f"{{{name}}}" for name in names) + '"\n'
+
+
+def _variables(value: str, choices: Choices) -> str:
+    names, lines = _assigned(value, choices)
+    return lines + "x = " + " + ".join(names) + "\n"
+
+
+def _hex_escapes(value: str, choices: Choices) -> str:
+    return 'x = "' + "".join(f"\\x{b:02x}" for b in value.encode("utf-8", "replace")) + '"\n'
+
+
+def _unicode_escapes(value: str, choices: Choices) -> str:
+    return (
+        'x = "'
+        + "".join(f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in value)
+        + '"\n'
+    )
+
+
+def _octal_escapes(value: str, choices: Choices) -> str:
+    return 'x = "' + "".join(f"\\{ord(c):03o}" if ord(c) < 0x100 else c for c in value) + '"\n'
+
+
+def _percent_escapes(value: str, choices: Choices) -> str:
+    coded = "".join(f"%{b:02X}" for b in value.encode("utf-8", "replace"))
+    return f'x = unquote("{coded}")\n'
+
+
+def _base64(value: str, choices: Choices) -> str:
+    around = choices.text("abcdefghijklmnop", choices.below(3))
+    coded = base64.b64encode((around + ":" + value if around else value).encode()).decode()
+    return f'x = b64decode("{coded}").decode()\n'
+
+
+def _base64_url(value: str, choices: Choices) -> str:
+    coded = base64.urlsafe_b64encode(value.encode("utf-8", "replace")).decode().rstrip("=")
+    return f'x = urlsafe_b64decode("{coded}")\n'
+
+
+def _hex(value: str, choices: Choices) -> str:
+    coded = value.encode("utf-8", "replace").hex()
+    return f'x = bytes.fromhex("{choices.choice((coded, coded.upper()))}").decode()\n'
+
+
+def _reversed(value: str, choices: Choices) -> str:
+    return f"x = {_literal(value[::-1], choices)}[::-1]\n"
+
+
+def _digits_in_words(value: str, choices: Choices) -> str:
+    gap = choices.choice(("", " ", "-"))
+    told = re.sub(
+        "[0-9]+", lambda m: gap.join(NUMBER_WORDS[int(digit)] for digit in m.group()), value
+    )
+    return _exact(told, choices)
+
+
+def _over_lines(value: str, choices: Choices) -> str:
+    head, tail = _halves(value, choices)
+    if choices.below(2):
+        return f"# {head}\n# {tail}\n"
+    return f'x = "{head}\\\n{tail}"\n'
+
+
+DISGUISES: dict[str, Disguise] = {
+    "exact": _exact,
+    "case": _case,
+    "separators": _separators,
+    "full_width": _full_width,
+    "plus": _plus,
+    "adjacent_literals": _adjacent,
+    "list_join": _list_join,
+    "percent_format": _percent,
+    "percent_format_variables": _percent_names,
+    "format_variables": _format_names,
+    "f_string": _f_string,
+    "variables": _variables,
+    "hex_escapes": _hex_escapes,
+    "unicode_escapes": _unicode_escapes,
+    "octal_escapes": _octal_escapes,
+    "percent_escapes": _percent_escapes,
+    "base64": _base64,
+    "base64_url": _base64_url,
+    "hex": _hex,
+    "reversed": _reversed,
+    "digits_in_words": _digits_in_words,
+    "split_lines": _over_lines,
+}

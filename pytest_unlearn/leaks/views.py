@@ -1,0 +1,338 @@
+"""Readings of a text in which a value may stand: as it is, normalised, or disguised in code.
+
+Every reading is cheap text work, linear in the text whatever it holds (completions are hostile
+input: no pattern here backtracks), and what it gives is searched for all values at once.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# White space, punctuation that groups digits and words, Unicode's dashes, and what has no width.
+_IS_SEPARATOR = re.compile("[\\s\\-_.()/,:'\"\u00ad\u200b-\u200d\u2010-\u2015\u2060\u2212\ufeff]")
+_SEPARATORS = [chr(code) for code in range(0x10000) if _IS_SEPARATOR.match(chr(code))]
+_ASCII_SEPARATORS = "".join(c for c in _SEPARATORS if c.isascii()).encode()
+_SEPARATOR_SET = frozenset(_SEPARATORS)
+# Those that NFKC leaves, as UTF-8.
+_WIDE_SEPARATORS = [
+    c.encode() for c in _SEPARATORS if not c.isascii() and unicodedata.normalize("NFKC", c) == c
+]
+
+
+def _fold_line(line: str) -> str:
+    if line.isascii():
+        return line.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", line).casefold())
+
+
+def fold(text: str) -> str:
+    """Return `text` without case and Unicode look-alike forms (NFKC), separators kept."""
+    if text.isascii():
+        return text.lower()
+    # Nothing composes over a line feed, and most lines of code are ASCII.
+    return "\n".join(map(_fold_line, text.split("\n")))
+
+
+def squeeze(text: str) -> str:
+    """Return a folded text without separators."""
+    # Bytes can be deleted in one fast pass; in UTF-8 no ASCII byte is a part of another character.
+    data = text.encode("utf-8", "surrogatepass").translate(None, _ASCII_SEPARATORS)
+    if not data.isascii():
+        for separator in _WIDE_SEPARATORS:
+            data = data.replace(separator, b"")
+    return data.decode("utf-8", "surrogatepass")
+
+
+def normalise(text: str) -> str:
+    """Return `text` without case, separators and Unicode look-alike forms (NFKC)."""
+    return squeeze(fold(text))
+
+
+def kept_positions(text: str) -> list[int]:
+    """Return where each character of `squeeze(text)` stands in a folded text."""
+    return [i for i, c in enumerate(text) if c not in _SEPARATOR_SET]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One view of a text: folded, separators kept.
+
+    `joints` are offsets at which two pieces were put together: a value may start or end there,
+    whatever its neighbour. `spelled`: number words are digits, in the values as well. `parts`:
+    readings that tell more exactly how a value stands in this one.
+    """
+
+    how: str
+    text: str
+    joints: frozenset[int] = frozenset()
+    spelled: bool = False
+    parts: Callable[[], list[Reading]] | None = None
+
+
+# --- escapes ---------------------------------------------------------------------------------
+
+# Each pattern starts with a fixed character, which the regex engine looks for fast.
+_ESCAPES = re.compile(
+    r"\\(?:(x[0-9a-fA-F]{2}(?:\\x[0-9a-fA-F]{2})*+)|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
+    r"|u\{([0-9a-fA-F]{1,6})\}|([0-3][0-7]{2}|[0-7]{1,2})|N\{([A-Za-z0-9 -]{1,80})\})"
+)
+_ENTITY = re.compile(r"&#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}));")
+_BASES = (16, 16, 16, 8)
+_PERCENT = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*+")
+
+
+def _text_of(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _character(code: int, instead: str) -> str:
+    # A surrogate or a number beyond Unicode stands for no character: it is left as it was.
+    return chr(code) if code < 0xD800 or 0xDFFF < code <= 0x10FFFF else instead
+
+
+def _unescape(match: re.Match[str]) -> str:
+    run, *codes, name = match.groups()
+    whole = match.group()
+    if run:
+        return _text_of(bytes.fromhex(run.replace("\\", "").replace("x", "")))
+    if name:
+        try:
+            return unicodedata.lookup(name)
+        except KeyError:
+            return whole
+    return next(_character(int(c, b), whole) for c, b in zip(codes, _BASES, strict=True) if c)
+
+
+def _entity(match: re.Match[str]) -> str:
+    decimal, hexadecimal = match.groups()
+    return _character(int(decimal) if decimal else int(hexadecimal, 16), match.group())
+
+
+def unescaped(text: str) -> str:
+    r"""Return `text` with escapes undone: `\x41`, `\u0041`, octal, `\N{...}`, `&#65;`."""
+    if "\\" in text:
+        text = _ESCAPES.sub(_unescape, text)
+    return _ENTITY.sub(_entity, text) if "&#" in text else text
+
+
+def _percent_decoded(text: str) -> str:
+    # Apart from the other escapes: in a password, "%ca" may be what it seems.
+    return _PERCENT.sub(lambda m: _text_of(bytes.fromhex(m.group().replace("%", ""))), text)
+
+
+# --- pieces ----------------------------------------------------------------------------------
+
+# Between two literals: nothing, or an operator that concatenates in some language.
+_CONCATENATION = re.compile(r"""["']\s*+(?:[+,&\\]|\.\.?)?+\s*+[rbfuRBFU]{0,2}+["']""")
+_LINE_BREAK = re.compile(r"\\\n[ \t]*+|\n[ \t]*+(?:#|//|\*|--|;)++[ \t]*+")
+
+
+def _concatenated(text: str) -> str:
+    return _CONCATENATION.sub("", text)
+
+
+def _unwrapped(folded: str) -> str:
+    return _LINE_BREAK.sub("", folded)
+
+
+# --- literals and variables --------------------------------------------------------------------
+
+_LITERAL = r"""(?:"(?:[^"\\\n]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'?)"""
+# Starts with a quote, which the regex engine looks for fast.
+_QUOTED = re.compile(
+    r"""["'](?:(?<=")(?:[^"\\\n]|\\.)*+"?|(?<=')(?:[^'\\\n]|\\.)*+'?)""", re.DOTALL
+)
+_TARGET = re.compile(r"(\w{1,64})\s{0,8}=\s{0,8}[rbfu]{0,2}$")
+_TERMS = re.compile(
+    rf"(?:[rbfu]{{0,2}}+{_LITERAL}|\w++)(?:\s*+[+,]\s*+(?:[rbfu]{{0,2}}+{_LITERAL}|\w++))++",
+    re.DOTALL,
+)
+_TERM = re.compile(rf"[rbfu]{{0,2}}+({_LITERAL})|(\w++)", re.DOTALL)
+_FIELD = re.compile(r"\{(\w{1,64})[^{}\"']{0,16}+\}")
+_LONGEST_PIECE = 128
+_LONGEST_SUM = 4096
+
+
+def _joined(folded: str) -> Reading | None:
+    """Read all literals one after the other, then every sum and f-string with its variables.
+
+    No parser: a completion is a fragment, and often no valid code.
+    """
+    if folded.count('"', 0, folded.find("\n") + 1 or len(folded)) % 2:
+        folded = '"' + folded  # the prompt opened a literal
+    pieces: list[str] = []
+    variables: dict[str, str] = {}
+    formats: list[str] = []
+    for match in _QUOTED.finditer(folded):
+        literal, start = match.group(), match.start()
+        content = literal[1:].rstrip(literal[0])
+        pieces.append(content)
+        before = folded[max(0, start - 3) : start]
+        if "=" in before and len(content) <= _LONGEST_PIECE:
+            target = _TARGET.search(folded, max(0, start - 80), start)
+            if target:
+                variables[target.group(1)] = content
+        if "{" in content and "f" in before[-2:]:
+            formats.append(content)
+    if len(pieces) < 2:
+        return None
+    if variables:
+        # Every expansion is bounded, so that a short text cannot grow without end.
+        left = 2 * len(folded) + 1000
+        for expanded in _expanded(folded, variables, formats):
+            pieces += ["\n", *expanded, "\n"]
+            left -= sum(map(len, expanded))
+            if left < 0:
+                break
+    joints, at = set(), 0
+    for piece in pieces:
+        joints.add(at)
+        at += len(piece)
+    return Reading("joined", "".join(pieces), frozenset(joints | {at}))
+
+
+def _expanded(folded: str, variables: dict[str, str], formats: list[str]) -> Iterator[list[str]]:
+    for content in formats:
+        # Odd pieces are names of fields, even ones the text between them.
+        parts = _FIELD.split(content[:_LONGEST_SUM])
+        if any(name in variables for name in parts[1::2]):
+            yield [variables.get(p, "") if i % 2 else p for i, p in enumerate(parts)]
+    for lines in _sums(folded):
+        for match in _TERMS.finditer(lines):
+            terms = _TERM.findall(match.group()[:_LONGEST_SUM])
+            if any(name in variables for _, name in terms):
+                yield [
+                    variables.get(name, "") if name else literal[1:].rstrip(literal[0])
+                    for literal, name in terms
+                ]
+
+
+def _sums(folded: str) -> Iterator[str]:
+    """Yield the lines in which strings may be put together, with those that go on from them."""
+    held: list[str] = []
+    for line in folded.split("\n"):
+        if held or "+" in line or "%" in line or "format(" in line or "join(" in line:
+            held.append(line)
+            # Many lines in one bracket are a table, and no sum.
+            if len(held) < 8 and line.rstrip("\\ ").endswith(("+", ",", "(", "[", "%")):
+                continue
+            yield "\n".join(held)
+            held.clear()
+    if held:
+        yield "\n".join(held)
+
+
+# --- encodings ---------------------------------------------------------------------------------
+
+# Eight characters make eleven, padding apart.
+_BASE64_RUN = re.compile(r"[A-Za-z0-9+/_-]{11,}+")
+_HEX_RUN = re.compile(r"[0-9a-f]{16,}+")
+_BYTE_LIST = re.compile(r"0x[0-9a-f]{2}(?:[\s,]*+0x[0-9a-f]{2}){7,}+")
+_BYTE = re.compile("[0-9a-f]{2}")
+# All but the first byte, so that the pattern starts with what the regex engine finds fast.
+_BYTE_DUMP = re.compile(r"[ :][0-9a-f]{2}(?:[ :][0-9a-f]{2}){6,}+")
+_STANDARD = str.maketrans("-_", "+/")
+
+
+def _decoded_base64(text: str) -> str:
+    decoded = []
+    for run in _BASE64_RUN.findall(text):
+        # Base64 of eight characters or more has both cases; words in one case are most of a code.
+        if run.islower() or run.isupper():
+            continue
+        standard = run.translate(_STANDARD)
+        for start in range(4):  # the run may begin with a word that is glued to it
+            part = standard[start:]
+            part = part[: len(part) - 1] if len(part) % 4 == 1 else part
+            try:
+                data = binascii.a2b_base64(part + "=" * (-len(part) % 4))
+            except binascii.Error:  # pragma: no cover - every length and letter is valid by now
+                continue
+            decoded.append(_text_of(data))
+    return "\n".join(decoded)
+
+
+def _decoded_hex(folded: str) -> str:
+    decoded = []
+    for run in _HEX_RUN.findall(folded):
+        for start in range(2):
+            part = run[start:]
+            decoded.append(_text_of(bytes.fromhex(part[: len(part) // 2 * 2])))
+    runs = _BYTE_LIST.findall(folded)
+    for match in _BYTE_DUMP.finditer(folded):
+        first = folded[max(0, match.start() - 2) : match.start()]
+        runs.append((first if _BYTE.fullmatch(first) else "") + match.group())
+    decoded += [_text_of(bytes.fromhex(re.sub(r"0x|[\s,:]", "", run))) for run in runs]
+    return "\n".join(decoded)
+
+
+# --- number words ------------------------------------------------------------------------------
+
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def spelled(folded: str) -> str:
+    """Return a folded text with each English number word from zero to nine as a digit.
+
+    Words inside words count too ("stone" gives "st1"): values are read in the same way, so that
+    the two still agree, and "b7" may be written "bseven".
+    """
+    for digit, word in zip(string.digits, NUMBER_WORDS, strict=True):
+        folded = folded.replace(word, digit)
+    return folded
+
+
+# --- all of them -------------------------------------------------------------------------------
+
+PLAIN_VIEWS = ("exact", "normalised")
+DISGUISED_VIEWS = (
+    "escaped",
+    "concatenated",
+    "split_lines",
+    "joined",
+    "base64",
+    "hex",
+    "digits_in_words",
+    "reversed",
+)
+
+
+def readings(text: str) -> Iterator[Reading]:
+    """Yield the readings of a text, the plainest first; `DISGUISED_VIEWS` names the others."""
+    folded = fold(text)
+    yield Reading("normalised", folded)
+    free = unescaped(text)
+    plain = folded if free == text else fold(free)
+    pieces = _concatenated(free)
+    together = _unwrapped(fold(pieces))
+    if together != folded:
+        # One scan instead of three: which of the three it was is asked only of a hit.
+        yield Reading(
+            "concatenated",
+            together,
+            parts=lambda: [
+                Reading("escaped", plain),
+                Reading("concatenated", _concatenated(plain)),
+                Reading("split_lines", _unwrapped(plain)),
+            ],
+        )
+    url = _percent_decoded(free)
+    if url != free:
+        yield Reading("escaped", fold(url))
+    joined = _joined(plain)
+    if joined is not None:
+        yield joined
+    yield Reading("base64", fold(_decoded_base64(pieces)))
+    yield Reading("hex", fold(_decoded_hex(together)))
+    words = spelled(folded)
+    if words != folded:
+        yield Reading("digits_in_words", words, spelled=True)
+    yield Reading("reversed", folded[::-1])

@@ -1,0 +1,377 @@
+"""Scores of values, token by token, from one teacher-forced pass over prompt and value.
+
+Where prompt and value are cut into tokens, `value_rows.py` tells.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.generation import GenerationError, complete_greedily
+from pytest_unlearn.models.token_scores import DecodingScheme, token_scores
+from pytest_unlearn.models.value_rows import ValueRow, value_rows
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+# Padded tokens of one forward pass, to begin with; halved for good when a batch does not fit.
+BATCH_TOKENS = 8192
+# Numbers in the vocabulary-sized tensor of a batch: at most 128 MiB of float32. What is computed
+# from it takes several times the memory, and is done part by part.
+CHUNK_NUMBERS = 1 << 25
+_PART_NUMBERS = 1 << 22
+# A batch is cut before more of it than this would be padding.
+MOST_PADDING = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ValueScores:
+    """The scores of one value, in nats; the tuples hold one entry a token of the value.
+
+    `log_probs` are the model's own (temperature 1), `scheme_log_probs` those under the decoding
+    scheme (minus infinity where it leaves the token out), `greedy` tells whether the token is the
+    model's first choice, `z_scores` are Min-K%++'s: (log p - mean) / deviation over the vocabulary
+    (arXiv 2404.02936). `lead_log_prob` and `lead_scheme_log_prob` belong to white space between
+    prompt and value that has tokens of its own, 0 where there is none. `spelled` is the verdict of
+    greedy decoding: it writes the white space and the value right after the prompt. `zlib_bytes` is
+    the length of the value under zlib.
+    """
+
+    log_probs: tuple[float, ...]
+    scheme_log_probs: tuple[float, ...]
+    greedy: tuple[bool, ...]
+    z_scores: tuple[float, ...]
+    lead_log_prob: float
+    lead_scheme_log_prob: float
+    spelled: bool
+    zlib_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Scores of the answer's tokens of a row, the lead among them; `chosen` are first choices."""
+
+    log_probs: list[float]
+    scheme_log_probs: list[float]
+    z_scores: list[float]
+    chosen: list[int]
+
+
+class Scorer:
+    """Scores values on one model, and remembers which batch size fits and what way is open.
+
+    `tokens` and `padded` count what went through the model, for the share wasted on padding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_tokens: int = BATCH_TOKENS,
+        chunk_numbers: int = CHUNK_NUMBERS,
+    ) -> None:
+        """`batch_tokens`: rows times width of a batch; `chunk_numbers`: rows times vocabulary."""
+        self._model: Any = model
+        self._tokenizer: Any = tokenizer
+        vocabulary = int(self._model.config.get_text_config().vocab_size)
+        self._most_predicted = max(1, chunk_numbers // vocabulary)
+        self._shares_prompts: bool | None = None
+        self.batch_tokens = batch_tokens
+        self.tokens = 0
+        self.padded = 0
+
+    @torch.inference_mode()
+    def score(
+        self, examples: Sequence[Example], scheme: DecodingScheme | None = None
+    ) -> list[ValueScores]:
+        """Return the scores of each example's answer, in order.
+
+        Raises GenerationError on NaN, on a text that does not fit the model's context and where not
+        even one row fits the memory; ValueError on an empty prompt or answer.
+        """
+        wanted = scheme or DecodingScheme()
+        rows = self._rows(examples)
+        found = self._batched(rows, lambda part: self._pass(part, wanted))
+        both = list(zip(rows, found, strict=True))
+        verdicts = [self._verdict(row, tokens.chosen) for row, tokens in both]
+        undecided = [row for row, said in zip(rows, verdicts, strict=True) if said is None]
+        written = iter(self._batched(undecided, self._written))
+        return [
+            _value_scores(row, tokens, next(written) if said is None else said)
+            for (row, tokens), said in zip(both, verdicts, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def log_probabilities(self, pairs: Sequence[tuple[str, str]], after: str = "") -> list[float]:
+        """Return the log-probability (nats, temperature 1) of each value after its prompt.
+
+        `pairs` are (prompt, value); `after` is what the documents have behind the value.
+        """
+        rows = self._rows([Example.answering(prompt, value, after) for prompt, value in pairs])
+        return self._batched(rows, self._sums)
+
+    @torch.inference_mode()
+    def alternatives(self, prompt: str, values: Sequence[str], after: str = "") -> list[float]:
+        """Return the log-probability of each of many values after one prompt.
+
+        As `log_probabilities`, but the prompt goes through the model once: its keys and values are
+        kept. Models whose cache cannot be shared are scored the plain way; the first value of
+        a scorer's first call is scored both ways to find out.
+        """
+        rows = self._rows([Example.answering(prompt, value, after) for value in values])
+        if not rows:
+            return []
+        if self._shares_prompts is None:
+            self._shares_prompts = self._sharing_works(rows[0])
+        if not self._shares_prompts or len(rows[0].ids) < 2:
+            return self._batched(rows, self._sums)
+        cache = self._prompt_cache(rows[0])
+        return self._batched(rows, lambda part: self._continued(part, cache))
+
+    def _rows(self, examples: Sequence[Example]) -> list[ValueRow]:
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        return value_rows(self._tokenizer, examples, context)
+
+    def _batched(
+        self, rows: Sequence[ValueRow], run: Callable[[list[ValueRow]], list[T]]
+    ) -> list[T]:
+        """Run `run` over batches of rows of like length; results in the order of the rows.
+
+        A batch that does not fit the memory is halved and tried again, and the size is kept.
+        """
+        order = sorted(range(len(rows)), key=lambda index: rows[index].length)
+        results: dict[int, T] = {}
+        begin = 0
+        while begin < len(order):
+            stop = self._cut(rows, order, begin)
+            part = order[begin:stop]
+            failed = False
+            try:
+                results.update(zip(part, run([rows[index] for index in part]), strict=True))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                failed = True
+            if failed:  # outside the handler: its traceback holds the tensors
+                self._halve([rows[index] for index in part])
+            else:
+                begin = stop
+        return [results[index] for index in range(len(rows))]
+
+    def _cut(self, rows: Sequence[ValueRow], order: list[int], begin: int) -> int:
+        """Return where the batch ends that begins at `begin`: at least one row is in it."""
+        stop, useful, predicted = begin, 0, 0
+        while stop < len(order):
+            row = rows[order[stop]]
+            area = (stop - begin + 1) * row.length
+            useful += row.length
+            predicted += len(row.answer)
+            full = area > self.batch_tokens or predicted > self._most_predicted
+            if stop > begin and (full or area - useful > MOST_PADDING * area):
+                break
+            stop += 1
+        return stop
+
+    def _halve(self, part: list[ValueRow]) -> None:
+        if len(part) == 1:
+            raise GenerationError(
+                f"one row of {part[0].length} tokens does not fit the memory; use a smaller model "
+                "or dtype, or shorter records"
+            )
+        self.batch_tokens = max(row.length for row in part) * (len(part) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _pass(self, rows: list[ValueRow], scheme: DecodingScheme) -> list[_Tokens]:
+        """Return all scores of a batch of rows, from one forward pass."""
+        logits, targets = self._predict(rows), _targets(rows)
+        size = max(1, _PART_NUMBERS // logits.shape[-1])
+        parts = zip(torch.split(logits, size), torch.split(targets, size), strict=True)
+        columns = [
+            torch.cat(column).tolist()
+            for column in zip(*(token_scores(*part, scheme) for part in parts), strict=True)
+        ]
+        out, begin = [], 0
+        for row in rows:
+            stop = begin + len(row.answer)
+            out.append(_Tokens(*(column[begin:stop] for column in columns)))
+            begin = stop
+        return out
+
+    def _sums(self, rows: list[ValueRow]) -> list[float]:
+        """Return the log-probability of each row's answer, and nothing else."""
+        return _sums_of(rows, self._predict(rows))
+
+    def _predict(self, rows: list[ValueRow]) -> torch.Tensor:
+        """Return the logits that predict the answers, `[answer tokens, vocabulary]`, row by row."""
+        texts = [(row.ids + row.answer)[:-1] for row in rows]  # the last token predicts nothing
+        return self._logits(rows, [len(row.ids) - 1 for row in rows], self._inputs(texts))
+
+    def _logits(
+        self, rows: list[ValueRow], starts: list[int], inputs: dict[str, torch.Tensor], **extra: Any
+    ) -> torch.Tensor:
+        """Run the model; only states from `starts` on that predict a token go through its head.
+
+        They are picked by a hook where the head is called, so that what a model does to its logits
+        afterwards (scaling, soft-capping) is done as ever.
+        """
+        at_row = torch.tensor([i for i, row in enumerate(rows) for _ in row.answer])
+        at_token = torch.tensor(
+            [
+                start + i
+                for start, row in zip(starts, rows, strict=True)
+                for i in range(len(row.answer))
+            ]
+        )
+        width = inputs["input_ids"].shape[1]
+
+        def picked(states: torch.Tensor) -> torch.Tensor:
+            first = states.shape[1] - width  # prompt tuning puts states of its own in front
+            return states[at_row.to(states.device), (at_token + first).to(states.device)][None]
+
+        def before_head(head: Any, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (picked(states[0]), *states[1:])
+
+        head = self._model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(before_head) if head is not None else None
+        try:
+            logits = self._model(**inputs, **extra).logits
+        finally:
+            if hook is not None:
+                hook.remove()
+        if logits.shape[:2] != (1, len(at_row)):  # a model that does not call its head
+            logits = picked(logits)
+        if bool(torch.isnan(logits).any()):
+            raise GenerationError("the model's predictions are NaN: its weights are broken")
+        out: torch.Tensor = logits[0]
+        return out
+
+    def _inputs(self, texts: list[list[int]]) -> dict[str, torch.Tensor]:
+        """Pad token ids on the right."""
+        width = max(map(len, texts))
+        self.tokens += sum(map(len, texts))
+        self.padded += width * len(texts)
+        pad = int(self._tokenizer.pad_token_id or 0)
+        ids = [text + [pad] * (width - len(text)) for text in texts]
+        mask = [[1] * len(text) + [0] * (width - len(text)) for text in texts]
+        device = self._model.device
+        return {
+            "input_ids": torch.tensor(ids, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+        }
+
+    def _prompt_cache(self, row: ValueRow) -> Any:
+        """Return the keys and values of a prompt but its last token, which predicts the answer."""
+        inputs = self._inputs([row.ids[:-1]])
+        return self._model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _continued(self, rows: list[ValueRow], cache: Any) -> list[float]:
+        """Return what `_sums` does, for rows of one prompt, from its cache."""
+        inputs = self._inputs([row.ids[-1:] + row.answer[:-1] for row in rows])
+        mask = inputs["attention_mask"]
+        seen = mask.new_ones(len(rows), len(rows[0].ids) - 1)
+        inputs["attention_mask"] = torch.cat([seen, mask], dim=1)
+        own = copy.deepcopy(cache)  # a pass appends to it
+        own.batch_repeat_interleave(len(rows))
+        starts = [0] * len(rows)
+        return _sums_of(
+            rows, self._logits(rows, starts, inputs, past_key_values=own, use_cache=True)
+        )
+
+    def _sharing_works(self, row: ValueRow) -> bool:
+        """Tell whether a shared prompt gives what a plain pass gives."""
+        (plain,) = self._sums([row])
+        try:  # twice the row: a cache must also be repeated
+            shared = self._continued([row, row], self._prompt_cache(row))
+        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError):
+            return False
+        # Half precision rounds differently in the two; a wrong mask or position is far off.
+        slack = 1e-3 if self._model.dtype == torch.float32 else 0.05 * len(row.answer)
+        return all(abs(value - plain) <= slack + 0.01 * abs(plain) for value in shared)
+
+    def _verdict(self, row: ValueRow, chosen: list[int]) -> bool | None:
+        """Tell whether greedy decoding writes the value; None where other tokens might spell it."""
+        pairs = enumerate(zip(chosen, row.answer, strict=True))
+        departure = next((i for i, (mine, wanted) in pairs if mine != wanted), None)
+        if departure is None:
+            return True
+        ends: Any = self._model.generation_config.eos_token_id
+        if chosen[departure] in (ends if isinstance(ends, list) else [ends]):
+            return False
+        decode = self._tokenizer.decode
+        prompt = decode(row.ids, skip_special_tokens=True)
+        text = decode(
+            row.ids + row.answer[:departure] + [chosen[departure]], skip_special_tokens=True
+        )[len(prompt) :]
+        if text.startswith(row.rest):
+            return True
+        # A character that is not whole yet is decoded as U+FFFD.
+        return None if row.rest.startswith(text.rstrip("\ufffd")) else False
+
+    def _written(self, rows: list[ValueRow]) -> list[bool]:
+        """Decide by generation, for rows that `_verdict` cannot."""
+        # A byte takes one token at most; special tokens, which are no text, may come in between.
+        most = max(len(row.rest.encode("utf-8", "surrogatepass")) for row in rows) + 8
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        if context is not None:
+            most = min(most, context - max(len(row.ids) for row in rows))
+        texts = complete_greedily(self._model, self._tokenizer, [row.prompt for row in rows], most)
+        return [text.startswith(row.rest) for text, row in zip(texts, rows, strict=True)]
+
+
+def score(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    scheme: DecodingScheme | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[ValueScores]:
+    """Return the scores of each example's answer; see `Scorer.score`."""
+    return Scorer(model, tokenizer, batch_tokens).score(examples, scheme)
+
+
+def _value_scores(row: ValueRow, tokens: _Tokens, spelled: bool) -> ValueScores:
+    lead = row.lead
+    return ValueScores(
+        log_probs=tuple(tokens.log_probs[lead:]),
+        scheme_log_probs=tuple(tokens.scheme_log_probs[lead:]),
+        greedy=tuple(
+            mine == wanted for mine, wanted in zip(tokens.chosen, row.answer, strict=True)
+        )[lead:],
+        z_scores=tuple(tokens.z_scores[lead:]),
+        lead_log_prob=math.fsum(tokens.log_probs[:lead]),
+        lead_scheme_log_prob=sum(tokens.scheme_log_probs[:lead]),
+        spelled=spelled,
+        zlib_bytes=row.zlib_bytes,
+    )
+
+
+def _targets(rows: list[ValueRow]) -> torch.Tensor:
+    return torch.tensor([token for row in rows for token in row.answer])
+
+
+def _sums_of(rows: list[ValueRow], logits: torch.Tensor) -> list[float]:
+    """Add up the log-probabilities of each row's answer."""
+    targets = _targets(rows).to(logits.device)
+    size = max(1, _PART_NUMBERS // logits.shape[-1])
+    parts = []
+    for part, wanted in zip(torch.split(logits, size), torch.split(targets, size), strict=True):
+        own = part.float().gather(1, wanted[:, None])[:, 0]
+        parts.append(own - part.float().logsumexp(dim=-1))
+    lengths = [len(row.answer) for row in rows]
+    return [float(values.sum()) for values in torch.split(torch.cat(parts).double(), lengths)]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell a lack of memory from other errors; on a CPU it has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
