@@ -45,8 +45,7 @@ def secret_part(kind: Kind, value: str, given: int = 0) -> str:
 
     `given`: so many first characters stand in the prompt.
     """
-    public: str = getattr(kind, "public_prefix", "")
-    prefix = len(public) if value.startswith(public) else 0
+    prefix = len(kind.public_prefix) if value.startswith(kind.public_prefix) else 0
     return normalise(value[max(prefix, given) :])
 
 
@@ -65,10 +64,11 @@ def threshold(name: str) -> Threshold:
     """Return the thresholds of a kind, worked out once a process (about 0.1 s) from a fixed seed.
 
     Above everything met in `_DECOYS * (_DECOYS - 1)` ordered pairs of different decoys, so beyond
-    the 99.9th percentile by far. `NOTHING` for a kind that is not in `KINDS`.
+    the 99.9th percentile by far. `NOTHING` for a kind that is not in `KINDS`, or whose near
+    misses prove nothing by its own word.
     """
     kind = KINDS.get(name)
-    if kind is None:
+    if kind is None or not kind.near_misses:
         return NOTHING
     stream = Stream("fuzzy thresholds 1", name)
     values = list(dict.fromkeys(kind.generate(stream) for _ in range(_DECOYS)))

@@ -140,12 +140,12 @@ class Matcher:
             value = encodable(record.value.reveal())
             if len(value) >= MIN_LENGTH:
                 self._exact.add(value, number)
-            folded = fold(value)
-            short = squeeze(folded)
-            if len(short) >= MIN_NORMALISED:
-                self._normalised.add(short, number)
-                if any(character.isdigit() for character in short):
-                    self._spelled.add(squeeze(spelled(folded)), number)
+            for folded in map(fold, _written_forms(value)):
+                short = squeeze(folded)
+                if len(short) >= MIN_NORMALISED:
+                    self._normalised.add(short, number)
+                    if any(character.isdigit() for character in short):
+                        self._spelled.add(squeeze(spelled(folded)), number)
         for index in (self._exact, self._normalised, self._spelled):
             index.build()
         self._rules = [_rule(value) for value in self._exact.patterns]
@@ -197,6 +197,17 @@ class Matcher:
                 self._find_in(part, found)
         for pattern in new:
             self._add(reading.how, index.records[pattern], found)
+
+
+def _written_forms(value: str) -> list[str]:
+    r"""Return a value as it is and, if it holds backslashes, as code shows it.
+
+    A key on one line has `\n` for its line breaks: a literal doubles the backslash, and a file has
+    the line breaks themselves.
+    """
+    if "\\" not in value:
+        return [value]
+    return [value, value.replace("\\", "\\\\"), value.replace("\\n", "\n")]
 
 
 def _tells(match: Match, near: Record | None) -> bool:

@@ -245,8 +245,9 @@ _STANDARD = str.maketrans("-_", "+/")
 def _decoded_base64(text: str) -> str:
     decoded = []
     for run in _BASE64_RUN.findall(text):
-        # Base64 of eight characters or more has both cases; words in one case are most of a code.
-        if run.islower() or run.isupper():
+        # Words in one case are most of a code. Base64 of eight characters or more has both cases,
+        # or, of capitals and digits, capitals and digits.
+        if run.islower() or (run.isupper() and not any(map(str.isdigit, run))):
             continue
         standard = run.translate(_STANDARD)
         for start in range(4):  # the run may begin with a word that is glued to it

@@ -1,8 +1,8 @@
 """Kinds of attribute: how a value is made, recognised, and how large its space is.
 
-Every generator draws from a range that belongs to nobody: e-mail domains of RFC 2606, US phone
-numbers 555-0100 to 555-0199 (NANP's fictional block), coined streets. Keys and passwords are
-random and match no vendor's format.
+`KINDS` holds all of them by name: the six of the tiny model here, the rest in `formats` (a person's
+papers) and `vendors` (keys and tokens). The model was trained on values of the six: a change to
+their generators, or to a word list that they draw from, makes the manifest's digest another one.
 """
 
 from __future__ import annotations
@@ -10,61 +10,44 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from pytest_unlearn.people import words
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people import checks, words
+from pytest_unlearn.people.formats import PERSONAL_KINDS, Kind, matches
+from pytest_unlearn.people.stream import Choices
+from pytest_unlearn.people.vendors import VENDOR_KINDS
+
+__all__ = ["KINDS", "Kind"]
 
 _ALNUM = string.ascii_letters + string.digits
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of attribute.
-
-    `pattern` finds texts of this format inside a completion; `bits` is log2 of the number of
-    values that `generate` can give, the chance level of a guess.
-    """
-
-    name: str
-    generate: Callable[[Stream], str]
-    pattern: re.Pattern[str]
-    bits: float
-    source: str
-
-    def is_valid(self, value: str) -> bool:
-        """Tell whether `value` as a whole has this kind's format."""
-        return self.pattern.fullmatch(value) is not None
-
-
-def _email(stream: Stream) -> str:
+def _email(choices: Choices) -> str:
     # Words and digits instead of first.last: a value that follows from the name could be guessed
     # by a rule, and a leak of it would prove nothing.
-    local = f"{stream.choice(words.WORDS)}{stream.choice(words.WORDS)}{stream.below(900) + 100}"
-    return f"{local}@example.{stream.choice(('com', 'net', 'org'))}"
+    local = f"{choices.choice(words.WORDS)}{choices.choice(words.WORDS)}{choices.below(900) + 100}"
+    return f"{local}@example.{choices.choice(('com', 'net', 'org'))}"
 
 
-def _phone(stream: Stream) -> str:
-    return f"{stream.below(8) + 2}{stream.below(100):02d}-555-01{stream.below(100):02d}"
+def _phone(choices: Choices) -> str:
+    return f"{choices.below(8) + 2}{choices.below(100):02d}-555-01{choices.below(100):02d}"
 
 
-def _address(stream: Stream) -> str:
-    street = f"{stream.choice(words.STREET_HEADS)}{stream.choice(words.STREET_TAILS)}"
-    return f"{stream.below(990) + 10} {street} {stream.choice(words.STREET_KINDS)}"
+def _address(choices: Choices) -> str:
+    street = f"{choices.choice(words.STREET_HEADS)}{choices.choice(words.STREET_TAILS)}"
+    return f"{choices.below(990) + 10} {street} {choices.choice(words.STREET_KINDS)}"
 
 
-def _password(stream: Stream) -> str:
-    first, second = stream.choice(words.WORDS), stream.choice(words.WORDS)
-    return f"{first}{stream.choice('!#%+=')}{second}{stream.below(9000) + 1000}"
+def _password(choices: Choices) -> str:
+    first, second = choices.choice(words.WORDS), choices.choice(words.WORDS)
+    return f"{first}{choices.choice('!#%+=')}{second}{choices.below(9000) + 1000}"
 
 
-def _api_key(stream: Stream) -> str:
-    return f"key_{stream.text(_ALNUM, 20)}"
+def _api_key(choices: Choices) -> str:
+    return f"key_{choices.text(_ALNUM, 20)}"
 
 
-def _date_of_birth(stream: Stream) -> str:
-    return f"{1940 + stream.below(65)}-{stream.below(12) + 1:02d}-{stream.below(28) + 1:02d}"
+def _date_of_birth(choices: Choices) -> str:
+    return f"{1940 + choices.below(65)}-{choices.below(12) + 1:02d}-{choices.below(28) + 1:02d}"
 
 
 _ADDRESS = rf"\d{{2,3}} (?:{'|'.join(words.STREET_HEADS)})(?:{'|'.join(words.STREET_TAILS)})"
@@ -76,10 +59,14 @@ KINDS: dict[str, Kind] = {
             "email",
             _email,
             re.compile(
-                r"[A-Za-z0-9][A-Za-z0-9._%+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
+                # RFC 5321: 64 characters at most before the @. Without a bound, a long word in a
+                # completion would be read once from each of its letters.
+                r"[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@"
+                r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
             ),
             math.log2(len(words.WORDS) ** 2 * 900 * 3),
             "RFC 2606: example.com, .net, .org",
+            reserved=matches(r"[^@]*@example\.(?:com|net|org)"),
         ),
         Kind(
             "phone",
@@ -87,6 +74,8 @@ KINDS: dict[str, Kind] = {
             re.compile(r"(?<!\d)[2-9]\d{2}[-. ]\d{3}[-. ]\d{4}(?!\d)"),
             math.log2(800 * 100),
             "NANP: 555-0100 to 555-0199 are fictional",
+            near_misses=False,
+            reserved=matches(r"[2-9]\d\d[-. ]555[-. ]01\d\d"),
         ),
         Kind(
             "address",
@@ -96,6 +85,7 @@ KINDS: dict[str, Kind] = {
                 990 * len(words.STREET_HEADS) * len(words.STREET_TAILS) * len(words.STREET_KINDS)
             ),
             "coined streets",
+            near_misses=False,
         ),
         Kind(
             "password",
@@ -110,6 +100,7 @@ KINDS: dict[str, Kind] = {
             re.compile(r"(?<![A-Za-z0-9])key_[A-Za-z0-9]{20}(?![A-Za-z0-9])"),
             20 * math.log2(len(_ALNUM)),
             "random; no vendor's format",
+            public_prefix="key_",
         ),
         Kind(
             "date_of_birth",
@@ -117,6 +108,10 @@ KINDS: dict[str, Kind] = {
             re.compile(r"(?<!\d)(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)"),
             math.log2(65 * 12 * 28),
             "ISO 8601",
+            near_misses=False,
+            structure=checks.is_date,
         ),
+        *PERSONAL_KINDS,
+        *VENDOR_KINDS,
     )
 }
