@@ -90,12 +90,8 @@ class ModelPair:
         workers wait for it, and so that its result does not depend on their number.
         """
         check_name(settings.model, "--unlearn-model")
-        for name, flag in (
-            (settings.baseline, "--unlearn-baseline"),
-            (settings.retrained, "--unlearn-retrained"),
-        ):
-            if name is not None:
-                check_name(name, flag)
+        if settings.baseline is not None:
+            check_name(settings.baseline, "--unlearn-baseline")
         self._settings = settings
         self._dataset = dataset
         self._store = store
@@ -109,7 +105,7 @@ class ModelPair:
 
         Raises ModelNotFoundError.
         """
-        _ = self._source, self._base_source, self._retrained_source
+        _ = self._source, self._base_source
 
     @functools.cached_property
     def _source(self) -> ModelSource:
@@ -120,12 +116,6 @@ class ModelPair:
         if self._settings.baseline is None:
             return self._source
         return resolve(self._settings.baseline, "--unlearn-baseline")
-
-    @functools.cached_property
-    def _retrained_source(self) -> ModelSource | None:
-        if self._settings.retrained is None:
-            return None
-        return resolve(self._settings.retrained, "--unlearn-retrained")
 
     @functools.cached_property
     def _place(self) -> tuple[str, str]:
@@ -176,15 +166,6 @@ class ModelPair:
             weights.adapt(checkpoint.adapter)
             self._adapted = True
         return LanguageModel(weights, checkpoint is not None, self._threads)
-
-    def retrained(self) -> LanguageModel | None:
-        """Return the model that never saw the forget records, where one was named."""
-        from pytest_unlearn.models.loading import LanguageModel
-
-        source = self._retrained_source
-        if source is None:
-            return None
-        return LanguageModel(self._weights(source), False, self._threads)
 
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load

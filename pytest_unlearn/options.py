@@ -53,12 +53,6 @@ _OPTIONS: tuple[_Option, ...] = (
         "another model to compare with, instead of the model before unlearning",
     ),
     _Option(
-        "unlearn_retrained",
-        "NAME",
-        "a model that was trained without the forget records: what unlearning should come to; "
-        "membership attacks are compared with it (PrivLeak)",
-    ),
-    _Option(
         "unlearn_forget",
         "FILE",
         "records to be forgotten, JSON Lines, instead of the bundled people; repeatable",
@@ -131,7 +125,6 @@ class Settings:
 
     model: str
     baseline: str | None
-    retrained: str | None
     method: MethodChoice
     forget: tuple[Path, ...]
     retain: tuple[Path, ...]
@@ -202,7 +195,6 @@ def read_settings(config: pytest.Config) -> Settings:
     return Settings(
         model=str(_given(config, "unlearn_model")),
         baseline=baseline,
-        retrained=_given(config, "unlearn_retrained"),
         method=_checked(
             "--unlearn-method",
             MethodError,

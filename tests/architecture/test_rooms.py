@@ -24,7 +24,6 @@ MAY_IMPORT = {
     "unlearning": {"models"},
     "gates": set(),
     "searching": {"people", "probes", "leaks"},
-    "strategies": {"people", "probes", "leaks"},
     "dataset": {"people", "probes", "tasks", "models", "options"},
     "options": {"gates", "probes", "unlearning"},
 }
