@@ -24,8 +24,7 @@ from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
 
 SUITE = Path(__file__).parent / "suite"
-_MEASURED = ("test_leakage.py", "test_retention.py")
-_SEARCHED = "test_search.py"
+_SEARCH = SUITE / "test_search.py"
 SESSION = pytest.StashKey["UnlearnSession"]()
 
 
@@ -145,5 +144,6 @@ def choose_paths(config: pytest.Config, searches: bool) -> None:
     """
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         own = [str(config.rootpath / path) for path in config.getini("unlearn_testpaths")]
-        bundled = [*_MEASURED, _SEARCHED] if searches else _MEASURED
-        config.args[:] = [*(str(SUITE / name) for name in bundled), *own]
+        config.args[:] = [str(SUITE), *own]
+        if not searches:  # the folder stays the argument: item ids begin with the file below it
+            config.option.ignore = [*(config.option.ignore or []), str(_SEARCH)]
