@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "unlearning": {"models"},
     "gates": set(),
     "searching": {"people", "probes", "leaks"},
+    "strategies": {"people", "probes", "leaks"},
     "dataset": {"people", "probes", "tasks", "models", "options"},
     "options": {"gates", "probes", "unlearning"},
 }
