@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
@@ -87,6 +87,7 @@ class Engine:
         self._verdicts: dict[str, Verdict] = {}
         self._failed: dict[str, str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
+        self._scores: dict[tuple[State, str], dict[str, Any]] = {}
         self.models = models or ModelPair(settings, dataset, self._store, progress, threads)
 
     def close(self) -> None:
@@ -133,14 +134,26 @@ class Engine:
         if not probe.exact:
             return None
         chunk = self._dataset.chunk_of_case[probe.id]
+        if (state, chunk.id) not in self._scores:
+            decoy_count = self._exposure if probe.family == "direct" else 0
+            self._scores[state, chunk.id] = self._scores_of(state, chunk, decoy_count)
+        found: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
+        return found
+
+    def _scores_of(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
+        """Return the scores of a chunk's probes by id, from the store or made now."""
+        probes = [self._dataset.probe(case) for case in chunk.cases]
+        examples = [_example(probe) for probe in probes]
         with self._failing_once(state):
             model_key = self.models.base_key if state == "base" else self.models.unlearned_key
-        decoy_count = self._exposure if probe.family == "direct" else 0
+        # The chunk's id covers its prompts only; the values must be in the key as well.
         key = digest_of(
             {
                 "model": model_key,
-                "chunk": chunk.id,
+                "probes": chunk.cases,
+                "examples": [asdict(example) for example in examples],
                 "decoys": decoy_count,
+                "avoided": sorted(self._dataset.values) if decoy_count else [],
                 "version": SCORES_VERSION,
             }
         )
@@ -149,19 +162,20 @@ class Engine:
             with self._failing_once(f"{state} scores of {chunk.id}"), self._store.claim(key):
                 entry = self._store.get("scores", key)
                 if entry is None:
-                    entry = self._scored(state, chunk, decoy_count)
+                    entry = {"rows": self._scored(state, probes, examples, decoy_count)}
                     self._store.put("scores", key, entry)
-        found: dict[str, Any] | None = entry["rows"].get(probe.id)
-        return found
+        rows: dict[str, Any] = entry["rows"]
+        return rows
 
-    def _scored(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
+    def _scored(
+        self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int
+    ) -> dict[str, Any]:
         with self._failing_once(f"{state} model"):
             model: Any = self.models.model(state)
         score = getattr(model, "score", None)
         if score is None:
-            return {"rows": {}}
-        probes = [self._dataset.probe(case) for case in chunk.cases]
-        scores = score([_example(probe) for probe in probes])
+            return {}
+        scores = score(examples)
         rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
         if decoy_count:
             started = time.perf_counter()
@@ -171,7 +185,7 @@ class Engine:
                 )
             seconds = time.perf_counter() - started
             self._progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
-        return {"rows": rows}
+        return rows
 
     def search(self, budget: int) -> SearchReport:
         """Look for prompts that make the tested model leak what no probe of this run leaked.
