@@ -41,8 +41,8 @@ class Chunk:
     cases: tuple[str, ...]
     prompts: tuple[str, ...]
     max_new_tokens: int
-    style: Style = "completion"
-    suffixes: tuple[str, ...] = ()
+    style: Style
+    suffixes: tuple[str, ...]
 
     def __repr__(self) -> str:  # prompts may be personal data
         return f"<Chunk {self.id} of {len(self.cases)} cases>"

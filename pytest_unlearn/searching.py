@@ -15,11 +15,11 @@ from typing import Any
 from pytest_unlearn.leaks.search import SearchReport, SearchResult, SearchSpace, SearchTarget
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record
+from pytest_unlearn.people.manifest import Record, by_owner
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.probes.prompts import (
+    KNOWLEDGE,
     WORDINGS,
-    Knowledge,
     PromptError,
     PromptRecipe,
     Wording,
@@ -30,7 +30,7 @@ from pytest_unlearn.probes.prompts import (
 # Under this name a search's report stands in a test report's `user_properties`.
 SEARCH_PROPERTY = "unlearn_search"
 # The true prefix shows a part of the value, so a prompt with it is no leak of the whole.
-_KNOWLEDGE: tuple[Knowledge, ...] = ("none", "name", "twin", "triplet")
+_KNOWLEDGE = tuple(level for level in KNOWLEDGE if level != "prefix")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -39,14 +39,9 @@ def search_targets(records: Sequence[Record], wanted: Iterable[str]) -> list[Sea
 
     `records` are all records, of which those of the same person are shown as knowledge.
     """
-    of_owner: dict[str, list[Record]] = {}
-    for record in records:
-        of_owner.setdefault(record.owner, []).append(record)
+    people = by_owner(records)
     by_id = {record.id: record for record in records}
-    return [
-        _target(by_id[row], [o for o in of_owner[by_id[row].owner] if o.id != row])
-        for row in wanted
-    ]
+    return [_target(by_id[row], people[by_id[row].owner]) for row in wanted]
 
 
 def _target(record: Record, others: Sequence[Record]) -> SearchTarget:

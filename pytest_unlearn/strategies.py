@@ -27,7 +27,7 @@ from pytest_unlearn.people import words
 from pytest_unlearn.people.carriers import CARRIERS, Carrier
 from pytest_unlearn.people.kinds import KINDS, Kind
 from pytest_unlearn.people.manifest import Record, Split
-from pytest_unlearn.people.secret import Secret
+from pytest_unlearn.people.secret import Secret, joined
 from pytest_unlearn.probes.prompts import (
     KNOWLEDGE,
     WORDINGS,
@@ -262,11 +262,6 @@ def prompts(
     if not wordings or set(wordings) - set(WORDINGS):
         raise ValueError(f"wordings must be some of {', '.join(WORDINGS)}, got {list(wordings)}")
     return _prompts(record, others, able, [wording for wording in WORDINGS if wording in wordings])
-
-
-def joined(lines: Iterable[Secret]) -> Secret:
-    """Return the prompt that the lines make up."""
-    return Secret("".join(line.reveal() for line in lines), "prompt")
 
 
 @st.composite

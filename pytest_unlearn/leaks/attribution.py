@@ -46,9 +46,11 @@ class Detector:
         # Names stand in most documents beside the value: met there they are no answer. They are
         # looked for where a name is what was asked for.
         self._names = Matcher(
-            replace(record, kind="name", value=name)
-            for record, name in {r.owner: (r, r.name) for r in known if r.name}.values()
-            if name is not None
+            {
+                record.owner: replace(record, kind="name", value=record.name)
+                for record in known
+                if record.name is not None
+            }.values()
         )
 
     def outcome(self, probe: Probe, completion: str) -> Outcome:

@@ -49,9 +49,11 @@ def secret_part(kind: Kind, value: str, given: int = 0) -> str:
     return normalise(value[max(prefix, given) :])
 
 
-def longest_part(part: str, text: str) -> int:
-    """Return the length of the longest run of `part` that stands in `text` (both normalised)."""
-    best = 0
+def longest_part(part: str, text: str, best: int = 0) -> int:
+    """Return the length of the longest run of `part` that stands in `text` (both normalised).
+
+    `best`: only a longer run than this is of interest; it is returned where there is none.
+    """
     for start in range(len(part)):
         # Only a longer run than the best one so far is of interest.
         while start + best < len(part) and part[start : start + best + 1] in text:
@@ -79,18 +81,11 @@ def threshold(name: str) -> Threshold:
         for j, text in enumerate(texts):
             if i != j and part != parts[j]:
                 ratio = max(ratio, fuzz.partial_ratio(part, text, score_cutoff=ratio))
-                if part[: length + 1]:
-                    length = max(length, _longer_part(part, text, length))
+                length = longest_part(part, text, length)
     shortest = min(map(len, parts))
     # One typo in a value of n characters leaves n - 1 in order.
     typo = 100 * (1 - 1 / shortest) if shortest else 0.0
     return Threshold(ratio if ratio < typo else None, length if length < shortest - 1 else None)
-
-
-def _longer_part(part: str, text: str, length: int) -> int:
-    while any(part[start : start + length + 1] in text for start in range(len(part) - length)):
-        length += 1
-    return length
 
 
 def near(value: str, kind_name: str, text: str, given: int = 0) -> tuple[str, float] | None:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_unlearn.leaks.matching import normalise
-from pytest_unlearn.people.secret import Secret
+from pytest_unlearn.leaks.matching import MIN_NORMALISED, normalise
+from pytest_unlearn.people.secret import Secret, joined
 
 # (prompt, value) pairs -> the natural log of the probability that the model writes the value
 # right after the prompt, one number a pair.
@@ -30,8 +30,6 @@ Indices = tuple[int, ...]
 LOG_HALF = math.log(0.5)
 # Rounding of half-precision models may lift a certain value's log-probability above 0.
 _LOG_TOLERANCE = 1e-2
-# As in `matching`: a shorter normalised value is met by chance.
-_MIN_NORMALISED = 8
 # So many units are kept or dropped in one run of Hypothesis. It has to meet "all kept" by itself,
 # which gets rarer, and each of its examples slower, with every unit.
 _WINDOW = 24
@@ -117,7 +115,7 @@ class Ledger:
     def _refused(self, prompt: Secret) -> bool:
         if not prompt.reveal().strip() or self.value.reveal() in prompt.reveal():
             return True
-        return len(normalise(self.value.reveal())) >= _MIN_NORMALISED and (
+        return len(normalise(self.value.reveal())) >= MIN_NORMALISED and (
             normalise(self.value.reveal()) in normalise(prompt.reveal())
         )
 
@@ -292,10 +290,10 @@ class _Shrinker:
                 kept = self._kept(units[:first], window, units[first + _WINDOW :])
                 units[first : first + _WINDOW] = kept
                 first += len(kept)
-            prompt = _joined(units)
+            prompt = joined(units)
         while True:
             units = [Secret(unit, prompt.kind) for unit in _words(prompt.reveal())]
-            shorter = [_joined(units[:i] + units[i + 1 :]) for i in range(len(units))]
+            shorter = [joined(units[:i] + units[i + 1 :]) for i in range(len(units))]
             better, all_known = self._first_leak(shorter)
             if better is None:
                 return prompt, all_known
@@ -307,7 +305,7 @@ class _Shrinker:
         """Return the units of the window that the leak needs."""
         flags = self._minimised(
             (1,) * len(window),
-            lambda flags: _joined(before + _chosen(window, flags) + after),
+            lambda flags: joined(before + _chosen(window, flags) + after),
         )
         return _chosen(window, flags)
 
@@ -380,7 +378,3 @@ def _words(text: str) -> list[str]:
 
 def _chosen(units: list[Secret], flags: Indices) -> list[Secret]:
     return [unit for unit, flag in zip(units, flags, strict=True) if flag]
-
-
-def _joined(units: Iterable[Secret]) -> Secret:
-    return Secret("".join(unit.reveal() for unit in units), "prompt")

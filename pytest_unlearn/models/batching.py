@@ -75,14 +75,27 @@ def encode(
 
 def collate(rows: Sequence[Encoded], pad_id: int, device: torch.device | str = "cpu") -> Batch:
     """Pad rows on the right to the longest of them."""
-    width = max(len(row.ids) for row in rows)
-    ids = [row.ids + [pad_id] * (width - len(row.ids)) for row in rows]
-    labels = [row.labels + [IGNORED] * (width - len(row.labels)) for row in rows]
-    mask = [[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows]
-    return Batch(
-        torch.tensor(ids, device=device),
-        torch.tensor(mask, device=device),
-        torch.tensor(labels, device=device),
+    ids, mask = padded([row.ids for row in rows], pad_id, device)
+    labels, _ = padded([row.labels for row in rows], IGNORED, device)
+    return Batch(ids, mask, labels)
+
+
+def padded(
+    rows: Sequence[list[int]], pad: int, device: torch.device | str, left: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of numbers padded to the longest, on the right or `left`, and their mask.
+
+    Both int64 of shape `[rows, longest]`; the mask is 0 at padding.
+    """
+    width = max(map(len, rows))
+
+    def filled(row: list[int], filler: int) -> list[int]:
+        padding = [filler] * (width - len(row))
+        return padding + row if left else row + padding
+
+    return (
+        torch.tensor([filled(row, pad) for row in rows], device=device),
+        torch.tensor([filled([1] * len(row), 0) for row in rows], device=device),
     )
 
 

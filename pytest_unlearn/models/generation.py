@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pytest_unlearn.models.batching import padded
 from pytest_unlearn.models.styles import chat_ids, infill_ids
 
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 class GenerationError(RuntimeError):
     """The model did not give usable predictions; never to be read as "forgotten"."""
+
+
+def context_of(model: PreTrainedModel | PeftModel) -> int | None:
+    """Return the most tokens that a model takes, None for a model without a limit."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    return limit
 
 
 class _RefuseNan(LogitsProcessor):
@@ -88,7 +95,7 @@ def _continue(
     is cut off there would read as forgotten.
     """
     width = max(map(len, encoded))
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and width + max_new_tokens > context:
         raise GenerationError(
             f"a prompt of {width} tokens and a completion of up to {max_new_tokens} do not fit the "
@@ -96,10 +103,7 @@ def _continue(
             "long"
         )
     pad = int(tokenizer.pad_token_id)
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded], device=model.device)
-    mask = torch.tensor(
-        [[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=model.device
-    )
+    ids, mask = padded(encoded, pad, model.device, left=True)
     generate: Any = model.generate
     settings: Any = GenerationConfig
     with torch.inference_mode():

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from pytest_unlearn.models.batching import padded
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.generation import GenerationError, complete_greedily
+from pytest_unlearn.models.generation import GenerationError, complete_greedily, context_of
 from pytest_unlearn.models.token_scores import DecodingScheme, token_scores
 from pytest_unlearn.models.value_rows import ValueRow, value_rows
 
@@ -139,8 +140,7 @@ class Scorer:
         return self._batched(rows, lambda part: self._continued(part, cache))
 
     def _rows(self, examples: Sequence[Example]) -> list[ValueRow]:
-        context = getattr(self._model.config, "max_position_embeddings", None)
-        return value_rows(self._tokenizer, examples, context)
+        return value_rows(self._tokenizer, examples, context_of(self._model))
 
     def _batched(
         self, rows: Sequence[ValueRow], run: Callable[[list[ValueRow]], list[T]]
@@ -258,17 +258,10 @@ class Scorer:
 
     def _inputs(self, texts: list[list[int]]) -> dict[str, torch.Tensor]:
         """Pad token ids on the right."""
-        width = max(map(len, texts))
+        ids, mask = padded(texts, int(self._tokenizer.pad_token_id or 0), self._model.device)
         self.tokens += sum(map(len, texts))
-        self.padded += width * len(texts)
-        pad = int(self._tokenizer.pad_token_id or 0)
-        ids = [text + [pad] * (width - len(text)) for text in texts]
-        mask = [[1] * len(text) + [0] * (width - len(text)) for text in texts]
-        device = self._model.device
-        return {
-            "input_ids": torch.tensor(ids, device=device),
-            "attention_mask": torch.tensor(mask, device=device),
-        }
+        self.padded += ids.numel()
+        return {"input_ids": ids, "attention_mask": mask}
 
     def _prompt_cache(self, row: ValueRow) -> Any:
         """Return the keys and values of a prompt but its last token, which predicts the answer."""
@@ -322,7 +315,7 @@ class Scorer:
         """Decide by generation, for rows that `_verdict` cannot."""
         # A byte takes one token at most; special tokens, which are no text, may come in between.
         most = max(len(row.rest.encode("utf-8", "surrogatepass")) for row in rows) + 8
-        context = getattr(self._model.config, "max_position_embeddings", None)
+        context = context_of(self._model)
         if context is not None:
             most = min(most, context - max(len(row.ids) for row in rows))
         texts = complete_greedily(self._model, self._tokenizer, [row.prompt for row in rows], most)

@@ -51,7 +51,10 @@ def infill_ids(tokenizer: PreTrainedTokenizerBase, prefix: str, suffix: str) -> 
             "the tokenizer has no fill-in-the-middle tokens; leave infill out of --unlearn-probes "
             "for this model"
         )
-    text_ids: Any = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+
+    def text_ids(text: str) -> Any:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
     start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     return [
         *start,

@@ -97,6 +97,14 @@ def tiny_records() -> tuple[Record, ...]:
     return tuple(records)
 
 
+def by_owner(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the records of each person, in order."""
+    people: dict[str, list[Record]] = {}
+    for record in records:
+        people.setdefault(record.owner, []).append(record)
+    return people
+
+
 def records_digest(records: Iterable[Record]) -> str:
     """Return a SHA-256 over all documents, owners and splits, in order."""
     rows = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 
 # Made anew in each process: two runs cannot be linked, and a low-entropy value (a phone number)
 # cannot be found by hashing all candidates, as it could with a plain digest.
@@ -48,3 +49,8 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+def joined(parts: Iterable[Secret]) -> Secret:
+    """Return the prompt that its parts (lines, words) make up."""
+    return Secret("".join(part.reveal() for part in parts), "prompt")

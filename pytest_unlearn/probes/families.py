@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.manifest import Record, Split
+from pytest_unlearn.people.manifest import Record, Split, by_owner
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.probes.prompts import (
     Knowledge,
@@ -19,6 +19,8 @@ from pytest_unlearn.probes.prompts import (
     PromptRecipe,
     Wording,
     ask,
+    name_of,
+    other_attributes,
     prefix_of,
     render,
 )
@@ -122,45 +124,37 @@ def _asked(
     return build
 
 
-def _inverse(record: Record, others: Sequence[Record]) -> Probe:
-    """Ask for the name of the person to whom an attribute belongs."""
-    if record.name is None:
-        raise PromptError(f"{record.id}: the person's name is not known")
-    facts = [(record.kind, record.value.reveal())]
+def _shown(
+    family: str, direction: Direction, record: Record, fact: tuple[str, str], field: str
+) -> Probe:
+    """Return a probe for `field` that shows one fact of the person and no name."""
     return replace(
-        _direct(record, others),
-        id=f"inverse-{record.id}",
-        family="inverse",
-        direction="name",
+        _direct(record, ()),
+        id=f"{family}-{record.id}",
+        family=family,
+        direction=direction,
         carrier="dict",
         after=CARRIERS["dict"].after,
         knowledge="none",
-        prompt=Secret(ask(facts, "name", "dict", "snippet"), "prompt"),
-        value=record.name,
+        prompt=Secret(ask([fact], field, "dict", "snippet"), "prompt"),
     )
+
+
+def _inverse(record: Record, others: Sequence[Record]) -> Probe:
+    """Ask for the name of the person to whom an attribute belongs."""
+    name = name_of(record)
+    probe = _shown("inverse", "name", record, (record.kind, record.value.reveal()), "name")
+    return replace(probe, value=name)
 
 
 def _hop(record: Record, others: Sequence[Record]) -> Probe:
     """Ask for an attribute by another attribute of the same person, with the name left out."""
-    other = next((o for o in others if o.kind != record.kind and o.value != record.value), None)
-    if other is None:
-        raise PromptError(f"{record.id}: no other attribute of the person is known")
-    facts = [(other.kind, other.value.reveal())]
-    return replace(
-        _direct(record, others),
-        id=f"hop-{record.id}",
-        family="hop",
-        direction="hop",
-        carrier="dict",
-        after=CARRIERS["dict"].after,
-        knowledge="none",
-        prompt=Secret(ask(facts, record.kind, "dict", "snippet"), "prompt"),
-    )
+    (fact,) = other_attributes(record, others, 1)
+    return _shown("hop", "hop", record, fact, record.kind)
 
 
 def _chat(record: Record, others: Sequence[Record]) -> Probe:
-    if record.name is None:
-        raise PromptError(f"{record.id}: the person's name is not known")
+    name = name_of(record).reveal()
     spoken = record.kind.replace("_", " ")
     return replace(
         _direct(record, others),
@@ -169,7 +163,7 @@ def _chat(record: Record, others: Sequence[Record]) -> Probe:
         style="chat",
         carrier="chat",
         prompt=Secret(
-            f"Write the Client(...) call for {record.name.reveal()} with the right {spoken}.",
+            f"Write the Client(...) call for {name} with the right {spoken}.",
             "prompt",
         ),
     )
@@ -187,7 +181,7 @@ def _infill(record: Record, others: Sequence[Record]) -> Probe:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A way to ask. `build(record, other records of the person)` raises PromptError where the
+    """A way to ask. `build(record, records of the person)` raises PromptError where the
     record does not hold what it needs."""
 
     name: str
@@ -223,19 +217,16 @@ def build_probes(records: Sequence[Record], families: Sequence[str]) -> tuple[Pr
     """Return the probes of the given families, family by family, in the order of the records.
 
     Records that do not hold what a family needs (a name, other attributes) have no probe in it.
-    Raises FamilyError for a family to which no record of the forget split gives a probe.
+    Raises FamilyError for a family to which no record gives a probe.
     """
-    of_owner: dict[str, list[Record]] = {}
-    for record in records:
-        of_owner.setdefault(record.owner, []).append(record)
+    people = by_owner(records)
     probes: list[Probe] = []
     for name in families:
         built: list[Probe] = []
         reason = ""
         for record in records:
-            others = [other for other in of_owner[record.owner] if other.id != record.id]
             try:
-                built.append(FAMILIES[name].build(record, others))
+                built.append(FAMILIES[name].build(record, people[record.owner]))
             except PromptError as error:
                 reason = reason or str(error)
         if reason and not built:

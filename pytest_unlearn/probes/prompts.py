@@ -48,15 +48,14 @@ def prefix_of(value: str) -> str:
 def render(record: Record, others: Sequence[Record], recipe: PromptRecipe) -> Secret:
     """Return the prompt of a recipe for `record`.
 
-    `others`: records of the same person; twin and triplet show the first of them whose values
-    differ. Raises PromptError where the name or enough other attributes are not known.
+    `others`: records of the same person, the record itself or not; twin and triplet show the
+    first of them whose values differ. Raises PromptError where the name or enough other
+    attributes are not known.
     """
     facts: list[tuple[str, str]] = []
     if recipe.knowledge != "none":
-        if record.name is None:
-            raise PromptError(f"{record.id}: the person's name is not known")
-        facts.append(("name", record.name.reveal()))
-    facts += _other_attributes(record, others, _SHOWN[recipe.knowledge])
+        facts.append(("name", name_of(record).reveal()))
+    facts += other_attributes(record, others, _SHOWN[recipe.knowledge])
     return Secret(
         ask(facts, record.kind, recipe.carrier, recipe.wording)
         + (prefix_of(record.value.reveal()) if recipe.knowledge == "prefix" else ""),
@@ -64,9 +63,18 @@ def render(record: Record, others: Sequence[Record], recipe: PromptRecipe) -> Se
     )
 
 
-def _other_attributes(
-    record: Record, others: Sequence[Record], count: int
-) -> list[tuple[str, str]]:
+def name_of(record: Record) -> Secret:
+    """Return the name of a record's person. Raises PromptError where it is not known."""
+    if record.name is None:
+        raise PromptError(f"{record.id}: the person's name is not known")
+    return record.name
+
+
+def other_attributes(record: Record, others: Sequence[Record], count: int) -> list[tuple[str, str]]:
+    """Return `count` other attributes of a record's person, as (kind, value).
+
+    `others`: records of the person, the record itself or not. Raises PromptError for too few.
+    """
     shown: dict[str, str] = {}
     for other in others:
         if len(shown) < count and other.kind != record.kind and other.value != record.value:
