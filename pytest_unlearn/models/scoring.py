@@ -6,6 +6,7 @@ Where prompt and value are cut into tokens, `value_rows.py` tells.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,12 @@ class Scorer:
         vocabulary = int(self._model.config.get_text_config().vocab_size)
         self._most_predicted = max(1, chunk_numbers // vocabulary)
         self._shares_prompts: bool | None = None
+        # transformers 5.24 gave the cache this name; before, and in others' models, it has the old.
+        bare = self._model
+        if hasattr(bare, "get_base_model"):
+            bare = bare.get_base_model()
+        parameters = inspect.signature(bare.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self.batch_tokens = batch_tokens
         self.tokens = 0
         self.padded = 0
@@ -266,7 +273,8 @@ class Scorer:
     def _prompt_cache(self, row: ValueRow) -> Any:
         """Return the keys and values of a prompt but its last token, which predicts the answer."""
         inputs = self._inputs([row.ids[:-1]])
-        return self._model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+        output = self._model(**inputs, use_cache=True, logits_to_keep=1)
+        return getattr(output, self._cache_name)
 
     def _continued(self, rows: list[ValueRow], cache: Any) -> list[float]:
         """Return what `_sums` does, for rows of one prompt, from its cache."""
@@ -276,10 +284,9 @@ class Scorer:
         inputs["attention_mask"] = torch.cat([seen, mask], dim=1)
         own = copy.deepcopy(cache)  # a pass appends to it
         own.batch_repeat_interleave(len(rows))
+        cached = {self._cache_name: own}
         starts = [0] * len(rows)
-        return _sums_of(
-            rows, self._logits(rows, starts, inputs, past_key_values=own, use_cache=True)
-        )
+        return _sums_of(rows, self._logits(rows, starts, inputs, **cached, use_cache=True))
 
     def _sharing_works(self, row: ValueRow) -> bool:
         """Tell whether a shared prompt gives what a plain pass gives."""
