@@ -88,12 +88,7 @@ class Scorer:
         vocabulary = int(self._model.config.get_text_config().vocab_size)
         self._most_predicted = max(1, chunk_numbers // vocabulary)
         self._shares_prompts: bool | None = None
-        # transformers 5.24 gave the cache this name; before, and in others' models, it has the old.
-        bare = self._model
-        if hasattr(bare, "get_base_model"):
-            bare = bare.get_base_model()
-        parameters = inspect.signature(bare.forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+        self._cache_name = _cache_name(model)
         self.batch_tokens = batch_tokens
         self.tokens = 0
         self.padded = 0
@@ -370,6 +365,13 @@ def _sums_of(rows: list[ValueRow], logits: torch.Tensor) -> list[float]:
         parts.append(own - part.float().logsumexp(dim=-1))
     lengths = [len(row.answer) for row in rows]
     return [float(values.sum()) for values in torch.split(torch.cat(parts).double(), lengths)]
+
+
+def _cache_name(model: Any) -> str:
+    """Return what a model calls its keys and values; transformers 5.24 gave them another name."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    new = "cache" in inspect.signature(bare.forward).parameters
+    return "cache" if new else "past_key_values"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
