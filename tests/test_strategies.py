@@ -326,6 +326,12 @@ from hypothesis import Phase, given, settings, strategies as st
 from pytest_unlearn.people.manifest import Record
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.strategies import *
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+# Under CI, Hypothesis keeps no database of its own accord; what is looked for is what one holds.
+settings.register_profile("kept", derandomize=False,
+                          database=DirectoryBasedExampleDatabase(".hypothesis/examples"))
+settings.load_profile("kept")
 
 OWN = "".join(map(chr, range(103, 122)))
 HELD = Record("a-1", "a", "forget", "email", "file", Secret(OWN + "1", "prompt"),
