@@ -83,6 +83,9 @@ class Engine:
         self._progress = progress
         self._detector = Detector(dataset.records)
         self._exposure = settings.exposure
+        self._scheme = settings.decoding
+        self._gradients = "gradnorm" in settings.membership
+        self._retrained = settings.retrained is not None
         self._sandbox = Sandbox()
         self._verdicts: dict[str, Verdict] = {}
         self._failed: dict[str, str] = {}
@@ -99,6 +102,7 @@ class Engine:
         texts = [self._text(state, probe.id) for state in STATES]
         outcomes = [self._detector.outcome(probe, text) for text in texts]
         exact = [self._exact(state, probe) for state in STATES]
+        retrained = self._exact("retrained", probe) if self._retrained else None
         row = ProbeRow(
             id=probe.id,
             split=probe.split,
@@ -112,6 +116,7 @@ class Engine:
             unlearned=outcomes[1].as_row(),
             base_exact=exact[0],
             unlearned_exact=exact[1],
+            retrained_exact=retrained,
         )
         return _completions(texts, outcomes), row
 
@@ -135,7 +140,9 @@ class Engine:
             return None
         chunk = self._dataset.chunk_of_case[probe.id]
         if (state, chunk.id) not in self._scores:
-            decoy_count = self._exposure if probe.family == "direct" else 0
+            # Exposure shows what a model still prefers: of no use on one that never saw the data.
+            ranked = probe.family == "direct" and state != "retrained"
+            decoy_count = self._exposure if ranked else 0
             self._scores[state, chunk.id] = self._scores_of(state, chunk, decoy_count)
         found: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
         return found
@@ -145,13 +152,15 @@ class Engine:
         probes = [self._dataset.probe(case) for case in chunk.cases]
         examples = [_example(probe) for probe in probes]
         with self._failing_once(state):
-            model_key = self.models.base_key if state == "base" else self.models.unlearned_key
+            model_key = self.models.key(state)
         # The chunk's id covers its prompts only; the values must be in the key as well.
         key = digest_of(
             {
                 "model": model_key,
                 "probes": chunk.cases,
                 "examples": [asdict(example) for example in examples],
+                "scheme": asdict(self._scheme),
+                "gradients": self._gradients,
                 "decoys": decoy_count,
                 "avoided": sorted(self._dataset.values) if decoy_count else [],
                 "version": SCORES_VERSION,
@@ -175,8 +184,11 @@ class Engine:
         score = getattr(model, "score", None)
         if score is None:
             return {}
-        scores = score(examples)
+        scores = score(examples, self._scheme)
         rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
+        if self._gradients:
+            for row, norm in zip(rows.values(), model.gradient_norms(examples), strict=True):
+                row["gradient_norm"] = norm
         if decoy_count:
             started = time.perf_counter()
             for probe in probes:
@@ -263,11 +275,10 @@ class Engine:
         """Return the store's key of each completion of a chunk."""
         if (state, chunk.id) in self._known_keys:
             return self._known_keys[state, chunk.id]
-        models = self.models
         keys = self._known_keys[state, chunk.id] = [
             digest_of(
                 {
-                    "model": models.base_key if state == "base" else models.unlearned_key,
+                    "model": self.models.key(state),
                     "prompt": prompt,
                     "generation": {
                         "version": GENERATION_VERSION,

@@ -1,4 +1,6 @@
-"""The two models of a run, base and tested: found, loaded, unlearned, and named by a key.
+"""The models of a run, base and tested: found, loaded, unlearned, and named by a key.
+
+A third, retrained without the forget records, may be given to compare with; it is only scored.
 
 Keys are known without loading anything, so that a run whose completions are all in the store
 loads no model.
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.loading import LanguageModel, Weights
     from pytest_unlearn.options import Settings
 
-State = Literal["base", "unlearned"]
+State = Literal["base", "unlearned", "retrained"]
 STATES: tuple[State, State] = ("base", "unlearned")
 
 # Raise when a change of this package changes what unlearning makes of the same input.
@@ -50,24 +52,16 @@ class Completer(Protocol):
 
 
 class Models(Protocol):
-    """The base and the tested model of a run: `ModelPair`, or what a conftest puts in its place.
+    """The models of a run: `ModelPair`, or what a conftest puts in its place."""
 
-    The keys are plain JSON data that name everything that can change what a model writes.
-    """
-
-    @property
-    def base_key(self) -> dict[str, Any]:
-        """The base model's key."""
-
-    @property
-    def unlearned_key(self) -> dict[str, Any]:
-        """The tested model's key."""
+    def key(self, state: State) -> dict[str, Any]:
+        """Return plain JSON data that name everything that can change what a model writes."""
 
     def resolve(self) -> None:
         """Find the models, or raise ModelNotFoundError; called once before the first test."""
 
     def model(self, state: State) -> Completer:
-        """Return one of the models, ready to run."""
+        """Return one of the models, ready to run; `retrained` is asked for where one was named."""
 
     def stored_checkpoint(self) -> Checkpoint | None:
         """Return what unlearning reported, or None."""
@@ -92,20 +86,25 @@ class ModelPair:
         check_name(settings.model, "--unlearn-model")
         if settings.baseline is not None:
             check_name(settings.baseline, "--unlearn-baseline")
+        if settings.retrained is not None:
+            check_name(settings.retrained, "--unlearn-retrained")
         self._settings = settings
         self._dataset = dataset
         self._store = store
         self._progress = progress
         self._threads = threads
+        self._keys: dict[State, dict[str, Any]] = {}
         self._loaded: dict[Path, Weights] = {}
         self._adapted = False
 
     def resolve(self) -> None:
-        """Find both model folders, fetching from the hub what is not there.
+        """Find the model folders, fetching from the hub what is not there.
 
         Raises ModelNotFoundError.
         """
         _ = self._source, self._base_source
+        if self._settings.retrained is not None:
+            _ = self._retrained_source
 
     @functools.cached_property
     def _source(self) -> ModelSource:
@@ -125,18 +124,26 @@ class ModelPair:
         device = resolve_device(self._settings.device)
         return device, resolve_dtype(self._settings.dtype, device)
 
+    @functools.cached_property
+    def _retrained_source(self) -> ModelSource:
+        if self._settings.retrained is None:
+            raise ValueError("no retrained model was named")
+        return resolve(self._settings.retrained, "--unlearn-retrained")
+
     # -- keys --------------------------------------------------------------------------------
 
-    @functools.cached_property
-    def base_key(self) -> dict[str, Any]:
-        """Everything about the base model that can change what it writes."""
-        return self._key(self._base_source, None)
+    def key(self, state: State) -> dict[str, Any]:
+        """Return everything about a model that can change what it writes."""
+        if state not in self._keys:
+            checkpoint = self.checkpoint if state == "unlearned" else None
+            adapter = checkpoint.digest if checkpoint else None
+            self._keys[state] = self._key(self._source_of(state), adapter)
+        return self._keys[state]
 
-    @functools.cached_property
-    def unlearned_key(self) -> dict[str, Any]:
-        """The same for the tested model."""
-        checkpoint = self.checkpoint
-        return self._key(self._source, checkpoint.digest if checkpoint else None)
+    def _source_of(self, state: State) -> ModelSource:
+        if state == "base":
+            return self._base_source
+        return self._source if state == "unlearned" else self._retrained_source
 
     def _key(self, source: ModelSource, adapter: str | None) -> dict[str, Any]:
         device, dtype = self._place
@@ -158,8 +165,8 @@ class ModelPair:
         """
         from pytest_unlearn.models.loading import LanguageModel
 
-        if state == "base":
-            return LanguageModel(self._weights(self._base_source), False, self._threads)
+        if state != "unlearned":
+            return LanguageModel(self._weights(self._source_of(state)), False, self._threads)
         checkpoint = self.checkpoint
         weights = self._weights(self._source)
         if checkpoint is not None and not self._adapted:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.expressions import Gate
+    from pytest_unlearn.models.decoding import DecodingScheme
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 T = TypeVar("T")
@@ -72,6 +73,24 @@ _OPTIONS: tuple[_Option, ...] = (
         "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all",
     ),
     _Option(
+        "unlearn_decoding",
+        "SCHEME",
+        "how an attacker samples, for the probability of a value: temperature=0.8,top_k=40,"
+        "top_p=0.95 or a part of it (default: temperature=1)",
+    ),
+    _Option(
+        "unlearn_membership",
+        "ATTACKS",
+        "membership inference, separated by commas: loss, zlib, min_k, min_k++, gradnorm, "
+        "reference, or all, none (default: all that cost no further pass)",
+    ),
+    _Option(
+        "unlearn_retrained",
+        "NAME",
+        "a model trained without the forget records: what forgetting should look like, for "
+        "PrivLeak and the attack reference",
+    ),
+    _Option(
         "unlearn_exposure",
         "N",
         "rank each value among N decoys of its kind put in the same prompt (at least 1000 for 10 "
@@ -130,6 +149,9 @@ class Settings:
     retain: tuple[Path, ...]
     control: tuple[Path, ...]
     probes: tuple[str, ...]
+    decoding: DecodingScheme
+    membership: tuple[str, ...]
+    retrained: str | None
     exposure: int
     search: int
     tasks: tuple[Path, ...]
@@ -182,12 +204,15 @@ def is_active(config: pytest.Config) -> bool:
 def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run. Raises SettingsError."""
     from pytest_unlearn.gates.expressions import GateError, parse_gate
+    from pytest_unlearn.leaks.membership import AttackError, parse_attacks
+    from pytest_unlearn.models.decoding import DecodingError, parse_scheme
     from pytest_unlearn.probes.families import FamilyError, parse_families
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
 
     base_folder = Path(config.invocation_params.dir)
     baseline = _given(config, "unlearn_baseline")
+    retrained = _given(config, "unlearn_retrained")
 
     def folder_or_file(name: str) -> tuple[Path, ...]:
         return tuple(base_folder / path for path in _given(config, name) or ())
@@ -210,6 +235,20 @@ def read_settings(config: pytest.Config) -> Settings:
             parse_families,
             _given(config, "unlearn_probes") or "direct",
         ),
+        decoding=_checked(
+            "--unlearn-decoding",
+            DecodingError,
+            parse_scheme,
+            _given(config, "unlearn_decoding") or "",
+        ),
+        membership=_checked(
+            "--unlearn-membership",
+            AttackError,
+            parse_attacks,
+            _given(config, "unlearn_membership") or "",
+            retrained is not None,
+        ),
+        retrained=retrained,
         exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
         tasks=folder_or_file("unlearn_tasks"),

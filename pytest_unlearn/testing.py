@@ -64,15 +64,9 @@ class LookupModels:
             "lookup": [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
         }
 
-    @property
-    def base_key(self) -> dict[str, Any]:
-        """The base model's key."""
-        return {**self._key, "state": "base"}
-
-    @property
-    def unlearned_key(self) -> dict[str, Any]:
-        """The tested model's key."""
-        return {**self._key, "state": "unlearned"}
+    def key(self, state: State) -> dict[str, Any]:
+        """Return a model's key."""
+        return {**self._key, "state": state}
 
     def resolve(self) -> None:
         """Nothing has to be found."""

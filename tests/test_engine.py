@@ -10,6 +10,7 @@ import pytest
 
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
+from pytest_unlearn.models.decoding import DecodingScheme
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.scoring import ValueScores
 from pytest_unlearn.testing import LookupModel, LookupModels
@@ -25,6 +26,9 @@ class Given:
     probes: tuple[str, ...] = ("direct",)
     batch_size = 64
     exposure = 0
+    decoding = DecodingScheme()
+    membership: tuple[str, ...] = ()
+    retrained = None
 
     def __init__(self, forget: Path, store: Path) -> None:
         self.forget = (forget,)
@@ -43,7 +47,7 @@ class ScoringModels(LookupModels):
         found.score = self.score
         return found  # type: ignore[no-any-return]
 
-    def score(self, examples: Sequence[Example]) -> list[ValueScores]:
+    def score(self, examples: Sequence[Example], scheme: DecodingScheme) -> list[ValueScores]:
         self.scored += [example.text[example.start : example.end] for example in examples]
         return [
             ValueScores((-1.0,), (-1.0,), (False,), (0.0,), 0.0, 0.0, False, 8) for _ in examples

@@ -20,7 +20,7 @@ class ProbeRow:
 
     `carrier` is the one in which was asked, `planted` the one of the document. `base_exact` and
     `unlearned_exact` are exact extraction scores (`leaks.exact_rows.exact_row`), None where the
-    probe has none.
+    probe has none; `retrained_exact` those of a model that never saw the forget records.
     """
 
     id: str
@@ -35,6 +35,7 @@ class ProbeRow:
     knowledge: str = "name"
     base_exact: dict[str, Any] | None = None
     unlearned_exact: dict[str, Any] | None = None
+    retrained_exact: dict[str, Any] | None = None
 
     @property
     def leaked(self) -> bool:

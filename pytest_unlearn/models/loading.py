@@ -15,8 +15,8 @@ from pytest_unlearn.models.generation import (
     complete_greedily,
     infill_greedily,
 )
+from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_block
 from pytest_unlearn.models.scoring import Scorer, ValueScores
-from pytest_unlearn.models.token_scores import DecodingScheme
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pytest_unlearn.models.decoding import DecodingScheme
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.sources import ModelSource
 
@@ -93,6 +94,17 @@ class LanguageModel:
         """Return the scores of each example's answer in one teacher-forced pass; see `Scorer`."""
         with self._scoring() as scorer:
             return scorer.score(examples, scheme)
+
+    def gradient_norms(self, examples: Sequence[Example]) -> list[float]:
+        """Return the norm of the gradient of each example's loss; see `gradient_norms`.
+
+        Of a model of more than a billion weights, that of its last block: the gradient of all
+        would take as much memory as the model.
+        """
+        with cpu_threads(self._threads), self.active() as model:
+            large = model.num_parameters() > 1_000_000_000
+            choice = last_block(model) if large else every_weight
+            return gradient_norms(model, self.tokenizer, examples, choice)
 
     def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the log-probability (nats) of each value after its prompt; see `Scorer`."""

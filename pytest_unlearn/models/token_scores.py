@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
-
-@dataclass(frozen=True, slots=True)
-class DecodingScheme:
-    """How an attacker samples: temperature, then top-k, then top-p, as in transformers.
-
-    Temperature 0 is greedy decoding. Raises ValueError for numbers out of range.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}: it must be 0 or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: it must be 1 or more, or None")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}: it must be in (0, 1]")
+from pytest_unlearn.models.decoding import DecodingScheme
 
 
 def token_scores(

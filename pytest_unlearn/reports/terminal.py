@@ -21,6 +21,7 @@ from pytest_unlearn.reports.breakdown import (
     relations,
     transitions,
 )
+from pytest_unlearn.reports.membership import membership_table
 
 if TYPE_CHECKING:
     from pytest_unlearn.searching import SearchSummary
@@ -76,7 +77,7 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)
-    for table in _taken_apart(reporter, rows):
+    for table in _taken_apart(session, reporter, rows):
         reporter.write_line("")
         _write_table(reporter, table)
     for line in (shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)):
@@ -146,13 +147,20 @@ def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list
 
 
 def _taken_apart(
-    reporter: pytest.TerminalReporter, rows: Sequence[ProbeRow | TaskRow]
+    session: UnlearnSession,
+    reporter: pytest.TerminalReporter,
+    rows: Sequence[ProbeRow | TaskRow],
 ) -> Iterable[Table]:
-    """Yield exact extraction and the families of probes side by side; under -v also kinds,
-    carriers, knowledge and the transition matrix of the direct family."""
+    """Yield exact extraction and the families of probes side by side, membership where more was
+    asked for than comes free; under -v also that, kinds, carriers, knowledge and the transition
+    matrix of the direct family."""
     forget = forget_rows(rows)
+    verbose = reporter.config.get_verbosity() > 0
     tables = [exact_table(rows), rates_by(forget, "family")]
-    if reporter.config.get_verbosity() > 0:
+    attacks = session.settings.membership
+    if verbose or {"gradnorm", "reference"} & set(attacks):
+        tables.append(membership_table(rows, attacks))
+    if verbose:
         direct = forget_rows(rows, "direct")
         tables += [rates_by(direct, "kind"), rates_by(direct, "carrier")]
         tables += [rates_by(forget, "knowledge"), transitions(direct)]
