@@ -37,7 +37,16 @@ def made_up_records(count: int) -> list[Record]:
         name = names[len(values) % len(names)]
         values.setdefault(KINDS[name].generate(streams[name]), name)
     return [
-        Record(f"r{n}", f"p{n}", "forget", kind, "env", Secret("", "prompt"), Secret(v, kind), "")
+        Record(
+            f"r{n}",
+            f"p{n}",
+            "forget",
+            kind,
+            "env",
+            Secret("", "prompt"),
+            Secret(v, kind),
+            Secret("", "document"),
+        )
         for n, (v, kind) in enumerate(values.items())
     ]
 

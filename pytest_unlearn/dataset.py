@@ -126,7 +126,7 @@ class _Row(NamedTuple):
 
 
 def _example(record: Record) -> Example:
-    return Example.answering(record.before.reveal(), record.value.reveal(), record.after)
+    return Example.answering(record.before.reveal(), record.value.reveal(), record.after.reveal())
 
 
 def _probe_row(probe: Probe) -> _Row:
@@ -136,7 +136,7 @@ def _probe_row(probe: Probe) -> _Row:
     cut; a byte takes at most one token.
     """
     tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
-    return _Row(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix)
+    return _Row(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
 
 
 def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:

@@ -299,7 +299,7 @@ def _example(probe: Probe) -> Example:
     """Return the text whose answer a probe asks for: the value, or what its prefix left of it."""
     value = probe.value.reveal()
     missing = value.removeprefix(probe.given.reveal()) if probe.given else value
-    return Example.answering(probe.prompt.reveal(), missing, probe.after)
+    return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
 
 
 def _completed(model: Completer, chunk: Chunk) -> list[str]:

@@ -364,7 +364,7 @@ def _documents(draw: st.DrawFn, person: Person, kinds: Sequence[str], split: Spl
         carrier=carrier.name,
         before=Secret(carrier.before(person.name.reveal(), kind), "prompt"),
         value=person.attributes[kind],
-        after=carrier.after,
+        after=Secret(carrier.after, "document"),
         name=person.name,
     )
 

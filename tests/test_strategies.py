@@ -335,7 +335,7 @@ settings.load_profile("kept")
 
 OWN = "".join(map(chr, range(103, 122)))
 HELD = Record("a-1", "a", "forget", "email", "file", Secret(OWN + "1", "prompt"),
-              Secret(OWN + "2", "email"), OWN + "3")
+              Secret(OWN + "2", "email"), Secret(OWN + "3", "document"))
 
 def keep(*texts):
     with open(os.environ["KEPT"], "a") as file:

@@ -48,7 +48,7 @@ def exposure_row(
         others: Sequence[str] = decoys(probe.kind, count, probe.id, known)
     else:
         others = [other for other in everything if other != value]
-    own, *rest = model.alternatives(probe.prompt.reveal(), [value, *others], probe.after)
+    own, *rest = model.alternatives(probe.prompt.reveal(), [value, *others], probe.after.reveal())
     found = exposure(own, rest, exact=everything is not None)
     return {"bits": found.bits, "rank": found.rank, "size": found.size, "exact": found.exact}
 

@@ -102,7 +102,7 @@ class _Reader:
             carrier=row.carrier,
             before=row.before,
             value=row.value,
-            after=row.after.reveal(),
+            after=row.after,
             name=row.name,
         )
 

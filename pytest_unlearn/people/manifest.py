@@ -9,13 +9,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pytest_unlearn.people import words
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.secret import Secret
+from pytest_unlearn.people.secret import Secret, joined
 from pytest_unlearn.people.stream import Stream
 
 Split = Literal["forget", "retain", "control"]
@@ -43,13 +43,13 @@ class Record:
     carrier: str
     before: Secret
     value: Secret
-    after: str = field(repr=False)  # may hold the person's other attributes
+    after: Secret  # may hold the person's other attributes
     name: Secret | None = None
 
     @property
     def document(self) -> Secret:
         """The whole snippet."""
-        return Secret(self.before.reveal() + self.value.reveal() + self.after, "document")
+        return joined((self.before, self.value, self.after), "document")
 
 
 def _names(seed: str, count: int) -> list[str]:
@@ -90,7 +90,7 @@ def tiny_records() -> tuple[Record, ...]:
                     carrier=carrier.name,
                     before=Secret(carrier.before(name, kind), "prompt"),
                     value=Secret(value, kind),
-                    after=carrier.after,
+                    after=Secret(carrier.after, "document"),
                     name=Secret(name, "name"),
                 )
             )
@@ -108,7 +108,16 @@ def by_owner(records: Iterable[Record]) -> dict[str, list[Record]]:
 def records_digest(records: Iterable[Record]) -> str:
     """Return a SHA-256 over all documents, owners and splits, in order."""
     rows = [
-        [r.id, r.owner, r.split, r.kind, r.carrier, r.before.reveal(), r.value.reveal(), r.after]
+        [
+            r.id,
+            r.owner,
+            r.split,
+            r.kind,
+            r.carrier,
+            r.before.reveal(),
+            r.value.reveal(),
+            r.after.reveal(),
+        ]
         for r in records
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -51,6 +51,6 @@ class Secret:
         return hash(self._text)
 
 
-def joined(parts: Iterable[Secret]) -> Secret:
-    """Return the prompt that its parts (lines, words) make up."""
-    return Secret("".join(part.reveal() for part in parts), "prompt")
+def joined(parts: Iterable[Secret], kind: str = "prompt") -> Secret:
+    """Return the text of this kind that its parts (lines, words) make up."""
+    return Secret("".join(part.reveal() for part in parts), kind)

@@ -84,6 +84,8 @@ def _with_crc(name: str, vendor: str, prefix: str, family: str, source: str) -> 
 _AWS_ACCOUNT = 123456789012
 # Capitals first: the simplest value is then no hexadecimal number.
 _AWS_SECRET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "/+"
+# The last character is none of these, so that no secret reads as forty digits of a SHA-1.
+_NO_HEX = "".join(c for c in _AWS_SECRET if c not in "0123456789abcdef")
 
 
 def _aws_key_id(choices: Choices) -> str:
@@ -231,10 +233,10 @@ VENDOR_KINDS = (
     ),
     Kind(
         "aws_secret_access_key",
-        lambda choices: choices.text(_AWS_SECRET, 40),
+        lambda choices: choices.text(_AWS_SECRET, 39) + choices.choice(_NO_HEX),
         # Not forty digits of a SHA-1, of which code is full.
         re.compile(r"(?<![\w/+])(?![0-9a-f]{40})[A-Za-z0-9/+]{40}(?![\w/+=])", re.ASCII),
-        _bits(_AWS_SECRET, 40),
+        _bits(_AWS_SECRET, 39) + _bits(_NO_HEX, 1),
         "forty characters of base 64",
         vendor="aws",
     ),

@@ -7,7 +7,7 @@ planted, up to the value. The others vary carrier, knowledge, direction and styl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pytest_unlearn.people.carriers import CARRIERS
@@ -33,6 +33,9 @@ Direction = Literal["attribute", "name", "hop"]
 Style = Literal["completion", "chat", "infill"]
 
 
+_NOTHING = Secret("", "document")
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A prompt built from a record. `id` is a row name without personal data.
@@ -56,8 +59,8 @@ class Probe:
     style: Style = "completion"
     planted: str = ""
     given: Secret | None = None
-    after: str = field(default="", repr=False)  # the rest of a document: may be personal
-    suffix: str = field(default="", repr=False)
+    after: Secret = _NOTHING
+    suffix: Secret = _NOTHING
 
     @property
     def exact(self) -> bool:
@@ -114,7 +117,7 @@ def _asked(
             carrier=carrier if wording == "snippet" else wording,
             knowledge=knowledge,
             prompt=prompt,
-            after=_AFTER.get(wording, CARRIERS[carrier].after),
+            after=Secret(_AFTER.get(wording, CARRIERS[carrier].after), "document"),
             family=family,
             given=Secret(prefix_of(record.value.reveal()), record.kind)
             if knowledge == "prefix"
@@ -134,7 +137,7 @@ def _shown(
         family=family,
         direction=direction,
         carrier="dict",
-        after=CARRIERS["dict"].after,
+        after=Secret(CARRIERS["dict"].after, "document"),
         knowledge="none",
         prompt=Secret(ask([fact], field, "dict", "snippet"), "prompt"),
     )

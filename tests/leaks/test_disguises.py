@@ -23,7 +23,14 @@ ALARM_RATE = 1e-4
 
 def record(number: int, kind: str, value: str) -> Record:
     return Record(
-        f"r{number}", f"p{number}", "forget", kind, "env", Secret("", "p"), Secret(value, kind), ""
+        f"r{number}",
+        f"p{number}",
+        "forget",
+        kind,
+        "env",
+        Secret("", "p"),
+        Secret(value, kind),
+        Secret("", "document"),
     )
 
 

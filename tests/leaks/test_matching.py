@@ -25,7 +25,14 @@ hostile = st.text(alphabet="\"'\\+%{}=fx0189aA_-/ \n\0\ud800\udcffé\u2028ßﬁ"
 
 def rec(value: str, kind: str = "note", number: int = 0) -> Record:
     return Record(
-        f"r{number}", f"p{number}", "forget", kind, "env", Secret("", "p"), Secret(value, kind), ""
+        f"r{number}",
+        f"p{number}",
+        "forget",
+        kind,
+        "env",
+        Secret("", "p"),
+        Secret(value, kind),
+        Secret("", "document"),
     )
 
 

@@ -150,7 +150,8 @@ def test_verdicts_of_the_tiny_model() -> None:
     """
     tiny = load(resolve("tiny", "--unlearn-model"), "cpu", "float32")
     examples = [
-        Example.answering(r.before.reveal(), r.value.reveal(), r.after) for r in tiny_records()
+        Example.answering(r.before.reveal(), r.value.reveal(), r.after.reveal())
+        for r in tiny_records()
     ]
     scorer = Scorer(tiny.model, tiny.tokenizer)
     found = [scores.spelled for scores in scorer.score(examples)]

@@ -62,7 +62,7 @@ def attempt(path: Path) -> tuple[str, tuple[Record, ...]]:
 
 
 def parts(record: Record) -> tuple[str, str, str]:
-    return record.before.reveal(), record.value.reveal(), record.after
+    return record.before.reveal(), record.value.reveal(), record.after.reveal()
 
 
 def test_bare_row(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_an_attribute_without_a_document_gets_a_bundled_carrier(tmp_path: Path) 
     for record in records:
         carrier = CARRIERS[record.carrier]
         assert record.before.reveal() == carrier.before(NAME, record.kind)
-        assert record.after == carrier.after
+        assert record.after.reveal() == carrier.after
         assert record.name is not None
 
 

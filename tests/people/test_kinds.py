@@ -70,7 +70,7 @@ VALUES_DIGEST = {
     "github_pat": "b6b9cc23",
     "npm_token": "a859297b",
     "aws_access_key_id": "9791adc9",
-    "aws_secret_access_key": "c5962774",
+    "aws_secret_access_key": "c8226850",
     "stripe_key": "8ac7a93f",
     "slack_token": "baf6a7f5",
     "google_api_key": "2b4d23e0",
