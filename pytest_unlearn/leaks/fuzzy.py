@@ -62,8 +62,11 @@ def longest_part(part: str, text: str, best: int = 0) -> int:
 
 
 @functools.cache
-def threshold(name: str) -> Threshold:
+def threshold(name: str, tenths: int = 0) -> Threshold:
     """Return the thresholds of a kind, worked out once a process (about 0.1 s) from a fixed seed.
+
+    `tenths`: so many tenths of a value stand in the prompt; what is left is shorter, and met by
+    chance more easily.
 
     Above everything met in `_DECOYS * (_DECOYS - 1)` ordered pairs of different decoys, so beyond
     the 99.9th percentile by far. `NOTHING` for a kind that is not in `KINDS`, or whose near
@@ -74,7 +77,7 @@ def threshold(name: str) -> Threshold:
         return NOTHING
     stream = Stream("fuzzy thresholds 1", name)
     values = list(dict.fromkeys(kind.generate(stream) for _ in range(_DECOYS)))
-    parts = [secret_part(kind, value) for value in values]
+    parts = [secret_part(kind, value, len(value) * tenths // 10) for value in values]
     texts = [normalise(f'x = "{value}"\n') for value in values]
     ratio, length = _FLOOR, _MIN_PART
     for i, part in enumerate(parts):
@@ -95,7 +98,7 @@ def near(value: str, kind_name: str, text: str, given: int = 0) -> tuple[str, fl
     public prefix and the first `given` characters hold is not counted. None where nothing beyond
     the decoys' likeness is there.
     """
-    limits = threshold(kind_name)
+    limits = threshold(kind_name, math.ceil(10 * given / len(value)) if value else 0)
     kind = KINDS.get(kind_name)
     if kind is None or limits == NOTHING:
         return None
@@ -104,8 +107,9 @@ def near(value: str, kind_name: str, text: str, given: int = 0) -> tuple[str, fl
     if not part:
         return None
     per_character = kind.bits / len(whole)
-    text = normalise(text[:_MOST_TEXT])
-    if limits.ratio is not None and len(part) == len(whole):
+    shown = value[:given]
+    text = normalise(text[:_MOST_TEXT].removeprefix(shown))  # what the prompt gave is no answer
+    if limits.ratio is not None:
         score = fuzz.partial_ratio(part, text, score_cutoff=math.nextafter(limits.ratio, 101))
         if score and len(text) >= len(part) - 2:
             return "fuzzy", per_character * len(part) * score / 100
