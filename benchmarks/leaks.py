@@ -123,7 +123,7 @@ def time_exposure(scorer: Scorer, records: Sequence[Record], count: int) -> None
     started = time.perf_counter()
     for record in some:
         values = [record.value.reveal(), *decoys(record.kind, count, "benchmark", taken)]
-        own, *others = scorer.alternatives(record.before.reveal(), values, record.after)
+        own, *others = scorer.alternatives(record.before.reveal(), values, record.after.reveal())
         exposure(own, others)
     seconds = (time.perf_counter() - started) / len(some)
     print(f"exposure among {count} decoys: {seconds:.2f} s a record")
@@ -144,7 +144,9 @@ def main() -> None:
     model, tokenizer = load_model(options.model, device)
     every = tiny_records()
     records = every[:: max(1, len(every) // options.records)][: options.records]
-    examples = [Example.answering(r.before.reveal(), r.value.reveal(), r.after) for r in records]
+    examples = [
+        Example.answering(r.before.reveal(), r.value.reveal(), r.after.reveal()) for r in records
+    ]
     most = options.new_tokens or answers_tokens(tokenizer, examples)
     scorer = Scorer(model, tokenizer)
     scorer.score(examples[:BATCH])  # warm up all of them

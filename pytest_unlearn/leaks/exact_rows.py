@@ -18,8 +18,13 @@ SAMPLES = (1, 100, 10_000, 1_000_000)
 
 
 def exact_row(found: Extraction) -> dict[str, Any]:
-    """Return an extraction's fields as JSON data; a probability of 0 has the log None."""
-    row = asdict(found)
+    """Return an extraction's fields as JSON data, with the samples needed for even odds.
+
+    What is infinite (the log of a probability of 0, and its samples) is None.
+    """
+    row = {**asdict(found), "n_for_half": found.n_for_half}
+    if found.n_for_half == math.inf:
+        row["n_for_half"] = None
     if found.log_probability == -math.inf:
         row["log_probability"] = None
     return row
