@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from pytest_unlearn import options
+from pytest_unlearn.probes.families import FAMILIES
 from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
 
 RECORDS = FORGET + RETAIN + CONTROL
@@ -43,6 +47,13 @@ def test_a_gate_on_a_family_that_is_not_asked(unlearn_run: UnlearnRun) -> None:
     result = unlearn_run("--unlearn-gate=leak.direct[probe=infill]<=5%")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*leak.direct?probe=infill?*"])
+
+
+def test_help_lists_every_family() -> None:
+    """The help is written by hand, so that starting pytest loads no family."""
+    (option,) = [option for option in options._OPTIONS if option.name == "unlearn_probes"]
+    listed = re.findall(r"[a-z]+", option.help.partition(":")[2])
+    assert [word for word in listed if word in FAMILIES] == list(FAMILIES)
 
 
 def test_families_that_need_names(unlearn_run: UnlearnRun) -> None:
