@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.expressions import Gate
-    from pytest_unlearn.models.decoding import DecodingScheme
+    from pytest_unlearn.models.decoding_scheme import DecodingScheme
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run. Raises SettingsError."""
     from pytest_unlearn.gates.expressions import GateError, parse_gate
     from pytest_unlearn.leaks.membership import AttackError, parse_attacks
-    from pytest_unlearn.models.decoding import DecodingError, parse_scheme
+    from pytest_unlearn.models.decoding_scheme import DecodingError, parse_scheme
     from pytest_unlearn.probes.families import FamilyError, parse_families
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
-from pytest_unlearn.models.decoding import DecodingScheme
+from pytest_unlearn.models.decoding_scheme import DecodingScheme
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.scoring import ValueScores
 from pytest_unlearn.testing import LookupModel, LookupModels

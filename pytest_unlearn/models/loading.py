@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.decoding import DecodingScheme
+    from pytest_unlearn.models.decoding_scheme import DecodingScheme
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.sources import ModelSource
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from pytest_unlearn.models.batching import padded
-from pytest_unlearn.models.decoding import DecodingScheme
+from pytest_unlearn.models.decoding_scheme import DecodingScheme
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, complete_greedily, context_of
 from pytest_unlearn.models.token_scores import token_scores

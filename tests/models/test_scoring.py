@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from pytest_unlearn.leaks.extraction import extraction
-from pytest_unlearn.models.decoding import DecodingScheme
+from pytest_unlearn.models.decoding_scheme import DecodingScheme
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, complete_greedily
 from pytest_unlearn.models.loading import Weights, load, peft_quietly
