@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pytest_unlearn.models.batching import padded
-from pytest_unlearn.models.styles import chat_ids, infill_ids
+from pytest_unlearn.models.styles import Infill, chat_ids, infill_ids, infill_style
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -74,13 +74,18 @@ def infill_greedily(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[str, str]],
     max_new_tokens: int,
+    style: Infill | None = None,
 ) -> list[str]:
     """Return what the model writes between each prefix and suffix.
 
-    Raises StyleError where the tokenizer has no tokens for it, GenerationError on NaN.
+    `style`: None takes that of the tokenizer's own tokens. Raises StyleError where the tokenizer
+    has no tokens for it, GenerationError on NaN.
     """
-    encoded = [infill_ids(tokenizer, prefix, suffix) for prefix, suffix in prompts]
-    return _continue(model, tokenizer, encoded, max_new_tokens)
+    style = style or infill_style(tokenizer)
+    encoded = [infill_ids(tokenizer, prefix, suffix, style) for prefix, suffix in prompts]
+    vocabulary = tokenizer.get_vocab()
+    ends = [vocabulary[end] for end in style.ends if end in vocabulary]
+    return _continue(model, tokenizer, encoded, max_new_tokens, ends)
 
 
 def _continue(
@@ -88,8 +93,11 @@ def _continue(
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[list[int]],
     max_new_tokens: int,
+    ends: Sequence[int] = (),
 ) -> list[str]:
     """Decode greedily after rows of token ids, padded on the left.
+
+    `ends`: tokens that end a text, besides the model's own.
 
     Raises GenerationError where prompt and completion do not fit the model's context: a value that
     is cut off there would read as forgotten.
@@ -105,6 +113,8 @@ def _continue(
     pad = int(tokenizer.pad_token_id)
     ids, mask = padded(encoded, pad, model.device, left=True)
     generate: Any = model.generate
+    own: Any = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own] * (own is not None)
     settings: Any = GenerationConfig
     with torch.inference_mode():
         output = generate(
@@ -113,7 +123,7 @@ def _continue(
             generation_config=settings(
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=model.generation_config.eos_token_id,
+                eos_token_id=[*own, *ends] or None,
                 pad_token_id=tokenizer.pad_token_id,
             ),
             logits_processor=LogitsProcessorList([_RefuseNan()]),
