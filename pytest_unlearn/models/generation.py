@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pytest_unlearn.models.batching import padded
+from pytest_unlearn.models.decoding import decode
 from pytest_unlearn.models.styles import Infill, chat_ids, infill_ids, infill_style
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _continue(
     ids, mask = padded(encoded, pad, model.device, left=True)
     generate: Any = model.generate
     own: Any = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own] * (own is not None)
+    every = [*(own if isinstance(own, list) else [own] * (own is not None)), *ends]
     settings: Any = GenerationConfig
     with torch.inference_mode():
         output = generate(
@@ -123,15 +124,24 @@ def _continue(
             generation_config=settings(
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=[*own, *ends] or None,
+                eos_token_id=every or None,
                 pad_token_id=tokenizer.pad_token_id,
             ),
             logits_processor=LogitsProcessorList([_RefuseNan()]),
         )
     return [
-        _new_text(tokenizer, row.tolist(), width, width - len(prompt))
+        _new_text(tokenizer, _until(row.tolist(), width, every), width, width - len(prompt))
         for row, prompt in zip(output, encoded, strict=True)
     ]
+
+
+def _until(row: list[int], width: int, ends: Sequence[int]) -> list[int]:
+    """Cut a row at the first of `ends` behind its prompt.
+
+    Some tokenizers do not call such a token special, and would give it as text.
+    """
+    stop = next((i for i in range(width, len(row)) if row[i] in ends), len(row))
+    return row[:stop]
 
 
 def _new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, padding: int) -> str:
@@ -139,8 +149,8 @@ def _new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, pa
 
     Decoded alone, a completion loses its first space with SentencePiece tokenizers.
     """
-    prompt: Any = tokenizer.decode(row[padding:width], skip_special_tokens=True)
-    text: Any = tokenizer.decode(row[padding:], skip_special_tokens=True)
+    prompt = decode(tokenizer, row[padding:width])
+    text = decode(tokenizer, row[padding:])
     if text.startswith(prompt):
-        return str(text[len(prompt) :])
-    return str(tokenizer.decode(row[width:], skip_special_tokens=True))
+        return text[len(prompt) :]
+    return decode(tokenizer, row[width:])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pytest_unlearn.models.generation import (
     answer_greedily,
@@ -25,6 +25,7 @@ from pytest_unlearn.models.patching import (
 from pytest_unlearn.models.scoring import Scorer, ValueScores
 from pytest_unlearn.models.styles import infill_style
 from pytest_unlearn.models.token_scores import DecodingScheme
+from pytest_unlearn.models.tokenizer_files import load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +172,7 @@ def load(
         files["gguf_file"] = source.gguf
         extra = dequantized()
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, **files)
+        tokenizer = load_tokenizer(source)
         model: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=DTYPES[dtype],
