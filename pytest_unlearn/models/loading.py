@@ -184,7 +184,8 @@ def load(
         )
     except Exception as error:  # transformers raises what its many parts raise
         raise ModelLoadError(_reason(source, device, error)) from error
-    _check_places(model, source)
+    if device == "map":
+        _check_places(model, source)
     if source.gguf is not None:
         forget_quantization(model)
     if source.adapter is not None:
@@ -232,8 +233,9 @@ def _check_places(model: Any, source: ModelSource) -> None:
 
     Each pass would copy it to the GPU and back, and no gradient reaches an adapter there.
     """
-    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
-    slow = places & {"cpu", "disk"}
+    # A model that is whole on one device has no map.
+    places = getattr(model, "hf_device_map", {"": model.device})
+    slow = {str(place) for place in places.values()} & {"cpu", "disk"}
     if slow:
         raise ModelLoadError(
             f"{source.name} does not fit the visible GPUs: a part of it would stay on "
