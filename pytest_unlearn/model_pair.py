@@ -236,6 +236,7 @@ class ModelPair:
         return Checkpoint(folder, **report)
 
     def _unlearn(self, key: str) -> Checkpoint:
+        from pytest_unlearn.models.patching import save_adapter
         from pytest_unlearn.unlearning.loop import unlearn
 
         choice = self._settings.method
@@ -255,9 +256,7 @@ class ModelPair:
         )
         weights.model = policy
         self._adapted = True
-        folder = self._store.put_folder(
-            "adapters", key, lambda path: policy.save_pretrained(str(path))
-        )
+        folder = self._store.put_folder("adapters", key, lambda path: save_adapter(policy, path))
         entry = {
             "digest": self._store.digest_of_file(folder / "adapter_model.safetensors"),
             "seconds": round(time.perf_counter() - started, 3),

@@ -57,6 +57,15 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     return adapted
 
 
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write a model's adapter into a folder.
+
+    Without embeddings, which no adapter here changes: to find out about them, PEFT would look for
+    the base's configuration at its path and on the hub, and warn where it finds none.
+    """
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
 def merged(model: PeftModel, adapter: Path) -> Any:
     """Return the model with its adapter added to its weights. Raises ModelLoadError."""
     merge: Any = getattr(model, "merge_and_unload", None)
