@@ -16,7 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_unlearn.models.sources import ModelSource, check_name, resolve
+from pytest_unlearn.models.adapters import adapter_digest, check_adapter
+from pytest_unlearn.models.presets import presets
+from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.store import Store, digest_of
 
 if TYPE_CHECKING:
@@ -78,67 +80,85 @@ class ModelPair:
         progress: Callable[[str], None],
         threads: int | None = None,
     ) -> None:
-        """Check the names. Raises ModelNotFoundError for one that can be no model.
+        """Check the names.
+
+        Raises ModelNotFoundError for one that can be no model, PresetError for an unusable preset,
+        StyleError for probes that the preset knows no prompts for.
 
         `threads`: CPU threads for generation; unlearning always takes all, since the other
         workers wait for it, and so that its result does not depend on their number.
         """
-        check_name(settings.model, "--unlearn-model")
+        check_name(settings.model, "--unlearn-model", settings.revision, settings.trusted)
         if settings.baseline is not None:
-            check_name(settings.baseline, "--unlearn-baseline")
+            check_name(settings.baseline, "--unlearn-baseline", trusted=settings.trusted)
         if settings.retrained is not None:
-            check_name(settings.retrained, "--unlearn-retrained")
+            check_name(settings.retrained, "--unlearn-retrained", trusted=settings.trusted)
+        if settings.adapter is not None:
+            check_adapter(settings.adapter, "--unlearn-adapter")
+        for name in (settings.model, settings.baseline):
+            if name is not None and (preset := presets().get(name)):
+                preset.check_families(settings.probes)
         self._settings = settings
         self._dataset = dataset
         self._store = store
         self._progress = progress
         self._threads = threads
         self._keys: dict[State, dict[str, Any]] = {}
-        self._loaded: dict[Path, Weights] = {}
+        self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
         self._adapted = False
 
     def resolve(self) -> None:
         """Find the model folders, fetching from the hub what is not there.
 
-        Raises ModelNotFoundError.
+        Raises ModelNotFoundError, also for an adapter that does not fit.
         """
         _ = self._source, self._base_source
         if self._settings.retrained is not None:
             _ = self._retrained_source
+        if self._settings.adapter is not None:
+            fit_adapter(self._source, self._settings.adapter, "--unlearn-adapter")
 
     @functools.cached_property
     def _source(self) -> ModelSource:
-        return resolve(self._settings.model, "--unlearn-model")
+        settings = self._settings
+        return resolve(settings.model, "--unlearn-model", settings.revision, settings.trusted)
 
     @functools.cached_property
     def _base_source(self) -> ModelSource:
         if self._settings.baseline is None:
             return self._source
-        return resolve(self._settings.baseline, "--unlearn-baseline")
+        trusted = self._settings.trusted
+        return resolve(self._settings.baseline, "--unlearn-baseline", trusted=trusted)
 
     @functools.cached_property
     def _place(self) -> tuple[str, str]:
         """Device and dtype."""
-        from pytest_unlearn.models.loading import resolve_device, resolve_dtype
+        from pytest_unlearn.models.loading import needed_gib, resolve_device, resolve_dtype
 
-        device = resolve_device(self._settings.device)
-        return device, resolve_dtype(self._settings.dtype, device)
+        unlearns = self._settings.method.method is not None
+        device = resolve_device(self._settings.device, needed_gib(self._source, unlearns))
+        return device, resolve_dtype(self._settings.dtype, device, self._source.preset)
 
     @functools.cached_property
     def _retrained_source(self) -> ModelSource:
         if self._settings.retrained is None:
             raise ValueError("no retrained model was named")
-        return resolve(self._settings.retrained, "--unlearn-retrained")
+        trusted = self._settings.trusted
+        return resolve(self._settings.retrained, "--unlearn-retrained", trusted=trusted)
 
     # -- keys --------------------------------------------------------------------------------
 
     def key(self, state: State) -> dict[str, Any]:
         """Return everything about a model that can change what it writes."""
         if state not in self._keys:
-            checkpoint = self.checkpoint if state == "unlearned" else None
-            adapter = checkpoint.digest if checkpoint else None
+            adapter = self._adapter_digest() if state == "unlearned" else None
             self._keys[state] = self._key(self._source_of(state), adapter)
         return self._keys[state]
+
+    def _adapter_digest(self) -> str | None:
+        if self._settings.adapter is not None:
+            return adapter_digest(self._settings.adapter, self._store)
+        return self.checkpoint.digest if self.checkpoint else None
 
     def _source_of(self, state: State) -> ModelSource:
         if state == "base":
@@ -150,10 +170,13 @@ class ModelPair:
         return {
             "weights": source.weights_digest(self._store),
             "tokenizer": source.tokenizer_digest(self._store),
+            "preset": source.preset.key if source.preset else None,
             "adapter": adapter,
-            "device": device.partition(":")[0],
+            "device": "cuda" if device == "map" else device.partition(":")[0],
             "dtype": dtype,
-            "libraries": {name: version(name) for name in _LIBRARIES},
+            "libraries": {
+                name: version(name) for name in (*_LIBRARIES, *(["gguf"] if source.gguf else []))
+            },
         }
 
     # -- models ------------------------------------------------------------------------------
@@ -168,19 +191,21 @@ class ModelPair:
         if state != "unlearned":
             return LanguageModel(self._weights(self._source_of(state)), False, self._threads)
         checkpoint = self.checkpoint
+        adapter = checkpoint.adapter if checkpoint else self._settings.adapter
         weights = self._weights(self._source)
-        if checkpoint is not None and not self._adapted:
-            weights.adapt(checkpoint.adapter)
+        if adapter is not None and not self._adapted:
+            weights.adapt(adapter)
             self._adapted = True
-        return LanguageModel(weights, checkpoint is not None, self._threads)
+        return LanguageModel(weights, adapter is not None, self._threads)
 
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load
 
-        if source.folder not in self._loaded:
+        files = (source.folder, source.gguf, source.adapter)
+        if files not in self._loaded:
             self._progress(f"loading {source.name}")
-            self._loaded[source.folder] = load(source, *self._place)
-        return self._loaded[source.folder]
+            self._loaded[files] = load(source, *self._place)
+        return self._loaded[files]
 
     # -- unlearning --------------------------------------------------------------------------
 
@@ -220,6 +245,7 @@ class ModelPair:
         return Checkpoint(folder, **report)
 
     def _unlearn(self, key: str) -> Checkpoint:
+        from pytest_unlearn.models.patching import save_adapter
         from pytest_unlearn.unlearning.loop import unlearn
 
         choice = self._settings.method
@@ -239,9 +265,7 @@ class ModelPair:
         )
         weights.model = policy
         self._adapted = True
-        folder = self._store.put_folder(
-            "adapters", key, lambda path: policy.save_pretrained(str(path))
-        )
+        folder = self._store.put_folder("adapters", key, lambda path: save_adapter(policy, path))
         entry = {
             "digest": self._store.digest_of_file(folder / "adapter_model.safetensors"),
             "seconds": round(time.perf_counter() - started, 3),

@@ -39,19 +39,37 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option(
         "unlearn_model",
         "NAME",
-        "the model to test: a preset (tiny), a model folder, or a hub id; switches the plugin on",
+        "the model to test: a preset (tiny, codeqwen, codellama, aixcoder, qwen2.5-coder, "
+        "starcoder2, deepseek-coder, smollm2), a model folder, a PEFT adapter folder, a GGUF file, "
+        "or a hub id; switches the plugin on",
     ),
     _Option(
         "unlearn_method",
         "METHOD",
         "how to unlearn before testing: ga, ga+gd, ga+kl, or none to audit the model as it is; "
         "options after a colon, as in ga+kl:steps=80,lr=1e-4 (default: ga+kl, or none with "
-        "--unlearn-baseline)",
+        "--unlearn-baseline or --unlearn-adapter)",
     ),
     _Option(
         "unlearn_baseline",
         "NAME",
         "another model to compare with, instead of the model before unlearning",
+    ),
+    _Option(
+        "unlearn_adapter",
+        "DIR",
+        "a PEFT adapter of the model: the model with it is tested, and compared with the model "
+        "without it",
+    ),
+    _Option(
+        "unlearn_revision",
+        "REV",
+        "commit, branch or tag of a model of the hub (default: the preset's, or main)",
+    ),
+    _Option(
+        "unlearn_trust_remote_code",
+        "NAME",
+        "run the Python code that comes with the model of exactly this name (default: never)",
     ),
     _Option(
         "unlearn_forget",
@@ -122,11 +140,17 @@ _OPTIONS: tuple[_Option, ...] = (
     ),
     _Option("unlearn_seed", "N", "seed of the unlearning (default: 0)"),
     _Option("unlearn_batch_size", "N", "prompts completed at once (default: 64)"),
-    _Option("unlearn_device", "DEVICE", "auto, cpu, cuda or cuda:N (default: auto)"),
+    _Option(
+        "unlearn_device",
+        "DEVICE",
+        "auto, cpu, cuda, cuda:N, or map to spread the model over all GPUs (default: auto; map "
+        "where the model does not fit one of several)",
+    ),
     _Option(
         "unlearn_dtype",
         "DTYPE",
-        "auto, float32, bfloat16 or float16 (default: auto; float32 on a CPU, bfloat16 on a GPU)",
+        "auto, float32, bfloat16 or float16 (default: auto; float32 on a CPU, the preset's or "
+        "bfloat16 on a GPU)",
     ),
     _Option(
         "unlearn_store",
@@ -162,11 +186,15 @@ class Settings:
     device: str
     dtype: str
     store: Path
+    adapter: Path | None = None
+    revision: str | None = None
+    trusted: str | None = None
 
     @property
     def compares_two_states(self) -> bool:
-        """Tell whether base and tested model differ; an audit without a baseline has one model."""
-        return self.method.method is not None or self.baseline is not None
+        """Tell whether base and tested model differ; a mere audit has one model."""
+        others = (self.method.method, self.baseline, self.adapter)
+        return any(other is not None for other in others)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -213,18 +241,19 @@ def read_settings(config: pytest.Config) -> Settings:
     base_folder = Path(config.invocation_params.dir)
     baseline = _given(config, "unlearn_baseline")
     retrained = _given(config, "unlearn_retrained")
+    adapter = _given(config, "unlearn_adapter")
 
     def folder_or_file(name: str) -> tuple[Path, ...]:
         return tuple(base_folder / path for path in _given(config, name) or ())
 
-    return Settings(
+    settings = Settings(
         model=str(_given(config, "unlearn_model")),
         baseline=baseline,
         method=_checked(
             "--unlearn-method",
             MethodError,
             parse_method,
-            _given(config, "unlearn_method") or (NONE if baseline else DEFAULT),
+            _given(config, "unlearn_method") or (NONE if baseline or adapter else DEFAULT),
         ),
         forget=folder_or_file("unlearn_forget"),
         retain=folder_or_file("unlearn_retain"),
@@ -262,7 +291,27 @@ def read_settings(config: pytest.Config) -> Settings:
         device=_device(config),
         dtype=_choice(config, "unlearn_dtype", ("auto", "float32", "bfloat16", "float16")),
         store=_store_folder(config, base_folder),
+        adapter=base_folder / str(adapter) if adapter else None,
+        revision=_given(config, "unlearn_revision") or None,
+        trusted=_given(config, "unlearn_trust_remote_code") or None,
     )
+    _check_models(settings)
+    return settings
+
+
+def _check_models(settings: Settings) -> None:
+    """Raise SettingsError for flags about models that exclude each other."""
+    if settings.adapter is not None and settings.method.method is not None:
+        raise SettingsError(
+            f"--unlearn-adapter={settings.adapter} is tested as it is, and --unlearn-method="
+            f"{settings.method.name} would train another one: leave the method out, or start from "
+            f"the adapted model by --unlearn-model={settings.adapter}"
+        )
+    if settings.trusted not in (None, settings.model, settings.baseline):
+        raise SettingsError(
+            f"--unlearn-trust-remote-code={settings.trusted}: no model of this run has that name; "
+            f"write what --unlearn-model names, {settings.model}"
+        )
 
 
 def _given(config: pytest.Config, name: str) -> Any:
@@ -308,9 +357,11 @@ def _whole(config: pytest.Config, name: str, default: int, least: int) -> int:
 def _device(config: pytest.Config) -> str:
     value = str(_given(config, "unlearn_device") or "auto")
     kind, colon, index = value.partition(":")
-    known = value in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdigit())
+    known = value in ("auto", "cpu", "cuda", "map") or (
+        kind == "cuda" and colon and index.isdigit()
+    )
     if not known:
-        raise SettingsError(f"--unlearn-device={value}: write auto, cpu, cuda or cuda:N")
+        raise SettingsError(f"--unlearn-device={value}: write auto, cpu, cuda, cuda:N or map")
     return value
 
 

@@ -15,7 +15,9 @@ from pytest_unlearn.engine import Engine
 from pytest_unlearn.gates.expressions import GateError
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
 from pytest_unlearn.gates.verdicts import GateResult, Measured, check_feasible, judge
+from pytest_unlearn.models.presets import PresetError
 from pytest_unlearn.models.sources import ModelNotFoundError
+from pytest_unlearn.models.styles import StyleError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
@@ -56,9 +58,15 @@ class UnlearnSession:
             )
         except GateError as error:
             raise pytest.UsageError(f"--unlearn-gate: {error}") from error
-        except FamilyError as error:
+        except (FamilyError, StyleError) as error:
             raise pytest.UsageError(f"--unlearn-probes: {error}") from error
-        except (SettingsError, RecordFileError, TaskFileError, ModelNotFoundError) as error:
+        except (
+            SettingsError,
+            RecordFileError,
+            TaskFileError,
+            ModelNotFoundError,
+            PresetError,
+        ) as error:
             raise pytest.UsageError(str(error)) from error
         self.rows: dict[str, ProbeRow | TaskRow] = {}
         self.results: list[GateResult] = []

@@ -48,15 +48,22 @@ def visible_gpus() -> int:
 def check(config: pytest.Config, device: str) -> None:
     """Raise SettingsError when more workers are asked for than there are GPUs to hold a model.
 
-    A model fills a GPU, so each worker needs one of its own; on a CPU nothing is limited.
+    A model fills a GPU, so each worker needs one of its own; on a CPU nothing is limited. A model
+    that is spread over all GPUs leaves room for one worker, and needs several GPUs.
     """
     count = len(getattr(config.option, "tx", None) or ())
+    if device == "map" and (gpus := visible_gpus()) < 2:
+        raise SettingsError(
+            f"--unlearn-device=map spreads a model over several GPUs, and there "
+            f"{'is' if gpus == 1 else 'are'} {gpus or 'none'}; write "
+            f"--unlearn-device={'cuda' if gpus else 'cpu'}"
+        )
     if count <= 1 or device == "cpu":
         return
     gpus = visible_gpus()
     if device != "auto" and gpus == 0:
         return  # loading will say that there is no GPU
-    room = 1 if ":" in device else gpus
+    room = 1 if ":" in device or device == "map" else gpus
     if room and count > room:
         raise SettingsError(
             f"-n {count}: {count} workers need a GPU each, and there "
@@ -65,7 +72,12 @@ def check(config: pytest.Config, device: str) -> None:
 
 
 def pin_gpu(worker: Worker) -> None:
-    """Leave this worker one GPU of those that the caller may use; before torch is imported."""
+    """Leave this worker one GPU of those that the caller may use; before torch is imported.
+
+    A single worker keeps all of them: the model may need more than one.
+    """
+    if worker.count == 1:
+        return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(worker.index)

@@ -9,7 +9,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pytest_unlearn.models.batching import padded
-from pytest_unlearn.models.styles import chat_ids, infill_ids
+from pytest_unlearn.models.decoding import decode
+from pytest_unlearn.models.styles import Infill, chat_ids, infill_ids, infill_style
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -74,13 +75,18 @@ def infill_greedily(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[str, str]],
     max_new_tokens: int,
+    style: Infill | None = None,
 ) -> list[str]:
     """Return what the model writes between each prefix and suffix.
 
-    Raises StyleError where the tokenizer has no tokens for it, GenerationError on NaN.
+    `style`: None takes that of the tokenizer's own tokens. Raises StyleError where the tokenizer
+    has no tokens for it, GenerationError on NaN.
     """
-    encoded = [infill_ids(tokenizer, prefix, suffix) for prefix, suffix in prompts]
-    return _continue(model, tokenizer, encoded, max_new_tokens)
+    style = style or infill_style(tokenizer)
+    encoded = [infill_ids(tokenizer, prefix, suffix, style) for prefix, suffix in prompts]
+    vocabulary = tokenizer.get_vocab()
+    ends = [vocabulary[end] for end in style.ends if end in vocabulary]
+    return _continue(model, tokenizer, encoded, max_new_tokens, ends)
 
 
 def _continue(
@@ -88,8 +94,11 @@ def _continue(
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[list[int]],
     max_new_tokens: int,
+    ends: Sequence[int] = (),
 ) -> list[str]:
     """Decode greedily after rows of token ids, padded on the left.
+
+    `ends`: tokens that end a text, besides the model's own.
 
     Raises GenerationError where prompt and completion do not fit the model's context: a value that
     is cut off there would read as forgotten.
@@ -105,6 +114,8 @@ def _continue(
     pad = int(tokenizer.pad_token_id)
     ids, mask = padded(encoded, pad, model.device, left=True)
     generate: Any = model.generate
+    own: Any = model.generation_config.eos_token_id
+    every = [*(own if isinstance(own, list) else [own] * (own is not None)), *ends]
     settings: Any = GenerationConfig
     with torch.inference_mode():
         output = generate(
@@ -113,15 +124,24 @@ def _continue(
             generation_config=settings(
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=model.generation_config.eos_token_id,
+                eos_token_id=every or None,
                 pad_token_id=tokenizer.pad_token_id,
             ),
             logits_processor=LogitsProcessorList([_RefuseNan()]),
         )
     return [
-        _new_text(tokenizer, row.tolist(), width, width - len(prompt))
+        _new_text(tokenizer, _until(row.tolist(), width, every), width, width - len(prompt))
         for row, prompt in zip(output, encoded, strict=True)
     ]
+
+
+def _until(row: list[int], width: int, ends: Sequence[int]) -> list[int]:
+    """Cut a row at the first of `ends` behind its prompt.
+
+    Some tokenizers do not call such a token special, and would give it as text.
+    """
+    stop = next((i for i in range(width, len(row)) if row[i] in ends), len(row))
+    return row[:stop]
 
 
 def _new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, padding: int) -> str:
@@ -129,8 +149,8 @@ def _new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, pa
 
     Decoded alone, a completion loses its first space with SentencePiece tokenizers.
     """
-    prompt: Any = tokenizer.decode(row[padding:width], skip_special_tokens=True)
-    text: Any = tokenizer.decode(row[padding:], skip_special_tokens=True)
+    prompt = decode(tokenizer, row[padding:width])
+    text = decode(tokenizer, row[padding:])
     if text.startswith(prompt):
-        return str(text[len(prompt) :])
-    return str(tokenizer.decode(row[width:], skip_special_tokens=True))
+        return text[len(prompt) :]
+    return decode(tokenizer, row[width:])

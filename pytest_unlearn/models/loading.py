@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pytest_unlearn.models.generation import (
     answer_greedily,
@@ -16,7 +15,17 @@ from pytest_unlearn.models.generation import (
     infill_greedily,
 )
 from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_block
+from pytest_unlearn.models.patching import (
+    ModelLoadError,
+    dequantized,
+    forget_quantization,
+    merged,
+    peft_quietly,
+    with_adapter,
+)
 from pytest_unlearn.models.scoring import Scorer, ValueScores
+from pytest_unlearn.models.styles import infill_style
+from pytest_unlearn.models.tokenizer_files import load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,13 +35,24 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.models.decoding_scheme import DecodingScheme
     from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.presets import Preset
     from pytest_unlearn.models.sources import ModelSource
+    from pytest_unlearn.models.styles import Infill
+
+__all__ = [
+    "DTYPES",
+    "LanguageModel",
+    "ModelLoadError",
+    "Weights",
+    "cpu_threads",
+    "load",
+    "needed_gib",
+    "peft_quietly",
+    "resolve_device",
+    "resolve_dtype",
+]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class ModelLoadError(RuntimeError):
-    """A model folder is there but cannot be loaded."""
 
 
 class Weights:
@@ -45,12 +65,21 @@ class Weights:
         self.model: PreTrainedModel | PeftModel = model
         self.tokenizer = tokenizer
 
-    def adapt(self, adapter: Path) -> None:
-        """Put the LoRA adapter of a folder on the model."""
-        from peft import PeftModel
+    @property
+    def lora_targets(self) -> list[str] | str:
+        """The modules that an adapter is to change, in the form that PEFT takes."""
+        preset = self.source.preset
+        return list(preset.lora_targets) if preset else "all-linear"
 
-        with peft_quietly():
-            self.model = PeftModel.from_pretrained(self.model, str(adapter)).eval()
+    @property
+    def infill(self) -> Infill:
+        """How the model fills in the middle. Raises StyleError where it does not."""
+        preset = self.source.preset
+        return (preset.infill if preset else None) or infill_style(self.tokenizer)
+
+    def adapt(self, adapter: Path) -> None:
+        """Put the adapter of a folder on the model. Raises ModelLoadError where it does not fit."""
+        self.model = with_adapter(self.model, adapter).eval()
 
 
 class LanguageModel:
@@ -132,25 +161,47 @@ class LanguageModel:
     def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
         """Return what stands between each (prefix, suffix); see `infill_greedily`."""
         with cpu_threads(self._threads), self.active() as model:
-            return infill_greedily(model, self.tokenizer, prompts, max_new_tokens)
+            style = self._weights.infill
+            return infill_greedily(model, self.tokenizer, prompts, max_new_tokens, style)
 
 
-def load(source: ModelSource, device: str, dtype: str) -> Weights:
-    """Load a folder onto `device` (`cpu`, `cuda`, `cuda:1`, ...) in `dtype` (see `DTYPES`).
+def load(
+    source: ModelSource, device: str, dtype: str, max_memory: dict[int | str, str] | None = None
+) -> Weights:
+    """Load a model onto `device` in `dtype` (see `DTYPES`).
 
-    safetensors only and no remote code. Raises ModelLoadError with the reason.
+    `device`: `cpu`, `cuda`, `cuda:1`, ..., or `map`, which spreads the layers evenly over all
+    visible GPUs. `max_memory`: how much of each device `map` may use, as accelerate takes it. No
+    pickle is read, and no code of the model runs unless the source says so. Raises ModelLoadError
+    with the reason.
     """
+    places: Any = None if device == "cpu" else {"": device}
+    if device == "map":
+        places = "balanced"
+    files: dict[str, Any] = {"trust_remote_code": source.code}
+    extra: dict[str, Any] = {}
+    if source.gguf is not None:
+        files["gguf_file"] = source.gguf
+        extra = dequantized()
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        tokenizer = load_tokenizer(source)
         model: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=DTYPES[dtype],
-            device_map={"": device} if device != "cpu" else None,
+            device_map=places,
+            max_memory=max_memory,
             use_safetensors=True,
-            trust_remote_code=False,
+            **files,
+            **extra,
         )
     except Exception as error:  # transformers raises what its many parts raise
-        raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {error}") from error
+        raise ModelLoadError(_reason(source, device, error)) from error
+    if device == "map":
+        _check_places(model, source)
+    if source.gguf is not None:
+        forget_quantization(model)
+    if source.adapter is not None:
+        model = merged(with_adapter(model, source.adapter), source.adapter)
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere, so any known token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -159,32 +210,88 @@ def load(source: ModelSource, device: str, dtype: str) -> Weights:
     settings: Any = GenerationConfig
     model.generation_config = settings(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
+        eos_token_id=_ends(source, tokenizer, model.generation_config.eos_token_id),
         pad_token_id=tokenizer.pad_token_id,
     )
     return Weights(source, model.eval(), tokenizer)
 
 
-@contextlib.contextmanager
-def peft_quietly() -> Iterator[None]:
-    """Leave out a warning that peft 0.21 draws from transformers 5; it concerns no user."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-        yield
+def _ends(source: ModelSource, tokenizer: Any, own: int | list[int] | None) -> Any:
+    """Return the tokens that end a text: the model's own or the tokenizer's, and the preset's."""
+    first = own or tokenizer.eos_token_id
+    ends = list(first) if isinstance(first, list) else [first] * (first is not None)
+    stops = source.preset.stops if source.preset else ()
+    vocabulary = tokenizer.get_vocab() if stops else {}
+    ends += [vocabulary[stop] for stop in stops if stop in vocabulary]
+    unique = list(dict.fromkeys(ends))
+    return unique if len(unique) > 1 else next(iter(unique), None)
 
 
-def resolve_device(device: str) -> str:
-    """Return `cuda` for `auto` where a GPU is visible, else `cpu`; other names as they are."""
+def _reason(source: ModelSource, device: str, error: Exception) -> str:
+    """Return what to say of an error of transformers."""
+    text = f"cannot load {source.name} from {source.folder} onto {device}: {error}"
+    if "trust_remote_code" in str(error):
+        return (
+            f"cannot load {source.name}: it needs Python code of its own. If you trust that code, "
+            f"write --unlearn-trust-remote-code={source.name}"
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        text += "; --unlearn-device=map spreads it over several GPUs"
+    return text
+
+
+def _check_places(model: Any, source: ModelSource) -> None:
+    """Raise ModelLoadError where a part of a model would stay in main memory or on disk.
+
+    Each pass would copy it to the GPU and back, and no gradient reaches an adapter there.
+    """
+    # A model that is whole on one device has no map.
+    places = getattr(model, "hf_device_map", {"": model.device})
+    slow = {str(place) for place in places.values()} & {"cpu", "disk"}
+    if slow:
+        raise ModelLoadError(
+            f"{source.name} does not fit the visible GPUs: a part of it would stay on "
+            f"{' and '.join(sorted(slow))}; use more or larger GPUs, or --unlearn-device=cpu"
+        )
+
+
+def resolve_device(device: str, needed_gib: float | None = None) -> str:
+    """Return the device that `auto` means; other names as they are.
+
+    `cpu` without a GPU; `map` where there are several and a model that needs `needed_gib` GiB does
+    not fit the free memory of the first; else `cuda`.
+    """
     if device != "auto":
         return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    if needed_gib is not None and torch.cuda.device_count() > 1:
+        free, _ = torch.cuda.mem_get_info(0)
+        if needed_gib * 2**30 > free:
+            return "map"
+    return "cuda"
 
 
-def resolve_dtype(dtype: str, device: str) -> str:
-    """Return bfloat16 on a GPU and float32 on a CPU for `auto`; other names as they are."""
+def resolve_dtype(dtype: str, device: str, preset: Preset | None = None) -> str:
+    """Return for `auto` float32 on a CPU, else the preset's dtype, or bfloat16; others as given."""
     if dtype != "auto":
         return dtype
-    return "float32" if device == "cpu" else "bfloat16"
+    if device == "cpu":
+        return "float32"
+    return preset.dtype if preset else "bfloat16"
+
+
+def needed_gib(source: ModelSource, unlearning: bool) -> float | None:
+    """Return the GPU memory that a model needs in GiB, None where nothing tells.
+
+    The preset's figure for unlearning or for probes alone; else half as much again as the files,
+    which hold what they hold in half precision mostly.
+    """
+    if source.preset is not None:
+        return source.preset.unlearn_gib if unlearning else source.preset.probe_gib
+    if source.gguf is not None:
+        return None
+    return 1.5 * sum(path.stat().st_size for path in source.weights) / 2**30
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from pytest_unlearn.models.batching import padded
+from pytest_unlearn.models.decoding import decode
 from pytest_unlearn.models.decoding_scheme import DecodingScheme
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, complete_greedily, context_of
@@ -304,11 +305,9 @@ class Scorer:
         ends: Any = self._model.generation_config.eos_token_id
         if chosen[departure] in (ends if isinstance(ends, list) else [ends]):
             return False
-        decode = self._tokenizer.decode
-        prompt = decode(row.ids, skip_special_tokens=True)
-        text = decode(
-            row.ids + row.answer[:departure] + [chosen[departure]], skip_special_tokens=True
-        )[len(prompt) :]
+        prompt = decode(self._tokenizer, row.ids)
+        text = decode(self._tokenizer, row.ids + row.answer[:departure] + [chosen[departure]])
+        text = text[len(prompt) :]
         if text.startswith(row.rest):
             return True
         # A character that is not whole yet is decoded as U+FFFD.

@@ -2,39 +2,81 @@
 
 from __future__ import annotations
 
-import re
+import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pytest_unlearn.models.presets import PRESETS
+from pytest_unlearn.models.adapters import (
+    adapter_digest,
+    base_of,
+    check_adapter,
+    check_base_name,
+    check_shapes,
+    is_adapter,
+)
+from pytest_unlearn.models.hub import ModelNotFoundError, cached_id, fetch, is_hub_id
+from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.store import Store, digest_of
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+__all__ = ["ModelNotFoundError", "ModelSource", "check_name", "fit_adapter", "resolve"]
+
 _WEIGHTS = "*.safetensors"
+_GGUF = ".gguf"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-# What of a hub repository is fetched: no pickles, no other frameworks' weights, no remote code.
-_HUB_PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt"]
-
-
-class ModelNotFoundError(ValueError):
-    """No model can be had under a name; the message says what to write or where to put it."""
+_TOKENIZER_FILES = {
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    *_TOKENIZERS,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model folder on disk; `name` is what the user wrote."""
+    """A model on disk; `name` is what the user wrote.
+
+    preset: what is known about it. gguf: the file in `folder` that holds weights, configuration and
+    tokenizer. adapter: the folder of an adapter that is merged into the weights when they are
+    loaded. revision: the hub commit. code: Python files of the model may run.
+    """
 
     name: str
     folder: Path
+    preset: Preset | None = None
+    gguf: str | None = None
+    adapter: Path | None = None
+    revision: str | None = None
+    code: bool = False
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files with weights, the adapter's left out."""
+        return [self.folder / self.gguf] if self.gguf else sorted(self.folder.glob(_WEIGHTS))
+
+    @property
+    def hub_id(self) -> str | None:
+        """The model's id on the hub, where it is known."""
+        if self.preset is not None and is_hub_id(self.preset.source):
+            return self.preset.source
+        return cached_id(self.folder) or (self.name if is_hub_id(self.name) else None)
 
     def weights_digest(self, store: Store) -> str:
-        """Return a SHA-256 over the weights and the model's configuration."""
-        return _digest(store, [*sorted(self.folder.glob(_WEIGHTS)), self.folder / "config.json"])
+        """Return a SHA-256 over everything that makes the model: weights, configuration, code."""
+        names = ("config.json", "generation_config.json")
+        found = [] if self.gguf else [self.folder / name for name in names]
+        code = sorted(self.folder.glob("*.py")) if self.code else []
+        digest = _digest(store, [*self.weights, *(p for p in found if p.is_file()), *code])
+        return digest_of([digest, adapter_digest(self.adapter, store)]) if self.adapter else digest
 
     def tokenizer_digest(self, store: Store) -> str:
         """Return a SHA-256 over the tokenizer's files."""
-        names = {"tokenizer_config.json", "special_tokens_map.json", "merges.txt", *_TOKENIZERS}
-        found = (self.folder / name for name in sorted(names))
+        names = [self.gguf] if self.gguf else sorted(_TOKENIZER_FILES)
+        found = (self.folder / name for name in names)
         return _digest(store, [path for path in found if path.is_file()])
 
 
@@ -42,62 +84,167 @@ def _digest(store: Store, paths: list[Path]) -> str:
     return digest_of([[path.name, store.digest_of_file(path)] for path in paths])
 
 
-def check_name(name: str, flag: str) -> None:
+def check_name(
+    name: str, flag: str, revision: str | None = None, trusted: str | None = None
+) -> None:
     """Raise ModelNotFoundError for a name that can be no model, without touching the network.
 
-    `flag` is the option to be named in the message.
+    `flag` is the option to be named in the message; `revision` and `trusted` as in `resolve`.
     """
-    preset = PRESETS.get(name)
-    path = Path(preset.source if preset else name)
+    preset = presets().get(name)
+    source = preset.source if preset else name
+    path = Path(source)
+    if revision is not None and (path.exists() or not is_hub_id(source)):
+        raise ModelNotFoundError(
+            f"--unlearn-revision={revision}: only a model of the hub has revisions, and "
+            f"{flag}={name} is none; leave the flag out"
+        )
     if path.is_dir():
-        _check_folder(path, flag)
+        _check_folder(path, flag, trusted == name)
     elif path.exists():
+        _check_file(path, flag)
+    elif not is_hub_id(source) or source.startswith((".", "/", "~")):
         raise ModelNotFoundError(
-            f"{flag}={name}: this is a file; give the folder that holds config.json, the tokenizer "
-            "and the *.safetensors files"
-        )
-    elif not _HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
-        raise ModelNotFoundError(
-            f"{flag}={name}: neither a preset ({', '.join(PRESETS)}), nor a folder, nor a hub id "
-            "like Organisation/Model"
+            f"{flag}={name}: neither a preset ({', '.join(presets())}), nor a folder, nor a GGUF "
+            "file, nor a hub id like Organisation/Model"
         )
 
 
-def _check_folder(folder: Path, flag: str) -> None:
+def _check_file(path: Path, flag: str) -> None:
+    if path.suffix != _GGUF:
+        raise ModelNotFoundError(
+            f"{flag}={path}: this is a file; give the folder that holds config.json, the tokenizer "
+            "and the *.safetensors files, or a GGUF file (*.gguf)"
+        )
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelNotFoundError(f"{flag}={path}: not a GGUF file, whatever its name says")
+    if not _installed("gguf"):
+        raise ModelNotFoundError(
+            f"{flag}={path}: GGUF files need the package gguf; run "
+            "`pip install 'pytest-unlearn[gguf]'`"
+        )
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
+    if is_adapter(folder):
+        check_adapter(folder, flag)
+        _check_base_of(folder, flag)
+        return
     if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"{flag}={folder}: no config.json in this folder; is it a model?")
+        found = sorted(folder.glob("*" + _GGUF))
+        hint = f"; for the GGUF file in it write {flag}={found[0]}" if found else ""
+        raise ModelNotFoundError(
+            f"{flag}={folder}: no config.json in this folder; is it a model?{hint}"
+        )
     if not any(folder.glob(_WEIGHTS)):
         hint = ""
         if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
             hint = "; pickled weights (*.bin, *.pt) run code when loaded: convert them"
+        elif cached_id(folder):
+            hint = (
+                "; this revision has pickled ones only: name one with safetensors by "
+                "--unlearn-revision (the hub offers conversions as refs/pr/N), or convert them"
+            )
         raise ModelNotFoundError(f"{flag}={folder}: no weights (*.safetensors) in it{hint}")
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise ModelNotFoundError(
             f"{flag}={folder}: no tokenizer in it ({', '.join(_TOKENIZERS)}); "
             "save it there with tokenizer.save_pretrained()"
         )
+    if trusted:
+        _check_code(folder, flag)
 
 
-def resolve(name: str, flag: str) -> ModelSource:
-    """Return the source behind a preset, folder or hub id; a hub id is fetched when not cached.
+def _check_code(folder: Path, flag: str) -> None:
+    """Refuse code that another repository would bring along: only one model was named."""
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        references = json.loads(path.read_text()).get("auto_map", {}) if path.is_file() else {}
+        if "--" in json.dumps(references):
+            raise ModelNotFoundError(
+                f"{flag}={folder}: {name} takes code from another repository ({references}); "
+                "copy that code into the model's folder and its names into auto_map"
+            )
 
+
+def _check_base_of(folder: Path, flag: str) -> str:
+    """Return the base that an adapter names. Raises ModelNotFoundError where it cannot be one."""
+    base = base_of(folder)
+    advice = f"write --unlearn-model=BASE --unlearn-adapter={folder}"
+    if base is None:
+        raise ModelNotFoundError(f"{flag}={folder}: the adapter names no base model; {advice}")
+    if not Path(base).is_dir() and not is_hub_id(base):
+        raise ModelNotFoundError(
+            f"{flag}={folder}: the adapter's base {base} is not on this machine; {advice}"
+        )
+    return base
+
+
+def resolve(
+    name: str, flag: str, revision: str | None = None, trusted: str | None = None
+) -> ModelSource:
+    """Return the source behind a preset, folder, GGUF file, adapter folder or hub id.
+
+    A hub id is fetched when it is not cached; `revision` is the commit, branch or tag, else the
+    preset's, else `main`. `trusted`: the name of the one model whose own Python files may run.
     Raises ModelNotFoundError, for a hub id also when there is neither network nor cache.
     """
-    check_name(name, flag)
-    preset = PRESETS.get(name)
-    source = preset.source if preset else name
-    if Path(source).is_dir():
-        return ModelSource(name, Path(source).resolve())
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    check_name(name, flag, revision, trusted)
+    preset = presets().get(name)
+    path = Path(preset.source if preset else name)
+    code = trusted == name
+    if path.is_file():
+        return ModelSource(name, path.resolve().parent, preset, gguf=path.name)
+    if path.is_dir() and is_adapter(path):
+        base = resolve(_check_base_of(path, flag), flag)
+        return fit_adapter(base, path, flag, name=name)
+    if path.is_dir():
+        return ModelSource(name, path.resolve(), preset, code=code)
+    in_wheel = _in_wheel(preset) if preset and revision is None else None
+    if in_wheel is not None:
+        return ModelSource(name, in_wheel.parent, preset, gguf=in_wheel.name)
+    wanted = revision or (preset.revision if preset else "main")
+    hint = f"{flag}={name}"
     try:
-        folder = Path(snapshot_download(source, allow_patterns=_HUB_PATTERNS))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        folder = fetch(str(path), wanted, code, hint)
+    except ModelNotFoundError as error:
+        if preset is None or preset.wheel is None:
+            raise
         raise ModelNotFoundError(
-            f"{flag}={name}: not in the cache ({constants.HF_HUB_CACHE}) and not to be had from "
-            f"the hub ({type(error).__name__}); on a machine with network run "
-            f"`hf download {source}` and copy the cache, or give the path of a local folder"
+            f"{error}; or run `pip install 'pytest-unlearn[{name}]'`, which brings it as a GGUF"
         ) from error
-    _check_folder(folder, flag)
-    return ModelSource(name, folder)
+    _check_folder(folder, flag, code)
+    return ModelSource(name, folder, preset, revision=folder.name, code=code)
+
+
+def _in_wheel(preset: Preset) -> Path | None:
+    """Return the GGUF of a preset in an installed package; nothing of the package is imported."""
+    spec = importlib.util.find_spec(preset.wheel) if preset.wheel else None
+    if spec is None or not _installed("gguf"):
+        return None
+    folders = spec.submodule_search_locations or []
+    return next((p for f in folders for p in sorted(Path(f).glob("*" + _GGUF))), None)
+
+
+def fit_adapter(
+    base: ModelSource, adapter: Path, flag: str, name: str | None = None
+) -> ModelSource:
+    """Return a base with an adapter to be merged into it, after checking that the two fit.
+
+    `name`: what the whole is called, else as the base. Raises ModelNotFoundError.
+    """
+    if base.adapter is not None:
+        raise ModelNotFoundError(
+            f"{flag}={adapter}: its base {base.name} is an adapter itself; merge that first"
+        )
+    check_adapter(adapter, flag)
+    check_base_name(adapter, base.hub_id, base.folder, flag)
+    if not base.gguf:
+        check_shapes(adapter, base.weights, base.name, flag)
+    facts: dict[str, Any] = {"preset": base.preset, "gguf": base.gguf, "revision": base.revision}
+    return ModelSource(name or base.name, base.folder, adapter=adapter.resolve(), **facts)

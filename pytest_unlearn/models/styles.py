@@ -2,23 +2,87 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Prefix, suffix and middle tokens: StarCoder, Qwen2.5-Coder and CodeQwen, Code Llama, DeepSeek.
-# All take prefix, suffix, middle in this order; DeepSeek's `hole` stands where the gap is.
-_FILL_IN_THE_MIDDLE = (
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001 (the model's own letters)
-)
-
 
 class StyleError(ValueError):
-    """The tokenizer has no chat template, or no fill-in-the-middle tokens."""
+    """The model has no chat template, or no fill-in-the-middle tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Infill:
+    """How a family of models was trained to fill in the middle.
+
+    prefix, suffix, middle: the strings before each part. order: `psm` ends with the middle's
+    token, so that the model starts a new text there; `spm` ends with the prefix, which the
+    model continues (arXiv 2207.14255). ends: tokens with which the model ends a middle. apart:
+    the parts are tokenized each on its own and the suffix without the space that SentencePiece
+    puts before a text; otherwise prompt and markers are one text, so that markers may be tokens
+    or ordinary strings. prefix_space: the prefix keeps that space. starts: the format itself
+    begins with the start-of-text token, whether or not the tokenizer adds it.
+    """
+
+    name: str
+    prefix: str
+    suffix: str
+    middle: str
+    order: Literal["psm", "spm"] = "psm"
+    ends: tuple[str, ...] = ()
+    apart: bool = False
+    prefix_space: bool = False
+    starts: bool = False
+
+    @property
+    def markers(self) -> tuple[str, str, str]:
+        """The three strings."""
+        return self.prefix, self.suffix, self.middle
+
+
+# Sources: the model cards of StarCoder2, CodeQwen1.5, Qwen2.5-Coder and DeepSeek-Coder (one text
+# with tokens in it); Code Llama's `infilling_prompt_tokens`; aiXcoder-7B's `input_wrapper`.
+INFILLS: dict[str, Infill] = {
+    style.name: style
+    for style in (
+        Infill("starcoder", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", ends=("<file_sep>",)),
+        Infill(
+            "qwen",
+            "<|fim_prefix|>",
+            "<|fim_suffix|>",
+            "<|fim_middle|>",
+            ends=("<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|im_end|>"),
+        ),
+        Infill(
+            "codellama",
+            "▁<PRE>",
+            "▁<SUF>",
+            "▁<MID>",
+            ends=("▁<EOT>",),
+            apart=True,
+            prefix_space=True,
+        ),
+        Infill(
+            "aixcoder",
+            "▁<AIX-SPAN-PRE>",
+            "▁<AIX-SPAN-POST>",
+            "▁<AIX-SPAN-MIDDLE>",
+            order="spm",
+            ends=("▁<AIX-SPAN-PRE>", "▁<AIX-SPAN-POST>", "▁<AIX-SPAN-MIDDLE>"),
+            apart=True,
+            starts=True,
+        ),
+        Infill(
+            "deepseek",
+            "<｜fim▁begin｜>",  # noqa: RUF001 (the model's own letters)
+            "<｜fim▁hole｜>",  # noqa: RUF001
+            "<｜fim▁end｜>",  # noqa: RUF001
+            ends=("<|EOT|>",),
+        ),
+    )
+}
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, message: str) -> list[int]:
@@ -37,30 +101,71 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, message: str) -> list[int]:
     return list(encoded["input_ids"])
 
 
-def infill_ids(tokenizer: PreTrainedTokenizerBase, prefix: str, suffix: str) -> list[int]:
-    """Return the token ids that ask for the middle between `prefix` and `suffix`.
+def infill_style(tokenizer: PreTrainedTokenizerBase) -> Infill:
+    """Return the style whose three markers are tokens of a tokenizer.
 
-    Raises StyleError where the tokenizer knows no fill-in-the-middle tokens.
+    Raises StyleError where it has those of no style.
     """
     vocabulary = tokenizer.get_vocab()
-    for begin, gap, end in _FILL_IN_THE_MIDDLE:
-        if begin in vocabulary and gap in vocabulary and end in vocabulary:
-            break
-    else:
+    for style in INFILLS.values():
+        if all(marker in vocabulary for marker in style.markers):
+            return style
+    raise StyleError(
+        "the tokenizer has no fill-in-the-middle tokens; leave infill out of --unlearn-probes "
+        "for this model"
+    )
+
+
+def infill_ids(
+    tokenizer: PreTrainedTokenizerBase, prefix: str, suffix: str, style: Infill | None = None
+) -> list[int]:
+    """Return the token ids that ask for the middle between `prefix` and `suffix`.
+
+    `style`: None takes that of the tokenizer's own markers. In the order `spm` the model continues
+    the prefix, so the white space at its end is left to the model, as after any prompt. Raises
+    StyleError where the tokenizer knows no style, or not the one that is given.
+    """
+    style = style or infill_style(tokenizer)
+    tokenize: Any = tokenizer
+    if style.order == "spm":
+        prefix = prefix.rstrip()
+    if not style.apart:
+        parts = {
+            "psm": (style.prefix, prefix, style.suffix, suffix, style.middle),
+            "spm": (style.prefix, style.suffix, suffix, style.middle, prefix),
+        }
+        ids: list[int] = tokenize("".join(parts[style.order]))["input_ids"]
+        return list(ids)
+    vocabulary = tokenizer.get_vocab()
+    missing = [marker for marker in style.markers if marker not in vocabulary]
+    if missing:
         raise StyleError(
-            "the tokenizer has no fill-in-the-middle tokens; leave infill out of --unlearn-probes "
-            "for this model"
+            f"the tokenizer has no token {missing[0]!r} of the infilling style {style.name}; leave "
+            "infill out of --unlearn-probes for this model"
         )
+    before, gap, after = (vocabulary[marker] for marker in style.markers)
+    start: list[int] = list(tokenize("")["input_ids"])
+    if not start and style.starts and tokenizer.bos_token_id is not None:
+        start = [int(tokenizer.bos_token_id)]
+    head = _ids(tokenize, prefix) if style.prefix_space else _joined_ids(tokenize, prefix)
+    tail = _joined_ids(tokenize, suffix)
+    if style.order == "psm":
+        return [*start, before, *head, gap, *tail, after]
+    return [*start, before, gap, *tail, after, *head]
 
-    def text_ids(text: str) -> Any:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    return [
-        *start,
-        vocabulary[begin],
-        *text_ids(prefix),
-        vocabulary[gap],
-        *text_ids(suffix),
-        vocabulary[end],
-    ]
+def _ids(tokenize: Any, text: str) -> list[int]:
+    return list(tokenize(text, add_special_tokens=False)["input_ids"])
+
+
+def _joined_ids(tokenize: Any, text: str) -> list[int]:
+    """Tokenize a text as it stands behind another one, without the space before a first word.
+
+    Tokenized behind a character that is cut off again. Raises StyleError where the tokenizer merges
+    every one of them with the text.
+    """
+    for anchor in ("☺", "\n", "="):
+        before, both = _ids(tokenize, anchor), _ids(tokenize, anchor + text)
+        if both[: len(before)] == before:
+            return both[len(before) :]
+    raise StyleError("the tokenizer merges the start of the text with whatever stands before it")

@@ -27,7 +27,7 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--unlearn-model=tinny"], "--unlearn-model=tinny: neither a preset (tiny), nor a folder"),
+        (["--unlearn-model=tinny"], "--unlearn-model=tinny: neither a preset (tiny, codeqwen, "),
         (["--unlearn-model=./nowhere"], "--unlearn-model=./nowhere: neither a preset"),
         (
             ["--unlearn-model=tiny", "--unlearn-baseline=x"],
@@ -85,7 +85,7 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-device=gpu"],
-            "--unlearn-device=gpu: write auto, cpu, cuda or cuda:N",
+            "--unlearn-device=gpu: write auto, cpu, cuda, cuda:N or map",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-dtype=fp8"],
@@ -214,7 +214,7 @@ def test_incomplete_model_folder(pytester: pytest.Pytester, names: list[str], me
 
 def test_a_file_is_no_model(pytester: pytest.Pytester) -> None:
     """A file is refused with a hint at the folder."""
-    file = pytester.makefile(".gguf", model="")
+    file = pytester.makefile(".bin", model="")
     assert "this is a file; give the folder" in refused(pytester, f"--unlearn-model={file}")
 
 
