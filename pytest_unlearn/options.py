@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.gates.expressions import Gate
     from pytest_unlearn.unlearning.methods import MethodChoice
+    from pytest_unlearn.unlearning.plant_options import PlantOptions
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class _Option:
     metavar: str
     help: str
     many: bool = False
+    bare: str | None = None  # what the flag without a value stands for, where it may have none
 
     @property
     def flag(self) -> str:
@@ -43,9 +45,18 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option(
         "unlearn_method",
         "METHOD",
-        "how to unlearn before testing: ga, ga+gd, ga+kl, or none to audit the model as it is; "
+        "how to unlearn before testing: ga, ga+gd, ga+kl, retrain (the planted model's ideal), or "
+        "none to audit the model as it is; "
         "options after a colon, as in ga+kl:steps=80,lr=1e-4 (default: ga+kl, or none with "
         "--unlearn-baseline)",
+    ),
+    _Option(
+        "unlearn_plant",
+        "OPTIONS",
+        "first fine-tune the forget and retain documents into the model until they leak; options "
+        "as in target=0.9,cap=2000,repetitions=1/4/16/64,lr=5e-4, or none (in an ini file: "
+        "default); write it after the paths",
+        bare="default",
     ),
     _Option(
         "unlearn_baseline",
@@ -126,6 +137,7 @@ class Settings:
     model: str
     baseline: str | None
     method: MethodChoice
+    plant: PlantOptions | None
     forget: tuple[Path, ...]
     retain: tuple[Path, ...]
     control: tuple[Path, ...]
@@ -144,7 +156,8 @@ class Settings:
     @property
     def compares_two_states(self) -> bool:
         """Tell whether base and tested model differ; an audit without a baseline has one model."""
-        return self.method.method is not None or self.baseline is not None
+        unlearns = self.method.method is not None or self.method.retrains
+        return unlearns or self.baseline is not None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -158,6 +171,7 @@ def add_options(parser: pytest.Parser) -> None:
             action="append" if option.many else "store",
             default=None,
             help=option.help,
+            **({"nargs": "?", "const": option.bare} if option.bare else {}),
         )
         ini_type: Literal["linelist", "string"] = "linelist" if option.many else "string"
         parser.addini(
@@ -185,9 +199,11 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_unlearn.probes.families import FamilyError, parse_families
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
+    from pytest_unlearn.unlearning.plant_options import parse_planting
 
     base_folder = Path(config.invocation_params.dir)
     baseline = _given(config, "unlearn_baseline")
+    plant = _given(config, "unlearn_plant")
 
     def folder_or_file(name: str) -> tuple[Path, ...]:
         return tuple(base_folder / path for path in _given(config, name) or ())
@@ -201,6 +217,7 @@ def read_settings(config: pytest.Config) -> Settings:
             parse_method,
             _given(config, "unlearn_method") or (NONE if baseline else DEFAULT),
         ),
+        plant=_checked("--unlearn-plant", MethodError, parse_planting, plant) if plant else None,
         forget=folder_or_file("unlearn_forget"),
         retain=folder_or_file("unlearn_retain"),
         control=folder_or_file("unlearn_control"),
