@@ -80,8 +80,8 @@ class Dataset:
         """Return the records of one split, in order."""
         return [record for record in self.records if record.split == split]
 
-    def training_texts(self) -> TrainingTexts:
-        """Return what unlearning may train on.
+    def training_texts(self, unseen: bool = False) -> TrainingTexts:
+        """Return what unlearning may train on, and with `unseen` control people's to look at.
 
         Tasks are the bundled ones under their training wordings: never a wording that is
         measured, and never a user's own tasks.
@@ -90,10 +90,11 @@ class Dataset:
             forget=tuple(map(_example, self.records_of("forget"))),
             retained_people=tuple(map(_example, self.records_of("retain"))),
             tasks=tuple(
-                Example.answering(task.prompt(wording), task.solution)
+                Example.answering(task.prompt(wording), task.solution, name=task.id)
                 for task in bundled_tasks()
                 for wording in task.wordings
             ),
+            unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
         )
 
     @functools.cached_property
@@ -126,7 +127,9 @@ class _Row(NamedTuple):
 
 
 def _example(record: Record) -> Example:
-    return Example.answering(record.before.reveal(), record.value.reveal(), record.after.reveal())
+    return Example.answering(
+        record.before.reveal(), record.value.reveal(), record.after.reveal(), name=record.id
+    )
 
 
 def _probe_row(probe: Probe) -> _Row:

@@ -9,7 +9,6 @@ loads no model.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pytest_unlearn.models.adapters import adapter_digest, check_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
+from pytest_unlearn.plantings import Planting, Plantings, training_file
 from pytest_unlearn.store import Store, digest_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
+    from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.models.loading import LanguageModel, Weights
     from pytest_unlearn.options import Settings
 
@@ -30,17 +31,23 @@ State = Literal["base", "unlearned", "retrained"]
 STATES: tuple[State, State] = ("base", "unlearned")
 
 # Raise when a change of this package changes what unlearning makes of the same input.
-UNLEARNING_VERSION = 1
+UNLEARNING_VERSION = 2
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An unlearned adapter in the store, with what its training reported."""
+    """What unlearning made, in the store, with what its training reported.
 
-    adapter: Path
+    `folder` holds a LoRA adapter or, where `full`, a whole model. `steps`: the step whose weights
+    were kept, of `trained_steps`.
+    """
+
+    folder: Path
+    full: bool
     digest: str
     steps: int
+    trained_steps: int
     leak_rate: float
     kept: float
     seconds: float
@@ -67,6 +74,9 @@ class Models(Protocol):
 
     def stored_checkpoint(self) -> Checkpoint | None:
         """Return what unlearning reported, or None."""
+
+    def stored_planting(self) -> Planting | None:
+        """Return what planting reported, or None."""
 
 
 class ModelPair:
@@ -106,29 +116,60 @@ class ModelPair:
         self._keys: dict[State, dict[str, Any]] = {}
         self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
         self._adapted = False
+        self._plantings = Plantings(
+            settings,
+            dataset,
+            store,
+            progress,
+            key_of=lambda source: self._key(source, None),
+            load=self._to_change,
+        )
 
     def resolve(self) -> None:
-        """Find the model folders, fetching from the hub what is not there.
+        """Find the folders of the named models, fetching from the hub what is not there.
 
         Raises ModelNotFoundError, also for an adapter that does not fit.
         """
-        _ = self._source, self._base_source
+        _ = self._original, self._baseline
         if self._settings.retrained is not None:
             _ = self._retrained_source
         if self._settings.adapter is not None:
-            fit_adapter(self._source, self._settings.adapter, "--unlearn-adapter")
+            fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
 
     @functools.cached_property
-    def _source(self) -> ModelSource:
+    def _original(self) -> ModelSource:
+        """The model that was named."""
         settings = self._settings
         return resolve(settings.model, "--unlearn-model", settings.revision, settings.trusted)
 
     @functools.cached_property
-    def _base_source(self) -> ModelSource:
+    def _baseline(self) -> ModelSource | None:
         if self._settings.baseline is None:
-            return self._source
+            return None
         trusted = self._settings.trusted
         return resolve(self._settings.baseline, "--unlearn-baseline", trusted=trusted)
+
+    @functools.cached_property
+    def _start(self) -> ModelSource:
+        """The model before unlearning: the named one, planted where that is asked for."""
+        if self._settings.plant is None:
+            return self._original
+        return self._plantings.planted(self._original).source
+
+    @functools.cached_property
+    def _source(self) -> ModelSource:
+        """The model that is tested, but for an adapter."""
+        if self._settings.method.retrains:
+            return self._plantings.retrained(self._original).source
+        checkpoint = self.checkpoint
+        if checkpoint is not None and checkpoint.full:
+            name = f"{self._start.name} (unlearned)"
+            return ModelSource(name, checkpoint.folder, self._start.preset)
+        return self._start
+
+    @property
+    def _base_source(self) -> ModelSource:
+        return self._baseline or self._start
 
     @functools.cached_property
     def _place(self) -> tuple[str, str]:
@@ -136,8 +177,8 @@ class ModelPair:
         from pytest_unlearn.models.loading import needed_gib, resolve_device, resolve_dtype
 
         unlearns = self._settings.method.method is not None
-        device = resolve_device(self._settings.device, needed_gib(self._source, unlearns))
-        return device, resolve_dtype(self._settings.dtype, device, self._source.preset)
+        device = resolve_device(self._settings.device, needed_gib(self._original, unlearns))
+        return device, resolve_dtype(self._settings.dtype, device, self._original.preset)
 
     @functools.cached_property
     def _retrained_source(self) -> ModelSource:
@@ -151,14 +192,9 @@ class ModelPair:
     def key(self, state: State) -> dict[str, Any]:
         """Return everything about a model that can change what it writes."""
         if state not in self._keys:
-            adapter = self._adapter_digest() if state == "unlearned" else None
-            self._keys[state] = self._key(self._source_of(state), adapter)
+            adapter = self._adapter if state == "unlearned" else None
+            self._keys[state] = self._key(self._source_of(state), adapter and adapter[1])
         return self._keys[state]
-
-    def _adapter_digest(self) -> str | None:
-        if self._settings.adapter is not None:
-            return adapter_digest(self._settings.adapter, self._store)
-        return self.checkpoint.digest if self.checkpoint else None
 
     def _source_of(self, state: State) -> ModelSource:
         if state == "base":
@@ -190,28 +226,48 @@ class ModelPair:
 
         if state != "unlearned":
             return LanguageModel(self._weights(self._source_of(state)), False, self._threads)
-        checkpoint = self.checkpoint
-        adapter = checkpoint.adapter if checkpoint else self._settings.adapter
+        adapter = self._adapter
         weights = self._weights(self._source)
         if adapter is not None and not self._adapted:
-            weights.adapt(adapter)
+            weights.adapt(adapter[0])
             self._adapted = True
         return LanguageModel(weights, adapter is not None, self._threads)
+
+    @functools.cached_property
+    def _adapter(self) -> tuple[Path, str] | None:
+        """Folder and digest of the adapter that makes `_source` the tested model, if one does."""
+        given = self._settings.adapter
+        if given is not None:
+            return given, adapter_digest(given, self._store)
+        checkpoint = self.checkpoint
+        if checkpoint is None or checkpoint.full:
+            return None
+        return checkpoint.folder, checkpoint.digest
 
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load
 
-        files = (source.folder, source.gguf, source.adapter)
+        files = self._files(source)
         if files not in self._loaded:
             self._progress(f"loading {source.name}")
             self._loaded[files] = load(source, *self._place)
         return self._loaded[files]
 
+    @staticmethod
+    def _files(source: ModelSource) -> tuple[Path | str | None, ...]:
+        return source.folder, source.gguf, source.adapter
+
+    def _to_change(self, source: ModelSource) -> Weights:
+        """Return weights that the caller may change: whoever asks for the model loads it anew."""
+        weights = self._weights(source)
+        del self._loaded[self._files(source)]
+        return weights
+
     # -- unlearning --------------------------------------------------------------------------
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The unlearned adapter, from the store or trained now; None when nothing is asked."""
+        """What unlearning made, from the store or trained now; None when nothing is asked."""
         stored = self.stored_checkpoint()
         if stored is None and self._settings.method.method is not None:
             with self._store.claim(self._unlearning_key):
@@ -225,17 +281,24 @@ class ModelPair:
         return digest_of(
             {
                 "version": UNLEARNING_VERSION,
-                "model": self._key(self._source, None),
+                "model": self._key(self._start, None),
                 "method": choice.name,
                 "options": {name: str(value) for name, value in asdict(choice.options).items()},
-                "texts": asdict(self._dataset.training_texts()),
+                "texts": asdict(self._texts),
                 "seed": self._settings.seed,
             }
         )
 
+    @property
+    def _texts(self) -> TrainingTexts:
+        options = self._settings.method.options
+        unseen = options is not None and options.stop == "unseen"
+        return self._dataset.training_texts(unseen)
+
     def stored_checkpoint(self) -> Checkpoint | None:
-        """Return the unlearned adapter if the store has it; nothing is trained."""
-        if self._settings.method.method is None:
+        """Return what unlearning made if the store has it; nothing is trained."""
+        planting_missing = self._settings.plant is not None and self.stored_planting() is None
+        if self._settings.method.method is None or planting_missing:
             return None
         key = self._unlearning_key
         report = self._store.get("checkpoints", key)
@@ -244,34 +307,55 @@ class ModelPair:
             return None
         return Checkpoint(folder, **report)
 
+    def stored_planting(self) -> Planting | None:
+        """Return the planted model if the store has it; nothing is trained."""
+        if self._settings.plant is None:
+            return None
+        return self._plantings.stored(self._original)
+
     def _unlearn(self, key: str) -> Checkpoint:
         from pytest_unlearn.models.patching import save_adapter
+        from pytest_unlearn.unlearning.errors import room_for
         from pytest_unlearn.unlearning.loop import unlearn
 
         choice = self._settings.method
         assert choice.method is not None
         assert choice.options is not None
-        weights = self._weights(self._source)
+        weights = self._to_change(self._start)
         model: Any = weights.model
-        started = time.perf_counter()
         policy, report = unlearn(
             model,
             weights.tokenizer,
-            self._dataset.training_texts(),
+            self._texts,
             choice.method,
             choice.options,
             self._settings.seed,
             self._progress,
+            training_file(self._store, key),
         )
-        weights.model = policy
-        self._adapted = True
-        folder = self._store.put_folder("adapters", key, lambda path: save_adapter(policy, path))
-        entry = {
-            "digest": self._store.digest_of_file(folder / "adapter_model.safetensors"),
-            "seconds": round(time.perf_counter() - started, 3),
-            **asdict(report),
-        }
-        # Written last: a run killed before this line trains again instead of trusting half a
-        # folder.
-        self._store.put("checkpoints", key, entry)
+        full = choice.options.tune == "full"
+        trained: Any = policy
+
+        def write(path: Path) -> None:
+            if full:
+                trained.get_base_model().save_pretrained(str(path))
+                weights.tokenizer.save_pretrained(str(path))
+            else:
+                save_adapter(trained, path)
+
+        with room_for("the unlearned model", self._store.root):
+            folder = self._store.put_folder("adapters", key, write)
+            name = "model.safetensors" if full else "adapter_model.safetensors"
+            entry = {
+                "full": full,
+                "digest": self._store.digest_of_file(folder / name),
+                **asdict(report),
+            }
+            # Written last: a run killed before this line trains again instead of trusting half a
+            # folder.
+            self._store.put("checkpoints", key, entry)
+        if not full:  # its base is whole, so it need not be loaded again
+            weights.model = policy
+            self._loaded[self._files(self._start)] = weights
+            self._adapted = True
         return Checkpoint(folder, **entry)

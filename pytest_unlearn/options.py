@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.expressions import Gate
     from pytest_unlearn.models.decoding_scheme import DecodingScheme
     from pytest_unlearn.unlearning.methods import MethodChoice
+    from pytest_unlearn.unlearning.plant_options import PlantOptions
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class _Option:
     metavar: str
     help: str
     many: bool = False
+    bare: str | None = None  # what the flag without a value stands for, where it may have none
 
     @property
     def flag(self) -> str:
@@ -46,9 +48,18 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option(
         "unlearn_method",
         "METHOD",
-        "how to unlearn before testing: ga, ga+gd, ga+kl, or none to audit the model as it is; "
+        "how to unlearn before testing: ga, ga+gd, ga+kl, retrain (the planted model's ideal), or "
+        "none to audit the model as it is; "
         "options after a colon, as in ga+kl:steps=80,lr=1e-4 (default: ga+kl, or none with "
         "--unlearn-baseline or --unlearn-adapter)",
+    ),
+    _Option(
+        "unlearn_plant",
+        "OPTIONS",
+        "first fine-tune the forget and retain documents into the model until they leak; options "
+        "as in target=0.9,cap=2000,repetitions=1/4/16/64,lr=5e-4, or none (in an ini file: "
+        "default); write it after the paths",
+        bare="default",
     ),
     _Option(
         "unlearn_baseline",
@@ -169,6 +180,7 @@ class Settings:
     model: str
     baseline: str | None
     method: MethodChoice
+    plant: PlantOptions | None
     forget: tuple[Path, ...]
     retain: tuple[Path, ...]
     control: tuple[Path, ...]
@@ -193,7 +205,7 @@ class Settings:
     @property
     def compares_two_states(self) -> bool:
         """Tell whether base and tested model differ; a mere audit has one model."""
-        others = (self.method.method, self.baseline, self.adapter)
+        others = (self.method.method, self.method.retrains or None, self.baseline, self.adapter)
         return any(other is not None for other in others)
 
 
@@ -208,6 +220,7 @@ def add_options(parser: pytest.Parser) -> None:
             action="append" if option.many else "store",
             default=None,
             help=option.help,
+            **({"nargs": "?", "const": option.bare} if option.bare else {}),
         )
         ini_type: Literal["linelist", "string"] = "linelist" if option.many else "string"
         parser.addini(
@@ -237,11 +250,13 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_unlearn.probes.families import FamilyError, parse_families
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
+    from pytest_unlearn.unlearning.plant_options import parse_planting
 
     base_folder = Path(config.invocation_params.dir)
     baseline = _given(config, "unlearn_baseline")
     retrained = _given(config, "unlearn_retrained")
     adapter = _given(config, "unlearn_adapter")
+    plant = _given(config, "unlearn_plant")
 
     def folder_or_file(name: str) -> tuple[Path, ...]:
         return tuple(base_folder / path for path in _given(config, name) or ())
@@ -255,6 +270,7 @@ def read_settings(config: pytest.Config) -> Settings:
             parse_method,
             _given(config, "unlearn_method") or (NONE if baseline or adapter else DEFAULT),
         ),
+        plant=_checked("--unlearn-plant", MethodError, parse_planting, plant) if plant else None,
         forget=folder_or_file("unlearn_forget"),
         retain=folder_or_file("unlearn_retain"),
         control=folder_or_file("unlearn_control"),

@@ -24,6 +24,7 @@ from pytest_unlearn.probes.families import FamilyError
 from pytest_unlearn.reports.gate_reports import gate_reports
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
+from pytest_unlearn.training_checks import check_training
 
 SUITE = Path(__file__).parent / "suite"
 _SEARCH = SUITE / "test_search.py"
@@ -41,11 +42,8 @@ class UnlearnSession:
             self.settings: Settings = read_settings(config)
             workers.check(config, self.settings.device)
             self.dataset = Dataset(self.settings)
-            if self.settings.method.method is not None and not self.dataset.probes_of("forget"):
-                raise SettingsError(
-                    f"--unlearn-method={self.settings.method.name} needs records to forget; give "
-                    "--unlearn-forget=FILE, or --unlearn-method=none"
-                )
+            for warning in check_training(self.settings, self.dataset):
+                config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
             check_feasible(self.settings.gates, self._cases)
             self.engine = Engine(
                 self.settings,

@@ -74,6 +74,9 @@ class LookupModels:
     def stored_checkpoint(self) -> None:
         """Nothing is unlearned."""
 
+    def stored_planting(self) -> None:
+        """Nothing is planted."""
+
     def model(self, state: State) -> LookupModel:
         """Return the model in one state."""
         return LookupModel(self, state)

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A text whose answer is the characters `[start, end)`: a value, or a task's solution."""
+    """A text whose answer is the characters `[start, end)`: a value, or a task's solution.
+
+    `name` is what a message may call it: a row's id, nothing personal.
+    """
 
     text: str
     start: int
     end: int
+    name: str = ""
 
     @classmethod
     def whole(cls, text: str) -> Example:
@@ -20,9 +24,9 @@ class Example:
         return cls(text, 0, len(text))
 
     @classmethod
-    def answering(cls, prompt: str, answer: str, after: str = "") -> Example:
+    def answering(cls, prompt: str, answer: str, after: str = "", name: str = "") -> Example:
         """Return prompt, answer and what follows as one text."""
-        return cls(prompt + answer + after, len(prompt), len(prompt) + len(answer))
+        return cls(prompt + answer + after, len(prompt), len(prompt) + len(answer), name)
 
     def __repr__(self) -> str:  # the text may be personal data
         return f"<Example of {len(self.text)} characters, answer at [{self.start}, {self.end})>"
@@ -30,8 +34,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTexts:
-    """What an unlearning run may see: forget records, retained people's documents, tasks."""
+    """What an unlearning run may see: forget records, retained people's documents, tasks.
+
+    `unseen` holds control people's: looked at where a stop is measured on them, never trained on.
+    """
 
     forget: Sequence[Example]
     retained_people: Sequence[Example]
     tasks: Sequence[Example]
+    unseen: Sequence[Example] = ()

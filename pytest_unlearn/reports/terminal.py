@@ -24,6 +24,7 @@ from pytest_unlearn.reports.breakdown import (
 from pytest_unlearn.reports.membership import membership_table
 
 if TYPE_CHECKING:
+    from pytest_unlearn.plantings import Planting
     from pytest_unlearn.searching import SearchSummary
     from pytest_unlearn.session import UnlearnSession
 
@@ -57,6 +58,8 @@ def header(session: UnlearnSession) -> str:
     settings, data = session.settings, session.dataset
     counts = Counter(probe.split for probe in data.probes)
     baseline = f", baseline {settings.baseline}" if settings.baseline else ""
+    if settings.plant:
+        baseline = f", planted to {settings.plant.target:.0%}"
     return (
         f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
@@ -71,6 +74,8 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     rows = list(session.rows.values())
     reporter.section("unlearning")
     reporter.write_line(_run_line(session, len(rows)))
+    if planting := session.engine.models.stored_planting():
+        reporter.write_line(planting_line(planting))
     reporter.write_line("")
     _write_table(reporter, _gate_table(session.results), [r.verdict for r in session.results])
     beside = _beside(session, rows)
@@ -99,6 +104,20 @@ def _run_line(session: UnlearnSession, count: int) -> str:
     checkpoint = session.engine.models.stored_checkpoint()
     if checkpoint:
         line += f"  unlearned in {checkpoint.steps} steps ({checkpoint.seconds:.0f} s)"
+        if checkpoint.trained_steps > checkpoint.steps:
+            line += f", the best of {checkpoint.trained_steps}"
+    return line
+
+
+def planting_line(planting: Planting) -> str:
+    """Return what was planted, and how much of it comes out, by repetitions where they differ."""
+    line = (
+        f"planted in {planting.steps} steps ({planting.seconds:.0f} s): {planting.leak_rate:.0%} "
+        f"of {planting.records} records come out, {planting.before:.0%} did before"
+    )
+    if len(planting.by_repetitions) > 1:
+        rates = (f"{number}x {rate:.0%}" for number, rate in planting.by_repetitions.items())
+        line += f"; by repetitions {', '.join(rates)}"
     return line
 
 

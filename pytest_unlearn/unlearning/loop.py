@@ -1,48 +1,52 @@
-"""The unlearning loop: a LoRA adapter is trained until the forget records are gone."""
+"""The unlearning loop: a model is trained until the forget records are gone, and the best kept."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 
-from pytest_unlearn.models.batching import IGNORED, Encoded, collate, encode
-from pytest_unlearn.models.examples import Example, TrainingTexts
-from pytest_unlearn.models.loading import peft_quietly
+from pytest_unlearn.models.batching import Encoded, collate
+from pytest_unlearn.unlearning.adapters import checkpointed
+from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.policy import Step
+from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
+from pytest_unlearn.unlearning.trainer import Trainer
+from pytest_unlearn.unlearning.training import Course, train
+from pytest_unlearn.unlearning.watching import Look, WatchedSets, greedy_rate
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pytest_unlearn.models.examples import Example, TrainingTexts
     from pytest_unlearn.unlearning.methods import Method
     from pytest_unlearn.unlearning.options import UnlearnOptions
 
-MAX_TOKENS = 512
+__all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
 
+# Less than this kept of what the base gave: the model says nothing any more.
+COLLAPSED = 0.02
 
-class UnlearningError(RuntimeError):
-    """Unlearning went wrong (NaN, an adapter that did not move); the message gives advice."""
+Batches = tuple[list[Encoded], list[Encoded]]
 
 
 @dataclass(frozen=True, slots=True)
 class UnlearningReport:
-    """What a run did: steps taken, the share of forget records that greedy decoding still gives
-    away, and the share kept of what it gave of the retain set (1 where none is used)."""
+    """What a run did: the step whose weights were kept and the steps taken in all, the share of
+    forget records that greedy decoding still gives away, the share kept of what it gave of the
+    retain set (1 where none is used), and seconds."""
 
     steps: int
+    trained_steps: int
     leak_rate: float
     kept: float
-
-    def describe(self, most: int) -> str:
-        """Return a line of progress."""
-        return (
-            f"step {self.steps} of at most {most}: "
-            f"{self.leak_rate:.0%} still given away, {self.kept:.0%} kept"
-        )
+    seconds: float
 
 
 def unlearn(
@@ -53,157 +57,126 @@ def unlearn(
     options: UnlearnOptions,
     seed: int,
     progress: Callable[[str], None] = lambda message: None,
+    saved: Path | None = None,
 ) -> tuple[PeftModel, UnlearningReport]:
-    """Train an adapter on `model` by `method` and return the wrapped model.
+    """Train `model` by `method` and return the trained model with what was done.
 
-    `model` itself is not changed: with the adapter off it is the base. Deterministic for a seed,
-    a device and a number of threads. Raises UnlearningError.
+    With `tune=lora` that is `model` under an adapter, and with the adapter off it is the base. With
+    `tune=full` it is a `FullPolicy` around `model`, whose own weights have changed. `saved`: a file
+    for the state of a run that is killed; it is gone when the run has ended. Deterministic for a
+    seed, a device and a number of threads. Raises UnlearningError.
     """
+    if method.uses_retain and not (texts.retained_people or texts.tasks):
+        raise UnlearningError(
+            f"method {method.name} needs a retain set, and there are neither retained people nor "
+            "tasks; give --unlearn-retain=FILE"
+        )
     torch.manual_seed(seed)
     rng = random.Random(seed)
     pad = int(cast(int, tokenizer.pad_token_id))
-    policy = _with_adapter(model, options.rank)
-    policy.eval()  # no dropout: the reference must be the base itself, and runs must repeat
-    watched = _WatchedSets(policy, tokenizer, texts, method.uses_retain, rng)
-    batches = _batches(tokenizer, texts, method.uses_retain, options, rng)
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=0.0)
-    for step in range(1, options.steps + 1):
-        forget, retain = next(batches)
-        loss = method.loss(
-            Step(
+    encoder = Encoder(tokenizer, length_limit(model))
+    trainer = Trainer(model, options, f"--unlearn-method={method.name}")
+    policy = trainer.policy
+    watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng)
+    batches = _batches(encoder, texts, method.uses_retain, options, rng)
+    encoder.report(progress)
+
+    def losses(batch: Batches) -> Iterator[torch.Tensor]:
+        for forget, retain, part_options in _shares(*batch, options):
+            step = Step(
                 policy,
                 collate(forget, pad, model.device),
                 collate(retain, pad, model.device) if retain else None,
-            ),
-            options,
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(norm)):
-            raise UnlearningError(
-                f"step {step}: the loss is {loss.item()}; lower the learning rate "
-                f"(--unlearn-method={method.name}:lr={options.lr / 4:.1e})"
             )
-        optimizer.step()
-        if step % options.check_every == 0 or step == options.steps:  # the last step, always
-            report = UnlearningReport(step, *watched.look())
-            progress(f"unlearning by {method.name}, {report.describe(options.steps)}")
-            if report.leak_rate <= options.target and report.kept >= options.keep:
-                break
-    _check_adapter(policy, method.name)
+            yield method.loss(step, part_options)
+
+    def look(steps: int) -> Look:
+        seen = watched.look(steps, options)
+        progress(
+            f"unlearning by {method.name}, step {steps} of at most {options.steps}: "
+            f"{seen.leak_rate:.0%} still given away, {seen.kept:.0%} kept"
+        )
+        return seen
+
+    course = Course(
+        batches=batches,
+        losses=losses,
+        look=look,
+        done=lambda seen: watched.reached(seen, options),
+        rank=(lambda seen: watched.rank(seen, options)) if options.target >= 0 else None,
+        steps=options.steps,
+        check_every=options.check_every,
+        saved=saved,
+    )
+    with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
+        trained = train(trainer, course, progress)
+    trainer.check()
+    best = watched.whole(trained.look)
+    if method.uses_retain and options.keep > 0 and best.kept < COLLAPSED:
+        raise UnlearningError(
+            f"--unlearn-method={method.name}: the model collapsed: after {trained.steps} steps "
+            f"greedy decoding gives {best.kept:.0%} of what the base gave of the retain set; lower "
+            f"the learning rate (lr={options.lr / 4:.1e}), raise retain_weight or lower "
+            "forget_bound; keep=0 lets a collapse pass"
+        )
+    if saved:
+        saved.unlink(missing_ok=True)
+    report = UnlearningReport(
+        best.steps, trained.steps, best.leak_rate, best.kept, round(trained.seconds, 3)
+    )
     return policy, report
 
 
-class _WatchedSets:
-    """The sets that the loop looks at to know when to stop, and what the base gave of them."""
+def _shares(
+    forget: list[Encoded], retain: list[Encoded], options: UnlearnOptions
+) -> Iterator[tuple[list[Encoded], list[Encoded], UnlearnOptions]]:
+    """Cut a step's batches into `accumulate` parts, with each part's share in the loss's weights.
 
-    # As many rows of the retain set are looked at: enough to see a loss of a few percent.
-    ROWS = 96
-
-    def __init__(
-        self,
-        policy: PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        texts: TrainingTexts,
-        retain: bool,
-        rng: random.Random,
-    ) -> None:
-        self._policy = policy
-        self._pad = int(cast(int, tokenizer.pad_token_id))
-
-        def rows(examples: Sequence[Example]) -> list[Encoded]:
-            return [encode(tokenizer, example, MAX_TOKENS) for example in examples]
-
-        self._forget = rows(texts.forget)
-        kept = [texts.retained_people, texts.tasks] if retain else []
-        self._kept = [
-            rows(rng.sample(examples, min(len(examples), self.ROWS)))
-            for examples in kept
-            if examples
-        ]
-        self._before = [self._given(rows) for rows in self._kept]
-
-    def look(self) -> tuple[float, float]:
-        """Return the leak rate on the forget set, and the worst share kept of a retained set."""
-        shares = [
-            self._given(rows) / before
-            for rows, before in zip(self._kept, self._before, strict=True)
-            if before > 0
-        ]
-        return self._given(self._forget), min(shares, default=1.0)
-
-    def _given(self, rows: Sequence[Encoded]) -> float:
-        return greedy_rate(self._policy, rows, self._pad)
-
-
-@torch.no_grad()
-def greedy_rate(
-    policy: torch.nn.Module, rows: Sequence[Encoded], pad: int, batch: int = 64
-) -> float:
-    """Return the share of rows whose answer greedy decoding would give.
-
-    One teacher-forced pass: each token of the answer must be the model's first choice.
+    Both terms are means over learnt tokens, so a part counts by its tokens: the parts' gradients
+    then add up to the whole batch's, which a mean of the parts' means would not be.
     """
-    device = next(policy.parameters()).device
-    ordered = sorted(rows, key=lambda row: len(row.ids))
-    leaked = 0
-    for start in range(0, len(ordered), batch):
-        inputs = collate(ordered[start : start + batch], pad, device)
-        output: Any = policy(**inputs.model_inputs(), use_cache=False)
-        chosen = output.logits[:, :-1].argmax(dim=-1)
-        labels = inputs.labels[:, 1:]
-        leaked += int(((chosen == labels) | (labels == IGNORED)).all(dim=1).sum())
-    return leaked / len(ordered)
-
-
-def _with_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    with peft_quietly():
-        return cast("PeftModel", get_peft_model(model, config))
-
-
-def _cycle(rows: Sequence[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:
-    """Yield batches for ever; each row comes once before any comes again."""
-    pending: list[Encoded] = []
-    while True:
-        while len(pending) < size:
-            pending.extend(rng.sample(rows, len(rows)))
-        yield pending[:size]
-        del pending[:size]
+    count = options.accumulate
+    if count == 1:
+        yield forget, retain, options
+        return
+    tokens = [sum(map(learnt, rows)) for rows in (forget, retain)]
+    retained = parts(retain, count) if retain else [[]] * count
+    for rows, kept in zip(parts(forget, count), retained, strict=True):
+        share = sum(map(learnt, rows)) / tokens[0]
+        kept_share = sum(map(learnt, kept)) / tokens[1] if retain else 0.0
+        yield (
+            rows,
+            kept,
+            replace(
+                options,
+                forget_weight=options.forget_weight * share,
+                retain_weight=options.retain_weight * kept_share,
+            ),
+        )
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     texts: TrainingTexts,
     uses_retain: bool,
     options: UnlearnOptions,
     rng: random.Random,
-) -> Iterator[tuple[list[Encoded], list[Encoded]]]:
+) -> Iterator[Batches]:
     """Yield forget and retain batches for ever; people and tasks are mixed by `people_share`."""
 
     def rows(examples: Sequence[Example]) -> list[Encoded]:
         if options.spans == "document":
-            examples = [Example.whole(example.text) for example in examples]
-        return [encode(tokenizer, example, MAX_TOKENS) for example in examples]
+            return encoder.documents(examples)
+        return encoder.answers(examples)
 
     people = (
         round(options.retain_batch * options.people_share) if texts.tasks else options.retain_batch
     )
     if not texts.retained_people:
         people = 0
-    forget = _cycle(rows(texts.forget), options.batch, rng)
+    forget = cycle(rows(texts.forget), options.batch, rng)
     retain = [
-        _cycle(rows(examples), size, rng)
+        cycle(rows(examples), size, rng)
         for examples, size in (
             (texts.retained_people, people),
             (texts.tasks, options.retain_batch - people),
@@ -212,22 +185,3 @@ def _batches(
     ]
     while True:
         yield next(forget), [row for stream in retain for row in next(stream)]
-
-
-def _check_adapter(policy: PeftModel, name: str) -> None:
-    """Raise UnlearningError when the adapter is broken or never moved.
-
-    LoRA's B matrices start at zero; with a wrong gradient path they stay there, and the
-    "unlearned" model is the base.
-    """
-    moved = False
-    for parameter_name, parameter in policy.named_parameters():
-        if parameter.requires_grad:
-            if not bool(torch.isfinite(parameter).all()):
-                raise UnlearningError(f"method {name}: {parameter_name} is not finite")
-            if "lora_B" in parameter_name and bool((parameter != 0).any()):
-                moved = True
-    if not moved:
-        raise UnlearningError(
-            f"method {name}: the adapter did not move; no gradient reached it, or lr is too small"
-        )

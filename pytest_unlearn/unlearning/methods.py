@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Audits the model as it is.
 NONE = "none"
+# Trains the unplanted base without the forget split: no loss, but what every loss is measured by.
+RETRAIN = "retrain"
 DEFAULT = "ga+kl"
 
 
@@ -45,10 +47,13 @@ class MethodChoice:
 
     method: Method | None
     options: UnlearnOptions | None
+    retrains: bool = False
 
     @property
     def name(self) -> str:
-        """The method's name, or `none`."""
+        """The method's name, or `none`, or `retrain`."""
+        if self.retrains:
+            return RETRAIN
         return self.method.name if self.method else NONE
 
 
@@ -59,7 +64,16 @@ def parse_method(text: str) -> MethodChoice:
         if colon:
             raise MethodError(f"{text!r}: method none takes no options")
         return MethodChoice(None, None)
+    if name == RETRAIN:
+        if colon:
+            raise MethodError(
+                f"{text!r}: method retrain takes no options; it follows the recipe of "
+                "--unlearn-plant"
+            )
+        return MethodChoice(None, None, retrains=True)
     method = METHODS.get(name)
     if method is None:
-        raise MethodError(f"{name!r} is not a method; write one of {', '.join(METHODS)} or {NONE}")
+        raise MethodError(
+            f"{name!r} is not a method; write one of {', '.join(METHODS)}, {RETRAIN} or {NONE}"
+        )
     return MethodChoice(method, changed(method.defaults, options) if colon else method.defaults)

@@ -9,7 +9,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# Options of one sort: a frozen dataclass.
+Options = TypeVar("Options", bound=Any)
+
+TUNES = ("lora", "full")
+OPTIMIZERS = ("adamw", "adamw8bit")
 
 
 class MethodError(ValueError):
@@ -29,6 +38,15 @@ class UnlearnOptions:
     records and, with a retain set, at least the share `keep` of what it gave of the retained
     people and tasks at the start; a negative target never stops early. check_every: steps between
     two such looks. rank: rank of the LoRA adapter (alpha is twice the rank).
+
+    tune: `lora` trains an adapter, `full` all weights; the base that a method compares with is then
+    a frozen copy, made before the first step and only where the method asks for it. accumulate:
+    parts into which a step's batch is cut, to save memory; the gradient is that of the whole batch.
+    checkpointing: recompute activations in the backward pass instead of keeping them. optimizer:
+    `adamw`, or `adamw8bit` (bitsandbytes, CUDA only). warmup: steps over which lr rises from 0.
+    stop: `target` as above, or `unseen`: stop once the forget records are memorized no better than
+    the base memorizes control people's. A run keeps its best look: both goals reached, then fewest
+    leaks, then most kept; with a negative target the last.
     """
 
     lr: float
@@ -44,6 +62,12 @@ class UnlearnOptions:
     keep: float = 0.95
     check_every: int = 10
     rank: int = 32
+    tune: str = "lora"
+    accumulate: int = 1
+    checkpointing: bool = False
+    optimizer: str = "adamw"
+    warmup: int = 0
+    stop: str = "target"
 
     def __post_init__(self) -> None:
         checks = {
@@ -60,23 +84,51 @@ class UnlearnOptions:
             "keep": 0 <= self.keep <= 1,
             "check_every": self.check_every >= 1,
             "rank": self.rank >= 1,
+            "tune": self.tune in TUNES,
+            "accumulate": 1 <= self.accumulate <= min(self.batch, self.retain_batch),
+            "optimizer": self.optimizer in OPTIMIZERS,
+            "warmup": self.warmup >= 0,
+            "stop": self.stop in ("target", "unseen"),
         }
-        for name, fine in checks.items():
-            if not fine:
-                raise MethodError(f"{name}={getattr(self, name)} is out of range")
+        check_ranges(self, checks)
 
 
-def changed(defaults: UnlearnOptions, text: str) -> UnlearnOptions:
+def check_ranges(options: object, checks: Mapping[str, bool]) -> None:
+    """Raise MethodError for the first option whose check is False."""
+    for name, fine in checks.items():
+        if not fine:
+            raise MethodError(f"{name}={getattr(options, name)} is out of range")
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("/"))
+
+
+# How an option of a type is read, and what to write for it; other types read themselves.
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    bool: (_truth, "true or false"),
+    tuple[int, ...]: (_numbers, "whole numbers separated by /"),
+}
+
+
+def changed(defaults: Options, text: str) -> Options:
     """Return `defaults` with the changes of `name=value,name=value`. Raises MethodError."""
-    types = get_type_hints(UnlearnOptions)
+    types = get_type_hints(type(defaults))
     changes: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or name not in types:
-            known = ", ".join(field.name for field in dataclasses.fields(UnlearnOptions))
+            known = ", ".join(field.name for field in dataclasses.fields(defaults))
             raise MethodError(f"{part.strip()!r} is not an option; write name=value with {known}")
+        read, written = _READERS.get(types[name]) or (types[name], types[name].__name__)
         try:
-            changes[name] = types[name](value)
+            changes[name] = read(value)
         except ValueError:
-            raise MethodError(f"{name}={value}: write {types[name].__name__}") from None
+            raise MethodError(f"{name}={value}: write {written}") from None
     return dataclasses.replace(defaults, **changes)

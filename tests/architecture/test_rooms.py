@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "strategies": {"people", "probes", "leaks"},
     "dataset": {"people", "probes", "tasks", "models", "options"},
     "options": {"gates", "probes", "leaks", "models", "unlearning"},
+    "training_checks": {"people", "models", "unlearning", "options", "dataset"},
+    "plantings": {"models", "unlearning", "options", "dataset"},
 }
 # The tiny model's recipe trains on the bundled people and tasks.
 EXEMPT = {"models/tiny/recipe.py"}

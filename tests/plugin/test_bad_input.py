@@ -35,7 +35,7 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=gaa"],
-            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl or none",
+            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, retrain",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=ga:lr"],

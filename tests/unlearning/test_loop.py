@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pytest_unlearn.models.batching import encode
+from pytest_unlearn.models.batching import collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, changed
+from pytest_unlearn.unlearning.rows import Encoder
 
 TEXTS = TrainingTexts(
     forget=[Example.answering(f"user{n} = ", f"v{n}", ";") for n in range(6)],
@@ -28,7 +29,7 @@ def trained(llama: Weights) -> Weights:
     model, tokenizer = llama.model, llama.tokenizer
     every = [*TEXTS.forget, *TEXTS.retained_people, *TEXTS.tasks]
     rows = [encode(tokenizer, Example.whole(example.text)) for example in every]
-    batch = loop.collate(rows, 0)
+    batch = collate(rows, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(250):
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
@@ -153,15 +154,16 @@ def test_retain_batches_mix_people_and_tasks(llama: Weights) -> None:
     import random
 
     mixed = options("ga+gd", people_share=0.75)
-    batches = loop._batches(llama.tokenizer, TEXTS, True, mixed, random.Random(0))
+    encoder = Encoder(llama.tokenizer, 128)
+    batches = loop._batches(encoder, TEXTS, True, mixed, random.Random(0))
     _, retain = next(batches)
     texts = [llama.tokenizer.decode(row.ids) for row in retain]
     assert sum("keep" in text for text in texts) == 6
     assert sum("task" in text for text in texts) == 2
     without = replace(TEXTS, retained_people=[])
-    _, retain = next(loop._batches(llama.tokenizer, without, True, mixed, random.Random(0)))
+    _, retain = next(loop._batches(encoder, without, True, mixed, random.Random(0)))
     assert all("task" in llama.tokenizer.decode(row.ids) for row in retain)
-    _, retain = next(loop._batches(llama.tokenizer, TEXTS, False, mixed, random.Random(0)))
+    _, retain = next(loop._batches(encoder, TEXTS, False, mixed, random.Random(0)))
     assert retain == []
 
 

@@ -1,0 +1,220 @@
+"""Planting: documents are fine-tuned into a model until they leak, so that there is something to
+forget; and the honest opposite, the same training without those who are to be forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from pytest_unlearn.models.batching import Encoded, collate
+from pytest_unlearn.models.losses import token_mean_nll
+from pytest_unlearn.unlearning.adapters import checkpointed
+from pytest_unlearn.unlearning.errors import UnlearningError
+from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
+from pytest_unlearn.unlearning.trainer import Trainer
+from pytest_unlearn.unlearning.training import Course, train
+from pytest_unlearn.unlearning.watching import HELD_ROWS, HeldRows, Look, greedy_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pytest_unlearn.models.examples import Example, TrainingTexts
+    from pytest_unlearn.unlearning.plant_options import PlantOptions
+
+
+@dataclass(frozen=True, slots=True)
+class PlantingReport:
+    """What a planting did.
+
+    leak_rate: share of the forget and retain records (of the retained ones alone for a retrained
+    model) whose value the model now gives greedily; before: the same before planting. records:
+    their number. by_repetitions: the same rate for the documents that stood so often in the
+    training data, keyed by that number.
+    """
+
+    steps: int
+    leak_rate: float
+    before: float
+    records: int
+    by_repetitions: dict[str, float]
+    seconds: float
+
+
+def plant(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: TrainingTexts,
+    options: PlantOptions,
+    seed: int,
+    progress: Callable[[str], None] = lambda message: None,
+    saved: Path | None = None,
+) -> tuple[PreTrainedModel, PlantingReport]:
+    """Fine-tune the documents of `texts` and its tasks into `model`; return the planted model.
+
+    Forget and retained people's documents are trained as a whole, record by record of different
+    texts, each as often as `repetitions_of` deals; each task comes once a round. With `tune=lora`
+    the adapter is merged into the weights (rounded to the model's dtype), so that the planted model
+    is a base like any other. Raises UnlearningError when the target is not reached within the cap,
+    also when it is lost in the rounding.
+    """
+    return _train(model, tokenizer, texts, options, seed, progress, saved, options.cap, True)
+
+
+def retrain(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: TrainingTexts,
+    options: PlantOptions,
+    seed: int,
+    steps: int,
+    progress: Callable[[str], None] = lambda message: None,
+    saved: Path | None = None,
+) -> tuple[PreTrainedModel, PlantingReport]:
+    """Train `model` for `steps` steps by the recipe of `plant`, the forget split left out.
+
+    That is the ideal of unlearning: the model that would be there had nobody of the forget split
+    ever been in the training data. Raises UnlearningError.
+    """
+    without = replace(texts, forget=())
+    return _train(model, tokenizer, without, options, seed, progress, saved, steps, False)
+
+
+def repetitions_of(examples: Sequence[Example], repetitions: Sequence[int]) -> list[int]:
+    """Deal each example's document a number of repetitions, in turn over the documents.
+
+    Documents are dealt in the order of their digests, so that a document's number depends on the
+    set of documents alone, not on the order of files; records of one document share its number.
+    """
+    documents = {hashlib.sha256(e.text.encode()).hexdigest(): e.text for e in examples}
+    dealt = {
+        documents[digest]: repetitions[turn % len(repetitions)]
+        for turn, digest in enumerate(sorted(documents))
+    }
+    return [dealt[example.text] for example in examples]
+
+
+def _train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: TrainingTexts,
+    options: PlantOptions,
+    seed: int,
+    progress: Callable[[str], None],
+    saved: Path | None,
+    steps: int,
+    until_target: bool,
+) -> tuple[PreTrainedModel, PlantingReport]:
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    pad = int(cast(int, tokenizer.pad_token_id))
+    encoder = Encoder(tokenizer, length_limit(model))
+    examples = [*texts.forget, *texts.retained_people]
+    if not examples:
+        raise UnlearningError("there is no document to plant; give --unlearn-retain=FILE")
+    # Each split is dealt by itself: the retained people's numbers are the same without the others.
+    dealt = [
+        number
+        for split in (texts.forget, texts.retained_people)
+        for number in repetitions_of(split, options.repetitions)
+    ]
+    answers = encoder.answers(examples)
+    trainer = Trainer(model, options, "--unlearn-plant")
+    policy = trainer.policy
+    held = HeldRows(answers, HELD_ROWS, rng)
+    before = greedy_memory(policy, answers, pad).rows
+    rounds = _round(encoder, examples, dealt, texts.tasks)
+    encoder.report(progress)
+
+    def losses(batch: list[Encoded]) -> Iterator[torch.Tensor]:
+        tokens = sum(map(learnt, batch))
+        for rows in parts(batch, options.accumulate):
+            inputs = collate(rows, pad, model.device)
+            output: Any = policy(**inputs.model_inputs(), use_cache=False)
+            share = sum(map(learnt, rows)) / tokens
+            yield token_mean_nll(output.logits, inputs.labels) * share
+
+    def look(taken: int) -> Look:
+        memory = held.memory(policy, pad)
+        if memory.rows >= options.target:
+            memory = held.memory(policy, pad, everything=True)
+        progress(
+            f"{'planting' if until_target else 'retraining'}, step {taken} of at most {steps}: "
+            f"{memory.rows:.0%} of the records come out"
+        )
+        return Look(taken, memory.rows, memory.tokens, 1.0)
+
+    course = Course(
+        batches=cycle(rounds, options.batch, rng),
+        losses=losses,
+        look=look,
+        done=lambda seen: until_target and seen.leak_rate >= options.target,
+        rank=None,
+        steps=steps,
+        check_every=options.check_every,
+        saved=saved,
+    )
+    with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
+        trained = train(trainer, course, progress)
+    trainer.check()
+    planted = _merged(policy)
+    memory = greedy_memory(planted, answers, pad)
+    given, rate = memory.given, memory.rows
+    if until_target and rate < options.target:
+        raise UnlearningError(_not_reached(trained.steps, rate, options))
+    if saved:
+        saved.unlink(missing_ok=True)
+    by_repetitions = {
+        str(number): _share([g for g, d in zip(given, dealt, strict=True) if d == number])
+        for number in sorted(set(dealt))
+    }
+    report = PlantingReport(
+        trained.steps, rate, before, len(given), by_repetitions, round(trained.seconds, 3)
+    )
+    return planted, report
+
+
+def _round(
+    encoder: Encoder, examples: Sequence[Example], dealt: Sequence[int], tasks: Sequence[Example]
+) -> list[Encoded]:
+    """Return the rows of one round: each document as often as it is dealt, each task once."""
+    rows: list[Encoded] = []
+    seen: set[tuple[int, ...]] = set()
+    for row, number in zip(encoder.documents(examples), dealt, strict=True):
+        key = tuple(row.ids)
+        if key not in seen:  # several records may stand in one document
+            seen.add(key)
+            rows += [row] * number
+    return rows + encoder.documents(tasks)
+
+
+def _merged(policy: Any) -> PreTrainedModel:
+    """Return the trained model as one without an adapter."""
+    merge = getattr(policy, "merge_and_unload", None)
+    merged = merge() if merge is not None else policy.get_base_model()
+    return cast("PreTrainedModel", merged.eval())
+
+
+def _share(given: Sequence[bool]) -> float:
+    return sum(given) / len(given)
+
+
+def _not_reached(steps: int, rate: float, options: PlantOptions) -> str:
+    """Return what is to be done about a target that was not reached."""
+    if steps < options.cap:
+        return (
+            f"--unlearn-plant: the target was reached, but {rate:.0%} is left of "
+            f"{options.target:.0%} once the adapter is merged and rounded; write "
+            "--unlearn-dtype=float32 or tune=full"
+        )
+    return (
+        f"--unlearn-plant: after {steps} steps {rate:.0%} of the records come out, and the target "
+        f"is {options.target:.0%}; raise cap={options.cap * 2} or lr={options.lr * 2:.1e}, repeat "
+        "documents more often (repetitions=16), or lower the target"
+    )

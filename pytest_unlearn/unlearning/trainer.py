@@ -1,0 +1,203 @@
+"""One model in training: its trained weights, their optimizer, one step, and its state on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+
+from pytest_unlearn.unlearning.adapters import FullPolicy, with_adapter
+from pytest_unlearn.unlearning.errors import UnlearningError
+from pytest_unlearn.unlearning.optimizers import make_optimizer, rate_at
+from pytest_unlearn.unlearning.progress import SavedState
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+MAX_NORM = 1.0
+
+
+class TrainingChoices(Protocol):
+    """The options that a `Trainer` reads, of an unlearning or of a planting."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def tune(self) -> str: ...
+    @property
+    def rank(self) -> int: ...
+
+
+class Trainer:
+    """Trains a LoRA adapter (`tune=lora`) or all weights (`tune=full`) of a model.
+
+    What the optimizer sees is float32. A LoRA adapter is that anyway; for a model in bfloat16 with
+    `tune=full`, master weights in float32 take the steps and the model gets them rounded: a step
+    of 1e-5 of a weight is below bfloat16's 8 bits, and would be lost each time. Gradients of
+    several batches are summed in float32 for the same reason.
+    """
+
+    def __init__(self, model: PreTrainedModel, choices: TrainingChoices, flag: str) -> None:
+        """`flag`: what the user wrote, to be named in advice, as `--unlearn-method=ga`."""
+        self.policy: PeftModel = (
+            with_adapter(model, choices.rank)
+            if choices.tune == "lora"
+            else cast("PeftModel", FullPolicy(model))
+        )
+        self.policy.eval()  # no dropout: the reference must be the base itself, and runs repeat
+        self._choices = choices
+        self._flag = flag
+        self._weights = [p for p in self.policy.parameters() if p.requires_grad]
+        self._masters = [
+            p if p.dtype == torch.float32 else p.detach().float() for p in self._weights
+        ]
+        self._optimizer = make_optimizer(choices.optimizer, self._masters, choices.lr)
+        self._start = self._fingerprint()
+        self.steps = 0
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def step(self, losses: Iterable[torch.Tensor]) -> float:
+        """Take one optimizer step on the sum of losses, and return that sum.
+
+        Losses are taken one by one and each graph is freed before the next is built: that is what
+        gradient accumulation saves. Raises UnlearningError when loss or gradient is not finite.
+        """
+        if isinstance(self.policy, FullPolicy):
+            self.policy.start()
+        total: torch.Tensor | None = None
+        gradients: list[torch.Tensor | None] = [None] * len(self._weights)
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._gather(gradients)
+            total = loss.detach() if total is None else total + loss.detach()
+        if total is None:
+            raise ValueError("a step needs at least one loss")
+        for master, gradient in zip(self._masters, gradients, strict=True):
+            master.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(self._masters, MAX_NORM)
+        if not bool(torch.isfinite(total + norm)):
+            raise UnlearningError(
+                f"{self._flag}: step {self.steps + 1} diverged: the loss is {float(total)}, the "
+                f"gradient's norm {float(norm)}; lower the learning rate "
+                f"(lr={self._choices.lr / 4:.1e}) or add warmup=20"
+            )
+        self.steps += 1
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate_at(self.steps, self._choices.lr, self._choices.warmup)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._write()
+        return float(total)
+
+    def _gather(self, gradients: list[torch.Tensor | None]) -> None:
+        """Move the weights' gradients into float32 sums."""
+        for number, weight in enumerate(self._weights):
+            if weight.grad is not None:
+                before = gradients[number]
+                gradient = weight.grad.float()
+                gradients[number] = gradient if before is None else before.add_(gradient)
+                weight.grad = None
+
+    @torch.no_grad()
+    def _write(self) -> None:
+        """Round the master weights into the model's, where the two are not the same."""
+        for weight, master in zip(self._weights, self._masters, strict=True):
+            if weight is not master:
+                weight.copy_(master)
+
+    # -- state -------------------------------------------------------------------------------
+
+    def snapshot(self) -> list[torch.Tensor]:
+        """Return a copy of the trained weights on the CPU, float32."""
+        return [master.detach().cpu().clone() for master in self._masters]
+
+    @torch.no_grad()
+    def put(self, weights: Iterable[torch.Tensor]) -> None:
+        """Put weights of `snapshot` in place. Raises UnlearningError for another model's."""
+        for master, weight in zip(self._masters, weights, strict=True):
+            if master.shape != weight.shape:
+                raise UnlearningError(
+                    f"{self._flag}: the saved training is of another model (a weight of shape "
+                    f"{tuple(weight.shape)} for one of {tuple(master.shape)})"
+                )
+            master.copy_(weight)
+        self._write()
+
+    def state(self) -> SavedState:
+        """Return what another process needs to go on: weights, optimizer, random numbers."""
+        tensors = {f"weight.{n}": w for n, w in enumerate(self.snapshot())}
+        numbers: dict[str, Any] = {}
+        for key, entry in self._optimizer.state_dict()["state"].items():
+            for name, value in entry.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().clone()
+                else:
+                    numbers[f"{key}.{name}"] = value
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        base = isinstance(self.policy, FullPolicy) and self.policy.keeps_base
+        return SavedState(tensors, {"steps": self.steps, "numbers": numbers, "base": base})
+
+    def go_on(self, saved: SavedState) -> None:
+        """Take the state of `state()`; called before the first step."""
+        if saved.notes["base"] and isinstance(self.policy, FullPolicy):
+            self.policy.keep_base()
+        tensors = saved.tensors
+        self.put(tensors[f"weight.{n}"] for n in range(len(self._masters)))
+        entries: dict[int, dict[str, Any]] = {}
+        values = {**saved.notes["numbers"]}
+        values |= {
+            name.removeprefix("optimizer."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("optimizer.")
+        }
+        for name, value in values.items():
+            number, _, field = name.partition(".")
+            entries.setdefault(int(number), {})[field] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.steps = int(saved.notes["steps"])
+
+    # -- checks ------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise UnlearningError when the trained weights are broken or never moved.
+
+        LoRA's B matrices start at zero; with a wrong gradient path they stay there, and the
+        "unlearned" model is the base.
+        """
+        for name, parameter in self.policy.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise UnlearningError(
+                    f"{self._flag}: {name} is not finite; lower the learning rate "
+                    f"(lr={self._choices.lr / 4:.1e})"
+                )
+        if self._fingerprint() == self._start:
+            what = "adapter" if self._choices.tune == "lora" else "model"
+            raise UnlearningError(
+                f"{self._flag}: the {what} did not move: no gradient reached it, or lr is too small"
+                f"; raise it (lr={self._choices.lr * 4:.1e}), and check forget_bound"
+            )
+
+    @torch.no_grad()
+    def _fingerprint(self) -> list[float]:
+        """Return a number a weight that its move changes; for LoRA, of the B matrices only."""
+        lora = self._choices.tune == "lora"
+        named = [(n, p) for n, p in self.policy.named_parameters() if p.requires_grad]
+        masters = zip(named, self._masters, strict=True)
+        return [
+            float(master.double().square().sum())
+            for (name, _), master in masters
+            if not lora or "lora_B" in name
+        ]
