@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.expressions import Gate
+    from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 T = TypeVar("T")
@@ -101,6 +102,13 @@ _OPTIONS: tuple[_Option, ...] = (
         "record: a leak is a result, and gates judge the rate (default); fail: each leak fails "
         "its test",
     ),
+    _Option(
+        "unlearn_sandbox",
+        "auto|strict|off",
+        "what is around the solutions of tasks. auto: every layer that this system has (default); "
+        "strict: refuse to run unless it has all of them; off: DANGEROUS, solutions can read and "
+        "write your files, use the network and start programs",
+    ),
     _Option("unlearn_seed", "N", "seed of the unlearning (default: 0)"),
     _Option("unlearn_batch_size", "N", "prompts completed at once (default: 64)"),
     _Option("unlearn_device", "DEVICE", "auto, cpu, cuda or cuda:N (default: auto)"),
@@ -140,6 +148,8 @@ class Settings:
     device: str
     dtype: str
     store: Path
+    sandbox: Mode = "auto"
+    sandbox_imports: tuple[str, ...] = ()
 
     @property
     def compares_two_states(self) -> bool:
@@ -170,6 +180,12 @@ def add_options(parser: pytest.Parser) -> None:
         "unlearn_testpaths",
         help="tests to collect beside the bundled suite when no path is given",
         type="linelist",
+        default=[],
+    )
+    parser.addini(
+        "unlearn_sandbox_imports",
+        help="installed packages that the solutions of tasks may import, such as numpy",
+        type="args",
         default=[],
     )
 
@@ -223,6 +239,8 @@ def read_settings(config: pytest.Config) -> Settings:
         device=_device(config),
         dtype=_choice(config, "unlearn_dtype", ("auto", "float32", "bfloat16", "float16")),
         store=_store_folder(config, base_folder),
+        sandbox=cast("Mode", _choice(config, "unlearn_sandbox", ("auto", "strict", "off"))),
+        sandbox_imports=tuple(config.getini("unlearn_sandbox_imports")),
     )
 
 

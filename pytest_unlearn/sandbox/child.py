@@ -16,6 +16,7 @@ not; that one sends each call as a length and an encoded (arguments, keyword arg
 from __future__ import annotations
 
 import builtins
+import errno
 import math
 import os
 import signal
@@ -262,7 +263,10 @@ def _forbidden(error: BaseException) -> bool:
     for _ in range(MAX_CAUSES):
         if step is None:
             break
-        if issubclass(type(step), PermissionError):
-            return True
+        if issubclass(type(step), OSError):
+            args = _args_of(step)
+            read_only = len(args) > 1 and type(args[0]) is int and args[0] == errno.EROFS
+            if read_only or issubclass(type(step), PermissionError):
+                return True
         step = _cause_of(step) or _context_of(step)
     return False
