@@ -208,7 +208,7 @@ class _Reporter:
         _reset()
         # `isinstance` would also ask the object's own `__class__`.
         kind = type(error)
-        if issubclass(kind, MemoryError):
+        if issubclass(kind, MemoryError) or _number_of(error) == errno.ENOMEM:
             self._write(_OUT_OF_MEMORY)
         elif issubclass(kind, SystemExit):
             self.send(b"X", b"")
@@ -263,10 +263,14 @@ def _forbidden(error: BaseException) -> bool:
     for _ in range(MAX_CAUSES):
         if step is None:
             break
-        if issubclass(type(step), OSError):
-            args = _args_of(step)
-            read_only = len(args) > 1 and type(args[0]) is int and args[0] == errno.EROFS
-            if read_only or issubclass(type(step), PermissionError):
-                return True
+        if issubclass(type(step), PermissionError) or _number_of(step) == errno.EROFS:
+            return True
         step = _cause_of(step) or _context_of(step)
     return False
+
+
+def _number_of(error: BaseException) -> int:
+    """The system's number of an error; 0 where there is none."""
+    args = _args_of(error)
+    known = issubclass(type(error), OSError) and len(args) > 1 and type(args[0]) is int
+    return args[0] if known else 0
