@@ -1,8 +1,9 @@
-"""What happens in the process that runs a check program: the solution is elsewhere and is asked.
+"""What happens in the process that runs check programs: the solution is elsewhere and is asked.
 
-The program is trusted, what the solution sends is not: only plain values are built from it. The
+The programs are trusted, what a solution sends is not: only plain values are built from it. The
 last word on a sample is a note, an encoded (status, detail, call). The status `ended` leaves it to
-the judge, who knows how the solution's process ended.
+the judge, who knows how the solution's process ended. One process runs many programs, one after
+the other: a fork for each would double the price of a sample.
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 """
@@ -36,23 +37,24 @@ class SolutionError(Exception):
     """The solution raised an exception of a class of its own."""
 
 
-def run(program: str, entry_point: str, output_bytes: int, c: Any) -> None:
-    """Run the program with the solution's stand-in, and report the verdict. `c` is the codec."""
-    talk = _Talk(entry_point, output_bytes, c)
+def run(program: str, entry_point: str, channel: int, output_bytes: int, c: Any) -> bytes:
+    """Run the program with the solution's stand-in, and return the note on the verdict.
+
+    `channel`: the socket to the solution's process. `c`: the codec.
+    """
+    talk = _Talk(entry_point, channel, output_bytes, c)
     status, detail = _verdict(program, entry_point, talk)
     status, detail = talk.over or (status, detail)
     call = None if status == "passed" or not talk.calls else talk.calls - 1
-    note = (status, detail[:LONGEST_DETAIL], call)
-    data = b"S" + c.encode(note, max_bytes=child.NOTE_BYTES)
-    while data:
-        data = data[os.write(child.RESULT_FD, data) :]
+    note: bytes = c.encode((status, detail[:LONGEST_DETAIL], call), max_bytes=child.NOTE_BYTES)
+    return note
 
 
 def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
     """Status and detail, unless the talk is over: then that counts."""
     try:
         talk.start()
-        names: dict[str, Any] = {"__name__": "check", "__builtins__": vars(builtins)}
+        names: dict[str, Any] = {"__name__": "check", "__builtins__": {**vars(builtins)}}
         names["candidate"] = names[entry_point] = talk.stand_in()
         linecache.cache[CHECK_FILE] = (0, None, program.splitlines(keepends=True), CHECK_FILE)
         exec(compile(program, CHECK_FILE, "exec", dont_inherit=True), names)  # noqa: S102
@@ -78,13 +80,14 @@ def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
 class _Talk:
     """The channel to the solution's process, and what came over it."""
 
-    def __init__(self, entry_point: str, output_bytes: int, c: Any) -> None:
+    def __init__(self, entry_point: str, channel: int, output_bytes: int, c: Any) -> None:
         self.calls = 0
         self.over: tuple[str, str] | None = None
         self.last_error: BaseException | None = None
         self.error_detail = ""
         self.refused = False
         self._name = entry_point
+        self._channel = channel
         self._codec = c
         self._room = output_bytes
         self._shown: tuple[str, str] | None = None
@@ -134,7 +137,7 @@ class _Talk:
         data = _LENGTH.pack(len(body)) + body
         try:
             while data:
-                data = data[os.write(child.CHANNEL_FD, data) :]
+                data = data[os.write(self._channel, data) :]
         except OSError:
             self.end("ended", "")
         kind, body = self._report()
@@ -158,7 +161,7 @@ class _Talk:
         data = bytearray()
         while len(data) < size:
             try:
-                chunk = os.read(child.CHANNEL_FD, size - len(data))
+                chunk = os.read(self._channel, size - len(data))
             except OSError:
                 chunk = b""
             if not chunk:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 SOLUTION_FILE = "<solution>"
 RESULT_FD = 3
-# Where the process that runs a check program has its channel to the solution.
-CHANNEL_FD = 4
 HIGHEST_FD = 256
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
@@ -64,8 +62,9 @@ _cause_of = BaseException.__dict__["__cause__"].__get__
 _context_of = BaseException.__dict__["__context__"].__get__
 
 
-def confine(layers: Any, fds: Sequence[int], parent: int, wall_s: float, memory_mb: int) -> None:
-    """Give up everything the solution does not need, in this order; `fds` become 3 and 4.
+def confine(layers: Any, channel: int, parent: int, wall_s: float, memory_mb: int) -> None:
+    """Give up everything the solution does not need, in this order; `channel` becomes number 3.
+
 
     `layers`: the module of that name, with the layers in force. `parent`: the zygote's number as
     this process sees it.
@@ -77,24 +76,25 @@ def confine(layers: Any, fds: Sequence[int], parent: int, wall_s: float, memory_
         _exit(1)  # It died before the line above took effect.
     layers.give_up_privileges()
     layers.restrict_files()
-    # All of them, and the control socket that is number 3, may stand where another one has to go.
-    spare = [os.dup(fd) for fd in fds]
-    while any(RESULT_FD <= fd < RESULT_FD + len(fds) for fd in spare):
-        spare = [os.dup(fd) for fd in spare]
-    for number, fd in enumerate(spare, start=RESULT_FD):
-        os.dup2(fd, number)
+    if channel != RESULT_FD:
+        os.dup2(channel, RESULT_FD)
     # The zygote holds a handful, all of them small numbers.
-    os.closerange(RESULT_FD + len(fds), HIGHEST_FD)
+    os.closerange(RESULT_FD + 1, HIGHEST_FD)
     _limit("RLIMIT_CORE", 0)
     if layers.wants("limits"):
-        _limit("RLIMIT_FSIZE", FILE_BYTES)
-        _limit("RLIMIT_NOFILE", OPEN_FILES)
         # The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock
         # limit and are there for a solution that survives it.
         seconds = cpu_limit(wall_s)
         _limit("RLIMIT_CPU", seconds, seconds + 1)
-        _limit("RLIMIT_AS", memory_mb << 20)
+        limit_space(memory_mb)
     layers.filter_calls()
+
+
+def limit_space(memory_mb: int) -> None:
+    """Limit memory, files and descriptors of this process."""
+    _limit("RLIMIT_FSIZE", FILE_BYTES)
+    _limit("RLIMIT_NOFILE", OPEN_FILES)
+    _limit("RLIMIT_AS", memory_mb << 20)
 
 
 def cpu_limit(wall_s: float) -> int:

@@ -6,10 +6,12 @@ The zygote loads this file by its path: it must import nothing but the standard 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import struct
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -49,12 +51,18 @@ def _library() -> ctypes.CDLL:
 _LIBC = _library() if linux() else None
 
 
+@functools.cache
+def _function(name: str) -> Any:
+    function = getattr(_LIBC, name)
+    function.restype = ctypes.c_long
+    return function
+
+
 def _call(name: str, *arguments: object) -> int:
     """Call a function of the C library, whole numbers as longs. Raises OSError."""
     if _LIBC is None:
         raise OSError(f"{name} is a call of Linux")
-    function = getattr(_LIBC, name)
-    function.restype = ctypes.c_long
+    function = _function(name)
     result: int = function(*(ctypes.c_long(a) if type(a) is int else a for a in arguments))
     if result < 0:
         number = ctypes.get_errno()

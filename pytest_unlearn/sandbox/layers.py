@@ -34,6 +34,8 @@ WRITABLE = ("/dev/null",)
 # What a probe allows itself of address space, and then asks for in vain.
 _PROBE_BYTES = 1 << 33
 _REASON_BYTES = 300
+# In the place of a process's own number, which is known when it is there.
+_SOME_PID = 0x7A3C5E19
 
 
 class Layers:
@@ -47,6 +49,7 @@ class Layers:
         self._readable = readable
         self._machine = os.uname().machine
         self._ruleset = -1
+        self._filter = b""
         self._own_namespace = -1
 
     def active(self, layer: str) -> bool:
@@ -85,6 +88,8 @@ class Layers:
         self._try("privileges", self._privileges_work)
         self._try("landlock", self._files_are_restricted)
         self._try("seccomp", self._calls_are_filtered)
+        if self.active("seccomp"):
+            self._make_filter()
         self._try("pid-namespace", self._first_of_its_own)
 
     def _try(self, layer: str, probe: Callable[[], object]) -> None:
@@ -117,9 +122,8 @@ class Layers:
     def filter_calls(self) -> None:
         """Make no system call that a solution does not need."""
         if self.active("seccomp"):
-            # Landlock knows better which files may be written; without it, none may.
-            deny_writing = not self.active("landlock")
-            kernel.install_filter(seccomp.build(self._machine, os.getpid(), deny_writing))
+            own = os.getpid().to_bytes(4, sys.byteorder)
+            kernel.install_filter(self._filter.replace(_SOME_PID.to_bytes(4, sys.byteorder), own))
 
     def fork(self) -> int:
         """Fork the process of a sample, where possible as the first of a PID namespace."""
@@ -155,9 +159,14 @@ class Layers:
         self.restrict_files()
         _must_fail("files stay open to it", lambda: os.listdir("/"))
 
-    def _calls_are_filtered(self) -> None:
+    def _make_filter(self) -> None:
         if self._machine not in seccomp.TABLES:
             raise RuntimeError(f"no table of system calls for {self._machine}")
+        # Landlock knows better which files may be written; without it, none may.
+        self._filter = seccomp.build(self._machine, _SOME_PID, not self.active("landlock"))
+
+    def _calls_are_filtered(self) -> None:
+        self._make_filter()
         kernel.no_new_privileges()
         self.filter_calls()
         _must_fail("sockets stay open to it", lambda: socket.socket().close())
@@ -216,12 +225,13 @@ def standard_library() -> list[tuple[str, int]]:
     roots |= {path for path in sys.path if os.path.isdir(path)}
     paths += [(root, 8) for root in roots]  # the import system lists them
     architecture = getattr(sys.implementation, "_multiarch", "")
-    libraries = [f"{usr}/{name}" for usr in ("", "/usr") for name in ("lib", "lib64")]
-    libraries += [f"{path}/{architecture}" for path in libraries if architecture]
-    for root in [*roots, *libraries]:
+    folders = [f"{usr}/{name}" for usr in ("", "/usr") for name in ("lib", "lib64")]
+    # All that is the system's; where there is no such folder, Python's are among its libraries.
+    paths += [(f"{folder}/{architecture}", 4) for folder in folders if architecture]
+    for root in [*roots, *folders]:
         with contextlib.suppress(OSError):
             for entry in os.scandir(root):
                 ours = root in roots and not entry.name.endswith("-packages")
                 if ours or ".so" in entry.name:
                     paths.append((entry.path, 12))
-    return paths
+    return list(dict.fromkeys(paths))

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from pytest_unlearn.sandbox.imports import find_packages
 from pytest_unlearn.sandbox.judge import Ending, judge, judge_check
 from pytest_unlearn.sandbox.layers import LAYERS
 from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, Verdict
-from pytest_unlearn.sandbox.worker import Settings, Worker, WorkerDied
+from pytest_unlearn.sandbox.worker import Settings, Worker, WorkerDied, WorkerLate
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 
@@ -25,6 +25,7 @@ from pytest_unlearn.tasks.programs import CheckProgram
 PATIENCE_S = CLEAR_S + 2.0
 # Layers that are kept when the sandbox is off: they save the machine, not what is on it.
 OFF = ("parent-death", "limits")
+NAMESPACES = ("namespaces", "pid-namespace")
 # Beyond the solution's limits: a check program has work of its own.
 CHECK_SPARE_S = 1.0
 CHECK_MEMORY_MB = 1024
@@ -137,24 +138,20 @@ class Sandbox:
             # Encode it now: a solution that fails earlier would hide what cannot be.
             room += len(_sendable(test.expected, ARGUMENT_BYTES))
             calls.append(_sendable(tuple(test.args), ARGUMENT_BYTES))
-        request = self._request("calls", source, entry_point, calls, room)
-        return _Sample(request, room + 2 * SPARE_BYTES + 5 * len(calls))
+        return self._sample(source, entry_point, calls, room)
 
     def _check_sample(self, source: str, entry_point: str, tests: CheckProgram) -> _Sample:
         room = self.limits.output_bytes
-        return _Sample(
-            self._request("answer", source, entry_point, [], room),
-            room + 2 * SPARE_BYTES,
-            self._request("check", tests.source, entry_point, [], room),
-        )
+        check = _sendable((tests.source, entry_point, self.limits.wall_s, room), MAX_REQUEST)
+        return self._sample(source, entry_point, [], room, check)
 
-    def _request(
-        self, kind: str, source: str, entry_point: str, calls: list[bytes], room: int
-    ) -> bytes:
-        wall_s, memory_mb = self.limits.wall_s, self.limits.memory_mb
-        if kind == "check":
-            wall_s, memory_mb = wall_s + CHECK_SPARE_S, max(memory_mb, CHECK_MEMORY_MB)
-        return _sendable((kind, source, entry_point, calls, wall_s, memory_mb, room), MAX_REQUEST)
+    def _sample(
+        self, source: str, entry_point: str, calls: list[bytes], room: int, check: bytes = b""
+    ) -> _Sample:
+        limits = self.limits
+        fields = (source, entry_point, calls, limits.wall_s, limits.memory_mb, room)
+        most = room + 2 * SPARE_BYTES + 5 * len(calls)
+        return _Sample(_sendable(fields, MAX_REQUEST), most, check)
 
     def _endings(self, sample: _Sample) -> list[Ending] | None:
         """How the sample's processes ended; None if it ended a fresh zygote as well as the first
@@ -173,7 +170,7 @@ class Sandbox:
     def _called(self, sample: _Sample) -> Ending:
         worker = self._ready_worker("solution")
         worker.send(sample.request)
-        return self._ending(worker, sample)
+        return self._ended(worker, sample)
 
     def _checked(self, sample: _Sample) -> list[Ending]:
         solution, check = self._ready_worker("solution"), self._ready_worker("check")
@@ -181,21 +178,35 @@ class Sandbox:
         with ours, theirs:
             solution.send(sample.request, ours.fileno())
             check.send(sample.check, theirs.fileno())
-        verdict = self._ending(check, sample)
+        try:
+            verdict = self._ending(check, sample, self.limits.wall_s + CHECK_SPARE_S)
+        except WorkerLate:
+            verdict = Ending("timeout", 0, 0.0, 0, b"")
+        except WorkerDied:
+            verdict = Ending("died", 0, 0.0, 0, b"")
         solution.send(b"")  # Whatever still runs there is not asked any more.
-        return [self._ending(solution, sample), verdict]
+        return [self._ended(solution, sample), verdict]
 
-    def _ending(self, worker: Worker, sample: _Sample) -> Ending:
-        reply = worker.receive(self.limits.wall_s + CHECK_SPARE_S + PATIENCE_S, sample.most)
-        fields: Any = codec.decode(reply, max_bytes=sample.most)
-        ending = Ending(*fields)
+    def _ended(self, worker: Worker, sample: _Sample) -> Ending:
+        ending = self._ending(worker, sample, self.limits.wall_s + PATIENCE_S)
         worker.tidy()
         return ending
+
+    def _ending(self, worker: Worker, sample: _Sample, seconds: float) -> Ending:
+        reply = worker.receive(seconds, sample.most)
+        fields: Any = codec.decode(reply, max_bytes=sample.most)
+        return Ending(*fields)
 
     def _close_workers(self) -> None:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
+
+    def _check_settings(self) -> Settings:
+        """It runs no solution and starts no process: namespaces would only make it slower."""
+        layers = [name for name in self._settings.layers if name not in NAMESPACES]
+        memory_mb = max(self.limits.memory_mb, CHECK_MEMORY_MB)
+        return replace(self._settings, layers=tuple(layers), role="check", memory_mb=memory_mb)
 
     def _ready_worker(self, role: str) -> Worker:
         worker = self._workers.get(role)
@@ -205,7 +216,7 @@ class Sandbox:
             worker = None
         if worker is None:
             try:
-                worker = Worker(self._settings)
+                worker = Worker(self._settings if role == "solution" else self._check_settings())
             except (OSError, WorkerDied) as error:
                 raise SandboxError(f"the sandbox process does not start: {error}") from error
             if self.mode == "strict" and worker.missing:

@@ -146,7 +146,6 @@ def build(machine: str, pid: int, deny_writing: bool) -> bytes:
     every call that makes, changes or removes a file. Raises KeyError for a machine without a table.
     """
     table = TABLES[machine]
-    denied = _return(_ERRNO | errno.EPERM)
     absent = _return(_ERRNO | errno.ENOSYS)
     steps = [
         (_LOAD, 0, 0, _ARCH),
@@ -157,6 +156,7 @@ def build(machine: str, pid: int, deny_writing: bool) -> bytes:
     if machine == "x86_64":
         steps += [(_AT_LEAST, 0, 1, X32_BIT), _return(_KILL)]
     steps += [(_GREATER, 0, 1, HIGHEST), absent]
+    denied = []
     for name, number in table.items():
         if name in _ABSENT:
             steps += [(_EQUAL, 0, 1, number), absent]
@@ -164,11 +164,14 @@ def build(machine: str, pid: int, deny_writing: bool) -> bytes:
             steps += _block(number, _arguments(name, pid))
         elif name in _OPENING:
             if deny_writing:
-                flags = 1 if name == "open" else 2
-                steps += _block(number, [_argument(flags), (_ANY_BIT, 0, 1, OPEN_WRITING), denied])
+                flags = _argument(1 if name == "open" else 2)
+                refuse = [(_ANY_BIT, 0, 1, OPEN_WRITING), _return(_ERRNO | errno.EPERM)]
+                steps += _block(number, [flags, *refuse])
         elif name not in WRITING or deny_writing:
-            steps += [(_EQUAL, 0, 1, number), denied]
-    steps.append(_return(_ALLOW))
+            denied.append(number)
+    # One step each, and a jump over the last but one: the kernel translates this for each sample.
+    steps += [(_EQUAL, len(denied) - n, 0, number) for n, number in enumerate(denied)]
+    steps += [_return(_ALLOW), _return(_ERRNO | errno.EPERM)]
     return b"".join(struct.pack("<HBBI", *step) for step in steps)
 
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from pytest_unlearn.sandbox import codec
 from pytest_unlearn.sandbox.imports import Packages
@@ -36,12 +37,19 @@ class WorkerDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a zygote is told: the layers to put on, which of the processor cores that it may use is
-    its own, and which installed packages are importable (`imports.Packages`)."""
+    """What a helper process is told: the layers to put on, which of the processor cores that it may
+    use is its own, and which installed packages are importable. One in the role `check` runs check
+    programs within `memory_mb`."""
 
     layers: tuple[str, ...]
     core: int | None = None
     packages: Packages = field(default_factory=Packages)
+    role: Literal["solution", "check"] = "solution"
+    memory_mb: int = 0
+
+
+class WorkerLate(WorkerDied):
+    """The process does not answer in time."""
 
 
 class Worker:
@@ -84,6 +92,12 @@ class Worker:
     def close(self) -> None:
         self._finalizer()
 
+    def kill(self) -> None:
+        """End a process that is known not to react."""
+        if self.alive:
+            _kill_tree(self._process.pid)
+        self.close()
+
     def send(self, request: bytes, channel: int | None = None) -> None:
         """Send a request, and with it a descriptor. A worker that fails at it is closed, as is one
         that is interrupted: its late reply would be taken for the next sample's."""
@@ -96,7 +110,7 @@ class Worker:
             self._socket.sendall(head + request)
 
     def receive(self, seconds: float, max_reply: int) -> bytes:
-        """Wait for the reply; on failure as `send`."""
+        """Wait for the reply; on failure as `send`. Raises WorkerLate when there is none."""
         with self._closing_on_failure():
             return self._receive(time.monotonic() + seconds, max_reply)
 
@@ -104,6 +118,9 @@ class Worker:
     def _closing_on_failure(self) -> Iterator[None]:
         try:
             yield
+        except WorkerLate:
+            self.kill()
+            raise
         except OSError as error:
             self.close()
             raise WorkerDied(str(error)) from error
@@ -127,10 +144,12 @@ class Worker:
         while len(data) < size:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise WorkerDied("no answer in time")
+                raise WorkerLate("no answer in time")
             self._socket.settimeout(left)
             try:
                 chunk = self._socket.recv(min(size - len(data), 1 << 20))
+            except TimeoutError as error:
+                raise WorkerLate("no answer in time") from error
             except OSError as error:
                 raise WorkerDied(str(error)) from error
             if not chunk:
@@ -153,8 +172,8 @@ def _read_hello(hello: bytes) -> dict[str, str]:
 
 
 def _start(fd: int, scratch: str, settings: Settings) -> subprocess.Popen[bytes]:
-    config = {"fd": fd, "parent": os.getpid(), "layers": settings.layers, "core": settings.core}
-    config |= asdict(settings.packages)
+    config: dict[str, Any] = {"fd": fd, "parent": os.getpid(), **asdict(settings)}
+    config |= config.pop("packages")
     # An exec, not a fork, and with an empty environment: clearing os.environ in the process
     # would leave the old one readable in /proc/self/environ.
     return subprocess.Popen(

@@ -4,7 +4,7 @@ It is single-threaded and holds no test data beyond the arguments of the current
 it is cheap and safe, which forking the test process, with a model and its threads in it, is not.
 On its socket to the judge it answers each request with what the child wrote and how it ended. It
 kills whatever a sample leaves behind, and ends with its parent. Check programs are run by a second
-such process, which never runs a solution.
+such process, which never runs a solution and never forks.
 
 This file and those that it loads must import nothing but the standard library.
 """
@@ -101,9 +101,11 @@ class Zygote:
             config["layers"], layers.standard_library() + [(p, 12) for p in config["paths"]]
         )
         sys.meta_path.append(AllowedPackages(config["modules"], config["folders"]))
+        self._checks = config["role"] == "check"
+        self._memory_mb = config["memory_mb"]
         self._preload = [*PRELOAD, *config["modules"]]
         # What a child sees as its parent's number: nothing from inside another namespace.
-        self.number_for_children = 0
+        self.parent_of_children = 0
 
     def run(self) -> None:
         """Say what is missing, then serve until the judge closes its end."""
@@ -114,35 +116,59 @@ class Zygote:
                 importlib.import_module(name)
         self.layers.prepare()
         if not self.layers.active("pid-namespace"):
-            self.number_for_children = os.getpid()
+            self.parent_of_children = os.getpid()
         # With everything in place, as a sample has it.
         broken = layers.attempt(self._import_something)
         gc.collect()
         gc.freeze()
+        if self._checks:
+            self._confine_itself()
         hello = ("ready", self.layers.missing, broken)
         send(self.control, codec.encode(hello, max_bytes=1 << 16))
         while (message := receive(self.control)) is not None:
             request, channel = message
             if request:
-                reply = self.serve(request, channel)
+                reply = (
+                    self.check(request, channel) if self._checks else self.serve(request, channel)
+                )
                 send(self.control, codec.encode(reply, max_bytes=1 << 32))
+
+    def _confine_itself(self) -> None:
+        """For check programs, which are trusted: what they work on is not, and they may fail."""
+        for name, folder in SCRATCH.items():
+            os.rmdir(name, dir_fd=folder)  # it could not be, later
+        self.layers.give_up_privileges()
+        self.layers.restrict_files()
+        child.limit_space(self._memory_mb)
+        self.layers.filter_calls()
 
     def _import_something(self) -> None:
         self.layers.give_up_privileges()
         self.layers.restrict_files()
         importlib.import_module(NOT_PRELOADED)
 
+    def check(self, request: bytes, channel: int | None) -> tuple[object, ...]:
+        """Run one check program, asking the solution over `channel`; replies as `serve`."""
+        fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
+        source, entry_point, wall_s, output_bytes = fields
+        assert channel is not None
+        # The judge kills a program that hangs; this ends it when the judge itself is gone.
+        signal.setitimer(signal.ITIMER_REAL, wall_s + child.CLEAR_S)
+        try:
+            note = checker.run(source, entry_point, channel, output_bytes, codec)
+        finally:
+            os.close(channel)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return ("ended", 0, 0.0, 0, note)
+
     def serve(self, request: bytes, channel: int | None) -> tuple[object, ...]:
         """Run one sample: how it was ended, its wait status, CPU seconds, peak KiB and output.
 
-        `channel`: a socket between a solution and the process that runs its check program.
+        `channel`: a socket to the process that runs the check program, where there is one.
         """
         fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
-        kind, source, entry_point, calls, wall_s, memory_mb, output_bytes = fields
+        source, entry_point, calls, wall_s, memory_mb, output_bytes = fields
         pipe, child_pipe = os.pipe()
-        # A process that answers a check program has no pipe, one that knows its calls no channel.
-        ends = {"calls": (child_pipe,), "answer": (channel,), "check": (child_pipe, channel)}[kind]
-        fds = [fd for fd in ends if fd is not None]
         try:
             pid = self.layers.fork()
         except OSError as error:
@@ -151,13 +177,12 @@ class Zygote:
             return ("no fork", 0, 0.0, 0, str(error).encode())
         if pid == 0:
             try:
-                child.confine(self.layers, fds, self.number_for_children, wall_s, memory_mb)
-                if kind == "calls":
+                end = child_pipe if channel is None else channel
+                child.confine(self.layers, end, self.parent_of_children, wall_s, memory_mb)
+                if channel is None:
                     child.run(source, entry_point, calls, output_bytes, codec)
-                elif kind == "answer":
-                    child.answer(source, entry_point, output_bytes, codec)
                 else:
-                    checker.run(source, entry_point, output_bytes, codec)
+                    child.answer(source, entry_point, output_bytes, codec)
             finally:
                 os._exit(0)
         deadline = time.monotonic() + wall_s
@@ -167,7 +192,7 @@ class Zygote:
         output = bytearray()
         most = output_bytes + child.SPARE_BYTES + 5 * len(calls)
         reaped: list[Reaped] = []
-        listened = None if kind == "answer" else pipe
+        listened = pipe if channel is None else None
         ended = watch(pid, listened, self.control, deadline, output, most, reaped)
         status, cpu_s, peak_kb = clear(pid, reaped)
         if ended == "parent gone":
