@@ -26,14 +26,14 @@ import struct
 import sys
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    import resource
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
-    from pytest_unlearn.sandbox import checker, child, codec, kernel, layers
+    from pytest_unlearn.sandbox import checker, child, codec, kernel, layers, processes
+    from pytest_unlearn.sandbox.processes import Reaped
 
 # What solutions usually import, so that not each of them pays for it.
 PRELOAD = (
@@ -51,9 +51,6 @@ CLOSING_S = 0.2
 CANCEL = 0
 # The name of the working folder, and a descriptor of the folder that it is in.
 SCRATCH: dict[str, int] = {}
-
-# What wait4 returns: number, status and usage.
-Reaped: TypeAlias = "tuple[int, int, resource.struct_rusage]"
 
 _LENGTH = struct.Struct(">I")
 
@@ -74,6 +71,7 @@ if not TYPE_CHECKING:
     codec = load("codec")
     child = load("child")
     checker = load("checker", child=child)
+    processes = load("processes")
     kernel = load("kernel")
     layers = load("layers", kernel=kernel, seccomp=load("seccomp"))
 
@@ -265,7 +263,7 @@ def watch(
 ) -> str:
     """Collect the child's output until it ends, closes its pipe, writes too much or is late, or
     the judge wants no more of it."""
-    pidfd = open_pidfd(pid)
+    pidfd = processes.open_pidfd(pid)
     poller = select.poll()
     for fd in (pipe, control.fileno(), pidfd):
         if fd is not None:
@@ -286,30 +284,12 @@ def watch(
                     closed = True
                     poller.unregister(pipe)
                     deadline = min(deadline, time.monotonic() + CLOSING_S)
-            elif has_ended(pid, reaped):
+            elif processes.has_ended(pid, reaped):
                 return "ended"
     finally:
         if pidfd is not None:
             os.close(pidfd)
     return "closed" if closed else "timeout"
-
-
-def open_pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
-
-
-def has_ended(pid: int, reaped: list[Reaped]) -> bool:
-    """Whether the child ended, if possible without reaping it: until then nothing else can get
-    its number. Python on macOS has no waitid before 3.13."""
-    if hasattr(os, "waitid"):
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    result = os.wait4(pid, os.WNOHANG)
-    if result[0] == pid:
-        reaped.append(result)
-    return result[0] == pid
 
 
 def clear(pid: int, reaped: list[Reaped]) -> tuple[int, float, int]:
@@ -335,7 +315,7 @@ def clear_rest() -> None:
             if os.getpid() == 1:  # Of a namespace of our own, where nobody else is.
                 os.kill(-1, signal.SIGKILL)
             # Killing these hands their own children to us, for the next round.
-            for orphan in children():
+            for orphan in processes.children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(orphan, signal.SIGKILL)
             if time.monotonic() > patience:
@@ -354,24 +334,6 @@ def end_all() -> NoReturn:
             os.rmdir(name, dir_fd=folder)
     # Nothing else is left to tidy up, and an ordinary exit takes ten times as long.
     os._exit(0)
-
-
-def children() -> list[int]:
-    """The numbers of this process's children. Empty where there is no /proc."""
-    me = os.getpid()
-    try:
-        with open(f"/proc/self/task/{me}/children") as file:
-            return [int(number) for number in file.read().split()]
-    except OSError:
-        pass  # The kernel may have been built without this file.
-    found = []
-    with contextlib.suppress(OSError):
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
-                # The command's name, in parentheses, may hold anything.
-                if int(file.read().rpartition(")")[2].split()[1]) == me:
-                    found.append(int(name))
-    return found
 
 
 def send(control: socket.socket, body: bytes) -> None:

@@ -46,7 +46,16 @@ KNOW_PYTEST = {
 }
 MAX_LINES = 400
 # The sandbox's child loads these by path, beside itself.
-SANDBOX_FILES = {"codec", "child", "checker", "kernel", "layers", "seccomp", "zygote"}
+SANDBOX_FILES = {
+    "codec",
+    "child",
+    "checker",
+    "kernel",
+    "layers",
+    "processes",
+    "seccomp",
+    "zygote",
+}
 
 
 def modules() -> Iterator[tuple[str, str, ast.Module]]:

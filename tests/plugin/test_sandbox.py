@@ -85,21 +85,35 @@ def test_a_bad_mode_and_an_unknown_package(unlearn_run: UnlearnRun) -> None:
 
 
 def test_an_unsolved_task_shows_its_failing_call(unlearn_run: UnlearnRun) -> None:
-    unlearn_run.pytester.makeini("[pytest]\njunit_logging = all")
-    junit = unlearn_run.pytester.path / "junit.xml"
     unlearn_run.lookup(
         said={"add-3": "\n    return x - 3\n", "add-4": "\n    return open('/x', 'w')\n"}
     )
-    result = unlearn_run("-v", "-k", "add-3 or add-4", f"--junit-xml={junit}")
+    result = unlearn_run("-v", "-k", "add-3 or add-4")
     result.stdout.fnmatch_lines(
         [
             "unsolved: add-3: tested model: wrong_answer: arguments (1,): expected 4, got -2",
             "unsolved: add-4: tested model: forbidden: *Error*",
         ]
     )
-    assert "expected 4, got -2" in junit.read_text()
     result = unlearn_run("-k", "add-3 or add-4")
     result.stdout.fnmatch_lines(["unsolved: 2 tasks, by one model or both; -v says why"])
+
+
+def test_a_failing_test_of_ones_own_shows_it_too(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup(said={"add-3": "\n    return x - 3\n"})
+    unlearn_run.pytester.makepyfile(
+        """
+        def test_mine(unlearn_completions, unlearn_task):
+            assert unlearn_completions.unlearned.outcome.passed
+        """
+    )
+    result = unlearn_run("-k", "test_mine and add-3", *unlearn_run.pytester.path.glob("test_*.py"))
+    result.stdout.fnmatch_lines(
+        [
+            "*- Captured unlearn call -*",
+            "tested model: wrong_answer: arguments (1,): expected 4, got -2",
+        ]
+    )
 
 
 def test_somebodys_value_is_not_shown_with_a_failing_call(unlearn_run: UnlearnRun) -> None:
