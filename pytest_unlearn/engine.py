@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
@@ -20,7 +20,7 @@ from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_reco
 from pytest_unlearn.model_pair import STATES, Completer, ModelPair, Models, State
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.secret import Secret
-from pytest_unlearn.sandbox import Sandbox, Verdict
+from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
 from pytest_unlearn.searching import search_targets
 from pytest_unlearn.store import Store, digest_of
 from pytest_unlearn.tasks.extraction import solution_source
@@ -74,9 +74,13 @@ class Engine:
         progress: Callable[[str], None] = lambda message: None,
         threads: int | None = None,
         models: Models | None = None,
+        core: int | None = None,
     ) -> None:
         """`threads`: CPU threads for generation, where several workers share the machine.
-        `models`: other models than the settings name.
+        `models`: other models than the settings name. `core`: which of this machine's processor
+        cores solutions run on, where several workers share it.
+
+        Raises ImportNotFoundError when a package that solutions may import is not installed.
         """
         self._dataset = dataset
         self._store = Store(settings.store)
@@ -86,7 +90,7 @@ class Engine:
         self._scheme = settings.decoding
         self._gradients = "gradnorm" in settings.membership
         self._retrained = settings.retrained is not None
-        self._sandbox = Sandbox()
+        self.sandbox = Sandbox(mode=settings.sandbox, imports=settings.sandbox_imports, core=core)
         self._verdicts: dict[str, Verdict] = {}
         self._failed: dict[str, str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
@@ -95,7 +99,7 @@ class Engine:
 
     def close(self) -> None:
         """End the sandbox's processes."""
-        self._sandbox.close()
+        self.sandbox.close()
 
     def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
         """Complete a probe on both models and attribute what came out."""
@@ -227,8 +231,15 @@ class Engine:
         source = solution_source(case.prompt, completion, case.entry_point)
         key = digest_of([case.id, source])
         if key not in self._verdicts:  # both models mostly write the same program
-            self._verdicts[key] = self._sandbox.run(source, case.entry_point, case.tests)
-        return self._verdicts[key]
+            verdict = self.sandbox.run(source, case.entry_point, case.tests)
+            if verdict.detail and self._detector.anybody_in(f"{completion}\n{verdict.detail}"):
+                verdict = replace(verdict, detail="not shown: somebody's value is in the solution")
+            self._verdicts[key] = verdict
+        verdict = self._verdicts[key]
+        if verdict.status == "unsupported":
+            # Left out of every denominator, as all errors are, and seen: not solved, not unsolved.
+            raise UnsupportedSolution(f"{case.id}: cannot be judged: {verdict.detail}")
+        return verdict
 
     def _text(self, state: State, case_id: str) -> str:
         """Return a completion from the store; when it is missing, make its whole chunk.

@@ -64,6 +64,7 @@ def unlearn_completions(request: pytest.FixtureRequest) -> Completions[Any]:
     gates, once, however many tests look at it.
     """
     from pytest_unlearn.gates.rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
+    from pytest_unlearn.reports import unsolved
 
     engine = _session(request.config).engine
     completions: Completions[Any]
@@ -72,6 +73,8 @@ def unlearn_completions(request: pytest.FixtureRequest) -> Completions[Any]:
         completions, row = engine.run_probe(request.getfixturevalue("unlearn_probe"))
     elif "unlearn_task" in request.fixturenames:
         completions, row = engine.run_task(request.getfixturevalue("unlearn_task"))
+        if text := unsolved.text(completions):
+            request.node.add_report_section("call", unsolved.SECTION, text)
     else:
         pytest.fail("unlearn_completions needs unlearn_probe or unlearn_task in the same test")
     request.node.user_properties.append((ROW_PROPERTY, to_json(row)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.expressions import Gate
     from pytest_unlearn.models.decoding_scheme import DecodingScheme
+    from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.unlearning.methods import MethodChoice
     from pytest_unlearn.unlearning.plant_options import PlantOptions
 
@@ -149,6 +150,13 @@ _OPTIONS: tuple[_Option, ...] = (
         "record: a leak is a result, and gates judge the rate (default); fail: each leak fails "
         "its test",
     ),
+    _Option(
+        "unlearn_sandbox",
+        "auto|strict|off",
+        "what is around the solutions of tasks. auto: every layer that this system has (default); "
+        "strict: refuse to run unless it has all of them; off: DANGEROUS, solutions can read and "
+        "write your files, use the network and start programs",
+    ),
     _Option("unlearn_seed", "N", "seed of the unlearning (default: 0)"),
     _Option("unlearn_batch_size", "N", "prompts completed at once (default: 64)"),
     _Option(
@@ -201,6 +209,8 @@ class Settings:
     adapter: Path | None = None
     revision: str | None = None
     trusted: str | None = None
+    sandbox: Mode = "auto"
+    sandbox_imports: tuple[str, ...] = ()
 
     @property
     def compares_two_states(self) -> bool:
@@ -233,6 +243,12 @@ def add_options(parser: pytest.Parser) -> None:
         "unlearn_testpaths",
         help="tests to collect beside the bundled suite when no path is given",
         type="linelist",
+        default=[],
+    )
+    parser.addini(
+        "unlearn_sandbox_imports",
+        help="installed packages that the solutions of tasks may import, such as numpy",
+        type="args",
         default=[],
     )
 
@@ -310,6 +326,8 @@ def read_settings(config: pytest.Config) -> Settings:
         adapter=base_folder / str(adapter) if adapter else None,
         revision=_given(config, "unlearn_revision") or None,
         trusted=_given(config, "unlearn_trust_remote_code") or None,
+        sandbox=cast("Mode", _choice(config, "unlearn_sandbox", ("auto", "strict", "off"))),
+        sandbox_imports=tuple(config.getini("unlearn_sandbox_imports")),
     )
     _check_models(settings)
     return settings
@@ -323,7 +341,7 @@ def _check_models(settings: Settings) -> None:
             f"{settings.method.name} would train another one: leave the method out, or start from "
             f"the adapted model by --unlearn-model={settings.adapter}"
         )
-    if settings.trusted not in (None, settings.model, settings.baseline):
+    if settings.trusted not in (None, settings.model, settings.baseline, settings.retrained):
         raise SettingsError(
             f"--unlearn-trust-remote-code={settings.trusted}: no model of this run has that name; "
             f"write what --unlearn-model names, {settings.model}"

@@ -21,7 +21,9 @@ from pytest_unlearn.models.styles import StyleError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
+from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.gate_reports import gate_reports
+from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
 from pytest_unlearn.training_checks import check_training
@@ -53,9 +55,14 @@ class UnlearnSession:
                 models=config.hook.pytest_unlearn_models(
                     config=config, settings=self.settings, dataset=self.dataset
                 ),
+                core=self.worker.index if self.worker else None,
             )
+            # Tried now, so that a refusal comes before any model is loaded.
+            self.protection = self.engine.sandbox.protection() if self.dataset.tasks else None
         except GateError as error:
             raise pytest.UsageError(f"--unlearn-gate: {error}") from error
+        except ImportNotFoundError as error:
+            raise pytest.UsageError(f"unlearn_sandbox_imports: {error}") from error
         except (FamilyError, StyleError) as error:
             raise pytest.UsageError(f"--unlearn-probes: {error}") from error
         except (
@@ -64,11 +71,16 @@ class UnlearnSession:
             TaskFileError,
             ModelNotFoundError,
             PresetError,
+            SandboxError,
         ) as error:
             raise pytest.UsageError(str(error)) from error
+        if self.protection is not None and self.worker is None:
+            protection.warn(config, self.settings.sandbox, self.protection)
         self.rows: dict[str, ProbeRow | TaskRow] = {}
         self.results: list[GateResult] = []
         self.search: SearchSummary | None = None
+        # Why tasks were not solved, by row.
+        self.unsolved: dict[str, str] = {}
         self._seen: set[str] = set()
 
     @property
@@ -104,6 +116,8 @@ class UnlearnSession:
         row = row_in(report.user_properties)
         if row is not None:
             self.rows[row.id] = row
+            if verdicts := unsolved.verdicts_in(report):
+                self.unsolved[row.id] = verdicts
 
     @contextlib.contextmanager
     def judging(self, session: pytest.Session) -> Generator[None]:

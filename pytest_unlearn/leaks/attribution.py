@@ -81,6 +81,10 @@ class Detector:
             return _attributed("indirect", match, probe)
         return Outcome(_without_match(probe, completion))
 
+    def anybody_in(self, text: str) -> bool:
+        """Tell whether somebody's value or name stands in a text, as it is or in disguise."""
+        return bool(self._matcher.find(text) or self._names.find(text))
+
 
 def _attributed(label: Label, match: Match, probe: Probe) -> Outcome:
     record = match.record

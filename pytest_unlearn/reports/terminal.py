@@ -13,6 +13,7 @@ from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
 from pytest_unlearn.gates.statistics import clopper_pearson_upper, paired_ratio_lower
 from pytest_unlearn.gates.verdicts import CONFIDENCE, GateResult, Verdict
+from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.breakdown import (
     Table,
     exact_table,
@@ -54,7 +55,7 @@ def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
 
 
 def header(session: UnlearnSession) -> str:
-    """Return the line under pytest's own header."""
+    """Return the lines under pytest's own header."""
     settings, data = session.settings, session.dataset
     counts = Counter(probe.split for probe in data.probes)
     baseline = f", baseline {settings.baseline}" if settings.baseline else ""
@@ -63,7 +64,7 @@ def header(session: UnlearnSession) -> str:
     return (
         f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
-        f"tasks {len(data.tasks)}, sandbox: own process (files and network are open to it)"
+        f"tasks {len(data.tasks)}" + protection.line(settings.sandbox, session.protection)
     )
 
 
@@ -85,7 +86,9 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for table in _taken_apart(session, reporter, rows):
         reporter.write_line("")
         _write_table(reporter, table)
-    for line in (shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)):
+    whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
+    whole += unsolved.lines(session.unsolved, reporter.config.get_verbosity())
+    for line in whole:
         if line:
             reporter.write_line(line)
     if session.search:

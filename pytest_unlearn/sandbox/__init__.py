@@ -1,10 +1,29 @@
 """Runs untrusted solutions in a separate process and judges their answers outside of it.
 
-This is the first stage: process isolation with time and memory limits, no inherited environment
-and a verdict that the solution cannot reach. It does not confine the file system or the network.
+The verdict is out of a solution's reach on every system. Around its process are the layers of
+`layers.LAYERS`, as far as the kernel has them: `Sandbox.protection()` says which.
 """
 
+from pytest_unlearn.sandbox.imports import ImportNotFoundError
 from pytest_unlearn.sandbox.sandbox import Sandbox
-from pytest_unlearn.sandbox.verdict import Limits, SandboxError, Status, Verdict
+from pytest_unlearn.sandbox.verdict import (
+    Limits,
+    Mode,
+    Protection,
+    SandboxError,
+    Status,
+    UnsupportedSolution,
+    Verdict,
+)
 
-__all__ = ["Limits", "Sandbox", "SandboxError", "Status", "Verdict"]
+__all__ = [
+    "ImportNotFoundError",
+    "Limits",
+    "Mode",
+    "Protection",
+    "Sandbox",
+    "SandboxError",
+    "Status",
+    "UnsupportedSolution",
+    "Verdict",
+]

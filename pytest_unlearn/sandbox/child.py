@@ -6,14 +6,17 @@ are bound beforehand, so that a solution that patches modules spoils less of its
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 
-Reports on the result pipe are one kind byte, a four-byte length and a body: `S` started, `L`
-loaded, `R` one result, `E` exception (type, line, message), `M` out of memory, `X` exit asked for,
-`N` no solution (why), `B` a result over the limits (why).
+Reports are one kind byte, a four-byte length and a body: `S` started, `L` loaded, `R` one result,
+`E` exception (type, line, message, whether it comes of something forbidden), `M` out of memory, `X`
+exit asked for, `N` no solution (why), `B` a result over the limits (why). They go to the zygote
+where the calls are known beforehand, and to a process that runs the check program where they are
+not; that one sends each call as a length and an encoded (arguments, keyword arguments).
 """
 
 from __future__ import annotations
 
 import builtins
+import errno
 import math
 import os
 import signal
@@ -38,12 +41,12 @@ SPARE_BYTES = 16384
 # How long processes that a sample left behind may resist being killed.
 CLEAR_S = 5.0
 MAX_FRAMES = 100_000
-
-PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
+# How far back the cause of an exception is looked for.
+MAX_CAUSES = 10
 
 _LENGTH = struct.Struct(">I")
 _OUT_OF_MEMORY = b"M" + _LENGTH.pack(0)
+_read = os.read
 _write = os.write
 _exit = os._exit
 _getpid = os.getpid
@@ -55,30 +58,42 @@ _RECURSION_LIMIT = sys.getrecursionlimit()
 _name_of = type.__dict__["__name__"].__get__
 _args_of = BaseException.__dict__["args"].__get__
 _traceback_of = BaseException.__dict__["__traceback__"].__get__
+_cause_of = BaseException.__dict__["__cause__"].__get__
+_context_of = BaseException.__dict__["__context__"].__get__
 
 
-def confine(
-    zygote: int, pipe: int, wall_s: float, memory_mb: int, prctl: Callable[[int, int], None]
-) -> None:
-    """Give up everything the solution does not need. `pipe` becomes `RESULT_FD`."""
+def confine(layers: Any, channel: int, parent: int, wall_s: float, memory_mb: int) -> None:
+    """Give up everything the solution does not need, in this order; `channel` becomes number 3.
+
+
+    `layers`: the module of that name, with the layers in force. `parent`: the zygote's number as
+    this process sees it.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != zygote:
+    layers.die_with_parent()
+    if os.getppid() != parent:
         _exit(1)  # It died before the line above took effect.
-    # Without this a solution could use sudo, su and the like.
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    if pipe != RESULT_FD:
-        os.dup2(pipe, RESULT_FD)
+    layers.give_up_privileges()
+    layers.restrict_files()
+    if channel != RESULT_FD:
+        os.dup2(channel, RESULT_FD)
     # The zygote holds a handful, all of them small numbers.
     os.closerange(RESULT_FD + 1, HIGHEST_FD)
     _limit("RLIMIT_CORE", 0)
+    if layers.wants("limits"):
+        # The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock
+        # limit and are there for a solution that survives it.
+        seconds = cpu_limit(wall_s)
+        _limit("RLIMIT_CPU", seconds, seconds + 1)
+        limit_space(memory_mb)
+    layers.filter_calls()
+
+
+def limit_space(memory_mb: int) -> None:
+    """Limit memory, files and descriptors of this process."""
     _limit("RLIMIT_FSIZE", FILE_BYTES)
     _limit("RLIMIT_NOFILE", OPEN_FILES)
-    # The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock limit
-    # and are there for a solution that survives it.
-    seconds = cpu_limit(wall_s)
-    _limit("RLIMIT_CPU", seconds, seconds + 1)
     _limit("RLIMIT_AS", memory_mb << 20)
 
 
@@ -105,25 +120,9 @@ def run(source: str, entry_point: str, calls: Sequence[bytes], output_bytes: int
     """Run the solution and report one result per call. `c` is the codec; `calls` are encoded
     argument tuples, decoded anew for each call, so that a changed argument stays with its call."""
     reporter = _Reporter(c, output_bytes)
-    reporter.send(b"S", b"")
-    try:
-        # Without `dont_inherit` this file's own __future__ imports would apply to the solution.
-        code = compile(source, SOLUTION_FILE, "exec", dont_inherit=True)
-    except BaseException as error:
-        reporter.no_solution(f"does not compile: {type(error).__name__}: {error}")
+    entry = _load(source, entry_point, reporter)
+    if entry is None:
         return
-    # This module has builtins of its own; the solution must get the real ones.
-    namespace: dict[str, Any] = {"__name__": "solution", "__builtins__": vars(builtins)}
-    try:
-        exec(code, namespace)  # noqa: S102 - running the solution is what this process is for
-        entry = namespace.get(entry_point)
-    except BaseException as error:
-        reporter.raised(error)
-        return
-    if not callable(entry):
-        reporter.no_solution(f"does not define a function {entry_point}")
-        return
-    reporter.send(b"L", b"")
     for encoded in calls:
         try:
             result = entry(*c.decode(encoded, max_bytes=ARGUMENT_BYTES))
@@ -132,6 +131,57 @@ def run(source: str, entry_point: str, calls: Sequence[bytes], output_bytes: int
             return
         if not reporter.result(result):
             return
+
+
+def answer(source: str, entry_point: str, output_bytes: int, c: Any) -> None:
+    """Run the solution and answer the calls that come over the channel until it is closed.
+
+    After an exception the next call is answered as well: a check may want the exception.
+    """
+    reporter = _Reporter(c, output_bytes)
+    entry = _load(source, entry_point, reporter)
+    while entry is not None and (head := _take(_LENGTH.size)):
+        encoded = _take(_LENGTH.unpack(head)[0])
+        try:
+            arguments, keywords = c.decode(encoded, max_bytes=ARGUMENT_BYTES)
+            result = entry(*arguments, **keywords)
+        except BaseException as error:
+            reporter.raised(error)
+        else:
+            reporter.result(result)
+
+
+def _take(size: int) -> bytes:
+    """The next bytes of the channel; fewer when it was closed."""
+    data = b""
+    while len(data) < size and (chunk := _read(RESULT_FD, size - len(data))):
+        data += chunk
+    return data
+
+
+def _load(source: str, entry_point: str, reporter: _Reporter) -> Callable[..., object] | None:
+    """Run the solution's module, and return its function or report why there is none."""
+    reporter.send(b"S", b"")
+    try:
+        # Without `dont_inherit` this file's own __future__ imports would apply to the solution.
+        code = compile(source, SOLUTION_FILE, "exec", dont_inherit=True)
+    except BaseException as error:
+        reporter.no_solution(f"does not compile: {type(error).__name__}: {error}")
+        return None
+    # This module has builtins of its own; the solution must get the real ones.
+    namespace: dict[str, Any] = {"__name__": "solution", "__builtins__": vars(builtins)}
+    try:
+        exec(code, namespace)  # noqa: S102 - running the solution is what this process is for
+        entry = namespace.get(entry_point)
+    except BaseException as error:
+        reporter.raised(error)
+        return None
+    if not callable(entry):
+        reporter.no_solution(f"does not define a function {entry_point}")
+        return None
+    reporter.send(b"L", b"")
+    function: Callable[..., object] = entry
+    return function
 
 
 class _Reporter:
@@ -158,7 +208,7 @@ class _Reporter:
         _reset()
         # `isinstance` would also ask the object's own `__class__`.
         kind = type(error)
-        if issubclass(kind, MemoryError):
+        if issubclass(kind, MemoryError) or _number_of(error) == errno.ENOMEM:
             self._write(_OUT_OF_MEMORY)
         elif issubclass(kind, SystemExit):
             self.send(b"X", b"")
@@ -167,7 +217,9 @@ class _Reporter:
             name = name[:100] if type(name) is str else "?"
             args = _args_of(error)
             message = args[0][:200] if len(args) == 1 and type(args[0]) is str else None
-            self.note(b"E", (name, _line_of(error), message))
+            if issubclass(kind, OSError) and len(args) == 2 and type(args[1]) is str:
+                message = args[1][:200]
+            self.note(b"E", (name, _line_of(error), message, _forbidden(error)))
 
     def no_solution(self, why: str) -> None:
         self.note(b"N", why[:400])
@@ -203,3 +255,22 @@ def _line_of(error: BaseException) -> int | None:
             line = step.tb_lineno
         step = step.tb_next
     return line
+
+
+def _forbidden(error: BaseException) -> bool:
+    """Tell whether the system refused something; libraries wrap that in errors of their own."""
+    step: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if step is None:
+            break
+        if issubclass(type(step), PermissionError) or _number_of(step) == errno.EROFS:
+            return True
+        step = _cause_of(step) or _context_of(step)
+    return False
+
+
+def _number_of(error: BaseException) -> int:
+    """The system's number of an error; 0 where there is none."""
+    args = _args_of(error)
+    known = issubclass(type(error), OSError) and len(args) > 1 and type(args[0]) is int
+    return args[0] if known else 0

@@ -12,6 +12,7 @@ The sandbox's processes load this file by its path: it must import nothing but t
 from __future__ import annotations
 
 import struct
+import sys
 
 MAX_DEPTH = 64
 MAX_NODES = 250_000
@@ -65,11 +66,14 @@ def encode(value: object, *, max_bytes: int, strict: bool = False) -> bytes:
     return bytes(encoder.out)
 
 
-def decode(data: bytes, *, max_bytes: int) -> object:
-    """Decode bytes that may come from a hostile process, or raise `CodecError`."""
+def decode(data: bytes, *, max_bytes: int, opaque: type[Opaque] = Opaque) -> object:
+    """Decode bytes that may come from a hostile process, or raise `CodecError`.
+
+    `opaque`: the class of what stands for values that are not plain data.
+    """
     if len(data) > max_bytes:
         raise TooLarge(f"too large (over {max_bytes} bytes)")
-    decoder = _Decoder(data)
+    decoder = _Decoder(data, opaque)
     value = decoder.get(0)
     if decoder.position != len(data):
         raise CodecError("bytes left over after the value")
@@ -135,7 +139,7 @@ class _Encoder:
                 self.put(key, depth + 1)
                 self.put(item, depth + 1)
         else:
-            self._put_opaque(value)
+            self._put_opaque(value, depth)
 
     def _put_items(
         self,
@@ -147,7 +151,14 @@ class _Encoder:
         for item in items:
             self.put(item, depth + 1)
 
-    def _put_opaque(self, value: object) -> None:
+    def _put_opaque(self, value: object, depth: int) -> None:
+        # A number of numpy's, where a solution may import it, means the plain number.
+        numbers = getattr(sys.modules.get("numpy"), "generic", None)
+        if type(numbers) is type and issubclass(type(value), numbers):
+            plain = value.item()  # type: ignore[attr-defined]
+            if type(plain) in (bool, int, float, complex, str, bytes):
+                self.put(plain, depth)
+                return
         name = _name_of(type(value))
         # A class may have been given a name that is itself a subclass of str.
         name = name[:MAX_NAME] if type(name) is str else "?"
@@ -169,8 +180,9 @@ class _Encoder:
 
 
 class _Decoder:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, opaque: type[Opaque]) -> None:
         self.data = data
+        self.opaque = opaque
         self.position = 0
         self.nodes = 0
 
@@ -212,7 +224,7 @@ class _Decoder:
             text = block.decode("utf-8", "surrogatepass")
         except ValueError as error:
             raise CodecError(f"bad value after tag {tag!r}") from error
-        return text if tag == b"s" else Opaque(text[:MAX_NAME])
+        return text if tag == b"s" else self.opaque(text[:MAX_NAME])
 
     def _dict(self, count: int, depth: int) -> dict[object, object]:
         hashes: dict[int, int] = {}

@@ -7,7 +7,7 @@ import signal
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.sandbox import codec
 from pytest_unlearn.sandbox.child import NOTE_BYTES, cpu_limit
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.tasks.format import Call
 
 MAX_REPR = 200
+# A check's line, and the last call with what it gave.
+MAX_CHECK = 3 * MAX_REPR
 _LENGTH = struct.Struct(">I")
 
 
@@ -41,9 +43,7 @@ Judgement = tuple[Status, str, int | None]
 
 def judge(ending: Ending, tests: Sequence[Call], limits: Limits) -> Judgement:
     """Status, detail and failing call of a sample."""
-    if ending.how == "no fork":
-        reason = ending.output.decode(errors="replace")
-        raise SandboxError(f"the sandbox cannot start a process for a solution: {reason}")
+    _check_started(ending)
     if not ending.output.startswith(b"S"):
         # No code of the solution has run at this point.
         raise SandboxError(
@@ -55,7 +55,7 @@ def judge(ending: Ending, tests: Sequence[Call], limits: Limits) -> Judgement:
             if kind == b"L" and call is None:
                 call = 0
             elif kind == b"R" and call is not None:
-                problem = _wrong(tests[call], body, limits)
+                problem = _wrong(tests[call], body)
                 if problem:
                     return "wrong_answer", problem, call
                 call += 1
@@ -66,6 +66,34 @@ def judge(ending: Ending, tests: Sequence[Call], limits: Limits) -> Judgement:
     except (BrokenReport, codec.CodecError) as error:
         return "crash", _shown(f"broke its result channel ({error})"), call
     return *_end_of_process(ending, limits), call
+
+
+def judge_check(solution: Ending, check: Ending, limits: Limits) -> Judgement:
+    """Status, detail and last call of a sample that a check program judged.
+
+    `check`: what the process that runs the programs says. Raises SandboxError when that is nothing
+    about the solution.
+    """
+    _check_started(solution)
+    if check.how == "timeout":
+        # It outlives the solution's time, and ends at once when it then asks the solution.
+        return "timeout", f"the check was busy by itself after {limits.wall_s:g} s", None
+    if check.how == "died":
+        raise SandboxError("the process that runs the check program ended early")
+    # It is our own code that wrote this.
+    note: Any = codec.decode(check.output, max_bytes=NOTE_BYTES)
+    status, detail, call = note
+    if status == "broken":
+        raise SandboxError(detail)
+    if status == "ended":
+        return *_end_of_process(solution, limits), call
+    return status, _shown(detail, MAX_CHECK), call
+
+
+def _check_started(ending: Ending) -> None:
+    if ending.how == "no fork":
+        reason = ending.output.decode(errors="replace")
+        raise SandboxError(f"the sandbox cannot start a process for a solution: {reason}")
 
 
 def _reports(output: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -83,10 +111,10 @@ def _reports(output: bytes) -> Iterator[tuple[bytes, bytes]]:
         position = end
 
 
-def _wrong(test: Call, body: bytes, limits: Limits) -> str:
+def _wrong(test: Call, body: bytes) -> str:
     """What is wrong with one answer; empty when it is right."""
     try:
-        got = codec.decode(body, max_bytes=limits.output_bytes)
+        got = codec.decode(body, max_bytes=len(body))
     except codec.TooLarge as error:
         return f"result {error}"
     if same(test.expected, got):
@@ -103,11 +131,11 @@ def _stopped(kind: bytes, body: bytes) -> tuple[Status, str]:
     if kind not in (b"E", b"N", b"B"):
         raise BrokenReport(f"report {kind!r} out of turn")
     note = codec.decode(body, max_bytes=NOTE_BYTES)
-    if kind == b"E" and isinstance(note, tuple) and len(note) == 3:
-        name, line, message = note
+    if kind == b"E" and isinstance(note, tuple) and len(note) == 4:
+        name, line, message, refused = note
         text = str(name) if message is None else f"{name}: {message}"
         where = f" (line {line})" if isinstance(line, int) else ""
-        return "exception", _shown(text) + where
+        return "forbidden" if refused else "exception", _shown(text) + where
     if kind != b"E" and isinstance(note, str):
         if kind == b"N":
             return "no_solution", _shown(note)
@@ -127,6 +155,8 @@ def _end_of_process(ending: Ending, limits: Limits) -> tuple[Status, str]:
         return "crash", f"exited early (exit status {os.WEXITSTATUS(ending.wait_status)})"
     number = os.WTERMSIG(ending.wait_status)
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number == signal.SIGSYS:
+        return "forbidden", "made a system call of another machine"
     used_up = ending.cpu_s >= cpu_limit(limits.wall_s)
     if number == signal.SIGXCPU or (number == signal.SIGKILL and used_up):
         return "timeout", f"used more than {cpu_limit(limits.wall_s)} s of processor time"
@@ -146,8 +176,8 @@ def short(value: object) -> str:
     return _shown(text)
 
 
-def _shown(text: str) -> str:
+def _shown(text: str, most: int = MAX_REPR) -> str:
     """Text from untrusted code as one printable line."""
-    text = text[: MAX_REPR + 1]
+    text = text[: most + 1]
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= MAX_REPR else text[: MAX_REPR - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"

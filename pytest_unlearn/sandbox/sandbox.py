@@ -3,36 +3,81 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 from pytest_unlearn.sandbox import codec
 from pytest_unlearn.sandbox.child import ARGUMENT_BYTES, CLEAR_S, MAX_REQUEST, SPARE_BYTES
-from pytest_unlearn.sandbox.judge import Ending, judge
-from pytest_unlearn.sandbox.verdict import Limits, SandboxError, Verdict
-from pytest_unlearn.sandbox.worker import Worker, WorkerDied
-
-if TYPE_CHECKING:
-    from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.sandbox.imports import find_packages
+from pytest_unlearn.sandbox.judge import Ending, judge, judge_check
+from pytest_unlearn.sandbox.layers import LAYERS
+from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, Verdict
+from pytest_unlearn.sandbox.worker import Settings, Worker, WorkerDied, WorkerLate
+from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.programs import CheckProgram
 
 # How long the zygote may take beyond a sample's own limit before it is given up.
 PATIENCE_S = CLEAR_S + 2.0
+# Layers that are kept when the sandbox is off: they save the machine, not what is on it.
+OFF = ("parent-death", "limits")
+NAMESPACES = ("namespaces", "pid-namespace")
+# Beyond the solution's limits: a check program has work of its own.
+CHECK_SPARE_S = 1.0
+CHECK_MEMORY_MB = 1024
+# What packages such as numpy map before anything is computed.
+PACKAGES_MEMORY_MB = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """The requests for one sample: to the solution's zygote, and to the one of check programs."""
+
+    request: bytes
+    most: int
+    check: bytes = b""
 
 
 class Sandbox:
     """Runs solutions, one at a time, each in a process of its own.
 
     The process gets the source, the entry point's name and the arguments, and sends back plain
-    values; expected answers are compared here and never reach it. The helper process behind it is
-    started on first use. Close the sandbox, or use it in a `with` statement, to end it.
+    values; expected answers are compared elsewhere and never reach it. The helper processes behind
+    it are started on first use. Close the sandbox, or use it in a `with` statement, to end them.
+    One sandbox can be used by several threads, which then wait for each other.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits if limits is not None else Limits()
-        self._worker: Worker | None = None
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        mode: Mode = "auto",
+        imports: Sequence[str] = (),
+        core: int | None = None,
+        without: Collection[str] = (),
+    ) -> None:
+        """`mode`: auto puts on the layers that the system has, strict refuses to run unless it has
+        all, off leaves files, network and processes open to solutions. `imports`: installed
+        packages that solutions may import. `core`: stay on this one of the processor cores that
+        may be used, counted round. `without`: layers to leave out.
+
+        Raises ImportNotFoundError when a package of `imports` is not installed.
+        """
+        if mode not in get_args(Mode) or not set(without) <= set(LAYERS):
+            raise ValueError(f"mode {mode!r} or without {without!r} is unknown")
+        few = Limits() if not imports else Limits(memory_mb=PACKAGES_MEMORY_MB)
+        self.limits = limits if limits is not None else few
+        self.mode = mode
+        layers = OFF if mode == "off" else LAYERS
+        self._settings = Settings(
+            tuple(name for name in layers if name not in without), core, find_packages(imports)
+        )
+        # By role: one runs solutions, the other, when it is needed, check programs.
+        self._workers: dict[str, Worker] = {}
         self._closed = False
         self._lock = threading.Lock()
 
@@ -48,75 +93,146 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
+        """End the helper processes."""
         with self._lock:
             self._closed = True
-            if self._worker is not None:
-                self._worker.close()
-                self._worker = None
+            self._close_workers()
 
-    def run(self, source: str, entry_point: str, tests: Sequence[Call]) -> Verdict:
+    def protection(self) -> Protection:
+        """Which layers this system has, found by trying. Starts the helper process.
+
+        Raises SandboxError when it does not start, or lacks a layer in strict mode.
+        """
+        with self._lock:
+            missing = self._ready_worker("solution").missing
+        wanted = self._settings.layers
+        return Protection(tuple(name for name in wanted if name not in missing), missing)
+
+    def run(self, source: str, entry_point: str, tests: Sequence[Call] | CheckProgram) -> Verdict:
         """The verdict on `source`, whose function `entry_point` must give every test's expected
-        answer. Raises `SandboxError` when there can be no verdict."""
+        answer, or pass the check program. Raises `SandboxError` when there can be no verdict."""
         if not tests:
             raise ValueError("a solution cannot be judged without tests")
-        request = self._request(source, entry_point, tests)
+        if isinstance(tests, CheckProgram):
+            sample = self._check_sample(source, entry_point, tests)
+        else:
+            sample = self._calls_sample(source, entry_point, tests)
         with self._lock:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
             started = time.monotonic()
-            ending = self._ending(request, len(tests))
+            endings = self._endings(sample)
             seconds = time.monotonic() - started
-        if ending is None:
+        if endings is None:
             return Verdict("crash", "killed the sandbox it ran in", None, seconds)
-        status, detail, call = judge(ending, tests, self.limits)
+        if isinstance(tests, CheckProgram):
+            status, detail, call = judge_check(endings[0], endings[1], self.limits)
+        else:
+            status, detail, call = judge(endings[0], tests, self.limits)
         return Verdict(status, detail, call, seconds)
 
-    def _request(self, source: str, entry_point: str, tests: Sequence[Call]) -> bytes:
-        limits = self.limits
-        try:
-            calls = []
-            for test in tests:
-                # Refuse it now: a solution that fails earlier would hide it.
-                codec.encode(test.expected, max_bytes=ARGUMENT_BYTES, strict=True)
-                calls.append(codec.encode(tuple(test.args), max_bytes=ARGUMENT_BYTES, strict=True))
-            settings = (limits.wall_s, limits.memory_mb, limits.output_bytes)
-            return codec.encode(
-                (source, entry_point, calls, *settings), max_bytes=MAX_REQUEST, strict=True
-            )
-        except codec.CodecError as error:
-            raise SandboxError(f"the tests cannot be sent to the sandbox: {error}") from error
+    def _calls_sample(self, source: str, entry_point: str, tests: Sequence[Call]) -> _Sample:
+        calls = []
+        room = self.limits.output_bytes
+        for test in tests:
+            # Encode it now: a solution that fails earlier would hide what cannot be.
+            room += len(_sendable(test.expected, ARGUMENT_BYTES))
+            calls.append(_sendable(tuple(test.args), ARGUMENT_BYTES))
+        return self._sample(source, entry_point, calls, room)
 
-    def _ending(self, request: bytes, calls: int) -> Ending | None:
-        """How the sample ended; None if it ended a fresh zygote as well as the first one."""
-        most = self.limits.output_bytes + 2 * SPARE_BYTES + 5 * calls
+    def _check_sample(self, source: str, entry_point: str, tests: CheckProgram) -> _Sample:
+        room = self.limits.output_bytes
+        check = _sendable((tests.source, entry_point, self.limits.wall_s, room), MAX_REQUEST)
+        return self._sample(source, entry_point, [], room, check)
+
+    def _sample(
+        self, source: str, entry_point: str, calls: list[bytes], room: int, check: bytes = b""
+    ) -> _Sample:
+        limits = self.limits
+        fields = (source, entry_point, calls, limits.wall_s, limits.memory_mb, room)
+        most = room + 2 * SPARE_BYTES + 5 * len(calls)
+        return _Sample(_sendable(fields, MAX_REQUEST), most, check)
+
+    def _endings(self, sample: _Sample) -> list[Ending] | None:
+        """How the sample's processes ended; None if it ended a fresh zygote as well as the first
+        one."""
         for _ in range(2):
-            worker = self._ready_worker()
             try:
-                reply = worker.exchange(request, self.limits.wall_s + PATIENCE_S, most)
-                fields: Any = codec.decode(reply, max_bytes=most)
-                ending = Ending(*fields)
-            except WorkerDied:
-                self._worker = None
-                continue
-            except (codec.CodecError, TypeError):
+                return self._checked(sample) if sample.check else [self._called(sample)]
+            except (WorkerDied, codec.CodecError, TypeError):
                 # A solution may have taken over the zygote; its word is worth nothing any more.
-                worker.close()
-                self._worker = None
-                continue
-            worker.tidy()
-            return ending
+                self._close_workers()
+            except BaseException:
+                self._close_workers()  # A late reply would be taken for the next sample's.
+                raise
         return None
 
-    def _ready_worker(self) -> Worker:
-        worker = self._worker
+    def _called(self, sample: _Sample) -> Ending:
+        worker = self._ready_worker("solution")
+        worker.send(sample.request)
+        return self._ended(worker, sample)
+
+    def _checked(self, sample: _Sample) -> list[Ending]:
+        solution, check = self._ready_worker("solution"), self._ready_worker("check")
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            solution.send(sample.request, ours.fileno())
+            check.send(sample.check, theirs.fileno())
+        try:
+            verdict = self._ending(check, sample, self.limits.wall_s + CHECK_SPARE_S)
+        except WorkerLate:
+            verdict = Ending("timeout", 0, 0.0, 0, b"")
+        except WorkerDied:
+            verdict = Ending("died", 0, 0.0, 0, b"")
+        solution.send(b"")  # Whatever still runs there is not asked any more.
+        return [self._ended(solution, sample), verdict]
+
+    def _ended(self, worker: Worker, sample: _Sample) -> Ending:
+        ending = self._ending(worker, sample, self.limits.wall_s + PATIENCE_S)
+        worker.tidy()
+        return ending
+
+    def _ending(self, worker: Worker, sample: _Sample, seconds: float) -> Ending:
+        reply = worker.receive(seconds, sample.most)
+        fields: Any = codec.decode(reply, max_bytes=sample.most)
+        return Ending(*fields)
+
+    def _close_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+
+    def _check_settings(self) -> Settings:
+        """It runs no solution and starts no process: namespaces would only make it slower."""
+        layers = [name for name in self._settings.layers if name not in NAMESPACES]
+        memory_mb = max(self.limits.memory_mb, CHECK_MEMORY_MB)
+        return replace(self._settings, layers=tuple(layers), role="check", memory_mb=memory_mb)
+
+    def _ready_worker(self, role: str) -> Worker:
+        worker = self._workers.get(role)
         if worker is not None and not (worker.owner == os.getpid() and worker.alive):
             # It was killed between samples, or belongs to the process that forked this one.
             worker.close()
             worker = None
         if worker is None:
             try:
-                worker = Worker()
+                worker = Worker(self._settings if role == "solution" else self._check_settings())
             except (OSError, WorkerDied) as error:
                 raise SandboxError(f"the sandbox process does not start: {error}") from error
-            self._worker = worker
+            if self.mode == "strict" and worker.missing:
+                worker.close()
+                raise SandboxError(
+                    "--unlearn-sandbox=strict: this system lacks "
+                    + "; ".join(f"{name} ({why})" for name, why in worker.missing.items())
+                    + "; write --unlearn-sandbox=auto to run with the layers that it has"
+                )
+            self._workers[role] = worker
         return worker
+
+
+def _sendable(value: object, max_bytes: int) -> bytes:
+    """Raises SandboxError for what is not plain data, or too much of it."""
+    try:
+        return codec.encode(value, max_bytes=max_bytes, strict=True)
+    except codec.CodecError as error:
+        raise SandboxError(f"the tests cannot be sent to the sandbox: {error}") from error

@@ -6,7 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["passed", "wrong_answer", "exception", "timeout", "memory", "crash", "no_solution"]
+# `forbidden`: the solution tried what the sandbox refuses. `unsupported`: it cannot be judged here,
+# because a value that it was to get or to give is not plain data; neither passed nor failed.
+Status = Literal[
+    "passed",
+    "wrong_answer",
+    "exception",
+    "timeout",
+    "memory",
+    "crash",
+    "forbidden",
+    "no_solution",
+    "unsupported",
+]
+Mode = Literal["auto", "strict", "off"]
 
 # Below this the interpreter itself does not fit and every solution would fail.
 SMALLEST_MEMORY_MB = 64
@@ -16,12 +29,24 @@ class SandboxError(RuntimeError):
     """The sandbox itself failed. It says nothing about the solution and is never a verdict."""
 
 
+class UnsupportedSolution(SandboxError):
+    """A solution cannot be judged here, and so counts neither as passed nor as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """Which layers are around solutions, and why others are not: a reason by layer."""
+
+    active: tuple[str, ...]
+    missing: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one solution may use, for all of its test calls together.
 
     `wall_s` starts when the solution's process starts; `memory_mb` limits the address space;
-    `output_bytes` limits the encoded results.
+    `output_bytes` limits the encoded results, beyond as much as the expected answers take.
     """
 
     wall_s: float = 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,9 +14,18 @@ import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
+
+from pytest_unlearn.sandbox import codec
+from pytest_unlearn.sandbox.imports import Packages
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
+MAX_HELLO = 1 << 16
+# A sample may use one core, and each thread's stack and buffers count against its memory.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 START_S = 30.0
 STOP_S = 3.0
 _LENGTH = struct.Struct(">I")
@@ -25,10 +35,30 @@ class WorkerDied(Exception):
     """The zygote ended, does not answer, or answers out of turn."""
 
 
-class Worker:
-    """A running zygote with a scratch folder as its working directory."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a helper process is told: the layers to put on, which of the processor cores that it may
+    use is its own, and which installed packages are importable. One in the role `check` runs check
+    programs within `memory_mb`."""
 
-    def __init__(self) -> None:
+    layers: tuple[str, ...]
+    core: int | None = None
+    packages: Packages = field(default_factory=Packages)
+    role: Literal["solution", "check"] = "solution"
+    memory_mb: int = 0
+
+
+class WorkerLate(WorkerDied):
+    """The process does not answer in time."""
+
+
+class Worker:
+    """A running zygote with a scratch folder as its working directory.
+
+    `missing` says which layers the system lacks, with the reasons.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self.owner = os.getpid()
         scratch = tempfile.mkdtemp(prefix="unlearn-sandbox-")
         # By descriptor, because a solution can put a link where the folder was.
@@ -36,7 +66,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = _start(theirs.fileno(), scratch)
+                self._process = _start(theirs.fileno(), scratch, settings)
             except BaseException:
                 ours.close()
                 os.close(self._folder)
@@ -49,9 +79,8 @@ class Worker:
             self, _stop, self._process, ours, self._folder, scratch, self.owner
         )
         try:
-            hello = self._receive(time.monotonic() + START_S, 16)
-            if hello != b"ready":
-                raise WorkerDied(f"strange first message {hello!r}")
+            hello = self._receive(time.monotonic() + START_S, MAX_HELLO)
+            self.missing = _read_hello(hello)
         except BaseException:
             self.close()
             raise
@@ -63,14 +92,35 @@ class Worker:
     def close(self) -> None:
         self._finalizer()
 
-    def exchange(self, request: bytes, seconds: float, max_reply: int) -> bytes:
-        """Send a request and wait for the reply. A worker that fails at it is closed, as is one
+    def kill(self) -> None:
+        """End a process that is known not to react."""
+        if self.alive:
+            _kill_tree(self._process.pid)
+        self.close()
+
+    def send(self, request: bytes, channel: int | None = None) -> None:
+        """Send a request, and with it a descriptor. A worker that fails at it is closed, as is one
         that is interrupted: its late reply would be taken for the next sample's."""
-        deadline = time.monotonic() + seconds
+        with self._closing_on_failure():
+            self._socket.settimeout(START_S)
+            head = _LENGTH.pack(len(request))
+            if channel is not None:
+                socket.send_fds(self._socket, [head], [channel])
+                head = b""
+            self._socket.sendall(head + request)
+
+    def receive(self, seconds: float, max_reply: int) -> bytes:
+        """Wait for the reply; on failure as `send`. Raises WorkerLate when there is none."""
+        with self._closing_on_failure():
+            return self._receive(time.monotonic() + seconds, max_reply)
+
+    @contextlib.contextmanager
+    def _closing_on_failure(self) -> Iterator[None]:
         try:
-            self._socket.settimeout(seconds)
-            self._socket.sendall(_LENGTH.pack(len(request)) + request)
-            return self._receive(deadline, max_reply)
+            yield
+        except WorkerLate:
+            self.kill()
+            raise
         except OSError as error:
             self.close()
             raise WorkerDied(str(error)) from error
@@ -94,10 +144,12 @@ class Worker:
         while len(data) < size:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise WorkerDied("no answer in time")
+                raise WorkerLate("no answer in time")
             self._socket.settimeout(left)
             try:
                 chunk = self._socket.recv(min(size - len(data), 1 << 20))
+            except TimeoutError as error:
+                raise WorkerLate("no answer in time") from error
             except OSError as error:
                 raise WorkerDied(str(error)) from error
             if not chunk:
@@ -106,12 +158,27 @@ class Worker:
         return bytes(data)
 
 
-def _start(fd: int, scratch: str) -> subprocess.Popen[bytes]:
+def _read_hello(hello: bytes) -> dict[str, str]:
+    """Return what is missing. Raises WorkerDied when solutions could not run."""
+    try:
+        word, missing, broken = codec.decode(hello, max_bytes=MAX_HELLO)  # type: ignore[misc]
+    except (codec.CodecError, TypeError, ValueError):
+        word = missing = broken = None
+    if word != "ready" or not isinstance(missing, dict):
+        raise WorkerDied(f"strange first message {hello[:100]!r}")
+    if broken:
+        raise WorkerDied(f"solutions cannot import the standard library in it: {broken}")
+    return missing
+
+
+def _start(fd: int, scratch: str, settings: Settings) -> subprocess.Popen[bytes]:
+    config: dict[str, Any] = {"fd": fd, "parent": os.getpid(), **asdict(settings)}
+    config |= config.pop("packages")
     # An exec, not a fork, and with an empty environment: clearing os.environ in the process
     # would leave the old one readable in /proc/self/environ.
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", str(ZYGOTE), str(fd), str(os.getpid())],
-        env={},
+        [sys.executable, "-I", "-S", "-B", str(ZYGOTE), json.dumps(config)],
+        env=dict(ONE_THREAD) if settings.packages.modules else {},
         cwd=scratch,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,11 +1,12 @@
-"""The process that forks one child per solution. Started as `python -I -S -B zygote.py FD PARENT`.
+"""The process that forks one child per solution. Started as `python -I -S -B zygote.py CONFIG`.
 
 It is single-threaded and holds no test data beyond the arguments of the current sample, so forking
 it is cheap and safe, which forking the test process, with a model and its threads in it, is not.
-On FD, a socket to the judge, it answers each request with what the child wrote and how it ended.
-It kills whatever a sample leaves behind, and ends with its parent.
+On its socket to the judge it answers each request with what the child wrote and how it ended. It
+kills whatever a sample leaves behind, and ends with its parent. Check programs are run by a second
+such process, which never runs a solution and never forks.
 
-This file and the two that it loads must import nothing but the standard library.
+This file and those that it loads must import nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -14,73 +15,198 @@ import builtins
 import contextlib
 import gc
 import importlib
+import importlib.abc
+import importlib.machinery
+import json
 import os
 import select
 import signal
+import socket
 import struct
 import sys
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    import resource
-    from collections.abc import Callable
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
 
-    from pytest_unlearn.sandbox import child, codec
+    from pytest_unlearn.sandbox import checker, child, codec, kernel, layers, processes
+    from pytest_unlearn.sandbox.processes import Reaped
 
 # What solutions usually import, so that not each of them pays for it.
 PRELOAD = (
     "bisect collections copy datetime decimal fractions functools hashlib heapq itertools json "
     "math operator random re resource statistics string typing"
 ).split()
-
-PR_SET_CHILD_SUBREAPER = 36
+# In no list above, so that it shows whether solutions can still import something.
+NOT_PRELOADED = "colorsys"
 
 # How often to look for the child's end where the system has no pidfd, in seconds.
 TICK_S = 0.02
 # A process closes its pipe shortly before its end can be seen.
 CLOSING_S = 0.2
-
-# What wait4 returns: number, status and usage.
-Reaped: TypeAlias = "tuple[int, int, resource.struct_rusage]"
+# With this in place of a request's length, the judge wants no more of the current sample.
+CANCEL = 0
+# The name of the working folder, and a descriptor of the folder that it is in.
+SCRATCH: dict[str, int] = {}
 
 _LENGTH = struct.Struct(">I")
 
 
-def load(name: str) -> SimpleNamespace:
+def load(name: str, **given: object) -> SimpleNamespace:
     """Load a neighbouring file with builtins of its own, which a solution does not patch by
-    patching the `builtins` module. It is not put into `sys.modules`."""
+    patching the `builtins` module. It is not put into `sys.modules`. `given`: modules it uses."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
-    namespace: dict[str, Any] = {"__name__": name, "__builtins__": dict(vars(builtins))}
+    own = dict(vars(builtins))
+    namespace: dict[str, Any] = {"__name__": name, "__builtins__": own, **given}
     exec(code, namespace)  # noqa: S102 - it is our own file
     return SimpleNamespace(**namespace)
 
 
 if not TYPE_CHECKING:
-    child = load("child")
     codec = load("codec")
+    child = load("child")
+    checker = load("checker", child=child)
+    processes = load("processes")
+    kernel = load("kernel")
+    layers = load("layers", kernel=kernel, seccomp=load("seccomp"))
 
 
-def find_prctl() -> Callable[[int, int], None]:
-    """Linux's prctl; elsewhere a function that does nothing."""
-    if not sys.platform.startswith("linux"):
-        return lambda option, value: None
-    import ctypes
+class AllowedPackages(importlib.abc.MetaPathFinder):
+    """Finds the installed packages that solutions may import, and no others beside them."""
 
-    function = ctypes.CDLL(None).prctl
+    def __init__(self, modules: Sequence[str], folders: Sequence[str]) -> None:
+        self._modules = frozenset(modules)
+        self._folders = list(folders)
 
-    def prctl(option: int, value: int) -> None:
-        zero = ctypes.c_ulong(0)
-        function(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero)
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Find a module at the top level; what is below is found through it."""
+        if path is not None or name not in self._modules:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, self._folders)
 
-    return prctl
+
+class Zygote:
+    """The process's settings and its layers."""
+
+    def __init__(self, control: int, config: dict[str, Any]) -> None:
+        self.control = socket.socket(fileno=control)
+        self.layers = layers.Layers(
+            config["layers"], layers.standard_library() + [(p, 12) for p in config["paths"]]
+        )
+        sys.meta_path.append(AllowedPackages(config["modules"], config["folders"]))
+        self._checks = config["role"] == "check"
+        self._memory_mb = config["memory_mb"]
+        self._preload = [*PRELOAD, *config["modules"]]
+        # What a child sees as its parent's number: nothing from inside another namespace.
+        self.parent_of_children = 0
+
+    def run(self) -> None:
+        """Say what is missing, then serve until the judge closes its end."""
+        # The environment holds nothing of the user's, but Python itself may have added LC_CTYPE.
+        os.environ.pop("LC_CTYPE", None)
+        for name in self._preload:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        self.layers.prepare()
+        if not self.layers.active("pid-namespace"):
+            self.parent_of_children = os.getpid()
+        # With everything in place, as a sample has it.
+        broken = layers.attempt(self._import_something)
+        gc.collect()
+        gc.freeze()
+        if self._checks:
+            self._confine_itself()
+        hello = ("ready", self.layers.missing, broken)
+        send(self.control, codec.encode(hello, max_bytes=1 << 16))
+        while (message := receive(self.control)) is not None:
+            request, channel = message
+            if request:
+                reply = (
+                    self.check(request, channel) if self._checks else self.serve(request, channel)
+                )
+                send(self.control, codec.encode(reply, max_bytes=1 << 32))
+
+    def _confine_itself(self) -> None:
+        """For check programs, which are trusted: what they work on is not, and they may fail."""
+        for name, folder in SCRATCH.items():
+            os.rmdir(name, dir_fd=folder)  # it could not be, later
+        self.layers.give_up_privileges()
+        self.layers.restrict_files()
+        child.limit_space(self._memory_mb)
+        self.layers.filter_calls()
+
+    def _import_something(self) -> None:
+        self.layers.give_up_privileges()
+        self.layers.restrict_files()
+        importlib.import_module(NOT_PRELOADED)
+
+    def check(self, request: bytes, channel: int | None) -> tuple[object, ...]:
+        """Run one check program, asking the solution over `channel`; replies as `serve`."""
+        fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
+        source, entry_point, wall_s, output_bytes = fields
+        assert channel is not None
+        # The judge kills a program that hangs; this ends it when the judge itself is gone.
+        signal.setitimer(signal.ITIMER_REAL, wall_s + child.CLEAR_S)
+        try:
+            note = checker.run(source, entry_point, channel, output_bytes, codec)
+        finally:
+            os.close(channel)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return ("ended", 0, 0.0, 0, note)
+
+    def serve(self, request: bytes, channel: int | None) -> tuple[object, ...]:
+        """Run one sample: how it was ended, its wait status, CPU seconds, peak KiB and output.
+
+        `channel`: a socket to the process that runs the check program, where there is one.
+        """
+        fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
+        source, entry_point, calls, wall_s, memory_mb, output_bytes = fields
+        pipe, child_pipe = os.pipe()
+        try:
+            pid = self.layers.fork()
+        except OSError as error:
+            os.close(pipe)
+            os.close(child_pipe)
+            return ("no fork", 0, 0.0, 0, str(error).encode())
+        if pid == 0:
+            try:
+                end = child_pipe if channel is None else channel
+                child.confine(self.layers, end, self.parent_of_children, wall_s, memory_mb)
+                if channel is None:
+                    child.run(source, entry_point, calls, output_bytes, codec)
+                else:
+                    child.answer(source, entry_point, output_bytes, codec)
+            finally:
+                os._exit(0)
+        deadline = time.monotonic() + wall_s
+        os.close(child_pipe)
+        if channel is not None:
+            os.close(channel)
+        output = bytearray()
+        most = output_bytes + child.SPARE_BYTES + 5 * len(calls)
+        reaped: list[Reaped] = []
+        listened = pipe if channel is None else None
+        ended = watch(pid, listened, self.control, deadline, output, most, reaped)
+        status, cpu_s, peak_kb = clear(pid, reaped)
+        if ended == "parent gone":
+            end_all()
+        # Nobody is left to write, but do not depend on it.
+        os.set_blocking(pipe, False)
+        with contextlib.suppress(BlockingIOError):
+            while len(output) <= most and (chunk := os.read(pipe, 1 << 16)):
+                output += chunk
+        os.close(pipe)
+        return (ended, status, cpu_s, peak_kb, bytes(output[:most]))
 
 
 def main() -> None:
-    given, parent = int(sys.argv[1]), int(sys.argv[2])
+    config: dict[str, Any] = json.loads(sys.argv[1])
+    given, parent = config["fd"], config["parent"]
     # A large number, from a test process with many files open, would escape the child's closing.
     control = child.RESULT_FD
     if given != control:
@@ -89,86 +215,67 @@ def main() -> None:
     # A test process that ignores SIGCHLD hands that down, and children then cannot be waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    prctl = find_prctl()
+    if config["core"] is not None:
+        pin(config["core"])
     # Not SIGKILL: then what the current sample had started would live on. The end of the thread
     # that started this process also sends it, and is no reason to end.
     signal.signal(signal.SIGTERM, lambda *_: None if os.getppid() == parent else end_all())
-    prctl(child.PR_SET_PDEATHSIG, signal.SIGTERM)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGTERM)
     # What a sample leaves behind becomes a child of this process instead of init's.
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != parent:
         return
-    # The environment is empty, but Python itself may have added LC_CTYPE.
-    os.environ.clear()
-    for name in PRELOAD:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    send(control, b"ready")
-    while (request := receive(control)) is not None:
-        send(control, codec.encode(serve(control, request, prctl), max_bytes=1 << 32))
-
-
-def serve(control: int, request: bytes, prctl: Callable[[int, int], None]) -> tuple[object, ...]:
-    """Run one sample: how it was ended, its wait status, CPU seconds, peak KiB and output."""
-    fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
-    source, entry_point, calls, wall_s, memory_mb, output_bytes = fields
-    pipe, child_pipe = os.pipe()
-    zygote = os.getpid()
-    try:
+    # Before the namespaces make everything read-only that is opened in them.
+    SCRATCH[os.path.basename(os.getcwd())] = os.open("..", os.O_RDONLY | os.O_CLOEXEC)
+    zygote = Zygote(control, config)
+    if zygote.layers.enter():
         pid = os.fork()
-    except OSError as error:
-        os.close(pipe)
-        os.close(child_pipe)
-        return ("no fork", 0, 0.0, 0, str(error).encode())
-    if pid == 0:
-        try:
-            child.confine(zygote, child_pipe, wall_s, memory_mb, prctl)
-            child.run(source, entry_point, calls, output_bytes, codec)
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + wall_s
-    os.close(child_pipe)
-    output = bytearray()
-    most = output_bytes + child.SPARE_BYTES + 5 * len(calls)
-    reaped: list[Reaped] = []
-    ended = watch(pid, pipe, control, deadline, output, most, reaped)
-    status, cpu_s, peak_kb = clear(pid, reaped)
-    if ended == "parent gone":
-        end_all()
-    # Nobody is left to write, but do not depend on it.
-    os.set_blocking(pipe, False)
-    with contextlib.suppress(BlockingIOError):
-        while len(output) <= most and (chunk := os.read(pipe, 1 << 16)):
-            output += chunk
-    os.close(pipe)
-    return (ended, status, cpu_s, peak_kb, bytes(output[:most]))
+        if pid:
+            # Only an outside process sees the end of the parent; it takes the zygote along.
+            zygote.control.close()
+            signal.signal(
+                signal.SIGTERM,
+                lambda *_: None if os.getppid() == parent else os.kill(pid, signal.SIGKILL),
+            )
+            os.waitpid(pid, 0)
+            return
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.close(SCRATCH.popitem()[1])
+    zygote.run()
+
+
+def pin(core: int) -> None:
+    """Stay on one of the cores that this process may use, where the system can do that."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
 def watch(
     pid: int,
-    pipe: int,
-    control: int,
+    pipe: int | None,
+    control: socket.socket,
     deadline: float,
     output: bytearray,
     most: int,
     reaped: list[Reaped],
 ) -> str:
-    """Collect the child's output until it ends, closes its pipe, writes too much or is late."""
-    pidfd = open_pidfd(pid)
+    """Collect the child's output until it ends, closes its pipe, writes too much or is late, or
+    the judge wants no more of it."""
+    pidfd = processes.open_pidfd(pid)
     poller = select.poll()
-    poller.register(pipe, select.POLLIN)
-    poller.register(control, select.POLLIN)
-    if pidfd is not None:
-        poller.register(pidfd, select.POLLIN)
+    for fd in (pipe, control.fileno(), pidfd):
+        if fd is not None:
+            poller.register(fd, select.POLLIN)
     closed = False
     try:
         while (left := deadline - time.monotonic()) > 0:
             ready = dict(poller.poll(1000 * (left if pidfd is not None else min(left, TICK_S))))
-            if control in ready:
-                return "parent gone"  # It does not send anything during a sample.
+            if control.fileno() in ready:
+                return "parent gone" if receive(control) is None else "cancelled"
             if pipe in ready:
+                assert pipe is not None
                 chunk = os.read(pipe, 1 << 16)
                 output += chunk
                 if len(output) > most:
@@ -177,30 +284,12 @@ def watch(
                     closed = True
                     poller.unregister(pipe)
                     deadline = min(deadline, time.monotonic() + CLOSING_S)
-            elif has_ended(pid, reaped):
+            elif processes.has_ended(pid, reaped):
                 return "ended"
     finally:
         if pidfd is not None:
             os.close(pidfd)
     return "closed" if closed else "timeout"
-
-
-def open_pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
-
-
-def has_ended(pid: int, reaped: list[Reaped]) -> bool:
-    """Whether the child ended, if possible without reaping it: until then nothing else can get
-    its number. Python on macOS has no waitid before 3.13."""
-    if hasattr(os, "waitid"):
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    result = os.wait4(pid, os.WNOHANG)
-    if result[0] == pid:
-        reaped.append(result)
-    return result[0] == pid
 
 
 def clear(pid: int, reaped: list[Reaped]) -> tuple[int, float, int]:
@@ -223,8 +312,10 @@ def clear_rest() -> None:
         except ChildProcessError:
             return
         if number == 0:
+            if os.getpid() == 1:  # Of a namespace of our own, where nobody else is.
+                os.kill(-1, signal.SIGKILL)
             # Killing these hands their own children to us, for the next round.
-            for orphan in children():
+            for orphan in processes.children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(orphan, signal.SIGKILL)
             if time.monotonic() > patience:
@@ -234,47 +325,33 @@ def clear_rest() -> None:
 
 def end_all() -> NoReturn:
     clear_rest()
-    # The parent removes its scratch folder, our working folder, unless it was killed.
+    # The parent removes its scratch folder, our working folder, unless it was killed. A sample may
+    # have moved it; in namespaces it can only be reached by the descriptor.
     with contextlib.suppress(OSError):
         os.rmdir(os.getcwd())
+    for name, folder in SCRATCH.items():
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=folder)
     # Nothing else is left to tidy up, and an ordinary exit takes ten times as long.
     os._exit(0)
 
 
-def children() -> list[int]:
-    """The numbers of this process's children. Empty where there is no /proc."""
-    me = os.getpid()
-    try:
-        with open(f"/proc/self/task/{me}/children") as file:
-            return [int(number) for number in file.read().split()]
-    except OSError:
-        pass  # The kernel may have been built without this file.
-    found = []
-    with contextlib.suppress(OSError):
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
-                # The command's name, in parentheses, may hold anything.
-                if int(file.read().rpartition(")")[2].split()[1]) == me:
-                    found.append(int(name))
-    return found
+def send(control: socket.socket, body: bytes) -> None:
+    control.sendall(_LENGTH.pack(len(body)) + body)
 
 
-def send(control: int, body: bytes) -> None:
-    data = _LENGTH.pack(len(body)) + body
-    while data:
-        data = data[os.write(control, data) :]
+def receive(control: socket.socket) -> tuple[bytes, int | None] | None:
+    """The next request, and the descriptor that came with it; None at the end."""
+    start, fds, _, _ = socket.recv_fds(control, _LENGTH.size, 1)
+    head = read(control, _LENGTH.size, start)
+    body = None if head is None else read(control, _LENGTH.unpack(head)[0])
+    return None if body is None else (body, fds[0] if fds else None)
 
 
-def receive(control: int) -> bytes | None:
-    """The next request, or None when the parent closed its end."""
-    head = read(control, _LENGTH.size)
-    return None if head is None else read(control, _LENGTH.unpack(head)[0])
-
-
-def read(control: int, size: int) -> bytes | None:
-    data = bytearray()
+def read(control: socket.socket, size: int, start: bytes = b"") -> bytes | None:
+    data = bytearray(start)
     while len(data) < size:
-        chunk = os.read(control, min(size - len(data), 1 << 20))
+        chunk = control.recv(min(size - len(data), 1 << 20))
         if not chunk:
             return None
         data += chunk

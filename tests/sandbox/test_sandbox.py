@@ -48,11 +48,25 @@ def quick() -> Iterator[Sandbox]:
         yield it
 
 
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Sandbox]:
+    """Without the kernel's layers: what is left has to hold alone."""
+    with Sandbox(mode="off") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def bare_quick() -> Iterator[Sandbox]:
+    with Sandbox(Limits(wall_s=0.5), mode="off") as it:
+        yield it
+
+
 @pytest.fixture(autouse=True)
-def _next_sample_is_judged_right(sandbox: Sandbox, quick: Sandbox) -> Iterator[None]:
+def _next_sample_is_judged_right(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever a test's solution did, the next one must not notice."""
     yield
-    for it in (sandbox, quick):
+    for name in {"sandbox", "quick", "bare", "bare_quick"} & set(request.fixturenames):
+        it = request.getfixturevalue(name)
         assert it.run(RIGHT, "f", TESTS).passed
         assert it.run("def f(a, b): return 3", "f", TESTS).call == 1
 
@@ -196,27 +210,27 @@ def test_memory_below_the_limit_is_fine() -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL", "SIGTERM", "SIGALRM", "SIGABRT"])
-def test_crash_by_signal(sandbox: Sandbox, name: str) -> None:
+def test_crash_by_signal(bare: Sandbox, name: str) -> None:
     source = f"import os, signal\ndef f(a, b): os.kill(os.getpid(), signal.{name})"
-    verdict = sandbox.run(source, "f", TESTS)
+    verdict = bare.run(source, "f", TESTS)
     assert (verdict.status, verdict.detail, verdict.call) == ("crash", f"killed by {name}", 0)
 
 
-def test_processor_time_limit_is_a_timeout(sandbox: Sandbox) -> None:
+def test_processor_time_limit_is_a_timeout(bare: Sandbox) -> None:
     source = "import os, signal\ndef f(a, b): os.kill(os.getpid(), signal.SIGXCPU)"
-    assert sandbox.run(source, "f", TESTS).status == "timeout"
+    assert bare.run(source, "f", TESTS).status == "timeout"
 
 
 @pytest.mark.parametrize(
     "body",
     ["sys.exit(0)", "sys.exit('x')", "os._exit(0)", "raise SystemExit", "become_true()"],
 )
-def test_exit(sandbox: Sandbox, body: str) -> None:
+def test_exit(bare: Sandbox, body: str) -> None:
     helpers = "import os, sys\nbecome_true = lambda: os.execv('/bin/true', ['true'])\n"
-    verdict = sandbox.run(f"{helpers}def f(a, b):\n    {body}", "f", TESTS)
+    verdict = bare.run(f"{helpers}def f(a, b):\n    {body}", "f", TESTS)
     assert (verdict.status, verdict.call) == ("crash", 0)
     assert verdict.detail.startswith("exited early")
-    verdict = sandbox.run(f"{helpers}{body}\ndef f(a, b): return a + b", "f", TESTS)
+    verdict = bare.run(f"{helpers}{body}\ndef f(a, b): return a + b", "f", TESTS)
     assert (verdict.status, verdict.call) == ("crash", None)
 
 
@@ -269,11 +283,14 @@ def test_results_over_the_limits(sandbox: Sandbox, body: str, word: str) -> None
 
 def test_output_bytes_are_for_all_calls_together() -> None:
     source = "def f(a): return 'x' * a"
-    tests = [Call((400,), "x" * 400)] * 3
     with Sandbox(Limits(output_bytes=1000)) as it:
-        assert it.run(source, "f", tests[:2]).passed
-        verdict = it.run(source, "f", tests)
-        assert (verdict.status, verdict.call) == ("wrong_answer", 2)
+        # What the expected answers take is not counted.
+        assert it.run(source, "f", [Call((400,), "x" * 400)] * 5).passed
+        verdict = it.run(source, "f", [Call((400,), [])] * 3)
+        assert (verdict.status, verdict.call) == ("wrong_answer", 0)
+        verdict = it.run(source, "f", [Call((400,), "x" * 400)] * 3 + [Call((2000,), [])])
+        assert (verdict.status, verdict.call) == ("wrong_answer", 3)
+        assert "too large" in verdict.detail
 
 
 def test_tuple_for_a_list_but_no_generator(sandbox: Sandbox) -> None:
@@ -438,9 +455,9 @@ def test_a_spoiled_channel_never_passes(sandbox: Sandbox, body: str) -> None:
     assert not solve(sandbox, source.replace("return 0", "return a + b")).passed
 
 
-def test_closing_the_channel_does_not_cost_the_time_limit(sandbox: Sandbox) -> None:
+def test_closing_the_channel_does_not_cost_the_time_limit(bare: Sandbox) -> None:
     source = "import os, time\ndef f(a, b):\n    os.closerange(0, 256)\n    time.sleep(1e9)"
-    verdict = sandbox.run(source, "f", TESTS)
+    verdict = bare.run(source, "f", TESTS)
     assert (verdict.status, verdict.detail) == ("crash", "closed its result channel")
     assert verdict.seconds < 1.5
 
@@ -497,9 +514,9 @@ def test_deleted_builtins(sandbox: Sandbox) -> None:
     assert not solve(sandbox, source.replace("a + b", "0")).passed
 
 
-def test_both_halves_of_a_fork_report_once(sandbox: Sandbox) -> None:
+def test_both_halves_of_a_fork_report_once(bare: Sandbox) -> None:
     source = "import os\ndef f(a, b):\n    os.fork()\n    return a + b"
-    assert sandbox.run(source, "f", [Call((1, i), 1 + i) for i in range(5)]).passed
+    assert bare.run(source, "f", [Call((1, i), 1 + i) for i in range(5)]).passed
 
 
 def test_a_thread_does_not_hold_the_process(sandbox: Sandbox) -> None:
@@ -542,7 +559,7 @@ def test_the_environment_is_empty(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
             with open(f"/proc/{os.getppid()}/environ") as file: initial += file.read()
             return [dict(os.environ), initial]
     """
-    with Sandbox() as it:  # Started while the canary is set.
+    with Sandbox(mode="off") as it:  # Started while the canary is set.
         verdict = solve(it, source, [Call((), [{}, ""])])
     assert verdict.passed, verdict
 
@@ -560,7 +577,7 @@ def test_only_the_standard_library_and_known_descriptors(sandbox: Sandbox) -> No
     for fd in extra:
         os.set_inheritable(fd, True)
     try:
-        with Sandbox() as it:
+        with Sandbox(mode="off") as it:
             verdict = solve(it, source, [Call((), [[0, 1, 2, 3], 5, False, []])])
     finally:
         for fd in extra:
@@ -586,11 +603,11 @@ GRANDCHILD = """
 @pytest.mark.parametrize("escape", ["pass", "os.setsid()", "os.closerange(0, 256); os.setsid()"])
 @pytest.mark.parametrize("end", ["return 1", "os._exit(0)", "time.sleep(1e9)"])
 def test_a_grandchild_is_dead_afterwards(
-    quick: Sandbox, tmp_path: Path, escape: str, end: str
+    bare_quick: Sandbox, tmp_path: Path, escape: str, end: str
 ) -> None:
     marker = tmp_path / "marker"
     source = GRANDCHILD.format(escape=escape, end=end)
-    solve(quick, source, [Call((str(marker),), 1)])
+    solve(bare_quick, source, [Call((str(marker),), 1)])
     time.sleep(1.2)
     assert not marker.exists()
 
@@ -599,7 +616,7 @@ def test_a_grandchild_is_dead_afterwards(
 def test_the_grandchild_would_have_written(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     source = GRANDCHILD.format(escape="os.setsid()", end="time.sleep(1.5)\n        return 1")
-    with Sandbox() as it:
+    with Sandbox(mode="off") as it:
         assert solve(it, source, [Call((str(marker),), 1)]).passed
     assert marker.read_text() == "alive"
 
@@ -616,7 +633,7 @@ def test_many_samples_leave_nothing_behind() -> None:
     gc.collect()
     before = set(os.listdir("/proc/self/fd"))
     children = set(children_of(os.getpid()))
-    with Sandbox(Limits(wall_s=2)) as it:
+    with Sandbox(Limits(wall_s=2), mode="off") as it:
         assert it.run(RIGHT, "f", TESTS).passed
         (zygote,) = set(children_of(os.getpid())) - children
         zygote_fds = os.listdir(f"/proc/{zygote}/fd")
@@ -635,7 +652,7 @@ def test_many_samples_leave_nothing_behind() -> None:
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_files_do_not_stay_for_the_next_sample(sandbox: Sandbox) -> None:
+def test_files_do_not_stay_for_the_next_sample(bare: Sandbox) -> None:
     source = """
         import os
         def f(a, b):
@@ -645,12 +662,12 @@ def test_files_do_not_stay_for_the_next_sample(sandbox: Sandbox) -> None:
             os.symlink("/", "link")
             return a + b
     """
-    assert solve(sandbox, source, TESTS[:1]).passed
+    assert solve(bare, source, TESTS[:1]).passed
     listing = "import os\ndef f(): return os.listdir()"
-    assert solve(sandbox, listing, [Call((), [])]).passed
+    assert solve(bare, listing, [Call((), [])]).passed
 
 
-def test_a_replaced_working_folder_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_replaced_working_folder_is_not_followed(bare: Sandbox, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("keep")
     source = """
@@ -661,24 +678,24 @@ def test_a_replaced_working_folder_is_not_followed(sandbox: Sandbox, tmp_path: P
             os.symlink(path, here)
             return here
     """
-    verdict = solve(sandbox, source, [Call((str(tmp_path),), "")])
+    verdict = solve(bare, source, [Call((str(tmp_path),), "")])
     here = verdict.detail.partition("got ")[2].strip("'")
     try:
         assert precious.read_text() == "keep"
         listing = "import os\ndef f(): return os.listdir()"
-        assert solve(sandbox, listing, [Call((), [])]).passed
+        assert solve(bare, listing, [Call((), [])]).passed
     finally:
         os.unlink(here)
     assert not os.path.exists(here + "-moved")
 
 
-def test_big_files_are_refused(sandbox: Sandbox) -> None:
+def test_big_files_are_refused(bare: Sandbox) -> None:
     source = """
         def f(a, b):
             with open("big", "wb", buffering=0) as file:
                 while True: file.write(b"x" * 100000)
     """
-    verdict = solve(sandbox, source)
+    verdict = solve(bare, source)
     assert verdict.status == "exception"
     assert "OSError" in verdict.detail
 
@@ -687,18 +704,15 @@ def test_big_files_are_refused(sandbox: Sandbox) -> None:
 
 
 def zygote_of(sandbox: Sandbox) -> int:
-    assert sandbox._worker is not None
-    return sandbox._worker._process.pid
+    return sandbox._workers["solution"]._process.pid
 
 
 @linux
-def test_a_solution_that_kills_the_zygote(sandbox: Sandbox) -> None:
-    verdict = solve(
-        sandbox, "import os, time\ndef f(a, b): os.kill(os.getppid(), 9); time.sleep(9)"
-    )
+def test_a_solution_that_kills_the_zygote(bare: Sandbox) -> None:
+    verdict = solve(bare, "import os, time\ndef f(a, b): os.kill(os.getppid(), 9); time.sleep(9)")
     assert (verdict.status, verdict.call) == ("crash", None)
     assert verdict.detail == "killed the sandbox it ran in"
-    assert solve(sandbox, RIGHT).passed
+    assert solve(bare, RIGHT).passed
 
 
 @linux
@@ -713,7 +727,7 @@ def test_a_solution_that_stops_the_zygote(monkeypatch: pytest.MonkeyPatch, tmp_p
             os.kill(os.getppid(), signal.SIGSTOP)
             time.sleep(1e9)
     """
-    with Sandbox(Limits(wall_s=0.3)) as it:
+    with Sandbox(Limits(wall_s=0.3), mode="off") as it:
         assert solve(it, source).status == "crash"
         assert solve(it, RIGHT).passed
     written = [int(pid) for pid in pids.read_text().split()]
@@ -768,7 +782,7 @@ import os, threading, time
 from types import SimpleNamespace
 from pytest_unlearn.sandbox import Limits, Sandbox
 call = SimpleNamespace(args=({str(pid_file)!r},), expected=1)
-it = Sandbox(Limits(wall_s=60))
+it = Sandbox(Limits(wall_s=60), mode="off")
 threading.Thread(target=it.run, args=({source!r}, "f", [call]), daemon=True).start()
 while not (os.path.exists({str(pid_file)!r}) and open({str(pid_file)!r}).read().count(" ") == 4):
     time.sleep(0.02)
@@ -838,10 +852,9 @@ def test_closing() -> None:
         it.run(RIGHT, "f", TESTS)
     with Sandbox() as it:
         assert it.run(RIGHT, "f", TESTS).passed
-        zygote = it._worker._process if it._worker else None
-        scratch = it._worker._scratch if it._worker else ""
+        zygote = it._workers["solution"]._process
+        scratch = it._workers["solution"]._scratch
         assert Path(scratch).is_dir()
-    assert zygote is not None
     assert zygote.returncode == 0
     assert not Path(scratch).exists()
 

