@@ -25,6 +25,8 @@ class Given:
     probes: tuple[str, ...] = ("direct",)
     batch_size = 64
     exposure = 0
+    sandbox = "auto"
+    sandbox_imports: tuple[str, ...] = ()
 
     def __init__(self, forget: Path, store: Path) -> None:
         self.forget = (forget,)
