@@ -29,6 +29,8 @@ class Given:
     decoding = DecodingScheme()
     membership: tuple[str, ...] = ()
     retrained = None
+    sandbox = "auto"
+    sandbox_imports: tuple[str, ...] = ()
 
     def __init__(self, forget: Path, store: Path) -> None:
         self.forget = (forget,)

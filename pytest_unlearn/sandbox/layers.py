@@ -92,6 +92,12 @@ class Layers:
             self._make_filter()
         self._try("pid-namespace", self._first_of_its_own)
 
+    def leave_out(self, layer: str, reason: str) -> None:
+        """Do without a layer that works, but not here."""
+        self.missing[layer] = reason
+        if self.active("seccomp"):
+            self._make_filter()
+
     def _try(self, layer: str, probe: Callable[[], object]) -> None:
         if self.active(layer):
             reason = attempt(probe)

@@ -115,8 +115,7 @@ class Zygote:
         self.layers.prepare()
         if not self.layers.active("pid-namespace"):
             self.parent_of_children = os.getpid()
-        # With everything in place, as a sample has it.
-        broken = layers.attempt(self._import_something)
+        broken = self._broken()
         gc.collect()
         gc.freeze()
         if self._checks:
@@ -139,6 +138,15 @@ class Zygote:
         self.layers.restrict_files()
         child.limit_space(self._memory_mb)
         self.layers.filter_calls()
+
+    def _broken(self) -> str:
+        """Why solutions cannot import anything, if so; a layer that is to blame is left out."""
+        broken = layers.attempt(self._import_something)
+        for layer in ("landlock", "privileges"):
+            if broken and self.layers.active(layer):
+                self.layers.leave_out(layer, f"Python's library is out of reach with it: {broken}")
+                broken = layers.attempt(self._import_something)
+        return str(broken)
 
     def _import_something(self) -> None:
         self.layers.give_up_privileges()
