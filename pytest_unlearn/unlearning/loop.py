@@ -18,7 +18,7 @@ from pytest_unlearn.unlearning.policy import Step
 from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
-from pytest_unlearn.unlearning.watching import Look, WatchedSets, greedy_rate
+from pytest_unlearn.unlearning.watching import Look, WatchedSets, collapsed, greedy_rate
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.options import UnlearnOptions
 
 __all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
-
-# Less than this kept of what the base gave: the model says nothing any more.
-COLLAPSED = 0.02
 
 Batches = tuple[list[Encoded], list[Encoded]]
 
@@ -112,7 +109,7 @@ def unlearn(
         trained = train(trainer, course, progress)
     trainer.check()
     best = watched.whole(trained.look)
-    if method.uses_retain and options.keep > 0 and best.kept < COLLAPSED:
+    if collapsed(best, options):
         raise UnlearningError(
             f"--unlearn-method={method.name}: the model collapsed: after {trained.steps} steps "
             f"greedy decoding gives {best.kept:.0%} of what the base gave of the retain set; lower "
