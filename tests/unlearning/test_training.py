@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from pytest_unlearn.models.batching import Encoded, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.store import Store
-from pytest_unlearn.unlearning import progress, trainer
+from pytest_unlearn.unlearning import adapters, progress, trainer, watching
 from pytest_unlearn.unlearning.adapters import FullPolicy, checkpointed, with_adapter
 from pytest_unlearn.unlearning.errors import UnlearningError, room_for
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
@@ -125,6 +126,20 @@ def test_checkpointing_recomputes_and_leaves_no_trace(knowing: Weights) -> None:
     assert not any(module.training for module in policy.modules())
     policy(input_ids=ids, use_cache=False).logits.sum().backward()
     assert len(calls) == 3
+
+
+def test_a_frozen_embedding_does_not_cut_the_adapter_off(
+    knowing: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where checkpoints are of torch's older kind, which give no gradient to what is inside
+    unless their input asks for one: that is how lora_B stayed zero elsewhere."""
+
+    def older(function: Any, *arguments: Any, use_reentrant: bool) -> Any:
+        return checkpoint(function, *arguments, use_reentrant=True)
+
+    monkeypatch.setattr(adapters, "checkpoint", older)
+    policy, _ = run(knowing, checkpointing=True)
+    assert all(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n)
 
 
 def test_checkpointing_of_another_architecture() -> None:
@@ -279,6 +294,32 @@ def test_order_of_looks() -> None:
     ]
     shuffled = random.Random(0).sample(looks, len(looks))
     assert sorted(shuffled, key=lambda look: watched.rank(look, options)) == looks
+
+
+def test_a_held_part_that_reaches_the_goal_calls_for_the_rest(
+    knowing: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many forget records a part is looked at, always the same; but no run ends on that part."""
+    monkeypatch.setattr(watching, "HELD_ROWS", 2)
+    encoder = Encoder(knowing.tokenizer, 128)
+    model: Any = knowing.model
+    watched = WatchedSets(model, encoder, KNOWN, False, 0, random.Random(0))
+    looked_at: list[list[tuple[int, ...]]] = []
+
+    def memory(policy: Any, rows: list[Encoded], pad: int) -> watching.Memory:
+        looked_at.append([tuple(row.ids) for row in rows])
+        leaking = part_leaks if len(rows) == 2 else 0.5
+        return watching.Memory(leaking, leaking, ())
+
+    monkeypatch.setattr(watching, "greedy_memory", memory)
+    options = replace(SMALL, target=0.1, keep=0.0)
+    part_leaks = 1.0
+    assert watched.look(1, options).leak_rate == 1.0
+    part_leaks = 0.0
+    look = watched.look(2, options)
+    assert (look.leak_rate, watched.reached(look, options)) == (0.5, False)
+    assert [len(rows) for rows in looked_at] == [2, 2, 6]
+    assert looked_at[0] == looked_at[1]
 
 
 def test_a_negative_target_keeps_the_last(knowing: Weights) -> None:
