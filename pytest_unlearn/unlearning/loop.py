@@ -79,7 +79,7 @@ def unlearn(
     encoder.report(progress)
 
     def losses(batch: Batches) -> Iterator[torch.Tensor]:
-        for forget, retain, part_options in _shares(*batch, options):
+        for forget, retain, part_options in _shares(*batch, options, method.forget_mean == "rows"):
             step = Step(
                 policy,
                 collate(forget, pad, model.device),
@@ -125,22 +125,26 @@ def unlearn(
 
 
 def _shares(
-    forget: list[Encoded], retain: list[Encoded], options: UnlearnOptions
+    forget: list[Encoded], retain: list[Encoded], options: UnlearnOptions, by_rows: bool
 ) -> Iterator[tuple[list[Encoded], list[Encoded], UnlearnOptions]]:
     """Cut a step's batches into `accumulate` parts, with each part's share in the loss's weights.
 
-    Both terms are means over learnt tokens, so a part counts by its tokens: the parts' gradients
-    then add up to the whole batch's, which a mean of the parts' means would not be.
+    A term that is a mean over learnt tokens counts a part by its tokens (`by_rows`: the forget
+    term by its rows): the parts' gradients then add up to the whole batch's, which a mean of the
+    parts' means would not be.
     """
     count = options.accumulate
     if count == 1:
         yield forget, retain, options
         return
-    tokens = [sum(map(learnt, rows)) for rows in (forget, retain)]
+
+    def size(rows: list[Encoded]) -> int:
+        return sum(map(learnt, rows))
+
     retained = parts(retain, count) if retain else [[]] * count
     for rows, kept in zip(parts(forget, count), retained, strict=True):
-        share = sum(map(learnt, rows)) / tokens[0]
-        kept_share = sum(map(learnt, kept)) / tokens[1] if retain else 0.0
+        share = len(rows) / len(forget) if by_rows else size(rows) / size(forget)
+        kept_share = size(kept) / size(retain) if retain else 0.0
         yield (
             rows,
             kept,

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from pytest_unlearn.models.batching import Encoded, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, load
+from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.store import Store
 from pytest_unlearn.unlearning import adapters, progress, trainer, watching
@@ -90,6 +91,33 @@ def test_accumulated_gradient_is_the_whole_batchs(
                 METHODS[name],
                 accumulate=accumulate,
                 tune=tune,
+                steps=2,
+            )[0]
+        )
+        for accumulate in (1, 3)
+    )
+    assert torch.allclose(whole, cut, atol=1e-5, rtol=1e-4)
+
+
+def test_a_mean_over_rows_is_accumulated_by_rows(knowing_folder: Path, plain_steps: None) -> None:
+    """NPO and its kin weigh each sequence alike, however long it is."""
+
+    def loss(step: Any, options: UnlearnOptions) -> torch.Tensor:
+        labels = step.forget.labels
+        rows = [
+            token_mean_nll(step.policy(**step.forget.model_inputs()).logits[n : n + 1], row[None])
+            for n, row in enumerate(labels)
+        ]
+        return -options.forget_weight * torch.stack(rows).mean()
+
+    method = Method("by rows", loss, SMALL, uses_retain=False, forget_mean="rows")
+    whole, cut = (
+        trained_weights(
+            run(
+                load(ModelSource("k", knowing_folder), "cpu", "float32"),
+                method,
+                batch=5,
+                accumulate=accumulate,
                 steps=2,
             )[0]
         )
