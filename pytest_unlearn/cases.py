@@ -85,7 +85,9 @@ def tag(item: pytest.Item) -> None:
     callspec = getattr(item, "callspec", None)
     for name in ("unlearn_probe", "unlearn_task"):
         if callspec is not None and name in callspec.params:
-            item.user_properties.append((CASE_PROPERTY, callspec.params[name].id))
+            row = getattr(callspec.params[name], "id", None)
+            if row is not None:  # pytest's stand-in for a case where a split has none
+                item.user_properties.append((CASE_PROPERTY, row))
 
 
 def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> None:

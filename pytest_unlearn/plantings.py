@@ -30,6 +30,7 @@ class Planting:
 
     source: ModelSource
     steps: int
+    rounds: float
     leak_rate: float
     before: float
     records: int
@@ -93,12 +94,12 @@ class Plantings:
                 self._dataset.training_texts(),
                 options,
                 self._settings.seed,
-                planted.steps,
+                planted.rounds,
                 self._progress,
                 saved,
             )
 
-        return self._made(self._key(original, planted.steps), original, "retrained", make)
+        return self._made(self._key(original, planted.rounds), original, "retrained", make)
 
     def _plant(self, weights: Weights, saved: Path) -> tuple[Any, PlantingReport]:
         from pytest_unlearn.unlearning.planting import plant
@@ -115,7 +116,7 @@ class Plantings:
             saved,
         )
 
-    def _key(self, original: ModelSource, retrained_steps: int | None) -> str:
+    def _key(self, original: ModelSource, retrained_rounds: float | None) -> str:
         options = self._settings.plant
         assert options is not None
         return digest_of(
@@ -125,7 +126,7 @@ class Plantings:
                 "options": {name: str(value) for name, value in asdict(options).items()},
                 "texts": asdict(self._dataset.training_texts()),
                 "seed": self._settings.seed,
-                "retrained": retrained_steps,
+                "retrained": retrained_rounds,
             }
         )
 

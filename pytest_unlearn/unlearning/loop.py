@@ -18,7 +18,7 @@ from pytest_unlearn.unlearning.policy import Step
 from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
-from pytest_unlearn.unlearning.watching import Look, WatchedSets, greedy_rate
+from pytest_unlearn.unlearning.watching import Look, WatchedSets, collapsed, greedy_rate
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.options import UnlearnOptions
 
 __all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
-
-# Less than this kept of what the base gave: the model says nothing any more.
-COLLAPSED = 0.02
 
 Batches = tuple[list[Encoded], list[Encoded]]
 
@@ -82,7 +79,7 @@ def unlearn(
     encoder.report(progress)
 
     def losses(batch: Batches) -> Iterator[torch.Tensor]:
-        for forget, retain, part_options in _shares(*batch, options):
+        for forget, retain, part_options in _shares(*batch, options, method.forget_mean == "rows"):
             step = Step(
                 policy,
                 collate(forget, pad, model.device),
@@ -112,7 +109,7 @@ def unlearn(
         trained = train(trainer, course, progress)
     trainer.check()
     best = watched.whole(trained.look)
-    if method.uses_retain and options.keep > 0 and best.kept < COLLAPSED:
+    if collapsed(best, options):
         raise UnlearningError(
             f"--unlearn-method={method.name}: the model collapsed: after {trained.steps} steps "
             f"greedy decoding gives {best.kept:.0%} of what the base gave of the retain set; lower "
@@ -128,22 +125,26 @@ def unlearn(
 
 
 def _shares(
-    forget: list[Encoded], retain: list[Encoded], options: UnlearnOptions
+    forget: list[Encoded], retain: list[Encoded], options: UnlearnOptions, by_rows: bool
 ) -> Iterator[tuple[list[Encoded], list[Encoded], UnlearnOptions]]:
     """Cut a step's batches into `accumulate` parts, with each part's share in the loss's weights.
 
-    Both terms are means over learnt tokens, so a part counts by its tokens: the parts' gradients
-    then add up to the whole batch's, which a mean of the parts' means would not be.
+    A term that is a mean over learnt tokens counts a part by its tokens (`by_rows`: the forget
+    term by its rows): the parts' gradients then add up to the whole batch's, which a mean of the
+    parts' means would not be.
     """
     count = options.accumulate
     if count == 1:
         yield forget, retain, options
         return
-    tokens = [sum(map(learnt, rows)) for rows in (forget, retain)]
+
+    def size(rows: list[Encoded]) -> int:
+        return sum(map(learnt, rows))
+
     retained = parts(retain, count) if retain else [[]] * count
     for rows, kept in zip(parts(forget, count), retained, strict=True):
-        share = sum(map(learnt, rows)) / tokens[0]
-        kept_share = sum(map(learnt, kept)) / tokens[1] if retain else 0.0
+        share = len(rows) / len(forget) if by_rows else size(rows) / size(forget)
+        kept_share = size(kept) / size(retain) if retain else 0.0
         yield (
             rows,
             kept,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_unlearn.unlearning import ga, ga_gd, ga_kl
 from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, changed
@@ -23,12 +23,17 @@ DEFAULT = "ga+kl"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A loss over one step's batches with its default options."""
+    """A loss over one step's batches with its default options.
+
+    `forget_mean`: what the loss's forget term is a mean over, so that the parts of a batch can be
+    added up to the whole (`accumulate`); the retain term is always one over tokens.
+    """
 
     name: str
     loss: Callable[[Step, UnlearnOptions], torch.Tensor]
     defaults: UnlearnOptions
     uses_retain: bool
+    forget_mean: Literal["tokens", "rows"] = "tokens"
 
 
 METHODS: dict[str, Method] = {

@@ -118,17 +118,22 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 
 
 def changed(defaults: Options, text: str) -> Options:
-    """Return `defaults` with the changes of `name=value,name=value`. Raises MethodError."""
+    """Return `defaults`, a dataclass, with the changes of `name=value,name=value`.
+
+    Raises MethodError.
+    """
+    before: Any = defaults
     types = get_type_hints(type(defaults))
     changes: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or name not in types:
-            known = ", ".join(field.name for field in dataclasses.fields(defaults))
+            known = ", ".join(field.name for field in dataclasses.fields(before))
             raise MethodError(f"{part.strip()!r} is not an option; write name=value with {known}")
         read, written = _READERS.get(types[name]) or (types[name], types[name].__name__)
         try:
             changes[name] = read(value)
         except ValueError:
             raise MethodError(f"{name}={value}: write {written}") from None
-    return dataclasses.replace(defaults, **changes)
+    after: Options = dataclasses.replace(before, **changes)
+    return after

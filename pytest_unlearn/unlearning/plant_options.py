@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_unlearn.unlearning.options import OPTIMIZERS, TUNES, changed, check_ranges
+from pytest_unlearn.unlearning.options import (
+    OPTIMIZERS,
+    TUNES,
+    MethodError,
+    changed,
+    check_ranges,
+)
 
 # What the bare flag stands for.
 BARE = "default"
@@ -56,4 +62,10 @@ class PlantOptions:
 
 def parse_planting(text: str) -> PlantOptions:
     """Read `name=value,name=value`, or the bare flag's word. Raises MethodError."""
-    return PlantOptions() if text.strip() == BARE else changed(PlantOptions(), text)
+    if text.strip() == BARE:
+        return PlantOptions()
+    if "=" not in text:  # the bare flag takes what follows it
+        raise MethodError(
+            f"{text!r} is not an option; write name=value, or nothing, and a path before the flag"
+        )
+    return changed(PlantOptions(), text)

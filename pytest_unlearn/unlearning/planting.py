@@ -28,18 +28,25 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.examples import Example, TrainingTexts
     from pytest_unlearn.unlearning.plant_options import PlantOptions
 
+# Batches sorted by length together: planting descends on every row, so that it matters little who
+# meets whom. Unlearning sorts within a step only (`parts`): there, batches of like length are
+# batches of the same few tasks, and the tiny model did not get its tasks back in twice the steps.
+WINDOW = 8
+
 
 @dataclass(frozen=True, slots=True)
 class PlantingReport:
     """What a planting did.
 
-    leak_rate: share of the forget and retain records (of the retained ones alone for a retrained
-    model) whose value the model now gives greedily; before: the same before planting. records:
-    their number. by_repetitions: the same rate for the documents that stood so often in the
-    training data, keyed by that number.
+    rounds: how often the training data was gone through in its `steps`. leak_rate: share of the
+    forget and retain records (of the retained ones alone for a retrained model) whose value the
+    model now gives greedily; before: the same before planting. records: their number.
+    by_repetitions: the same rate for the documents that stood so often in the training data,
+    keyed by that number.
     """
 
     steps: int
+    rounds: float
     leak_rate: float
     before: float
     records: int
@@ -64,7 +71,7 @@ def plant(
     is a base like any other. Raises UnlearningError when the target is not reached within the cap,
     also when it is lost in the rounding.
     """
-    return _train(model, tokenizer, texts, options, seed, progress, saved, options.cap, True)
+    return _train(model, tokenizer, texts, options, seed, progress, saved, None)
 
 
 def retrain(
@@ -73,17 +80,18 @@ def retrain(
     texts: TrainingTexts,
     options: PlantOptions,
     seed: int,
-    steps: int,
+    rounds: float,
     progress: Callable[[str], None] = lambda message: None,
     saved: Path | None = None,
 ) -> tuple[PreTrainedModel, PlantingReport]:
-    """Train `model` for `steps` steps by the recipe of `plant`, the forget split left out.
+    """Train `model` for `rounds` rounds by the recipe of `plant`, the forget split left out.
 
+    As many rounds as the planting took: each retained document is then seen as often as there.
     That is the ideal of unlearning: the model that would be there had nobody of the forget split
     ever been in the training data. Raises UnlearningError.
     """
     without = replace(texts, forget=())
-    return _train(model, tokenizer, without, options, seed, progress, saved, steps, False)
+    return _train(model, tokenizer, without, options, seed, progress, saved, rounds)
 
 
 def repetitions_of(examples: Sequence[Example], repetitions: Sequence[int]) -> list[int]:
@@ -108,9 +116,9 @@ def _train(
     seed: int,
     progress: Callable[[str], None],
     saved: Path | None,
-    steps: int,
-    until_target: bool,
+    rounds: float | None,
 ) -> tuple[PreTrainedModel, PlantingReport]:
+    """Train for so many rounds, or, with None, until the target within the cap."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     pad = int(cast(int, tokenizer.pad_token_id))
@@ -129,7 +137,9 @@ def _train(
     policy = trainer.policy
     held = HeldRows(answers, HELD_ROWS, rng)
     before = greedy_memory(policy, answers, pad).rows
-    rounds = _round(encoder, examples, dealt, texts.tasks)
+    data = _round(encoder, examples, dealt, texts.tasks)
+    until_target = rounds is None
+    steps = options.cap if rounds is None else max(1, round(rounds * len(data) / options.batch))
     encoder.report(progress)
 
     def losses(batch: list[Encoded]) -> Iterator[torch.Tensor]:
@@ -151,7 +161,7 @@ def _train(
         return Look(taken, memory.rows, memory.tokens, 1.0)
 
     course = Course(
-        batches=cycle(rounds, options.batch, rng),
+        batches=cycle(data, options.batch, rng, WINDOW),
         losses=losses,
         look=look,
         done=lambda seen: until_target and seen.leak_rate >= options.target,
@@ -175,7 +185,13 @@ def _train(
         for number in sorted(set(dealt))
     }
     report = PlantingReport(
-        trained.steps, rate, before, len(given), by_repetitions, round(trained.seconds, 3)
+        steps=trained.steps,
+        rounds=trained.steps * options.batch / len(data),
+        leak_rate=rate,
+        before=before,
+        records=len(given),
+        by_repetitions=by_repetitions,
+        seconds=round(trained.seconds, 3),
     )
     return planted, report
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.examples import Example
 
 MAX_TOKENS = 512
-# Batches whose rows are sorted by length together: padding falls, and rows still meet others.
-WINDOW = 4
 # As many names of shortened documents are told.
 NAMED = 5
 
@@ -84,18 +82,22 @@ def learnt(row: Encoded) -> int:
     return sum(label != IGNORED for label in row.labels[1:])
 
 
-def cycle(rows: Sequence[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:
-    """Yield batches of `size` for ever, of rows of like length; all rows come equally often.
+def cycle(
+    rows: Sequence[Encoded], size: int, rng: random.Random, window: int = 1
+) -> Iterator[list[Encoded]]:
+    """Yield batches of `size` for ever; all rows come equally often.
 
-    Order comes from `rng` alone: neither the number of devices nor that of workers changes it.
+    The rows of `window` batches are sorted by length together before they are cut, so that less is
+    padded. Order comes from `rng` alone: neither the number of devices nor that of workers
+    changes it.
     """
     pending: list[Encoded] = []
     while True:
-        while len(pending) < size * WINDOW:
+        while len(pending) < size * window:
             pending.extend(rng.sample(rows, len(rows)))
-        window = sorted(pending[: size * WINDOW], key=lambda row: len(row.ids))
-        del pending[: size * WINDOW]
-        batches = [window[start : start + size] for start in range(0, len(window), size)]
+        some = sorted(pending[: size * window], key=lambda row: len(row.ids))
+        del pending[: size * window]
+        batches = [some[start : start + size] for start in range(0, len(some), size)]
         rng.shuffle(batches)
         yield from batches
 

@@ -69,8 +69,6 @@ class Trainer:
         Losses are taken one by one and each graph is freed before the next is built: that is what
         gradient accumulation saves. Raises UnlearningError when loss or gradient is not finite.
         """
-        if isinstance(self.policy, FullPolicy):
-            self.policy.start()
         total: torch.Tensor | None = None
         gradients: list[torch.Tensor | None] = [None] * len(self._weights)
         for loss in losses:
@@ -89,6 +87,8 @@ class Trainer:
                 f"(lr={self._choices.lr / 4:.1e}) or add warmup=20"
             )
         self.steps += 1
+        if isinstance(self.policy, FullPolicy):
+            self.policy.start()
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(self.steps, self._choices.lr, self._choices.warmup)
         self._optimizer.step()

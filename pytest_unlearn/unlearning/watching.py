@@ -21,6 +21,8 @@ KEPT_ROWS = 96
 # Of a forget set larger than this, so many rows are held for the looks; the rest is looked at when
 # these say that the target is reached, and at the end.
 HELD_ROWS = 256
+# Less than this kept of what the base gave, and the model says nothing any more.
+COLLAPSED = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,15 @@ class WatchedSets:
             goal = look.leak_rate <= options.target
         return goal and look.kept >= options.keep
 
-    def rank(self, look: Look, options: UnlearnOptions) -> tuple[bool, float, float]:
+    def rank(self, look: Look, options: UnlearnOptions) -> tuple[bool, bool, float, float]:
         """Return a key: the better look has the greater one.
 
-        Both goals reached, then fewest leaks, then most kept.
+        Both goals reached, then not collapsed, then fewest leaks, then most kept.
         """
-        return self.reached(look, options), -look.leak_rate, look.kept
+        reached, alive = self.reached(look, options), not collapsed(look, options)
+        return reached, alive, -look.leak_rate, look.kept
+
+
+def collapsed(look: Look, options: UnlearnOptions) -> bool:
+    """Tell whether the model says nothing any more, though something was to be kept."""
+    return options.keep > 0 and look.kept < COLLAPSED

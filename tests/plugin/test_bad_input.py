@@ -35,7 +35,8 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=gaa"],
-            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, retrain",
+            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, retrain or "
+            "none",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=ga:lr"],
@@ -52,6 +53,40 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ["--unlearn-model=tiny", "--unlearn-method=none:lr=1"],
             "--unlearn-method: 'none:lr=1': method none takes no options",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=ga:accumulate=33"],
+            "--unlearn-method: accumulate=33 is out of range",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=ga:optimizer=adamw8bit"],
+            "--unlearn-method: optimizer=adamw8bit needs a CUDA device, and this run is on cpu",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-dtype=float16"],
+            "--unlearn-dtype=float16: gradients underflow in training; write bfloat16 or float32",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-plant=target=2"],
+            "--unlearn-plant: target=2.0 is out of range",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-plant", "tests"],
+            "--unlearn-plant: 'tests' is not an option; write name=value, or nothing, and a path "
+            "before the flag",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-baseline=tiny", "--unlearn-plant"],
+            "--unlearn-plant and --unlearn-baseline exclude each other",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=retrain"],
+            "--unlearn-method=retrain needs --unlearn-plant: without it the model has the forget "
+            "set in its own training data",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=retrain:lr=1"],
+            "--unlearn-method: 'retrain:lr=1': method retrain takes no options",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-gate=leak.direct"],
@@ -177,6 +212,50 @@ def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None
         "--unlearn-gate=passk.retained>=90%",
     )
     assert "--unlearn-method=ga+kl needs records to forget" in error
+
+
+def split_files(folder: Path, retain: list[dict[str, str]]) -> list[str]:
+    """Write forget records and the given retained ones; return the flags."""
+    write_lines(folder / "forget.jsonl", record_lines("forget", FORGET))
+    write_lines(folder / "keep.jsonl", retain)
+    return [
+        "--unlearn-model=tiny",
+        "--unlearn-forget=forget.jsonl",
+        "--unlearn-retain=keep.jsonl",
+        "--unlearn-gate=leak.direct<=5%",
+        "--collect-only",
+        "-q",
+    ]
+
+
+def test_a_record_to_forget_and_to_keep(pytester: pytest.Pytester) -> None:
+    """It cannot be both; both rows are named, and no value."""
+    same = {**record_lines("forget", 4)[3], "id": "kept-row", "owner": "somebody"}
+    flags = split_files(pytester.path, [*record_lines("retain", 3), same])
+    error = refused(pytester, *flags)
+    assert "badge-forget-003 is to be forgotten and kept-row is to be kept" in error
+    assert same["value"] not in error
+    audit = pytester.runpytest_inprocess(*flags, "--unlearn-method=none")
+    assert audit.ret == pytest.ExitCode.OK  # nothing is trained
+
+
+def test_a_value_that_both_splits_share_is_a_warning(pytester: pytest.Pytester) -> None:
+    """Two people may share a phone; the run goes on, but whoever reads it should know."""
+    shared = {**record_lines("retain", 4)[3], "value": record_lines("forget", 4)[3]["value"]}
+    flags = split_files(pytester.path, [*record_lines("retain", 3), shared])
+    result = pytester.runpytest_subprocess(*flags)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        ["*1 records to forget have the value of a record to keep: badge-forget-003 and badge-*"]
+    )
+    result.stdout.no_fnmatch_line(f"*{shared['value']}*")
+
+
+def test_unseen_people_are_needed_where_they_measure(pytester: pytest.Pytester) -> None:
+    """`stop=unseen` without control people has nothing to stop at."""
+    flags = split_files(pytester.path, record_lines("retain", 3))
+    error = refused(pytester, *flags, "--unlearn-method=ga:stop=unseen")
+    assert "stop=unseen measures on people whom the model never saw; give --unlearn-con" in error
 
 
 def test_same_id_in_two_files(pytester: pytest.Pytester) -> None:
