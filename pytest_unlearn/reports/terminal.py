@@ -56,6 +56,8 @@ def header(session: UnlearnSession) -> str:
     settings, data = session.settings, session.dataset
     counts = Counter(probe.split for probe in data.probes)
     baseline = f", baseline {settings.baseline}" if settings.baseline else ""
+    if settings.adapter is not None:
+        baseline = f", adapter {settings.adapter}{baseline}"
     return (
         f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
