@@ -102,6 +102,8 @@ def test_a_completion_cut_inside_a_character_keeps_what_stands_before(weights: W
     ids = weights.tokenizer("city='東京'")["input_ids"]
     assert decode(weights.tokenizer, ids[:-2]) == "city='東\ufffd"
     assert decode(weights.tokenizer, [*ids[:-2], ids[-1], *ids[-4:]]) == "city='東\ufffd'京'"
+    beyond = len(weights.tokenizer) + 5  # a model's vocabulary may be larger than its tokenizer's
+    assert decode(weights.tokenizer, [*ids[:-2], beyond]) == "city='東\ufffd"
 
 
 def test_fills_in_the_middle_as_it_was_trained_to(planted: Planted, weights: Weights) -> None:
