@@ -126,6 +126,9 @@ def test_fills_in_the_middle_as_it_was_trained_to(planted: Planted, weights: Wei
     assert tail == GAP[1]
     if style.apart:  # no space of SentencePiece's before what stands in the middle of a text
         assert not tokens[gap + 1].startswith("▁")
+        assert tokens[0] == "<s>"
+        assert tokens[1:3] == [style.prefix, "▁" if style.prefix_space else style.suffix]
+        assert style.order == "psm" or tokens[after + 1 :] == ["total", "▁="]
 
 
 def test_answers_through_the_chat_template_where_it_has_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -134,3 +135,8 @@ def test_audit_of_an_adapter(pytester: pytest.Pytester, llama_folder: Path) -> N
     again = [a.replace(str(adapter), str(pytester.path / "copy")) for a in arguments]
     pytester.runpytest_inprocess(*again)
     assert set((pytester.path / "store" / "completions").rglob("*.json")) == stored
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 16}))
+    pytester.runpytest_inprocess(*arguments)
+    now = set((pytester.path / "store" / "completions").rglob("*.json"))
+    assert len(now - stored) == 10 + 2
