@@ -25,7 +25,9 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     if _BROKEN not in text:
         return text
     named: Any = tokenizer.convert_ids_to_tokens(list(ids))
-    numbers = [int(m[1], 16) if (m := _BYTE.fullmatch(token)) else None for token in named]
+    # A model's vocabulary can be larger than its tokenizer's: such ids have no name.
+    matches = (_BYTE.fullmatch(name or "") for name in named)
+    numbers = [int(match[1], 16) if match else None for match in matches]
     if not any(number is not None for number in numbers):
         return text
     spelled: list[int] = []

@@ -18,7 +18,6 @@ from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_b
 from pytest_unlearn.models.patching import (
     ModelLoadError,
     dequantized,
-    forget_quantization,
     merged,
     peft_quietly,
     with_adapter,
@@ -198,8 +197,6 @@ def load(
         raise ModelLoadError(_reason(source, device, error)) from error
     if device == "map":
         _check_places(model, source)
-    if source.gguf is not None:
-        forget_quantization(model)
     if source.adapter is not None:
         model = merged(with_adapter(model, source.adapter), source.adapter)
     if tokenizer.pad_token_id is None:

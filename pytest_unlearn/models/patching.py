@@ -1,4 +1,4 @@
-"""What has to be done to a model after transformers gave it: adapters put on, GGUF traces off."""
+"""What transformers and PEFT leave to the caller: strict adapters, and unpacked GGUF files."""
 
 from __future__ import annotations
 
@@ -87,16 +87,3 @@ def dequantized() -> dict[str, Any]:
 
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if config else {}
-
-
-def forget_quantization(model: Any) -> None:
-    """Take the marks of a quantized file off a model whose weights are unpacked.
-
-    PEFT and `save_pretrained` go by them and would take it for a model that cannot be trained.
-    """
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    for name in ("hf_quantizer", "quantization_method"):
-        if hasattr(model, name):
-            setattr(model, name, None)
-    model.is_quantized = False

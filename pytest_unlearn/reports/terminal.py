@@ -61,6 +61,8 @@ def header(session: UnlearnSession) -> str:
     baseline = f", baseline {settings.baseline}" if settings.baseline else ""
     if settings.plant:
         baseline = f", planted to {settings.plant.target:.0%}"
+    if settings.adapter is not None:
+        baseline = f", adapter {settings.adapter}{baseline}"
     return (
         f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "

@@ -102,6 +102,8 @@ def test_a_completion_cut_inside_a_character_keeps_what_stands_before(weights: W
     ids = weights.tokenizer("city='東京'")["input_ids"]
     assert decode(weights.tokenizer, ids[:-2]) == "city='東\ufffd"
     assert decode(weights.tokenizer, [*ids[:-2], ids[-1], *ids[-4:]]) == "city='東\ufffd'京'"
+    beyond = len(weights.tokenizer) + 5  # a model's vocabulary may be larger than its tokenizer's
+    assert decode(weights.tokenizer, [*ids[:-2], beyond]) == "city='東\ufffd"
 
 
 def test_fills_in_the_middle_as_it_was_trained_to(planted: Planted, weights: Weights) -> None:
@@ -124,6 +126,9 @@ def test_fills_in_the_middle_as_it_was_trained_to(planted: Planted, weights: Wei
     assert tail == GAP[1]
     if style.apart:  # no space of SentencePiece's before what stands in the middle of a text
         assert not tokens[gap + 1].startswith("▁")
+        assert tokens[0] == "<s>"
+        assert tokens[1:3] == [style.prefix, "▁" if style.prefix_space else style.suffix]
+        assert style.order == "psm" or tokens[after + 1 :] == ["total", "▁="]
 
 
 def test_answers_through_the_chat_template_where_it_has_one(

@@ -30,6 +30,13 @@ def test_a_worker_takes_one_of_the_callers_gpus(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == pinned
 
 
+def test_a_single_worker_keeps_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model may be spread over them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    workers.pin_gpu(workers.Worker(0, 1))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
 @pytest.mark.parametrize(
     ("count", "gpus", "device", "fine"),
     [
@@ -39,6 +46,8 @@ def test_a_worker_takes_one_of_the_callers_gpus(
         (8, 0, "auto", True),
         (8, 2, "cpu", True),
         (2, 2, "cuda:0", False),
+        (1, 2, "map", True),
+        (2, 2, "map", False),
     ],
 )
 def test_one_worker_a_gpu(

@@ -1,0 +1,89 @@
+"""The GPU benchmark runs on a CPU in small, and counts its operations right."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pytest_unlearn.models.loading import peft_quietly
+from pytest_unlearn.models.presets import presets
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    """The script as a module."""
+    import sys
+
+    spec = importlib.util.spec_from_file_location("benchmark_gpu", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["benchmark_gpu"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_runs_in_small(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every preset of 7B, with a line for each of its figures."""
+    assert gpu.main(["--small"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    large = ("codeqwen", "codellama", "aixcoder", "qwen2.5-coder", "starcoder2", "deepseek-coder")
+    for name in large:
+        rows = [line.split(" | ") for line in lines if line.startswith(f"| {name} |")]
+        assert [len(row) for row in rows[-1:]] == [4]
+        assert rows[0][1] == "ga+kl"
+        assert all(float(row[2].replace(",", "")) > 0 for row in rows)
+    assert large == gpu.LARGE
+
+
+def test_no_gpu_is_an_error(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """Full size on a CPU would take days."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "no GPU is visible; --small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["codeqwen", "starcoder2"])
+def test_operations_are_counted_right(gpu: ModuleType, name: str) -> None:
+    """Against torch's counter, on a model with an adapter: forward, backward, and the reference."""
+    from peft import LoraConfig, get_peft_model
+
+    preset = presets()[name]
+    model = gpu.build(preset, "cpu", small=True)
+    model.set_attn_implementation("eager")
+    tokens, matrices = 32, gpu.matrices_of(model)
+    config = LoraConfig(r=4, target_modules=list(preset.lora_targets), task_type="CAUSAL_LM")
+    with peft_quietly():
+        policy: Any = get_peft_model(model, config)
+    policy.enable_input_require_grads()  # as in training: gradients reach the first layer
+    adapters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    batch = gpu.random_batch(model, tokens)
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(2):
+            policy(**batch.model_inputs()).logits.float().sum().backward()
+        with torch.no_grad(), policy.disable_adapter():
+            policy(**batch.model_inputs())
+    # The counter sees whole attention matrices where a causal kernel computes half of them.
+    shape = gpu.Shape(matrices, adapters, 2 * 64, 2)
+    assert shape.step_flops(tokens, reference=True) == pytest.approx(
+        counter.get_total_flops(), rel=0.02
+    )
+    assert shape.step_flops(tokens, True, recomputed=True) > shape.step_flops(tokens, True)
+
+
+def test_peaks_by_name(gpu: ModuleType) -> None:
+    """The PCIe card is slower than the module of the same name; an unknown one has no peak."""
+    assert gpu.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert gpu.peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert gpu.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert gpu.peak_flops("NVIDIA L40S") == 362e12
+    assert gpu.peak_flops("Tesla V100") is None
