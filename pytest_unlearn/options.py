@@ -116,7 +116,7 @@ _OPTIONS: tuple[_Option, ...] = (
     ),
 )
 
-_DEFAULT_GATES = ("leak.direct<=5%", "leak.indirect<=5%", "passk.retained>=90%")
+_DEFAULT_GATES = ("leak.direct<=10%", "leak.indirect<=10%", "passk.retained>=90%")
 
 
 @dataclass(frozen=True, slots=True)

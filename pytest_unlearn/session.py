@@ -13,8 +13,9 @@ from pytest_unlearn.cases import CASE_PROPERTY
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
 from pytest_unlearn.gates.expressions import GateError
+from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
-from pytest_unlearn.gates.verdicts import GateResult, Measured, check_feasible, judge
+from pytest_unlearn.gates.verdicts import GateResult, Measured, judge
 from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
@@ -44,7 +45,7 @@ class UnlearnSession:
                     f"--unlearn-method={self.settings.method.name} needs records to forget; give "
                     "--unlearn-forget=FILE, or --unlearn-method=none"
                 )
-            check_feasible(self.settings.gates, self._cases)
+            check_feasible(self.settings.gates, self._cases, self.settings.exposure)
             self.engine = Engine(
                 self.settings,
                 self.dataset,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric
+from pytest_unlearn.gates.readings import read, sample
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
-from pytest_unlearn.gates.statistics import clopper_pearson_upper, paired_ratio_lower
-from pytest_unlearn.gates.verdicts import CONFIDENCE, GateResult, Verdict
+from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports.breakdown import (
     Table,
     exact_table,
@@ -102,47 +102,62 @@ def _run_line(session: UnlearnSession, count: int) -> str:
 
 
 def _gate_table(results: Sequence[GateResult]) -> list[list[str]]:
-    table = [["gate", "observed", "n", "95% bound", "limit", "verdict"]]
-    for result in results:
-        gate = result.gate
-        table.append(
-            [
-                gate.name,
-                result.observed or "-",
-                str(result.n),
-                result.bound or "-",
-                f"{gate.metric.operator}{gate.limit:.1%}",
-                result.verdict.value,
-            ]
-        )
-    return table
+    head = ["gate", "observed", "n", "95% bound", "limit", "verdict"]
+    return [head, *(_gate_cells(result) for result in results)]
+
+
+def _gate_cells(result: GateResult) -> list[str]:
+    return [
+        result.gate.name,
+        result.observed or "-",
+        _size(result.n, result.units),
+        result.bound or "-",
+        result.gate.limit_text,
+        result.verdict.value,
+    ]
+
+
+def _size(n: int, units: float) -> str:
+    """Return the number of cases, and what they are worth in people or tasks where that is less."""
+    return f"{n} ({units:.4g})" if 0 < units < n else str(n)
 
 
 def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
-    """Return what is shown beside the gates: every metric that no gate already judges."""
-    gated = {result.gate.name for result in session.results}
+    """Return what is shown beside the gates: every metric of counts that no gate already judges,
+    and that is not another view of one that is shown."""
+    shown = {result.gate.name.partition("[")[0] for result in session.results}
+    if shown & {"passk.retained", "passk.drop"}:
+        shown |= {"passk.retained", "passk.rate"}
     table = [["also measured", "base", "tested", "n", "95% bound"]]
     for metric in METRICS.values():
-        counted = metric.rows(rows, {})
-        if metric.name in gated or not counted:
+        if metric.name in shown or metric.type not in ("rate", "floor", "ratio"):
             continue
-        if metric.type == "rate":
-            rate = metric.rate(counted)
-            upper = clopper_pearson_upper(rate.events, rate.n, CONFIDENCE)
-            cells = [rate.base_events, rate.events, rate.n]
-            bound = f"<={upper:.1%}"
-        else:
-            pairs = metric.pairs(counted)
-            cells = [pairs.base, pairs.new, pairs.n]
-            bound = "-"
-            if pairs.base and session.settings.compares_two_states:
-                lower = paired_ratio_lower(pairs.both, pairs.base_only, pairs.new_only, CONFIDENCE)
-                bound = f">={lower:.1%} of base"
-        n = int(cells[2])
-        table.append(
-            [metric.name, *(f"{int(c)} ({int(c) / n:.1%})" for c in cells[:2]), str(n), bound]
-        )
+        cells = _metric_cells(metric, rows, session.settings.compares_two_states)
+        if cells:
+            table.append([metric.name, *cells])
     return table if len(table) > 1 else []
+
+
+def _metric_cells(
+    metric: Metric, rows: Sequence[ProbeRow | TaskRow], two_states: bool
+) -> list[str]:
+    """Return base, tested, n and bound of a metric, or nothing where it is not measured."""
+    if metric.argument:
+        return []
+    scored = [row for row in metric.rows(rows, {}) if metric.score(row, "unlearned", 0) is not None]
+    if not scored:
+        return []
+    found = sample(metric, scored)
+    reading = read(metric.type, found)
+    bound = "-"
+    if metric.type in UPPER and reading:
+        bound = f"<={metric.show(reading.upper)}"
+    elif reading and metric.type == "ratio" and two_states:
+        bound = f">={metric.show(reading.lower)} of base"
+    elif reading and metric.type == "floor":
+        bound = f">={metric.show(reading.lower)}"
+    counts = [f"{sum(x):g} ({sum(x) / found.n:.1%})" for x in (found.base, found.new)]
+    return [*counts, _size(found.n, found.units), bound]
 
 
 def _taken_apart(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_unlearn.gates.expressions import GateError, parse_gate
+from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, from_json, to_json
-from pytest_unlearn.gates.verdicts import Measured, Verdict, check_feasible, judge
+from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
 
 
 def probe(
@@ -145,7 +146,19 @@ def test_filters_count_their_rows_only() -> None:
         ("leak.direct", "is not a gate"),
         ("leak.direct<=", "is not a gate"),
         ("leak.direct<=five", "'five' is not a number; write 0.05 or 5%"),
-        ("leak.direct<=0", "the limit must lie between 0 and 1"),
+        ("leak.at(5)<=0", "only leaks that are counted can be held to 0"),
+        ("leak.drop>=0", "only leaks that are counted can be held to 0"),
+        ("leak.at<=5%", "write leak.at(K) with a whole number, as in leak.at(100)"),
+        ("leak.at(0)<=5%", "write leak.at(K) with a whole number"),
+        ("leak.at(x)<=5%", "write leak.at(K) with a whole number"),
+        ("leak.at(9)>=5%", "write leak.at(9)<=5%"),
+        ("leak.direct(3)<=5%", "leak.direct takes no number in parentheses"),
+        ("exposure.max<=10%", "the limit is a number of bits; write 10"),
+        ("exposure.max<=0", "the limit is a number of bits; write 10"),
+        ("exposure.max<=ten", "'ten' is not a number; write 10 (bits)"),
+        ("leak.direct[unit=probe]<=5%", "write unit=case, or leave it out"),
+        ("leak.direct[kind=a,kind=b]<=5%", "kind stands twice in the brackets"),
+        ("leak.direct[probe=all,unit=case]<=5%", "several families are not independent"),
         ("leak.direct<=100%", "the limit must lie between 0 and 1"),
         ("leak.direct<=nan", "the limit must lie between 0 and 1"),
         ("leak.direct>=5%", "write leak.direct<=5%"),
@@ -153,11 +166,11 @@ def test_filters_count_their_rows_only() -> None:
         ("passk.retained<=0.9", "write passk.retained>=0.9"),
         (
             "leak.direct[email]<=5%",
-            "in brackets write kind, carrier, planted, knowledge or probe=NAME",
+            "in brackets write kind, carrier, planted, knowledge, probe or unit=NAME",
         ),
         (
             "leak.direct[owner=x]<=5%",
-            "in brackets write kind, carrier, planted, knowledge or probe=NAME",
+            "in brackets write kind, carrier, planted, knowledge, probe or unit=NAME",
         ),
         ("passk.retained[kind=email]>=0.9", "tasks have no kind"),
     ],
@@ -175,20 +188,62 @@ def test_gate_forms() -> None:
     assert parse_gate("leak.direct[kind=email]<=5%").name == "leak.direct[kind=email]"
 
 
-def test_feasibility_counts_the_data() -> None:
+@dataclass
+class Case:
+    """A case of a data set, before any run."""
+
+    owner: str
+    split: str = "forget"
+    kind: str = "email"
+    family: str = "direct"
+    exact: bool = True
+
+
+def cases(people: int, each: int = 1) -> list[object]:
+    return [Case(f"person {n % people}") for n in range(people * each)]
+
+
+@pytest.mark.parametrize(
+    ("gate", "people"),
+    [
+        ("leak.direct<=5%", 59),
+        ("leak.at(100)<=5%", 59),
+        ("leak.direct<=0", 1),
+        ("leak.drop>=50%", 6),
+        ("leak.drop>=90%", 29),
+        ("leak.direct[probe=all]<=5%", 59),
+    ],
+)
+def test_feasibility_counts_people(gate: str, people: int) -> None:
     """A gate that perfect results could not meet is refused with the number needed."""
+    check_feasible([parse_gate(gate)], cases(people))
+    message = rf"at least {people} forget people .* the data have {people - 1} "
+    with pytest.raises(GateError, match=message):
+        check_feasible([parse_gate(gate)], [*cases(people - 1, each=5), Case("x", split="retain")])
 
-    @dataclass
-    class Case:
-        split: str
-        kind: str = "email"
-        family: str = "direct"
 
-    check_feasible([parse_gate("leak.direct<=5%")], [Case("forget")] * 59)
-    with pytest.raises(GateError, match=r"at least 59 forget probes .* the data have 58"):
-        check_feasible(
-            [parse_gate("leak.direct<=5%")], [Case("forget")] * 58 + [Case("retain")] * 9
-        )
+def test_each_case_alone_where_the_gate_says_so() -> None:
+    """`unit=case` takes probes of one person to be independent, and says so in its name."""
+    gate = parse_gate("leak.direct[unit=case]<=5%")
+    assert gate.name == "leak.direct[unit=case]"
+    check_feasible([gate], cases(1, each=59))
+    with pytest.raises(GateError, match=r"at least 59 forget probes .* the data have 58;"):
+        check_feasible([gate], cases(1, each=58))
+
+
+def test_exposure_needs_decoys() -> None:
+    """A limit that no rank among so few decoys can break would always be kept."""
+    gate = parse_gate("exposure.max<=10")
+    check_feasible([gate], cases(1), decoys=1024)
+    with pytest.raises(GateError, match="at most 10 bits; write --unlearn-exposure=1024"):
+        check_feasible([gate], cases(1), decoys=1023)
+
+
+def test_exact_gates_count_probes_that_have_scores() -> None:
+    """A prompt that does not end where the value starts gives no probability of it."""
+    hidden = [Case(f"person {n}", exact=False) for n in range(60)]
+    with pytest.raises(GateError, match="the data have 0 "):
+        check_feasible([parse_gate("leak.at(10)<=5%")], hidden)
 
 
 def test_rows_travel_as_json() -> None:
