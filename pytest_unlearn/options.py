@@ -28,6 +28,7 @@ class _Option:
     metavar: str
     help: str
     many: bool = False
+    switch: bool = False
 
     @property
     def flag(self) -> str:
@@ -92,8 +93,25 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option(
         "unlearn_gate",
         "GATE",
-        "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default gates",
+        "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default "
+        "gates, or the profile's gate of the same name",
         many=True,
+    ),
+    _Option(
+        "unlearn_profile",
+        "NAME",
+        "a named set of gates: paper, release or strict (see --unlearn-metrics)",
+    ),
+    _Option(
+        "unlearn_require_complete",
+        "",
+        "fail where a gate is not evaluated because not all cases were run",
+        switch=True,
+    ),
+    _Option(
+        "unlearn_stop",
+        "off|curtail",
+        "off: run every case (default); curtail: skip cases that can change no verdict any more",
     ),
     _Option(
         "unlearn_probe_outcome",
@@ -116,8 +134,6 @@ _OPTIONS: tuple[_Option, ...] = (
     ),
 )
 
-_DEFAULT_GATES = ("leak.direct<=10%", "leak.indirect<=10%", "passk.retained>=90%")
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -134,6 +150,9 @@ class Settings:
     search: int
     tasks: tuple[Path, ...]
     gates: tuple[Gate, ...]
+    profile: str | None
+    require_complete: bool
+    curtail: bool
     fail_on_leak: bool
     seed: int
     batch_size: int
@@ -151,21 +170,36 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare all flags and ini keys; nothing is read here."""
     group = parser.getgroup("unlearn", "has the model forgotten, and can it still code?")
     for option in _OPTIONS:
-        group.addoption(
-            option.flag,
-            dest=option.name,
-            metavar=option.metavar,
-            action="append" if option.many else "store",
-            default=None,
-            help=option.help,
-        )
-        ini_type: Literal["linelist", "string"] = "linelist" if option.many else "string"
+        if option.switch:
+            group.addoption(
+                option.flag,
+                dest=option.name,
+                action="store_true",
+                default=None,
+                help=option.help,
+            )
+        else:
+            group.addoption(
+                option.flag,
+                dest=option.name,
+                metavar=option.metavar,
+                action="append" if option.many else "store",
+                default=None,
+                help=option.help,
+            )
+        ini_type: Literal["linelist", "string", "bool"] = "string"
+        ini_type = "linelist" if option.many else "bool" if option.switch else ini_type
         parser.addini(
             option.name,
             help=option.help.replace("%%", "%"),
             type=ini_type,
             default=None,
         )
+    group.addoption(
+        "--unlearn-metrics",
+        action="store_true",
+        help="print the metrics that gates can use, and the profiles, and exit; needs no model",
+    )
     parser.addini(
         "unlearn_testpaths",
         help="tests to collect beside the bundled suite when no path is given",
@@ -181,7 +215,6 @@ def is_active(config: pytest.Config) -> bool:
 
 def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run. Raises SettingsError."""
-    from pytest_unlearn.gates.expressions import GateError, parse_gate
     from pytest_unlearn.probes.families import FamilyError, parse_families
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
@@ -213,10 +246,10 @@ def read_settings(config: pytest.Config) -> Settings:
         exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
         tasks=folder_or_file("unlearn_tasks"),
-        gates=tuple(
-            _checked("--unlearn-gate", GateError, parse_gate, text)
-            for text in _given(config, "unlearn_gate") or _DEFAULT_GATES
-        ),
+        gates=_gates(config),
+        profile=_given(config, "unlearn_profile") or None,
+        require_complete=bool(_given(config, "unlearn_require_complete")),
+        curtail=_choice(config, "unlearn_stop", ("off", "curtail")) == "curtail",
         fail_on_leak=_choice(config, "unlearn_probe_outcome", ("record", "fail")) == "fail",
         seed=_whole(config, "unlearn_seed", 0, least=0),
         batch_size=_whole(config, "unlearn_batch_size", 64, least=1),
@@ -242,6 +275,21 @@ def _checked(
         raise SettingsError(
             message if message.startswith("--") else f"{flag}: {message}"
         ) from error
+
+
+def _gates(config: pytest.Config) -> tuple[Gate, ...]:
+    """Return the gates of the flags, else of the ini file, else of the table in pyproject.toml."""
+    from pytest_unlearn.gates.expressions import GateError
+    from pytest_unlearn.gates.profiles import choose_gates, gates_in_table
+
+    try:
+        table = gates_in_table(config.rootpath / "pyproject.toml")  # checked even if not used
+        given = _given(config, "unlearn_gate") or table
+    except GateError as error:
+        raise SettingsError(str(error)) from error
+    return _checked(
+        "--unlearn-gate", GateError, choose_gates, given, _given(config, "unlearn_profile") or None
+    )
 
 
 def _choice(config: pytest.Config, name: str, choices: Sequence[str]) -> str:

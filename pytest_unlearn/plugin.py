@@ -67,6 +67,16 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(_Collector(state), "unlearn-collector")
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Print the metrics instead of running, where that was asked for."""
+    if config.getoption("unlearn_metrics"):
+        from pytest_unlearn.gates.reference import metric_lines
+
+        print("\n".join(metric_lines()))
+        return 0
+    return None
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Find the models before any test needs one."""
     if state := _session(session.config):

@@ -109,7 +109,9 @@ class UnlearnSession:
             if self._seen:
                 self._judge(interrupted=str(error) or type(error).__name__)
             raise
-        if self.config.option.collectonly or self.worker or not self._seen:
+        if self.config.option.collectonly or self.worker:
+            return
+        if not self._seen and not self.settings.require_complete:
             return
         # -x ends the loop by an attribute under xdist, and by an exception without.
         stopped = session.shouldstop or session.shouldfail
@@ -123,6 +125,7 @@ class UnlearnSession:
             seen=self._seen,
             two_states=self.settings.compares_two_states,
             interrupted=interrupted,
+            require_complete=self.settings.require_complete,
         )
         self.results = [judge(gate, measured) for gate in self.settings.gates]
 

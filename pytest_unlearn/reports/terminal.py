@@ -59,7 +59,8 @@ def header(session: UnlearnSession) -> str:
     return (
         f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
-        f"tasks {len(data.tasks)}, sandbox: own process (files and network are open to it)"
+        f"tasks {len(data.tasks)}, gates {settings.profile or len(settings.gates)}, "
+        "sandbox: own process (files and network are open to it)"
     )
 
 
