@@ -220,6 +220,13 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_unlearn.unlearning.options import MethodError
 
     base_folder = Path(config.invocation_params.dir)
+    fail_on_leak = _choice(config, "unlearn_probe_outcome", ("record", "fail")) == "fail"
+    curtail = _choice(config, "unlearn_stop", ("off", "curtail")) == "curtail"
+    if curtail and fail_on_leak:
+        raise SettingsError(
+            "--unlearn-stop=curtail leaves cases out, and --unlearn-probe-outcome=fail wants to "
+            "see each leak; leave one of them out"
+        )
     baseline = _given(config, "unlearn_baseline")
 
     def folder_or_file(name: str) -> tuple[Path, ...]:
@@ -249,8 +256,8 @@ def read_settings(config: pytest.Config) -> Settings:
         gates=_gates(config),
         profile=_given(config, "unlearn_profile") or None,
         require_complete=bool(_given(config, "unlearn_require_complete")),
-        curtail=_choice(config, "unlearn_stop", ("off", "curtail")) == "curtail",
-        fail_on_leak=_choice(config, "unlearn_probe_outcome", ("record", "fail")) == "fail",
+        curtail=curtail,
+        fail_on_leak=fail_on_leak,
         seed=_whole(config, "unlearn_seed", 0, least=0),
         batch_size=_whole(config, "unlearn_batch_size", 64, least=1),
         device=_device(config),

@@ -12,6 +12,7 @@ from pytest_unlearn import workers
 from pytest_unlearn.cases import CASE_PROPERTY
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
+from pytest_unlearn.gates.curtail import REASON, Curtailment
 from pytest_unlearn.gates.expressions import GateError
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
@@ -27,6 +28,8 @@ from pytest_unlearn.tasks.format import TaskFileError
 SUITE = Path(__file__).parent / "suite"
 _SEARCH = SUITE / "test_search.py"
 SESSION = pytest.StashKey["UnlearnSession"]()
+# Where the controller notes which gates have their verdict, told to the workers.
+_SETTLED_INPUT = "unlearn_settled"
 
 
 class UnlearnSession:
@@ -65,6 +68,15 @@ class UnlearnSession:
         self.results: list[GateResult] = []
         self.search: SearchSummary | None = None
         self._seen: set[str] = set()
+        self._curtailment: Curtailment | None = None
+        if self.settings.curtail:
+            gates = self.settings.gates
+            told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT)
+            self._curtailment = (
+                Curtailment(gates, self._cases, Path(told))
+                if told
+                else Curtailment.start(gates, self._cases, self.settings.store)
+            )
 
     @property
     def _cases(self) -> Sequence[object]:
@@ -85,8 +97,24 @@ class UnlearnSession:
     def finish(self) -> None:
         """End what the engine started."""
         self.engine.close()
+        if self._curtailment and not self.worker:
+            self._curtailment.end()
+
+    def skip_needless(self, item: pytest.Item) -> None:
+        """Skip a test whose case can change no verdict any more; a critical one is always run."""
+        if self._curtailment is None or item.get_closest_marker("unlearn_critical"):
+            return
+        for name, value in item.user_properties:
+            if name == CASE_PROPERTY and self._curtailment.needless(str(value)):
+                pytest.skip(REASON)
 
     # -- on the controller -------------------------------------------------------------------
+
+    def tell(self, workerinput: dict[str, object]) -> None:
+        """Give a new xdist worker what it has to know."""
+        workerinput[workers.TERMINAL_INPUT] = workers.terminal_of(self.config)
+        if self._curtailment:
+            workerinput[_SETTLED_INPUT] = str(self._curtailment.path)
 
     def collect(self, report: pytest.TestReport) -> None:
         """Take a test's row from its report; a test that was skipped was not measured."""
@@ -99,6 +127,8 @@ class UnlearnSession:
         row = row_in(report.user_properties)
         if row is not None:
             self.rows[row.id] = row
+        if self._curtailment:
+            self._curtailment.update(self._measured(None))
 
     @contextlib.contextmanager
     def judging(self, session: pytest.Session) -> Generator[None]:
@@ -119,15 +149,19 @@ class UnlearnSession:
         self._report(session)
 
     def _judge(self, interrupted: str | None) -> None:
-        measured = Measured(
+        measured = self._measured(interrupted)
+        self.results = [judge(gate, measured) for gate in self.settings.gates]
+
+    def _measured(self, interrupted: str | None) -> Measured:
+        return Measured(
             rows=list(self.rows.values()),
             expected=self._cases,
             seen=self._seen,
             two_states=self.settings.compares_two_states,
             interrupted=interrupted,
             require_complete=self.settings.require_complete,
+            curtailed=self.settings.curtail,
         )
-        self.results = [judge(gate, measured) for gate in self.settings.gates]
 
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""
