@@ -196,6 +196,12 @@ def add_options(parser: pytest.Parser) -> None:
             default=None,
         )
     group.addoption(
+        "--unlearn-plan",
+        action="store_true",
+        help="print what a run would do and need, and what each gate allows, and exit; loads no "
+        "model",
+    )
+    group.addoption(
         "--unlearn-metrics",
         action="store_true",
         help="print the metrics that gates can use, and the profiles, and exit; needs no model",

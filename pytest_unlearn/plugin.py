@@ -68,12 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Print the metrics instead of running, where that was asked for."""
-    if config.getoption("unlearn_metrics"):
-        from pytest_unlearn.gates.reference import metric_lines
+    """Print the metrics or the plan instead of running, where that was asked for."""
+    if config.option.unlearn_metrics or config.option.unlearn_plan:
+        from pytest_unlearn.reports import planned
 
-        print("\n".join(metric_lines()))
-        return 0
+        return planned.show(config)
     return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_unlearn.gates.expressions import Gate, GateError
-from pytest_unlearn.gates.readings import CONFIDENCE, units_of
-from pytest_unlearn.gates.statistics import events_allowed
+from pytest_unlearn.gates.metrics import UPPER
+from pytest_unlearn.gates.readings import Sample, read, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class GatePlan:
     """What a gate needs and what the data have.
 
     `units` is the effective number of people or tasks. `allowed`: the most leaks (or lost cases)
-    with which it passes if nothing comes out of controls; None where that is no number.
+    with which it passes if the base has all and controls nothing; None where not even 0 do.
     """
 
     gate: Gate
@@ -31,14 +31,30 @@ def plan_gate(gate: Gate, cases: Sequence[object]) -> GatePlan:
     concerned = [case for case in cases if gate.concerns(case)]
     units = units_of(concerned, gate.each_alone)
     count = len(concerned)
-    allowed = None
-    if gate.by_counting:
-        allowed = 0
-    elif gate.metric.type in ("rate", "loss"):
-        allowed = events_allowed(gate.limit, count, CONFIDENCE, units)
-    elif gate.metric.type == "floor":
-        allowed = events_allowed(1 - gate.limit, count, CONFIDENCE, units)
+    allowed = _allowed(gate, count, units) if count else None
     return GatePlan(gate, count, units, gate.units_needed(), allowed)
+
+
+def _allowed(gate: Gate, count: int, units: float) -> int | None:
+    """Return the most leaks (or losses) among `count` cases, all of the base's, that still pass."""
+    if gate.by_counting:
+        return 0
+    type_, limit = gate.metric.type, gate.limit
+
+    def passes(events: int) -> bool:
+        ones = events if type_ in ("rate", "drop") else count - events
+        new = (1.0,) * ones + (0.0,) * (count - ones)
+        reading = read(type_, Sample((1.0,) * count, new, units))
+        assert reading is not None  # the base has them all
+        return reading.upper <= limit if type_ in UPPER else reading.lower >= limit
+
+    if not passes(0):
+        return None
+    low, high = 0, count  # a bound on all of them keeps no limit
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return low
 
 
 def check_feasible(gates: Iterable[Gate], cases: Sequence[object], decoys: int = 0) -> None:
