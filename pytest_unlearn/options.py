@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pytest_unlearn.gates.options import GATE_OPTIONS
+
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_unlearn.gates.expressions import Gate
+    from pytest_unlearn.gates.options import Judging
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 T = TypeVar("T")
@@ -90,29 +92,7 @@ _OPTIONS: tuple[_Option, ...] = (
         "programming tasks, JSON Lines, instead of the bundled ones; repeatable",
         many=True,
     ),
-    _Option(
-        "unlearn_gate",
-        "GATE",
-        "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default "
-        "gates, or the profile's gate of the same name",
-        many=True,
-    ),
-    _Option(
-        "unlearn_profile",
-        "NAME",
-        "a named set of gates: paper, release or strict (see --unlearn-metrics)",
-    ),
-    _Option(
-        "unlearn_require_complete",
-        "",
-        "fail where a gate is not evaluated because not all cases were run",
-        switch=True,
-    ),
-    _Option(
-        "unlearn_stop",
-        "off|curtail",
-        "off: run every case (default); curtail: skip cases that can change no verdict any more",
-    ),
+    *(_Option(*option) for option in GATE_OPTIONS),
     _Option(
         "unlearn_probe_outcome",
         "record|fail",
@@ -149,10 +129,7 @@ class Settings:
     exposure: int
     search: int
     tasks: tuple[Path, ...]
-    gates: tuple[Gate, ...]
-    profile: str | None
-    require_complete: bool
-    curtail: bool
+    judging: Judging
     fail_on_leak: bool
     seed: int
     batch_size: int
@@ -170,23 +147,11 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare all flags and ini keys; nothing is read here."""
     group = parser.getgroup("unlearn", "has the model forgotten, and can it still code?")
     for option in _OPTIONS:
-        if option.switch:
-            group.addoption(
-                option.flag,
-                dest=option.name,
-                action="store_true",
-                default=None,
-                help=option.help,
-            )
-        else:
-            group.addoption(
-                option.flag,
-                dest=option.name,
-                metavar=option.metavar,
-                action="append" if option.many else "store",
-                default=None,
-                help=option.help,
-            )
+        given: dict[str, Any] = {"action": "store_true"}
+        if not option.switch:
+            action = "append" if option.many else "store"
+            given = {"action": action, "metavar": option.metavar}
+        group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
         ini_type: Literal["linelist", "string", "bool"] = "string"
         ini_type = "linelist" if option.many else "bool" if option.switch else ini_type
         parser.addini(
@@ -226,9 +191,9 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_unlearn.unlearning.options import MethodError
 
     base_folder = Path(config.invocation_params.dir)
+    judging = _judging(config)
     fail_on_leak = _choice(config, "unlearn_probe_outcome", ("record", "fail")) == "fail"
-    curtail = _choice(config, "unlearn_stop", ("off", "curtail")) == "curtail"
-    if curtail and fail_on_leak:
+    if judging.curtail and fail_on_leak:
         raise SettingsError(
             "--unlearn-stop=curtail leaves cases out, and --unlearn-probe-outcome=fail wants to "
             "see each leak; leave one of them out"
@@ -259,10 +224,7 @@ def read_settings(config: pytest.Config) -> Settings:
         exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
         tasks=folder_or_file("unlearn_tasks"),
-        gates=_gates(config),
-        profile=_given(config, "unlearn_profile") or None,
-        require_complete=bool(_given(config, "unlearn_require_complete")),
-        curtail=curtail,
+        judging=judging,
         fail_on_leak=fail_on_leak,
         seed=_whole(config, "unlearn_seed", 0, least=0),
         batch_size=_whole(config, "unlearn_batch_size", 64, least=1),
@@ -290,19 +252,15 @@ def _checked(
         ) from error
 
 
-def _gates(config: pytest.Config) -> tuple[Gate, ...]:
-    """Return the gates of the flags, else of the ini file, else of the table in pyproject.toml."""
+def _judging(config: pytest.Config) -> Judging:
+    from pytest_unlearn.gates.baselines import BaselineError
     from pytest_unlearn.gates.expressions import GateError
-    from pytest_unlearn.gates.profiles import choose_gates, gates_in_table
+    from pytest_unlearn.gates.options import read_judging
 
     try:
-        table = gates_in_table(config.rootpath / "pyproject.toml")  # checked even if not used
-        given = _given(config, "unlearn_gate") or table
-    except GateError as error:
+        return read_judging(lambda name: _given(config, name), config.rootpath / "pyproject.toml")
+    except (GateError, BaselineError) as error:
         raise SettingsError(str(error)) from error
-    return _checked(
-        "--unlearn-gate", GateError, choose_gates, given, _given(config, "unlearn_profile") or None
-    )
 
 
 def _choice(config: pytest.Config, name: str, choices: Sequence[str]) -> str:

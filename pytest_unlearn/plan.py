@@ -187,7 +187,7 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     ]
     cases = [*dataset.probes, *dataset.tasks]
     gates: Table = [["gate", "cases", "people or tasks", "needed", "may leak or be lost"]]
-    gates += [_gate_cells(plan_gate(gate, cases)) for gate in settings.gates]
+    gates += [_gate_cells(plan_gate(gate, cases)) for gate in settings.judging.gates]
     lines = [f"models to run: {states}; tokens {_how_counted(size)}"]
     lines += list(_estimates(settings, dataset, work, states, size))
     return lines, [table, gates]

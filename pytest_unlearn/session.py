@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pytest_unlearn import workers
 from pytest_unlearn.cases import CASE_PROPERTY
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
+from pytest_unlearn.gates import baselines
+from pytest_unlearn.gates.baselines import BaselineError, SavedRun
 from pytest_unlearn.gates.curtail import REASON, Curtailment
 from pytest_unlearn.gates.expressions import GateError
 from pytest_unlearn.gates.planning import check_feasible
@@ -21,6 +24,7 @@ from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
+from pytest_unlearn.provenance import provenance
 from pytest_unlearn.reports.gate_reports import gate_reports
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
@@ -48,7 +52,9 @@ class UnlearnSession:
                     f"--unlearn-method={self.settings.method.name} needs records to forget; give "
                     "--unlearn-forget=FILE, or --unlearn-method=none"
                 )
-            check_feasible(self.settings.gates, self._cases, self.settings.exposure)
+            check_feasible(self.settings.judging.gates, self._cases, self.settings.exposure)
+            self.provenance = provenance(self.settings, self.dataset)
+            self.compared = self._saved_run()
             self.engine = Engine(
                 self.settings,
                 self.dataset,
@@ -62,15 +68,22 @@ class UnlearnSession:
             raise pytest.UsageError(f"--unlearn-gate: {error}") from error
         except FamilyError as error:
             raise pytest.UsageError(f"--unlearn-probes: {error}") from error
-        except (SettingsError, RecordFileError, TaskFileError, ModelNotFoundError) as error:
+        except (
+            SettingsError,
+            RecordFileError,
+            TaskFileError,
+            ModelNotFoundError,
+            BaselineError,
+        ) as error:
             raise pytest.UsageError(str(error)) from error
         self.rows: dict[str, ProbeRow | TaskRow] = {}
         self.results: list[GateResult] = []
         self.search: SearchSummary | None = None
+        self.saved: str = ""
         self._seen: set[str] = set()
         self._curtailment: Curtailment | None = None
-        if self.settings.curtail:
-            gates = self.settings.gates
+        if self.settings.judging.curtail:
+            gates = self.settings.judging.gates
             told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT)
             self._curtailment = (
                 Curtailment(gates, self._cases, Path(told))
@@ -81,6 +94,18 @@ class UnlearnSession:
     @property
     def _cases(self) -> Sequence[object]:
         return [*self.dataset.probes, *self.dataset.tasks]
+
+    def _saved_run(self) -> SavedRun | None:
+        """Return the saved run to compare with."""
+        if not self.settings.judging.compare:
+            return None
+        run = baselines.load(self._saved_runs, self.settings.judging.compare)
+        baselines.check_same_data(run, self.provenance)
+        return run
+
+    @property
+    def _saved_runs(self) -> Path:
+        return self.config.rootpath / ".unlearn"
 
     # -- on every process --------------------------------------------------------------------
 
@@ -141,16 +166,23 @@ class UnlearnSession:
             raise
         if self.config.option.collectonly or self.worker:
             return
-        if not self._seen and not self.settings.require_complete:
+        if not self._seen and not self.settings.judging.require_complete:
             return
         # -x ends the loop by an attribute under xdist, and by an exception without.
         stopped = session.shouldstop or session.shouldfail
         self._judge(interrupted=str(stopped) if stopped else None)
         self._report(session)
+        if self.settings.judging.save:
+            self.saved = self._save(self.settings.judging.save)
 
     def _judge(self, interrupted: str | None) -> None:
         measured = self._measured(interrupted)
-        self.results = [judge(gate, measured) for gate in self.settings.gates]
+        self.results = [judge(gate, measured) for gate in self.settings.judging.gates]
+        if self.compared:
+            self.results += [
+                baselines.judge_change(change, self.compared, measured)
+                for change in self.settings.judging.compare_fail
+            ]
 
     def _measured(self, interrupted: str | None) -> Measured:
         return Measured(
@@ -159,9 +191,20 @@ class UnlearnSession:
             seen=self._seen,
             two_states=self.settings.compares_two_states,
             interrupted=interrupted,
-            require_complete=self.settings.require_complete,
-            curtailed=self.settings.curtail,
+            require_complete=self.settings.judging.require_complete,
+            curtailed=self.settings.judging.curtail,
         )
+
+    def _save(self, name: str) -> str:
+        """Keep a complete run for later comparisons; return what became of it."""
+        missing = len(self._cases) - len(self.rows)
+        if missing:
+            return f"not saved as {name}: {missing} of {len(self._cases)} cases have no result"
+        rows = [self.rows[key] for key in sorted(self.rows)]
+        saved_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        run = SavedRun(name, saved_at, self.provenance, rows)
+        path = baselines.save(self._saved_runs, run, self.results)
+        return f"saved as {path.relative_to(self.config.rootpath)}"
 
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""

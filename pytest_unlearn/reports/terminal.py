@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_unlearn.gates.baselines import (
+    Change,
+    SavedRun,
+    compare,
+    differences,
+    show_change,
+    show_interval,
+)
+from pytest_unlearn.gates.expressions import Gate
 from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric
 from pytest_unlearn.gates.readings import read, sample
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports.breakdown import (
     Table,
+    aligned,
     exact_table,
     forget_rows,
     rates_by,
@@ -59,7 +69,8 @@ def header(session: UnlearnSession) -> str:
     return (
         f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
-        f"tasks {len(data.tasks)}, gates {settings.profile or len(settings.gates)}, "
+        f"tasks {len(data.tasks)}, "
+        f"gates {settings.judging.profile or len(settings.judging.gates)}, "
         "sandbox: own process (files and network are open to it)"
     )
 
@@ -77,6 +88,10 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)
+    if session.compared:
+        reporter.write_line("")
+        for line in comparison_lines(session, session.compared, rows):
+            reporter.write_line(line)
     for table in _taken_apart(reporter, rows):
         reporter.write_line("")
         _write_table(reporter, table)
@@ -89,6 +104,8 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for result in session.results:
         if result.advice:
             reporter.write_line(f"{result.gate.name}: {result.advice}")
+    if session.saved:
+        reporter.write_line(session.saved)
     text, colour = conclusion(session.results)
     reporter.write_line(text, bold=True, **{colour: True})
 
@@ -159,6 +176,29 @@ def _metric_cells(
         bound = f">={metric.show(reading.lower)}"
     counts = [f"{sum(x):g} ({sum(x) / found.n:.1%})" for x in (found.base, found.new)]
     return [*counts, _size(found.n, found.units), bound]
+
+
+def comparison_lines(
+    session: UnlearnSession, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]
+) -> Iterable[str]:
+    """Yield the change of each judged metric since a saved run, and what else differs."""
+    judged = [result.gate for result in session.results]
+    subjects = {gate.name: gate for gate in judged if isinstance(gate, Gate)}
+    subjects |= {item.gate.name: item.gate for item in judged if isinstance(item, Change)}
+    head = f"since {saved.name}"
+    table = [[head, "then", "now", "change", "95% interval", "n", "worse", "better", "p"]]
+    for gate in subjects.values():
+        found = compare(gate, saved.rows, rows)
+        if found:
+            level = "{:.2f} bits" if gate.metric.type == "maximum" else "{:.1%}"
+            figures = [level.format(figure) for figure in (found.saved, found.now)]
+            change = [show_change(gate, found.change), show_interval(found)]
+            counts = [str(count) for count in (found.n, found.worse, found.better)]
+            table.append([gate.name, *figures, *change, *counts, f"{found.p_value:.2g}"])
+    yield from aligned(table)
+    other = differences(saved, session.provenance)
+    if other:
+        yield f"not all else is equal to {saved.name} ({saved.saved_at}): {', '.join(other)}"
 
 
 def _taken_apart(
