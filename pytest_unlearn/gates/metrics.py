@@ -165,7 +165,8 @@ def _exposure(row: Row, state: State, argument: int) -> float | None:
 
 
 def _solved(row: Row, state: State, argument: int) -> float | None:
-    return float(getattr(row, state) == "passed")
+    pass_at = getattr(row, "pass_at", None)  # of rows that hold several samples
+    return float(getattr(row, state) == "passed" if pass_at is None else pass_at(state))
 
 
 def _parses(row: Row, state: State, argument: int) -> float | None:

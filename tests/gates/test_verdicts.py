@@ -372,6 +372,22 @@ def test_wordings_of_one_task_are_one_observation() -> None:
     assert (result.verdict, result.units) == (Verdict.UNDECIDED, 28)
 
 
+class Sampled(TaskRow):
+    """A row of several samples, of which a share is solved."""
+
+    def pass_at(self, state: str) -> float:
+        return {"base": 1.0, "unlearned": 0.25}[state]
+
+
+def test_rows_of_several_samples_count_in_part() -> None:
+    """pass@k of a task is a number between 0 and 1; bounds take it for that part of a success."""
+    rows: list[ProbeRow | TaskRow] = [Sampled(f"t{i}", f"t{i}", "-", "-") for i in range(100)]
+    result = judge(parse_gate("passk.rate>=10%"), measured(rows))
+    assert (result.verdict, result.observed) == (Verdict.PASS, "25/100 (25.0%)")
+    result = judge(parse_gate("passk.retained>=50%"), measured(rows))
+    assert (result.verdict, result.observed) == (Verdict.FAIL, "25/100 (25.0%)")
+
+
 def test_chance_is_taken_off_what_comes_out_of_controls_too() -> None:
     """Values short enough to be guessed come out of people whom the model never saw as well."""
     gate = parse_gate("leak.direct<=10%")

@@ -88,3 +88,30 @@ def test_leaving_out_and_failing_each_leak_contradict(unlearn_run: UnlearnRun) -
     result = unlearn_run("--unlearn-stop=curtail", "--unlearn-probe-outcome=fail")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --unlearn-stop=curtail leaves cases out*"])
+
+
+def test_an_interrupted_run_keeps_its_results(unlearn_run: UnlearnRun) -> None:
+    """Ctrl-C: no verdict, and the next run makes only what is missing."""
+    unlearn_run.lookup(
+        also="""
+from pytest_unlearn.testing import LookupModel
+complete = LookupModel.complete
+def interrupted(self, prompts, max_new_tokens=64):
+    if any("control user 20" in prompt for prompt in prompts):
+        raise KeyboardInterrupt
+    return complete(self, prompts, max_new_tokens)
+LookupModel.complete = interrupted
+"""
+    )
+    stopped = unlearn_run(subprocess=True)
+    assert stopped.ret == pytest.ExitCode.INTERRUPTED
+    stopped.stdout.fnmatch_lines(
+        ["leak.direct*NOT EVALUATED", "leak.direct: the run was interrupted*", "NO VERDICT*"]
+    )
+    before = unlearn_run.generated()
+    assert before
+    unlearn_run.lookup()
+    assert unlearn_run().ret == pytest.ExitCode.OK
+    made = unlearn_run.generated()
+    assert made[: len(before)] == before
+    assert len(made) == len(set(made)) == 2 * ALL
