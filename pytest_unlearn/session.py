@@ -65,7 +65,9 @@ class UnlearnSession:
                 ),
             )
         except GateError as error:
-            raise pytest.UsageError(f"--unlearn-gate: {error}") from error
+            profile = self.settings.judging.profile
+            flag = f"--unlearn-profile={profile}" if profile else "--unlearn-gate"
+            raise pytest.UsageError(f"{flag}: {error}") from error
         except FamilyError as error:
             raise pytest.UsageError(f"--unlearn-probes: {error}") from error
         except (

@@ -133,7 +133,9 @@ _UNMEASURED = "this run does not measure it: the model or the data give no such 
 def settled(gate: Gate, measured: Measured) -> bool:
     """Tell whether a gate has its verdict, whatever the cases that are still missing bring."""
     counted = _counted(gate, measured)
-    return not counted.missing or _settled(gate, counted, measured.two_states) is not None
+    if not counted.missing and not counted.controls_missing:
+        return True
+    return _settled(gate, counted, measured.two_states) is not None
 
 
 def _counted(gate: Gate, measured: Measured) -> _Counted:
@@ -150,15 +152,17 @@ def _counted(gate: Gate, measured: Measured) -> _Counted:
     seen = set(measured.seen)
     missing = len(ids - seen)
     controls = {str(c.id) for c in metric.chance_rows(measured.expected, filters)}
+    controls_missing = len(controls - seen)
     return _Counted(
         rows=scored,
-        controls=metric.chance_rows(measured.rows, filters),
+        # A part of the controls may be any part: then no chance is taken off.
+        controls=[] if controls_missing else metric.chance_rows(measured.rows, filters),
         units=units_of(cases, gate.each_alone),
         errors=len(ids) - missing - len(scored),
         unscored=len(rows) - len(scored),
         missing=missing,
         expected=len(ids),
-        controls_missing=len(controls - seen),
+        controls_missing=controls_missing,
     )
 
 
@@ -195,8 +199,7 @@ def _settled(gate: Gate, counted: _Counted, two_states: bool) -> GateResult | No
     if not two_states and gate.metric.type in ("ratio", "drop", "loss"):
         return None
     top = _MOST_BITS if gate.metric.type == "maximum" else 1.0
-    controls = [] if counted.controls_missing else counted.controls
-    now = sample(gate.metric, counted.rows, controls, gate.argument, gate.each_alone)
+    now = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
     ends = [
         _with_errors(
             _decide(gate, _filled(gate, now, counted, base, new), two_states),

@@ -18,10 +18,14 @@ def show(config: pytest.Config) -> int:
         return 0
     if not is_active(config):
         raise pytest.UsageError("--unlearn-plan: name a model, as in --unlearn-model=tiny")
+    from pytest_unlearn.session import SESSION
+
     config._do_configure()  # as pytest's own --markers and --fixtures do
     try:
         print("\n".join(_plan(config)))
     finally:
+        if SESSION in config.stash:
+            config.stash[SESSION].finish()
         config._ensure_unconfigure()
     return 0
 

@@ -171,6 +171,10 @@ def test_a_difference_without_discordant_cases_keeps_a_width() -> None:
     """Half of the cases pass, before and after: that is no proof that nothing was lost."""
     assert paired_difference_bounds(0, 0, 99)[1] == pytest.approx(1 - 0.05 ** (1 / 99))
     assert paired_difference_bounds(100, 0, 100)[1] == 1.0
+    # Lost and gained cases exclude each other: their difference varies more than of two samples.
+    apart = excess_bounds(30, 100, 30, 100)
+    lower, upper = paired_difference_bounds(30, 30, 100)
+    assert lower < apart[0] < 0 < apart[1] < upper
     for lost, gained, n in ((-1, 0, 10), (0, -1, 10), (6, 5, 10), (0, 0, 0)):
         with pytest.raises(ValueError, match="lost and gained"):
             paired_difference_bounds(lost, gained, n)

@@ -77,6 +77,22 @@ def test_errors_so_far_are_not_forgotten() -> None:
     assert (result.verdict, result.blocks) == (Verdict.UNDECIDED, True)
 
 
+def test_a_part_of_the_controls_takes_no_chance_off() -> None:
+    """Which part was run may depend on what came out; a pass must not rest on it."""
+    rows: list[ProbeRow | TaskRow] = [
+        probe(i, "direct", "direct" if i < 24 else "clean") for i in range(200)
+    ]
+    controls = [probe(i, "clean", "direct" if i < 40 else "clean", "control") for i in range(400)]
+    gate = parse_gate("leak.direct<=10%")
+    part = [*rows, *controls[:40]]
+    some = Measured(part, [*rows, *controls], [row.id for row in part], True, curtailed=True)
+    assert not settled(gate, some)
+    assert judge(gate, some).verdict is Verdict.UNDECIDED
+    whole = measured([*rows, *controls])
+    assert settled(gate, whole)
+    assert judge(gate, whole).verdict is Verdict.PASS
+
+
 def test_a_case_is_needless_when_no_open_gate_counts_it(tmp_path: Path) -> None:
     """Control cases count for gates whose chance they tell; cases of no gate wait for all."""
     rows: list[ProbeRow | TaskRow] = [probe(i, "direct", "clean") for i in range(100)]

@@ -36,7 +36,9 @@ def test_plan_of_small_data(unlearn_run: UnlearnRun) -> None:
     )
     assert "collected" not in result.stdout.str()
     assert unlearn_run.generated() == []
-    cpu = unlearn_run("--unlearn-plan", "--unlearn-device=cpu", "--unlearn-method=none")
+    flags = ["--unlearn-device=cpu", "--unlearn-method=none", "--unlearn-stop=curtail"]
+    cpu = unlearn_run("--unlearn-plan", *flags)
+    assert not list(unlearn_run.pytester.path.rglob("settled-*"))
     cpu.stdout.fnmatch_lines(["models to run: 1;*", "CPU, *"])
     cpu.stdout.no_fnmatch_line("GPU*")
 
