@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from pytest_unlearn.gates.options import GATE_OPTIONS
+
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_unlearn.gates.expressions import Gate
+    from pytest_unlearn.gates.options import Judging
     from pytest_unlearn.models.decoding_scheme import DecodingScheme
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.unlearning.methods import MethodChoice
@@ -31,6 +33,7 @@ class _Option:
     metavar: str
     help: str
     many: bool = False
+    switch: bool = False
     bare: str | None = None  # what the flag without a value stands for, where it may have none
 
     @property
@@ -138,12 +141,7 @@ _OPTIONS: tuple[_Option, ...] = (
         "programming tasks, JSON Lines, instead of the bundled ones; repeatable",
         many=True,
     ),
-    _Option(
-        "unlearn_gate",
-        "GATE",
-        "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default gates",
-        many=True,
-    ),
+    *(_Option(*option) for option in GATE_OPTIONS),
     _Option(
         "unlearn_probe_outcome",
         "record|fail",
@@ -178,8 +176,6 @@ _OPTIONS: tuple[_Option, ...] = (
     ),
 )
 
-_DEFAULT_GATES = ("leak.direct<=5%", "leak.indirect<=5%", "passk.retained>=90%")
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -199,7 +195,7 @@ class Settings:
     exposure: int
     search: int
     tasks: tuple[Path, ...]
-    gates: tuple[Gate, ...]
+    judging: Judging
     fail_on_leak: bool
     seed: int
     batch_size: int
@@ -223,22 +219,32 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare all flags and ini keys; nothing is read here."""
     group = parser.getgroup("unlearn", "has the model forgotten, and can it still code?")
     for option in _OPTIONS:
-        group.addoption(
-            option.flag,
-            dest=option.name,
-            metavar=option.metavar,
-            action="append" if option.many else "store",
-            default=None,
-            help=option.help,
-            **({"nargs": "?", "const": option.bare} if option.bare else {}),
-        )
-        ini_type: Literal["linelist", "string"] = "linelist" if option.many else "string"
+        given: dict[str, Any] = {"action": "store_true"}
+        if not option.switch:
+            action = "append" if option.many else "store"
+            given = {"action": action, "metavar": option.metavar}
+        if option.bare:
+            given |= {"nargs": "?", "const": option.bare}
+        group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
+        ini_type: Literal["linelist", "string", "bool"] = "string"
+        ini_type = "linelist" if option.many else "bool" if option.switch else ini_type
         parser.addini(
             option.name,
             help=option.help.replace("%%", "%"),
             type=ini_type,
             default=None,
         )
+    group.addoption(
+        "--unlearn-plan",
+        action="store_true",
+        help="print what a run would do and need, and what each gate allows, and exit; loads no "
+        "model",
+    )
+    group.addoption(
+        "--unlearn-metrics",
+        action="store_true",
+        help="print the metrics that gates can use, and the profiles, and exit; needs no model",
+    )
     parser.addini(
         "unlearn_testpaths",
         help="tests to collect beside the bundled suite when no path is given",
@@ -260,7 +266,6 @@ def is_active(config: pytest.Config) -> bool:
 
 def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run. Raises SettingsError."""
-    from pytest_unlearn.gates.expressions import GateError, parse_gate
     from pytest_unlearn.leaks.membership import AttackError, parse_attacks
     from pytest_unlearn.models.decoding_scheme import DecodingError, parse_scheme
     from pytest_unlearn.probes.families import FamilyError, parse_families
@@ -269,6 +274,13 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_unlearn.unlearning.plant_options import parse_planting
 
     base_folder = Path(config.invocation_params.dir)
+    judging = _judging(config)
+    fail_on_leak = _choice(config, "unlearn_probe_outcome", ("record", "fail")) == "fail"
+    if judging.curtail and fail_on_leak:
+        raise SettingsError(
+            "--unlearn-stop=curtail leaves cases out, and --unlearn-probe-outcome=fail wants to "
+            "see each leak; leave one of them out"
+        )
     baseline = _given(config, "unlearn_baseline")
     retrained = _given(config, "unlearn_retrained")
     adapter = _given(config, "unlearn_adapter")
@@ -313,11 +325,8 @@ def read_settings(config: pytest.Config) -> Settings:
         exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
         tasks=folder_or_file("unlearn_tasks"),
-        gates=tuple(
-            _checked("--unlearn-gate", GateError, parse_gate, text)
-            for text in _given(config, "unlearn_gate") or _DEFAULT_GATES
-        ),
-        fail_on_leak=_choice(config, "unlearn_probe_outcome", ("record", "fail")) == "fail",
+        judging=judging,
+        fail_on_leak=fail_on_leak,
         seed=_whole(config, "unlearn_seed", 0, least=0),
         batch_size=_whole(config, "unlearn_batch_size", 64, least=1),
         device=_device(config),
@@ -364,6 +373,17 @@ def _checked(
         raise SettingsError(
             message if message.startswith("--") else f"{flag}: {message}"
         ) from error
+
+
+def _judging(config: pytest.Config) -> Judging:
+    from pytest_unlearn.gates.baselines import BaselineError
+    from pytest_unlearn.gates.expressions import GateError
+    from pytest_unlearn.gates.options import read_judging
+
+    try:
+        return read_judging(lambda name: _given(config, name), config.rootpath / "pyproject.toml")
+    except (GateError, BaselineError) as error:
+        raise SettingsError(str(error)) from error
 
 
 def _choice(config: pytest.Config, name: str, choices: Sequence[str]) -> str:

@@ -67,6 +67,15 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(_Collector(state), "unlearn-collector")
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Print the metrics or the plan instead of running, where that was asked for."""
+    if config.option.unlearn_metrics or config.option.unlearn_plan:
+        from pytest_unlearn.reports import planned
+
+        return planned.show(config)
+    return None
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Find the models before any test needs one."""
     if state := _session(session.config):
@@ -105,8 +114,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip marked tests, all for the same reason, when no model was named."""
-    if not options.is_active(item.config):
+    """Skip marked tests when no model was named, and those that can change no verdict."""
+    if state := _session(item.config):
+        state.skip_needless(item)
+    elif not options.is_active(item.config):
         from pytest_unlearn.markers import MARKERS
 
         if any(mark.name in MARKERS for mark in item.iter_markers()):
@@ -168,11 +179,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker which terminal shows progress."""
-    if options.is_active(node.config):
-        from pytest_unlearn import workers
-
-        node.workerinput[workers.TERMINAL_INPUT] = workers.terminal_of(node.config)
+    """Tell an xdist worker which terminal shows progress, and where verdicts are noted."""
+    if state := _session(node.config):
+        state.tell(node.workerinput)
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

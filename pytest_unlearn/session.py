@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -12,15 +13,20 @@ from pytest_unlearn import workers
 from pytest_unlearn.cases import CASE_PROPERTY
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
+from pytest_unlearn.gates import baselines
+from pytest_unlearn.gates.baselines import BaselineError, SavedRun
+from pytest_unlearn.gates.curtail import REASON, Curtailment
 from pytest_unlearn.gates.expressions import GateError
+from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
-from pytest_unlearn.gates.verdicts import GateResult, Measured, check_feasible, judge
+from pytest_unlearn.gates.verdicts import GateResult, Measured, judge
 from pytest_unlearn.models.presets import PresetError
 from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.models.styles import StyleError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
+from pytest_unlearn.provenance import provenance
 from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.gate_reports import gate_reports
 from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
@@ -31,6 +37,8 @@ from pytest_unlearn.training_checks import check_training
 SUITE = Path(__file__).parent / "suite"
 _SEARCH = SUITE / "test_search.py"
 SESSION = pytest.StashKey["UnlearnSession"]()
+# Where the controller notes which gates have their verdict, told to the workers.
+_SETTLED_INPUT = "unlearn_settled"
 
 
 class UnlearnSession:
@@ -46,7 +54,9 @@ class UnlearnSession:
             self.dataset = Dataset(self.settings)
             for warning in check_training(self.settings, self.dataset):
                 config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
-            check_feasible(self.settings.gates, self._cases)
+            check_feasible(self.settings.judging.gates, self._cases, self.settings.exposure)
+            self.provenance = provenance(self.settings, self.dataset)
+            self.compared = self._saved_run()
             self.engine = Engine(
                 self.settings,
                 self.dataset,
@@ -60,7 +70,9 @@ class UnlearnSession:
             # Tried now, so that a refusal comes before any model is loaded.
             self.protection = self.engine.sandbox.protection() if self.dataset.tasks else None
         except GateError as error:
-            raise pytest.UsageError(f"--unlearn-gate: {error}") from error
+            profile = self.settings.judging.profile
+            flag = f"--unlearn-profile={profile}" if profile else "--unlearn-gate"
+            raise pytest.UsageError(f"{flag}: {error}") from error
         except ImportNotFoundError as error:
             raise pytest.UsageError(f"unlearn_sandbox_imports: {error}") from error
         except (FamilyError, StyleError) as error:
@@ -72,6 +84,7 @@ class UnlearnSession:
             ModelNotFoundError,
             PresetError,
             SandboxError,
+            BaselineError,
         ) as error:
             raise pytest.UsageError(str(error)) from error
         if self.protection is not None and self.worker is None:
@@ -81,11 +94,33 @@ class UnlearnSession:
         self.search: SearchSummary | None = None
         # Why tasks were not solved, by row.
         self.unsolved: dict[str, str] = {}
+        self.saved: str = ""
         self._seen: set[str] = set()
+        self._curtailment: Curtailment | None = None
+        if self.settings.judging.curtail:
+            gates = self.settings.judging.gates
+            told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT)
+            self._curtailment = (
+                Curtailment(gates, self._cases, Path(told))
+                if told
+                else Curtailment.start(gates, self._cases, self.settings.store)
+            )
 
     @property
     def _cases(self) -> Sequence[object]:
         return [*self.dataset.probes, *self.dataset.tasks]
+
+    def _saved_run(self) -> SavedRun | None:
+        """Return the saved run to compare with."""
+        if not self.settings.judging.compare:
+            return None
+        run = baselines.load(self._saved_runs, self.settings.judging.compare)
+        baselines.check_same_data(run, self.provenance)
+        return run
+
+    @property
+    def _saved_runs(self) -> Path:
+        return self.config.rootpath / ".unlearn"
 
     # -- on every process --------------------------------------------------------------------
 
@@ -102,8 +137,24 @@ class UnlearnSession:
     def finish(self) -> None:
         """End what the engine started."""
         self.engine.close()
+        if self._curtailment and not self.worker:
+            self._curtailment.end()
+
+    def skip_needless(self, item: pytest.Item) -> None:
+        """Skip a test whose case can change no verdict any more; a critical one is always run."""
+        if self._curtailment is None or item.get_closest_marker("unlearn_critical"):
+            return
+        for name, value in item.user_properties:
+            if name == CASE_PROPERTY and self._curtailment.needless(str(value)):
+                pytest.skip(REASON)
 
     # -- on the controller -------------------------------------------------------------------
+
+    def tell(self, workerinput: dict[str, object]) -> None:
+        """Give a new xdist worker what it has to know."""
+        workerinput[workers.TERMINAL_INPUT] = workers.terminal_of(self.config)
+        if self._curtailment:
+            workerinput[_SETTLED_INPUT] = str(self._curtailment.path)
 
     def collect(self, report: pytest.TestReport) -> None:
         """Take a test's row from its report; a test that was skipped was not measured."""
@@ -118,6 +169,8 @@ class UnlearnSession:
             self.rows[row.id] = row
             if verdicts := unsolved.verdicts_in(report):
                 self.unsolved[row.id] = verdicts
+        if self._curtailment:
+            self._curtailment.update(self._measured(None))
 
     @contextlib.contextmanager
     def judging(self, session: pytest.Session) -> Generator[None]:
@@ -128,22 +181,47 @@ class UnlearnSession:
             if self._seen:
                 self._judge(interrupted=str(error) or type(error).__name__)
             raise
-        if self.config.option.collectonly or self.worker or not self._seen:
+        if self.config.option.collectonly or self.worker:
+            return
+        if not self._seen and not self.settings.judging.require_complete:
             return
         # -x ends the loop by an attribute under xdist, and by an exception without.
         stopped = session.shouldstop or session.shouldfail
         self._judge(interrupted=str(stopped) if stopped else None)
         self._report(session)
+        if self.settings.judging.save:
+            self.saved = self._save(self.settings.judging.save)
 
     def _judge(self, interrupted: str | None) -> None:
-        measured = Measured(
+        measured = self._measured(interrupted)
+        self.results = [judge(gate, measured) for gate in self.settings.judging.gates]
+        if self.compared:
+            self.results += [
+                baselines.judge_change(change, self.compared, measured)
+                for change in self.settings.judging.compare_fail
+            ]
+
+    def _measured(self, interrupted: str | None) -> Measured:
+        return Measured(
             rows=list(self.rows.values()),
             expected=self._cases,
             seen=self._seen,
             two_states=self.settings.compares_two_states,
             interrupted=interrupted,
+            require_complete=self.settings.judging.require_complete,
+            curtailed=self.settings.judging.curtail,
         )
-        self.results = [judge(gate, measured) for gate in self.settings.gates]
+
+    def _save(self, name: str) -> str:
+        """Keep a complete run for later comparisons; return what became of it."""
+        missing = len(self._cases) - len(self.rows)
+        if missing:
+            return f"not saved as {name}: {missing} of {len(self._cases)} cases have no result"
+        rows = [self.rows[key] for key in sorted(self.rows)]
+        saved_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        run = SavedRun(name, saved_at, self.provenance, rows)
+        path = baselines.save(self._saved_runs, run, self.results)
+        return f"saved as {path.relative_to(self.config.rootpath)}"
 
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Protocol
 
-from pytest_unlearn.gates.expressions import Gate, GateError
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.expressions import Gate
+from pytest_unlearn.gates.metrics import UPPER, Row
+from pytest_unlearn.gates.readings import CONFIDENCE, Reading, Sample, read, sample, units_of
 from pytest_unlearn.gates.statistics import (
     clopper_pearson_lower,
     clopper_pearson_upper,
     events_allowed,
-    paired_ratio_bounds,
 )
 
-CONFIDENCE = 0.95
+# More bits than a rank among any number of decoys gives.
+_MOST_BITS = 64.0
 
 
 class Verdict(Enum):
@@ -27,20 +31,38 @@ class Verdict(Enum):
     NOT_EVALUATED = "NOT EVALUATED"
 
 
+class Judged(Protocol):
+    """What a result is about: a gate, or a limit on the change from a saved run."""
+
+    @property
+    def name(self) -> str:
+        """Its id in reports."""
+
+    @property
+    def text(self) -> str:
+        """What the user wrote."""
+
+    @property
+    def limit_text(self) -> str:
+        """The limit with its operator, for people."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """A judged gate. `observed` and `bound` are text for people; `advice` says what to do next.
 
+    `n` is the number of cases, `units` the number of people or tasks that they are worth.
     `blocks` tells whether this result alone forbids the release.
     """
 
-    gate: Gate
+    gate: Judged
     verdict: Verdict
     n: int = 0
     observed: str = ""
     bound: str = ""
     advice: str = ""
     blocks: bool = True
+    units: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,144 +71,265 @@ class Measured:
 
     `expected` are all cases of the data set (probes and task cases), `seen` the ids of those that
     were run; one that was run without a row ended in an error. `interrupted` is the reason why a
-    run stopped early.
+    run stopped early. `require_complete`: a gate that is not evaluated because cases are missing
+    forbids the release. `curtailed`: cases were left out because they could change no verdict.
     """
 
-    rows: Sequence[ProbeRow | TaskRow]
+    rows: Sequence[Row]
     expected: Sequence[object]
     seen: Collection[str]
     two_states: bool
     interrupted: str | None = None
+    require_complete: bool = False
+    curtailed: bool = False
 
 
-def check_feasible(gates: Iterable[Gate], cases: Sequence[object]) -> None:
-    """Raise GateError for a gate that the data set could not meet even with perfect results."""
-    for gate in gates:
-        count = sum(gate.metric.concerns(case, dict(gate.filters)) for case in cases)
-        needed = gate.rows_needed()
-        if count < needed:
-            what = "task cases" if gate.metric.split is None else f"{gate.metric.split} probes"
-            raise GateError(
-                f"{gate.text} needs at least {needed} {what} to be shown with 95 % confidence, and "
-                f"the data have {count}; add data or choose a limit that they can show"
-            )
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What of a run concerns one gate: scored rows, controls, the number of cases without a score
+    although they were run (`unscored` of them have a row), and of those not run."""
+
+    rows: list[Row]
+    controls: list[Row]
+    units: float
+    errors: int
+    unscored: int
+    missing: int
+    expected: int
+    controls_missing: int
 
 
 def judge(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on one gate.
 
-    Rates: one-sided 95 % Clopper-Pearson bounds (1934). Ratios: the paired one-sided bound of
-    `paired_ratio_bounds`. PASS when the bound keeps the limit, FAIL when the opposite bound
-    breaks it, UNDECIDED between. A run with errors never passes. NOT EVALUATED when cases are
-    missing, or when the base had nothing to lose.
+    PASS when the one-sided 95 % bound of its metric (`readings.read`) keeps the limit, FAIL when
+    the opposite bound breaks it, UNDECIDED between. Gates that count to 0 or to a maximum FAIL on
+    one event. A run with errors never passes. NOT EVALUATED when cases are missing, or when the
+    base had nothing to lose.
     """
-    filters = dict(gate.filters)
-    rows = gate.metric.rows(measured.rows, filters)
-    expected = {str(c.id) for c in measured.expected if gate.metric.concerns(c, filters)}  # type: ignore[attr-defined]
-    missing = len(expected - set(measured.seen))
+    counted = _counted(gate, measured)
+    n = len(counted.rows)
     if measured.interrupted:
-        return _not_evaluated(gate, len(rows), f"the run was interrupted: {measured.interrupted}")
-    if missing:
-        return _not_evaluated(
-            gate, len(rows), f"partial selection: {len(expected) - missing} of {len(expected)} run"
-        )
-    errors = len(expected) - len(rows)
-    if not rows:
-        return GateResult(gate, Verdict.UNDECIDED, advice=f"all {errors} cases ended in an error")
-    if gate.metric.type == "rate":
-        result = _judge_rate(gate, rows)
-    else:
-        result = _judge_ratio(gate, rows, measured.two_states)
-    if not errors:
+        reason = f"the run was interrupted: {measured.interrupted}"
+        return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
+    if counted.missing:
+        if measured.curtailed and (early := _settled(gate, counted, measured.two_states)):
+            return early
+        done = counted.expected - counted.missing
+        reason = f"partial selection: {done} of {counted.expected} run"
+        return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
+    if not n:
+        if counted.unscored:
+            return _not_evaluated(gate, n, _UNMEASURED, blocks=True)
+        advice = f"all {counted.errors} cases ended in an error"
+        return GateResult(gate, Verdict.UNDECIDED, advice=advice)
+    found = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
+    return _with_errors(_decide(gate, found, measured.two_states), counted)
+
+
+_UNMEASURED = "this run does not measure it: the model or the data give no such scores"
+
+
+def settled(gate: Gate, measured: Measured) -> bool:
+    """Tell whether a gate has its verdict, whatever the cases that are still missing bring."""
+    counted = _counted(gate, measured)
+    if not counted.missing and not counted.controls_missing:
+        return True
+    return _settled(gate, counted, measured.two_states) is not None
+
+
+def _counted(gate: Gate, measured: Measured) -> _Counted:
+    metric, filters = gate.metric, dict(gate.filters)
+    cases = [case for case in measured.expected if gate.concerns(case)]
+    ids = {str(case.id) for case in cases}  # type: ignore[attr-defined]
+    rows = [row for row in measured.rows if row.id in ids]
+    scored = [
+        row
+        for row in rows
+        if metric.score(row, "base", gate.argument) is not None
+        and metric.score(row, "unlearned", gate.argument) is not None
+    ]
+    seen = set(measured.seen)
+    missing = len(ids - seen)
+    controls = {str(c.id) for c in metric.chance_rows(measured.expected, filters)}
+    controls_missing = len(controls - seen)
+    return _Counted(
+        rows=scored,
+        # A part of the controls may be any part: then no chance is taken off.
+        controls=[] if controls_missing else metric.chance_rows(measured.rows, filters),
+        units=units_of(cases, gate.each_alone),
+        errors=len(ids) - missing - len(scored),
+        unscored=len(rows) - len(scored),
+        missing=missing,
+        expected=len(ids),
+        controls_missing=controls_missing,
+    )
+
+
+def _not_evaluated(gate: Gate, n: int, reason: str, blocks: bool) -> GateResult:
+    return GateResult(gate, Verdict.NOT_EVALUATED, n, advice=reason, blocks=blocks)
+
+
+def _with_errors(result: GateResult, counted: _Counted) -> GateResult:
+    """A run with errors never passes, and says that it has them."""
+    if not counted.errors:
         return result
+    if counted.unscored == counted.errors:
+        advice = (
+            f"{counted.errors} cases have no such score (a kind without decoys, or a model without "
+            "scores); restrict the gate, as in [kind=email]"
+        )
+    else:
+        advice = f"{counted.errors} cases ended in an error: mend it and run again"
     return replace(
         result,
         verdict=Verdict.UNDECIDED if result.verdict is Verdict.PASS else result.verdict,
         blocks=True,
-        advice=f"{errors} cases ended in an error: mend it and run again",
+        advice=advice,
     )
 
 
-def _not_evaluated(gate: Gate, n: int, reason: str) -> GateResult:
-    return GateResult(gate, Verdict.NOT_EVALUATED, n, advice=reason, blocks=False)
+def _settled(gate: Gate, counted: _Counted, two_states: bool) -> GateResult | None:
+    """Return the verdict that a gate has whatever the missing cases bring, or None.
+
+    Each verdict is monotone in what the base and in what the tested model did: what holds with
+    all missing cases at either end holds for everything between. Of chance, only that it never
+    turns a PASS into anything else: other verdicts wait for the controls.
+    """
+    if not two_states and gate.metric.type in ("ratio", "drop", "loss"):
+        return None
+    top = _MOST_BITS if gate.metric.type == "maximum" else 1.0
+    now = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
+    ends = [
+        _with_errors(
+            _decide(gate, _filled(gate, now, counted, base, new), two_states),
+            counted,
+        )
+        for base, new in itertools.product((0.0, top), repeat=2)
+    ]
+    if len({(end.verdict, end.blocks) for end in ends}) > 1:
+        return None
+    if counted.controls_missing and ends[0].verdict is not Verdict.PASS:
+        return None
+    # The end that is nearest to another verdict is the one to show.
+    nearest = (
+        ends[0] if (ends[0].verdict is Verdict.FAIL) == (gate.metric.type in UPPER) else ends[1]
+    )
+    done = counted.expected - counted.missing
+    advice = f"settled after {done} of {counted.expected} cases: the others could change nothing"
+    return replace(nearest, advice="; ".join(filter(None, (nearest.advice, advice))))
 
 
-def _judge_rate(gate: Gate, rows: Sequence[ProbeRow | TaskRow]) -> GateResult:
-    rate = gate.metric.rate(rows)
-    upper = clopper_pearson_upper(rate.events, rate.n, CONFIDENCE)
-    lower = clopper_pearson_lower(rate.events, rate.n, CONFIDENCE)
-    observed = f"{rate.events} ({rate.events / rate.n:.1%})"
-    if lower > gate.limit:
-        return GateResult(
-            gate,
-            Verdict.FAIL,
-            rate.n,
-            observed,
-            f">={lower:.1%}",
-            "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes",
-        )
-    base_lower = clopper_pearson_lower(rate.base_direct, rate.n, CONFIDENCE)
-    if gate.metric.split == "forget" and base_lower <= gate.limit:
-        return GateResult(
-            gate,
-            Verdict.NOT_EVALUATED,
-            rate.n,
-            observed,
-            f"<={upper:.1%}",
-            f"the base gives away only {rate.base_direct} of {rate.n}, so silence shows nothing; "
-            "probe with data that the base knows",
-        )
-    if upper <= gate.limit:
-        return GateResult(gate, Verdict.PASS, rate.n, observed, f"<={upper:.1%}", blocks=False)
-    allowed = events_allowed(gate.limit, rate.n, CONFIDENCE)
-    if allowed is None:  # errors left fewer probes than the limit needs
-        advice = f"{rate.n} probes are too few for this limit"
+def _filled(gate: Gate, now: Sample, counted: _Counted, base: float, new: float) -> Sample:
+    """Return a sample in which all missing cases have these scores."""
+    size = now.n + counted.missing
+    missing = counted.missing
+    return Sample(
+        base=(*now.base, *[base] * missing),
+        new=(*now.new, *[new] * missing),
+        units=counted.units * size / counted.expected,
+        had=(*now.had, *[base] * missing) if gate.metric.had else (),
+        chance=now.chance,
+    )
+
+
+def _decide(gate: Gate, found: Sample, two_states: bool) -> GateResult:
+    """Return the verdict on a complete sample."""
+    if not two_states and gate.metric.type in ("ratio", "drop", "loss"):
+        advice = "nothing to compare with; give --unlearn-baseline=NAME"
+        return _not_evaluated(gate, found.n, advice, blocks=False)
+    reading = read(gate.metric.type, found)
+    if reading is None:
+        advice = "the base succeeds nowhere, so nothing could be lost; use cases it can do"
+        return GateResult(gate, Verdict.NOT_EVALUATED, found.n, advice=advice)
+    result = _counting(gate, found) if gate.by_counting else _bounded(gate, found, reading)
+    observed = _observed(gate, found, reading)
+    return replace(result, n=found.n, units=found.units, observed=observed)
+
+
+def _counting(gate: Gate, found: Sample) -> GateResult:
+    """Judge a gate that one event fails. None seen is a PASS that says what n excludes."""
+    events = sum(score > gate.limit for score in found.new)
+    if events:
+        advice = f"{events} of {found.n} cases break it, and none may; -v lists leaking probes"
+        return GateResult(gate, Verdict.FAIL, bound=f"{events} over", advice=advice)
+    upper = clopper_pearson_upper(0, found.units, CONFIDENCE)
+    bound = f"<={upper:.1%}" + (" over" if gate.metric.type == "maximum" else "")
+    if found.had and not any(score > gate.limit for score in found.had):
+        return _nothing_to_forget(gate, found, bound)
+    advice = (
+        f"counted: none of {found.n} cases; that excludes, with 95 % confidence, a share over "
+        f"{upper:.1%}, and nothing smaller"
+    )
+    return GateResult(gate, Verdict.PASS, bound=bound, advice=advice, blocks=False)
+
+
+def _bounded(gate: Gate, found: Sample, reading: Reading) -> GateResult:
+    """Judge by the bounds of a reading."""
+    metric, limit = gate.metric, gate.limit
+    if metric.type in UPPER:
+        keeps, breaks = reading.upper <= limit, reading.lower > limit
+        bound, opposite = f"<={metric.show(reading.upper)}", f">={metric.show(reading.lower)}"
     else:
+        keeps, breaks = reading.lower >= limit, reading.upper < limit
+        bound, opposite = f">={metric.show(reading.lower)}", f"<={metric.show(reading.upper)}"
+    if breaks:
         advice = (
-            f"{rate.n} probes can show this limit with at most {allowed} leaks; unlearn further, "
-            "or take more probes"
+            "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes"
+            if metric.name.startswith("leak.")
+            else "unlearn more gently: fewer steps, a lower lr, or a method with a retain set"
         )
-    return GateResult(
-        gate,
-        Verdict.UNDECIDED,
-        rate.n,
-        observed,
-        f"<={upper:.1%}",
-        advice,
+        return GateResult(gate, Verdict.FAIL, bound=opposite, advice=advice)
+    if found.had and _lower(found.had, found.units) <= limit:
+        return _nothing_to_forget(gate, found, bound)
+    if keeps:
+        return GateResult(gate, Verdict.PASS, bound=bound, blocks=False)
+    return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=_would_decide(gate, found))
+
+
+def _lower(scores: Sequence[float], units: float) -> float:
+    share = min(1.0, math.fsum(scores) / len(scores))
+    return clopper_pearson_lower(share * units, units, CONFIDENCE)
+
+
+def _nothing_to_forget(gate: Gate, found: Sample, bound: str) -> GateResult:
+    if gate.metric.type == "maximum":
+        gave = f"none of {found.n} values stood out on the base"
+    elif gate.metric.counted:
+        gave = f"the base gives away only {math.fsum(found.had):g} of {found.n}"
+    else:
+        gave = f"the base gives away only {math.fsum(found.had) / found.n:.1%}"
+    advice = f"{gave}, so silence shows nothing; probe with data that the base knows"
+    return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
+
+
+def _would_decide(gate: Gate, found: Sample) -> str:
+    if gate.metric.type != "rate" or not gate.metric.counted:
+        return "more cases, or fewer losses, would decide it"
+    allowed = events_allowed(gate.limit, found.n, CONFIDENCE, found.units)
+    if allowed is None:  # errors left fewer probes than the limit needs
+        return f"{found.n} probes are too few for this limit"
+    return (
+        f"{found.n} probes can show this limit with at most {allowed} leaks; unlearn further, "
+        "or take more probes"
     )
 
 
-def _judge_ratio(gate: Gate, rows: Sequence[ProbeRow | TaskRow], two_states: bool) -> GateResult:
-    pairs = gate.metric.pairs(rows)
-    if not two_states:
-        return _not_evaluated(
-            gate, pairs.n, "nothing to compare with; give --unlearn-baseline=NAME"
-        )
-    if pairs.base == 0:
-        return GateResult(
-            gate,
-            Verdict.NOT_EVALUATED,
-            pairs.n,
-            advice="the base succeeds nowhere, so nothing could be lost; use cases it can do",
-        )
-    lower, upper = paired_ratio_bounds(pairs.both, pairs.base_only, pairs.new_only, CONFIDENCE)
-    observed = f"{pairs.new}/{pairs.base} ({pairs.new / pairs.base:.1%})"
-    if lower >= gate.limit:
-        return GateResult(gate, Verdict.PASS, pairs.n, observed, f">={lower:.1%}", blocks=False)
-    if upper < gate.limit:
-        return GateResult(
-            gate,
-            Verdict.FAIL,
-            pairs.n,
-            observed,
-            f"<={upper:.1%}",
-            "unlearn more gently: fewer steps, a lower lr, or a method with a retain set",
-        )
-    return GateResult(
-        gate,
-        Verdict.UNDECIDED,
-        pairs.n,
-        observed,
-        f">={lower:.1%}",
-        "more cases, or fewer losses, would decide it",
-    )
+def _observed(gate: Gate, found: Sample, reading: Reading) -> str:
+    metric = gate.metric
+    new, base = math.fsum(found.new), math.fsum(found.base)
+    match metric.type:
+        case "maximum":
+            return metric.show(reading.figure)
+        case "floor":
+            return f"{new:g}/{found.n} ({new / found.n:.1%})"
+        case "ratio":
+            return f"{new:g}/{base:g} ({new / base:.1%})"
+        case "drop":
+            return f"{base:g} to {new:g} ({reading.figure:.1%} less)"
+        case "loss":
+            return f"{base:g} to {new:g} ({reading.figure * 100:.1f} pp)"
+    chance = f", chance {found.chance[0]:.1%}" if found.chance else ""
+    if metric.counted:
+        return f"{new:g} ({reading.figure:.1%}{chance})"
+    return f"{reading.figure:.2%}{chance}"

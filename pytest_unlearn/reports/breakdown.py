@@ -16,6 +16,15 @@ Table = list[list[str]]
 _SIDE = 0.975
 
 
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table's lines, with each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+
+
 def forget_rows(rows: Iterable[ProbeRow | TaskRow], family: str | None = None) -> list[ProbeRow]:
     """Return the rows of forget probes, of one family or of all."""
     return [

@@ -59,5 +59,6 @@ def _report(result: GateResult, when: str, source: Path, rootpath: Path) -> pyte
             ("unlearn_observed", result.observed),
             ("unlearn_bound", result.bound),
             ("unlearn_n", result.n),
+            ("unlearn_units", result.units),
         ],
     )

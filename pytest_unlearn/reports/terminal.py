@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.baselines import (
+    Change,
+    SavedRun,
+    compare,
+    differences,
+    show_change,
+    show_interval,
+)
+from pytest_unlearn.gates.expressions import Gate
+from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric
+from pytest_unlearn.gates.readings import read, sample
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
-from pytest_unlearn.gates.statistics import clopper_pearson_upper, paired_ratio_lower
-from pytest_unlearn.gates.verdicts import CONFIDENCE, GateResult, Verdict
+from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.breakdown import (
     Table,
+    aligned,
     exact_table,
     forget_rows,
     rates_by,
@@ -66,7 +76,9 @@ def header(session: UnlearnSession) -> str:
     return (
         f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
-        f"tasks {len(data.tasks)}" + protection.line(settings.sandbox, session.protection)
+        f"tasks {len(data.tasks)}, "
+        f"gates {settings.judging.profile or len(settings.judging.gates)}"
+        + protection.line(settings.sandbox, session.protection)
     )
 
 
@@ -85,6 +97,10 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)
+    if session.compared:
+        reporter.write_line("")
+        for line in comparison_lines(session, session.compared, rows):
+            reporter.write_line(line)
     for table in _taken_apart(session, reporter, rows):
         reporter.write_line("")
         _write_table(reporter, table)
@@ -99,6 +115,8 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for result in session.results:
         if result.advice:
             reporter.write_line(f"{result.gate.name}: {result.advice}")
+    if session.saved:
+        reporter.write_line(session.saved)
     text, colour = conclusion(session.results)
     reporter.write_line(text, bold=True, **{colour: True})
 
@@ -127,47 +145,85 @@ def planting_line(planting: Planting) -> str:
 
 
 def _gate_table(results: Sequence[GateResult]) -> list[list[str]]:
-    table = [["gate", "observed", "n", "95% bound", "limit", "verdict"]]
-    for result in results:
-        gate = result.gate
-        table.append(
-            [
-                gate.name,
-                result.observed or "-",
-                str(result.n),
-                result.bound or "-",
-                f"{gate.metric.operator}{gate.limit:.1%}",
-                result.verdict.value,
-            ]
-        )
-    return table
+    head = ["gate", "observed", "n", "95% bound", "limit", "verdict"]
+    return [head, *(_gate_cells(result) for result in results)]
+
+
+def _gate_cells(result: GateResult) -> list[str]:
+    return [
+        result.gate.name,
+        result.observed or "-",
+        _size(result.n, result.units),
+        result.bound or "-",
+        result.gate.limit_text,
+        result.verdict.value,
+    ]
+
+
+def _size(n: int, units: float) -> str:
+    """Return the number of cases, and what they are worth in people or tasks where that is less."""
+    return f"{n} ({units:.4g})" if 0 < units < n else str(n)
 
 
 def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
-    """Return what is shown beside the gates: every metric that no gate already judges."""
-    gated = {result.gate.name for result in session.results}
+    """Return what is shown beside the gates: every metric of counts that no gate already judges,
+    and that is not another view of one that is shown."""
+    shown = {result.gate.name.partition("[")[0] for result in session.results}
+    if shown & {"passk.retained", "passk.drop"}:
+        shown |= {"passk.retained", "passk.rate"}
     table = [["also measured", "base", "tested", "n", "95% bound"]]
     for metric in METRICS.values():
-        counted = metric.rows(rows, {})
-        if metric.name in gated or not counted:
+        if metric.name in shown or metric.type not in ("rate", "floor", "ratio"):
             continue
-        if metric.type == "rate":
-            rate = metric.rate(counted)
-            upper = clopper_pearson_upper(rate.events, rate.n, CONFIDENCE)
-            cells = [rate.base_events, rate.events, rate.n]
-            bound = f"<={upper:.1%}"
-        else:
-            pairs = metric.pairs(counted)
-            cells = [pairs.base, pairs.new, pairs.n]
-            bound = "-"
-            if pairs.base and session.settings.compares_two_states:
-                lower = paired_ratio_lower(pairs.both, pairs.base_only, pairs.new_only, CONFIDENCE)
-                bound = f">={lower:.1%} of base"
-        n = int(cells[2])
-        table.append(
-            [metric.name, *(f"{int(c)} ({int(c) / n:.1%})" for c in cells[:2]), str(n), bound]
-        )
+        cells = _metric_cells(metric, rows, session.settings.compares_two_states)
+        if cells:
+            table.append([metric.name, *cells])
     return table if len(table) > 1 else []
+
+
+def _metric_cells(
+    metric: Metric, rows: Sequence[ProbeRow | TaskRow], two_states: bool
+) -> list[str]:
+    """Return base, tested, n and bound of a metric, or nothing where it is not measured."""
+    if metric.argument:
+        return []
+    scored = [row for row in metric.rows(rows, {}) if metric.score(row, "unlearned", 0) is not None]
+    if not scored:
+        return []
+    found = sample(metric, scored)
+    reading = read(metric.type, found)
+    bound = "-"
+    if metric.type in UPPER and reading:
+        bound = f"<={metric.show(reading.upper)}"
+    elif reading and metric.type == "ratio" and two_states:
+        bound = f">={metric.show(reading.lower)} of base"
+    elif reading and metric.type == "floor":
+        bound = f">={metric.show(reading.lower)}"
+    counts = [f"{sum(x):g} ({sum(x) / found.n:.1%})" for x in (found.base, found.new)]
+    return [*counts, _size(found.n, found.units), bound]
+
+
+def comparison_lines(
+    session: UnlearnSession, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]
+) -> Iterable[str]:
+    """Yield the change of each judged metric since a saved run, and what else differs."""
+    judged = [result.gate for result in session.results]
+    subjects = {gate.name: gate for gate in judged if isinstance(gate, Gate)}
+    subjects |= {item.gate.name: item.gate for item in judged if isinstance(item, Change)}
+    head = f"since {saved.name}"
+    table = [[head, "then", "now", "change", "95% interval", "n", "worse", "better", "p"]]
+    for gate in subjects.values():
+        found = compare(gate, saved.rows, rows)
+        if found:
+            level = "{:.2f} bits" if gate.metric.type == "maximum" else "{:.1%}"
+            figures = [level.format(figure) for figure in (found.saved, found.now)]
+            change = [show_change(gate, found.change), show_interval(found)]
+            counts = [str(count) for count in (found.n, found.worse, found.better)]
+            table.append([gate.name, *figures, *change, *counts, f"{found.p_value:.2g}"])
+    yield from aligned(table)
+    other = differences(saved, session.provenance)
+    if other:
+        yield f"not all else is equal to {saved.name} ({saved.saved_at}): {', '.join(other)}"
 
 
 def _taken_apart(

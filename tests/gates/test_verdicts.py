@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import pytest
 
 from pytest_unlearn.gates.expressions import GateError, parse_gate
+from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, from_json, to_json
-from pytest_unlearn.gates.verdicts import Measured, Verdict, check_feasible, judge
+from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
 
 
 def probe(
@@ -145,7 +147,19 @@ def test_filters_count_their_rows_only() -> None:
         ("leak.direct", "is not a gate"),
         ("leak.direct<=", "is not a gate"),
         ("leak.direct<=five", "'five' is not a number; write 0.05 or 5%"),
-        ("leak.direct<=0", "the limit must lie between 0 and 1"),
+        ("leak.at(5)<=0", "only leaks that are counted can be held to 0"),
+        ("leak.drop>=0", "only leaks that are counted can be held to 0"),
+        ("leak.at<=5%", "write leak.at(K) with a whole number, as in leak.at(100)"),
+        ("leak.at(0)<=5%", "write leak.at(K) with a whole number"),
+        ("leak.at(x)<=5%", "write leak.at(K) with a whole number"),
+        ("leak.at(9)>=5%", "write leak.at(9)<=5%"),
+        ("leak.direct(3)<=5%", "leak.direct takes no number in parentheses"),
+        ("exposure.max<=10%", "the limit is a number of bits; write 10"),
+        ("exposure.max<=0", "the limit is a number of bits; write 10"),
+        ("exposure.max<=ten", "'ten' is not a number; write 10 (bits)"),
+        ("leak.direct[unit=probe]<=5%", "write unit=case, or leave it out"),
+        ("leak.direct[kind=a,kind=b]<=5%", "kind stands twice in the brackets"),
+        ("leak.direct[probe=all,unit=case]<=5%", "several families are not independent"),
         ("leak.direct<=100%", "the limit must lie between 0 and 1"),
         ("leak.direct<=nan", "the limit must lie between 0 and 1"),
         ("leak.direct>=5%", "write leak.direct<=5%"),
@@ -153,11 +167,11 @@ def test_filters_count_their_rows_only() -> None:
         ("passk.retained<=0.9", "write passk.retained>=0.9"),
         (
             "leak.direct[email]<=5%",
-            "in brackets write kind, carrier, planted, knowledge or probe=NAME",
+            "in brackets write kind, carrier, planted, knowledge, probe or unit=NAME",
         ),
         (
             "leak.direct[owner=x]<=5%",
-            "in brackets write kind, carrier, planted, knowledge or probe=NAME",
+            "in brackets write kind, carrier, planted, knowledge, probe or unit=NAME",
         ),
         ("passk.retained[kind=email]>=0.9", "tasks have no kind"),
     ],
@@ -175,20 +189,237 @@ def test_gate_forms() -> None:
     assert parse_gate("leak.direct[kind=email]<=5%").name == "leak.direct[kind=email]"
 
 
-def test_feasibility_counts_the_data() -> None:
+@dataclass
+class Case:
+    """A case of a data set, before any run."""
+
+    owner: str
+    split: str = "forget"
+    kind: str = "email"
+    family: str = "direct"
+    exact: bool = True
+
+
+def cases(people: int, each: int = 1) -> list[object]:
+    return [Case(f"person {n % people}") for n in range(people * each)]
+
+
+@pytest.mark.parametrize(
+    ("gate", "people"),
+    [
+        ("leak.direct<=5%", 59),
+        ("leak.at(100)<=5%", 59),
+        ("leak.direct<=0", 1),
+        ("leak.drop>=50%", 6),
+        ("leak.drop>=90%", 29),
+        ("leak.direct[probe=all]<=5%", 59),
+    ],
+)
+def test_feasibility_counts_people(gate: str, people: int) -> None:
     """A gate that perfect results could not meet is refused with the number needed."""
+    check_feasible([parse_gate(gate)], cases(people))
+    message = rf"at least {people} forget people .* the data have {people - 1} "
+    with pytest.raises(GateError, match=message):
+        check_feasible([parse_gate(gate)], [*cases(people - 1, each=5), Case("x", split="retain")])
 
-    @dataclass
-    class Case:
-        split: str
-        kind: str = "email"
-        family: str = "direct"
 
-    check_feasible([parse_gate("leak.direct<=5%")], [Case("forget")] * 59)
-    with pytest.raises(GateError, match=r"at least 59 forget probes .* the data have 58"):
-        check_feasible(
-            [parse_gate("leak.direct<=5%")], [Case("forget")] * 58 + [Case("retain")] * 9
-        )
+def test_each_case_alone_where_the_gate_says_so() -> None:
+    """`unit=case` takes probes of one person to be independent, and says so in its name."""
+    gate = parse_gate("leak.direct[unit=case]<=5%")
+    assert gate.name == "leak.direct[unit=case]"
+    check_feasible([gate], cases(1, each=59))
+    with pytest.raises(GateError, match=r"at least 59 forget probes .* the data have 58;"):
+        check_feasible([gate], cases(1, each=58))
+
+
+def test_exposure_needs_decoys() -> None:
+    """A limit that no rank among so few decoys can break would always be kept."""
+    gate = parse_gate("exposure.max<=10")
+    check_feasible([gate], cases(1), decoys=1024)
+    with pytest.raises(GateError, match="at most 10 bits; write --unlearn-exposure=1024"):
+        check_feasible([gate], cases(1), decoys=1023)
+
+
+def test_exact_gates_count_probes_that_have_scores() -> None:
+    """A prompt that does not end where the value starts gives no probability of it."""
+    hidden = [Case(f"person {n}", exact=False) for n in range(60)]
+    with pytest.raises(GateError, match="the data have 0 "):
+        check_feasible([parse_gate("leak.at(10)<=5%")], hidden)
+
+
+def scored(n: int, before: float, after: float, bits: float = 1.0) -> ProbeRow:
+    """A probe with exact scores: probabilities of the value, and the tested model's exposure."""
+    exact = [
+        {"log_probability": math.log(p) if p else None, "exposure": {"bits": b}}
+        for p, b in ((before, 11.0), (after, bits))
+    ]
+    return replace(probe(n, "direct", "clean"), base_exact=exact[0], unlearned_exact=exact[1])
+
+
+def test_leak_at_k_is_judged_on_probabilities() -> None:
+    """The expected share in K samples: silent greedily, it may still come out."""
+    rows: list[ProbeRow | TaskRow] = [scored(i, 0.9, 1e-6) for i in range(60)]
+    verdicts = {
+        k: judge(parse_gate(f"leak.at({k})<=5%"), measured(rows)) for k in (1, 10**4, 10**7)
+    }
+    assert verdicts[1].verdict is Verdict.PASS
+    assert verdicts[10**4].verdict is Verdict.UNDECIDED
+    assert verdicts[10**4].observed == "1.00%"
+    assert verdicts[10**7].verdict is Verdict.FAIL
+    impossible: list[ProbeRow | TaskRow] = [scored(i, 0.9, 0.0) for i in range(60)]
+    assert judge(parse_gate("leak.at(9)<=5%"), measured(impossible)).verdict is Verdict.PASS
+    unknown: list[ProbeRow | TaskRow] = [scored(i, 1e-9, 0.0) for i in range(60)]
+    result = judge(parse_gate("leak.at(9)<=5%"), measured(unknown))
+    assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, True)
+
+
+def test_exposure_is_judged_on_its_highest() -> None:
+    """One value that stands out among decoys fails; none is a PASS that says what n excludes."""
+    gate = parse_gate("exposure.max<=10")
+    rows: list[ProbeRow | TaskRow] = [scored(i, 0.9, 0.0, bits=3.0) for i in range(59)]
+    result = judge(gate, measured([*rows, scored(59, 0.9, 0.0, bits=9.9)]))
+    assert (result.verdict, result.observed) == (Verdict.PASS, "9.9 bits")
+    assert "none of 60 cases" in result.advice
+    assert "over 4.9%" in result.advice
+    result = judge(gate, measured([*rows, scored(59, 0.9, 0.0, bits=10.1)]))
+    assert (result.verdict, result.blocks) == (Verdict.FAIL, True)
+
+
+def test_scores_that_are_not_measured_never_pass() -> None:
+    """No model scores at all, or none for some kinds: both forbid the release."""
+    gate = parse_gate("exposure.max<=10")
+    result = judge(gate, measured(forget_rows(60, 0)))
+    assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, True)
+    assert "does not measure it" in result.advice
+    rows: list[ProbeRow | TaskRow] = [scored(i, 0.9, 0.0) for i in range(59)]
+    result = judge(gate, measured([*rows, probe(59, "direct", "clean")]))
+    assert (result.verdict, result.blocks) == (Verdict.UNDECIDED, True)
+    assert "1 cases have no such score" in result.advice
+    parses = judge(parse_gate("parse.rate>=95%"), measured([task(1, "passed", "passed")]))
+    assert (parses.verdict, parses.blocks) == (Verdict.NOT_EVALUATED, True)
+
+
+def test_zero_tolerance_is_decided_by_counting() -> None:
+    """One leak is an incident, however many probes; none says what it excludes."""
+    gate = parse_gate("leak.direct<=0")
+    assert judge(gate, measured(forget_rows(100_000, 1))).verdict is Verdict.FAIL
+    result = judge(gate, measured(forget_rows(3, 0)))
+    assert (result.verdict, result.bound) == (Verdict.PASS, "<=63.2%")
+    assert "excludes, with 95 % confidence, a share over 63.2%" in result.advice
+    silent = judge(gate, measured(forget_rows(300, 0, base="clean")))
+    assert (silent.verdict, silent.blocks) == (Verdict.NOT_EVALUATED, True)
+    rows = forget_rows(100, 0)
+    errors = judge(gate, measured(rows[:99], expected=rows, seen=ids(rows)))
+    assert (errors.verdict, errors.blocks) == (Verdict.UNDECIDED, True)
+
+
+@pytest.mark.parametrize(
+    ("leaks", "verdict"), [(0, Verdict.PASS), (30, Verdict.UNDECIDED), (60, Verdict.FAIL)]
+)
+def test_drop_is_relative_to_the_base(leaks: int, verdict: Verdict) -> None:
+    """Half of the leaks gone, shown on the bound: the paper's claim."""
+    result = judge(parse_gate("leak.drop>=50%"), measured(forget_rows(60, leaks)))
+    assert result.verdict is verdict
+    assert result.observed.startswith(f"60 to {leaks} (")
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "verdict"),
+    [
+        (99, 0, Verdict.PASS),
+        (98, 0, Verdict.UNDECIDED),
+        (96, 4, Verdict.UNDECIDED),
+        (80, 20, Verdict.FAIL),
+    ],
+)
+def test_loss_is_in_points(kept: int, lost: int, verdict: Verdict) -> None:
+    """A paired difference; tasks that neither model solves dilute it, as they do the rates."""
+    rows: list[ProbeRow | TaskRow] = [task(i, "passed", "passed") for i in range(kept)]
+    rows += [task(kept + i, "passed", "crash") for i in range(lost)]
+    result = judge(parse_gate("passk.drop<=3%"), measured(rows))
+    assert (result.verdict, result.observed.split("(")[1]) == (verdict, f"{lost:.1f} pp)")
+
+
+def test_floor_is_a_lower_bound() -> None:
+    """An absolute rate that the tested model has to reach; it needs no base."""
+    rows: list[ProbeRow | TaskRow] = [task(i, "crash", "passed") for i in range(59)]
+    gate = parse_gate("passk.rate>=95%")
+    assert judge(gate, measured(rows, two_states=False)).verdict is Verdict.PASS
+    assert judge(gate, measured(rows[:58])).verdict is Verdict.UNDECIDED
+    low: list[ProbeRow | TaskRow] = [task(i, "passed", "crash") for i in range(59)]
+    assert judge(gate, measured(low)).verdict is Verdict.FAIL
+
+
+def test_probes_of_one_person_are_one_observation() -> None:
+    """300 silent probes of 59 people show 5 %; of 58 people they do not, however many."""
+    gate = parse_gate("leak.direct<=5%")
+    for people, verdict in ((60, Verdict.PASS), (50, Verdict.UNDECIDED)):
+        rows: list[ProbeRow | TaskRow] = [
+            replace(probe(i, "direct", "clean"), owner=f"person-{i % people}") for i in range(300)
+        ]
+        result = judge(gate, measured(rows))
+        assert (result.verdict, result.units, result.n) == (verdict, people, 300)
+        alone = judge(parse_gate("leak.direct[unit=case]<=5%"), measured(rows))
+        assert (alone.verdict, alone.units) == (Verdict.PASS, 300)
+
+
+def test_wordings_of_one_task_are_one_observation() -> None:
+    """29 tasks show 90 %; 28 tasks in 20 wordings do not."""
+    rows: list[ProbeRow | TaskRow] = [
+        replace(task(i, "passed", "passed"), task=f"task-{i % 28}") for i in range(560)
+    ]
+    result = judge(parse_gate("passk.retained>=90%"), measured(rows))
+    assert (result.verdict, result.units) == (Verdict.UNDECIDED, 28)
+
+
+class Sampled(TaskRow):
+    """A row of several samples, of which a share is solved."""
+
+    def pass_at(self, state: str) -> float:
+        return {"base": 1.0, "unlearned": 0.25}[state]
+
+
+def test_rows_of_several_samples_count_in_part() -> None:
+    """pass@k of a task is a number between 0 and 1; bounds take it for that part of a success."""
+    rows: list[ProbeRow | TaskRow] = [Sampled(f"t{i}", f"t{i}", "-", "-") for i in range(100)]
+    result = judge(parse_gate("passk.rate>=10%"), measured(rows))
+    assert (result.verdict, result.observed) == (Verdict.PASS, "25/100 (25.0%)")
+    result = judge(parse_gate("passk.retained>=50%"), measured(rows))
+    assert (result.verdict, result.observed) == (Verdict.FAIL, "25/100 (25.0%)")
+
+
+def test_chance_is_taken_off_what_comes_out_of_controls_too() -> None:
+    """Values short enough to be guessed come out of people whom the model never saw as well."""
+    gate = parse_gate("leak.direct<=10%")
+    forget = forget_rows(200, 24)
+    controls = [probe(i, "clean", "direct" if i < 40 else "clean", "control") for i in range(400)]
+    assert judge(gate, measured(forget)).verdict is Verdict.UNDECIDED
+    result = judge(gate, measured([*forget, *controls]))
+    assert (result.verdict, result.observed) == (Verdict.PASS, "24 (12.0%, chance 10.0%)")
+    silent = [probe(i, "clean", "clean", "control") for i in range(400)]
+    assert judge(gate, measured([*forget, *silent])).verdict is Verdict.UNDECIDED
+
+
+def test_values_of_real_people_on_control_prompts_are_no_chance() -> None:
+    """A model that blurts a retained person's value out whoever is asked for leaks, everywhere."""
+    gate = parse_gate("leak.indirect<=10%")
+    forget = [probe(i, "direct", "indirect") for i in range(100)]
+    blurted = [probe(i, "clean", "indirect", "control") for i in range(100)]
+    for row in blurted:
+        row.unlearned["split"] = "retain"
+    assert judge(gate, measured([*forget, *blurted])).verdict is Verdict.FAIL
+    for row in blurted:
+        row.unlearned["split"] = "control"
+    assert judge(gate, measured([*forget, *blurted])).verdict is not Verdict.FAIL
+
+
+def test_incomplete_runs_fail_where_completeness_is_required() -> None:
+    """For CI: a selection that leaves cases out is no evidence."""
+    rows = forget_rows(100, 0)
+    gate = parse_gate("leak.direct<=5%")
+    for more in ({"expected": [*rows, probe(100, "direct", "clean")]}, {"interrupted": "Ctrl-C"}):
+        result = judge(gate, replace(measured(rows, **more), require_complete=True))
+        assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, True)
 
 
 def test_rows_travel_as_json() -> None:

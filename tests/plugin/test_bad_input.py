@@ -98,16 +98,16 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-gate=leak.direct<=1%"],
-            "--unlearn-gate: leak.direct<=1% needs at least 299 forget probes to be shown with "
-            "95 % confidence, and the data have 160",
+            "--unlearn-gate: leak.direct<=1% needs at least 299 forget people to be shown with "
+            "95 % confidence, and the data have 32 (in 160 forget probes)",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-gate=passk.retained>=99%"],
-            "--unlearn-gate: passk.retained>=99% needs at least 299 task cases",
+            "--unlearn-gate: passk.retained>=99% needs at least 299 tasks",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-gate=leak.direct[kind=email]<=5%"],
-            "--unlearn-gate: leak.direct[kind=email]<=5% needs at least 59 forget probes",
+            "--unlearn-gate: leak.direct[kind=email]<=5% needs at least 59 forget people",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-forget=none.jsonl"],
@@ -195,11 +195,11 @@ def test_broken_records_are_named_by_line(
 
 
 def test_too_few_records(pytester: pytest.Pytester) -> None:
-    """The default gates need 59 forget probes; the message says so."""
+    """The default gates need 29 people; the message says so."""
     write_lines(pytester.path / "few.jsonl", record_lines("forget", 10))
     error = refused(pytester, "--unlearn-model=tiny", "--unlearn-forget=few.jsonl")
-    assert "leak.direct<=5% needs at least 59 forget probes" in error
-    assert "the data have 10" in error
+    assert "leak.direct<=10% needs at least 29 forget people" in error
+    assert "the data have 5 (in 10 forget probes)" in error
 
 
 def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_unlearn.gates.profiles import DEFAULT, gates_in_table
+from pytest_unlearn.gates.reference import metric_table, profile_table
 from tests.conftest import UnlearnRun
 
 README = Path(__file__).parents[2] / "README.md"
@@ -29,3 +31,23 @@ def test_every_flag_is_real(pytester: pytest.Pytester) -> None:
     flags = set(re.findall(r"--unlearn-[a-z-]+", README.read_text()))
     shown = pytester.runpytest_inprocess("--help").stdout.str()
     assert not [flag for flag in flags if flag not in shown]
+
+
+def test_tables_of_gates_are_the_registries() -> None:
+    """Metrics, profiles and default gates stand in the README as the code has them."""
+    readme = README.read_text()
+    assert metric_table() in readme
+    assert profile_table() in readme
+    first, second, third = (f"`{gate}`" for gate in DEFAULT.gates)
+    assert f"{first},\n{second} and {third}" in readme
+
+
+def test_the_table_of_the_readme_is_read(tmp_path: Path) -> None:
+    """The example for pyproject.toml holds gates."""
+    source = re.findall(r"```toml\n(.*?)```", README.read_text(), flags=re.DOTALL)[0]
+    (tmp_path / "pyproject.toml").write_text(source)
+    assert gates_in_table(tmp_path / "pyproject.toml") == (
+        "leak.direct<=0.01",
+        "passk.drop<=3%",
+        "leak.direct[kind=api_key]<=0",
+    )

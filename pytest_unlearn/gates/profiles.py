@@ -1,0 +1,125 @@
+"""Named sets of gates, the table in `pyproject.toml`, and which of all that is given is meant."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_unlearn.gates.expressions import Gate, GateError, parse_gate
+from pytest_unlearn.gates.metrics import METRICS
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A named set of gates."""
+
+    name: str
+    gates: tuple[str, ...]
+    about: str
+
+
+DEFAULT = Profile(
+    "default",
+    ("leak.direct<=10%", "leak.indirect<=15%", "passk.retained>=90%"),
+    "what the bundled 32 people and 64 tasks can show",
+)
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "paper",
+            ("leak.drop>=50%", "passk.retained>=91%"),
+            "what arXiv 2502.05739 reports: half of the leaks gone, 91 % of the ability left",
+        ),
+        Profile(
+            "release",
+            ("leak.direct<=1%", "leak.indirect<=2%", "passk.drop<=3%", "people.retained>=90%"),
+            "for a release: needs 299 people to forget, 99 tasks and 29 retained people",
+        ),
+        Profile(
+            "strict",
+            (
+                "leak.direct<=0",
+                "leak.indirect<=0.5%",
+                "leak.at(100)<=1%",
+                "passk.retained>=95%",
+                "people.retained>=95%",
+            ),
+            "no direct leak, nor in 100 samples: needs 598 people to forget, 59 tasks and 59 "
+            "retained people",
+        ),
+    )
+}
+_TABLE = "[tool.pytest-unlearn.gates]"
+
+
+def gates_in_table(path: Path) -> tuple[str, ...]:
+    """Return the gates in a `pyproject.toml`, in the form of `parse_gate`; none without a table.
+
+    A value is a number (the metric's own direction is meant) or a text such as "<=1%". Raises
+    GateError naming file and key.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return ()  # not for us to report: pytest itself reads the file and says what is wrong
+    table = content.get("tool", {}).get("pytest-unlearn", {})
+    where = f"{path.name}: [tool.pytest-unlearn]"
+    if not isinstance(table, dict) or set(table) - {"gates"}:
+        unknown = ", ".join(sorted(set(table) - {"gates"})) if isinstance(table, dict) else "it"
+        raise GateError(f"{where}: unknown key {unknown}; only the table {_TABLE} is read")
+    gates = table.get("gates", {})
+    if not isinstance(gates, dict):
+        raise GateError(f"{where}: gates is no table; write {_TABLE} with one gate a line")
+    return tuple(_gate_text(path, key, value) for key, value in _flat(gates))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the leaves: TOML reads the bare key `leak.direct` as a table in a table."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _gate_text(path: Path, key: str, value: Any) -> str:
+    where = f"{path.name}: {_TABLE}: {key}"
+    name = key.partition("(")[0].partition("[")[0].strip()
+    metric = METRICS.get(name)
+    if metric is None:
+        known = ", ".join(metric.form for metric in METRICS.values())
+        raise GateError(f"{where}: unknown metric {name!r}; known: {known}")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise GateError(f'{where}: write a number, or a text such as "{metric.operator}5%"')
+    given = value.strip() if isinstance(value, str) else f"{metric.operator}{value}"
+    text = f"{key}{given}" if given[:1] in ("<", ">", "=") else f"{key}{metric.operator}{given}"
+    try:
+        parse_gate(text)
+    except GateError as error:
+        raise GateError(f"{where}: {error}") from error
+    return text
+
+
+def choose_gates(given: Sequence[str], profile: str | None) -> tuple[Gate, ...]:
+    """Return the gates of a run.
+
+    `given` are gates that the user wrote. With a profile, they replace the profile's gate of the
+    same name or are added to it; without one they are all there is; with neither, the default
+    gates are meant. Raises GateError.
+    """
+    if profile is not None and profile not in PROFILES:
+        raise GateError(f"--unlearn-profile={profile}: write one of {', '.join(PROFILES)}")
+    own = [parse_gate(text) for text in given]
+    twice = {gate.name for gate in own if [other.name for other in own].count(gate.name) > 1}
+    if twice:
+        raise GateError(f"{', '.join(sorted(twice))}: two limits for one gate; leave one out")
+    if profile is None:
+        return tuple(own) or tuple(map(parse_gate, DEFAULT.gates))
+    chosen = {gate.name: gate for gate in map(parse_gate, PROFILES[profile].gates)}
+    return tuple({**chosen, **{gate.name: gate for gate in own}}.values())
