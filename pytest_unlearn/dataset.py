@@ -6,7 +6,7 @@ Built from the settings alone: no model, no pytest.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,13 +16,8 @@ from pytest_unlearn.people.files import load_files
 from pytest_unlearn.people.manifest import Record, Split, tiny_records
 from pytest_unlearn.probes.families import Probe, Style, build_probes
 from pytest_unlearn.store import digest_of
-from pytest_unlearn.tasks.format import (
-    TaskCase,
-    TaskFileError,
-    bundled_cases,
-    bundled_tasks,
-    load_cases,
-)
+from pytest_unlearn.tasks.format import bundled_tasks
+from pytest_unlearn.tasks.sets import task_cases
 
 if TYPE_CHECKING:
     from pytest_unlearn.options import Settings
@@ -60,7 +55,7 @@ class Dataset:
         self.records = _records(settings)
         self.probes = build_probes(self.records, settings.probes)
         self._by_id = {probe.id: probe for probe in self.probes}
-        self.tasks = _task_cases(settings.tasks)
+        self.tasks = task_cases(settings.tasks)
         self._batch_size = settings.batch_size
 
     def probes_of(self, split: Split) -> list[Probe]:
@@ -163,17 +158,3 @@ def _records(settings: Settings) -> tuple[Record, ...]:
     if not any(files.values()):
         return tiny_records()
     return load_files(files)
-
-
-def _task_cases(paths: Iterable[Path]) -> tuple[TaskCase, ...]:
-    cases = tuple(case for path in paths for case in load_cases(path)) or bundled_cases()
-    _check_unique((case.id for case in cases), TaskFileError)
-    return cases
-
-
-def _check_unique(ids: Iterable[str], error: type[ValueError]) -> None:
-    seen: set[str] = set()
-    for row_id in ids:
-        if row_id in seen:
-            raise error(f"id {row_id!r} occurs in two files; give each row its own id")
-        seen.add(row_id)

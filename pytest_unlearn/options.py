@@ -58,7 +58,13 @@ _OPTIONS: tuple[_Option, ...] = (
         "records to be forgotten, JSON Lines, instead of the bundled people; repeatable",
         many=True,
     ),
-    _Option("unlearn_retain", "FILE", "the same for records to be kept; repeatable", many=True),
+    _Option(
+        "unlearn_retain",
+        "FILE",
+        "the same for records to be kept; the name of a task set (see --unlearn-tasks) adds its "
+        "tasks instead; repeatable",
+        many=True,
+    ),
     _Option(
         "unlearn_control",
         "FILE",
@@ -86,7 +92,9 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option(
         "unlearn_tasks",
         "FILE",
-        "programming tasks, JSON Lines, instead of the bundled ones; repeatable",
+        "programming tasks: a file (HumanEval, MBPP, EvalPlus or the own JSON Lines; a Python "
+        "file), or sets by name, separated by commas: bundled (default), neighbours (next to "
+        "private data), humaneval (extra humaneval); repeatable",
         many=True,
     ),
     _Option(
@@ -132,7 +140,7 @@ class Settings:
     probes: tuple[str, ...]
     exposure: int
     search: int
-    tasks: tuple[Path, ...]
+    tasks: tuple[Path | str, ...]
     gates: tuple[Gate, ...]
     fail_on_leak: bool
     seed: int
@@ -183,6 +191,7 @@ def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run. Raises SettingsError."""
     from pytest_unlearn.gates.expressions import GateError, parse_gate
     from pytest_unlearn.probes.families import FamilyError, parse_families
+    from pytest_unlearn.tasks.sets import set_names
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
 
@@ -191,6 +200,12 @@ def read_settings(config: pytest.Config) -> Settings:
 
     def folder_or_file(name: str) -> tuple[Path, ...]:
         return tuple(base_folder / path for path in _given(config, name) or ())
+
+    # A task set's name, for tasks or as what is to be retained; anything else is a file.
+    kept = {name: set_names(name) for name in _given(config, "unlearn_retain") or ()}
+    tasks: list[Path | str] = [name for names in kept.values() for name in names or ()]
+    for value in _given(config, "unlearn_tasks") or ():
+        tasks += set_names(value) or (base_folder / value,)
 
     return Settings(
         model=str(_given(config, "unlearn_model")),
@@ -202,7 +217,7 @@ def read_settings(config: pytest.Config) -> Settings:
             _given(config, "unlearn_method") or (NONE if baseline else DEFAULT),
         ),
         forget=folder_or_file("unlearn_forget"),
-        retain=folder_or_file("unlearn_retain"),
+        retain=tuple(base_folder / name for name, names in kept.items() if names is None),
         control=folder_or_file("unlearn_control"),
         probes=_checked(
             "--unlearn-probes",
@@ -212,7 +227,7 @@ def read_settings(config: pytest.Config) -> Settings:
         ),
         exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
-        tasks=folder_or_file("unlearn_tasks"),
+        tasks=tuple(tasks),
         gates=tuple(
             _checked("--unlearn-gate", GateError, parse_gate, text)
             for text in _given(config, "unlearn_gate") or _DEFAULT_GATES

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "searching": {"people", "probes", "leaks"},
     "strategies": {"people", "probes", "leaks"},
     "dataset": {"people", "probes", "tasks", "models", "options"},
-    "options": {"gates", "probes", "unlearning"},
+    "options": {"gates", "probes", "tasks", "unlearning"},
 }
 # The tiny model's recipe trains on the bundled people and tasks.
 EXEMPT = {"models/tiny/recipe.py"}
