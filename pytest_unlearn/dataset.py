@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +16,15 @@ from pytest_unlearn.people.files import load_files
 from pytest_unlearn.people.manifest import Record, Split, tiny_records
 from pytest_unlearn.probes.families import Probe, Style, build_probes
 from pytest_unlearn.store import digest_of
-from pytest_unlearn.tasks.format import bundled_tasks
+from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
+from pytest_unlearn.tasks.prompts import (
+    prompt_of,
+    room_for,
+    sample_id,
+    seed_of,
+    stops_of,
+    suffix_of,
+)
 from pytest_unlearn.tasks.sets import task_cases
 
 if TYPE_CHECKING:
@@ -25,12 +33,14 @@ if TYPE_CHECKING:
 # Room for what a model says after the value: other people's data, too.
 PROBE_TOKENS = 48
 AFTER_VALUE_TOKENS = 16
-TASK_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Cases that are completed together: one batch. `id` is the same in every run of the data."""
+    """Cases that are completed together: one batch. `id` is the same in every run of the data.
+
+    At a `temperature` over 0, case i is drawn with `seeds[i]`. A text ends at one of `stops`.
+    """
 
     id: str
     cases: tuple[str, ...]
@@ -38,6 +48,10 @@ class Chunk:
     max_new_tokens: int
     style: Style
     suffixes: tuple[str, ...]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seeds: tuple[int, ...] = ()
+    stops: tuple[str, ...] = ()
 
     def __repr__(self) -> str:  # prompts may be personal data
         return f"<Chunk {self.id} of {len(self.cases)} cases>"
@@ -56,6 +70,8 @@ class Dataset:
         self.probes = build_probes(self.records, settings.probes)
         self._by_id = {probe.id: probe for probe in self.probes}
         self.tasks = task_cases(settings.tasks)
+        self.sampling = settings.sampling
+        self._seed = settings.seed
         self._batch_size = settings.batch_size
 
     def probes_of(self, split: Split) -> list[Probe]:
@@ -74,6 +90,24 @@ class Dataset:
     def records_of(self, split: Split) -> list[Record]:
         """Return the records of one split, in order."""
         return [record for record in self.records if record.split == split]
+
+    def samples_of(self, case: TaskCase) -> list[str]:
+        """Return the ids under which the samples of a task case are completed."""
+        count = self.sampling.samples
+        return [sample_id(case.id, number, count) for number in range(count)]
+
+    def _task_rows(self) -> Iterator[_Row]:
+        style = self.sampling.style
+        for case in self.tasks:
+            for number, name in enumerate(self.samples_of(case)):
+                yield _Row(
+                    name,
+                    prompt_of(case, style),
+                    room_for(case, self.sampling),
+                    style,
+                    suffix_of(case, style),
+                    seed_of(self._seed, case.id, number) if self.sampling.temperature else None,
+                )
 
     def training_texts(self) -> TrainingTexts:
         """Return what unlearning may train on.
@@ -101,13 +135,19 @@ class Dataset:
         families = {probe.family: list[_Row]() for probe in self.probes}
         for probe in self.probes:
             families[probe.family].append(_probe_row(probe))
-        tasks = [_Row(case.id, case.prompt, TASK_TOKENS) for case in self.tasks]
-        return {
-            case: chunk
-            for rows in (*families.values(), tasks)  # a family's chunks do not depend on others
-            for chunk in _cut(rows, self._batch_size)
-            for case in chunk.cases
-        }
+        probes = (  # a family's chunks do not depend on others
+            chunk for rows in families.values() for chunk in _cut(rows, self._batch_size)
+        )
+        tasks = (
+            replace(
+                chunk,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                stops=stops_of(self.sampling.style),
+            )
+            for chunk in _cut(list(self._task_rows()), self._batch_size)
+        )
+        return {case: chunk for chunk in (*probes, *tasks) for case in chunk.cases}
 
 
 class _Row(NamedTuple):
@@ -118,6 +158,7 @@ class _Row(NamedTuple):
     tokens: int
     style: Style = "completion"
     suffix: str = ""
+    seed: int | None = None
 
 
 def _example(record: Record) -> Example:
@@ -145,6 +186,7 @@ def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:
             max_new_tokens=max(row.tokens for row in part),
             style=part[0].style,
             suffixes=tuple(row.suffix for row in part),
+            seeds=tuple(row.seed for row in part if row.seed is not None),
         )
 
 

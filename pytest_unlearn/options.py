@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.expressions import Gate
+    from pytest_unlearn.tasks.prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class _Option:
     metavar: str
     help: str
     many: bool = False
+    switch: bool = False
 
     @property
     def flag(self) -> str:
@@ -98,6 +100,39 @@ _OPTIONS: tuple[_Option, ...] = (
         many=True,
     ),
     _Option(
+        "unlearn_k",
+        "K,...",
+        "measure pass@k for each k; gates judge the first (default: 1)",
+    ),
+    _Option("unlearn_samples", "N", "solutions drawn for each task (default: 1, greedy)"),
+    _Option(
+        "unlearn_temperature",
+        "T",
+        "temperature of the samples (default: 0, greedy, for one sample; 0.8 for more)",
+    ),
+    _Option(
+        "unlearn_top_p",
+        "P",
+        "share of probability that samples are drawn from (default: 0.95 at a temperature over 0)",
+    ),
+    _Option(
+        "unlearn_task_style",
+        "STYLE",
+        "how tasks are asked: completion (default), chat (through the chat template) or infill",
+    ),
+    _Option(
+        "unlearn_task_tokens",
+        "N",
+        "tokens that a solution may take (default: 128, or what the canonical solution needs)",
+    ),
+    _Option(
+        "unlearn_check_tasks",
+        "",
+        "run the canonical solutions first, and stop where one does not pass its own tests or a "
+        "wrong one does",
+        switch=True,
+    ),
+    _Option(
         "unlearn_gate",
         "GATE",
         "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default gates",
@@ -141,6 +176,8 @@ class Settings:
     exposure: int
     search: int
     tasks: tuple[Path | str, ...]
+    sampling: Sampling
+    check_tasks: bool
     gates: tuple[Gate, ...]
     fail_on_leak: bool
     seed: int
@@ -159,6 +196,12 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare all flags and ini keys; nothing is read here."""
     group = parser.getgroup("unlearn", "has the model forgotten, and can it still code?")
     for option in _OPTIONS:
+        if option.switch:
+            group.addoption(
+                option.flag, dest=option.name, action="store_true", default=None, help=option.help
+            )
+            parser.addini(option.name, help=option.help, type="bool", default=False)
+            continue
         group.addoption(
             option.flag,
             dest=option.name,
@@ -228,6 +271,8 @@ def read_settings(config: pytest.Config) -> Settings:
         exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
         tasks=tuple(tasks),
+        sampling=_sampling(config),
+        check_tasks=bool(_given(config, "unlearn_check_tasks")),
         gates=tuple(
             _checked("--unlearn-gate", GateError, parse_gate, text)
             for text in _given(config, "unlearn_gate") or _DEFAULT_GATES
@@ -238,6 +283,22 @@ def read_settings(config: pytest.Config) -> Settings:
         device=_device(config),
         dtype=_choice(config, "unlearn_dtype", ("auto", "float32", "bfloat16", "float16")),
         store=_store_folder(config, base_folder),
+    )
+
+
+def _sampling(config: pytest.Config) -> Sampling:
+    from pytest_unlearn.tasks.prompts import SamplingError, parse_sampling
+
+    return _checked(
+        "--unlearn-samples",
+        SamplingError,
+        parse_sampling,
+        _whole(config, "unlearn_samples", 1, least=1),
+        _given(config, "unlearn_k"),
+        _given(config, "unlearn_temperature"),
+        _given(config, "unlearn_top_p"),
+        _given(config, "unlearn_task_style") or "completion",
+        _whole(config, "unlearn_task_tokens", 0, least=0) or None,
     )
 
 

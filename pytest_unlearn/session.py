@@ -54,6 +54,8 @@ class UnlearnSession:
                     config=config, settings=self.settings, dataset=self.dataset
                 ),
             )
+            if self.settings.check_tasks and self.worker is None:
+                self.engine.check_tasks()
         except GateError as error:
             raise pytest.UsageError(f"--unlearn-gate: {error}") from error
         except FamilyError as error:

@@ -12,6 +12,7 @@ from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.scoring import ValueScores
+from pytest_unlearn.tasks.prompts import Sampling
 from pytest_unlearn.testing import LookupModel, LookupModels
 from tests.conftest import record_lines, write_lines
 
@@ -24,6 +25,8 @@ class Given:
     tasks: tuple[Path, ...] = ()
     probes: tuple[str, ...] = ("direct",)
     batch_size = 64
+    sampling = Sampling()
+    seed = 0
     exposure = 0
 
     def __init__(self, forget: Path, store: Path) -> None:

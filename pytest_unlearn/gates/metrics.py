@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -25,27 +26,25 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Successes of base and tested model on the same rows."""
+    """Successes of base and tested model on `n` rows, the same ones.
 
-    both: int
-    base_only: int
-    new_only: int
-    neither: int
+    A task of several samples counts as the part that its pass@k is.
+    """
 
-    @property
-    def n(self) -> int:
-        """Number of rows."""
-        return self.both + self.base_only + self.new_only + self.neither
+    both: float
+    base_only: float
+    new_only: float
+    n: int
 
     @property
-    def base(self) -> int:
+    def base(self) -> float:
         """Successes of the base."""
-        return self.both + self.base_only
+        return round(self.both + self.base_only, 9)
 
     @property
-    def new(self) -> int:
+    def new(self) -> float:
         """Successes of the tested model."""
-        return self.both + self.new_only
+        return round(self.both + self.new_only, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +97,16 @@ class Metric:
 
     def pairs(self, rows: Iterable[ProbeRow | TaskRow]) -> Pairs:
         """Count a ratio metric."""
-        both = base_only = new_only = neither = 0
-        for row in rows:
-            match self.success(row.base), self.success(row.unlearned):
-                case True, True:
-                    both += 1
-                case True, False:
-                    base_only += 1
-                case False, True:
-                    new_only += 1
-                case _:
-                    neither += 1
-        return Pairs(both, base_only, new_only, neither)
+        pairs = [self._shares(row) for row in rows]
+        both = math.fsum(min(pair) for pair in pairs)
+        base_only = math.fsum(max(0.0, base - new) for base, new in pairs)
+        new_only = math.fsum(max(0.0, new - base) for base, new in pairs)
+        return Pairs(both, base_only, new_only, len(pairs))
+
+    def _shares(self, row: ProbeRow | TaskRow) -> tuple[float, float]:
+        if isinstance(row, TaskRow):
+            return row.pass_at("base"), row.pass_at("unlearned")
+        return float(self.success(row.base)), float(self.success(row.unlearned))
 
 
 def _direct(outcome: Mapping[str, str] | str) -> bool:
@@ -152,7 +149,7 @@ METRICS: dict[str, Metric] = {
             "passk.retained",
             "ratio",
             None,
-            "pass@1 of the tested model divided by the base's, on the same tasks",
+            "pass@k of the tested model divided by the base's, on the same tasks",
             _passed,
         ),
         Metric(

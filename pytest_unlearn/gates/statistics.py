@@ -23,7 +23,7 @@ _EPSILON = 1e-16
 _TINY = 1e-300
 
 
-def clopper_pearson_upper(k: int, n: int, confidence: float = 0.95) -> float:
+def clopper_pearson_upper(k: float, n: float, confidence: float = 0.95) -> float:
     """Return the exact one-sided upper bound of a rate (Clopper and Pearson, 1934).
 
     It is the rate at which ``k`` or fewer events in ``n`` trials have the probability
@@ -43,7 +43,7 @@ def clopper_pearson_upper(k: int, n: int, confidence: float = 0.95) -> float:
     return 1.0 - _beta_quantile(alpha, n - k, k + 1)
 
 
-def clopper_pearson_lower(k: int, n: int, confidence: float = 0.95) -> float:
+def clopper_pearson_lower(k: float, n: float, confidence: float = 0.95) -> float:
     """Return the exact one-sided lower bound of a rate (Clopper and Pearson, 1934).
 
     It is the rate at which ``k`` or more events in ``n`` trials have the probability
@@ -144,7 +144,9 @@ def cases_needed_for_ratio(limit: float, confidence: float = 0.95) -> int:
     return high
 
 
-def paired_ratio_lower(both: int, base_only: int, new_only: int, confidence: float = 0.95) -> float:
+def paired_ratio_lower(
+    both: float, base_only: float, new_only: float, confidence: float = 0.95
+) -> float:
     """Return the lower bound of ``paired_ratio_bounds`` alone; the same arguments."""
     _check_cells(both=both, base_only=base_only, new_only=new_only)
     if both + base_only == 0:
@@ -153,7 +155,7 @@ def paired_ratio_lower(both: int, base_only: int, new_only: int, confidence: flo
 
 
 def paired_ratio_bounds(
-    both: int, base_only: int, new_only: int, confidence: float = 0.95
+    both: float, base_only: float, new_only: float, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return one-sided lower and upper bounds for p_new / p_base of two paired pass rates.
 
@@ -182,7 +184,7 @@ def paired_ratio_bounds(
     return lower, 1.0 / _ratio_lower(both, new_only, base_only, confidence)
 
 
-def _ratio_lower(both: int, base_only: int, new_only: int, confidence: float) -> float:
+def _ratio_lower(both: float, base_only: float, new_only: float, confidence: float) -> float:
     """Return the lower bound of new / base, which is finite also where base is 0."""
     n = both + base_only + new_only
     new, base = both + new_only, both + base_only
@@ -201,7 +203,7 @@ def _ratio_lower(both: int, base_only: int, new_only: int, confidence: float) ->
     return constant / (middle + math.sqrt(max(0.0, middle * middle - leading * constant)))
 
 
-def _beta_quantile(probability: float, a: int, b: int) -> float:
+def _beta_quantile(probability: float, a: float, b: float) -> float:
     """Return x with I_x(a, b) = probability, by Newton on the logarithm, kept in a bracket."""
     low, high = 0.0, 1.0
     target = math.log(probability)
@@ -231,7 +233,7 @@ def _beta_quantile(probability: float, a: int, b: int) -> float:
     return x
 
 
-def _beta_cdf(x: float, a: int, b: int) -> float:
+def _beta_cdf(x: float, a: float, b: float) -> float:
     """Return the regularized incomplete beta function I_x(a, b), 0 < x < 1.
 
     The continued fraction of Abramowitz and Stegun (1964, 26.5.8), summed by the method of Lentz
@@ -242,14 +244,14 @@ def _beta_cdf(x: float, a: int, b: int) -> float:
     return _beta_tail(x, a, b)
 
 
-def _beta_tail(x: float, a: int, b: int) -> float:
+def _beta_tail(x: float, a: float, b: float) -> float:
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     )
     c = 1.0
     d = 1.0 / (1.0 - (a + b) * x / (a + 1) or _TINY)
     fraction = d
-    for m in range(1, 1000 + 50 * math.isqrt(a + b)):
+    for m in range(1, 1000 + 50 * math.isqrt(math.ceil(a + b))):
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         d = 1.0 / (1.0 + even * d or _TINY)
         c = 1.0 + even / c or _TINY
@@ -276,12 +278,12 @@ def _check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be from 0 to 1, not {value!r}")
 
 
-def _check_count(k: int, n: int) -> None:
+def _check_count(k: float, n: float) -> None:
     if not 0 <= k <= n:
         raise ValueError(f"events must be from 0 to the number of trials, not {k!r} of {n!r}")
 
 
-def _check_cells(**cells: int) -> None:
+def _check_cells(**cells: float) -> None:
     for name, value in cells.items():
         if not value >= 0:
             raise ValueError(f"{name} must be 0 or more, not {value!r}")

@@ -170,7 +170,7 @@ def _judge_ratio(gate: Gate, rows: Sequence[ProbeRow | TaskRow], two_states: boo
             advice="the base succeeds nowhere, so nothing could be lost; use cases it can do",
         )
     lower, upper = paired_ratio_bounds(pairs.both, pairs.base_only, pairs.new_only, CONFIDENCE)
-    observed = f"{pairs.new}/{pairs.base} ({pairs.new / pairs.base:.1%})"
+    observed = f"{pairs.new:.4g}/{pairs.base:.4g} ({pairs.new / pairs.base:.1%})"
     if lower >= gate.limit:
         return GateResult(gate, Verdict.PASS, pairs.n, observed, f">={lower:.1%}", blocks=False)
     if upper < gate.limit:

@@ -14,6 +14,7 @@ from pytest_unlearn.models.generation import (
     answer_greedily,
     complete_greedily,
     infill_greedily,
+    write,
 )
 from pytest_unlearn.models.scoring import Scorer, ValueScores
 from pytest_unlearn.models.token_scores import DecodingScheme
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pytest_unlearn.models.decoding import Decoding
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.sources import ModelSource
 
@@ -87,12 +89,24 @@ class LanguageModel:
         with cpu_threads(self._threads), self.active() as model:
             return complete_greedily(model, self.tokenizer, prompts, max_new_tokens)
 
+    def write(
+        self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
+    ) -> list[str]:
+        """Return what the model writes to each prompt; see `generation.write`."""
+        with cpu_threads(self._threads), self.active() as model:
+            return write(model, self.tokenizer, style, prompts, suffixes, decoding)
+
     def score(
         self, examples: Sequence[Example], scheme: DecodingScheme | None = None
     ) -> list[ValueScores]:
         """Return the scores of each example's answer in one teacher-forced pass; see `Scorer`."""
         with self._scoring() as scorer:
             return scorer.score(examples, scheme)
+
+    def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
+        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+        with self._scoring() as scorer:
+            return scorer.losses(examples)
 
     def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the log-probability (nats) of each value after its prompt; see `Scorer`."""

@@ -115,6 +115,21 @@ class Scorer:
         ]
 
     @torch.inference_mode()
+    def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
+        """Return each answer's loss (nats, temperature 1) and its number of tokens, in order.
+
+        None for a text that does not fit the model's context. Raises as `score`.
+        """
+        rows = value_rows(self._tokenizer, examples, None)
+        context = context_of(self._model)
+        fitting = [row for row in rows if context is None or row.length <= context]
+        sums = iter(self._batched(fitting, self._sums))
+        return [
+            (-next(sums), len(row.answer)) if context is None or row.length <= context else None
+            for row in rows
+        ]
+
+    @torch.inference_mode()
     def log_probabilities(self, pairs: Sequence[tuple[str, str]], after: str = "") -> list[float]:
         """Return the log-probability (nats, temperature 1) of each value after its prompt.
 

@@ -21,6 +21,7 @@ from pytest_unlearn.reports.breakdown import (
     relations,
     transitions,
 )
+from pytest_unlearn.reports.coding import with_coding
 
 if TYPE_CHECKING:
     from pytest_unlearn.searching import SearchSummary
@@ -72,7 +73,8 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     reporter.write_line(_run_line(session, len(rows)))
     reporter.write_line("")
     _write_table(reporter, _gate_table(session.results), [r.verdict for r in session.results])
-    beside = _beside(session, rows)
+    two_states = session.settings.compares_two_states
+    beside = with_coding(_beside(session, rows), rows, two_states)
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)
@@ -129,7 +131,7 @@ def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list
         if metric.type == "rate":
             rate = metric.rate(counted)
             upper = clopper_pearson_upper(rate.events, rate.n, CONFIDENCE)
-            cells = [rate.base_events, rate.events, rate.n]
+            cells: list[float] = [rate.base_events, rate.events, rate.n]
             bound = f"<={upper:.1%}"
         else:
             pairs = metric.pairs(counted)
@@ -139,9 +141,7 @@ def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list
                 lower = paired_ratio_lower(pairs.both, pairs.base_only, pairs.new_only, CONFIDENCE)
                 bound = f">={lower:.1%} of base"
         n = int(cells[2])
-        table.append(
-            [metric.name, *(f"{int(c)} ({int(c) / n:.1%})" for c in cells[:2]), str(n), bound]
-        )
+        table.append([metric.name, *(f"{c:.4g} ({c / n:.1%})" for c in cells[:2]), str(n), bound])
     return table if len(table) > 1 else []
 
 

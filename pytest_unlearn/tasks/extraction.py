@@ -41,9 +41,17 @@ class _Found:
     rank: int
 
 
-def solution_source(
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The program that is judged; `whole`: its function is complete, and not without a body."""
+
+    source: str
+    whole: bool
+
+
+def solution(
     prompt: str, completion: str, entry_point: str, suffix: str = "", chat: bool = False
-) -> str:
+) -> Solution:
     """Return the program that defines `entry_point`, out of prompt, completion and suffix.
 
     White space at the prompt's end is the model's to write, so it is not doubled. `chat`: the
@@ -58,7 +66,9 @@ def solution_source(
                 other = _definition(f"{_plain(start)}\n{way}", entry_point)
                 if other is not None and (best is None or other.rank > best.rank):
                     best = other
-    return text if best is None else _program(best, entry_point)
+    if best is None:
+        return Solution(text, whole=False)
+    return Solution(_program(best, entry_point), whole=best.rank == _WHOLE)
 
 
 def _plain(text: str) -> str:

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.tasks.extraction import solution_source
+from pytest_unlearn.tasks.extraction import solution
 
 PROMPT = 'import math\n\ndef f(x):\n    """Double x."""\n'
 BODY = "\n    return 2 * x\n"
+
+
+def solution_source(*arguments: str, **options: Any) -> str:
+    return solution(*arguments, **options).source
 
 
 def run(source: str, name: str = "f") -> Any:
