@@ -151,7 +151,7 @@ def _always(found: Sequence[Statement], kept: dict[int, Statement]) -> Iterator[
 
 
 def _fenced(text: str) -> Iterator[str]:
-    """Yield what stands behind each fence, up to the next; then all blocks as one text.
+    """Yield all that stands behind the first fence, then what stands between two of them.
 
     Of very many blocks only the last are read by themselves.
     """
@@ -159,10 +159,9 @@ def _fenced(text: str) -> Iterator[str]:
     fences = [i for i, line in enumerate(lines) if _FENCE.fullmatch(line)]
     ends = [*fences[1:], len(lines)]
     blocks = ["\n".join(lines[i + 1 : end]) for i, end in zip(fences, ends, strict=False)]
-    yield from (block for block in blocks[-_BLOCKS:] if block.strip())
-    joined = "\n".join(blocks[::2])  # the others stand between two blocks
-    if len(blocks) > 1 and joined.strip():
-        yield joined
+    if len(blocks) > 1:
+        blocks = ["\n".join(lines[fences[0] + 1 :]), *blocks[-_BLOCKS:]]
+    yield from (block for block in blocks if block.strip())
 
 
 def _dedented(block: str) -> str:

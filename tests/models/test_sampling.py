@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from pytest_unlearn.models.batching import padded
 from pytest_unlearn.models.decoding import Decoding
-from pytest_unlearn.models.generation import GenerationError
+from pytest_unlearn.models.generation import GenerationError, _AtStop
 from pytest_unlearn.models.loading import LanguageModel, Weights, load
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.models.styles import StyleError
@@ -85,6 +86,15 @@ def test_a_row_ends_at_its_own_stop(llama: Weights) -> None:
     cut = drawn(llama, PROMPTS, (), temperature=0.0, stops=(stop, "never"))
     assert cut == [text.split(stop)[0] for text in free]
     assert cut != free
+
+
+def test_a_stop_of_many_tokens_is_seen_while_it_is_written(llama: Weights) -> None:
+    """In the row that has it, behind the prompt only."""
+    at_stop = _AtStop(llama.tokenizer, ["print("], width=2)
+    rows = [llama.tokenizer(text)["input_ids"] for text in ("xyprint(", "xyprint)", "print(xy")]
+    ids: Any = torch.tensor([row[-8:] for row in rows])
+    nothing: Any = None
+    assert at_stop(ids, nothing).tolist() == [True, False, False]
 
 
 def test_nan_and_unknown_styles_are_errors(llama: Weights) -> None:

@@ -93,7 +93,9 @@ FENCED = {
     "fence in a docstring": 'def f(x):\n    """\n```\ncode\n```\n"""\n    return 2 * x\n',
     "lambda": "```\nf = lambda x: 2 * x\n```",
     "alias": "```\ndef double(x):\n    return 2 * x\n\nf = double\n```",
-    "future": "```\nfrom __future__ import annotations\ndef f(x: T):\n    return 2 * x\n```",
+    "future": (
+        "```\nfrom __future__ import annotations\ndef f(x: T):\n    return math.floor(2 * x)\n```"
+    ),
     "star": "```\nfrom operator import *\ndef f(x):\n    return mul(2, x)\n```",
     "try": (
         "```\ntry:\n    import nonesuch as m\nexcept ImportError:\n    m = 2\n"
@@ -105,6 +107,11 @@ FENCED = {
     "default": "```\nK = 2\ndef f(x, k=K):\n    return k * x\n```",
     "nested": "```\nK = 2\ndef f(x):\n    def g():\n        return K * x\n    return g()\n```",
     "brackets": "Look (here:\nK = [\n1,\n2\n]\ndef f(\n    x\n):\n    return K[1] * x\n",
+    "two in a list": (
+        "1. A\n  ```\n  K = 2\n  ```\n2. B\n```\n  def g(:\n```\n"
+        "text\n```\nK = 2\ndef f(x):\n    return K * x\n```"
+    ),
+    "body and helper": "```\n    return g(x)\n```\nwith\n```\ndef g(x):\n    return 2 * x\n```",
     "margin comment": "So:\ndef f(x):\n# at the margin\n    return 2 * x\n",
 }
 
@@ -124,6 +131,18 @@ def test_a_function_without_return_is_kept() -> None:
     xs = [2, 1]
     assert run(source)(xs) is None
     assert xs == [1, 2]
+
+
+def test_a_decorator_belongs_to_its_function() -> None:
+    """Also where the text does not parse as a whole; a line at the margin else ends a statement."""
+    text = "It's:\nimport functools\n@functools.cache\ndef f(x):\n    return 2 * x\n"
+    assert "@functools.cache\ndef f" in solution_source(PROMPT, text, "f", chat=True)
+
+
+def test_what_only_a_script_does_is_left_out() -> None:
+    """A module that is imported does not run its main block."""
+    tail = "\nK = 2\nif __name__ == '__main__':\n    K = int(input())\n"
+    assert run(solution_source(PROMPT, "\n    return K * x\n" + tail, "f"))(3) == 6
 
 
 def test_helpers_that_are_reached_stay_and_others_go() -> None:
@@ -199,5 +218,6 @@ def test_a_long_answer_without_the_function_takes_linear_time() -> None:
     """Every block would be read by itself, twice."""
     started = time.process_time()
     text = "```\nx = (\n" * (SIZE // 10)
-    assert solution_source("# write g", text, "g", chat=True).startswith("# write g\n```")
+    prompt = "# note\n" * 1000 + "# write g"
+    assert solution_source(prompt, text, "g", chat=True).startswith(prompt + "\n```")
     assert time.process_time() - started < 8

@@ -136,7 +136,6 @@ def test_mbpp_prompt_shows_the_tests_and_the_last_function_is_called(tmp_path: P
         (0, "tuple(x / 2 for x in xs)", False),
         (0, "[x / 2 for x in xs] if xs else [1e-9]", False),
         (0, "[x / 2 for x in xs] if xs != [5] else [9.0]", False),  # a plus input
-        (0, "xs.append(1) or [x / 2 for x in xs[:-1]]", True),  # arguments are copies
     ],
 )
 def test_evalplus_tolerance(tmp_path: Path, atol: float, answer: str, right: bool) -> None:
@@ -155,6 +154,13 @@ def test_evalplus_tolerance_of_one_input_is_not_that_of_the_next(tmp_path: Path)
     (case,) = load_cases(write(tmp_path / "e.jsonl", row))
     assert passes(case, "def halve(x):\n    return x / 2 + (x == 3) * 1e-8\n")
     assert not passes(case, "def halve(x):\n    return x / 2 + (x == 4) * 1e-8\n")
+
+
+def test_evalplus_canonical_solution_may_change_its_arguments(tmp_path: Path) -> None:
+    """The solution under test gets them as they are in the file."""
+    changing = "\ndef halve(xs):\n    xs.append(2)\n    return [x / 2 for x in xs[:-1]]\n"
+    (case,) = load_cases(write(tmp_path / "e.jsonl", {**EVALPLUS, "canonical_solution": changing}))
+    assert passes(case, "def halve(xs):\n    return [x / 2 for x in xs]\n")
 
 
 def test_evalplus_arguments_get_the_types_of_the_assertion(tmp_path: Path) -> None:
