@@ -142,7 +142,9 @@ def test_a_decorator_belongs_to_its_function() -> None:
 def test_what_only_a_script_does_is_left_out() -> None:
     """A module that is imported does not run its main block."""
     tail = "\nK = 2\nif __name__ == '__main__':\n    K = int(input())\n"
-    assert run(solution_source(PROMPT, "\n    return K * x\n" + tail, "f"))(3) == 6
+    source = solution_source(PROMPT, "\n    return K * x\n" + tail, "f")
+    assert run(source)(3) == 6
+    assert "input" not in source
 
 
 def test_helpers_that_are_reached_stay_and_others_go() -> None:
