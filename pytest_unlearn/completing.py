@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.model_pair import ReplayError
 from pytest_unlearn.models.decoding import Decoding
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.store import Store, digest_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Chunk
-    from pytest_unlearn.model_pair import Completer, Models, State
+    from pytest_unlearn.model_pair import Checkpoint, Completer, Models, State
     from pytest_unlearn.tasks.format import TaskCase
 
 # Raise when a change of this package changes the loss of the same solution.
@@ -21,6 +22,38 @@ LOSSES_VERSION = 1
 
 class CompletionError(RuntimeError):
     """A model could not be had, or a chunk not be completed, earlier in this run."""
+
+
+class Replayed:
+    """The models of an earlier run, of which only what the store has can be read."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    @property
+    def base_key(self) -> dict[str, Any]:
+        """The base model's key."""
+        return self._models.base_key
+
+    @property
+    def unlearned_key(self) -> dict[str, Any]:
+        """The tested model's key."""
+        return self._models.unlearned_key
+
+    def resolve(self) -> None:
+        """Find the models, whose files are in the keys."""
+        self._models.resolve()
+
+    def stored_checkpoint(self) -> Checkpoint | None:
+        """Return what unlearning reported, or None."""
+        return self._models.stored_checkpoint()
+
+    def model(self, state: State) -> Completer:
+        """Raise ReplayError: something is asked for that the store does not have."""
+        raise ReplayError(
+            f"--unlearn-replay: something of the {state} model is not in the store; run once "
+            "without it, with the same data and settings"
+        )
 
 
 class SolutionLosses:

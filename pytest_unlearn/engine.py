@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pytest_unlearn.completing import CompletionError, SolutionLosses, completed, decoding_key
+from pytest_unlearn.completing import (
+    CompletionError,
+    Replayed,
+    SolutionLosses,
+    completed,
+    decoding_key,
+)
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.leaks.attribution import Detector, is_degenerate
 from pytest_unlearn.leaks.exact_rows import exact_row, exposure_row
@@ -94,6 +100,8 @@ class Engine:
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
         self.models = models or ModelPair(settings, dataset, self._store, progress, threads)
+        if settings.replay:
+            self.models = Replayed(self.models)
         self._losses = SolutionLosses(dataset.tasks, self.models, self._store, self._failing_once)
 
     def close(self) -> None:

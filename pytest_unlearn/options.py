@@ -133,6 +133,12 @@ _OPTIONS: tuple[_Option, ...] = (
         switch=True,
     ),
     _Option(
+        "unlearn_replay",
+        "",
+        "judge the completions of the store again: load, unlearn and generate nothing",
+        switch=True,
+    ),
+    _Option(
         "unlearn_gate",
         "GATE",
         "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default gates",
@@ -178,6 +184,7 @@ class Settings:
     tasks: tuple[Path | str, ...]
     sampling: Sampling
     check_tasks: bool
+    replay: bool
     gates: tuple[Gate, ...]
     fail_on_leak: bool
     seed: int
@@ -273,6 +280,7 @@ def read_settings(config: pytest.Config) -> Settings:
         tasks=tuple(tasks),
         sampling=_sampling(config),
         check_tasks=bool(_given(config, "unlearn_check_tasks")),
+        replay=bool(_given(config, "unlearn_replay")),
         gates=tuple(
             _checked("--unlearn-gate", GateError, parse_gate, text)
             for text in _given(config, "unlearn_gate") or _DEFAULT_GATES

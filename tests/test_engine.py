@@ -28,6 +28,7 @@ class Given:
     batch_size = 64
     sampling = Sampling()
     seed = 0
+    replay = False
     exposure = 0
 
     def __init__(self, forget: Path, store: Path) -> None:

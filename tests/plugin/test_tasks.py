@@ -89,6 +89,31 @@ def test_solutions_that_fail_or_hang_are_named_first(unlearn_run: UnlearnRun) ->
     assert unlearn_run.generated() == []
 
 
+def test_replay_judges_again_without_a_model(unlearn_run: UnlearnRun) -> None:
+    """From the store alone, and what is not there is an error, never a pass."""
+    unlearn_run.lookup(lost=["add-0"])
+    select = ("-k", "test_solved and (add-0 or add-7)")
+    missing = unlearn_run("--unlearn-replay", *select)
+    assert missing.ret == pytest.ExitCode.TESTS_FAILED
+    missing.stdout.fnmatch_lines(["*ReplayError: --unlearn-replay: something of the base model*"])
+    assert unlearn_run.generated() == []
+    first = unlearn_run(*select)
+    made = unlearn_run.generated()
+    assert made
+    again = unlearn_run("--unlearn-replay", *select)
+    assert (again.ret, unlearn_run.generated()) == (first.ret, made)
+    again.stdout.fnmatch_lines(["*1 passed*1 unsolved*"])
+
+
+def test_replay_of_a_model_that_was_never_unlearned_trains_nothing(
+    unlearn_run: UnlearnRun,
+) -> None:
+    result = unlearn_run("--unlearn-replay", "-k", "add-0")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*ReplayError: --unlearn-replay: *not in the store*"])
+    result.stdout.no_fnmatch_line("*PASS*")
+
+
 def test_a_file_of_two_formats_is_refused(unlearn_run: UnlearnRun) -> None:
     unlearn_run.lookup()
     path = unlearn_run.pytester.path / "mix.jsonl"
