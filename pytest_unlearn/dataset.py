@@ -6,8 +6,8 @@ Built from the settings alone: no model, no pytest.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,13 +16,16 @@ from pytest_unlearn.people.files import load_files
 from pytest_unlearn.people.manifest import Record, Split, tiny_records
 from pytest_unlearn.probes.families import Probe, Style, build_probes
 from pytest_unlearn.store import digest_of
-from pytest_unlearn.tasks.format import (
-    TaskCase,
-    TaskFileError,
-    bundled_cases,
-    bundled_tasks,
-    load_cases,
+from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
+from pytest_unlearn.tasks.prompts import (
+    prompt_of,
+    room_for,
+    sample_id,
+    seed_of,
+    stops_of,
+    suffix_of,
 )
+from pytest_unlearn.tasks.sets import task_cases
 
 if TYPE_CHECKING:
     from pytest_unlearn.options import Settings
@@ -30,12 +33,14 @@ if TYPE_CHECKING:
 # Room for what a model says after the value: other people's data, too.
 PROBE_TOKENS = 48
 AFTER_VALUE_TOKENS = 16
-TASK_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Cases that are completed together: one batch. `id` is the same in every run of the data."""
+    """Cases that are completed together: one batch. `id` is the same in every run of the data.
+
+    At a `temperature` over 0, case i is drawn with `seeds[i]`. A text ends at one of `stops`.
+    """
 
     id: str
     cases: tuple[str, ...]
@@ -43,6 +48,10 @@ class Chunk:
     max_new_tokens: int
     style: Style
     suffixes: tuple[str, ...]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seeds: tuple[int, ...] = ()
+    stops: tuple[str, ...] = ()
 
     def __repr__(self) -> str:  # prompts may be personal data
         return f"<Chunk {self.id} of {len(self.cases)} cases>"
@@ -60,7 +69,9 @@ class Dataset:
         self.records = _records(settings)
         self.probes = build_probes(self.records, settings.probes)
         self._by_id = {probe.id: probe for probe in self.probes}
-        self.tasks = _task_cases(settings.tasks)
+        self.tasks = task_cases(settings.tasks)
+        self.sampling = settings.sampling
+        self._seed = settings.seed
         self._batch_size = settings.batch_size
 
     def probes_of(self, split: Split) -> list[Probe]:
@@ -79,6 +90,24 @@ class Dataset:
     def records_of(self, split: Split) -> list[Record]:
         """Return the records of one split, in order."""
         return [record for record in self.records if record.split == split]
+
+    def samples_of(self, case: TaskCase) -> list[str]:
+        """Return the ids under which the samples of a task case are completed."""
+        count = self.sampling.samples
+        return [sample_id(case.id, number, count) for number in range(count)]
+
+    def _task_rows(self) -> Iterator[_Row]:
+        style = self.sampling.style
+        for case in self.tasks:
+            for number, name in enumerate(self.samples_of(case)):
+                yield _Row(
+                    name,
+                    prompt_of(case, style),
+                    room_for(case, self.sampling),
+                    style,
+                    suffix_of(case, style),
+                    seed_of(self._seed, case.id, number) if self.sampling.temperature else None,
+                )
 
     def training_texts(self, unseen: bool = False) -> TrainingTexts:
         """Return what unlearning may train on, and with `unseen` control people's to look at.
@@ -107,13 +136,19 @@ class Dataset:
         families = {probe.family: list[_Row]() for probe in self.probes}
         for probe in self.probes:
             families[probe.family].append(_probe_row(probe))
-        tasks = [_Row(case.id, case.prompt, TASK_TOKENS) for case in self.tasks]
-        return {
-            case: chunk
-            for rows in (*families.values(), tasks)  # a family's chunks do not depend on others
-            for chunk in _cut(rows, self._batch_size)
-            for case in chunk.cases
-        }
+        probes = (  # a family's chunks do not depend on others
+            chunk for rows in families.values() for chunk in _cut(rows, self._batch_size)
+        )
+        tasks = (
+            replace(
+                chunk,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                stops=stops_of(self.sampling.style),
+            )
+            for chunk in _cut(list(self._task_rows()), self._batch_size)
+        )
+        return {case: chunk for chunk in (*probes, *tasks) for case in chunk.cases}
 
 
 class _Row(NamedTuple):
@@ -124,6 +159,7 @@ class _Row(NamedTuple):
     tokens: int
     style: Style = "completion"
     suffix: str = ""
+    seed: int | None = None
 
 
 def _example(record: Record) -> Example:
@@ -153,6 +189,7 @@ def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:
             max_new_tokens=max(row.tokens for row in part),
             style=part[0].style,
             suffixes=tuple(row.suffix for row in part),
+            seeds=tuple(row.seed for row in part if row.seed is not None),
         )
 
 
@@ -166,17 +203,3 @@ def _records(settings: Settings) -> tuple[Record, ...]:
     if not any(files.values()):
         return tiny_records()
     return load_files(files)
-
-
-def _task_cases(paths: Iterable[Path]) -> tuple[TaskCase, ...]:
-    cases = tuple(case for path in paths for case in load_cases(path)) or bundled_cases()
-    _check_unique((case.id for case in cases), TaskFileError)
-    return cases
-
-
-def _check_unique(ids: Iterable[str], error: type[ValueError]) -> None:
-    seen: set[str] = set()
-    for row_id in ids:
-        if row_id in seen:
-            raise error(f"id {row_id!r} occurs in two files; give each row its own id")
-        seen.add(row_id)

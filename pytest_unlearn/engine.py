@@ -7,23 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pytest_unlearn.completing import (
+    CompletionError,
+    Replayed,
+    SolutionLosses,
+    completed,
+    decoding_key,
+)
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.leaks.attribution import Detector
+from pytest_unlearn.leaks.attribution import Detector, is_degenerate
 from pytest_unlearn.leaks.exact_rows import exact_row, exposure_row
 from pytest_unlearn.leaks.extraction import extraction
 from pytest_unlearn.leaks.outcomes import Outcome
 from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_records
-from pytest_unlearn.model_pair import STATES, Completer, ModelPair, Models, State
+from pytest_unlearn.model_pair import STATES, ModelPair, Models, State
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
 from pytest_unlearn.searching import search_targets
 from pytest_unlearn.store import Store, digest_of
-from pytest_unlearn.tasks.extraction import solution_source
+from pytest_unlearn.task_check import check_tasks
+from pytest_unlearn.tasks.extraction import Solution, solution
+from pytest_unlearn.tasks.prompts import suffix_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Chunk, Dataset
@@ -54,14 +64,15 @@ class Completion(Generic[Judged]):
 
 @dataclass(frozen=True, slots=True)
 class Completions(Generic[Judged]):
-    """The completions of one case by the base and by the tested model."""
+    """The completions of one case by the base and by the tested model.
+
+    Of a task all samples; `base` and `unlearned` are the first ones.
+    """
 
     base: Completion[Judged]
     unlearned: Completion[Judged]
-
-
-class CompletionError(RuntimeError):
-    """A model could not be had, or a chunk not be completed, earlier in this run."""
+    base_samples: tuple[Completion[Judged], ...] = ()
+    unlearned_samples: tuple[Completion[Judged], ...] = ()
 
 
 class Engine:
@@ -96,6 +107,9 @@ class Engine:
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
         self.models = models or ModelPair(settings, dataset, self._store, progress, threads)
+        if settings.replay:
+            self.models = Replayed(self.models)
+        self._losses = SolutionLosses(dataset.tasks, self.models, self._store, self._failing_once)
 
     def close(self) -> None:
         """End the sandbox's processes."""
@@ -129,10 +143,42 @@ class Engine:
 
         Raises SandboxError when no verdict can be had.
         """
-        texts = [self._text(state, case.id) for state in STATES]
-        verdicts = [self._judge(case, text) for text in texts]
-        row = TaskRow(case.id, case.task_id, verdicts[0].status, verdicts[1].status)
-        return _completions(texts, verdicts), row
+        samples = self._dataset.samples_of(case)
+        base, tested = (
+            tuple(self._sample(case, self._text(state, name)) for name in samples)
+            for state in STATES
+        )
+        row = TaskRow(
+            id=case.id,
+            task=case.task_id,
+            base=base[0].outcome.status,
+            unlearned=tested[0].outcome.status,
+            base_samples=tuple(sample.outcome.status for sample in base),
+            unlearned_samples=tuple(sample.outcome.status for sample in tested),
+            ks=self._dataset.sampling.ks,
+            group=case.group,
+            base_parses=_share(self._solution(case, s.text.reveal()).whole for s in base),
+            unlearned_parses=_share(self._solution(case, s.text.reveal()).whole for s in tested),
+            base_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in base),
+            unlearned_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in tested),
+            base_loss=self._losses.of("base", case),
+            unlearned_loss=self._losses.of("unlearned", case),
+        )
+        return Completions(base[0], tested[0], base, tested), row
+
+    def check_tasks(self) -> None:
+        """Judge the tasks' own solutions; see `task_check.check_tasks`. Raises TaskFileError."""
+        unchecked = check_tasks(self._dataset.tasks, self._judge)
+        if unchecked:
+            self._progress(f"{unchecked} tasks have no solution to check")
+
+    def _sample(self, case: TaskCase, text: str) -> Completion[Verdict]:
+        return Completion(Secret(text, "completion"), self._judge(case, text))
+
+    def _solution(self, case: TaskCase, completion: str) -> Solution:
+        style = self._dataset.sampling.style
+        suffix = suffix_of(case, style)
+        return solution(case.prompt, completion, case.entry_point, suffix, chat=style == "chat")
 
     def _exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
         """Return the exact scores of a probe's value, of the store or of one pass over its chunk.
@@ -228,10 +274,11 @@ class Engine:
         )
 
     def _judge(self, case: TaskCase, completion: str) -> Verdict:
-        source = solution_source(case.prompt, completion, case.entry_point)
+        source = self._solution(case, completion).source
         key = digest_of([case.id, source])
         if key not in self._verdicts:  # both models mostly write the same program
-            verdict = self.sandbox.run(source, case.entry_point, case.tests)
+            tests: Any = case.tests  # calls, or a program that calls
+            verdict = self.sandbox.run(source, case.entry_point, tests)
             if verdict.detail and self._detector.anybody_in(f"{completion}\n{verdict.detail}"):
                 verdict = replace(verdict, detail="not shown: somebody's value is in the solution")
             self._verdicts[key] = verdict
@@ -275,7 +322,7 @@ class Engine:
         with self._failing_once(f"{state} model"):
             model = self.models.model(state)
         started = time.perf_counter()
-        texts = _completed(model, chunk)
+        texts = completed(model, chunk)
         for key, text in zip(keys, texts, strict=True):
             self._store.put("completions", key, {"text": text})
         seconds = time.perf_counter() - started
@@ -293,15 +340,16 @@ class Engine:
                     "prompt": prompt,
                     "generation": {
                         "version": GENERATION_VERSION,
-                        "decoding": "greedy",
-                        "seed": 0,
+                        **decoding_key(chunk, number),
                         "max_new_tokens": chunk.max_new_tokens,
                         "style": chunk.style,
                         "suffix": suffix,
                     },
                 }
             )
-            for prompt, suffix in zip(chunk.prompts, chunk.suffixes, strict=True)
+            for number, (prompt, suffix) in enumerate(
+                zip(chunk.prompts, chunk.suffixes, strict=True)
+            )
         ]
         return keys
 
@@ -313,20 +361,8 @@ def _example(probe: Probe) -> Example:
     return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
 
 
-def _completed(model: Completer, chunk: Chunk) -> list[str]:
-    """Run a chunk in its style. Models put in place by a conftest may know `complete` only."""
-    if chunk.style == "completion":
-        return model.complete(chunk.prompts, chunk.max_new_tokens)
-    method = getattr(model, "answer" if chunk.style == "chat" else "infill", None)
-    if method is None:
-        raise CompletionError(
-            f"{type(model).__name__} knows no {chunk.style} prompts; leave {chunk.style} out of "
-            "--unlearn-probes"
-        )
-    if chunk.style == "chat":
-        return list(method(chunk.prompts, chunk.max_new_tokens))
-    pairs = list(zip(chunk.prompts, chunk.suffixes, strict=True))
-    return list(method(pairs, chunk.max_new_tokens))
+def _share(found: Iterable[bool]) -> float:
+    return fmean(map(float, found))
 
 
 def _completions(texts: list[str], outcomes: list[Judged]) -> Completions[Judged]:

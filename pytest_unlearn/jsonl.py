@@ -51,15 +51,17 @@ def read_objects(
 
 
 def read_any_objects(
-    path: Path, error: type[ValueError], keys: Iterable[str]
+    path: Path, error: type[ValueError], keys: Iterable[str], constants: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield what `read_objects` does, whatever keys the objects have.
 
-    `keys` are those that the message names for a line that is no object.
+    `keys` are those that the message names for a line that is no object. `constants`: NaN and
+    Infinity, which are no JSON, are taken as Python writes them.
     """
     hint = quoted(keys)
+    decoder = _LENIENT if constants else _DECODER
     for number, line in _lines(path, error):
-        yield number, _object(line, f"{path}:{number}", error, hint)
+        yield number, _object(line, f"{path}:{number}", error, hint, decoder)
 
 
 def check_keys(
@@ -202,11 +204,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # One for all lines: `json.loads` with hooks would build a decoder a call.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
-def _object(line: str, where: str, error: type[ValueError], keys: str) -> dict[str, Any]:
+def _object(
+    line: str, where: str, error: type[ValueError], keys: str, decoder: json.JSONDecoder
+) -> dict[str, Any]:
     try:
-        data = _DECODER.decode(line.rstrip("\r\n"))
+        data = decoder.decode(line.rstrip("\r\n"))
     except _ConstantError as fault:
         raise error(
             f"{where}: {fault} is not a JSON value; write a finite number, a string or null"

@@ -53,6 +53,10 @@ class Checkpoint:
     seconds: float
 
 
+class ReplayError(RuntimeError):
+    """Something is not in the store, and nothing may be made anew."""
+
+
 class Completer(Protocol):
     """What a run asks of a model."""
 
@@ -247,6 +251,8 @@ class ModelPair:
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load
 
+        if self._settings.replay:  # also before an unlearning that the store does not have
+            raise ReplayError(f"--unlearn-replay: no run of {source.name} is in the store")
         files = self._files(source)
         if files not in self._loaded:
             self._progress(f"loading {source.name}")

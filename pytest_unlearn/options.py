@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pytest_unlearn.gates.options import GATE_OPTIONS
+from pytest_unlearn.flags import given
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.options import Judging
-    from pytest_unlearn.models.decoding_scheme import DecodingScheme
+    from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.sandbox import Mode
+    from pytest_unlearn.tasks.prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
     from pytest_unlearn.unlearning.plant_options import PlantOptions
 
@@ -23,158 +24,6 @@ T = TypeVar("T")
 
 class SettingsError(ValueError):
     """A flag or ini key is wrong; the message names it and says what to write."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """One flag and the ini key of the same name."""
-
-    name: str
-    metavar: str
-    help: str
-    many: bool = False
-    switch: bool = False
-    bare: str | None = None  # what the flag without a value stands for, where it may have none
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-
-_OPTIONS: tuple[_Option, ...] = (
-    _Option(
-        "unlearn_model",
-        "NAME",
-        "the model to test: a preset (tiny, codeqwen, codellama, aixcoder, qwen2.5-coder, "
-        "starcoder2, deepseek-coder, smollm2), a model folder, a PEFT adapter folder, a GGUF file, "
-        "or a hub id; switches the plugin on",
-    ),
-    _Option(
-        "unlearn_method",
-        "METHOD",
-        "how to unlearn before testing: ga, ga+gd, ga+kl, retrain (the planted model's ideal), or "
-        "none to audit the model as it is; "
-        "options after a colon, as in ga+kl:steps=80,lr=1e-4 (default: ga+kl, or none with "
-        "--unlearn-baseline or --unlearn-adapter)",
-    ),
-    _Option(
-        "unlearn_plant",
-        "OPTIONS",
-        "first fine-tune the forget and retain documents into the model until they leak; options "
-        "as in target=0.9,cap=2000,repetitions=1/4/16/64,lr=5e-4, or none (in an ini file: "
-        "default); write it after the paths",
-        bare="default",
-    ),
-    _Option(
-        "unlearn_baseline",
-        "NAME",
-        "another model to compare with, instead of the model before unlearning",
-    ),
-    _Option(
-        "unlearn_adapter",
-        "DIR",
-        "a PEFT adapter of the model: the model with it is tested, and compared with the model "
-        "without it",
-    ),
-    _Option(
-        "unlearn_revision",
-        "REV",
-        "commit, branch or tag of a model of the hub (default: the preset's, or main)",
-    ),
-    _Option(
-        "unlearn_trust_remote_code",
-        "NAME",
-        "run the Python code that comes with the model of exactly this name (default: never)",
-    ),
-    _Option(
-        "unlearn_forget",
-        "FILE",
-        "records to be forgotten, JSON Lines, instead of the bundled people; repeatable",
-        many=True,
-    ),
-    _Option("unlearn_retain", "FILE", "the same for records to be kept; repeatable", many=True),
-    _Option(
-        "unlearn_control",
-        "FILE",
-        "the same for records that the model never saw; repeatable",
-        many=True,
-    ),
-    _Option(
-        "unlearn_probes",
-        "FAMILIES",
-        "how records are asked for, separated by commas: direct (default), cross, nameless, twin, "
-        "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all",
-    ),
-    _Option(
-        "unlearn_decoding",
-        "SCHEME",
-        "how an attacker samples, for the probability of a value: temperature=0.8,top_k=40,"
-        "top_p=0.95 or a part of it (default: temperature=1)",
-    ),
-    _Option(
-        "unlearn_membership",
-        "ATTACKS",
-        "membership inference, separated by commas: loss, zlib, min_k, min_k++, gradnorm, "
-        "reference, or all, none (default: all that cost no further pass)",
-    ),
-    _Option(
-        "unlearn_retrained",
-        "NAME",
-        "a model trained without the forget records: what forgetting should look like, for "
-        "PrivLeak and the attack reference",
-    ),
-    _Option(
-        "unlearn_exposure",
-        "N",
-        "rank each value among N decoys of its kind put in the same prompt (at least 1000 for 10 "
-        "bits; default: 0, no exposure)",
-    ),
-    _Option(
-        "unlearn_search",
-        "N",
-        "look for prompts that leak what no probe leaked: at most N prompts a record, on forget "
-        "and, to see what the attack itself does, on control people (default: 0, no search)",
-    ),
-    _Option(
-        "unlearn_tasks",
-        "FILE",
-        "programming tasks, JSON Lines, instead of the bundled ones; repeatable",
-        many=True,
-    ),
-    *(_Option(*option) for option in GATE_OPTIONS),
-    _Option(
-        "unlearn_probe_outcome",
-        "record|fail",
-        "record: a leak is a result, and gates judge the rate (default); fail: each leak fails "
-        "its test",
-    ),
-    _Option(
-        "unlearn_sandbox",
-        "auto|strict|off",
-        "what is around the solutions of tasks. auto: every layer that this system has (default); "
-        "strict: refuse to run unless it has all of them; off: DANGEROUS, solutions can read and "
-        "write your files, use the network and start programs",
-    ),
-    _Option("unlearn_seed", "N", "seed of the unlearning (default: 0)"),
-    _Option("unlearn_batch_size", "N", "prompts completed at once (default: 64)"),
-    _Option(
-        "unlearn_device",
-        "DEVICE",
-        "auto, cpu, cuda, cuda:N, or map to spread the model over all GPUs (default: auto; map "
-        "where the model does not fit one of several)",
-    ),
-    _Option(
-        "unlearn_dtype",
-        "DTYPE",
-        "auto, float32, bfloat16 or float16 (default: auto; float32 on a CPU, the preset's or "
-        "bfloat16 on a GPU)",
-    ),
-    _Option(
-        "unlearn_store",
-        "DIR",
-        "where completions and unlearned adapters are kept (default: in pytest's cache folder)",
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +43,10 @@ class Settings:
     retrained: str | None
     exposure: int
     search: int
-    tasks: tuple[Path, ...]
+    tasks: tuple[Path | str, ...]
+    sampling: Sampling
+    check_tasks: bool
+    replay: bool
     judging: Judging
     fail_on_leak: bool
     seed: int
@@ -215,60 +67,17 @@ class Settings:
         return any(other is not None for other in others)
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """Declare all flags and ini keys; nothing is read here."""
-    group = parser.getgroup("unlearn", "has the model forgotten, and can it still code?")
-    for option in _OPTIONS:
-        given: dict[str, Any] = {"action": "store_true"}
-        if not option.switch:
-            action = "append" if option.many else "store"
-            given = {"action": action, "metavar": option.metavar}
-        if option.bare:
-            given |= {"nargs": "?", "const": option.bare}
-        group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
-        ini_type: Literal["linelist", "string", "bool"] = "string"
-        ini_type = "linelist" if option.many else "bool" if option.switch else ini_type
-        parser.addini(
-            option.name,
-            help=option.help.replace("%%", "%"),
-            type=ini_type,
-            default=None,
-        )
-    group.addoption(
-        "--unlearn-plan",
-        action="store_true",
-        help="print what a run would do and need, and what each gate allows, and exit; loads no "
-        "model",
-    )
-    group.addoption(
-        "--unlearn-metrics",
-        action="store_true",
-        help="print the metrics that gates can use, and the profiles, and exit; needs no model",
-    )
-    parser.addini(
-        "unlearn_testpaths",
-        help="tests to collect beside the bundled suite when no path is given",
-        type="linelist",
-        default=[],
-    )
-    parser.addini(
-        "unlearn_sandbox_imports",
-        help="installed packages that the solutions of tasks may import, such as numpy",
-        type="args",
-        default=[],
-    )
-
-
 def is_active(config: pytest.Config) -> bool:
     """Tell whether a model was named, by flag or ini."""
-    return bool(_given(config, "unlearn_model"))
+    return bool(given(config, "unlearn_model"))
 
 
 def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run. Raises SettingsError."""
     from pytest_unlearn.leaks.membership import AttackError, parse_attacks
-    from pytest_unlearn.models.decoding_scheme import DecodingError, parse_scheme
+    from pytest_unlearn.models.sampling import DecodingError, parse_scheme
     from pytest_unlearn.probes.families import FamilyError, parse_families
+    from pytest_unlearn.tasks.sets import set_names
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
     from pytest_unlearn.unlearning.plant_options import parse_planting
@@ -281,50 +90,59 @@ def read_settings(config: pytest.Config) -> Settings:
             "--unlearn-stop=curtail leaves cases out, and --unlearn-probe-outcome=fail wants to "
             "see each leak; leave one of them out"
         )
-    baseline = _given(config, "unlearn_baseline")
-    retrained = _given(config, "unlearn_retrained")
-    adapter = _given(config, "unlearn_adapter")
-    plant = _given(config, "unlearn_plant")
+    baseline = given(config, "unlearn_baseline")
+    retrained = given(config, "unlearn_retrained")
+    adapter = given(config, "unlearn_adapter")
+    plant = given(config, "unlearn_plant")
 
     def folder_or_file(name: str) -> tuple[Path, ...]:
-        return tuple(base_folder / path for path in _given(config, name) or ())
+        return tuple(base_folder / path for path in given(config, name) or ())
+
+    # A task set's name, for tasks or as what is to be retained; anything else is a file.
+    kept = {name: set_names(name) for name in given(config, "unlearn_retain") or ()}
+    tasks: list[Path | str] = [name for names in kept.values() for name in names or ()]
+    for value in given(config, "unlearn_tasks") or ():
+        tasks += set_names(value) or (base_folder / value,)
 
     settings = Settings(
-        model=str(_given(config, "unlearn_model")),
+        model=str(given(config, "unlearn_model")),
         baseline=baseline,
         method=_checked(
             "--unlearn-method",
             MethodError,
             parse_method,
-            _given(config, "unlearn_method") or (NONE if baseline or adapter else DEFAULT),
+            given(config, "unlearn_method") or (NONE if baseline or adapter else DEFAULT),
         ),
         plant=_checked("--unlearn-plant", MethodError, parse_planting, plant) if plant else None,
         forget=folder_or_file("unlearn_forget"),
-        retain=folder_or_file("unlearn_retain"),
+        retain=tuple(base_folder / name for name, names in kept.items() if names is None),
         control=folder_or_file("unlearn_control"),
         probes=_checked(
             "--unlearn-probes",
             FamilyError,
             parse_families,
-            _given(config, "unlearn_probes") or "direct",
+            given(config, "unlearn_probes") or "direct",
         ),
         decoding=_checked(
             "--unlearn-decoding",
             DecodingError,
             parse_scheme,
-            _given(config, "unlearn_decoding") or "",
+            given(config, "unlearn_decoding") or "",
         ),
         membership=_checked(
             "--unlearn-membership",
             AttackError,
             parse_attacks,
-            _given(config, "unlearn_membership") or "",
+            given(config, "unlearn_membership") or "",
             retrained is not None,
         ),
         retrained=retrained,
         exposure=_whole(config, "unlearn_exposure", 0, least=0),
         search=_whole(config, "unlearn_search", 0, least=0),
-        tasks=folder_or_file("unlearn_tasks"),
+        tasks=tuple(tasks),
+        sampling=_sampling(config),
+        check_tasks=bool(given(config, "unlearn_check_tasks")),
+        replay=bool(given(config, "unlearn_replay")),
         judging=judging,
         fail_on_leak=fail_on_leak,
         seed=_whole(config, "unlearn_seed", 0, least=0),
@@ -333,8 +151,8 @@ def read_settings(config: pytest.Config) -> Settings:
         dtype=_choice(config, "unlearn_dtype", ("auto", "float32", "bfloat16", "float16")),
         store=_store_folder(config, base_folder),
         adapter=base_folder / str(adapter) if adapter else None,
-        revision=_given(config, "unlearn_revision") or None,
-        trusted=_given(config, "unlearn_trust_remote_code") or None,
+        revision=given(config, "unlearn_revision") or None,
+        trusted=given(config, "unlearn_trust_remote_code") or None,
         sandbox=cast("Mode", _choice(config, "unlearn_sandbox", ("auto", "strict", "off"))),
         sandbox_imports=tuple(config.getini("unlearn_sandbox_imports")),
     )
@@ -357,10 +175,20 @@ def _check_models(settings: Settings) -> None:
         )
 
 
-def _given(config: pytest.Config, name: str) -> Any:
-    """Return what the command line gives, else the ini file, else None."""
-    value = config.getoption(name)
-    return value if value is not None else config.getini(name)
+def _sampling(config: pytest.Config) -> Sampling:
+    from pytest_unlearn.tasks.prompts import SamplingError, parse_sampling
+
+    return _checked(
+        "--unlearn-samples",
+        SamplingError,
+        parse_sampling,
+        _whole(config, "unlearn_samples", 1, least=1),
+        given(config, "unlearn_k"),
+        given(config, "unlearn_temperature"),
+        given(config, "unlearn_top_p"),
+        given(config, "unlearn_task_style") or "completion",
+        _whole(config, "unlearn_task_tokens", 0, least=0) or None,
+    )
 
 
 def _checked(
@@ -381,13 +209,13 @@ def _judging(config: pytest.Config) -> Judging:
     from pytest_unlearn.gates.options import read_judging
 
     try:
-        return read_judging(lambda name: _given(config, name), config.rootpath / "pyproject.toml")
+        return read_judging(lambda name: given(config, name), config.rootpath / "pyproject.toml")
     except (GateError, BaselineError) as error:
         raise SettingsError(str(error)) from error
 
 
 def _choice(config: pytest.Config, name: str, choices: Sequence[str]) -> str:
-    value = _given(config, name) or choices[0]
+    value = given(config, name) or choices[0]
     if value not in choices:
         flag = "--" + name.replace("_", "-")
         raise SettingsError(f"{flag}={value}: write one of {', '.join(choices)}")
@@ -395,7 +223,7 @@ def _choice(config: pytest.Config, name: str, choices: Sequence[str]) -> str:
 
 
 def _whole(config: pytest.Config, name: str, default: int, least: int) -> int:
-    value = _given(config, name)
+    value = given(config, name)
     if value in (None, ""):
         return default
     flag = "--" + name.replace("_", "-")
@@ -409,7 +237,7 @@ def _whole(config: pytest.Config, name: str, default: int, least: int) -> int:
 
 
 def _device(config: pytest.Config) -> str:
-    value = str(_given(config, "unlearn_device") or "auto")
+    value = str(given(config, "unlearn_device") or "auto")
     kind, colon, index = value.partition(":")
     known = value in ("auto", "cpu", "cuda", "map") or (
         kind == "cuda" and colon and index.isdigit()
@@ -420,9 +248,9 @@ def _device(config: pytest.Config) -> str:
 
 
 def _store_folder(config: pytest.Config, base_folder: Path) -> Path:
-    given = _given(config, "unlearn_store")
-    if given:
-        return base_folder / str(given)
+    folder = given(config, "unlearn_store")
+    if folder:
+        return base_folder / str(folder)
     cache = getattr(config, "cache", None)
     if cache is not None:
         return Path(cache.mkdir("unlearn"))

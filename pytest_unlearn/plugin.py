@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_unlearn import options
+from pytest_unlearn import flags, options
 from pytest_unlearn.fixtures import (
     SKIP_REASON,
     unlearn_base_model,
@@ -42,7 +42,7 @@ def _session(config: pytest.Config) -> UnlearnSession | None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the flags and ini keys."""
-    options.add_options(parser)
+    flags.add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

@@ -69,6 +69,8 @@ class UnlearnSession:
             )
             # Tried now, so that a refusal comes before any model is loaded.
             self.protection = self.engine.sandbox.protection() if self.dataset.tasks else None
+            if self.settings.check_tasks and self.worker is None:
+                self.engine.check_tasks()
         except GateError as error:
             profile = self.settings.judging.profile
             flag = f"--unlearn-profile={profile}" if profile else "--unlearn-gate"

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.tasks.format import TaskCase
+from pytest_unlearn.tasks.prompts import prompt_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
     from pytest_unlearn.model_pair import State
+    from pytest_unlearn.models.sampling import Decoding
     from pytest_unlearn.probes.families import Probe, Style
 
 
@@ -49,7 +51,8 @@ class LookupModels:
             # A prompt that names nobody asks for many values: there is no one answer.
             self._cases[key] = None if key in self._cases else probe
         for case in dataset.tasks:
-            self._cases["completion", case.prompt] = case
+            style = dataset.sampling.style
+            self._cases[style, prompt_of(case, style)] = case
         self._leaking = leaking
         self._lost = lost
         self._said = said or {}
@@ -89,7 +92,8 @@ class LookupModels:
         if state == "unlearned" and case.id in self._said:
             return self._said[case.id]
         if isinstance(case, TaskCase):
-            return "    pass\n" if self._forgot(state, case.id) else f"\n{case.solution}"
+            body = "    pass\n" if self._forgot(state, case.id) else f"\n{case.solution}"
+            return f"```python\n{case.prompt.rstrip()}{body}```\n" if style == "chat" else body
         if case.split == "control" or self._forgot(state, case.id, case.split):
             return "..."
         value = case.value.reveal()
@@ -126,6 +130,12 @@ class LookupModel:
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the looked-up answers."""
         return self._models.answers(self._state, prompts, "completion")
+
+    def write(
+        self, style: Style, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
+    ) -> list[str]:
+        """Return the looked-up answers, the same for every seed."""
+        return self._models.answers(self._state, prompts, style)
 
     def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the log-probability of each value after its prompt, in nats."""

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_unlearn.dataset import PROBE_TOKENS, Dataset
 from pytest_unlearn.people.manifest import tiny_records
+from pytest_unlearn.tasks.prompts import Sampling
 from tests.conftest import record_lines, write_lines
 
 
@@ -22,6 +23,8 @@ class Given:
     tasks: tuple[Path, ...] = ()
     probes: tuple[str, ...] = ("direct",)
     batch_size = 64
+    sampling = Sampling()
+    seed = 0
 
 
 def dataset(**changes: Any) -> Dataset:

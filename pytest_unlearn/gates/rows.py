@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pytest_unlearn.tasks.passk import pass_at_k
 
 # Under this name a row stands in a test report's `user_properties`.
 ROW_PROPERTY = "unlearn"
@@ -45,17 +47,39 @@ class ProbeRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """How a task case was solved. `base` and `unlearned` are the judge's statuses."""
+    """How a task case was solved. `base` and `unlearned` are the judge's statuses.
+
+    `base_samples` and `unlearned_samples` are the statuses of all samples, the first of them
+    `base` and `unlearned`; sample i of both models was drawn with the same seed. Of `ks`, the first
+    is the k of the pass@k that gates judge. The other fields are shares of the samples that are
+    whole programs and that are degenerate, and the loss of the canonical solution (nats, and
+    its tokens), None where the model gives no scores. `group` is the task's set or file.
+    """
 
     id: str
     task: str
     base: str
     unlearned: str
+    base_samples: tuple[str, ...] = ()
+    unlearned_samples: tuple[str, ...] = ()
+    ks: tuple[int, ...] = (1,)
+    group: str = "bundled"
+    base_parses: float | None = None
+    unlearned_parses: float | None = None
+    base_degenerate: float | None = None
+    unlearned_degenerate: float | None = None
+    base_loss: tuple[float, int] | None = None
+    unlearned_loss: tuple[float, int] | None = None
 
     @property
     def solved(self) -> bool:
-        """Tell whether the tested model solved the task."""
-        return self.unlearned == "passed"
+        """Tell whether the tested model solved the task, in any sample."""
+        return "passed" in (self.unlearned, *self.unlearned_samples)
+
+    def pass_at(self, state: Literal["base", "unlearned"], k: int | None = None) -> float:
+        """Return the estimate of pass@k in one state, 0 to 1; `k`: the first of `ks`."""
+        samples = getattr(self, f"{state}_samples") or (getattr(self, state),)
+        return pass_at_k(len(samples), samples.count("passed"), k or self.ks[0])
 
 
 def to_json(row: ProbeRow | TaskRow) -> str:
@@ -66,7 +90,10 @@ def to_json(row: ProbeRow | TaskRow) -> str:
 def from_json(text: str) -> ProbeRow | TaskRow:
     """Return the row that `to_json` wrote."""
     data = json.loads(text)
-    return ProbeRow(**data) if data.pop("row") == "ProbeRow" else TaskRow(**data)
+    if data.pop("row") == "ProbeRow":
+        return ProbeRow(**data)
+    lists: dict[str, Any] = {k: tuple(v) for k, v in data.items() if isinstance(v, list)}
+    return TaskRow(**{**data, **lists})
 
 
 def row_in(properties: Iterable[tuple[str, object]]) -> ProbeRow | TaskRow | None:

@@ -1,16 +1,24 @@
-"""Greedy completions in batches."""
+"""Completions in batches: greedy, or drawn with a seed for each row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from pytest_unlearn.models.batching import padded
 from pytest_unlearn.models.decoding import decode
+from pytest_unlearn.models.sampling import Decoding, DecodingScheme, cut_at
 from pytest_unlearn.models.styles import Infill, chat_ids, infill_ids, infill_style
+from pytest_unlearn.models.token_scores import scheme_log_probs
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,6 +44,86 @@ class _RefuseNan(LogitsProcessor):
         return scores
 
 
+class _Draw(LogitsProcessor):
+    """Leave one token a row: the one that the row's own random numbers draw.
+
+    Inverse transform sampling with one uniform number a token, drawn on the CPU from the row's
+    seed: neither the batch, nor the device, nor how far other rows are has a part in it.
+    """
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._scheme = DecodingScheme(decoding.temperature, None, decoding.top_p)
+        self._draws = torch.stack(
+            [
+                torch.rand(
+                    decoding.max_new_tokens,
+                    generator=torch.Generator().manual_seed(seed),
+                    dtype=torch.float64,
+                )
+                for seed in decoding.seeds
+            ]
+        )
+        self._step = 0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        cumulative = scheme_log_probs(scores.double(), self._scheme).exp().cumsum(dim=-1)
+        # A little below the sum, which rounding may leave under 1.
+        most = cumulative[:, -1:] * (1 - 1e-12)
+        draws = self._draws[:, self._step, None].to(scores.device) * most
+        self._step += 1
+        chosen = torch.searchsorted(cumulative, draws, right=True)
+        only: Any = torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+        return only  # type: ignore[no-any-return]
+
+
+class _AtStop(StoppingCriteria):
+    """End each row for itself where it has written a stop."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], width: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stops = stops
+        self._width = width
+        # A token has at least a byte.
+        self._tail = max(len(stop.encode()) for stop in stops) + 1
+
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+    ) -> torch.BoolTensor:
+        start = max(self._width, input_ids.shape[1] - self._tail)
+        texts: Any = self._tokenizer.batch_decode(input_ids[:, start:])
+        done: Any = torch.tensor(
+            [any(stop in text for stop in self._stops) for text in texts], device=input_ids.device
+        )
+        return done  # type: ignore[no-any-return]
+
+
+def write(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    prompts: Sequence[str],
+    suffixes: Sequence[str],
+    decoding: Decoding,
+    infill: Infill | None = None,
+) -> list[str]:
+    """Return what the model writes to each prompt in a style: completion, chat or infill.
+
+    `suffixes` stand behind the gap of an infill, asked for as `infill` says (None: by the
+    tokenizer's own tokens). Raises as `complete_greedily`, and StyleError
+    where the tokenizer does not know the style.
+    """
+    ends: list[int] = []
+    if style == "chat":
+        encoded = [chat_ids(tokenizer, prompt) for prompt in prompts]
+    elif style == "infill":
+        encoded, ends = _infill_rows(tokenizer, zip(prompts, suffixes, strict=True), infill)
+    else:
+        encoded = _prompt_ids(tokenizer, prompts)
+    return _continue(model, tokenizer, encoded, decoding, ends)
+
+
 def complete_greedily(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -49,11 +137,16 @@ def complete_greedily(
     It is part of the completion, so `prompt.rstrip() + completion` is the whole text.
     Raises GenerationError on NaN, ValueError on a prompt without text.
     """
+    encoded = _prompt_ids(tokenizer, prompts)
+    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens))
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
     stripped = [prompt.rstrip() for prompt in prompts]
     if not all(stripped):
         raise ValueError("a prompt is empty or holds white space only")
     encoded: Any = tokenizer(stripped)["input_ids"]
-    return _continue(model, tokenizer, encoded, max_new_tokens)
+    return list(encoded)
 
 
 def answer_greedily(
@@ -67,7 +160,7 @@ def answer_greedily(
     Raises StyleError where the tokenizer has none, GenerationError on NaN.
     """
     encoded = [chat_ids(tokenizer, message) for message in messages]
-    return _continue(model, tokenizer, encoded, max_new_tokens)
+    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens))
 
 
 def infill_greedily(
@@ -82,28 +175,35 @@ def infill_greedily(
     `style`: None takes that of the tokenizer's own tokens. Raises StyleError where the tokenizer
     has no tokens for it, GenerationError on NaN.
     """
+    encoded, ends = _infill_rows(tokenizer, prompts, style)
+    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens), ends)
+
+
+def _infill_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[tuple[str, str]], style: Infill | None
+) -> tuple[list[list[int]], list[int]]:
+    """Return the rows of token ids that ask for each middle, and the tokens that end one."""
     style = style or infill_style(tokenizer)
-    encoded = [infill_ids(tokenizer, prefix, suffix, style) for prefix, suffix in prompts]
     vocabulary = tokenizer.get_vocab()
     ends = [vocabulary[end] for end in style.ends if end in vocabulary]
-    return _continue(model, tokenizer, encoded, max_new_tokens, ends)
+    return [infill_ids(tokenizer, *pair, style) for pair in prompts], ends
 
 
 def _continue(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[list[int]],
-    max_new_tokens: int,
+    decoding: Decoding,
     ends: Sequence[int] = (),
 ) -> list[str]:
-    """Decode greedily after rows of token ids, padded on the left.
+    """Decode after rows of token ids, padded on the left.
 
     `ends`: tokens that end a text, besides the model's own.
 
     Raises GenerationError where prompt and completion do not fit the model's context: a value that
     is cut off there would read as forgotten.
     """
-    width = max(map(len, encoded))
+    width, max_new_tokens = max(map(len, encoded)), decoding.max_new_tokens
     context = context_of(model)
     if context is not None and width + max_new_tokens > context:
         raise GenerationError(
@@ -117,6 +217,10 @@ def _continue(
     own: Any = model.generation_config.eos_token_id
     every = [*(own if isinstance(own, list) else [own] * (own is not None)), *ends]
     settings: Any = GenerationConfig
+    processors: list[LogitsProcessor] = [_RefuseNan()]
+    if decoding.temperature > 0:
+        processors.append(_Draw(decoding))
+    stopping = [_AtStop(tokenizer, decoding.stops, width)] if decoding.stops else []
     with torch.inference_mode():
         output = generate(
             input_ids=ids,
@@ -127,10 +231,14 @@ def _continue(
                 eos_token_id=every or None,
                 pad_token_id=tokenizer.pad_token_id,
             ),
-            logits_processor=LogitsProcessorList([_RefuseNan()]),
+            logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList(stopping),
         )
     return [
-        _new_text(tokenizer, _until(row.tolist(), width, every), width, width - len(prompt))
+        cut_at(
+            _new_text(tokenizer, _until(row.tolist(), width, every), width, width - len(prompt)),
+            decoding.stops,
+        )
         for row, prompt in zip(output, encoded, strict=True)
     ]
 

@@ -13,6 +13,7 @@ from pytest_unlearn.models.generation import (
     answer_greedily,
     complete_greedily,
     infill_greedily,
+    write,
 )
 from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_block
 from pytest_unlearn.models.patching import (
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.decoding_scheme import DecodingScheme
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.presets import Preset
+    from pytest_unlearn.models.sampling import Decoding, DecodingScheme
     from pytest_unlearn.models.sources import ModelSource
     from pytest_unlearn.models.styles import Infill
 
@@ -116,6 +117,14 @@ class LanguageModel:
         with cpu_threads(self._threads), self.active() as model:
             return complete_greedily(model, self.tokenizer, prompts, max_new_tokens)
 
+    def write(
+        self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
+    ) -> list[str]:
+        """Return what the model writes to each prompt; see `generation.write`."""
+        with cpu_threads(self._threads), self.active() as model:
+            infill = self._weights.infill if style == "infill" else None
+            return write(model, self.tokenizer, style, prompts, suffixes, decoding, infill)
+
     def score(
         self, examples: Sequence[Example], scheme: DecodingScheme | None = None
     ) -> list[ValueScores]:
@@ -133,6 +142,11 @@ class LanguageModel:
             large = model.num_parameters() > 1_000_000_000
             choice = last_block(model) if large else every_weight
             return gradient_norms(model, self.tokenizer, examples, choice)
+
+    def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
+        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+        with self._scoring() as scorer:
+            return scorer.losses(examples)
 
     def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the log-probability (nats) of each value after its prompt; see `Scorer`."""

@@ -16,9 +16,9 @@ import torch
 
 from pytest_unlearn.models.batching import padded
 from pytest_unlearn.models.decoding import decode
-from pytest_unlearn.models.decoding_scheme import DecodingScheme
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, complete_greedily, context_of
+from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.models.token_scores import token_scores
 from pytest_unlearn.models.value_rows import ValueRow, value_rows
 
@@ -114,6 +114,21 @@ class Scorer:
         return [
             _value_scores(row, tokens, next(written) if said is None else said)
             for (row, tokens), said in zip(both, verdicts, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
+        """Return each answer's loss (nats, temperature 1) and its number of tokens, in order.
+
+        None for a text that does not fit the model's context. Raises as `score`.
+        """
+        rows = value_rows(self._tokenizer, examples, None)
+        context = context_of(self._model)
+        fitting = [row for row in rows if context is None or row.length <= context]
+        sums = iter(self._batched(fitting, self._sums))
+        return [
+            (-next(sums), len(row.answer)) if context is None or row.length <= context else None
+            for row in rows
         ]
 
     @torch.inference_mode()

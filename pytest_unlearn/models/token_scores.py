@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pytest_unlearn.models.decoding_scheme import DecodingScheme
+from pytest_unlearn.models.sampling import DecodingScheme
 
 
 def token_scores(

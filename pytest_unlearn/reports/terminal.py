@@ -32,6 +32,7 @@ from pytest_unlearn.reports.breakdown import (
     relations,
     transitions,
 )
+from pytest_unlearn.reports.coding import with_coding
 from pytest_unlearn.reports.membership import membership_table
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
         reporter.write_line(planting_line(planting))
     reporter.write_line("")
     _write_table(reporter, _gate_table(session.results), [r.verdict for r in session.results])
-    beside = _beside(session, rows)
+    two_states = session.settings.compares_two_states
+    beside = with_coding(_beside(session, rows), rows, two_states)
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)

@@ -1,8 +1,8 @@
 """Programming tasks that tell whether a code model can still code.
 
 The bundled tasks (``bundled.jsonl``) are training data for the bundled tiny model under their
-``wordings`` and test cases under their ``unseen`` wordings. A user's own task file is read by
-:func:`load_cases`, which raises :class:`TaskFileError` for every line it cannot use.
+``wordings`` and test cases under their ``unseen`` wordings. A user's own task files are read in
+``files.py``; this module holds the package's own format, one line at a time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import importlib.resources
 import json
 import keyword
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_unlearn.jsonl import json_name, quoted, read_objects, string_field
+from pytest_unlearn.jsonl import check_keys, checked_string, json_name, quoted
+from pytest_unlearn.tasks.programs import CheckProgram
 
 __all__ = [
     "Call",
@@ -25,17 +25,20 @@ __all__ = [
     "TaskFileError",
     "bundled_cases",
     "bundled_tasks",
-    "load_cases",
+    "own_case",
+    "task_schema",
 ]
 
-_REQUIRED = {
+OWN_KEYS = {
     "id": "a string that is unique in the file",
     "prompt": "the code that the model is to go on from",
     "entry_point": "the name of the function to call",
     "tests": 'a list of {"args": [...], "expected": ...}',
 }
-_OPTIONAL = ("solution",)
+_OPTIONAL = ("solution", "suffix", "wrong")
 _CALL_KEYS = ("args", "expected")
+# More than any model reads or writes at once.
+MAX_TEXT = 2**20
 _ID = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -78,15 +81,21 @@ class Task:
 class TaskCase:
     """What is measured: one task under one wording.
 
-    ``solution`` is a function body that passes ``tests``, or None where none is known.
+    ``solution`` is what passes ``tests`` when it is written after ``prompt``, or None where nothing
+    is known to; each of ``wrong`` must fail. ``suffix`` is the code behind the gap, for infilling.
+    ``where`` names file and line of a user's task, ``group`` the set or file it belongs to.
     """
 
     id: str
     task_id: str
     entry_point: str
     prompt: str
-    tests: tuple[Call, ...]
+    tests: tuple[Call, ...] | CheckProgram
     solution: str | None
+    suffix: str = ""
+    wrong: tuple[str, ...] = ()
+    where: str = field(default="bundled", compare=False)
+    group: str = field(default="bundled", compare=False)
 
 
 @functools.cache
@@ -113,31 +122,11 @@ def bundled_cases() -> tuple[TaskCase, ...]:
     )
 
 
-def load_cases(path: Path) -> tuple[TaskCase, ...]:
-    """Return the cases of the JSONL task file at `path`, in file order.
-
-    Each line is an object with "id", "prompt", "entry_point", "tests" (a non-empty list of
-    {"args": [...], "expected": ...}) and optionally "solution". Blank lines are skipped.
-
-    Raises:
-        TaskFileError: the file is missing, unreadable, not UTF-8 or has no task, or a line is
-            not a valid task. The message names the path and, for a bad line, the line number,
-            the field, what is wrong with it and what to write instead.
-    """
-    cases: list[TaskCase] = []
-    first_line: dict[str, int] = {}
-    for number, data in read_objects(path, TaskFileError, _REQUIRED, _OPTIONAL):
-        case = _case(data, f"{path}:{number}")
-        if case.id in first_line:
-            raise TaskFileError(
-                f'{path}:{number}: "id": {case.id!r} is already the id of line '
-                f"{first_line[case.id]}; give each task its own id"
-            )
-        first_line[case.id] = number
-        cases.append(case)
-    if not cases:
-        raise TaskFileError(f"{path}: the file has no task; write one JSON object per line")
-    return tuple(cases)
+def task_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of one line of a task file in the own format."""
+    source = importlib.resources.files("pytest_unlearn.tasks").joinpath("tasks.schema.json")
+    schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    return schema
 
 
 def _bundled_task(data: dict[str, Any]) -> Task:
@@ -154,37 +143,94 @@ def _bundled_task(data: dict[str, Any]) -> Task:
     )
 
 
-def _case(data: dict[str, Any], where: str) -> TaskCase:
-    case_id = string_field(data, "id", where, TaskFileError)
-    if not _ID.fullmatch(case_id):
-        raise TaskFileError(
-            f'{where}: "id": {case_id!r} is empty or has other characters than '
-            "A-Z, a-z, 0-9, '.', '_' and '-'; write an id of those, like \"sum-of-list\""
-        )
-    prompt = string_field(data, "prompt", where, TaskFileError)
-    if not prompt.strip():
-        raise TaskFileError(
-            f'{where}: "prompt": the text is empty; write the code that the model is to go on from'
-        )
-    entry_point = string_field(data, "entry_point", where, TaskFileError)
-    if not entry_point.isidentifier() or keyword.iskeyword(entry_point):
-        raise TaskFileError(
-            f'{where}: "entry_point": {entry_point!r} is not a Python identifier; '
-            'write the name of the function to call, like "total"'
-        )
-    solution = (
-        None
-        if data.get("solution") is None
-        else string_field(data, "solution", where, TaskFileError)
-    )
+def own_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
+    """Return the task of one line in the own format; `tasks.schema.json` describes it.
+
+    `where` is FILE:LINE. Raises TaskFileError, naming the field.
+    """
+    check_keys(data, where, TaskFileError, OWN_KEYS, _OPTIONAL)
+    case_id = checked_id(checked_string(data["id"], "id", where, TaskFileError), "id", where)
+    solution = None if data.get("solution") is None else text(data, "solution", where)
+    wrong = data.get("wrong", [])
+    if not isinstance(wrong, list):
+        raise TaskFileError(f'{where}: "wrong": {json_name(wrong)} is given; write a list of texts')
     return TaskCase(
         id=case_id,
         task_id=case_id,
-        entry_point=entry_point,
-        prompt=prompt,
+        entry_point=name(data, "entry_point", where),
+        prompt=prompt_text(data, "prompt", where),
         tests=_calls(data["tests"], where),
         solution=solution,
+        suffix=text(data, "suffix", where) if "suffix" in data else "",
+        wrong=tuple(
+            checked_text(item, f"wrong[{index}]", where) for index, item in enumerate(wrong)
+        ),
+        where=where,
+        group=group,
     )
+
+
+def checked_id(case_id: str, key: str, where: str) -> str:
+    """Return a case's id, which stands in test ids. Raises TaskFileError."""
+    if not _ID.fullmatch(case_id):
+        raise TaskFileError(
+            f'{where}: "{key}": {case_id!r} is empty or has other characters than '
+            "A-Z, a-z, 0-9, '.', '_' and '-'; write an id of those, like \"sum-of-list\""
+        )
+    return case_id
+
+
+def name(data: dict[str, Any], key: str, where: str) -> str:
+    """Return the name of a function under `key`. Raises TaskFileError."""
+    return checked_name(checked_string(data[key], key, where, TaskFileError), key, where)
+
+
+def checked_name(value: str, key: str, where: str) -> str:
+    """Return `value`, the name of a function. Raises TaskFileError."""
+    if not value.isidentifier() or keyword.iskeyword(value):
+        raise TaskFileError(
+            f'{where}: "{key}": {value!r} is not a Python identifier; '
+            'write the name of the function to call, like "total"'
+        )
+    return value
+
+
+def prompt_text(data: dict[str, Any], key: str, where: str) -> str:
+    """Return the prompt under `key`. Raises TaskFileError."""
+    return checked_prompt(text(data, key, where), key, where)
+
+
+def checked_prompt(prompt: str, key: str, where: str) -> str:
+    """Return a prompt, which has to say something. Raises TaskFileError."""
+    if not prompt.strip():
+        raise TaskFileError(
+            f'{where}: "{key}": the text is empty; write the code that the model is to go on from'
+        )
+    return prompt
+
+
+def text(data: dict[str, Any], key: str, where: str) -> str:
+    """Return the text under `key`. Raises TaskFileError."""
+    return checked_text(data[key], key, where)
+
+
+def checked_text(value: Any, key: str, where: str) -> str:
+    """Return a text of code: a string that Python and a tokenizer can read.
+
+    Raises TaskFileError for another type, half a surrogate pair, a NUL, and for more than
+    `MAX_TEXT` characters.
+    """
+    found = checked_string(value, key, where, TaskFileError)
+    if "\0" in found:
+        raise TaskFileError(
+            f'{where}: "{key}": character {found.index(chr(0)) + 1} is a NUL, which no Python '
+            "program holds; leave it out"
+        )
+    if len(found) > MAX_TEXT:
+        raise TaskFileError(
+            f'{where}: "{key}": the text has {len(found)} characters; write at most {MAX_TEXT}'
+        )
+    return found
 
 
 def _calls(value: Any, where: str) -> tuple[Call, ...]:
@@ -217,6 +263,12 @@ def _call(item: Any, field: str) -> Call:
             raise TaskFileError(
                 f'{field}.{key}": the key is missing; write {{"args": [...], "expected": ...}}'
             )
+    try:
+        json.dumps(item, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise TaskFileError(
+            f'{field}": NaN or Infinity, or too deep, which is no plain JSON; write finite numbers'
+        ) from None
     args = item["args"]
     if not isinstance(args, list):
         raise TaskFileError(

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn.tasks.files import load_cases
 from pytest_unlearn.tasks.format import (
+    MAX_TEXT,
     Call,
     Task,
     TaskCase,
     TaskFileError,
     bundled_cases,
     bundled_tasks,
-    load_cases,
 )
 
 BY_TASK = pytest.mark.parametrize("task", bundled_tasks(), ids=lambda task: task.id)
@@ -182,7 +183,12 @@ BAD_LINES = {
     "no-json": ("{", "invalid JSON at column 2 (Expecting property name enclosed in double"),
     "deep-json": ("[" * 200_000, "the JSON cannot be read (nested too deeply"),
     "long-number": (changed(tests=[]).replace("[]", "9" * 5000), "a number too long"),
-    "nan": (changed(tests=[{"args": [], "expected": float("nan")}]), "NaN is not a JSON value"),
+    "nan": (changed(tests=[{"args": [], "expected": float("nan")}]), '"tests[0]": NaN or Infinity'),
+    "nul": (changed(prompt="x\0"), '"prompt": character 2 is a NUL, which no Python'),
+    "long": (changed(solution="x" * (MAX_TEXT + 1)), '"solution": the text has 1048577 characters'),
+    "wrong-type": (changed(wrong={}), '"wrong": an object is given; write a list of texts'),
+    "wrong-item": (changed(wrong=["x", 1]), '"wrong[1]": a number is given; write a string'),
+    "suffix-type": (changed(suffix=None), '"suffix": null is given; write a string'),
     "surrogate": (changed(prompt="x\ud800"), '"prompt": character 2 is half of a surrogate'),
     "no-object": ("[1]", 'the line is a list; write a JSON object with the keys "id", "prompt"'),
     "no-id": (lacking("id"), '"id": the key is missing; add a string that is unique'),

@@ -1,0 +1,96 @@
+"""What is shown about coding beside the gates: pass@k, whole programs, degenerate ones, loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.reports.breakdown import Table
+from pytest_unlearn.tasks.passk import retained
+
+_HEAD = ["also measured", "base", "tested", "n", "95% bound"]
+
+
+def with_coding(table: Table, rows: Iterable[ProbeRow | TaskRow], two_states: bool) -> Table:
+    """Return the table of what is shown beside the gates, with lines about tasks at its end.
+
+    pass@k for each k where there are several samples; pass@k of each set where there are several;
+    the shares of whole programs and of degenerate answers; perplexity of the canonical solutions.
+    `two_states`: base and tested model differ.
+    """
+    tasks = [row for row in rows if isinstance(row, TaskRow)]
+    lines = [*_passed(tasks, two_states), *_shares(tasks), *_perplexity(tasks)]
+    return [*(table or [_HEAD] if lines else table), *lines]
+
+
+def _passed(tasks: Sequence[TaskRow], two_states: bool) -> Table:
+    if not tasks:
+        return []
+    ks = tasks[0].ks
+    lines: Table = []
+    if ks != (1,) or len(tasks[0].base_samples) > 1:
+        lines += [_line(f"pass@{k}", tasks, k, two_states) for k in ks]
+    for group, part in _groups(tasks):
+        if group:
+            lines.append(_line(f"pass@{ks[0]}{group}", part, ks[0], two_states))
+    return lines
+
+
+def _groups(tasks: Sequence[TaskRow]) -> list[tuple[str, list[TaskRow]]]:
+    """Return the rows of each set or file, with its name; all without a name if there is one."""
+    groups: dict[str, list[TaskRow]] = {}
+    for row in tasks:
+        groups.setdefault(row.group, []).append(row)
+    if len(groups) < 2:
+        return [("", list(tasks))]
+    return [(f" {name}", part) for name, part in groups.items()]
+
+
+def _line(name: str, tasks: Sequence[TaskRow], k: int, two_states: bool) -> list[str]:
+    base, tested = (
+        _by_task(tasks, lambda row: row.pass_at("base", k)),
+        _by_task(tasks, lambda row: row.pass_at("unlearned", k)),
+    )
+    kept = retained(base, tested) if two_states else None
+    bound = f">={kept[1]:.1%} of base" if kept else "-"
+    means = (fmean(x for values in state.values() for x in values) for state in (base, tested))
+    return [name, *(f"{mean:.1%}" for mean in means), str(len(tasks)), bound]
+
+
+def _by_task(tasks: Sequence[TaskRow], score: Callable[[TaskRow], float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for row in tasks:
+        found.setdefault(row.task, []).append(score(row))
+    return found
+
+
+def _shares(tasks: Sequence[TaskRow]) -> Table:
+    lines = []
+    for name in ("parses", "degenerate"):
+        pairs = [
+            (base, tested)
+            for row in tasks
+            if (base := getattr(row, f"base_{name}")) is not None
+            and (tested := getattr(row, f"unlearned_{name}")) is not None
+        ]
+        if pairs:
+            cells = [f"{fmean(column):.1%}" for column in zip(*pairs, strict=True)]
+            lines.append([f"solutions: {name}", *cells, str(len(pairs)), "-"])
+    return lines
+
+
+def _perplexity(tasks: Sequence[TaskRow]) -> Table:
+    """Return exp of the mean loss a token, on solutions that both models scored."""
+    lines = []
+    for group, part in _groups([row for row in tasks if row.base_loss and row.unlearned_loss]):
+        if not part:
+            continue
+        cells = []
+        for state in ("base_loss", "unlearned_loss"):
+            losses = [getattr(row, state) for row in part]
+            mean = math.fsum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses)
+            cells.append(f"{math.exp(min(mean, 700.0)):.4g}")
+        lines.append([f"solutions: perplexity{group}", *cells, str(len(part)), "-"])
+    return lines

@@ -1,0 +1,332 @@
+"""Lines of the public benchmarks: HumanEval (arXiv 2107.03374), MBPP (2108.07732), EvalPlus
+(2305.01210). Keys that this package does not need are left alone: releases differ in them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_unlearn.jsonl import json_name
+from pytest_unlearn.tasks.format import (
+    TaskCase,
+    TaskFileError,
+    checked_id,
+    checked_text,
+    name,
+    prompt_text,
+    text,
+)
+from pytest_unlearn.tasks.programs import CheckProgram, checking_program, defined_before, parsed
+
+_HUMANEVAL = {
+    "task_id": 'the task\'s id, like "HumanEval/0"',
+    "prompt": "the code that the model is to go on from",
+    "entry_point": "the name of the function to call",
+    "test": "Python source that defines check(candidate)",
+}
+_MBPP = {
+    "task_id": "the task's number",
+    "code": "the canonical solution",
+    "test_list": "a list of assert statements",
+}
+_EVALPLUS = {
+    "task_id": 'the task\'s id, like "HumanEval/0"',
+    "prompt": "the code that the model is to go on from",
+    "entry_point": "the name of the function to call",
+    "canonical_solution": "the body that passes, from which expected answers are made",
+    "base_input": "a list of lists of arguments",
+    "plus_input": "a list of lists of arguments",
+}
+
+# Where EvalPlus asks for less than equality: order and repetition do not count, or any answer but
+# None stands for True.
+_AS_SETS = frozenset(
+    "similar_elements find_char_long common_in_nested_lists extract_singly larg_nnum "
+    "intersection_array find_dissimilar Diff".split()
+)
+_NOT_NONE = frozenset({"check_str", "text_match_three", "text_starta_endb"})
+# EvalPlus gives floats this much where a task names no tolerance of its own.
+_FLOAT_ATOL = 1e-6
+
+# Run on the trusted side. Tolerance belongs to one input: an earlier one's floats do not loosen
+# what comes after.
+_EVALPLUS_PROGRAM = """
+
+import copy as _copy
+import math as _math
+from math import inf, nan  # as they stand in the inputs
+
+_reference = {entry_point}
+_inputs = {inputs}
+
+
+def _floats(value):
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, float) for item in value)
+    return isinstance(value, float)
+
+
+def _close(expected, got, atol):
+    if isinstance(expected, (list, tuple)):
+        return (
+            type(expected) is type(got)
+            and len(expected) == len(got)
+            and all(_close(e, g, atol) for e, g in zip(expected, got))
+        )
+    if isinstance(expected, (int, float)) and isinstance(got, (int, float)):
+        return _math.isclose(expected, got, rel_tol=1e-07, abs_tol=atol) or (
+            _math.isnan(expected) and _math.isnan(got)
+        )
+    return expected == got
+
+
+def _right(arguments, expected, got):
+    {special}
+    if expected == got:
+        return True
+    atol = {atol}
+    if atol == 0 and _floats(expected):
+        atol = {float_atol}
+    return atol != 0 and _close(expected, got, atol)
+
+
+for _number, _arguments in enumerate(_inputs):
+    _expected = _reference(*_copy.deepcopy(_arguments))
+    _got = candidate(*_arguments)
+    assert _right(_arguments, _expected, _got), f"input {{_number}}"
+"""
+
+
+def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
+    """Return the task of a line of HumanEval, or of a set in its format.
+
+    Helpers that the prompt defines are there for the tests as well: some call them. Raises
+    TaskFileError.
+    """
+    _require(data, _HUMANEVAL, where)
+    case_id = _id(data, where, "")
+    entry_point = name(data, "entry_point", where)
+    prompt = prompt_text(data, "prompt", where)
+    test = checked_string_of_tests(data, where)
+    program = checking_program(test, "test", where, TaskFileError)
+    return TaskCase(
+        id=case_id,
+        task_id=case_id,
+        entry_point=entry_point,
+        prompt=prompt,
+        tests=CheckProgram(defined_before(prompt, entry_point) + program),
+        solution=_optional(data, "canonical_solution", where),
+        suffix=_optional(data, "suffix", where) or "",
+        where=where,
+        group=group,
+    )
+
+
+def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
+    """Return the task of a line of MBPP: the full set's keys, or the sanitized one's.
+
+    The prompt is a docstring of the description and the tests, as in the harnesses. Raises
+    TaskFileError.
+    """
+    _require(data, _MBPP, where)
+    if "text" not in data and "prompt" not in data:
+        raise TaskFileError(f'{where}: "prompt": the key is missing; add what the function does')
+    about = prompt_text(data, "text" if "text" in data else "prompt", where).strip()
+    tests = _statements(data["test_list"], "test_list", where)
+    if not tests:
+        raise TaskFileError(f'{where}: "test_list": the list is empty; add at least one assert')
+    code = text(data, "code", where)
+    setup = _optional(data, "test_setup_code", where) or ""
+    imports = _statements(data.get("test_imports", []), "test_imports", where)
+    case_id = _id(data, where, "mbpp-")
+    listed = "\n".join(tests)
+    return TaskCase(
+        id=case_id,
+        task_id=case_id,
+        entry_point=_called(code, tests, where),
+        prompt=f'"""\n{about}\n{listed}\n"""\n',
+        tests=CheckProgram("\n".join([setup, *imports, *tests, ""])),
+        solution=code,
+        where=where,
+        group=group,
+    )
+
+
+def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
+    """Return the task of a line of HumanEval+ or MBPP+, tested on its base and plus inputs.
+
+    Expected answers come from the canonical solution when a solution is judged. JSON has no tuples
+    and no sets: arguments get the types that they have in `assertion`, where the line has one.
+    Raises TaskFileError.
+    """
+    _require(data, _EVALPLUS, where)
+    case_id = _id(data, where, "")
+    entry_point = name(data, "entry_point", where)
+    prompt = prompt_text(data, "prompt", where)
+    solution = text(data, "canonical_solution", where)
+    types = _argument_types(_optional(data, "assertion", where) or "", entry_point)
+    inputs = [
+        typed
+        for key in ("base_input", "plus_input")
+        for typed in _inputs(data[key], key, types, where)
+    ]
+    if not inputs:
+        raise TaskFileError(f'{where}: "base_input": there is no input; add a list of arguments')
+    atol = data.get("atol", 0)
+    if isinstance(atol, bool) or not isinstance(atol, int | float) or atol < 0:
+        raise TaskFileError(f'{where}: "atol": write a number of at least 0')
+    reference = prompt.rstrip() + "\n" + solution
+    parsed(reference, "canonical_solution", where, TaskFileError)
+    return TaskCase(
+        id=case_id,
+        task_id=case_id,
+        entry_point=entry_point,
+        prompt=prompt,
+        tests=CheckProgram(
+            reference
+            + _EVALPLUS_PROGRAM.format(
+                entry_point=entry_point,
+                inputs=repr(inputs),
+                special=_special(entry_point),
+                atol=float(atol),
+                float_atol=_FLOAT_ATOL,
+            )
+        ),
+        solution=solution,
+        where=where,
+        group=group,
+    )
+
+
+def _require(data: dict[str, Any], keys: dict[str, str], where: str) -> None:
+    for key, hint in keys.items():
+        if key not in data:
+            raise TaskFileError(f'{where}: "{key}": the key is missing; add {hint}')
+
+
+def _id(data: dict[str, Any], where: str, prefix: str) -> str:
+    """Return a task's id for test ids, in which a slash would be a folder's."""
+    value = data["task_id"]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{prefix or 'task-'}{value}"
+    if not isinstance(value, str):
+        raise TaskFileError(f'{where}: "task_id": {json_name(value)} is given; write a string')
+    return checked_id(value.replace("/", "-"), "task_id", where)
+
+
+def checked_string_of_tests(data: dict[str, Any], where: str) -> str:
+    """Return HumanEval's test source, which in EvalPlus's releases is longer than other texts."""
+    value = data["test"]
+    if isinstance(value, str) and "\0" not in value:
+        return value
+    return checked_text(value, "test", where)
+
+
+def _optional(data: dict[str, Any], key: str, where: str) -> str | None:
+    return None if data.get(key) is None else text(data, key, where)
+
+
+def _statements(value: Any, key: str, where: str) -> list[str]:
+    if not isinstance(value, list):
+        raise TaskFileError(
+            f'{where}: "{key}": {json_name(value)} is given; write a list of statements'
+        )
+    found = [checked_text(item, f"{key}[{index}]", where) for index, item in enumerate(value)]
+    for index, statement in enumerate(found):
+        parsed(statement, f"{key}[{index}]", where, TaskFileError)
+    return found
+
+
+def _called(code: str, tests: Sequence[str], where: str) -> str:
+    """Return the function of the canonical solution that the tests call first."""
+    defined = {
+        node.name
+        for node in parsed(code, "code", where, TaskFileError).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    for test in tests:
+        for node in ast.walk(ast.parse(test)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in defined
+            ):
+                return node.func.id
+    raise TaskFileError(
+        f'{where}: "test_list": no test calls a function that "code" defines; add an assert on one'
+    )
+
+
+def _inputs(value: Any, key: str, types: Sequence[Any] | None, where: str) -> list[list[Any]]:
+    value = value or []  # one line of MBPP+ has an empty object
+    if not isinstance(value, list) or not all(isinstance(item, list) for item in value):
+        raise TaskFileError(f'{where}: "{key}": write a list of lists of arguments')
+    if types is None:
+        return list(value)
+    types = [
+        complex(like)
+        if isinstance(like, int | float) and all(_is_number(a[i : i + 1]) for a in value)
+        else like
+        for i, like in enumerate(types)
+    ]
+    return [
+        [_typed(a, types[min(i, len(types) - 1)]) for i, a in enumerate(arguments)]
+        for arguments in value
+    ]
+
+
+def _is_number(argument: list[Any]) -> bool:
+    """Tell whether an argument is a number written as a text, as MBPP+ has complex ones."""
+    try:
+        return bool(argument) and isinstance(argument[0], str) and complex(argument[0]) is not None
+    except ValueError:
+        return False
+
+
+def _argument_types(assertion: str, entry_point: str) -> list[Any] | None:
+    """Return the literal arguments of the first call of the function in `assertion`."""
+    try:
+        tree = ast.parse(assertion)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == entry_point:
+            try:
+                return [ast.literal_eval(argument) for argument in node.args] or None
+            except ValueError:
+                return None
+    return None
+
+
+def _typed(value: Any, like: Any) -> Any:
+    """Return a JSON value in the types of an example: tuples, sets, complex numbers as text.
+
+    Containers inside a container are like its first one, or where it has none, like itself.
+    """
+    if isinstance(value, str) and isinstance(like, complex):
+        return complex(value)
+    if isinstance(value, dict) and isinstance(like, dict) and like:
+        example = next(iter(like.values()))
+        return {key: _typed(item, example) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    items = list(like) if isinstance(like, list | tuple | set) else []
+    inner = next((item for item in items if isinstance(item, list | tuple | set | dict)), like)
+    flat = next((item for item in items if not isinstance(item, list | tuple | set | dict)), None)
+    typed = [_typed(item, inner if isinstance(item, list | dict) else flat) for item in value]
+    if isinstance(like, tuple):
+        return tuple(typed)
+    return set(typed) if isinstance(like, set) else typed
+
+
+def _special(entry_point: str) -> str:
+    """Return the line that judges a task whose answers are not compared for equality."""
+    if entry_point == "find_zero":  # any root will do
+        return "return abs(poly(arguments[0], got)) <= 1e-4"
+    if entry_point in _AS_SETS:
+        return "return set(expected) == set(got)"
+    if entry_point in _NOT_NONE:
+        return "return bool(expected) == (got if isinstance(got, bool) else got is not None)"
+    return "pass"

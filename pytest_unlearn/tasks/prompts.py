@@ -1,0 +1,162 @@
+"""How tasks are asked: the style of the prompt, how many samples, their seeds, where they stop."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pytest_unlearn.tasks.format import TaskCase
+
+TaskStyle = Literal["completion", "chat", "infill"]
+
+# Tokens of a solution, at least; more where the canonical solution is long.
+TASK_TOKENS = 128
+# What comes after a solution in a text that runs on: marks that end a document, and code that uses
+# the function. None of them can stand inside a function, unless in a text at its margin.
+STOPS = (
+    *("<|endoftext|>", "<|endofmask|>", "<|im_end|>", "<file_sep>", "</s>"),
+    *("\nif __name__", "\nprint(", "\nassert "),
+)
+# In an answer, prose and several blocks may follow each other: only a document's end ends it.
+_CHAT_STOPS = STOPS[:5]
+# What several samples are drawn with unless another temperature is named; the nucleus is that of
+# the published pass@k figures (arXiv 2107.03374).
+SAMPLING_TEMPERATURE, SAMPLING_TOP_P = 0.8, 0.95
+
+
+class SamplingError(ValueError):
+    """Numbers of samples, k or temperature that do not fit together; the message names flags."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How solutions are drawn: `samples` a case, at `temperature` (0: greedy) and `top_p`.
+
+    pass@k is measured for each of `ks`; the first is the one that `passk` gates judge. `tokens`:
+    room for a solution, None to give each as much as its canonical solution may need.
+    """
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    ks: tuple[int, ...] = (1,)
+    style: TaskStyle = "completion"
+    tokens: int | None = None
+
+
+def parse_sampling(
+    samples: int = 1,
+    ks: str | None = None,
+    temperature: str | None = None,
+    top_p: str | None = None,
+    style: str = "completion",
+    tokens: int | None = None,
+) -> Sampling:
+    """Return the sampling that the flags ask for: one greedy solution, unless more are.
+
+    Raises SamplingError.
+    """
+    heat = _number("--unlearn-temperature", temperature, 0.0 if samples == 1 else None)
+    if heat is None:
+        heat = SAMPLING_TEMPERATURE
+    nucleus = _number("--unlearn-top-p", top_p, SAMPLING_TOP_P if heat else 1.0) or 0.0
+    if not 0 < nucleus <= 1:
+        raise SamplingError(f"--unlearn-top-p={top_p}: write a number over 0, of at most 1")
+    if samples > 1 and heat == 0:
+        raise SamplingError(
+            f"--unlearn-temperature=0 makes all {samples} samples of --unlearn-samples the same; "
+            "write a temperature over 0, or leave one of them out"
+        )
+    return Sampling(samples, heat, nucleus, _ks(ks or "1", samples), _style(style), tokens)
+
+
+def _number(flag: str, text: str | None, default: float | None) -> float | None:
+    if text in (None, ""):
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise SamplingError(f"{flag}={text}: write a number of at least 0, like 0.8")
+    return value
+
+
+def _ks(text: str, samples: int) -> tuple[int, ...]:
+    try:
+        ks = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SamplingError(
+            f"--unlearn-k={text}: write whole numbers with commas, as in 1,10"
+        ) from None
+    if min(ks) < 1 or len(set(ks)) < len(ks):
+        raise SamplingError(f"--unlearn-k={text}: write each number once, and none below 1")
+    if max(ks) > samples:
+        raise SamplingError(
+            f"--unlearn-k={text}: pass@{max(ks)} needs --unlearn-samples={max(ks)} or more, and "
+            f"there {'is' if samples == 1 else 'are'} {samples}"
+        )
+    return ks
+
+
+def _style(text: str) -> TaskStyle:
+    for style in get_args(TaskStyle):
+        if style == text:
+            found: TaskStyle = style
+            return found
+    raise SamplingError(f"--unlearn-task-style={text}: write completion, chat or infill")
+
+
+def prompt_of(case: TaskCase, style: TaskStyle) -> str:
+    """Return what a model is asked: the task's code, or a message with it.
+
+    White space at its end is left to the model, as in `models.generation`: tokenizers merge it
+    with what follows.
+    """
+    code = case.prompt.rstrip()
+    if style != "chat":
+        return code
+    return (
+        f"Complete this Python code so that `{case.entry_point}` does what is described. Answer "
+        f"with all of the code in one block, ready to run.\n\n```python\n{code}\n```"
+    )
+
+
+def suffix_of(case: TaskCase, style: TaskStyle) -> str:
+    """Return the code behind the gap, for `infill`: a line end where the task has none."""
+    return case.suffix or "\n" if style == "infill" else ""
+
+
+def stops_of(style: TaskStyle) -> tuple[str, ...]:
+    """Return the texts that end a solution."""
+    return _CHAT_STOPS if style == "chat" else STOPS
+
+
+def room_for(case: TaskCase, sampling: Sampling) -> int:
+    """Return the number of tokens that a solution may take.
+
+    A solution that is cut off reads as unsolved. No tokenizer is loaded when chunks are cut; code
+    has more than two bytes a token. An answer holds the prompt's code as well.
+    """
+    if sampling.tokens is not None:
+        return sampling.tokens
+    size = len((case.solution or "").encode())
+    if sampling.style == "chat":
+        size += len(case.prompt.encode()) + 2 * TASK_TOKENS
+    return max(TASK_TOKENS, size // 2)
+
+
+def sample_id(case_id: str, number: int, samples: int) -> str:
+    """Return the id under which a sample is completed and stored."""
+    return case_id if samples == 1 else f"{case_id}#{number}"
+
+
+def seed_of(seed: int, case_id: str, number: int) -> int:
+    """Return the seed of one sample, a 63-bit number: the same on base and tested model.
+
+    It depends on the task and the sample's number, never on the batch.
+    """
+    digest = hashlib.sha256(f"{seed}/{case_id}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

