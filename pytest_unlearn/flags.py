@@ -1,4 +1,4 @@
-"""The flags, each also an ini key of the same name. Declared in every session: they load nothing."""
+"""The flags, each also an ini key of the same name; declaring them loads nothing."""
 
 from __future__ import annotations
 
