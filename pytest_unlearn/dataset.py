@@ -9,9 +9,10 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.people.alternates import placeholder, plausible
 from pytest_unlearn.people.files import load_files
 from pytest_unlearn.people.manifest import Record, Split, tiny_records
 from pytest_unlearn.probes.families import Probe, Style, build_probes
@@ -80,11 +81,14 @@ class Dataset:
         """Return the records of one split, in order."""
         return [record for record in self.records if record.split == split]
 
-    def training_texts(self) -> TrainingTexts:
+    def training_texts(
+        self, alternates: Literal["plausible", "placeholder"] | None = None, count: int = 1
+    ) -> TrainingTexts:
         """Return what unlearning may train on.
 
         Tasks are the bundled ones under their training wordings: never a wording that is
-        measured, and never a user's own tasks.
+        measured, and never a user's own tasks. `alternates`: the forget documents with other
+        values as well, `count` each. Raises AlternateError where a kind has no others.
         """
         return TrainingTexts(
             forget=tuple(map(_example, self.records_of("forget"))),
@@ -94,7 +98,20 @@ class Dataset:
                 for task in bundled_tasks()
                 for wording in task.wordings
             ),
+            alternates=tuple(
+                tuple(
+                    Example.answering(record.before.reveal(), other, record.after)
+                    for other in self._others(record, alternates, count)
+                )
+                for record in self.records_of("forget")
+                if alternates is not None
+            ),
         )
+
+    def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
+        if how == "placeholder":
+            return (placeholder(record.kind),)
+        return plausible(record.kind, record.value.reveal(), count, record.id, self.values)
 
     @functools.cached_property
     def chunk_of_case(self) -> dict[str, Chunk]:

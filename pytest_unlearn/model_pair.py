@@ -26,7 +26,7 @@ State = Literal["base", "unlearned"]
 STATES: tuple[State, State] = ("base", "unlearned")
 
 # Raise when a change of this package changes what unlearning makes of the same input.
-UNLEARNING_VERSION = 1
+UNLEARNING_VERSION = 2
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -196,7 +196,7 @@ class ModelPair:
                 "model": self._key(self._source, None),
                 "method": choice.name,
                 "options": {name: str(value) for name, value in asdict(choice.options).items()},
-                "texts": asdict(self._dataset.training_texts()),
+                "texts": asdict(self._dataset.training_texts(*choice.alternates)),
                 "seed": self._settings.seed,
             }
         )
@@ -224,7 +224,7 @@ class ModelPair:
         policy, report = unlearn(
             model,
             weights.tokenizer,
-            self._dataset.training_texts(),
+            self._dataset.training_texts(*choice.alternates),
             choice.method,
             choice.options,
             self._settings.seed,

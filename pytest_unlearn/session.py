@@ -17,6 +17,7 @@ from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
 from pytest_unlearn.gates.verdicts import GateResult, Measured, check_feasible, judge
 from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
+from pytest_unlearn.people.alternates import AlternateError
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
 from pytest_unlearn.reports.gate_reports import gate_reports
@@ -44,6 +45,8 @@ class UnlearnSession:
                     f"--unlearn-method={self.settings.method.name} needs records to forget; give "
                     "--unlearn-forget=FILE, or --unlearn-method=none"
                 )
+            if self.settings.method.alternates[0] is not None:  # faults now, not after loading
+                self.dataset.training_texts(*self.settings.method.alternates)
             check_feasible(self.settings.gates, self._cases)
             self.engine = Engine(
                 self.settings,
@@ -58,6 +61,9 @@ class UnlearnSession:
             raise pytest.UsageError(f"--unlearn-gate: {error}") from error
         except FamilyError as error:
             raise pytest.UsageError(f"--unlearn-probes: {error}") from error
+        except AlternateError as error:
+            name = self.settings.method.name
+            raise pytest.UsageError(f"--unlearn-method={name}: {error}") from error
         except (SettingsError, RecordFileError, TaskFileError, ModelNotFoundError) as error:
             raise pytest.UsageError(str(error)) from error
         self.rows: dict[str, ProbeRow | TaskRow] = {}

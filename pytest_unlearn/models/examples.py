@@ -30,8 +30,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTexts:
-    """What an unlearning run may see: forget records, retained people's documents, tasks."""
+    """What an unlearning run may see: forget records, retained people's documents, tasks.
+
+    `alternates`: for each forget record, the same document with other values, where the method
+    teaches one in the place of the true one; else empty.
+    """
 
     forget: Sequence[Example]
     retained_people: Sequence[Example]
     tasks: Sequence[Example]
+    alternates: Sequence[Sequence[Example]] = ()

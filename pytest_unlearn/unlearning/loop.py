@@ -12,13 +12,14 @@ import torch
 from pytest_unlearn.models.batching import IGNORED, Encoded, collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import peft_quietly
-from pytest_unlearn.unlearning.policy import Step
+from pytest_unlearn.unlearning.policy import RunState, Step
+from pytest_unlearn.unlearning.rows import TrainingRows, training_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.unlearning.methods import Method
+    from pytest_unlearn.unlearning.method import Method
     from pytest_unlearn.unlearning.options import UnlearnOptions
 
 MAX_TOKENS = 512
@@ -65,7 +66,9 @@ def unlearn(
     policy = _with_adapter(model, options.rank)
     policy.eval()  # no dropout: the reference must be the base itself, and runs must repeat
     watched = _WatchedSets(policy, tokenizer, texts, method.uses_retain, rng)
-    batches = _batches(tokenizer, texts, method.uses_retain, options, rng)
+    rows = training_rows(policy, tokenizer, texts, method, options, MAX_TOKENS)
+    batches = _batches(rows, options, rng)
+    state = RunState(seed)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=0.0)
     for step in range(1, options.steps + 1):
@@ -75,6 +78,7 @@ def unlearn(
                 policy,
                 collate(forget, pad, model.device),
                 collate(retain, pad, model.device) if retain else None,
+                state,
             ),
             options,
         )
@@ -183,32 +187,19 @@ def _cycle(rows: Sequence[Encoded], size: int, rng: random.Random) -> Iterator[l
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: TrainingTexts,
-    uses_retain: bool,
-    options: UnlearnOptions,
-    rng: random.Random,
+    rows: TrainingRows, options: UnlearnOptions, rng: random.Random
 ) -> Iterator[tuple[list[Encoded], list[Encoded]]]:
     """Yield forget and retain batches for ever; people and tasks are mixed by `people_share`."""
-
-    def rows(examples: Sequence[Example]) -> list[Encoded]:
-        if options.spans == "document":
-            examples = [Example.whole(example.text) for example in examples]
-        return [encode(tokenizer, example, MAX_TOKENS) for example in examples]
-
     people = (
-        round(options.retain_batch * options.people_share) if texts.tasks else options.retain_batch
+        round(options.retain_batch * options.people_share) if rows.tasks else (options.retain_batch)
     )
-    if not texts.retained_people:
+    if not rows.people:
         people = 0
-    forget = _cycle(rows(texts.forget), options.batch, rng)
+    forget = _cycle(rows.forget, options.batch, rng)
     retain = [
-        _cycle(rows(examples), size, rng)
-        for examples, size in (
-            (texts.retained_people, people),
-            (texts.tasks, options.retain_batch - people),
-        )
-        if size and uses_retain
+        _cycle(kept, size, rng)
+        for kept, size in ((rows.people, people), (rows.tasks, options.retain_batch - people))
+        if size and kept
     ]
     while True:
         yield next(forget), [row for stream in retain for row in next(stream)]

@@ -35,11 +35,11 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=gaa"],
-            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl or none",
+            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, npo, ",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=ga:lr"],
-            "--unlearn-method: 'lr' is not an option; write name=value with lr, steps",
+            "--unlearn-method: 'lr' is not an option of ga; write name=value with lr, steps",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=ga:lr=fast"],
