@@ -43,9 +43,9 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option(
         "unlearn_method",
         "METHOD",
-        "how to unlearn before testing: ga, ga+gd, ga+kl, or none to audit the model as it is; "
-        "options after a colon, as in ga+kl:steps=80,lr=1e-4 (default: ga+kl, or none with "
-        "--unlearn-baseline)",
+        "how to unlearn before testing: ga+kl, npo+gd, rmu, ... (a wrong name lists them all), or "
+        "none to audit the model as it is; options after a colon, as in npo+gd:steps=80,lr=1e-4 "
+        "(default: npo+gd, or none with --unlearn-baseline)",
     ),
     _Option(
         "unlearn_baseline",

@@ -32,4 +32,4 @@ def loss(step: Step, options: UnlearnOptions) -> torch.Tensor:
     ).mean()
 
 
-METHOD = Method("ce-u", loss, UnlearnOptions(lr=5e-4, steps=100), uses_retain=False)
+METHOD = Method("ce-u", loss, UnlearnOptions(lr=5e-4, steps=100, batch=16), uses_retain=False)

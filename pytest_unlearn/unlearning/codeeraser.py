@@ -65,7 +65,7 @@ def loss(step: Step, options: Options) -> torch.Tensor:
 METHOD = Method(
     "codeeraser",
     loss,
-    Options(lr=5e-4, steps=150, spans="document"),
+    Options(lr=1e-3, steps=150, batch=16, retain_weight=40.0, spans="document"),
     uses_retain=True,
     own_spans=True,
 )

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options(ForgetOptions):
-    """beta: how soon the forget term levels off. kl_top: see GA+KL."""
+    """beta: how soon the forget term levels off; see NPO+GD. kl_top: see GA+KL."""
 
-    beta: float = option(0.1, above=0)
+    beta: float = option(0.5, above=0)
     kl_top: int = option(0, least=0)
 
 
@@ -32,4 +32,4 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return options.forget_weight * forget + options.retain_weight * step.retain_kl()
 
 
-METHOD = Method("npo+kl", loss, Options(lr=5e-4, steps=150), uses_retain=True, base_sums=True)
+METHOD = Method("npo+kl", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=5.0), uses_retain=True, base_sums=True)

@@ -1,6 +1,6 @@
 """Options of an unlearning run, and the text form in which a user gives them.
 
-`ga+kl` takes a method's defaults, `ga+kl:lr=1e-4,steps=80` changes some of them. Nothing here
+`npo+gd` takes a method's defaults, `npo+gd:lr=1e-4,steps=80` changes some of them. Nothing here
 imports torch: a wrong method is reported before anything heavy is loaded.
 """
 

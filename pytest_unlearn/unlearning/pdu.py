@@ -43,4 +43,4 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return forget.mean() + price * excess
 
 
-METHOD = Method("pdu", loss, Options(lr=5e-4, steps=150), uses_retain=True)
+METHOD = Method("pdu", loss, Options(lr=1e-3, steps=150, batch=16), uses_retain=True)

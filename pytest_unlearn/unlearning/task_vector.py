@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Options(UnlearnOptions):
     """scale: how far to go in the opposite direction, in steps of the fine-tuning's length."""
 
-    scale: float = option(1.0, above=0)
+    scale: float = option(3.0, above=0)
 
 
 def loss(step: Step, options: Options) -> torch.Tensor:
@@ -35,7 +35,7 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     Raises MethodError without an adapter, or with gradient checkpointing, which would run layers
     again when the adapter has its own sign back.
     """
-    if getattr(step.policy, "is_gradient_checkpointing", False):
+    if any(getattr(module, "gradient_checkpointing", False) for module in step.policy.modules()):
         raise MethodError("task-vector cannot be run with gradient checkpointing")
     with _scaled(step.policy, -1 / options.scale):
         return step.predicted(step.forget).nll().mean()
@@ -58,4 +58,4 @@ def _scaled(policy: Any, factor: float) -> Iterator[None]:
             scaling.update(kept)
 
 
-METHOD = Method("task-vector", loss, Options(lr=5e-4, steps=100), uses_retain=False)
+METHOD = Method("task-vector", loss, Options(lr=1e-3, steps=100, batch=16), uses_retain=False)

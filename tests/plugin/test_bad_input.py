@@ -176,7 +176,7 @@ def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None
         "--unlearn-retain=keep.jsonl",
         "--unlearn-gate=passk.retained>=90%",
     )
-    assert "--unlearn-method=ga+kl needs records to forget" in error
+    assert "--unlearn-method=npo+gd needs records to forget" in error
 
 
 def test_same_id_in_two_files(pytester: pytest.Pytester) -> None:

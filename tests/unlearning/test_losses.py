@@ -151,8 +151,8 @@ GOLDEN: dict[str, tuple[dict[str, Any], float]] = {
     "ga+gd": (WEIGHTS | {"forget_bound": 1.0}, RETAINED - 2 * mean_nll(POLICY, FORGET, 1.0)),
     "ga+kl": (WEIGHTS, 3 * mean_kl(RETAIN) - 2 * mean_nll(POLICY, FORGET, 4.0)),
     "npo": ({"beta": 0.3}, npo_by_hand(0.3)),
-    "npo+gd": (WEIGHTS, 2 * npo_by_hand(0.1) + RETAINED),
-    "npo+kl": (WEIGHTS, 2 * npo_by_hand(0.1) + 3 * mean_kl(RETAIN)),
+    "npo+gd": (WEIGHTS | {"beta": 0.1}, 2 * npo_by_hand(0.1) + RETAINED),
+    "npo+kl": (WEIGHTS | {"beta": 0.1}, 2 * npo_by_hand(0.1) + 3 * mean_kl(RETAIN)),
     "simnpo": (
         WEIGHTS | {"beta": 2.5, "delta": 0.2},
         2
