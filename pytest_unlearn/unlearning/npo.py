@@ -43,4 +43,6 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return forget_term(step, options.beta)
 
 
-METHOD = Method("npo", loss, Options(lr=5e-4, steps=100, batch=16), uses_retain=False, base_sums=True)
+METHOD = Method(
+    "npo", loss, Options(lr=5e-4, steps=100, batch=16), uses_retain=False, base_sums=True
+)

@@ -32,4 +32,10 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return options.forget_weight * forget + options.retain_weight * step.retain_kl()
 
 
-METHOD = Method("npo+kl", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=5.0), uses_retain=True, base_sums=True)
+METHOD = Method(
+    "npo+kl",
+    loss,
+    Options(lr=1e-3, steps=150, batch=16, retain_weight=5.0),
+    uses_retain=True,
+    base_sums=True,
+)

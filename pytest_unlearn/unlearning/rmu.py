@@ -44,4 +44,6 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return total + options.retain_weight * kept.square().mean()
 
 
-METHOD = Method("rmu", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=100.0), uses_retain=True)
+METHOD = Method(
+    "rmu", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=100.0), uses_retain=True
+)

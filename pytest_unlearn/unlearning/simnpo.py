@@ -39,4 +39,6 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return options.forget_weight * forget + options.retain_weight * step.retain_nll()
 
 
-METHOD = Method("simnpo", loss, Options(lr=1e-3, steps=150, batch=16, forget_weight=0.125), uses_retain=True)
+METHOD = Method(
+    "simnpo", loss, Options(lr=1e-3, steps=150, batch=16, forget_weight=0.125), uses_retain=True
+)

@@ -31,4 +31,6 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return options.forget_weight * forget + options.retain_weight * step.retain_nll()
 
 
-METHOD = Method("wga", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=4.0), uses_retain=True)
+METHOD = Method(
+    "wga", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=4.0), uses_retain=True
+)
