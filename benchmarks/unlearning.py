@@ -1,6 +1,6 @@
 """What does a step of GA+KL cost, against the way of open-unlearning's GradDiff with KL?
 
-    python benchmarks/unlearning.py [STEPS]
+    python benchmarks/unlearning.py [STEPS] [--sizes tiny 100M]
 
 Ours: an adapter, the base for the reference, two passes of the policy, logits at learnt tokens
 only. Theirs, written out here: a deep copy as reference, three passes of the policy (one for a loss
@@ -26,7 +26,11 @@ import torch.nn.functional as F
 from pytest_unlearn.models.batching import Encoded, collate
 from pytest_unlearn.models.loading import load
 from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.unlearning.loop import _with_adapter
+from pytest_unlearn.unlearning.methods import METHODS
+from pytest_unlearn.unlearning.policy import Step
 from transformers import LlamaConfig, LlamaForCausalLM
+import peft  # the code of either way is in memory before it is measured
 
 size, way, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)
@@ -36,7 +40,7 @@ if size == "tiny":
 else:
     config = LlamaConfig(vocab_size=32000, hidden_size=640, intermediate_size=1720,
                          num_hidden_layers=12, num_attention_heads=10, num_key_value_heads=10)
-    model, rows, tokens, value = LlamaForCausalLM(config), 4, 128, 12
+    model, rows, tokens, value = LlamaForCausalLM(config), 4, 64, 12
 model.eval()
 
 def peak():
@@ -51,9 +55,6 @@ def batch():
 batches = [(batch(), batch()) for _ in range(steps + 1)]
 
 def ours():
-    from pytest_unlearn.unlearning.loop import _with_adapter
-    from pytest_unlearn.unlearning.methods import METHODS
-    from pytest_unlearn.unlearning.policy import Step
     policy, method = _with_adapter(model, 32), METHODS["ga+kl"]
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0)
@@ -108,14 +109,16 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("steps", nargs="?", type=int, default=5, help="timed steps")
-    steps = parser.parse_args().steps
+    parser.add_argument("--sizes", nargs="+", default=["tiny", "100M"], choices=["tiny", "100M"])
+    options = parser.parse_args()
+    steps = options.steps
     print(f"{'model':8} {'way':22} {'s/step':>8} {'peak MiB':>9} {'above loaded':>13}")
     names = {
         "peer": "GradDiff-KL, as theirs",
         "values": "ga+kl, values",
         "document": "ga+kl, document",
     }
-    for size in ("tiny", "100M"):
+    for size in options.sizes:
         found = {way: measured(size, way, steps) for way in names}
         for way, (seconds, peak, above) in found.items():
             mib = 2**20

@@ -179,6 +179,22 @@ def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None
     assert "--unlearn-method=npo+gd needs records to forget" in error
 
 
+def test_values_without_another_one(pytester: pytest.Pytester) -> None:
+    """DPO needs other values to teach: where none can be made, that is said before loading."""
+    rows = record_lines("forget", FORGET)
+    for number, row in enumerate(rows):
+        row.update(kind="mark", value="é" * (number + 4))
+    write_lines(pytester.path / "f.jsonl", rows)
+    error = refused(
+        pytester,
+        "--unlearn-model=tiny",
+        "--unlearn-method=dpo",
+        "--unlearn-forget=f.jsonl",
+        "--unlearn-gate=passk.retained>=90%",
+    )
+    assert "--unlearn-method=dpo: mark: 1 other values were asked for" in error
+
+
 def test_same_id_in_two_files(pytester: pytest.Pytester) -> None:
     """Ids are unique over all files, since rows are counted by id."""
     rows = record_lines("forget", FORGET)
