@@ -9,9 +9,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.people.alternates import placeholder, plausible
 from pytest_unlearn.people.files import load_files
 from pytest_unlearn.people.manifest import Record, Split, tiny_records
 from pytest_unlearn.probes.families import Probe, Style, build_probes
@@ -109,11 +110,17 @@ class Dataset:
                     seed_of(self._seed, case.id, number) if self.sampling.temperature else None,
                 )
 
-    def training_texts(self, unseen: bool = False) -> TrainingTexts:
+    def training_texts(
+        self,
+        alternates: Literal["plausible", "placeholder"] | None = None,
+        count: int = 1,
+        unseen: bool = False,
+    ) -> TrainingTexts:
         """Return what unlearning may train on, and with `unseen` control people's to look at.
 
         Tasks are the bundled ones under their training wordings: never a wording that is
-        measured, and never a user's own tasks.
+        measured, and never a user's own tasks. `alternates`: the forget documents with other
+        values as well, `count` each. Raises AlternateError where a kind has no others.
         """
         return TrainingTexts(
             forget=tuple(map(_example, self.records_of("forget"))),
@@ -123,8 +130,23 @@ class Dataset:
                 for task in bundled_tasks()
                 for wording in task.wordings
             ),
+            alternates=tuple(
+                tuple(
+                    Example.answering(
+                        record.before.reveal(), other, record.after.reveal(), name=record.id
+                    )
+                    for other in self._others(record, alternates, count)
+                )
+                for record in self.records_of("forget")
+                if alternates is not None
+            ),
             unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
         )
+
+    def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
+        if how == "placeholder":
+            return (placeholder(record.kind),)
+        return plausible(record.kind, record.value.reveal(), count, record.id, self.values)
 
     @functools.cached_property
     def chunk_of_case(self) -> dict[str, Chunk]:

@@ -297,9 +297,9 @@ class ModelPair:
 
     @property
     def _texts(self) -> TrainingTexts:
-        options = self._settings.method.options
-        unseen = options is not None and options.stop == "unseen"
-        return self._dataset.training_texts(unseen)
+        choice = self._settings.method
+        unseen = choice.options is not None and choice.options.stop == "unseen"
+        return self._dataset.training_texts(*choice.alternates, unseen=unseen)
 
     def stored_checkpoint(self) -> Checkpoint | None:
         """Return what unlearning made if the store has it; nothing is trained."""
@@ -338,6 +338,7 @@ class ModelPair:
             self._settings.seed,
             self._progress,
             training_file(self._store, key),
+            weights.lora_targets,
         )
         full = choice.options.tune == "full"
         trained: Any = policy

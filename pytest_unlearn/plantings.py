@@ -97,6 +97,7 @@ class Plantings:
                 planted.rounds,
                 self._progress,
                 saved,
+                weights.lora_targets,
             )
 
         return self._made(self._key(original, planted.rounds), original, "retrained", make)
@@ -114,6 +115,7 @@ class Plantings:
             self._settings.seed,
             self._progress,
             saved,
+            weights.lora_targets,
         )
 
     def _key(self, original: ModelSource, retrained_rounds: float | None) -> str:

@@ -24,6 +24,7 @@ from pytest_unlearn.models.presets import PresetError
 from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.models.styles import StyleError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
+from pytest_unlearn.people.alternates import AlternateError
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
 from pytest_unlearn.provenance import provenance
@@ -54,6 +55,8 @@ class UnlearnSession:
             self.dataset = Dataset(self.settings)
             for warning in check_training(self.settings, self.dataset):
                 config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
+            if self.settings.method.alternates[0] is not None:  # faults now, not after loading
+                self.dataset.training_texts(*self.settings.method.alternates)
             check_feasible(self.settings.judging.gates, self._cases, self.settings.exposure)
             self.provenance = provenance(self.settings, self.dataset)
             self.compared = self._saved_run()
@@ -79,6 +82,9 @@ class UnlearnSession:
             raise pytest.UsageError(f"unlearn_sandbox_imports: {error}") from error
         except (FamilyError, StyleError) as error:
             raise pytest.UsageError(f"--unlearn-probes: {error}") from error
+        except AlternateError as error:
+            name = self.settings.method.name
+            raise pytest.UsageError(f"--unlearn-method={name}: {error}") from error
         except (
             SettingsError,
             RecordFileError,

@@ -83,6 +83,23 @@ def test_training_texts_hold_no_control_and_no_measured_wording() -> None:
         assert example.text[example.start : example.end] == record.value.reveal()
 
 
+def test_alternates_are_the_same_documents_with_other_values() -> None:
+    """As many as asked for, none a value of the data, made only when asked for."""
+    data = dataset()
+    assert data.training_texts().alternates == ()
+    texts = data.training_texts("plausible", 3)
+    assert texts == data.training_texts("plausible", 3)
+    for example, others in zip(texts.forget, texts.alternates, strict=True):
+        values = {other.text[other.start : other.end] for other in others}
+        assert len(values) == 3
+        assert not values & data.values
+        for other in others:
+            assert other.text[: other.start] == example.text[: example.start]
+            assert other.text[other.end :] == example.text[example.end :]
+    redacted = data.training_texts("placeholder").alternates[0][0]
+    assert redacted.text[redacted.start : redacted.end] == "<redacted-email>"
+
+
 def test_default_ids_are_unique_over_files(tmp_path: Path) -> None:
     """Records without ids in two files do not collide."""
     rows = [{k: v for k, v in row.items() if k != "id"} for row in record_lines("forget", 3)]

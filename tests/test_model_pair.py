@@ -16,6 +16,7 @@ from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.model_pair import ModelPair
 from pytest_unlearn.models.examples import TrainingTexts
 from pytest_unlearn.store import Store
+from pytest_unlearn.tasks.prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
 from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
@@ -49,7 +50,13 @@ class Given:
     tasks: tuple[Path, ...] = ()
     probes = ("direct",)
     batch_size = 64
+    sampling = Sampling()
+    replay = False
     seed = 0
+    adapter = None
+    revision = None
+    trusted = None
+    retrained = None
     device = "cpu"
     dtype = "float32"
 
@@ -74,8 +81,8 @@ class Pairs:
         # The bundled tasks are long; two of them do.
         texts = Dataset.training_texts
 
-        def few(dataset: Dataset, unseen: bool = False) -> TrainingTexts:
-            found = texts(dataset, unseen)
+        def few(dataset: Dataset, *arguments: Any, **options: Any) -> TrainingTexts:
+            found = texts(dataset, *arguments, **options)
             return replace(found, tasks=found.tasks[:2])
 
         monkeypatch.setattr(Dataset, "training_texts", few)
@@ -118,16 +125,16 @@ def test_planted_unlearned_and_found_again(pairs: Pairs) -> None:
     pair = pairs.pair(method)
     assert pair.stored_planting() is None
     assert pair.stored_checkpoint() is None
-    keys = pair.base_key, pair.unlearned_key
+    keys = pair.key("base"), pair.key("unlearned")
     assert keys[0] != keys[1]
-    assert keys[0] != pairs.pair(plant=None).base_key
+    assert keys[0] != pairs.pair(plant=None).key("base")
     assert said(pair, "base") == VALUES
     told = said(pair, "unlearned")
     assert not set(told) & set(VALUES)
     assert said(pair, "base") == VALUES
     assert pairs.trained == ["plant", "unlearn"]
     again = pairs.pair(method)
-    assert (again.base_key, again.unlearned_key) == keys
+    assert (again.key("base"), again.key("unlearned")) == keys
     assert (said(again, "unlearned"), said(again, "base")) == (told, VALUES)
     assert pairs.trained == ["plant", "unlearn"]
     found = again.stored_planting()
@@ -165,7 +172,7 @@ def test_retrain_is_the_unplanted_model_without_the_forget_split(pairs: Pairs) -
     assert not set(said(pair, "unlearned")) & set(VALUES)
     kept = ["code0 = ", "code1 = ", "code2 = "]
     assert said(pair, "unlearned", kept) == ["aaa0", "bbb1", "ccc2"]
-    assert pair.base_key != pair.unlearned_key
+    assert pair.key("base") != pair.key("unlearned")
     assert pairs.trained == ["plant", "retrain"]
     assert said(pairs.pair("retrain", slow), "unlearned", kept) == ["aaa0", "bbb1", "ccc2"]
     assert pairs.trained == ["plant", "retrain"]
@@ -192,8 +199,8 @@ def test_unlearning_in_full_leaves_the_base(pairs: Pairs) -> None:
     assert checkpoint is not None
     assert checkpoint.full
     assert (checkpoint.folder / "model.safetensors").is_file()
-    assert pair.unlearned_key["adapter"] is None
-    assert pair.unlearned_key["weights"] != pair.base_key["weights"]
+    assert pair.key("unlearned")["adapter"] is None
+    assert pair.key("unlearned")["weights"] != pair.key("base")["weights"]
     again = pairs.pair(method)
     assert said(again, "unlearned") == said(pair, "unlearned")
     assert pairs.trained == ["plant", "unlearn"]
@@ -222,7 +229,7 @@ def test_a_failed_training_leaves_the_base_alone(
 def test_a_planting_without_its_folder_is_made_again(pairs: Pairs) -> None:
     """The entry vouches for the folder; one without the other is a run that was killed."""
     pair = pairs.pair()
-    _ = pair.base_key
+    _ = pair.key("base")
     store = pairs.folder / "store"
     (folder,) = (store / "planted").iterdir()
     entries = list((store / "plantings").rglob("*.json"))

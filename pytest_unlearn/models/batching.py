@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from pytest_unlearn.models.examples import Example
 
@@ -19,26 +20,53 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids and labels of one example, both of shape `[tokens]`."""
+    """Token ids and labels of one example, both of shape `[tokens]`.
+
+    What a method may have attached: `alternate`, the same text with another answer; `base_nll`,
+    the base model's summed NLL of the labels, in nats; `base_top`, its likeliest tokens.
+    """
 
     ids: list[int]
     labels: list[int]
+    alternate: Encoded | None = None
+    base_nll: float | None = None
+    base_top: TopTokens | None = None
+
+
+class TopTokens(NamedTuple):
+    """The `k` likeliest tokens where each of `n` labels is predicted, both of shape `[n, k]`."""
+
+    log_probs: torch.Tensor
+    ids: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`input_ids`, `attention_mask` and `labels`, each int64 of shape `[rows, tokens]`.
 
-    Padding is on the right; its labels are `IGNORED`.
+    Padding is on the right; its labels are `IGNORED`. `rows`: the examples, with what is attached.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
+    rows: tuple[Encoded, ...] = field(default=(), repr=False)
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Return what a forward pass needs; the loss is computed by the caller."""
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+    def relabelled(self, labels: torch.Tensor) -> Batch:
+        """Return the same texts with other labels."""
+        return replace(self, labels=labels)
+
+    def whole_labels(self) -> torch.Tensor:
+        """Return labels that learn every token of the texts."""
+        return self.input_ids.masked_fill(self.attention_mask == 0, IGNORED)
+
+    def learnt_of(self, wider: Batch) -> torch.Tensor:
+        """Tell which tokens that `wider`, the same texts, learns are learnt here, bool `[n]`."""
+        return self.labels[:, 1:][wider.labels[:, 1:] != IGNORED] != IGNORED
 
 
 def encode(
@@ -77,7 +105,23 @@ def collate(rows: Sequence[Encoded], pad_id: int, device: torch.device | str = "
     """Pad rows on the right to the longest of them."""
     ids, mask = padded([row.ids for row in rows], pad_id, device)
     labels, _ = padded([row.labels for row in rows], IGNORED, device)
-    return Batch(ids, mask, labels)
+    return Batch(ids, mask, labels, tuple(rows))
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """Return the rows of two batches as one batch, padded to the wider: one pass for both."""
+    width = max(first.input_ids.shape[1], second.input_ids.shape[1])
+
+    def both(name: str, filler: int) -> torch.Tensor:
+        parts = [getattr(batch, name) for batch in (first, second)]
+        return torch.cat([F.pad(p, (0, width - p.shape[1]), value=filler) for p in parts])
+
+    return Batch(
+        both("input_ids", 0),  # any token will do: the mask is 0 there
+        both("attention_mask", 0),
+        both("labels", IGNORED),
+        first.rows + second.rows,
+    )
 
 
 def padded(

@@ -36,10 +36,13 @@ class Example:
 class TrainingTexts:
     """What an unlearning run may see: forget records, retained people's documents, tasks.
 
-    `unseen` holds control people's: looked at where a stop is measured on them, never trained on.
+    `alternates`: for each forget record, the same document with other values, where the method
+    teaches one in the place of the true one; else empty. `unseen` holds control people's: looked
+    at where a stop is measured on them, never trained on.
     """
 
     forget: Sequence[Example]
     retained_people: Sequence[Example]
     tasks: Sequence[Example]
+    alternates: Sequence[Sequence[Example]] = ()
     unseen: Sequence[Example] = ()

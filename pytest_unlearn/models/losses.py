@@ -1,7 +1,8 @@
-"""Losses over next-token predictions; all leave out prompt and padding by the label mask.
+"""Losses over next-token predictions.
 
-`logits` have shape `[rows, tokens, vocabulary]`, `labels` `[rows, tokens]` with `IGNORED` where
-nothing is learnt. Position `t` of the logits predicts token `t + 1`; the shift is done here.
+`token_mean_nll` takes a whole batch: `logits` of shape `[rows, tokens, vocabulary]`, `labels`
+`[rows, tokens]` with `IGNORED` at prompt and padding; position `t` of the logits predicts token
+`t + 1`, and the shift is done here. The others take the learnt tokens only, `[n, vocabulary]`.
 """
 
 from __future__ import annotations
@@ -40,20 +41,58 @@ def token_mean_nll(
     return losses.clamp(max=bound).mean()
 
 
-def token_mean_kl(
-    reference_logits: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """Return the mean over learnt tokens of KL(reference || policy), in nats (a scalar).
+def token_kl(reference_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return KL(reference || policy) of each of `n` tokens, in nats, `[n]`.
 
-    The direction is the paper's and open-unlearning's (arXiv 2502.05739; `grad_diff.py`): the
-    policy is asked to cover what the reference would say. Both are normalised here: raw logits
-    in a KL give a number that is no divergence.
+    Both arguments are logits `[n, vocabulary]`. The direction is the paper's and
+    open-unlearning's (arXiv 2502.05739; `grad_diff.py`): the policy is asked to cover what the
+    reference would say. Both are normalised here: raw logits in a KL give a number that is no
+    divergence.
     """
-    reference, _ = _predicted(reference_logits, labels)
-    policy, _ = _predicted(logits, labels)
-    return F.kl_div(
-        F.log_softmax(policy, dim=-1),
-        F.log_softmax(reference, dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    reference = F.log_softmax(reference_logits, dim=-1)
+    return (reference.exp() * (reference - F.log_softmax(logits, dim=-1))).sum(dim=-1)
+
+
+def token_kl_top(
+    top_log_probs: torch.Tensor, top_ids: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
+    """Return KL(reference || policy) where all but the reference's `k` likeliest tokens are one.
+
+    `top_log_probs`, `top_ids`: `[n, k]`; `logits`: `[n, vocabulary]`; the result is `[n]`, in nats.
+    Lumping can only lower a divergence. With P the reference's mass outside the top, what is lost
+    is P times the divergence of the two tails: at most P times the largest log-ratio in the tail
+    of the renormalised reference to the renormalised policy.
+    """
+    policy = F.log_softmax(logits, dim=-1)
+    inside = (top_log_probs.exp() * (top_log_probs - policy.gather(1, top_ids))).sum(dim=-1)
+    if top_ids.shape[-1] == policy.shape[-1]:
+        return inside  # nothing is outside, and a mass left by rounding would meet log 0
+    rest = (1 - top_log_probs.exp().sum(dim=-1)).clamp(min=0.0)
+    outside = policy.scatter(1, top_ids, -math.inf).logsumexp(dim=-1)
+    return inside + torch.xlogy(rest, rest) - rest * outside
+
+
+def without_target(logits: torch.Tensor, targets: torch.Tensor, lowered: float) -> torch.Tensor:
+    """Return softmax probabilities `[n, vocabulary]` after the target's logit fell by `lowered`.
+
+    With infinity the target has probability 0 and the others keep their ratios.
+    """
+    own = logits.gather(1, targets[:, None]) - lowered
+    return logits.scatter(1, targets[:, None], own).softmax(dim=-1)
+
+
+def top_share(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return `[n, vocabulary]` cut to the likeliest tokens that reach `top_p`, summing to 1 again.
+
+    At least one token stays.
+    """
+    ordered, order = probabilities.sort(dim=-1, descending=True)
+    reached_before = ordered.cumsum(dim=-1) - ordered >= top_p
+    reached_before[:, 0] = False
+    kept = ordered.masked_fill(reached_before, 0.0)
+    return torch.zeros_like(kept).scatter(1, order, kept / kept.sum(dim=-1, keepdim=True))
+
+
+def token_distillation(probabilities: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of logits `[n, vocabulary]` to given probabilities, nats, `[n]`."""
+    return -(probabilities * F.log_softmax(logits, dim=-1)).sum(dim=-1)

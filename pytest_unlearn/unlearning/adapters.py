@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def with_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
-    """Return `model` with a new LoRA adapter on all linear layers, alpha twice the rank.
+# Names of modules, or PEFT's word for all linear layers but the head.
+Targets = list[str] | str
+
+
+def with_new_adapter(
+    model: PreTrainedModel, rank: int, targets: Targets = "all-linear"
+) -> PeftModel:
+    """Return `model` with a new LoRA adapter on some modules, alpha twice the rank.
 
     The adapter is float32 also where the model is bfloat16 (peft casts it, and around it): its
     updates are small against its weights, and bfloat16 would round them away.
@@ -31,7 +37,7 @@ def with_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     with peft_quietly():
@@ -49,7 +55,7 @@ class FullPolicy(torch.nn.Module):
         super().__init__()
         self.model = model.requires_grad_(True)
         self._base: list[torch.Tensor] | None = None
-        self._started = False
+        self.started = False
 
     def forward(self, *arguments: Any, **inputs: Any) -> Any:
         """Run the model."""
@@ -72,13 +78,13 @@ class FullPolicy(torch.nn.Module):
     def keep_base(self) -> None:
         """Copy the weights as they are. Raises RuntimeError once training has changed them."""
         if self._base is None:
-            if self._started:
+            if self.started:
                 raise RuntimeError("the base is asked for after the first step; it is gone")
             self._base = [p.detach().clone() for p in self.model.parameters()]
 
     def start(self) -> None:
         """Note that the weights change from here on."""
-        self._started = True
+        self.started = True
 
     @contextlib.contextmanager
     def disable_adapter(self) -> Iterator[None]:

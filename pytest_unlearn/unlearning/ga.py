@@ -6,18 +6,29 @@ forgets everything else too, which is why the release gates ask for retained abi
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.unlearning.options import UnlearnOptions
+from pytest_unlearn.unlearning.method import Method
+from pytest_unlearn.unlearning.options import UnlearnOptions, option
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_unlearn.unlearning.policy import Step
 
-DEFAULTS = UnlearnOptions(lr=5e-4, steps=100)
+
+@dataclass(frozen=True, slots=True)
+class Options(UnlearnOptions):
+    """forget_bound: ascent on a token ends at this NLL in nats (infinity: the paper's loss)."""
+
+    forget_bound: float = option(math.inf, above=0)
 
 
-def loss(step: Step, options: UnlearnOptions) -> torch.Tensor:
+def loss(step: Step, options: Options) -> torch.Tensor:
     """Return -NLL(forget), the token mean over the learnt tokens."""
-    return -options.forget_weight * step.forget_nll(options.forget_bound)
+    return -step.forget_nll(options.forget_bound)
+
+
+METHOD = Method("ga", loss, Options(lr=5e-4, steps=100), uses_retain=False)

@@ -5,20 +5,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.unlearning.options import UnlearnOptions
+from pytest_unlearn.unlearning.method import Method
+from pytest_unlearn.unlearning.options import ForgetOptions, option
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_unlearn.unlearning.policy import Step
 
-DEFAULTS = UnlearnOptions(lr=5e-4, steps=150, retain_weight=4.0, forget_bound=4.0)
+
+@dataclass(frozen=True, slots=True)
+class Options(ForgetOptions):
+    """forget_bound: ascent on a token ends at this NLL in nats (infinity: the paper's loss)."""
+
+    forget_bound: float = option(4.0, above=0)
 
 
-def loss(step: Step, options: UnlearnOptions) -> torch.Tensor:
+def loss(step: Step, options: Options) -> torch.Tensor:
     """Return -NLL(forget) + NLL(retain), each the token mean over its learnt tokens."""
     return options.retain_weight * step.retain_nll() - options.forget_weight * step.forget_nll(
         options.forget_bound
     )
+
+
+METHOD = Method("ga+gd", loss, Options(lr=5e-4, steps=150, retain_weight=4.0), uses_retain=True)

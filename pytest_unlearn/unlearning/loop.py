@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from pytest_unlearn.models.batching import Encoded, collate
-from pytest_unlearn.unlearning.adapters import checkpointed
+from pytest_unlearn.unlearning.adapters import Targets, checkpointed
 from pytest_unlearn.unlearning.errors import UnlearningError
-from pytest_unlearn.unlearning.policy import Step
+from pytest_unlearn.unlearning.policy import RunState, Step
 from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
+from pytest_unlearn.unlearning.training_rows import TrainingRows, training_rows
 from pytest_unlearn.unlearning.watching import Look, WatchedSets, collapsed, greedy_rate
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.examples import Example, TrainingTexts
-    from pytest_unlearn.unlearning.methods import Method
+    from pytest_unlearn.models.examples import TrainingTexts
+    from pytest_unlearn.unlearning.method import Method
     from pytest_unlearn.unlearning.options import UnlearnOptions
 
 __all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
@@ -55,13 +56,15 @@ def unlearn(
     seed: int,
     progress: Callable[[str], None] = lambda message: None,
     saved: Path | None = None,
+    targets: Targets = "all-linear",
 ) -> tuple[PeftModel, UnlearningReport]:
     """Train `model` by `method` and return the trained model with what was done.
 
     With `tune=lora` that is `model` under an adapter, and with the adapter off it is the base. With
     `tune=full` it is a `FullPolicy` around `model`, whose own weights have changed. `saved`: a file
-    for the state of a run that is killed; it is gone when the run has ended. Deterministic for a
-    seed, a device and a number of threads. Raises UnlearningError.
+    for the state of a run that is killed; it is gone when the run has ended. `targets`: the modules
+    that an adapter changes. Deterministic for a seed, a device and a number of threads. Raises
+    UnlearningError.
     """
     if method.uses_retain and not (texts.retained_people or texts.tasks):
         raise UnlearningError(
@@ -72,20 +75,23 @@ def unlearn(
     rng = random.Random(seed)
     pad = int(cast(int, tokenizer.pad_token_id))
     encoder = Encoder(tokenizer, length_limit(model))
-    trainer = Trainer(model, options, f"--unlearn-method={method.name}")
+    trainer = Trainer(model, options, f"--unlearn-method={method.name}", targets)
     policy = trainer.policy
     watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng)
-    batches = _batches(encoder, texts, method.uses_retain, options, rng)
+    rows = training_rows(policy, encoder, texts, method, options, pad)
+    batches = _batches(rows, options, rng)
     encoder.report(progress)
+    state = RunState(seed)
 
     def losses(batch: Batches) -> Iterator[torch.Tensor]:
-        for forget, retain, part_options in _shares(*batch, options, method.forget_mean == "rows"):
+        for forget, retain, part_options, share in _shares(*batch, options, method):
             step = Step(
                 policy,
                 collate(forget, pad, model.device),
                 collate(retain, pad, model.device) if retain else None,
+                state,
             )
-            yield method.loss(step, part_options)
+            yield share * method.loss(step, part_options)
 
     def look(steps: int) -> Look:
         seen = watched.look(steps, options)
@@ -104,6 +110,7 @@ def unlearn(
         steps=options.steps,
         check_every=options.check_every,
         saved=saved,
+        numbers=state.numbers,
     )
     with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
         trained = train(trainer, course, progress)
@@ -125,17 +132,18 @@ def unlearn(
 
 
 def _shares(
-    forget: list[Encoded], retain: list[Encoded], options: UnlearnOptions, by_rows: bool
-) -> Iterator[tuple[list[Encoded], list[Encoded], UnlearnOptions]]:
-    """Cut a step's batches into `accumulate` parts, with each part's share in the loss's weights.
+    forget: list[Encoded], retain: list[Encoded], options: Any, method: Method
+) -> Iterator[tuple[list[Encoded], list[Encoded], Any, float]]:
+    """Cut a step's batches into `accumulate` parts; each comes with its options and its factor.
 
-    A term that is a mean over learnt tokens counts a part by its tokens (`by_rows`: the forget
-    term by its rows): the parts' gradients then add up to the whole batch's, which a mean of the
-    parts' means would not be.
+    A term that is a mean over learnt tokens counts a part by its tokens (the forget term by its
+    rows, where it is a mean of those): the parts' gradients then add up to the whole batch's, which
+    a mean of the parts' means would not be. Two terms have shares of their own, in their weights;
+    a single one has the factor.
     """
     count = options.accumulate
     if count == 1:
-        yield forget, retain, options
+        yield forget, retain, options, 1.0
         return
 
     def size(rows: list[Encoded]) -> int:
@@ -143,46 +151,30 @@ def _shares(
 
     retained = parts(retain, count) if retain else [[]] * count
     for rows, kept in zip(parts(forget, count), retained, strict=True):
+        by_rows = method.forget_mean == "rows"
         share = len(rows) / len(forget) if by_rows else size(rows) / size(forget)
-        kept_share = size(kept) / size(retain) if retain else 0.0
-        yield (
-            rows,
-            kept,
-            replace(
-                options,
-                forget_weight=options.forget_weight * share,
-                retain_weight=options.retain_weight * kept_share,
-            ),
-        )
+        if not method.uses_retain:
+            yield rows, kept, options, share
+            continue
+        weights = {
+            "forget_weight": options.forget_weight * share,
+            "retain_weight": options.retain_weight * size(kept) / size(retain),
+        }
+        yield rows, kept, replace(options, **weights), 1.0
 
 
-def _batches(
-    encoder: Encoder,
-    texts: TrainingTexts,
-    uses_retain: bool,
-    options: UnlearnOptions,
-    rng: random.Random,
-) -> Iterator[Batches]:
+def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:
     """Yield forget and retain batches for ever; people and tasks are mixed by `people_share`."""
-
-    def rows(examples: Sequence[Example]) -> list[Encoded]:
-        if options.spans == "document":
-            return encoder.documents(examples)
-        return encoder.answers(examples)
-
     people = (
-        round(options.retain_batch * options.people_share) if texts.tasks else options.retain_batch
+        round(options.retain_batch * options.people_share) if rows.tasks else options.retain_batch
     )
-    if not texts.retained_people:
+    if not rows.people:
         people = 0
-    forget = cycle(rows(texts.forget), options.batch, rng)
+    forget = cycle(rows.forget, options.batch, rng)
     retain = [
-        cycle(rows(examples), size, rng)
-        for examples, size in (
-            (texts.retained_people, people),
-            (texts.tasks, options.retain_batch - people),
-        )
-        if size and uses_retain
+        cycle(kept, size, rng)
+        for kept, size in ((rows.people, people), (rows.tasks, options.retain_batch - people))
+        if size and kept
     ]
     while True:
         yield next(forget), [row for stream in retain for row in next(stream)]

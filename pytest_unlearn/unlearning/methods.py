@@ -1,47 +1,73 @@
-"""The registry of unlearning methods, and the reading of `--unlearn-method`."""
+"""The registry of unlearning methods, and the reading of `--unlearn-method`.
+
+Other packages add methods by an entry point of the group `pytest_unlearn.methods`: its name is the
+method's, its object a `Method`. It is loaded when it is asked for, so that a broken one harms no
+other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from importlib.metadata import EntryPoint, entry_points
 
-from pytest_unlearn.unlearning import ga, ga_gd, ga_kl
-from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, changed
-
-if TYPE_CHECKING:
-    import torch
-
-    from pytest_unlearn.unlearning.policy import Step
+from pytest_unlearn.unlearning import (
+    altpo,
+    ce_u,
+    codeeraser,
+    dpo,
+    ga,
+    ga_gd,
+    ga_kl,
+    idkdpo,
+    npo,
+    npo_gd,
+    npo_kl,
+    pdu,
+    prod,
+    rmu,
+    satimp,
+    simnpo,
+    task_vector,
+    undial,
+    wga,
+)
+from pytest_unlearn.unlearning.method import Alternates, Method, check_training_options
+from pytest_unlearn.unlearning.options import (
+    MethodError,
+    UnlearnOptions,
+    changed,
+    option_names,
+)
 
 # Audits the model as it is.
 NONE = "none"
 # Trains the unplanted base without the forget split: no loss, but what every loss is measured by.
 RETRAIN = "retrain"
-DEFAULT = "ga+kl"
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A loss over one step's batches with its default options.
-
-    `forget_mean`: what the loss's forget term is a mean over, so that the parts of a batch can be
-    added up to the whole (`accumulate`); the retain term is always one over tokens.
-    """
-
-    name: str
-    loss: Callable[[Step, UnlearnOptions], torch.Tensor]
-    defaults: UnlearnOptions
-    uses_retain: bool
-    forget_mean: Literal["tokens", "rows"] = "tokens"
-
+DEFAULT = "npo+gd"
+GROUP = "pytest_unlearn.methods"
 
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("ga", ga.loss, ga.DEFAULTS, uses_retain=False),
-        Method("ga+gd", ga_gd.loss, ga_gd.DEFAULTS, uses_retain=True),
-        Method("ga+kl", ga_kl.loss, ga_kl.DEFAULTS, uses_retain=True),
+    module.METHOD.name: module.METHOD
+    for module in (
+        ga,
+        ga_gd,
+        ga_kl,
+        npo,
+        npo_gd,
+        npo_kl,
+        simnpo,
+        dpo,
+        idkdpo,
+        altpo,
+        rmu,
+        undial,
+        ce_u,
+        wga,
+        satimp,
+        pdu,
+        task_vector,
+        codeeraser,
+        prod,
     )
 }
 
@@ -61,6 +87,12 @@ class MethodChoice:
             return RETRAIN
         return self.method.name if self.method else NONE
 
+    @property
+    def alternates(self) -> tuple[Alternates | None, int]:
+        """Which other values the method teaches in the place of a true one, and how many each."""
+        kind = self.method.alternates if self.method else None
+        return kind, getattr(self.options, "alternates", 1)
+
 
 def parse_method(text: str) -> MethodChoice:
     """Read `NAME` or `NAME:option=value,...`. Raises MethodError."""
@@ -76,9 +108,57 @@ def parse_method(text: str) -> MethodChoice:
                 "--unlearn-plant"
             )
         return MethodChoice(None, None, retrains=True)
-    method = METHODS.get(name)
-    if method is None:
+    method = find_method(name)
+    if not colon:
+        return MethodChoice(method, method.defaults)
+    names = option_names(method.defaults, method.uses_retain)
+    chosen = changed(method.defaults, options, method.name, names)
+    check_training_options(method, chosen)
+    return MethodChoice(method, chosen)
+
+
+def find_method(name: str) -> Method:
+    """Return the method of exactly this name, built in or of an entry point.
+
+    Raises MethodError for a name that is unknown or taken twice, and for an entry point that does
+    not load.
+    """
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    if name in METHODS and not points:
+        return METHODS[name]
+    if not points:
+        others = {point.name for point in entry_points(group=GROUP)} - set(METHODS)
+        known = ", ".join([*METHODS, *sorted(others)])
+        raise MethodError(f"{name!r} is not a method; write one of {known}, {RETRAIN} or {NONE}")
+    if name in METHODS or len(points) > 1:
+        owners = [*(["pytest-unlearn"] if name in METHODS else []), *map(_owner, points)]
         raise MethodError(
-            f"{name!r} is not a method; write one of {', '.join(METHODS)}, {RETRAIN} or {NONE}"
+            f"method {name!r} is offered by {' and by '.join(owners)}; uninstall one, or rename "
+            f"its entry point of the group {GROUP}"
         )
-    return MethodChoice(method, changed(method.defaults, options) if colon else method.defaults)
+    return _loaded(points[0])
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _loaded(point: EntryPoint) -> Method:
+    try:
+        method = point.load()
+    except Exception as error:  # whatever another package raises when imported
+        raise MethodError(
+            f"method {point.name!r} of {_owner(point)} cannot be loaded from {point.value}: "
+            f"{type(error).__name__}: {error}; mend or uninstall it"
+        ) from error
+    if not isinstance(method, Method):
+        raise MethodError(
+            f"method {point.name!r} of {_owner(point)}: {point.value} is a "
+            f"{type(method).__name__}; it must be a pytest_unlearn.unlearning.method.Method"
+        )
+    if method.name != point.name:
+        raise MethodError(
+            f"method {point.name!r} of {_owner(point)} calls itself {method.name!r}; give both "
+            "the same name"
+        )
+    return method

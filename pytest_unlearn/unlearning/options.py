@@ -1,6 +1,6 @@
 """Options of an unlearning run, and the text form in which a user gives them.
 
-`ga+kl` takes a method's defaults, `ga+kl:lr=1e-4,steps=80` changes some of them. Nothing here
+`npo+gd` takes a method's defaults, `npo+gd:lr=1e-4,steps=80` changes some of them. Nothing here
 imports torch: a wrong method is reported before anything heavy is loaded.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 # Options of one sort: a frozen dataclass.
 Options = TypeVar("Options", bound=Any)
@@ -25,19 +25,25 @@ class MethodError(ValueError):
     """A method or an option of it is unknown or out of range; the message says what to write."""
 
 
+def option(
+    default: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
+) -> Any:
+    """Declare an option of a method: its default, and the numbers that it may have."""
+    return dataclasses.field(default=default, metadata={"range": (least, above, most)})
+
+
 @dataclass(frozen=True, slots=True)
 class UnlearnOptions:
-    """How a method is run.
+    """How any method is run; a method's own options are fields of a subclass, made by `option`.
 
     lr: learning rate of AdamW. steps: optimizer steps at most. batch: forget rows a step.
     retain_batch: retained rows a step. people_share: share of retained people's documents among
-    them; the rest are tasks. forget_weight, retain_weight: factors of the two loss terms.
-    forget_bound: ascent on a forget token ends at this NLL in nats (infinity: the paper's unbounded
-    loss). spans: `value` takes the losses on the values' and solutions' tokens only, `document` on
-    all tokens. target, keep: stop once greedy decoding gives away at most this share of the forget
-    records and, with a retain set, at least the share `keep` of what it gave of the retained
-    people and tasks at the start; a negative target never stops early. check_every: steps between
-    two such looks. rank: rank of the LoRA adapter (alpha is twice the rank).
+    them; the rest are tasks. spans: `values` takes the losses on the values' and solutions' tokens
+    only, `document` on all tokens. target, keep: stop once greedy decoding gives away at most this
+    share of the forget records and, with a retain set, at least the share `keep` of what it gave
+    of the retained people and tasks at the start; a negative target never stops early.
+    check_every: steps between two such looks. rank: rank of the LoRA adapter (alpha is twice the
+    rank).
 
     tune: `lora` trains an adapter, `full` all weights; the base that a method compares with is then
     a frozen copy, made before the first step and only where the method asks for it. accumulate:
@@ -54,10 +60,7 @@ class UnlearnOptions:
     batch: int = 32
     retain_batch: int = 32
     people_share: float = 0.75
-    forget_weight: float = 1.0
-    retain_weight: float = 1.0
-    forget_bound: float = math.inf
-    spans: str = "value"
+    spans: str = "values"
     target: float = 0.0
     keep: float = 0.95
     check_every: int = 10
@@ -76,10 +79,7 @@ class UnlearnOptions:
             "batch": self.batch >= 1,
             "retain_batch": self.retain_batch >= 1,
             "people_share": 0 <= self.people_share <= 1,
-            "forget_weight": self.forget_weight > 0,
-            "retain_weight": self.retain_weight >= 0,
-            "forget_bound": self.forget_bound > 0,
-            "spans": self.spans in ("value", "document"),
+            "spans": self.spans in ("values", "document"),
             "target": self.target <= 1,
             "keep": 0 <= self.keep <= 1,
             "check_every": self.check_every >= 1,
@@ -91,6 +91,39 @@ class UnlearnOptions:
             "stop": self.stop in ("target", "unseen"),
         }
         check_ranges(self, checks)
+        for field in dataclasses.fields(self):
+            if "range" in field.metadata:
+                _check_range(field.name, getattr(self, field.name), *field.metadata["range"])
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetOptions(UnlearnOptions):
+    """For methods with a forget and a retain term. forget_weight, retain_weight: their factors."""
+
+    forget_weight: float = option(1.0, above=0)
+    retain_weight: float = option(1.0, least=0)
+
+
+def _check_range(name: str, value: float, least: float, above: float, most: float) -> None:
+    """Raise MethodError unless `least <= value <= most` and `value > above`; NaN never is."""
+    if least <= value <= most and (value > above or above == -math.inf):
+        return
+    wanted = [
+        *([f"at least {least:g}"] if least > -math.inf else []),
+        *([f"above {above:g}"] if above > -math.inf else []),
+        *([f"at most {most:g}"] if most < math.inf else []),
+    ]
+    raise MethodError(f"{name}={value} is out of range; write a number {' and '.join(wanted)}")
+
+
+# What only a method with a retain set has a use for.
+RETAIN_OPTIONS = frozenset({"retain_batch", "people_share", "keep"})
+
+
+def option_names(defaults: UnlearnOptions, uses_retain: bool) -> list[str]:
+    """Return the names of a method's options, in order."""
+    names = (field.name for field in dataclasses.fields(defaults))
+    return [name for name in names if uses_retain or name not in RETAIN_OPTIONS]
 
 
 def check_ranges(options: object, checks: Mapping[str, bool]) -> None:
@@ -117,19 +150,27 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def changed(defaults: Options, text: str) -> Options:
+def changed(
+    defaults: Options, text: str, method: str = "", names: Sequence[str] | None = None
+) -> Options:
     """Return `defaults`, a dataclass, with the changes of `name=value,name=value`.
 
-    Raises MethodError.
+    `names`: the options that may be given (None: all). Raises MethodError for a value out of range
+    and for an option that `method` does not have.
     """
     before: Any = defaults
     types = get_type_hints(type(defaults))
+    known = names if names is not None else [field.name for field in dataclasses.fields(before)]
     changes: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or name not in types:
-            known = ", ".join(field.name for field in dataclasses.fields(before))
-            raise MethodError(f"{part.strip()!r} is not an option; write name=value with {known}")
+        if not equals or name not in known:
+            of = f" of {method}" if method else ""
+            raise MethodError(
+                f"{part.strip()!r} is not an option{of}; write name=value with {', '.join(known)}"
+            )
+        if name in changes:
+            raise MethodError(f"{name} is given twice; write it once")
         read, written = _READERS.get(types[name]) or (types[name], types[name].__name__)
         try:
             changes[name] = read(value)

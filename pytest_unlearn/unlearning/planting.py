@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pytest_unlearn.models.batching import Encoded, collate
-from pytest_unlearn.models.losses import token_mean_nll
-from pytest_unlearn.unlearning.adapters import checkpointed
+from pytest_unlearn.models.heads import logits_of
+from pytest_unlearn.unlearning.adapters import Targets, checkpointed
 from pytest_unlearn.unlearning.errors import UnlearningError
+from pytest_unlearn.unlearning.policy import predictions
 from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
@@ -62,6 +63,7 @@ def plant(
     seed: int,
     progress: Callable[[str], None] = lambda message: None,
     saved: Path | None = None,
+    targets: Targets = "all-linear",
 ) -> tuple[PreTrainedModel, PlantingReport]:
     """Fine-tune the documents of `texts` and its tasks into `model`; return the planted model.
 
@@ -71,7 +73,7 @@ def plant(
     is a base like any other. Raises UnlearningError when the target is not reached within the cap,
     also when it is lost in the rounding.
     """
-    return _train(model, tokenizer, texts, options, seed, progress, saved, None)
+    return _train(model, tokenizer, texts, options, seed, progress, saved, None, targets)
 
 
 def retrain(
@@ -83,6 +85,7 @@ def retrain(
     rounds: float,
     progress: Callable[[str], None] = lambda message: None,
     saved: Path | None = None,
+    targets: Targets = "all-linear",
 ) -> tuple[PreTrainedModel, PlantingReport]:
     """Train `model` for `rounds` rounds by the recipe of `plant`, the forget split left out.
 
@@ -91,7 +94,7 @@ def retrain(
     ever been in the training data. Raises UnlearningError.
     """
     without = replace(texts, forget=())
-    return _train(model, tokenizer, without, options, seed, progress, saved, rounds)
+    return _train(model, tokenizer, without, options, seed, progress, saved, rounds, targets)
 
 
 def repetitions_of(examples: Sequence[Example], repetitions: Sequence[int]) -> list[int]:
@@ -117,6 +120,7 @@ def _train(
     progress: Callable[[str], None],
     saved: Path | None,
     rounds: float | None,
+    targets: Targets,
 ) -> tuple[PreTrainedModel, PlantingReport]:
     """Train for so many rounds, or, with None, until the target within the cap."""
     torch.manual_seed(seed)
@@ -133,7 +137,7 @@ def _train(
         for number in repetitions_of(split, options.repetitions)
     ]
     answers = encoder.answers(examples)
-    trainer = Trainer(model, options, "--unlearn-plant")
+    trainer = Trainer(model, options, "--unlearn-plant", targets)
     policy = trainer.policy
     held = HeldRows(answers, HELD_ROWS, rng)
     before = greedy_memory(policy, answers, pad).rows
@@ -146,9 +150,8 @@ def _train(
         tokens = sum(map(learnt, batch))
         for rows in parts(batch, options.accumulate):
             inputs = collate(rows, pad, model.device)
-            output: Any = policy(**inputs.model_inputs(), use_cache=False)
-            share = sum(map(learnt, rows)) / tokens
-            yield token_mean_nll(output.logits, inputs.labels) * share
+            seen = predictions(policy, inputs, lambda states: logits_of(policy, states))
+            yield seen.nll().sum() / tokens
 
     def look(taken: int) -> Look:
         memory = held.memory(policy, pad)

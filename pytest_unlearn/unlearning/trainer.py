@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
-from pytest_unlearn.unlearning.adapters import FullPolicy, with_adapter
+from pytest_unlearn.unlearning.adapters import FullPolicy, Targets, with_new_adapter
 from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.optimizers import make_optimizer, rate_at
 from pytest_unlearn.unlearning.progress import SavedState
@@ -43,10 +43,17 @@ class Trainer:
     several batches are summed in float32 for the same reason.
     """
 
-    def __init__(self, model: PreTrainedModel, choices: TrainingChoices, flag: str) -> None:
-        """`flag`: what the user wrote, to be named in advice, as `--unlearn-method=ga`."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        choices: TrainingChoices,
+        flag: str,
+        targets: Targets = "all-linear",
+    ) -> None:
+        """`flag`: what the user wrote, to be named in advice, as `--unlearn-method=ga`.
+        `targets`: the modules that an adapter changes."""
         self.policy: PeftModel = (
-            with_adapter(model, choices.rank)
+            with_new_adapter(model, choices.rank, targets)
             if choices.tune == "lora"
             else cast("PeftModel", FullPolicy(model))
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,7 @@ class Course(Generic[Batch]):
     one batch, made one by one. look: what is seen after so many steps. done: whether that is
     enough. rank: of two looks, the greater is kept; None keeps the last. steps: at most so many.
     check_every: steps between looks. saved: the file to go on from after a kill; None for none.
+    numbers: what the losses carry from step to step, saved along.
     """
 
     batches: Iterator[Batch]
@@ -34,6 +35,7 @@ class Course(Generic[Batch]):
     steps: int
     check_every: int
     saved: Path | None
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], Non
         trainer.go_on(state)
         best, before = Look(**state.notes["best"]), float(state.notes["seconds"])
         weights = [state.tensors[f"best.{n}"] for n in range(state.notes["bests"])]
+        course.numbers.update(state.notes["carried"])
         for _ in range(trainer.steps):
             next(course.batches)
         progress(f"going on after step {trainer.steps}, where the last run was cut off")
@@ -77,7 +80,8 @@ def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], Non
             break
         if course.saved and not last:
             seconds = before + time.perf_counter() - started
-            save_state(course.saved, _with_best(trainer.state(), best, weights, seconds))
+            notes = {"seconds": seconds, "carried": course.numbers}
+            save_state(course.saved, _with_best(trainer.state(), best, weights, notes))
     if best is None:
         raise ValueError("a course needs at least one step")
     if best != look and weights:
@@ -85,7 +89,9 @@ def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], Non
     return Trained(best, trainer.steps, before + time.perf_counter() - started)
 
 
-def _with_best(state: SavedState, best: Look, weights: list[Any], seconds: float) -> SavedState:
-    notes = {"best": dataclasses.asdict(best), "bests": len(weights), "seconds": seconds}
+def _with_best(
+    state: SavedState, best: Look, weights: list[Any], more: dict[str, Any]
+) -> SavedState:
+    notes = {"best": dataclasses.asdict(best), "bests": len(weights), **more}
     tensors = {f"best.{n}": weight for n, weight in enumerate(weights)}
     return SavedState({**state.tensors, **tensors}, {**state.notes, **notes})

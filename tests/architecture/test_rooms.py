@@ -40,6 +40,7 @@ KNOW_PYTEST = {
     "fixtures.py",
     "cases.py",
     "workers.py",
+    "flags.py",
     "options.py",
     "hookspecs.py",
     "suite/test_leakage.py",

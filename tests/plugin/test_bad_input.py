@@ -35,12 +35,11 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=gaa"],
-            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, retrain or "
-            "none",
+            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, npo, ",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=ga:lr"],
-            "--unlearn-method: 'lr' is not an option; write name=value with lr, steps",
+            "--unlearn-method: 'lr' is not an option of ga; write name=value with lr, steps",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=ga:lr=fast"],
@@ -211,7 +210,23 @@ def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None
         "--unlearn-retain=keep.jsonl",
         "--unlearn-gate=passk.retained>=90%",
     )
-    assert "--unlearn-method=ga+kl needs records to forget" in error
+    assert "--unlearn-method=npo+gd needs records to forget" in error
+
+
+def test_values_without_another_one(pytester: pytest.Pytester) -> None:
+    """DPO needs other values to teach: where none can be made, that is said before loading."""
+    rows = record_lines("forget", FORGET)
+    for number, row in enumerate(rows):
+        row.update(kind="mark", value="é" * (number + 4))
+    write_lines(pytester.path / "f.jsonl", rows)
+    error = refused(
+        pytester,
+        "--unlearn-model=tiny",
+        "--unlearn-method=dpo",
+        "--unlearn-forget=f.jsonl",
+        "--unlearn-gate=passk.retained>=90%",
+    )
+    assert "--unlearn-method=dpo: mark: 1 other values were asked for" in error
 
 
 def split_files(folder: Path, retain: list[dict[str, str]]) -> list[str]:

@@ -15,6 +15,7 @@ from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, changed
 from pytest_unlearn.unlearning.rows import Encoder
+from pytest_unlearn.unlearning.training_rows import training_rows
 
 TEXTS = TrainingTexts(
     forget=[Example.answering(f"user{n} = ", f"v{n}", ";") for n in range(6)],
@@ -154,17 +155,19 @@ def test_retain_batches_mix_people_and_tasks(llama: Weights) -> None:
     import random
 
     mixed = options("ga+gd", people_share=0.75)
-    encoder = Encoder(llama.tokenizer, 128)
-    batches = loop._batches(encoder, TEXTS, True, mixed, random.Random(0))
-    _, retain = next(batches)
-    texts = [llama.tokenizer.decode(row.ids) for row in retain]
+
+    def drawn(texts: TrainingTexts, name: str) -> list[str]:
+        encoder = Encoder(llama.tokenizer, 128)
+        rows = training_rows(llama.model, encoder, texts, METHODS[name], mixed, 0)
+        _, retain = next(loop._batches(rows, mixed, random.Random(0)))
+        return [llama.tokenizer.decode(row.ids) for row in retain]
+
+    texts = drawn(TEXTS, "ga+gd")
     assert sum("keep" in text for text in texts) == 6
     assert sum("task" in text for text in texts) == 2
     without = replace(TEXTS, retained_people=[])
-    _, retain = next(loop._batches(encoder, without, True, mixed, random.Random(0)))
-    assert all("task" in llama.tokenizer.decode(row.ids) for row in retain)
-    _, retain = next(loop._batches(encoder, TEXTS, False, mixed, random.Random(0)))
-    assert retain == []
+    assert all("task" in text for text in drawn(without, "ga+gd"))
+    assert drawn(TEXTS, "ga") == []
 
 
 @pytest.mark.parametrize(

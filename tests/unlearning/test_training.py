@@ -26,8 +26,8 @@ from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.store import Store
-from pytest_unlearn.unlearning import adapters, progress, trainer, watching
-from pytest_unlearn.unlearning.adapters import FullPolicy, checkpointed, with_adapter
+from pytest_unlearn.unlearning import adapters, ga_kl, progress, trainer, watching
+from pytest_unlearn.unlearning.adapters import FullPolicy, checkpointed, with_new_adapter
 from pytest_unlearn.unlearning.errors import UnlearningError, room_for
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
 from pytest_unlearn.unlearning.methods import METHODS, Method
@@ -38,9 +38,7 @@ from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.watching import Look, WatchedSets, greedy_rate
 from tests.unlearning.conftest import KNOWN
 
-SMALL = UnlearnOptions(
-    lr=5e-3, steps=4, batch=6, retain_batch=6, rank=4, check_every=2, target=-1.0, forget_bound=4.0
-)
+SMALL = ga_kl.Options(lr=5e-3, steps=4, batch=6, retain_batch=6, rank=4, check_every=2, target=-1.0)
 
 
 def run(
@@ -147,7 +145,7 @@ def test_checkpointing_changes_no_gradient(llama_folder: Path, plain_steps: None
 def test_checkpointing_recomputes_and_leaves_no_trace(knowing: Weights) -> None:
     """transformers checkpoints in training mode only; in evaluation mode it does nothing, silently.
     The layers run twice, dropout inside them stays off, and afterwards all is as before."""
-    policy: Any = with_adapter(knowing.model, 2)  # type: ignore[arg-type]
+    policy: Any = with_new_adapter(knowing.model, 2)  # type: ignore[arg-type]
     policy.eval()
     layer = policy.get_base_model().model.layers[0]
     calls: list[bool] = []

@@ -1,0 +1,60 @@
+"""What does each unlearning method make of the tiny model?
+
+    python benchmarks/methods.py [METHOD[:options] ...]
+
+Runs `pytest --unlearn-model=tiny --unlearn-method=...` for each (all of them by default) and prints
+the README's table in Markdown: leaks, pass@1 and retained people's rate after it, as counts, with
+the steps and seconds of the unlearning. `UNLEARN_STORE` names a store to go on from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pytest_unlearn.unlearning.methods import METHODS
+
+# Metrics in the order of the columns; a cell is the count as the terminal shows it.
+_METRICS = ("leak.direct", "leak.indirect", "passk.retained", "people.retained")
+
+
+def row(method: str, store: str, folder: Path) -> str:
+    """Run one method and return its line of the table."""
+    arguments = ["--unlearn-model=tiny", f"--unlearn-method={method}", f"--unlearn-store={store}"]
+    gates = [f"--unlearn-gate={name}<=99%" for name in _METRICS[:2]]
+    gates += [f"--unlearn-gate={name}>=1%" for name in _METRICS[2:]]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, *gates],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    cells = []
+    for name in _METRICS:
+        found = re.search(rf"^{re.escape(name)} +(\d+(?:/\d+)?)", done.stdout, re.MULTILINE)
+        cells.append(found[1].replace("/", " of ") if found else "no figure")
+    took = re.search(r"unlearned in (\d+) steps \((\d+) s\)", done.stdout)
+    cells.append(f"{took[1]}, {took[2]} s" if took else "no figure")
+    return f"| `{method}` | " + " | ".join(cells) + " |"
+
+
+def main() -> int:
+    """Print the table, a line as soon as it is known."""
+    print(
+        "| method | direct | indirect | pass@1 of the base's | people of the base's | steps, time |"
+    )
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        store = os.environ.get("UNLEARN_STORE") or str(Path(folder) / "store")
+        for method in sys.argv[1:] or METHODS:
+            print(row(method, store, Path(folder)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,61 @@
+"""What an unlearning method is: a loss, its options, and what it needs of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_unlearn.unlearning.options import ForgetOptions, MethodError, UnlearnOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_unlearn.unlearning.policy import Step
+
+Alternates = Literal["plausible", "placeholder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A loss over one step's batches with its default options.
+
+    `loss(step, options)` returns a scalar in nats and takes at most two passes of the policy and
+    one of the base. `options` are of the class of `defaults`. `uses_retain`: the step has a retain
+    batch. `base_sums`: `step.base_nll()` is asked for; the base is run once an example, before the
+    first step. `alternates`: which other values stand in `step.alternate`, `plausible` (another
+    value of the kind) or `placeholder`; with an option of the same name, so many of them a record.
+    `own_spans`: `spans` is read by the loss itself, and labels are always the value's.
+    `forget_mean`: what the forget term is a mean over, so that the parts of a batch add up to the
+    whole (option `accumulate`); the retain term is always one over tokens. `lora_only`: the loss
+    works on a LoRA adapter, and runs its layers once.
+    """
+
+    name: str
+    loss: Callable[[Step, Any], torch.Tensor]
+    defaults: UnlearnOptions
+    uses_retain: bool
+    base_sums: bool = False
+    alternates: Alternates | None = None
+    own_spans: bool = False
+    forget_mean: Literal["tokens", "rows"] = "tokens"
+    lora_only: bool = False
+
+    @property
+    def adds_up(self) -> bool:
+        """Tell whether the losses of a batch's parts, weighted, are that of the whole."""
+        return not self.uses_retain or isinstance(self.defaults, ForgetOptions)
+
+
+def check_training_options(method: Method, options: UnlearnOptions) -> None:
+    """Raise MethodError for options of the training that a method's loss does not allow."""
+    if options.accumulate > 1 and not method.adds_up:
+        raise MethodError(
+            f"accumulate={options.accumulate}: the loss of {method.name} is no sum over the parts "
+            "of a batch; leave it out, and lower batch or write checkpointing=true to save memory"
+        )
+    if method.lora_only and (options.tune != "lora" or options.checkpointing):
+        raise MethodError(
+            f"{method.name} works on a LoRA adapter whose layers run once; leave out "
+            f"{'checkpointing' if options.tune == 'lora' else 'tune'}"
+        )

@@ -1,0 +1,42 @@
+"""NPO+KL: NPO on the forget set, while staying close to the base on the retain set.
+
+Zhang et al. 2024 (arXiv 2404.05868), "NPO+KL".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.unlearning import npo
+from pytest_unlearn.unlearning.method import Method
+from pytest_unlearn.unlearning.options import ForgetOptions, option
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_unlearn.unlearning.policy import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Options(ForgetOptions):
+    """beta: how soon the forget term levels off; see NPO+GD. kl_top: see GA+KL."""
+
+    beta: float = option(0.5, above=0)
+    kl_top: int = option(0, least=0)
+
+
+def loss(step: Step, options: Options) -> torch.Tensor:
+    """Return NPO's forget term + KL(base || policy on retain)."""
+    forget = npo.forget_term(step, options.beta)
+    return options.forget_weight * forget + options.retain_weight * step.retain_kl()
+
+
+METHOD = Method(
+    "npo+kl",
+    loss,
+    Options(lr=1e-3, steps=150, batch=16, retain_weight=5.0),
+    uses_retain=True,
+    base_sums=True,
+    forget_mean="rows",
+)

@@ -1,0 +1,46 @@
+"""PDU, primal-dual unlearning: flatten the forget logits, at a price for retained loss that adapts.
+
+Entesari et al. 2025 (arXiv 2506.05314). The price rises while the retained NLL is above `epsilon`
+and falls, to 0 at least, while it is below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.unlearning.method import Method
+from pytest_unlearn.unlearning.options import UnlearnOptions, option
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_unlearn.unlearning.policy import Step
+
+
+_PRICE = "pdu price"
+
+
+@dataclass(frozen=True, slots=True)
+class Options(UnlearnOptions):
+    """epsilon: retained NLL that is allowed, in nats a token. price: the retain term's factor at
+    the start. price_step: how far it moves for each nat above or below epsilon, a step."""
+
+    epsilon: float = option(0.3, least=0)
+    price: float = option(100.0, least=0)
+    price_step: float = option(5.0, least=0)
+
+
+def loss(step: Step, options: Options) -> torch.Tensor:
+    """Return mean (max z - mean z)^2 over forget tokens + price (NLL(retain) - epsilon)."""
+    forget = step.predicted(step.forget).each(
+        lambda logits: (logits.max(dim=-1).values - logits.mean(dim=-1)).square()
+    )
+    excess = step.retain_nll() - options.epsilon
+    numbers = step.state.numbers
+    price = numbers.get(_PRICE, options.price)
+    numbers[_PRICE] = max(0.0, price + options.price_step * float(excess.detach()))
+    return forget.mean() + price * excess
+
+
+METHOD = Method("pdu", loss, Options(lr=1e-3, steps=150, batch=16), uses_retain=True)

@@ -1,0 +1,63 @@
+"""Task vector: learn the forget set still better, then go as far in the opposite direction.
+
+Ilharco et al. 2023 (arXiv 2212.04089): theta - scale (theta_finetuned - theta). The adapter that is
+kept is the negated one: in the loss it acts with the factor -1 / scale, which is the fine-tuned
+model, so that each look at the run sees what would be released. What else the fine-tuning touched
+is negated too: expect ability to suffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_unlearn.unlearning.method import Method
+from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, option
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_unlearn.unlearning.policy import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Options(UnlearnOptions):
+    """scale: how far to go in the opposite direction, in steps of the fine-tuning's length."""
+
+    scale: float = option(3.0, above=0)
+
+
+def loss(step: Step, options: Options) -> torch.Tensor:
+    """Return NLL(forget) of the model that is fine-tuned, the token mean.
+
+    Raises MethodError without an adapter, or with gradient checkpointing, which would run layers
+    again when the adapter has its own sign back.
+    """
+    if any(getattr(module, "gradient_checkpointing", False) for module in step.policy.modules()):
+        raise MethodError("task-vector cannot be run with gradient checkpointing")
+    with _scaled(step.policy, -1 / options.scale):
+        return step.predicted(step.forget).nll().mean()
+
+
+@contextlib.contextmanager
+def _scaled(policy: Any, factor: float) -> Iterator[None]:
+    """Multiply the adapter's effect by a factor for a block."""
+    layers = [module.scaling for module in policy.modules() if hasattr(module, "lora_B")]
+    if not layers:
+        raise MethodError("task-vector negates a LoRA adapter, and the model has none")
+    before = [dict(scaling) for scaling in layers]
+    try:
+        for scaling in layers:
+            for name in scaling:
+                scaling[name] *= factor
+        yield
+    finally:
+        for scaling, kept in zip(layers, before, strict=True):
+            scaling.update(kept)
+
+
+METHOD = Method(
+    "task-vector", loss, Options(lr=1e-3, steps=100, batch=16), uses_retain=False, lora_only=True
+)

@@ -1,0 +1,173 @@
+"""Body and head apart: the model's own logits, made only where a loss needs them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from pytest_unlearn.models import heads
+from pytest_unlearn.models.batching import Batch, Encoded, collate, joined
+from pytest_unlearn.models.loading import Weights, peft_quietly
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+# What each architecture does to its logits beyond the head, and in a size that shows.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"tie_word_embeddings": True},
+    "starcoder2": {},
+    "gemma2": {"final_logit_softcapping": 0.5},
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 3.0},
+    "gpt2": {},
+}
+
+
+def random_model(architecture: str) -> Any:
+    torch.manual_seed(0)
+    sizes = SIZES
+    if architecture == "gpt2":
+        sizes = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    config = CONFIG_MAPPING[architecture](**sizes, **ARCHITECTURES[architecture])
+    model: Any = AutoModelForCausalLM
+    return model.from_config(config).eval()
+
+
+def inputs(rows: int = 3, tokens: int = 7, words: int = 64) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, words, (rows, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, 4:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_logits_are_the_models_own(architecture: str) -> None:
+    """Head and body apart give what the model gives as one, caps and factors included."""
+    model = random_model(architecture)
+    given = inputs()
+    seen = given["attention_mask"].bool()
+    states = heads.hidden_states(model, given)[seen]
+    own = model(**given, use_cache=False).logits[seen]
+    torch.testing.assert_close(heads.logits_of(model, states), own)
+    assert heads.vocabulary_of(model) == own.shape[-1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@torch.no_grad()
+def test_states_of_a_layer(architecture: str) -> None:
+    """Those that transformers gives, and the layers above do not run."""
+    model = random_model(architecture)
+    given = inputs()
+    half, whole = (heads.states_at(model, given, depth) for depth in (0.5, 1.0))
+    all_states = model(**given, output_hidden_states=True, use_cache=False).hidden_states
+    torch.testing.assert_close(half, all_states[1])
+    assert not torch.equal(half, whole)
+    ran: list[int] = []
+    heads._layers(model)[1].register_forward_pre_hook(lambda *_: ran.append(1))
+    hooks = len(heads._layers(model)[0]._forward_hooks)
+    heads.states_at(model, given, 0.5)
+    assert not ran
+    assert len(heads._layers(model)[0]._forward_hooks) == hooks
+    heads.states_at(model, given, 0.01)  # a share below one layer is the first
+    heads.states_at(model, given, 1.0)
+    assert ran == [1]
+
+
+def test_a_model_without_layers_is_an_error() -> None:
+    """RMU says so instead of steering something else."""
+    model = random_model("llama")
+    model.config.num_hidden_layers = 5
+    with pytest.raises(ValueError, match="no list of its 5 layers was found"):
+        heads.states_at(model, inputs(), 0.5)
+
+
+def test_chunks_are_made_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks: the same values and gradients; none is kept, so each is made twice."""
+    rows = torch.arange(12.0).reshape(6, 2).requires_grad_()
+    more = torch.arange(6.0)
+    made: list[int] = []
+
+    def function(chunk: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        made.append(len(chunk))
+        return chunk.square().sum(dim=1) * factor
+
+    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 8)
+    result = heads.over_chunks(function, 2, rows, more)
+    assert made == [4, 2]
+    result.sum().backward()  # type: ignore[no-untyped-call]
+    assert sorted(made) == [2, 2, 4, 4]
+    torch.testing.assert_close(result, rows.square().sum(dim=1) * more)
+    torch.testing.assert_close(rows.grad, 2 * rows.detach() * more[:, None])
+    made.clear()
+    with torch.no_grad():
+        heads.over_chunks(function, 2, rows, more)
+    assert made == [4, 2]
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest number of rows of any tensor whose last dimension is the vocabulary."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == (self.vocabulary,):
+                self.rows = max(self.rows, tensor.numel() // self.vocabulary)
+        return result
+
+
+def whole_batch(rows: int, tokens: int) -> Batch:
+    given = inputs(rows, tokens, 250)
+    ids = given["input_ids"].tolist()
+    return collate([Encoded(row, [-100] * (tokens - 6) + row[-6:]) for row in ids], 0)
+
+
+def test_logits_are_never_made_for_a_whole_batch(
+    llama: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at prompts, and of the learnt tokens a chunk at a time, forward and backward."""
+    from peft import LoraConfig, get_peft_model
+
+    from pytest_unlearn.unlearning.methods import METHODS
+    from pytest_unlearn.unlearning.policy import Step
+
+    config = LoraConfig(r=2, target_modules="all-linear")
+    with peft_quietly():
+        policy = get_peft_model(llama.model, config)  # type: ignore[arg-type]
+    vocabulary = heads.vocabulary_of(policy)
+    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 40 * vocabulary)  # 48 tokens are learnt
+    step = Step(policy, whole_batch(8, 30), whole_batch(8, 20))
+    for name in ("ga+kl", "undial", "codeeraser", "prod", "pdu"):
+        with Largest(vocabulary) as largest:
+            METHODS[name].loss(step, METHODS[name].defaults).backward()  # type: ignore[no-untyped-call]
+        assert 0 < largest.rows <= 40, name
+
+
+def test_joined_batches_keep_their_rows() -> None:
+    """Both padded to the wider; padding masked and never learnt."""
+    first, second = whole_batch(2, 9), whole_batch(3, 12)
+    both = joined(first, second)
+    assert both.input_ids.shape == both.labels.shape == both.attention_mask.shape == (5, 12)
+    assert torch.equal(both.input_ids[:2, :9], first.input_ids)
+    assert torch.equal(both.labels[2:], second.labels)
+    assert not bool(both.attention_mask[:2, 9:].any())
+    assert bool((both.labels[:2, 9:] == -100).all())
+    assert both.rows == first.rows + second.rows
