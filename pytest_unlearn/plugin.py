@@ -123,6 +123,7 @@ def pytest_runtest_makereport(
         from pytest_unlearn import cases
 
         cases.fail_on_leak(item, report, always=state.settings.fail_on_leak)
+        cases.show_values(item, report, state.settings.show_values)
     return report
 
 
@@ -168,11 +169,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker which terminal shows progress."""
+    """Tell an xdist worker what it cannot know by itself."""
     if options.is_active(node.config):
         from pytest_unlearn import workers
 
-        node.workerinput[workers.TERMINAL_INPUT] = workers.terminal_of(node.config)
+        workers.tell(node)
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,12 @@ from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.options import Settings, SettingsError, read_settings
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
+from pytest_unlearn.reports.building import Ended, build_result
+from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
 from pytest_unlearn.reports.gate_reports import gate_reports
+from pytest_unlearn.reports.junit import add_manifest
+from pytest_unlearn.reports.provenance import Clock
+from pytest_unlearn.reports.result import Result
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
 
@@ -35,8 +41,13 @@ class UnlearnSession:
         """Read settings and data. Raises pytest.UsageError before anything is loaded."""
         self.config = config
         self.worker = workers.this_worker(config)
+        self._clock = Clock.now()
         try:
             self.settings: Settings = read_settings(config)
+            workers.choose_key(config, self.settings.fingerprint_key)
+            self.reports = choose_reports(
+                self.settings.reports, config.invocation_params.dir, os.environ
+            )
             workers.check(config, self.settings.device)
             self.dataset = Dataset(self.settings)
             if self.settings.method.method is not None and not self.dataset.probes_of("forget"):
@@ -58,11 +69,19 @@ class UnlearnSession:
             raise pytest.UsageError(f"--unlearn-gate: {error}") from error
         except FamilyError as error:
             raise pytest.UsageError(f"--unlearn-probes: {error}") from error
-        except (SettingsError, RecordFileError, TaskFileError, ModelNotFoundError) as error:
+        except (
+            SettingsError,
+            RecordFileError,
+            TaskFileError,
+            ModelNotFoundError,
+            ReportError,
+        ) as error:
             raise pytest.UsageError(str(error)) from error
         self.rows: dict[str, ProbeRow | TaskRow] = {}
         self.results: list[GateResult] = []
         self.search: SearchSummary | None = None
+        self.result: Result | None = None
+        self.unwritten: list[str] = []
         self._seen: set[str] = set()
 
     @property
@@ -75,7 +94,9 @@ class UnlearnSession:
         """Choose this worker's GPU, and find the models before the first test needs one."""
         if self.worker:
             workers.pin_gpu(self.worker)
-        elif not self.config.option.collectonly:
+            return
+        self.config.pluginmanager.register(workers.PhaseCollector(self.engine.phases))
+        if not self.config.option.collectonly:
             try:
                 self.engine.models.resolve()
             except ModelNotFoundError as error:
@@ -84,6 +105,8 @@ class UnlearnSession:
     def finish(self) -> None:
         """End what the engine started."""
         self.engine.close()
+        if self.worker:
+            workers.report_phases(self.config, self.engine.phases)
 
     # -- on the controller -------------------------------------------------------------------
 
@@ -107,6 +130,7 @@ class UnlearnSession:
         except BaseException as error:
             if self._seen:
                 self._judge(interrupted=str(error) or type(error).__name__)
+                self._write()
             raise
         if self.config.option.collectonly or self.worker or not self._seen:
             return
@@ -114,8 +138,12 @@ class UnlearnSession:
         stopped = session.shouldstop or session.shouldfail
         self._judge(interrupted=str(stopped) if stopped else None)
         self._report(session)
+        self._write()
+        if self.unwritten:
+            raise pytest.UsageError("; ".join(self.unwritten))
 
     def _judge(self, interrupted: str | None) -> None:
+        self._interrupted = interrupted
         measured = Measured(
             rows=list(self.rows.values()),
             expected=self._cases,
@@ -124,6 +152,19 @@ class UnlearnSession:
             interrupted=interrupted,
         )
         self.results = [judge(gate, measured) for gate in self.settings.gates]
+
+    def _write(self) -> None:
+        """Write the reports that were asked for, and the manifest into JUnit's."""
+        self.result = build_result(
+            Ended(self.rows, self._seen, self.results, self.search, self._interrupted),
+            self.settings,
+            self.dataset,
+            self.engine,
+            self._clock,
+            self.config.invocation_params.args,
+        )
+        add_manifest(self.config.pluginmanager.get_plugins(), self.result)
+        self.unwritten = write_reports(self.reports, self.result)
 
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""
