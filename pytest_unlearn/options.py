@@ -125,7 +125,7 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option(
         "unlearn_report",
         "FORMAT[:PATH]",
-        "write a report: jsonl (all cases), csv, summary (JSON), github (job summary) or "
+        "write a report: html, jsonl (all cases), csv, summary (JSON), github (job summary) or "
         "modelcard; repeatable",
         many=True,
     ),

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, summary
+from pytest_unlearn.reports.html import page
 from pytest_unlearn.reports.result import Result
 
 # An installed package adds a format by an entry point of this group whose object is a `Format`.
@@ -39,6 +40,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     fmt.name: fmt
     for fmt in (
+        Format("html", "unlearn-report.html", page.render),
         Format("jsonl", "unlearn-results.jsonl", rows_jsonl.render),
         Format("csv", "unlearn-results.csv", rows_csv.render, manifest_beside=True),
         Format("summary", "unlearn-summary.json", summary.render),
@@ -138,6 +140,8 @@ def write_reports(reports: Iterable[Report], result: Result) -> list[str]:
             _write(report, result)
         except OSError as error:
             failures.append(f"{report.flag}: not written: {error.strerror or error}")
+        except Exception as error:  # one format's fault must not cost the others
+            failures.append(f"{report.flag}: not written: {type(error).__name__}: {error}")
     return failures
 
 

@@ -158,7 +158,7 @@ def test_a_part_of_a_run_says_so_everywhere(run: dict[str, Any]) -> None:
     """And gives the hub no result."""
     result = make(**run)
     assert result.caveat
-    for name in ("github", "modelcard"):
+    for name in ("github", "modelcard", "html"):
         assert result.caveat.partition("(")[0] in FORMATS[name].render(result)
     assert json.loads(FORMATS["summary"].render(result))["caveat"] == result.caveat
     assert "model-index" not in FORMATS["modelcard"].render(result)
@@ -173,11 +173,11 @@ def test_a_part_of_a_run_says_so_everywhere(run: dict[str, Any]) -> None:
     [
         (["pdf"], "--unlearn-report=pdf: 'pdf' is no format; write FORMAT or FORMAT:PATH with"),
         ([""], "'' is no format"),
-        (["summary:there"], "there: this is a folder; write FORMAT:FILE"),
-        (["summary:file/report.html"], "file is a file, no folder"),
-        (["summary:a", "jsonl:a"], "summary:* writes to the same file; give each its own"),
+        (["html:there"], "there: this is a folder; write FORMAT:FILE"),
+        (["html:file/report.html"], "file is a file, no folder"),
+        (["html:a", "jsonl:a"], "html:* writes to the same file; give each its own"),
         (["csv:a", "jsonl:a.manifest.json"], "writes to the same file"),
-        (["summary", "summary"], "writes to the same file"),
+        (["html", "html"], "writes to the same file"),
     ],
 )
 def test_wrong_wishes(tmp_path: Path, wanted: list[str], message: str) -> None:
@@ -196,7 +196,7 @@ def test_no_permission(tmp_path: Path) -> None:
     """Found before the run, not after it."""
     tmp_path.chmod(0o500)
     with pytest.raises(ReportError, match="no permission to write there"):
-        choose_reports(["summary"], tmp_path, {})
+        choose_reports(["html"], tmp_path, {})
 
 
 def test_default_paths_and_the_job_summary_by_itself(tmp_path: Path) -> None:
@@ -204,9 +204,9 @@ def test_default_paths_and_the_job_summary_by_itself(tmp_path: Path) -> None:
     step = tmp_path / "step.md"
     step.write_text("before\n")
     environment = {formats.STEP_SUMMARY: str(step)}
-    reports = choose_reports(["summary", "csv:x/y.csv"], tmp_path, environment)
+    reports = choose_reports(["html", "csv:x/y.csv"], tmp_path, environment)
     assert [r.path.relative_to(tmp_path).as_posix() for r in reports] == [
-        "unlearn-summary.json",
+        "unlearn-report.html",
         "x/y.csv",
         "step.md",
     ]
@@ -214,7 +214,7 @@ def test_default_paths_and_the_job_summary_by_itself(tmp_path: Path) -> None:
     assert step.read_text().startswith("before\n## Unlearning")
     manifest = json.loads((tmp_path / "x/y.csv.manifest.json").read_text())
     assert manifest["data"]["tasks"] == "ef" * 32
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step.md", "unlearn-summary.json", "x"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step.md", "unlearn-report.html", "x"]
 
 
 def test_files_with_values_are_the_owners(tmp_path: Path) -> None:
