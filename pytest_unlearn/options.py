@@ -130,6 +130,12 @@ _OPTIONS: tuple[_Option, ...] = (
         many=True,
     ),
     _Option(
+        "unlearn_replay",
+        "FILE",
+        "judge the rows of an earlier run (its --unlearn-report=jsonl) by the gates given now, or "
+        "by its own, and write reports; runs no test and loads no model",
+    ),
+    _Option(
         "unlearn_show_values",
         "",
         "write personal values and completions into reports of cases and under failing tests",
@@ -237,6 +243,11 @@ def add_options(parser: pytest.Parser) -> None:
 def is_active(config: pytest.Config) -> bool:
     """Tell whether a model was named, by flag or ini."""
     return bool(_given(config, "unlearn_model"))
+
+
+def replays(config: pytest.Config) -> bool:
+    """Tell whether an earlier run is to be judged again, by flag or ini."""
+    return bool(_given(config, "unlearn_replay"))
 
 
 def read_settings(config: pytest.Config) -> Settings:

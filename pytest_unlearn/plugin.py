@@ -67,6 +67,15 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(_Collector(state), "unlearn-collector")
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Judge an earlier run's rows instead of running tests, where that was asked for."""
+    if options.replays(config):
+        from pytest_unlearn import replaying
+
+        return replaying.replay(config)
+    return None
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Find the models before any test needs one."""
     if state := _session(session.config):

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from pytest_unlearn.tasks.format import TaskCase
 
 
+# What a metric counts a probe by, and its person; the same of a task case.
+_PROBE_FACTS = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner")
+CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "task")
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """What a run came to: the rows by case, the ids of the cases that were run, the gates."""
@@ -92,14 +97,18 @@ def gate_fact(result: GateResult) -> GateFact:
 def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> Case:
     row = ended.rows.get(case.id)
     status: Status = "measured" if row else "error" if case.id in ended.seen else "not run"
-    shown = repr(case.value) if isinstance(case, Probe) else ""
+    if isinstance(case, Probe):
+        shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
+    else:
+        shown, about = "", {"task": case.task_id}
     if not show:
-        return Case(case.id, status, row, shown)
+        return Case(case.id, status, row, shown, about)
     return Case(
         case.id,
         status,
         row,
         shown,
+        about,
         value=case.value.reveal() if isinstance(case, Probe) else None,
         base_text=engine.stored_text("base", case.id) if row else None,
         tested_text=engine.stored_text("unlearned", case.id) if row else None,

@@ -82,7 +82,9 @@ class Share:
 class Case:
     """A case of the data set with its row, if it was measured.
 
-    `shown` is how the probed value may be printed: kind and fingerprint, empty for a task. `value`,
+    `about` is what a metric counts it by, measured or not: a probe's split, kind and the like, a
+    task case's task. `shown` is how the probed value may be printed: kind and fingerprint, empty
+    for a task. `value`,
     `base_text` and `tested_text` are set only where the user asked for values.
     """
 
@@ -90,6 +92,7 @@ class Case:
     status: Status
     row: ProbeRow | TaskRow | None = None
     shown: str = ""
+    about: dict[str, str] = field(default_factory=dict)
     value: str | None = field(default=None, repr=False)
     base_text: str | None = field(default=None, repr=False)
     tested_text: str | None = field(default=None, repr=False)

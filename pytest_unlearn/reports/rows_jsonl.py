@@ -34,9 +34,11 @@ def render(result: Result) -> str:
 
 def case_data(case: Case) -> dict[str, Any]:
     """Return a case's line: its row where it was measured, and how its value may be shown."""
-    data: dict[str, Any] = {"record": "case", "id": case.id, "status": case.status}
+    data: dict[str, Any] = {"record": "case", "id": case.id, "status": case.status, **case.about}
     if case.row is not None:
         data |= {"type": "probe" if isinstance(case.row, ProbeRow) else "task", **asdict(case.row)}
+    else:
+        data["type"] = "probe" if case.shown else "task"
     if case.shown:
         data["shown"] = case.shown
     told = {"value": case.value, "base_text": case.base_text, "tested_text": case.tested_text}

@@ -38,6 +38,7 @@ KNOW_PYTEST = {
     "workers.py",
     "options.py",
     "hookspecs.py",
+    "replaying.py",
     "suite/test_leakage.py",
     "reports/terminal.py",
     "reports/gate_reports.py",

@@ -62,8 +62,10 @@ def test_every_line_of_the_results_keeps_the_schema() -> None:
     """Whole, cut short, and with values; the schema itself is one, and refuses what is wrong."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    cut = (Case("a", "error"), Case("b", "not run", shown="<email 00000000>"))
-    told = Case("c", "not run", value="v", base_text="b", tested_text="t")
+    about = dict.fromkeys(("family", "kind", "carrier", "planted", "knowledge", "owner"), "x")
+    probe = {"shown": "<email 00000000>", "about": {"split": "forget", **about}}
+    cut = (Case("a", "error", about={"task": "a"}), Case("b", "not run", **probe))
+    told = Case("c", "not run", **probe, value="v", base_text="b", tested_text="t")
     for result in (make(), make(cases=cut, complete=False, expected=9), make((), (told,))):
         for line in lines(FORMATS["jsonl"].render(result)):
             validator.validate(line)
@@ -75,6 +77,7 @@ def test_every_line_of_the_results_keeps_the_schema() -> None:
         {**run, "version": 2},
         {**others[0], "verdict": "MAYBE"},
         {**others[-1], "status": "measured", "type": "nothing"},
+        {name: value for name, value in others[-1].items() if name != "base"},
         {**others[2], "base": {"label": "unheard of"}},
     ):
         assert not validator.is_valid(wrong)
