@@ -24,9 +24,11 @@ def test_seconds_add_up_and_the_most_memory_counts() -> None:
 def test_a_block_is_measured_also_where_it_fails() -> None:
     """Wall time and the process's peak, which is megabytes and not kilobytes or terabytes."""
     found = Phases()
-    with pytest.raises(KeyError), found.measure("models"):
+    with pytest.raises(ValueError, match="negative"), found.measure("models"):
+        time.sleep(-1)
+    assert len(found.all()) == 1
+    with found.measure("models"):
         time.sleep(0.02)
-        raise KeyError
     (phase,) = found.all()
     assert phase.name == "models"
     assert 0.02 <= phase.seconds < 20
