@@ -90,6 +90,18 @@ def tag(item: pytest.Item) -> None:
                 item.user_properties.append((CASE_PROPERTY, row))
 
 
+def show_values(item: pytest.Item, report: pytest.TestReport, wanted: bool) -> None:
+    """Add the probed value and both completions below a failing test, where that is `wanted`."""
+    completions = getattr(item, "funcargs", {}).get("unlearn_completions")
+    if not (wanted and report.failed) or completions is None:
+        return
+    probe = getattr(item, "funcargs", {}).get("unlearn_probe")
+    lines = [f"value: {probe.value.reveal()}"] if probe is not None else []
+    lines.append(f"base wrote: {completions.base.text.reveal()}")
+    lines.append(f"tested wrote: {completions.unlearned.text.reveal()}")
+    report.sections.append(("unlearn values", "\n".join(lines)))
+
+
 def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> None:
     """Turn a passed test whose probe leaked into a failure: `always`, or where marked critical.
 

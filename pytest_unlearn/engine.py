@@ -28,6 +28,7 @@ from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_reco
 from pytest_unlearn.model_pair import STATES, ModelPair, Models, State
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.secret import Secret
+from pytest_unlearn.phases import Phases
 from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
 from pytest_unlearn.searching import search_targets
 from pytest_unlearn.store import Store, digest_of
@@ -102,6 +103,7 @@ class Engine:
         self._gradients = "gradnorm" in settings.membership
         self._retrained = settings.retrained is not None
         self.sandbox = Sandbox(mode=settings.sandbox, imports=settings.sandbox_imports, core=core)
+        self.phases = Phases()
         self._verdicts: dict[str, Verdict] = {}
         self._failed: dict[str, str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
@@ -201,7 +203,7 @@ class Engine:
         """Return the scores of a chunk's probes by id, from the store or made now."""
         probes = [self._dataset.probe(case) for case in chunk.cases]
         examples = [_example(probe) for probe in probes]
-        with self._failing_once(state):
+        with self._failing_once(state), self.phases.measure("models"):
             model_key = self.models.key(state)
         # The chunk's id covers its prompts only; the values must be in the key as well.
         key = digest_of(
@@ -229,12 +231,22 @@ class Engine:
     def _scored(
         self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int
     ) -> dict[str, Any]:
-        with self._failing_once(f"{state} model"):
+        with self._failing_once(f"{state} model"), self.phases.measure("models"):
             model: Any = self.models.model(state)
-        score = getattr(model, "score", None)
-        if score is None:
+        if not hasattr(model, "score"):
             return {}
-        scores = score(examples, self._scheme)
+        with self.phases.measure("scores"):
+            return self._score_rows(state, model, probes, examples, decoy_count)
+
+    def _score_rows(
+        self,
+        state: State,
+        model: Any,
+        probes: list[Probe],
+        examples: list[Example],
+        decoy_count: int,
+    ) -> dict[str, Any]:
+        scores = model.score(examples, self._scheme)
         rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
         if self._gradients:
             for row, norm in zip(rows.values(), model.gradient_norms(examples), strict=True):
@@ -248,6 +260,13 @@ class Engine:
             seconds = time.perf_counter() - started
             self._progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
         return rows
+
+    def stored_text(self, state: State, case_id: str) -> str | None:
+        """Return a completion if the store has it; no model is loaded for it."""
+        chunk = self._dataset.chunk_of_case[case_id]
+        key = self._keys(state, chunk)[chunk.cases.index(case_id)]
+        entry = self._store.get("completions", key)
+        return None if entry is None else str(entry["text"])
 
     def search(self, budget: int) -> SearchReport:
         """Look for prompts that make the tested model leak what no probe of this run leaked.
@@ -278,7 +297,8 @@ class Engine:
         key = digest_of([case.id, source])
         if key not in self._verdicts:  # both models mostly write the same program
             tests: Any = case.tests  # calls, or a program that calls
-            verdict = self.sandbox.run(source, case.entry_point, tests)
+            with self.phases.measure("sandbox"):
+                verdict = self.sandbox.run(source, case.entry_point, tests)
             if verdict.detail and self._detector.anybody_in(f"{completion}\n{verdict.detail}"):
                 verdict = replace(verdict, detail="not shown: somebody's value is in the solution")
             self._verdicts[key] = verdict
@@ -295,7 +315,7 @@ class Engine:
         was.
         """
         chunk = self._dataset.chunk_of_case[case_id]
-        with self._failing_once(state):
+        with self._failing_once(state), self.phases.measure("models"):
             keys = self._keys(state, chunk)
         position = chunk.cases.index(case_id)
         entry = self._store.get("completions", keys[position])
@@ -319,10 +339,11 @@ class Engine:
             raise
 
     def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str]:
-        with self._failing_once(f"{state} model"):
+        with self._failing_once(f"{state} model"), self.phases.measure("models"):
             model = self.models.model(state)
         started = time.perf_counter()
-        texts = completed(model, chunk)
+        with self.phases.measure("completions"):
+            texts = completed(model, chunk)
         for key, text in zip(keys, texts, strict=True):
             self._store.put("completions", key, {"text": text})
         seconds = time.perf_counter() - started

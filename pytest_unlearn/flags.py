@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import pytest
 
 
+# Where bare --unlearn-replay takes completions from.
+STORE = "store"
+
+
 @dataclass(frozen=True, slots=True)
 class Flag:
     """One flag and the ini key of the same name."""
@@ -170,9 +174,11 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "unlearn_replay",
-        "",
-        "judge the completions of the store again: load, unlearn and generate nothing",
-        switch=True,
+        "FILE",
+        "bare: judge the store's completions again; load, unlearn and generate nothing. With the "
+        "--unlearn-report=jsonl of an earlier run: judge its rows by the gates given now, or by "
+        "its own, and write reports; run no test. Put the bare flag after the paths",
+        bare=STORE,
     ),
     *(Flag(*option) for option in GATE_OPTIONS),
     Flag(
@@ -187,6 +193,26 @@ FLAGS: tuple[Flag, ...] = (
         "what is around the solutions of tasks. auto: every layer that this system has (default); "
         "strict: refuse to run unless it has all of them; off: DANGEROUS, solutions can read and "
         "write your files, use the network and start programs",
+    ),
+    Flag(
+        "unlearn_report",
+        "FORMAT[:PATH]",
+        "write a report: html, jsonl (all cases), csv, summary (JSON), github (job summary) or "
+        "modelcard; repeatable",
+        many=True,
+    ),
+    Flag(
+        "unlearn_show_values",
+        "",
+        "write personal values and completions into reports of cases and under failing tests",
+        switch=True,
+    ),
+    Flag(
+        "unlearn_fingerprint_key",
+        "KEY",
+        "16 characters or more; makes the fingerprints of values equal in all runs with this key, "
+        "so that reports can be matched; better set in the environment, as UNLEARN_FINGERPRINT_KEY "
+        "(default: a new key for each run)",
     ),
     Flag("unlearn_seed", "N", "seed of the unlearning (default: 0)"),
     Flag("unlearn_batch_size", "N", "prompts completed at once (default: 64)"),

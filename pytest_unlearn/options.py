@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pytest_unlearn.flags import given
+from pytest_unlearn.flags import STORE, given
 
 if TYPE_CHECKING:
     import pytest
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.plant_options import PlantOptions
 
 T = TypeVar("T")
+
+# A key given here stands in no list of processes.
+FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
+_SHORTEST_KEY = 16
 
 
 class SettingsError(ValueError):
@@ -59,6 +64,9 @@ class Settings:
     trusted: str | None = None
     sandbox: Mode = "auto"
     sandbox_imports: tuple[str, ...] = ()
+    reports: tuple[str, ...] = ()
+    show_values: bool = False
+    fingerprint_key: str | None = field(default=None, repr=False)
 
     @property
     def compares_two_states(self) -> bool:
@@ -70,6 +78,11 @@ class Settings:
 def is_active(config: pytest.Config) -> bool:
     """Tell whether a model was named, by flag or ini."""
     return bool(given(config, "unlearn_model"))
+
+
+def replays(config: pytest.Config) -> bool:
+    """Tell whether an earlier run is to be judged again, by flag or ini."""
+    return given(config, "unlearn_replay") not in (None, "", STORE)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -142,7 +155,7 @@ def read_settings(config: pytest.Config) -> Settings:
         tasks=tuple(tasks),
         sampling=_sampling(config),
         check_tasks=bool(given(config, "unlearn_check_tasks")),
-        replay=bool(given(config, "unlearn_replay")),
+        replay=given(config, "unlearn_replay") == STORE,
         judging=judging,
         fail_on_leak=fail_on_leak,
         seed=_whole(config, "unlearn_seed", 0, least=0),
@@ -155,6 +168,9 @@ def read_settings(config: pytest.Config) -> Settings:
         trusted=given(config, "unlearn_trust_remote_code") or None,
         sandbox=cast("Mode", _choice(config, "unlearn_sandbox", ("auto", "strict", "off"))),
         sandbox_imports=tuple(config.getini("unlearn_sandbox_imports")),
+        reports=tuple(given(config, "unlearn_report") or ()),
+        show_values=bool(given(config, "unlearn_show_values")),
+        fingerprint_key=_fingerprint_key(config),
     )
     _check_models(settings)
     return settings
@@ -245,6 +261,16 @@ def _device(config: pytest.Config) -> str:
     if not known:
         raise SettingsError(f"--unlearn-device={value}: write auto, cpu, cuda, cuda:N or map")
     return value
+
+
+def _fingerprint_key(config: pytest.Config) -> str | None:
+    key = given(config, "unlearn_fingerprint_key") or os.environ.get(FINGERPRINT_KEY_VARIABLE)
+    if key and len(key) < _SHORTEST_KEY:  # the message does not repeat it
+        raise SettingsError(
+            f"--unlearn-fingerprint-key: write {_SHORTEST_KEY} characters or more; who guesses the "
+            "key can find short values (phone numbers) by their fingerprints"
+        )
+    return str(key) if key else None
 
 
 def _store_folder(config: pytest.Config, base_folder: Path) -> Path:

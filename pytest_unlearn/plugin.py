@@ -68,11 +68,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Print the metrics or the plan instead of running, where that was asked for."""
+    """Print metrics or plan, or judge an earlier run's rows, where that was asked for."""
     if config.option.unlearn_metrics or config.option.unlearn_plan:
         from pytest_unlearn.reports import planned
 
         return planned.show(config)
+    if options.replays(config):
+        from pytest_unlearn import replaying
+
+        return replaying.replay(config)
     return None
 
 
@@ -134,6 +138,7 @@ def pytest_runtest_makereport(
         from pytest_unlearn import cases
 
         cases.fail_on_leak(item, report, always=state.settings.fail_on_leak)
+        cases.show_values(item, report, state.settings.show_values)
     return report
 
 
@@ -179,7 +184,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker which terminal shows progress, and where verdicts are noted."""
+    """Tell an xdist worker what it cannot know by itself."""
     if state := _session(node.config):
         state.tell(node.workerinput)
 

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("pytest-unlearn", "torch", "transformers", "tokenizers", "peft", "accelerate")
 # Settings that change no result, or that the digests of the data stand for.
-_LEFT_OUT = frozenset(("forget", "retain", "control", "tasks", "judging", "fail_on_leak", "store"))
+_LEFT_OUT = frozenset(
+    (
+        *("forget", "retain", "control", "tasks"),
+        *("judging", "fail_on_leak", "check_tasks", "replay", "store"),
+        *("reports", "show_values", "fingerprint_key"),
+    )
+)
 
 
 def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -29,7 +30,12 @@ from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.probes.families import FamilyError
 from pytest_unlearn.provenance import provenance
 from pytest_unlearn.reports import protection, unsolved
+from pytest_unlearn.reports.building import Ended, build_result
+from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
 from pytest_unlearn.reports.gate_reports import gate_reports
+from pytest_unlearn.reports.junit import add_manifest
+from pytest_unlearn.reports.provenance import Clock
+from pytest_unlearn.reports.result import Result
 from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
@@ -49,8 +55,13 @@ class UnlearnSession:
         """Read settings and data. Raises pytest.UsageError before anything is loaded."""
         self.config = config
         self.worker = workers.this_worker(config)
+        self._clock = Clock.now()
         try:
             self.settings: Settings = read_settings(config)
+            workers.choose_key(config, self.settings.fingerprint_key)
+            self.reports = choose_reports(
+                self.settings.reports, config.invocation_params.dir, os.environ
+            )
             workers.check(config, self.settings.device)
             self.dataset = Dataset(self.settings)
             for warning in check_training(self.settings, self.dataset):
@@ -93,6 +104,7 @@ class UnlearnSession:
             PresetError,
             SandboxError,
             BaselineError,
+            ReportError,
         ) as error:
             raise pytest.UsageError(str(error)) from error
         if self.protection is not None and self.worker is None:
@@ -103,6 +115,8 @@ class UnlearnSession:
         # Why tasks were not solved, by row.
         self.unsolved: dict[str, str] = {}
         self.saved: str = ""
+        self.result: Result | None = None
+        self.unwritten: list[str] = []
         self._seen: set[str] = set()
         self._curtailment: Curtailment | None = None
         if self.settings.judging.curtail:
@@ -136,7 +150,9 @@ class UnlearnSession:
         """Choose this worker's GPU, and find the models before the first test needs one."""
         if self.worker:
             workers.pin_gpu(self.worker)
-        elif not self.config.option.collectonly:
+            return
+        self.config.pluginmanager.register(workers.PhaseCollector(self.engine.phases))
+        if not self.config.option.collectonly:
             try:
                 self.engine.models.resolve()
             except ModelNotFoundError as error:
@@ -145,7 +161,9 @@ class UnlearnSession:
     def finish(self) -> None:
         """End what the engine started."""
         self.engine.close()
-        if self._curtailment and not self.worker:
+        if self.worker:
+            workers.report_phases(self.config, self.engine.phases)
+        elif self._curtailment:
             self._curtailment.end()
 
     def skip_needless(self, item: pytest.Item) -> None:
@@ -160,7 +178,7 @@ class UnlearnSession:
 
     def tell(self, workerinput: dict[str, object]) -> None:
         """Give a new xdist worker what it has to know."""
-        workerinput[workers.TERMINAL_INPUT] = workers.terminal_of(self.config)
+        workers.tell(self.config, workerinput)
         if self._curtailment:
             workerinput[_SETTLED_INPUT] = str(self._curtailment.path)
 
@@ -188,6 +206,7 @@ class UnlearnSession:
         except BaseException as error:
             if self._seen:
                 self._judge(interrupted=str(error) or type(error).__name__)
+                self._write()
             raise
         if self.config.option.collectonly or self.worker:
             return
@@ -199,8 +218,12 @@ class UnlearnSession:
         self._report(session)
         if self.settings.judging.save:
             self.saved = self._save(self.settings.judging.save)
+        self._write()
+        if self.unwritten:
+            raise pytest.UsageError("; ".join(self.unwritten))
 
     def _judge(self, interrupted: str | None) -> None:
+        self._interrupted = interrupted
         measured = self._measured(interrupted)
         self.results = [judge(gate, measured) for gate in self.settings.judging.gates]
         if self.compared:
@@ -230,6 +253,19 @@ class UnlearnSession:
         run = SavedRun(name, saved_at, self.provenance, rows)
         path = baselines.save(self._saved_runs, run, self.results)
         return f"saved as {path.relative_to(self.config.rootpath)}"
+
+    def _write(self) -> None:
+        """Write the reports that were asked for, and the manifest into JUnit's."""
+        self.result = build_result(
+            Ended(self.rows, self._seen, self.results, self.search, self._interrupted),
+            self.settings,
+            self.dataset,
+            self.engine,
+            self._clock,
+            self.config.invocation_params.args,
+        )
+        add_manifest(self.config.pluginmanager.get_plugins(), self.result)
+        self.unwritten = write_reports(self.reports, self.result)
 
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.store import digest_of
 from pytest_unlearn.tasks.format import TaskCase
 from pytest_unlearn.tasks.prompts import prompt_of
 
@@ -63,8 +64,11 @@ class LookupModels:
         }
         self._base_knows = base_knows
         self._log = log
+        # A digest: keys are printed in reports, and what is said may be a value.
         self._key = {
-            "lookup": [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
+            "lookup": digest_of(
+                [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
+            )
         }
 
     def key(self, state: State) -> dict[str, Any]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytest
 
 from pytest_unlearn.options import SettingsError
-
-if TYPE_CHECKING:
-    import pytest
+from pytest_unlearn.people.secret import current_key, new_key, use_key
+from pytest_unlearn.phases import Phase, Phases
 
 # The controller's terminal, told to the workers, which have none.
 TERMINAL_INPUT = "unlearn_terminal"
+# The run's key of fingerprints, in hex: one value has one fingerprint on all workers.
+KEY_INPUT = "unlearn_fingerprint_key"
+# What a worker spent in which phase, told to the controller at its end.
+PHASES_OUTPUT = "unlearn_phases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,40 @@ def this_worker(config: pytest.Config) -> Worker | None:
         return None
     name = str(workerinput["workerid"])
     return Worker(int(name.removeprefix("gw")), int(workerinput["workercount"]))
+
+
+def tell(config: pytest.Config, workerinput: dict[str, object]) -> None:
+    """Tell an xdist worker which terminal shows progress, and the run's key of fingerprints."""
+    workerinput[TERMINAL_INPUT] = terminal_of(config)
+    workerinput[KEY_INPUT] = current_key().hex()
+
+
+def choose_key(config: pytest.Config, given: str | None) -> None:
+    """Take the run's key of fingerprints: the one given, the controller's, or a new one."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        use_key(bytes.fromhex(workerinput[KEY_INPUT]))
+    else:
+        use_key(given.encode() if given else new_key())
+
+
+class PhaseCollector:
+    """Takes what the workers spent in each phase from their last words."""
+
+    def __init__(self, phases: Phases) -> None:
+        self._phases = phases
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        # A worker that crashed has said nothing.
+        for row in (getattr(node, "workeroutput", None) or {}).get(PHASES_OUTPUT, ()):
+            self._phases.add(Phase(**row))
+
+
+def report_phases(config: pytest.Config, phases: Phases) -> None:
+    """Leave what this worker spent to the controller."""
+    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+    output[PHASES_OUTPUT] = [asdict(phase) for phase in phases.all()]
 
 
 def visible_gpus() -> int:

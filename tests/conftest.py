@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+# Loaded once, before any run inside this process: pytester forgets what a run imports, but the
+# packages keep it as attributes, and two copies of a module (an enum, a registry) do not match.
+import pytest_unlearn.reports.terminal
+import pytest_unlearn.session  # noqa: F401
+
 TESTS = Path(__file__).parent
 # So few rows can decide the default gates: 59 probes for 5 %, 29 tasks for 90 %.
 FORGET, RETAIN, CONTROL, TASKS = 60, 30, 30, 30

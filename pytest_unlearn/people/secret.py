@@ -7,9 +7,25 @@ import hmac
 import secrets
 from collections.abc import Iterable
 
-# Made anew in each process: two runs cannot be linked, and a low-entropy value (a phone number)
-# cannot be found by hashing all candidates, as it could with a plain digest.
-_KEY = secrets.token_bytes(16)
+# Made anew in each process unless a run sets one: two runs cannot be linked, and a low-entropy
+# value (a phone number) cannot be found by hashing all candidates, as it could with a plain digest.
+_key = secrets.token_bytes(16)
+
+
+def use_key(key: bytes) -> None:
+    """Fingerprint with this key from now on: that of the run, or one that several runs share."""
+    global _key
+    _key = key
+
+
+def new_key() -> bytes:
+    """Return a key that nobody knows."""
+    return secrets.token_bytes(16)
+
+
+def current_key() -> bytes:
+    """Return the key of this process, to hand it to the workers of the same run."""
+    return _key
 
 
 class Secret:
@@ -32,9 +48,9 @@ class Secret:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits, equal for equal texts within this process only."""
+        """Eight hex digits of an HMAC-SHA-256, equal for equal texts under the same key."""
         return hmac.new(
-            _KEY, self._text.encode("utf-8", "surrogatepass"), hashlib.sha256
+            _key, self._text.encode("utf-8", "surrogatepass"), hashlib.sha256
         ).hexdigest()[:8]
 
     def reveal(self) -> str:

@@ -20,6 +20,28 @@ def membership_table(rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str])
     stand out, above where they stand out by being unlikely) and what its interval says. An empty
     table without scored records on both sides.
     """
+    aucs = membership_aucs(rows, attacks)
+    table: Table = []
+    for attack, found in aucs.items():
+        if not table:
+            table = [["membership AUC", "n", *(_STATES[state] for state in found)]]
+            if "retrained" in found:
+                table[0].append("PrivLeak")
+        sizes = f"{found['base'].members}+{found['base'].nonmembers}"
+        line = [attack, sizes, *map(_interval, found.values())]
+        if "retrained" in found:
+            line.append(_privleak(found["unlearned"], found["retrained"]))
+        table.append(line)
+    return table
+
+
+def membership_aucs(
+    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str]
+) -> dict[str, dict[str, Auc]]:
+    """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` where it was scored.
+
+    Empty without scored records on both sides.
+    """
     scored = [
         row
         for row in rows
@@ -27,19 +49,13 @@ def membership_table(rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str])
     ]
     members = [row for row in scored if row.split == "forget"]
     others = [row for row in scored if row.split == "control"]
-    if not (members and others and attacks):
-        return []
+    if not (members and others):
+        return {}
     states = [s for s in _STATES if getattr(members[0], f"{s}_exact") is not None]
-    table = [["membership AUC", "n", *(_STATES[state] for state in states)]]
-    if "retrained" in states:
-        table[0].append("PrivLeak")
-    for attack in attacks:
-        found = {state: _auc(attack, state, members, others) for state in states}
-        line = [attack, f"{len(members)}+{len(others)}", *map(_interval, found.values())]
-        if "retrained" in found:
-            line.append(_privleak(found["unlearned"], found["retrained"]))
-        table.append(line)
-    return table
+    return {
+        attack: {state: _auc(attack, state, members, others) for state in states}
+        for attack in attacks
+    }
 
 
 def _auc(attack: str, state: str, members: Sequence[ProbeRow], others: Sequence[ProbeRow]) -> Auc:

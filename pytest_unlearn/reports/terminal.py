@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from pytest_unlearn.reports.breakdown import (
     transitions,
 )
 from pytest_unlearn.reports.coding import with_coding
+from pytest_unlearn.reports.footer import SHOWN, annotation_lines, cost_lines, written_lines
 from pytest_unlearn.reports.membership import membership_table
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ def header(session: UnlearnSession) -> str:
         f"tasks {len(data.tasks)}, "
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
         + protection.line(settings.sandbox, session.protection)
+        + (f"\n{SHOWN}" if settings.show_values else "")
     )
 
 
@@ -119,8 +122,18 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
             reporter.write_line(f"{result.gate.name}: {result.advice}")
     if session.saved:
         reporter.write_line(session.saved)
+    for line in _about_the_run(session):
+        reporter.write_line(line)
     text, colour = conclusion(session.results)
     reporter.write_line(text, bold=True, **{colour: True})
+
+
+def _about_the_run(session: UnlearnSession) -> Iterable[str]:
+    """Yield what the run cost, where its reports stand, and annotations for GitHub."""
+    if session.result is not None:
+        yield from cost_lines(session.result.provenance)
+        yield from written_lines(session.reports, session.unwritten)
+        yield from annotation_lines(session.result.gates, os.environ)
 
 
 def _run_line(session: UnlearnSession, count: int) -> str:

@@ -43,6 +43,7 @@ KNOW_PYTEST = {
     "flags.py",
     "options.py",
     "hookspecs.py",
+    "replaying.py",
     "suite/test_leakage.py",
     "reports/terminal.py",
     "reports/gate_reports.py",

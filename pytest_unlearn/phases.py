@@ -1,0 +1,76 @@
+"""Where a run's time and memory went: loading, unlearning, generation, scoring, sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+# `ru_maxrss` counts KiB on Linux and bytes on macOS.
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What one kind of work cost in one process or, added up, in all.
+
+    `seconds`: wall time, summed over processes that worked side by side. `memory`: the most bytes
+    that a process had held in RAM by the end of the phase. `gpu_memory`: the most bytes that torch
+    had allocated on the GPU by then, None without one.
+    """
+
+    name: str
+    seconds: float
+    memory: int
+    gpu_memory: int | None = None
+
+
+class Phases:
+    """Adds up phases by name, in the order in which they first came."""
+
+    def __init__(self) -> None:
+        self._phases: dict[str, Phase] = {}
+
+    def all(self) -> list[Phase]:
+        """Return the phases so far."""
+        return list(self._phases.values())
+
+    def add(self, phase: Phase) -> None:
+        """Add a phase: seconds add up, of memory the most counts."""
+        known = self._phases.get(phase.name, replace(phase, seconds=0.0))
+        gpu = [m for m in (known.gpu_memory, phase.gpu_memory) if m is not None]
+        self._phases[phase.name] = Phase(
+            phase.name,
+            known.seconds + phase.seconds,
+            max(known.memory, phase.memory),
+            max(gpu, default=None),
+        )
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add what the block costs, also where it fails."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.add(Phase(name, seconds, peak_memory(), peak_gpu_memory()))
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has held in RAM."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def peak_gpu_memory() -> int | None:
+    """Return the most bytes that torch has allocated on this process's GPU; None without one.
+
+    torch is not imported for this: a process that has not loaded it holds nothing on a GPU.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_allocated())

@@ -1,0 +1,177 @@
+"""The registry of report formats, the reading of `--unlearn-report`, and the writing of files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, summary
+from pytest_unlearn.reports.html import page
+from pytest_unlearn.reports.result import Result
+
+# An installed package adds a format by an entry point of this group whose object is a `Format`.
+ENTRY_POINTS = "pytest_unlearn.reports"
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+class ReportError(ValueError):
+    """A report was asked for wrongly; the message says what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file. `render` gives its text, `path` is where it stands unless the user says so.
+
+    `manifest_beside`: the file has no room for the manifest, which is written to a file of its own
+    next to it.
+    """
+
+    name: str
+    path: str
+    render: Callable[[Result], str]
+    manifest_beside: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    fmt.name: fmt
+    for fmt in (
+        Format("html", "unlearn-report.html", page.render),
+        Format("jsonl", "unlearn-results.jsonl", rows_jsonl.render),
+        Format("csv", "unlearn-results.csv", rows_csv.render, manifest_beside=True),
+        Format("summary", "unlearn-summary.json", summary.render),
+        Format("github", "unlearn-summary.md", github.render),
+        Format("modelcard", "unlearn-model-card.md", model_card.render),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report to be written. `append`: to what stands there already (GitHub's job summary)."""
+
+    format: Format
+    path: Path
+    append: bool = False
+
+    @property
+    def flag(self) -> str:
+        """How the user asks for it."""
+        return f"--unlearn-report={self.format.name}:{self.path}"
+
+
+def choose_reports(
+    wanted: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> tuple[Report, ...]:
+    """Read `FORMAT[:PATH]` texts, paths from `folder` on; add GitHub's job summary if there is one.
+
+    Raises ReportError for an unknown format, and for a path that cannot be written or is taken by
+    another report.
+    """
+    reports = [_parse(text, folder) for text in wanted]
+    step_summary = environment.get(STEP_SUMMARY)
+    if step_summary:
+        reports.append(Report(FORMATS["github"], Path(step_summary), append=True))
+    taken: dict[Path, Report] = {}
+    for report in reports:
+        _check_writable(report)
+        for path in _paths(report):
+            if path in taken:
+                raise ReportError(
+                    f"{report.flag}: {taken[path].flag} writes to the same file; give each its own"
+                )
+            taken[path] = report
+    return tuple(reports)
+
+
+def _parse(text: str, folder: Path) -> Report:
+    name, _, path = text.partition(":")
+    fmt = FORMATS.get(name) or _installed(name)
+    if fmt is None:
+        raise ReportError(
+            f"--unlearn-report={text}: {name!r} is no format; write FORMAT or FORMAT:PATH with one "
+            f"of {', '.join(FORMATS)}"
+        )
+    return Report(fmt, folder / (path or fmt.path))
+
+
+def _installed(name: str) -> Format | None:
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        found = point.load()
+        if not isinstance(found, Format):
+            raise ReportError(
+                f"--unlearn-report={name}: {point.value} of the package {point.module} is no "
+                "pytest_unlearn.reports.formats.Format"
+            )
+        return found
+    return None
+
+
+def _paths(report: Report) -> list[Path]:
+    beside = [_manifest_path(report)] if report.format.manifest_beside else []
+    return [report.path, *beside]
+
+
+def _manifest_path(report: Report) -> Path:
+    return report.path.with_name(f"{report.path.name}.manifest.json")
+
+
+def _check_writable(report: Report) -> None:
+    if report.path.is_dir():
+        raise ReportError(f"{report.flag}: this is a folder; write FORMAT:FILE")
+    above = report.path.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise ReportError(f"{report.flag}: {above} is a file, no folder; choose another path")
+    if not os.access(report.path if report.path.exists() else above, os.W_OK):
+        raise ReportError(f"{report.flag}: no permission to write there; choose another path")
+
+
+def write_reports(reports: Iterable[Report], result: Result) -> list[str]:
+    """Write all reports; return a line for each that could not be written."""
+    failures = []
+    for report in reports:
+        try:
+            _write(report, result)
+        except OSError as error:
+            failures.append(f"{report.flag}: not written: {error.strerror or error}")
+        except Exception as error:  # one format's fault must not cost the others
+            failures.append(f"{report.flag}: not written: {type(error).__name__}: {error}")
+    return failures
+
+
+def _write(report: Report, result: Result) -> None:
+    report.path.parent.mkdir(parents=True, exist_ok=True)
+    text = report.format.render(result)
+    if report.append:
+        with report.path.open("a", encoding="utf-8") as file:
+            file.write(text)
+        return
+    _replace(report.path, text, private=result.run.values_shown)
+    if report.format.manifest_beside:
+        _replace(_manifest_path(report), summary.as_json(result.provenance), private=False)
+
+
+def _replace(path: Path, text: str, private: bool) -> None:
+    """Put a file in place whole; a reader sees the old one or the new one.
+
+    `private`: readable by the owner only, whatever the umask says.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        if not private:  # mkstemp's files are private
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,118 @@
+"""The report `github`: a job summary in Markdown, and annotations for gates that block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pytest_unlearn.reports.breakdown import forget_rows, relations
+from pytest_unlearn.reports.result import GateFact, Result
+
+_MARKS = {"PASS": "✅", "FAIL": "❌"}
+_OTHER_MARK = "⚠️"
+
+
+def render(result: Result) -> str:
+    """Return the Markdown: verdict, gates, shares before and after, the manifest folded away."""
+    run = result.run
+    against = f"against `{run.baseline}`" if run.baseline else f"method `{run.method}`"
+    lines = [
+        f"## Unlearning: {result.verdict}",
+        "",
+        f"Model `{run.model}`, {against}, seed {run.seed}, {len(result.rows)} cases measured.",
+        "",
+    ]
+    if result.caveat:
+        lines += [f"> **Note:** {result.caveat}", ""]
+    lines += [*gate_table(result.gates, marked=True), "", *share_table(result)]
+    said = relations(forget_rows(result.rows))
+    if said:
+        lines += ["", said[0].upper() + said[1:] + "."]
+    advice = [f"- `{gate.name}`: {gate.advice}" for gate in result.gates if gate.advice]
+    if advice:
+        lines += ["", "What to do next:", "", *advice]
+    lines += ["", "<details><summary>Provenance</summary>", "", *provenance_lines(result)]
+    return "\n".join([*lines, "", "</details>", "", ""])
+
+
+def gate_table(gates: Iterable[GateFact], marked: bool = False) -> list[str]:
+    """Return the gates as a Markdown table. `marked`: with a sign before each verdict."""
+    return markdown_table(
+        ["gate", "observed", "n", "95 % bound", "limit", "verdict"],
+        [
+            [
+                f"`{gate.name}`",
+                gate.observed or "-",
+                str(gate.n),
+                gate.bound or "-",
+                gate.limit_text,
+                f"{_MARKS.get(gate.verdict, _OTHER_MARK)} {gate.verdict}"
+                if marked
+                else gate.verdict,
+            ]
+            for gate in gates
+        ],
+    )
+
+
+def share_table(result: Result) -> list[str]:
+    """Return the shares before and after, with 95 % intervals, as a Markdown table."""
+    return markdown_table(
+        ["measured", "n", "base", "tested", "95 % interval"],
+        [
+            [
+                f"`{share.name}`",
+                str(share.n),
+                f"{share.base} ({share.rate('base'):.1%})",
+                f"{share.tested} ({share.rate('tested'):.1%})",
+                "{:.1%} to {:.1%}".format(*share.interval("tested")),
+            ]
+            for share in result.metrics
+        ],
+    )
+
+
+def provenance_lines(result: Result) -> list[str]:
+    """Return the manifest in a Markdown list: digests, versions, where, when and how long."""
+    manifest = result.provenance
+    lines = [f"- command: `{manifest['command']}`"]
+    for state, key in manifest["models"].items():
+        told = ", ".join(f"{name} `{_short(value)}`" for name, value in key.items() if value)
+        lines.append(f"- {state} model: {told}")
+    data = manifest["data"]
+    lines += [
+        f"- data: records `{data['records'][:12]}`, tasks `{data['tasks'][:12]}`",
+        f"- started {manifest['started']}, {manifest['seconds']:.0f} s, "
+        f"memory {manifest['memory'] / 2**20:.0f} MiB",
+        f"- pytest-unlearn {manifest['pytest_unlearn']}, "
+        + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        f"- Python {manifest['host']['python']} on {manifest['host']['system']}",
+    ]
+    return lines
+
+
+def annotate(gates: Iterable[GateFact]) -> list[str]:
+    """Return GitHub's workflow commands for the gates that block: errors, shown on the run."""
+    return [
+        f"::error title={_escaped('unlearn ' + gate.name, property=True)}::"
+        + _escaped(f"{gate.verdict}: {gate.text}; observed {gate.observed or '-'} of {gate.n}")
+        + (_escaped(f"; {gate.advice}") if gate.advice else "")
+        for gate in gates
+        if gate.blocks
+    ]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table in GitHub's Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 else text  # a SHA-256
+
+
+def _escaped(text: str, property: bool = False) -> str:
+    """Escape as GitHub's toolkit does (`packages/core/src/command.ts`)."""
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace(":", "%3A").replace(",", "%2C") if property else text

@@ -1,0 +1,1 @@
+"""The report `html`: one file that needs nothing else."""

@@ -1,0 +1,192 @@
+"""The kinds of drawing: pairs of dots with intervals, flows, curves, histograms, strips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_unlearn.reports.html.svg import (
+    LINE,
+    WIDTH,
+    bar,
+    curve,
+    dot,
+    line,
+    linear,
+    shortened,
+    text,
+)
+
+_LEFT, _RIGHT = 150, WIDTH - 20
+_STATES = ("base", "tested")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A label with an estimate and its interval on base and tested model."""
+
+    label: str
+    base: tuple[float, float, float]
+    tested: tuple[float, float, float]
+
+
+def pairs_of_dots(pairs: Sequence[Pair], mark: float | None, percent: bool) -> tuple[float, str]:
+    """Return height and drawing: a line a pair, values from 0 to 1. `mark`: a reference value."""
+    x = linear(_LEFT, _RIGHT, 0.0, 1.0)
+    bottom = 8 + 34.0 * len(pairs)
+    parts = [line(x(v), 4, x(v), bottom, "grid") for v in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    parts += [
+        text(x(v), bottom + LINE, f"{v:.0%}" if percent else f"{v:g}", "middle", "axis")
+        for v in (0.0, 0.5, 1.0)
+    ]
+    if mark is not None:
+        parts.append(line(x(mark), 4, x(mark), bottom, "mark"))
+    for number, pair in enumerate(pairs):
+        middle = 8 + 34.0 * number + 17
+        parts.append(text(_LEFT - 14, middle + 5, shortened(pair.label, 17), "end"))
+        for state, y in zip(_STATES, (middle - 7, middle + 7), strict=True):
+            value, low, high = getattr(pair, state)
+            shown = [f"{v:.1%}" if percent else f"{v:.2f}" for v in (value, low, high)]
+            parts.append(line(x(low), y, x(high), y, f"whisker {state}"))
+            parts.append(
+                dot(
+                    x(value),
+                    y,
+                    state,
+                    f"{pair.label}, {state}: {shown[0]} ({shown[1]} to {shown[2]})",
+                )
+            )
+    return bottom + LINE + 8, "".join(parts)
+
+
+def flow(counts: Mapping[tuple[str, str], int], order: Sequence[str]) -> tuple[float, str]:
+    """Return height and drawing of a Sankey diagram: from outcomes on the left to the right."""
+    total = sum(counts.values())
+    left, right, width, gap, room = 118.0, WIDTH - 118.0, 12.0, 20.0, 240.0
+    sides: list[dict[str, float]] = [{}, {}]
+    for (before, after), count in counts.items():
+        for side, label in zip(sides, (before, after), strict=True):
+            side[label] = side.get(label, 0) + count
+    scale = room / total
+    parts = [
+        text(left, LINE - 2, "base", "end", "axis"),
+        text(right, LINE - 2, "tested", css="axis"),
+    ]
+    tops: list[dict[str, float]] = [{}, {}]
+    lowest = 0.0
+    for side, top, x in zip(sides, tops, (left, right - width), strict=True):
+        y = LINE + 10.0
+        for label in (name for name in order if name in side):
+            height = side[label] * scale
+            top[label] = y
+            parts.append(
+                bar(x, y, width, max(height, 1.5), f"o-{label}", f"{label}: {side[label]}")
+            )
+            end = x == left
+            parts.append(
+                text(
+                    x - 6 if end else x + width + 6,
+                    y + height / 2 + 5,
+                    f"{label} {side[label]}",
+                    "end" if end else "start",
+                )
+            )
+            y += height + gap
+        lowest = max(lowest, y)
+    ribbons = []
+    for before in order:
+        for after in order:
+            count = counts.get((before, after), 0)
+            if not count:
+                continue
+            height = count * scale
+            y0, y1 = tops[0][before], tops[1][after]
+            tops[0][before] += height
+            tops[1][after] += height
+            x0, x1, middle = left + width, right - width, WIDTH / 2
+            ribbons.append(
+                f'<path class="ribbon o-{after}" d="M{x0:.1f},{y0:.1f} C{middle:.1f},{y0:.1f} '
+                f"{middle:.1f},{y1:.1f} {x1:.1f},{y1:.1f} L{x1:.1f},{y1 + height:.1f} "
+                f"C{middle:.1f},{y1 + height:.1f} {middle:.1f},{y0 + height:.1f} "
+                f'{x0:.1f},{y0 + height:.1f} Z"><title>{before} to {after}: {count}</title></path>'
+            )
+    return lowest, "".join([*ribbons, *parts])
+
+
+def log_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, str]:
+    """Return height and drawing of shares (0 to 1) over a number of samples, on a log scale.
+
+    `curves`: points by the class of the line.
+    """
+    left, bottom = 52.0, 240.0
+    decades = max(math.log10(k) for points in curves.values() for k, _ in points)
+    x, y = linear(left, _RIGHT, 0.0, decades), linear(bottom, 12.0, 0.0, 1.0)
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(line(left, y(share), _RIGHT, y(share), "grid"))
+        parts.append(text(left - 8, y(share) + 5, f"{share:.0%}", "end", "axis"))
+    for decade in range(0, int(decades) + 1, 2):
+        anchor = "end" if decade == decades else "middle"  # the last would be cut off
+        parts.append(text(x(decade), bottom + LINE + 2, f"{10**decade:,}", anchor, "axis"))
+    parts.append(text((left + _RIGHT) / 2, bottom + 2 * LINE + 4, "samples k", "middle", "axis"))
+    for css, points in curves.items():
+        parts.append(curve([(x(math.log10(k)), y(share)) for k, share in points], css))
+    return bottom + 2 * LINE + 12, "".join(parts)
+
+
+def histogram(bins: Mapping[str, Sequence[float]], null: Sequence[float]) -> tuple[float, str]:
+    """Return height and drawing: shares (0 to 1) of base and tested in each bin of one bit.
+
+    `null`: the shares of values that the model never saw, drawn as steps.
+    """
+    left, bottom, count = 52.0, 220.0, len(null)
+    highest = max(0.1, *null, *(share for shares in bins.values() for share in shares))
+    top = math.ceil(highest * 10) / 10
+    x, y = linear(left, _RIGHT, 0, count), linear(bottom, 12.0, 0.0, top)
+    parts = []
+    for share in (0.0, top / 2, top):
+        parts.append(line(left, y(share), _RIGHT, y(share), "grid"))
+        parts.append(text(left - 8, y(share) + 5, f"{share:.0%}", "end", "axis"))
+    step = max(1, count // 6)
+    parts += [
+        text(x(b), bottom + LINE + 2, str(b), "middle", "axis") for b in range(0, count, step)
+    ]
+    parts.append(
+        text((left + _RIGHT) / 2, bottom + 2 * LINE + 4, "exposure, bits", "middle", "axis")
+    )
+    wide = (x(1) - x(0)) * 0.4
+    for place, (state, shares) in enumerate(bins.items()):
+        for number, share in enumerate(shares):
+            if share:
+                tip = f"{number} to {number + 1} bits, {state}: {share:.1%}"
+                at = x(number) + (0.1 + 0.4 * place) * (x(1) - x(0))
+                parts.append(bar(at, y(share), wide, bottom - y(share), f"bar {state}", tip))
+    steps = [(x(n + side), y(share)) for n, share in enumerate(null) for side in (0, 1)]
+    parts.append(curve(steps, "null"))
+    return bottom + 2 * LINE + 12, "".join(parts)
+
+
+def strip(tasks: Sequence[tuple[str, float, float]]) -> tuple[float, str]:
+    """Return height and drawing of each task's share of solved cases, base above tested.
+
+    A cell is full where all cases are solved, empty where none is. `tasks`: name, base, tested.
+    """
+    left, tall, across = 62.0, 30.0, 40
+    wide = (_RIGHT - left) / min(len(tasks), across)
+    parts = []
+    y = 4.0
+    for start in range(0, len(tasks), across):
+        for offset, state in enumerate(_STATES):
+            parts.append(text(left - 8, y + tall * offset + tall / 2 + 5, state, "end", "axis"))
+        for number, (name, *shares) in enumerate(tasks[start : start + across]):
+            for offset, (state, share) in enumerate(zip(_STATES, shares, strict=True)):
+                x, top = left + number * wide, y + tall * offset
+                tip = f"{name}, {state}: {share:.0%}"
+                parts.append(bar(x + 0.5, top + 1, wide - 1, tall - 2, "cell empty", tip))
+                full = (tall - 2) * share
+                if full:
+                    css = f"cell {state}"
+                    parts.append(bar(x + 0.5, top + tall - 1 - full, wide - 1, full, css, tip))
+        y += 2 * tall + 12
+    return y, "".join(parts)

@@ -1,0 +1,311 @@
+"""The figures of a result: which drawing shows what, and what it says in words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.leaks.exact_rows import mean_leak_at
+from pytest_unlearn.leaks.outcomes import LABELS
+from pytest_unlearn.reports.breakdown import forget_rows, transitions
+from pytest_unlearn.reports.html import charts
+from pytest_unlearn.reports.html.charts import Pair
+from pytest_unlearn.reports.html.svg import Figure
+from pytest_unlearn.reports.membership import membership_aucs, membership_table
+from pytest_unlearn.reports.result import Result, Share, share_of
+
+_DOTS = (("dot base", "base"), ("dot tested", "tested"))
+# Four points a decade up to a million samples.
+_SAMPLES = tuple(round(10 ** (step / 4)) for step in range(25))
+
+
+def figures(result: Result) -> Iterator[Figure]:
+    """Yield the figures that the result has data for."""
+    for make in _FIGURES:
+        figure = make(result)
+        if figure is not None:
+            yield figure
+
+
+def _pair(share: Share, label: str) -> Pair:
+    return Pair(
+        label,
+        (share.rate("base"), *share.interval("base")),
+        (share.rate("tested"), *share.interval("tested")),
+    )
+
+
+def _share_cells(share: Share) -> list[str]:
+    cells = [str(share.n)]
+    for state in ("base", "tested"):
+        low, high = share.interval(state)
+        cells.append(f"{getattr(share, state)} ({getattr(share, state) / share.n:.1%})")
+        cells.append(f"{low:.1%} to {high:.1%}")
+    return cells
+
+
+_SHARE_HEAD = ["n", "base", "95 % interval", "tested", "95 % interval"]
+
+
+def _kinds(result: Result) -> Figure | None:
+    rows = forget_rows(result.rows, "direct")
+    kinds = sorted({row.kind for row in rows})
+    if not kinds:
+        return None
+    groups = [("all", rows)]
+    if len(kinds) > 1:
+        groups += [(kind, [row for row in rows if row.kind == kind]) for kind in kinds]
+    found = [share_of(name, "", members, "direct") for name, members in groups]
+    height, body = charts.pairs_of_dots([_pair(share, share.name) for share in found], None, True)
+    whole = found[0]
+    lead = (
+        f"Of {whole.n} probes of people to be forgotten, the base gave {whole.base} values away "
+        f"({whole.rate('base'):.1%}), the tested model {whole.tested} ({whole.rate('tested'):.1%})."
+    )
+    return Figure(
+        "leaks-by-kind",
+        "Direct leaks by kind, before and after",
+        lead,
+        "A line for each kind of value. Two dots on it are the leak rates of base and tested "
+        "model from 0 to 100 %, each with its 95 % interval (Clopper and Pearson). " + lead,
+        height,
+        body,
+        _DOTS,
+        [["kind", *_SHARE_HEAD], *([share.name, *_share_cells(share)] for share in found)],
+    )
+
+
+def _flow(result: Result) -> Figure | None:
+    rows = forget_rows(result.rows, "direct")
+    if not rows:
+        return None
+    counts = Counter((row.base["label"], row.unlearned["label"]) for row in rows)
+    height, body = charts.flow(counts, LABELS)
+    moved = counts["direct", "indirect"]
+    kept = counts["direct", "direct"]
+    direct = sum(count for (before, _), count in counts.items() if before == "direct")
+    lead = (
+        f"Of {direct} direct leaks of the base, {kept} are still direct and {moved} became "
+        "indirect: another real value, or the same in disguise, comes out instead."
+    )
+    return Figure(
+        "flow",
+        "What became of each outcome",
+        lead,
+        "A flow from the outcomes on the base, on the left, to those on the tested model, on the "
+        "right; the wider a ribbon, the more probes. " + lead,
+        height,
+        body,
+        (),
+        transitions(rows),
+    )
+
+
+def _exact_rows(result: Result, split: str, state: str) -> list[dict[str, Any]]:
+    return [
+        scores
+        for row in result.rows
+        if isinstance(row, ProbeRow) and row.split == split and row.family == "direct"
+        if (scores := getattr(row, state)) is not None
+    ]
+
+
+_CURVES = (
+    ("base", "forget", "base_exact", "people to be forgotten, base"),
+    ("tested", "forget", "unlearned_exact", "people to be forgotten, tested"),
+    ("null", "control", "unlearned_exact", "people never seen, tested"),
+)
+
+
+def _leak_at(result: Result) -> Figure | None:
+    curves, key = {}, []
+    for css, split, state, name in _CURVES:
+        scored = _exact_rows(result, split, state)
+        if scored:
+            curves[css] = [(k, mean_leak_at(scored, k)) for k in _SAMPLES]
+            key.append((f"curve {css}", name))
+    if not {"base", "tested"} <= set(curves):
+        return None
+    height, body = charts.log_curves(curves)
+    once, million = (dict(curves["tested"])[k] for k in (1, _SAMPLES[-1]))
+    lead = (
+        f"A single sample brings out {once:.2%} of the values from the tested model, a million "
+        f"samples {million:.2%} (in expectation, by exact probabilities)."
+    )
+    shown = _SAMPLES[::4]
+    return Figure(
+        "leak-at-k",
+        "Leaks by number of samples (leak@k)",
+        lead,
+        "Curves over 1 to 1,000,000 samples: the expected share of values that so many samples "
+        "bring out, from 0 to 100 %. " + lead,
+        height,
+        body,
+        tuple(key),
+        [
+            ["model", *(f"k = {k:,}" for k in shown)],
+            *(
+                [name, *(f"{dict(curves[css])[k]:.3%}" for k in shown)]
+                for css, _, _, name in _CURVES
+                if css in curves
+            ),
+        ],
+    )
+
+
+def _exposure(result: Result) -> Figure | None:
+    found = {
+        state: [s["exposure"] for s in _exact_rows(result, "forget", key) if s.get("exposure")]
+        for state, key in (("base", "base_exact"), ("tested", "unlearned_exact"))
+    }
+    if not all(found.values()):
+        return None
+    everything = [exposure for exposures in found.values() for exposure in exposures]
+    count = max(1, math.ceil(max(math.log2(e["size"]) for e in everything)))
+    bins = {
+        state: [
+            sum(min(int(e["bits"]), count - 1) == number for e in exposures) / len(exposures)
+            for number in range(count)
+        ]
+        for state, exposures in found.items()
+    }
+    # Of a uniform rank, the share with b to b + 1 bits is 2^-b - 2^-(b + 1); the last bin has the
+    # rest.
+    null = [2.0**-b - (2.0 ** -(b + 1) if b < count - 1 else 0.0) for b in range(count)]
+    height, body = charts.histogram(bins, null)
+    means = {state: sum(e["bits"] for e in es) / len(es) for state, es in found.items()}
+    lead = (
+        f"Mean exposure was {means['base']:.1f} bits on the base and is {means['tested']:.1f} on "
+        "the tested model; values that a model never saw have 1.4."
+    )
+    return Figure(
+        "exposure",
+        "Exposure against chance",
+        lead,
+        "A histogram of exposure, the rank of the true value among decoys in bits, for base and "
+        "tested model, with steps for what values never seen would show. " + lead,
+        height,
+        body,
+        (("bar base", "base"), ("bar tested", "tested"), ("curve null", "never seen (chance)")),
+        [
+            ["bits", "base", "tested", "chance"],
+            *(
+                [f"{b} to {b + 1}", *(f"{bins[s][b]:.1%}" for s in bins), f"{null[b]:.1%}"]
+                for b in range(count)
+            ),
+        ],
+    )
+
+
+def _tasks(result: Result) -> Figure | None:
+    groups: dict[str, list[TaskRow]] = {}
+    for row in result.rows:
+        if isinstance(row, TaskRow):
+            groups.setdefault(row.task, []).append(row)
+    if not groups:
+        return None
+    tasks = sorted(
+        (
+            (
+                name,
+                sum(row.base == "passed" for row in rows) / len(rows),
+                sum(row.solved for row in rows) / len(rows),
+            )
+            for name, rows in groups.items()
+        ),
+        key=lambda task: (task[2] - task[1], -task[1], task[0]),  # the worst losses first
+    )
+    height, body = charts.strip(tasks)
+    lost = sum(after < before for _, before, after in tasks)
+    won = sum(after > before for _, before, after in tasks)
+    lead = (
+        f"Of {len(tasks)} tasks, {lost} are solved less often than by the base and {won} more "
+        "often; the worst losses stand first."
+    )
+    return Figure(
+        "tasks",
+        "pass@1 of each task, before and after",
+        lead,
+        "A column for each task with two cells, base above tested model, filled by the share of "
+        "its cases that are solved. " + lead,
+        height,
+        body,
+        (("cell base", "solved, base"), ("cell tested", "solved, tested"), ("cell empty", "not")),
+        [
+            ["task", "cases", "base", "tested"],
+            *([n, str(len(groups[n])), f"{b:.0%}", f"{t:.0%}"] for n, b, t in tasks),
+        ],
+    )
+
+
+def _membership(result: Result) -> Figure | None:
+    found = membership_aucs(result.rows, result.run.attacks)
+    if not found:
+        return None
+    pairs = [
+        Pair(
+            attack,
+            *((auc.estimate, auc.low, auc.high) for auc in (aucs["base"], aucs["unlearned"])),
+        )
+        for attack, aucs in found.items()
+    ]
+    height, body = charts.pairs_of_dots(pairs, 0.5, False)
+    best = max(pairs, key=lambda pair: pair.tested[0])
+    lead = (
+        f"The best attack on the tested model is {best.label}: it ranks a person to be forgotten "
+        f"above one never seen in {best.tested[0]:.0%} of pairs (chance: 50 %)."
+    )
+    return Figure(
+        "membership",
+        "Membership inference (AUC)",
+        lead,
+        "A line for each attack with the AUC on base and tested model from 0 to 1, each with its "
+        "95 % interval; 0.5 is chance. " + lead,
+        height,
+        body,
+        _DOTS,
+        membership_table(result.rows, result.run.attacks),
+    )
+
+
+def _shares(result: Result) -> Figure | None:
+    if not result.metrics:
+        return None
+    pairs: Sequence[Pair] = [_pair(share, share.name) for share in result.metrics]
+    height, body = charts.pairs_of_dots(pairs, None, True)
+    ability = next((share for share in result.metrics if share.name == "pass@1"), None)
+    lead = "What was measured on base and tested model."
+    if ability:
+        low, high = ability.interval("tested")
+        lead = (
+            f"The tested model solves {ability.rate('tested'):.1%} of the task cases ({low:.1%} to "
+            f"{high:.1%}), the base {ability.rate('base'):.1%}."
+        )
+    return Figure(
+        "shares",
+        "Before and after",
+        lead,
+        "A line for each measured share, with a dot for base and tested model from 0 to 100 % and "
+        "its 95 % interval. " + lead,
+        height,
+        body,
+        _DOTS,
+        [
+            ["measured", "what it is", *_SHARE_HEAD],
+            *([share.name, share.about, *_share_cells(share)] for share in result.metrics),
+        ],
+    )
+
+
+_FIGURES: tuple[Callable[[Result], Figure | None], ...] = (
+    _shares,
+    _kinds,
+    _flow,
+    _leak_at,
+    _exposure,
+    _tasks,
+    _membership,
+)

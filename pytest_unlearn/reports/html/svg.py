@@ -1,0 +1,122 @@
+"""Small pieces of SVG and HTML: escaped text, marks, axes, and the figure that they make up.
+
+Drawings are 480 units wide, which is legible on a phone and not huge on a desk. Colours come from
+the style sheet's classes, so that light and dark differ there alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 480
+LINE = 18
+Scale = Callable[[float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing with everything that says the same in words.
+
+    `lead` is the finding in a sentence, `description` what the drawing shows for those who cannot
+    see it, `key` pairs of a mark's class and its meaning, `table` the numbers, head first.
+    """
+
+    id: str
+    title: str
+    lead: str
+    description: str
+    height: float
+    body: str
+    key: tuple[tuple[str, str], ...]
+    table: Sequence[Sequence[str]]
+
+    def html(self) -> str:
+        """Return the section."""
+        key = "".join(
+            f'<span class="key"><svg viewBox="0 0 22 14" width="22" height="14" aria-hidden="true">'
+            f"{_KEY_MARKS[mark.partition(' ')[0]].format(mark=mark)}</svg>{escape(text)}</span>"
+            for mark, text in self.key
+        )
+        return (
+            f'<section aria-labelledby="{self.id}"><h2 id="{self.id}">{escape(self.title)}</h2>'
+            f"<p>{escape(self.lead)}</p><figure>"
+            f'<svg class="chart" viewBox="0 0 {WIDTH} {self.height:g}" role="img" '
+            f'aria-labelledby="{self.id}-title {self.id}-desc">'
+            f'<title id="{self.id}-title">{escape(self.title)}</title>'
+            f'<desc id="{self.id}-desc">{escape(self.description)}</desc>{self.body}</svg>'
+            + (f"<figcaption>{key}</figcaption>" if key else "")
+            + f"</figure><details><summary>{escape(self.title)}: the numbers</summary>"
+            f"{table(self.table, self.title)}</details></section>"
+        )
+
+
+_KEY_MARKS = {
+    "dot": '<circle class="{mark}" cx="11" cy="7" r="5"/>',
+    "curve": '<line class="{mark}" x1="0" y1="7" x2="22" y2="7"/>',
+    "bar": '<rect class="{mark}" x="5" y="1" width="12" height="12"/>',
+    "cell": '<rect class="{mark}" x="5" y="1" width="12" height="12"/>',
+}
+
+
+def table(rows: Sequence[Sequence[str]], name: str, id: str = "") -> str:
+    """Return an HTML table that scrolls by itself where the screen is narrow; first row is head."""
+    head, *body = rows
+    attribute = f' id="{id}"' if id else ""
+    cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = "".join(
+        "<tr>"
+        + f'<th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in body
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}, table">'
+        f"<table{attribute}><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def text(x: float, y: float, words: str, anchor: str = "start", css: str = "") -> str:
+    """Return a text; `anchor` is start, middle or end."""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+        + (f' class="{css}"' if css else "")
+        + f">{escape(words)}</text>"
+    )
+
+
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    """Return a straight line."""
+    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def dot(x: float, y: float, css: str, tip: str) -> str:
+    """Return a dot; `tip` shows under a pointer."""
+    title = f"<title>{escape(tip)}</title>"
+    return f'<circle class="dot {css}" cx="{x:.1f}" cy="{y:.1f}" r="5">{title}</circle>'
+
+
+def bar(x: float, y: float, width: float, height: float, css: str, tip: str) -> str:
+    """Return a rectangle."""
+    return (
+        f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">'
+        f"<title>{escape(tip)}</title></rect>"
+    )
+
+
+def curve(points: Iterable[tuple[float, float]], css: str) -> str:
+    """Return a line through points."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline class="curve {css}" points="{path}"/>'
+
+
+def linear(start: float, end: float, low: float, high: float) -> Scale:
+    """Return a scale from values `low`..`high` to places `start`..`end`."""
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def shortened(words: str, room: int) -> str:
+    """Return a label that fits; its table has the whole."""
+    return words if len(words) <= room else words[: room - 1] + "…"

@@ -1,0 +1,33 @@
+"""The manifest as properties of JUnit's test suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pytest_unlearn.reports.result import Result
+
+
+def add_manifest(plugins: Iterable[Any], result: Result) -> None:
+    """Add the manifest to the suite of each JUnit report that this process writes.
+
+    `record_testsuite_property` is lost under pytest-xdist (pytest#7767), because only the
+    controller writes the file; so the writers among its plugins are asked themselves.
+    """
+    for plugin in plugins:
+        add = getattr(plugin, "add_global_property", None)
+        if callable(add):
+            add("unlearn.verdict", result.verdict)
+            for name, value in _flat("unlearn", result.provenance):
+                add(name, value)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{name}.{key}", item)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _flat(f"{name}.{number}", item)
+    elif value is not None:
+        yield name, str(value)

@@ -1,0 +1,176 @@
+"""The manifest of a run: what was tested with what, where, and what it cost. No value, no key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_unlearn import __version__
+from pytest_unlearn.phases import Phases, peak_gpu_memory, peak_memory
+from pytest_unlearn.store import digest_of, file_sha256
+
+if TYPE_CHECKING:
+    from pytest_unlearn.dataset import Dataset
+    from pytest_unlearn.model_pair import Models, State
+    from pytest_unlearn.options import Settings
+
+REDACTED = "<redacted>"
+_PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
+# Settings that are no setting of the measurement, or must not be told.
+_UNTOLD = {"fingerprint_key"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clock:
+    """When a run began: seconds of the monotonic clock, and the moment in UTC."""
+
+    ticks: float
+    moment: datetime
+
+    @classmethod
+    def now(cls) -> Clock:
+        """Return the clock of this moment."""
+        return cls(time.perf_counter(), datetime.now(UTC))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since then."""
+        return time.perf_counter() - self.ticks
+
+
+def manifest(
+    settings: Settings,
+    dataset: Dataset,
+    models: Models,
+    phases: Phases,
+    clock: Clock,
+    command: Sequence[str],
+    measured: bool,
+) -> dict[str, Any]:
+    """Return the manifest as JSON data.
+
+    `models` are asked for their keys (digests of weights, tokenizer and adapter, device, dtype,
+    libraries) only when something was `measured`: before that, a key could start an unlearning.
+    `memory` and `gpu_memory` are the most bytes that one process held.
+    """
+    spent = phases.all()
+    gpu = [m for m in (peak_gpu_memory(), *(p.gpu_memory for p in spent)) if m is not None]
+    return {
+        "pytest_unlearn": __version__,
+        "started": clock.moment.isoformat(timespec="seconds"),
+        "seconds": round(clock.seconds, 3),
+        "memory": max([peak_memory(), *(phase.memory for phase in spent)]),
+        "gpu_memory": max(gpu, default=None),
+        "phases": [
+            {**dataclasses.asdict(phase), "seconds": round(phase.seconds, 3)} for phase in spent
+        ],
+        "models": _model_keys(settings, dataset, models) if measured else {},
+        "data": _data(settings, dataset),
+        "settings": {
+            item.name: _plain(getattr(settings, item.name))
+            for item in dataclasses.fields(settings)
+            if item.name not in _UNTOLD
+        },
+        "command": shlex.join(
+            ["pytest", *(redacted(part, settings.fingerprint_key, dataset) for part in command)]
+        ),
+        "versions": _versions(),
+        "host": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "processor": platform.machine(),
+        },
+    }
+
+
+def redacted(text: str, key: str | None, dataset: Dataset) -> str:
+    """Return a text from outside (a command line, an error) without key, and without any value."""
+    if key:
+        text = text.replace(key, REDACTED)
+    for value in dataset.values:
+        if value in text:
+            text = text.replace(value, REDACTED)
+    return text
+
+
+def _model_keys(settings: Settings, dataset: Dataset, models: Models) -> dict[str, Any]:
+    states: list[State] = ["base", "unlearned"]
+    if settings.retrained is not None:
+        states.append("retrained")
+    # Models that a conftest put in place may have anything in their keys.
+    return {
+        state: _each_text(
+            models.key(state), lambda text: redacted(text, settings.fingerprint_key, dataset)
+        )
+        for state in states
+    }
+
+
+def _each_text(data: Any, change: Callable[[str], str]) -> Any:
+    """Return JSON data with each text in it changed."""
+    if isinstance(data, dict):
+        return {change(key): _each_text(item, change) for key, item in data.items()}
+    if isinstance(data, list | tuple):
+        return [_each_text(item, change) for item in data]
+    return change(data) if isinstance(data, str) else data
+
+
+def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """Return digests of what was asked.
+
+    One digest covers all records together: that of a single short value could be guessed.
+    """
+    files = [
+        path
+        for name in ("forget", "retain", "control", "tasks")
+        for path in getattr(settings, name)
+        if isinstance(path, Path)  # not the name of a bundled set
+    ]
+    return {
+        "records": digest_of(
+            [[r.id, r.split, r.before.reveal(), r.value.reveal()] for r in dataset.records]
+        ),
+        "tasks": digest_of([[case.id, case.prompt] for case in dataset.tasks]),
+        "counts": {
+            "forget": len(dataset.probes_of("forget")),
+            "retain": len(dataset.probes_of("retain")),
+            "control": len(dataset.probes_of("control")),
+            "tasks": len(dataset.tasks),
+        },
+        "files": [{"name": path.name, "sha256": file_sha256(path)} for path in files],
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # xdist is optional
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON data: gates as they were written, functions by their name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(text := getattr(value, "text", None), str):
+        return text
+    if dataclasses.is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    return getattr(value, "__name__", None) or str(value)

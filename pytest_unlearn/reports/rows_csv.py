@@ -1,0 +1,73 @@
+"""The report `csv`: a line a case, for a spreadsheet (RFC 4180)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.reports.result import Case, Result
+
+_COLUMNS = (
+    "id",
+    "type",
+    "status",
+    "split",
+    "family",
+    "kind",
+    "carrier",
+    "planted",
+    "knowledge",
+    "owner",
+    "task",
+    "shown",
+    "base",
+    "tested",
+    "how",
+    "leaked_kind",
+    "leaked_owner",
+    "base_log_probability",
+    "tested_log_probability",
+)
+_VALUES = ("value", "base_text", "tested_text")
+
+
+def render(result: Result) -> str:
+    """Return the table; columns with values only where the user asked for them."""
+    columns = [*_COLUMNS, *(_VALUES if result.run.values_shown else ())]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    for case in result.cases:
+        writer.writerow({name: _safe(cell) for name, cell in _cells(case).items()})
+    return text.getvalue()
+
+
+def _cells(case: Case) -> dict[str, Any]:
+    cells: dict[str, Any] = {"id": case.id, "status": case.status, "shown": case.shown}
+    cells |= {name: getattr(case, name) for name in _VALUES}
+    row = case.row
+    if isinstance(row, TaskRow):
+        cells |= {"type": "task", "task": row.task, "base": row.base, "tested": row.unlearned}
+    elif isinstance(row, ProbeRow):
+        same = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner")
+        cells |= {name: getattr(row, name) for name in same}
+        cells |= {
+            "type": "probe",
+            "base": row.base["label"],
+            "tested": row.unlearned["label"],
+            "how": row.unlearned.get("how"),
+            "leaked_kind": row.unlearned.get("kind"),
+            "leaked_owner": row.unlearned.get("owner"),
+            "base_log_probability": (row.base_exact or {}).get("log_probability"),
+            "tested_log_probability": (row.unlearned_exact or {}).get("log_probability"),
+        }
+    return cells
+
+
+def _safe(cell: Any) -> Any:
+    """Keep a spreadsheet from running a text as a formula (OWASP, CSV injection)."""
+    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + cell
+    return cell

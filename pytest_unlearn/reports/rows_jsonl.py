@@ -1,0 +1,45 @@
+"""The report `jsonl`: a line for the run, a line a gate, a line a case.
+
+`results.schema.json` is the schema of a line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pytest_unlearn.gates.rows import ProbeRow
+from pytest_unlearn.reports.result import Case, Result
+from pytest_unlearn.reports.summary import as_json, gate_data, head
+
+SCHEMA = "pytest-unlearn/results"
+# Raise when a field is renamed, removed, or means something else; a new field raises nothing.
+SCHEMA_VERSION = 1
+
+
+def render(result: Result) -> str:
+    """Return the lines."""
+    first = {
+        "record": "run",
+        "schema": SCHEMA,
+        "version": SCHEMA_VERSION,
+        **head(result),
+        "search": result.search,
+        "provenance": result.provenance,
+    }
+    gates = [{"record": "gate", **gate_data(gate)} for gate in result.gates]
+    lines = [first, *gates, *map(case_data, result.cases)]
+    return "".join(as_json(line, indent=None) for line in lines)
+
+
+def case_data(case: Case) -> dict[str, Any]:
+    """Return a case's line: its row where it was measured, and how its value may be shown."""
+    data: dict[str, Any] = {"record": "case", "id": case.id, "status": case.status, **case.about}
+    if case.row is not None:
+        data |= {"type": "probe" if isinstance(case.row, ProbeRow) else "task", **asdict(case.row)}
+    else:
+        data["type"] = "probe" if case.shown else "task"
+    if case.shown:
+        data["shown"] = case.shown
+    told = {"value": case.value, "base_text": case.base_text, "tested_text": case.tested_text}
+    return data | {name: text for name, text in told.items() if text is not None}

@@ -1,0 +1,67 @@
+"""The report `summary`: gates, metrics and the manifest as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from pytest_unlearn.reports.result import GateFact, Result, Share
+
+SCHEMA = "pytest-unlearn/summary"
+# Raise when a field is renamed, removed, or means something else; a new field raises nothing.
+SCHEMA_VERSION = 1
+
+
+def render(result: Result) -> str:
+    """Return the JSON text."""
+    return as_json(
+        {
+            "schema": SCHEMA,
+            "version": SCHEMA_VERSION,
+            **head(result),
+            "gates": [gate_data(gate) for gate in result.gates],
+            "metrics": [share_data(share) for share in result.metrics],
+            "search": result.search,
+            "provenance": result.provenance,
+        }
+    )
+
+
+def head(result: Result) -> dict[str, Any]:
+    """Return the verdict, whether the run was whole, and what was run."""
+    return {
+        "verdict": result.verdict,
+        "caveat": result.caveat,
+        "run": asdict(result.run),
+        "measured": len(result.rows),
+        "errors": result.errors,
+    }
+
+
+def gate_data(gate: GateFact) -> dict[str, Any]:
+    """Return a gate as JSON data."""
+    return asdict(gate)
+
+
+def share_data(share: Share) -> dict[str, Any]:
+    """Return a share with the 95 % interval of each model, as JSON data."""
+    return {
+        **asdict(share),
+        "base_interval": share.interval("base"),
+        "tested_interval": share.interval("tested"),
+    }
+
+
+def as_json(data: Any, indent: int | None = 2) -> str:
+    """Return JSON text that every reader takes: no infinity, no NaN; ASCII; a line break last."""
+    return json.dumps(_finite(data), indent=indent, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
