@@ -16,7 +16,7 @@ from pytest_unlearn.models.tiny import recipe
 from pytest_unlearn.people.manifest import tiny_records
 from pytest_unlearn.probes.families import direct_probes
 from pytest_unlearn.sandbox import Sandbox
-from pytest_unlearn.tasks.extraction import solution_source
+from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.format import bundled_cases, bundled_tasks
 
 RECORDED = json.loads(recipe.RECORDED.read_text())
@@ -83,7 +83,7 @@ def test_codes_before_unlearning(tiny: LanguageModel) -> None:
     with Sandbox() as sandbox:
         passed = [
             sandbox.run(
-                solution_source(case.prompt, text, case.entry_point), case.entry_point, case.tests
+                solution(case.prompt, text, case.entry_point).source, case.entry_point, case.tests
             ).passed
             for case, text in zip(cases, texts, strict=True)
         ]

@@ -67,9 +67,7 @@ def gate(name: str, text: str, verdict: str, advice: str = "") -> GateFact:
     return GateFact(
         name,
         text,
-        name.partition("[")[0],
-        operator,
-        0.05,
+        operator + text.rpartition(operator)[2],
         verdict,
         verdict not in ("PASS", "NOT EVALUATED"),
         20,
