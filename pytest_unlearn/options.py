@@ -45,7 +45,7 @@ _OPTIONS: tuple[_Option, ...] = (
         "METHOD",
         "how to unlearn before testing: ga+kl, npo+gd, rmu, ... (a wrong name lists them all), or "
         "none to audit the model as it is; options after a colon, as in npo+gd:steps=80,lr=1e-4 "
-        "(default: npo+gd, or none with --unlearn-baseline)",
+        "(default: ga+gd, or none with --unlearn-baseline)",
     ),
     _Option(
         "unlearn_baseline",

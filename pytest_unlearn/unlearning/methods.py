@@ -36,7 +36,7 @@ from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, chang
 
 # Audits the model as it is.
 NONE = "none"
-DEFAULT = "npo+gd"
+DEFAULT = "ga+gd"
 GROUP = "pytest_unlearn.methods"
 
 METHODS: dict[str, Method] = {
