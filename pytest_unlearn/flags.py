@@ -42,10 +42,10 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "unlearn_method",
         "METHOD",
-        "how to unlearn before testing: ga, ga+gd, ga+kl, retrain (the planted model's ideal), or "
-        "none to audit the model as it is; "
-        "options after a colon, as in ga+kl:steps=80,lr=1e-4 (default: ga+kl, or none with "
-        "--unlearn-baseline or --unlearn-adapter)",
+        "how to unlearn before testing: ga+gd, npo+kl, rmu, ... (a wrong name lists them all), retrain "
+        "(the planted model's ideal), or none to audit the model as it is; options after a colon, as "
+        "in ga+gd:steps=80,lr=1e-4 (default: ga+gd, or none with --unlearn-baseline or "
+        "--unlearn-adapter)",
     ),
     Flag(
         "unlearn_plant",

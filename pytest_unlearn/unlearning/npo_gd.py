@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Options(ForgetOptions):
     """beta: how soon the forget term levels off (the paper's is 0.1; at 0.5 the forget term lets go
-    once a value is gone, and the retain term has the rest of the steps)."""
+    once a value is gone; near misses of it may still come out)."""
 
     beta: float = option(0.5, above=0)
 

@@ -1,6 +1,6 @@
 """Options of an unlearning run, and the text form in which a user gives them.
 
-`npo+gd` takes a method's defaults, `npo+gd:lr=1e-4,steps=80` changes some of them. Nothing here
+`ga+gd` takes a method's defaults, `ga+gd:lr=1e-4,steps=80` changes some of them. Nothing here
 imports torch: a wrong method is reported before anything heavy is loaded.
 """
 
