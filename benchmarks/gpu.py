@@ -31,18 +31,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pytest_unlearn.models.batching import Batch
+from pytest_unlearn.models.batching import Encoded, collate
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import complete_greedily
-from pytest_unlearn.models.loading import peft_quietly, resolve_device
+from pytest_unlearn.models.loading import resolve_device
 from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.models.scoring import Scorer
-from pytest_unlearn.unlearning.methods import METHODS, Method
+from pytest_unlearn.unlearning.adapters import checkpointed
+from pytest_unlearn.unlearning.method import Method
+from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.policy import Step
+from pytest_unlearn.unlearning.trainer import Trainer
+from pytest_unlearn.unlearning.training_rows import with_base_sums
 
 # Dense bfloat16 peaks in TFLOP/s of NVIDIA's data sheets; the first name that the device's holds.
 PEAKS = {
@@ -162,67 +165,42 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def random_batch(model: Any, tokens: int) -> Batch:
-    """Return one row of random tokens, all of which are learnt."""
-    ids = torch.randint(3, model.config.vocab_size, (1, tokens), device=model.device)
-    return Batch(ids, torch.ones_like(ids), ids)
-
-
-def checkpointing(model: Any, on: bool) -> None:
-    """Switch gradient checkpointing, which transformers 5.24 calls by another name."""
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    if on:
-        options = {f"{kind}_checkpointing_kwargs": {"use_reentrant": False}}
-        getattr(model, f"{kind}_checkpointing_enable")(**options)
-    else:
-        getattr(model, f"{kind}_checkpointing_disable")()
+def random_row(model: Any, tokens: int) -> Encoded:
+    """Return a row of random tokens, all of which are learnt."""
+    ids = torch.randint(3, model.config.vocab_size, (tokens,)).tolist()
+    return Encoded(ids, ids)
 
 
 def train(preset: Preset, model: Any, method: Method, size: Size, peak: float | None) -> str:
-    """Time LoRA steps by a method and return a line; the model is left as it was."""
+    """Time LoRA steps by a method, as runs take them, and return a line; `model` is unchanged."""
     device = model.device.type
     matrices, layers = matrices_of(model), model.config.num_hidden_layers
     heads = model.config.num_attention_heads
     width = heads * getattr(model.config, "head_dim", model.config.hidden_size // heads)
-    config = LoraConfig(
-        r=method.defaults.rank,
-        lora_alpha=2 * method.defaults.rank,
-        target_modules=list(preset.lora_targets),
-        task_type="CAUSAL_LM",
-    )
     memory = Memory(device)
-    with peft_quietly():
-        policy: Any = get_peft_model(model, config)
-    # The layers' inputs must ask for gradients, or checkpointing leaves the adapters at zero.
-    policy.enable_input_require_grads()
-    checkpointing(model, True)
-    policy.train()  # checkpointing works in this state only; no preset has dropout
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=method.defaults.lr, fused=device == "cuda")
-    batches = [random_batch(model, size.tokens) for _ in range(2)]
+    trainer = Trainer(model, method.defaults, "gpu.py", list(preset.lora_targets))
+    policy: Any = trainer.policy
+    (forget,) = with_base_sums(policy, [random_row(model, size.tokens)], 0)
+    retain = random_row(model, size.tokens)
+    batches = [collate([row], 0, model.device) for row in (forget, retain)]
 
     def step() -> None:
-        loss = method.loss(Step(policy, *batches), method.defaults)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        trainer.step([method.loss(Step(policy, *batches), method.defaults)])
 
-    step()  # allocations, choice of kernels
-    started = now(device)
-    for _ in range(size.steps):
-        step()
-    seconds = (now(device) - started) / size.steps
-    moved = any(bool((p != 0).any()) for n, p in policy.named_parameters() if "lora_B" in n)
-    if not moved:
-        raise RuntimeError(f"{preset.name}, {method.name}: the adapter did not move")
-    shape = Shape(matrices, sum(p.numel() for p in trained), width, layers)
+    with checkpointed(policy):
+        step()  # allocations, choice of kernels
+        started = now(device)
+        for _ in range(size.steps):
+            step()
+        seconds = (now(device) - started) / size.steps
+    trainer.check()
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    shape = Shape(matrices, trained, width, layers)
     shares = [
         f"{shape.step_flops(size.tokens, True, recomputed) / seconds / peak:.1%}" if peak else "-"
         for recomputed in (False, True)
     ]
     used = memory.peak()
-    checkpointing(model, False)
-    policy.disable_input_require_grads()
     policy.unload().eval()
     return (
         f"| {preset.name} | {method.name} | {2 * size.tokens / seconds:,.0f} | {shares[0]} | "

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pytest_unlearn.models.batching import collate
 from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.presets import presets
 
@@ -66,7 +67,7 @@ def test_operations_are_counted_right(gpu: ModuleType, name: str) -> None:
         policy: Any = get_peft_model(model, config)
     policy.enable_input_require_grads()  # as in training: gradients reach the first layer
     adapters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    batch = gpu.random_batch(model, tokens)
+    batch = collate([gpu.random_row(model, tokens)], 0)
     with FlopCounterMode(display=False) as counter:
         for _ in range(2):
             policy(**batch.model_inputs()).logits.float().sum().backward()

@@ -237,7 +237,7 @@ def split_files(folder: Path, retain: list[dict[str, str]]) -> list[str]:
         "--unlearn-model=tiny",
         "--unlearn-forget=forget.jsonl",
         "--unlearn-retain=keep.jsonl",
-        "--unlearn-gate=leak.direct<=5%",
+        "--unlearn-gate=leak.direct<=10%",
         "--collect-only",
         "-q",
     ]

@@ -23,7 +23,7 @@ def test_plan_of_small_data(unlearn_run: UnlearnRun) -> None:
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
         [
-            "unlearn: model tiny, *gates 1,*",
+            "unlearn: model tiny, *gates 1",
             "models to run: 2; tokens counted by the model's tokenizer",
             "CPU, * cores: about * MB of memory and * (3.4 M parameters, 32 bits each)",
             "GPU: about *",

@@ -35,7 +35,7 @@ def test_a_gate_on_a_family(unlearn_run: UnlearnRun) -> None:
     """`[probe=infill]` judges that family, and its leaks fail the run."""
     unlearn_run.lookup(leaking=[f"infill-email-forget-{n:03d}" for n in range(0, 40, 2)])
     result = unlearn_run(
-        "--unlearn-probes=direct,infill", "--unlearn-gate=leak.direct[probe=infill]<=5%"
+        "--unlearn-probes=direct,infill", "--unlearn-gate=leak.direct[probe=infill]<=10%"
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["leak.direct?probe=infill? * 20 (33.3%) * 60 * FAIL"])

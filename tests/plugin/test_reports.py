@@ -194,7 +194,7 @@ def test_manifest_and_cost(unlearn_run: UnlearnRun) -> None:
         "tasks": TASKS,
     }
     assert [file["name"] for file in manifest["data"]["files"]][-1] == "tasks.jsonl"
-    assert manifest["settings"]["gates"][0] == "leak.direct<=5%"
+    assert manifest["settings"]["judging"]["gates"][0] == "leak.direct<=10%"
     assert manifest["settings"]["seed"] == 3
     assert "fingerprint_key" not in manifest["settings"]
     assert "--unlearn-seed=3" in manifest["command"]

@@ -67,7 +67,7 @@ def gate(name: str, text: str, verdict: str, advice: str = "") -> GateFact:
     return GateFact(
         name,
         text,
-        operator + text.rpartition(operator)[2],
+        operator + text.rpartition(operator)[2].strip(),
         verdict,
         verdict not in ("PASS", "NOT EVALUATED"),
         20,

@@ -33,13 +33,6 @@ def test_the_verdict_of_all_gates() -> None:
     assert make((passed, untold)).verdict == make(()).verdict == "NO VERDICT"
 
 
-def test_a_limit_as_the_user_wrote_it() -> None:
-    """Not rounded, whatever stands before it."""
-    assert [g.limit_text for g in GATES] == ["<=5%", ">=0.9"]
-    narrowed = gate("leak.direct[kind=email]", "leak.direct[kind=email]<=0.125", "PASS")
-    assert narrowed.limit_text == "<=0.125"
-
-
 def test_shares_count_direct_probes_and_tasks() -> None:
     """4 of 20 forget probes leak directly and 4 indirectly; 7 of 10 task cases are solved."""
     found = {s.name: (s.n, s.base, s.tested) for s in make().metrics}
