@@ -16,11 +16,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
 from pytest_unlearn.dataset import PROBE_TOKENS
@@ -42,18 +41,8 @@ PASSES = ("probability", "extraction strength", "min-k")
 def load_model(name: str, device: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """Return model and tokenizer, in float32 on a CPU and bfloat16 on a GPU."""
     dtype = "float32" if device == "cpu" else "bfloat16"
-    if not name.endswith(".gguf"):
-        weights = load(resolve(name, "--model"), device, dtype)
-        return weights.model, weights.tokenizer
-    path = Path(name)
-    options: dict[str, Any] = {"gguf_file": path.name}
-    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, **options)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, dtype=getattr(torch, dtype), **options
-    )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device).eval(), tokenizer
+    weights = load(resolve(name, "--model"), device, dtype)
+    return weights.model, weights.tokenizer
 
 
 def answers_tokens(tokenizer: Any, examples: Sequence[Example]) -> int:

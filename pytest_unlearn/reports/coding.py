@@ -1,4 +1,4 @@
-"""What is shown about coding beside the gates: pass@k, whole programs, degenerate ones, loss."""
+"""What is shown about coding beside the gates: pass@k, degenerate answers, perplexity."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def with_coding(table: Table, rows: Iterable[ProbeRow | TaskRow], two_states: bo
     """Return the table of what is shown beside the gates, with lines about tasks at its end.
 
     pass@k for each k where there are several samples; pass@k of each set where there are several;
-    the shares of whole programs and of degenerate answers; perplexity of the canonical solutions.
+    the share of degenerate answers; perplexity of the canonical solutions. (The share of whole
+    programs is a metric, `parse.rate`.)
     `two_states`: base and tested model differ.
     """
     tasks = [row for row in rows if isinstance(row, TaskRow)]
-    lines = [*_passed(tasks, two_states), *_shares(tasks), *_perplexity(tasks)]
+    lines = [*_passed(tasks, two_states), *_degenerate(tasks), *_perplexity(tasks)]
     return [*(table or [_HEAD] if lines else table), *lines]
 
 
@@ -66,19 +67,16 @@ def _by_task(tasks: Sequence[TaskRow], score: Callable[[TaskRow], float]) -> dic
     return found
 
 
-def _shares(tasks: Sequence[TaskRow]) -> Table:
-    lines = []
-    for name in ("parses", "degenerate"):
-        pairs = [
-            (base, tested)
-            for row in tasks
-            if (base := getattr(row, f"base_{name}")) is not None
-            and (tested := getattr(row, f"unlearned_{name}")) is not None
-        ]
-        if pairs:
-            cells = [f"{fmean(column):.1%}" for column in zip(*pairs, strict=True)]
-            lines.append([f"solutions: {name}", *cells, str(len(pairs)), "-"])
-    return lines
+def _degenerate(tasks: Sequence[TaskRow]) -> Table:
+    pairs = [
+        (row.base_degenerate, row.unlearned_degenerate)
+        for row in tasks
+        if row.base_degenerate is not None and row.unlearned_degenerate is not None
+    ]
+    if not pairs:
+        return []
+    cells = [f"{fmean(column):.1%}" for column in zip(*pairs, strict=True)]
+    return [["solutions: degenerate", *cells, str(len(pairs)), "-"]]
 
 
 def _perplexity(tasks: Sequence[TaskRow]) -> Table:

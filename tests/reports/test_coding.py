@@ -39,7 +39,6 @@ def test_shares_and_perplexity() -> None:
     ]
     assert with_coding([], rows, two_states=True) == [
         ["also measured", "base", "tested", "n", "95% bound"],
-        ["solutions: parses", "50.0%", "25.0%", "2", "-"],
         ["solutions: degenerate", "0.0%", "25.0%", "1", "-"],
         ["solutions: perplexity", "1.414", "3", "2", "-"],
     ]
