@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 # `ru_maxrss` counts KiB on Linux and bytes on macOS.
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -61,7 +62,15 @@ class Phases:
 
 
 def peak_memory() -> int:
-    """Return the most bytes that this process has held in RAM."""
+    """Return the most bytes that this process has held in RAM.
+
+    On Linux the kernel's count for `getrusage` outlives `exec`: a process that a large one started
+    would seem to be as large.
+    """
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -48,3 +49,12 @@ def test_gpu_memory_is_asked_only_of_a_torch_that_is_there(
     assert phases.peak_gpu_memory() is None
     monkeypatch.delitem(sys.modules, "torch")
     assert phases.peak_gpu_memory() is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_memory_is_that_of_the_process_alone() -> None:
+    """Not of the larger one that started it, as `getrusage` has it."""
+    held = bytearray(b"x" * 300_000_000)
+    code = "from pytest_unlearn.phases import peak_memory; print(peak_memory())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert 2**20 < int(said) < len(held) / 2

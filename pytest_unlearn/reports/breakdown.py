@@ -103,7 +103,7 @@ def exact_table(rows: Iterable[ProbeRow | TaskRow], family: str = "direct") -> T
             "memorized",
             "strength",
             "loss",
-            "exposure",
+            "exposure (chance: 1.44)",
         ]
     ]
     for split in ("forget", "retain", "control"):

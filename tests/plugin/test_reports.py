@@ -258,7 +258,11 @@ def test_an_interrupted_run_keeps_what_it_had(unlearn_run: UnlearnRun, workers: 
     )
     command = [sys.executable, "-m", "pytest", *unlearn_run.arguments(), *EVERY_FORMAT, workers]
     process = subprocess.Popen(
-        [*command, "test_mine.py"], cwd=unlearn_run.pytester.path, stdout=subprocess.DEVNULL
+        [*command, "test_mine.py"],
+        cwd=unlearn_run.pytester.path,
+        stdout=subprocess.DEVNULL,
+        # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 100
     while not (unlearn_run.pytester.path / "waiting").exists() and time.monotonic() < end:
