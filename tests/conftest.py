@@ -12,6 +12,7 @@ import pytest
 
 # Loaded once, before any run inside this process: pytester forgets what a run imports, but the
 # packages keep it as attributes, and two copies of a module (an enum, a registry) do not match.
+import pytest_unlearn.models.scoring  # torch, which does not survive a second import
 import pytest_unlearn.reports.terminal
 import pytest_unlearn.session  # noqa: F401
 
