@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,7 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
             for field in dataclasses.fields(settings)
             if field.name not in _LEFT_OUT
         },
-        "versions": {"python": platform.python_version(), **dict(map(_version, _LIBRARIES))},
+        "versions": {"python": platform.python_version(), **installed_versions(_LIBRARIES)},
     }
 
 
@@ -53,8 +55,10 @@ def _text(value: Any) -> str:
     return f"{value.name}:{listed}"
 
 
-def _version(library: str) -> tuple[str, str]:
-    try:
-        return library, version(library)
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return library, "unknown"
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):  # xdist is optional
+            found[name] = version(name)
+    return found

@@ -150,13 +150,13 @@ def _own_in_disguise(row: Row, state: State, argument: int) -> float | None:
 
 
 def _leak_at(row: Row, state: State, samples: int) -> float | None:
+    from pytest_unlearn.leaks.extraction import leak_at
+
     exact = getattr(row, f"{state}_exact", None)
     if exact is None:
         return None
-    # 1 - (1 - p)^k, without cancellation; None is the log of 0.
-    log_probability = exact["log_probability"]
-    p = 0.0 if log_probability is None else math.exp(min(0.0, log_probability))
-    return 1.0 if p >= 1.0 else -math.expm1(samples * math.log1p(-p))
+    log_probability = exact["log_probability"]  # None is the log of 0
+    return leak_at(-math.inf if log_probability is None else log_probability, samples)
 
 
 def _exposure(row: Row, state: State, argument: int) -> float | None:
@@ -165,8 +165,7 @@ def _exposure(row: Row, state: State, argument: int) -> float | None:
 
 
 def _solved(row: Row, state: State, argument: int) -> float | None:
-    pass_at = getattr(row, "pass_at", None)  # of rows that hold several samples
-    return float(getattr(row, state) == "passed" if pass_at is None else pass_at(state))
+    return row.pass_at(state) if isinstance(row, TaskRow) else None
 
 
 def _parses(row: Row, state: State, argument: int) -> float | None:

@@ -9,12 +9,12 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn import __version__
 from pytest_unlearn.phases import Phases, peak_gpu_memory, peak_memory
+from pytest_unlearn.provenance import installed_versions
 from pytest_unlearn.store import digest_of, file_sha256
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def manifest(
         "command": shlex.join(
             ["pytest", *(redacted(part, settings.fingerprint_key, dataset) for part in command)]
         ),
-        "versions": _versions(),
+        "versions": installed_versions(_PACKAGES),
         "host": {
             "python": platform.python_version(),
             "system": platform.platform(),
@@ -147,16 +147,6 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
         },
         "files": [{"name": path.name, "sha256": file_sha256(path)} for path in files],
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # xdist is optional
-            continue
-    return found
 
 
 def _plain(value: Any) -> Any:

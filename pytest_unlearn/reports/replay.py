@@ -12,6 +12,7 @@ from pytest_unlearn.gates.expressions import Gate
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.verdicts import Measured, judge
 from pytest_unlearn.jsonl import read_any_objects
+from pytest_unlearn.reports.breakdown import aligned
 from pytest_unlearn.reports.building import CASE_FACTS, gate_fact
 from pytest_unlearn.reports.result import Case, GateFact, Result, RunFacts, shares
 from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION
@@ -100,8 +101,4 @@ def table_lines(result: Result) -> list[str]:
         [g.name, g.observed or "-", str(g.n), g.bound or "-", g.limit_text, g.verdict]
         for g in result.gates
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    ]
+    return aligned(table)

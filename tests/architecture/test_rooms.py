@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "sandbox": {"tasks"},
     "models": set(),
     "unlearning": {"models"},
-    "gates": {"tasks"},
+    "gates": {"tasks", "leaks"},
     "searching": {"people", "probes", "leaks"},
     "strategies": {"people", "probes", "leaks"},
     "dataset": {"people", "probes", "tasks", "models", "options"},
