@@ -86,11 +86,6 @@ def check_keys(
             raise error(f'{where}: "{inside}{key}": the key is missing; add {hint}')
 
 
-def string_field(data: Mapping[str, Any], key: str, where: str, error: type[ValueError]) -> str:
-    """Return the string under `key`; raises `error` when it is none or holds half a character."""
-    return checked_string(data[key], key, where, error)
-
-
 def checked_string(value: Any, field: str, where: str, error: type[ValueError]) -> str:
     """Return `value`; raises `error`, naming `field`, when it is no string or not encodable."""
     if not isinstance(value, str):

@@ -295,7 +295,7 @@ class ModelPair:
             }
         )
 
-    @property
+    @functools.cached_property
     def _texts(self) -> TrainingTexts:
         choice = self._settings.method
         unseen = choice.options is not None and choice.options.stop == "unseen"

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from datetime import date
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-BASE32 = string.ascii_uppercase + "234567"
 BASE64URL = BASE62 + "-_"
 _GROUPING = str.maketrans("", "", " -")
 

@@ -333,11 +333,9 @@ def _write_table(
     verdicts: Sequence[Verdict] = (),
 ) -> None:
     """Write aligned columns; with `verdicts`, the last cell of each row takes its colour."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for number, row in enumerate(table):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+    for number, (row, line) in enumerate(zip(table, aligned(table), strict=True)):
         if number and verdicts:
-            reporter.write("  ".join(cells[:-1]) + "  ")
-            reporter.write_line(cells[-1].rstrip(), **{_COLOURS[verdicts[number - 1]]: True})
+            reporter.write(line.removesuffix(row[-1]))
+            reporter.write_line(row[-1], **{_COLOURS[verdicts[number - 1]]: True})
         else:
-            reporter.write_line("  ".join(cells).rstrip())
+            reporter.write_line(line)
