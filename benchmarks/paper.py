@@ -1,9 +1,11 @@
 """The table of arXiv 2502.05739: models x methods, leaks before and after, ability that stayed.
 
     python benchmarks/paper.py [--models tiny ...] [--methods ga ga+gd ga+kl ...] [--out FOLDER]
-                               [-- further flags of pytest, such as --unlearn-plant]
+                               [-- further flags of pytest, for every pair]
 
-Runs the main job once a pair, in turn, each in a process of its own. Writes FOLDER/paper.md (the
+A model may come with flags of its own: `--models tiny "smollm2 --unlearn-plant"`; a model that
+knows nobody of the forget set has to be planted. Runs the main job once a pair, in turn, each in a
+process of its own. Writes FOLDER/paper.md (the
 table, and the command that made it) and FOLDER/paper.svg (leaks against retained ability, a mark a
 pair). Each cell is a count and a rate; the store makes a second run cheap. A pair whose run ends in
 an error has that word in its line, and the script then ends with 1.
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -86,11 +89,12 @@ def measure(model: str, method: str, folder: Path, flags: list[str]) -> Line:
     counts.unlink(missing_ok=True)
     (folder / "paper_collector.py").write_text(COLLECTOR)
     paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    name, *own = shlex.split(model)
     command = [
         sys.executable, "-m", "pytest", "-q", "-p", "paper_collector",
-        f"--unlearn-model={model}", f"--unlearn-method={method}", *flags,
+        f"--unlearn-model={name}", f"--unlearn-method={method}", *own, *flags,
     ]  # fmt: skip
-    print(f"{model}, {method} ...", flush=True)
+    print(f"{name}, {method} ...", flush=True)
     run = subprocess.run(
         command,
         env={**os.environ, "PAPER_COUNTS": str(counts), "PYTHONPATH": os.pathsep.join(paths)},
@@ -100,8 +104,8 @@ def measure(model: str, method: str, folder: Path, flags: list[str]) -> Line:
     # 1 is a gate that failed: a result as good as any.
     if run.returncode not in (0, 1) or not counts.exists():
         print((run.stdout + run.stderr)[-2000:], file=sys.stderr)
-        return Line(model, method, None)
-    return Line(model, method, json.loads(counts.read_text()))
+        return Line(Path(name).name, method, None)
+    return Line(Path(name).name, method, json.loads(counts.read_text()))
 
 
 def table(lines: list[Line]) -> str:
@@ -186,7 +190,7 @@ def main() -> int:
             for method in options.methods
         ]
     options.out.mkdir(parents=True, exist_ok=True)
-    made = " ".join(["python benchmarks/paper.py", *sys.argv[1:]])
+    made = shlex.join(["python", "benchmarks/paper.py", *sys.argv[1:]])
     machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {version('torch')}"
     text = f"{table(lines)}\nMade by `{made}` ({machine}).\n"
     (options.out / "paper.md").write_text(text)
