@@ -43,7 +43,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     fmt.name: fmt
     for fmt in (
-        Format("html", "unlearn-report.html", page.render),
+        Format("html", "unlearn-report.html", page.render, render_sweep=page.render_sweep),
         Format(
             "jsonl",
             "unlearn-results.jsonl",

@@ -190,7 +190,7 @@ def test_workers_take_pair_after_pair(sweep: Sweep) -> None:
 
 def test_reports_say_the_pair(sweep: Sweep) -> None:
     """Each row and gate has its pair, and a sweep is judged again from its rows."""
-    names = ("jsonl", "csv", "summary", "github")
+    names = ("html", "jsonl", "csv", "summary", "github")
     flags = [f"--unlearn-report={name}" for name in names]
     sweep(*flags)
     folder = sweep.pytester.path
