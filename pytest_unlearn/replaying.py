@@ -25,10 +25,13 @@ def replay(config: pytest.Config) -> int:
     folder = config.invocation_params.dir
     results = folder / str(given(config, "unlearn_replay"))
     texts = given(config, "unlearn_gate")
+    wanted = given(config, "unlearn_report") or ()
     try:
+        reports = choose_reports(wanted, folder, os.environ)
         before = read_results(results, bool(given(config, "unlearn_show_values")))
         sweeps = before[0].pair is not None
-        reports = choose_reports(given(config, "unlearn_report") or (), folder, os.environ, sweeps)
+        if sweeps:
+            reports = choose_reports(wanted, folder, os.environ, sweeps)
         after = [
             rejudged(one, [parse_gate(text) for text in texts or [gate.text for gate in one.gates]])
             for one in before

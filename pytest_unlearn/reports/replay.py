@@ -60,7 +60,8 @@ class _Lines(NamedTuple):
 
 
 def _check_head(path: Path, number: int, line: dict[str, Any]) -> None:
-    if line.get("schema") != SCHEMA or line.get("version") not in (SCHEMA_VERSION, SWEEP_VERSION):
+    version = SWEEP_VERSION if "pair" in line else SCHEMA_VERSION
+    if line.get("schema") != SCHEMA or line.get("version") != version:
         raise ReplayError(
             f"{path}:{number}: no results of this version; give a file that "
             f"--unlearn-report=jsonl wrote (schema {SCHEMA}, version {SCHEMA_VERSION} or, of a "

@@ -140,12 +140,11 @@ def test_all_pairs_pass(sweep: Sweep) -> None:
     assert short_names(["a/model/", "b/model", "tiny"]) == ["model", "model.2", "tiny"]
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["serial", "workers"])
-def test_one_pair_selected(sweep: Sweep, workers: tuple[str, ...]) -> None:
+def test_one_pair_selected(sweep: Sweep) -> None:
     """`-k` finds a method's name; the other pair is left out in one line and blocks nothing."""
-    result = sweep("-k", "ga+gd", *workers)
+    result = sweep("-k", "ga+gd")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=CASES + 2, deselected=0 if workers else CASES)
+    result.assert_outcomes(passed=CASES + 2, deselected=CASES)
     result.stdout.fnmatch_lines(
         [f"left out, as no case of theirs was run: {LEAKY}", "FOR RELEASE: every gate passed"]
     )
@@ -219,7 +218,9 @@ def test_reports_say_the_pair(sweep: Sweep) -> None:
 
 
 def test_own_tests_get_the_pair(sweep: Sweep) -> None:
-    """A test of a model runs for each pair, and can ask which it is; others run once."""
+    """A test of a model runs for each pair, and can ask which it is; others run once. Pairs stay
+    together whatever order a plugin gives the tests."""
+    sweep.conftest("def pytest_collection_modifyitems(items):\n    items.reverse()\n")
     sweep.pytester.makepyfile(
         test_own="""
         def test_model(unlearn_model, unlearn_pair):
@@ -235,9 +236,9 @@ def test_own_tests_get_the_pair(sweep: Sweep) -> None:
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [
-            "*test_model?tiny-ga+gd? PASSED*",
-            "*test_late PASSED*",
             "*test_other PASSED*",
+            "*test_late PASSED*",
+            "*test_model?tiny-ga+gd? PASSED*",
             "*test_model?tiny-npo+kl? PASSED*",
         ]
     )
@@ -262,23 +263,16 @@ def test_plan_adds_up(sweep: Sweep) -> None:
 
 
 def test_options_tell_methods_apart(sweep: Sweep) -> None:
-    """The same method with other options is another pair; ids hold what `-k` can find."""
-    result = sweep("--collect-only", "-q", methods=("ga+gd:lr=1e-4,steps=9", "ga+gd:lr=2e-4"))
+    """The same method with other options is another pair, in an ini file a line each; ids hold
+    what `-k` can find."""
+    sweep.pytester.makeini("[pytest]\nunlearn_method =\n  ga+gd:lr=1e-4,steps=9\n  ga+gd:lr=2e-4\n")
+    result = sweep("--collect-only", "-q", "-k", "lr-1e-4-steps-9", methods=())
     result.stdout.fnmatch_lines(
         [
             "*test_solved?tiny-ga+gd:lr-1e-4-steps-9-add-0?",
-            "*test_solved?tiny-ga+gd:lr-2e-4-add-0?",
+            f"{CASES}/{2 * CASES} tests collected*",
         ]
     )
-    found = sweep("--collect-only", "-q", "-k", "lr-2e-4", methods=("ga+gd", "ga+gd:lr=2e-4"))
-    found.stdout.fnmatch_lines([f"{CASES}/{2 * CASES} tests collected*"])
-
-
-def test_several_in_an_ini_file(sweep: Sweep) -> None:
-    """A line a method, as in all keys that hold several."""
-    sweep.pytester.makeini("[pytest]\nunlearn_method =\n  ga+gd\n  npo+kl\n")
-    result = sweep("--collect-only", "-q", methods=())
-    result.stdout.fnmatch_lines([f"{2 * CASES} tests collected*"])
 
 
 @pytest.mark.parametrize(
