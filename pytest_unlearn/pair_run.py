@@ -42,6 +42,7 @@ class PairRun:
         self.rows: dict[str, ProbeRow | TaskRow] = {}
         # The cases that were run; one without a row ended in an error.
         self.seen: set[str] = set()
+        self.judged = False
         self.results: list[GateResult] = []
         self.search: SearchSummary | None = None
         # Why tasks were not solved, by row.
@@ -82,6 +83,7 @@ class PairRun:
         if not self.pair.alone and len(self.seen) == len(self._cases):
             interrupted = None
         self._interrupted = interrupted
+        self.judged = True
         measured = self.measured(interrupted)
         judging = self.settings.judging
         self.results = [judge(gate, measured) for gate in judging.gates]

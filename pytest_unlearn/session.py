@@ -147,8 +147,8 @@ class UnlearnSession:
 
     @property
     def judged(self) -> list[PairRun]:
-        """The pairs that have verdicts."""
-        return [run for run in self.runs if run.results]
+        """The pairs that were judged."""
+        return [run for run in self.runs if run.judged]
 
     def run_of(self, pair: Pair) -> PairRun:
         """Return the run of a pair."""

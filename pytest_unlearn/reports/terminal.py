@@ -149,11 +149,13 @@ def _write_run(run: PairRun, reporter: pytest.TerminalReporter) -> None:
 
 def _write_sweep(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     """Write the pairs side by side, the front, and the pairs of which nothing was run."""
-    found = standings([run.result for run in session.judged if run.result is not None])
+    results = [run.result for run in session.judged if run.result is not None]
     reporter.section("all pairs", sep="-")
-    _write_table(reporter, sweep_table(found))
-    reporter.write_line(front_sentence(found))
-    left_out = [run.pair.label for run in session.runs if not run.results]
+    if results:  # else a hook failed before there was one, and pytest says so
+        found = standings(results)
+        _write_table(reporter, sweep_table(found))
+        reporter.write_line(front_sentence(found))
+    left_out = [run.pair.label for run in session.runs if not run.judged]
     if left_out:
         reporter.write_line(f"left out, as no case of theirs was run: {', '.join(left_out)}")
 
