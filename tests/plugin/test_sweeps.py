@@ -129,10 +129,16 @@ def test_each_pair_is_judged_on_its_own(sweep: Sweep) -> None:
 
 def test_all_pairs_pass(sweep: Sweep) -> None:
     """Two models and one method; of models that end alike, each keeps a name of its own."""
-    result = sweep("--unlearn-model=other", methods=("ga+gd",))
+    sweep.conftest(
+        "def pytest_unlearn_judged(settings, results, rows):\n"
+        "    print('judged', settings.model, len(results), len(rows))\n"
+    )
+    result = sweep("-s", "--unlearn-model=other", methods=("ga+gd",))
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
         [
+            f"*judged tiny 2 {CASES}",
+            f"*judged other 2 {CASES}",
             "other/ga+gd *13/14 (92.9%)*FOR RELEASE *-",
             "FOR RELEASE: every gate passed",
         ]
@@ -244,6 +250,19 @@ def test_own_tests_get_the_pair(sweep: Sweep) -> None:
     )
 
 
+def test_trust_is_in_one_model(sweep: Sweep) -> None:
+    """The code of the model that was named may run, not that of the others."""
+    sweep.pytester.makepyfile(
+        test_own="""
+        def test_trust(unlearn_pair):
+            model, trusted = unlearn_pair.settings.model, unlearn_pair.settings.trusted
+            assert trusted == {"x/other": model, "tiny": None}[model]
+        """
+    )
+    flags = ("--unlearn-model=x/other", "--unlearn-trust-remote-code=x/other")
+    sweep("test_own.py", *flags, methods=("none",)).assert_outcomes(passed=2)
+
+
 def test_plan_adds_up(sweep: Sweep) -> None:
     """A plan of a sweep has the work of each pair, and of all."""
     result = sweep("--unlearn-plan")
@@ -287,6 +306,11 @@ def test_options_tell_methods_apart(sweep: Sweep) -> None:
             ["--unlearn-model=x/other", "--unlearn-revision=abc"],
             ("ga",),
             "--unlearn-revision=abc is a commit of one model, and 2 are named*",
+        ),
+        (
+            ["--unlearn-trust-remote-code=x"],
+            ("ga", "npo"),
+            "--unlearn-trust-remote-code=x: no model of this run has that name*",
         ),
         (["--unlearn-report=modelcard"], ("ga", "npo"), "*it is about one model and one method*"),
     ],
