@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import pytest
@@ -12,18 +12,22 @@ from pytest_unlearn.people.manifest import Split
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
+    from pytest_unlearn.grid import Pair
     from pytest_unlearn.probes.families import Probe
 
 # Test items carry their row's id here, so that an item that ends in an error is known by its row.
 CASE_PROPERTY = "unlearn_case"
+# In a sweep, the pair's label stands under this name on tests and gates.
+PAIR_PROPERTY = "unlearn_pair"
 
 _SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
 # What a marker can be narrowed by, and the probe's attribute that it names.
 _FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
 
 
-def parametrize(metafunc: pytest.Metafunc, dataset: Dataset) -> None:
-    """Parametrize a test that asks for `unlearn_probe` or `unlearn_task`.
+def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pair]) -> None:
+    """Parametrize a test that asks for `unlearn_probe` or `unlearn_task`, and in a sweep for a
+    model, over all pairs.
 
     Raises pytest.UsageError for markers that name what is not there.
     """
@@ -32,6 +36,9 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset) -> None:
         raise pytest.UsageError(
             f"{metafunc.definition.nodeid}: ask for unlearn_probe or for unlearn_task, not for both"
         )
+    if len(pairs) > 1 and "unlearn_pair" in metafunc.fixturenames:
+        ids = [pair.id for pair in pairs]
+        metafunc.parametrize("unlearn_pair", pairs, ids=ids, indirect=True, scope="session")
     if "unlearn_probe" in wanted:
         parameters = [
             pytest.param(
@@ -81,13 +88,41 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
 
 
 def tag(item: pytest.Item) -> None:
-    """Write the row's id into an item's properties, where every report of it carries it."""
+    """Write row and pair into an item's properties, where every report of it carries them."""
     callspec = getattr(item, "callspec", None)
+    if callspec is not None and "unlearn_pair" in callspec.params:
+        item.user_properties.append((PAIR_PROPERTY, callspec.params["unlearn_pair"].label))
     for name in ("unlearn_probe", "unlearn_task"):
         if callspec is not None and name in callspec.params:
             row = getattr(callspec.params[name], "id", None)
             if row is not None:  # pytest's stand-in for a case where a split has none
                 item.user_properties.append((CASE_PROPERTY, row))
+
+
+class PairOrder:
+    """Puts the tests of a sweep in order, pair by pair, so that one pair's models are held."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._places = {pair.label: place for place, pair in enumerate(pairs)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Sort the tests; those of one pair, and those of none, which come first, as they were."""
+        items.sort(key=self._place)
+
+    def _place(self, item: pytest.Item) -> int:
+        labels = [str(v) for name, v in item.user_properties if name == PAIR_PROPERTY]
+        return self._places[labels[0]] if labels else 0
+
+
+class RowCollector:
+    """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
+
+    def __init__(self, collect: Callable[[pytest.TestReport], None]) -> None:
+        self._collect = collect
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._collect(report)
 
 
 def show_values(item: pytest.Item, report: pytest.TestReport, wanted: bool) -> None:

@@ -87,24 +87,30 @@ class Engine:
         threads: int | None = None,
         models: Models | None = None,
         core: int | None = None,
+        beside: Engine | None = None,
     ) -> None:
         """`threads`: CPU threads for generation, where several workers share the machine.
         `models`: other models than the settings name. `core`: which of this machine's processor
-        cores solutions run on, where several workers share it.
+        cores solutions run on, where several workers share it. `beside`: another engine of the same
+        data, whose detector, sandbox, verdicts and phases are used: nothing of them is a model's.
 
         Raises ImportNotFoundError when a package that solutions may import is not installed.
         """
         self._dataset = dataset
         self._store = Store(settings.store)
         self._progress = progress
-        self._detector = Detector(dataset.records)
+        self._detector: Detector = beside._detector if beside else Detector(dataset.records)
         self._exposure = settings.exposure
         self._scheme = settings.decoding
         self._gradients = "gradnorm" in settings.membership
         self._retrained = settings.retrained is not None
-        self.sandbox = Sandbox(mode=settings.sandbox, imports=settings.sandbox_imports, core=core)
-        self.phases = Phases()
-        self._verdicts: dict[str, Verdict] = {}
+        self.sandbox: Sandbox = (
+            beside.sandbox
+            if beside
+            else Sandbox(mode=settings.sandbox, imports=settings.sandbox_imports, core=core)
+        )
+        self.phases: Phases = beside.phases if beside else Phases()
+        self._verdicts: dict[str, Verdict] = beside._verdicts if beside else {}
         self._failed: dict[str, str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from pytest_unlearn.options import is_active
 
 if TYPE_CHECKING:
     from pytest_unlearn.engine import Completions
+    from pytest_unlearn.grid import Pair
     from pytest_unlearn.leaks.search import SearchReport
     from pytest_unlearn.model_pair import Completer
     from pytest_unlearn.probes.families import Probe
@@ -22,6 +24,7 @@ __all__ = [
     "unlearn_base_model",
     "unlearn_completions",
     "unlearn_model",
+    "unlearn_pair",
     "unlearn_probe",
     "unlearn_search",
     "unlearn_task",
@@ -55,8 +58,23 @@ def unlearn_task(request: pytest.FixtureRequest) -> TaskCase:
     return case
 
 
+@pytest.fixture(scope="session")
+def unlearn_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """The model and the method that a test is about: `label`, `model`, `method`, `settings`.
+
+    Where several are named, a test that asks for this fixture, or for one that uses it
+    (`unlearn_completions`, `unlearn_search`, `unlearn_model`, `unlearn_base_model`), runs for each
+    pair. One that gets these by `request.getfixturevalue` alone gets the first pair.
+    """
+    session = _session(request.config)
+    pair: Pair = getattr(request, "param", session.pairs[0])
+    yield pair
+    if session.sweeps:  # before the next pair's are loaded
+        session.run_of(pair).release()
+
+
 @pytest.fixture
-def unlearn_completions(request: pytest.FixtureRequest) -> Completions[Any]:
+def unlearn_completions(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completions[Any]:
     """What base and tested model wrote for this test's probe or task, with the outcomes.
 
     `unlearn_completions.unlearned.outcome.label` is the outcome of a probe,
@@ -66,7 +84,7 @@ def unlearn_completions(request: pytest.FixtureRequest) -> Completions[Any]:
     from pytest_unlearn.gates.rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
     from pytest_unlearn.reports import unsolved
 
-    engine = _session(request.config).engine
+    engine = _session(request.config).run_of(unlearn_pair).engine
     completions: Completions[Any]
     row: ProbeRow | TaskRow
     if "unlearn_probe" in request.fixturenames:
@@ -82,7 +100,7 @@ def unlearn_completions(request: pytest.FixtureRequest) -> Completions[Any]:
 
 
 @pytest.fixture
-def unlearn_search(request: pytest.FixtureRequest) -> SearchReport:
+def unlearn_search(request: pytest.FixtureRequest, unlearn_pair: Pair) -> SearchReport:
     """What `--unlearn-search=N` found: prompts that leak what no probe leaked.
 
     `report.records` hold the minimal prompt of each leaking record (`.minimal.prompt.reveal()`),
@@ -94,19 +112,19 @@ def unlearn_search(request: pytest.FixtureRequest) -> SearchReport:
     session = _session(request.config)
     if not session.settings.search:
         pytest.skip("needs --unlearn-search=N")
-    report = session.engine.search(session.settings.search)
+    report = session.run_of(unlearn_pair).engine.search(session.settings.search)
     request.node.user_properties.append((SEARCH_PROPERTY, summarise(report).as_json()))
     return report
 
 
 @pytest.fixture(scope="session")
-def unlearn_model(request: pytest.FixtureRequest) -> Completer:
+def unlearn_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
     """The tested model, loaded and unlearned: a `LanguageModel` with `complete(prompts)`,
     `tokenizer`, and `active()` for the transformers model itself."""
-    return _session(request.config).engine.models.model("unlearned")
+    return _session(request.config).run_of(unlearn_pair).engine.models.model("unlearned")
 
 
 @pytest.fixture(scope="session")
-def unlearn_base_model(request: pytest.FixtureRequest) -> Completer:
+def unlearn_base_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
     """The model before unlearning, or `--unlearn-baseline`."""
-    return _session(request.config).engine.models.model("base")
+    return _session(request.config).run_of(unlearn_pair).engine.models.model("base")

@@ -37,15 +37,17 @@ FLAGS: tuple[Flag, ...] = (
         "NAME",
         "the model to test: a preset (tiny, codeqwen, codellama, aixcoder, qwen2.5-coder, "
         "starcoder2, deepseek-coder, smollm2), a model folder, a PEFT adapter folder, a GGUF file, "
-        "or a hub id; switches the plugin on",
+        "or a hub id; switches the plugin on; repeatable: each model with each method",
+        many=True,
     ),
     Flag(
         "unlearn_method",
         "METHOD",
         "how to unlearn before testing: ga+gd, npo+kl, rmu, ... (a wrong name lists them all), "
         "retrain (the planted model's ideal), or none to audit the model as it is; options after a "
-        "colon, as in ga+gd:steps=80,lr=1e-4 (default: ga+gd, or none with --unlearn-baseline or "
-        "--unlearn-adapter)",
+        "colon, as in ga+gd:steps=80,lr=1e-4; repeatable (default: ga+gd, or none with "
+        "--unlearn-baseline or --unlearn-adapter)",
+        many=True,
     ),
     Flag(
         "unlearn_plant",

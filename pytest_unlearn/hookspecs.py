@@ -25,8 +25,10 @@ def pytest_unlearn_models(
 ) -> Models | None:
     """Return other models than those that `--unlearn-model` names: behind a server, say.
 
-    Called once in each process, before collection: load nothing yet. `Models` says what is asked
-    of the object; `pytest_unlearn.testing.LookupModels` is a small example.
+    Called once in each process for each pair of model and method, before collection: load nothing
+    yet. `settings` are the pair's. `Models` says what is asked of the object;
+    `pytest_unlearn.testing.LookupModels` is a small example. If it has a method `release()`, that
+    is called when a pair's tests are over: let go of what the next pair needs the memory for.
 
     .. versionadded:: 0.1
     """
@@ -34,12 +36,14 @@ def pytest_unlearn_models(
 
 def pytest_unlearn_judged(
     config: pytest.Config,
+    settings: Settings,
     results: Sequence[GateResult],
     rows: Sequence[ProbeRow | TaskRow],
 ) -> None:
-    """Called once, on the controller, when all gates of a run have been judged.
+    """Called on the controller when all gates have been judged, once for each pair of a sweep.
 
-    `rows` hold row names and labels, no personal data. For example, to send them elsewhere::
+    `settings` are the pair's (`settings.model`, `settings.method.name`). `rows` hold row names and
+    labels, no personal data. For example, to send them elsewhere::
 
         def pytest_unlearn_judged(results):
             for result in results:

@@ -9,6 +9,7 @@ loads no model.
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -190,6 +191,18 @@ class ModelPair:
             raise ValueError("no retrained model was named")
         trusted = self._settings.trusted
         return resolve(self._settings.retrained, "--unlearn-retrained", trusted=trusted)
+
+    def release(self) -> None:
+        """Let go of loaded weights; whoever asks for a model again loads it anew."""
+        if not self._loaded:
+            return
+        import torch
+
+        self._loaded.clear()
+        self._adapted = False
+        gc.collect()  # modules and hooks refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     # -- keys --------------------------------------------------------------------------------
 

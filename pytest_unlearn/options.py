@@ -85,13 +85,33 @@ def replays(config: pytest.Config) -> bool:
     return given(config, "unlearn_replay") not in (None, "", STORE)
 
 
+def named_models(config: pytest.Config) -> list[str]:
+    """Return the models that were named, by flag or ini."""
+    return [str(name) for name in given(config, "unlearn_model")]
+
+
+def named_methods(config: pytest.Config) -> list[tuple[str, MethodChoice]]:
+    """Return the methods that were named, as written and as read. Raises SettingsError."""
+    from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
+    from pytest_unlearn.unlearning.options import MethodError
+
+    audits = given(config, "unlearn_baseline") or given(config, "unlearn_adapter")
+    texts = given(config, "unlearn_method") or [NONE if audits else DEFAULT]
+    return [
+        (text.strip(), _checked("--unlearn-method", MethodError, parse_method, text))
+        for text in texts
+    ]
+
+
 def read_settings(config: pytest.Config) -> Settings:
-    """Return the checked settings of an active run. Raises SettingsError."""
+    """Return the checked settings of an active run, of the first model and method that are named.
+
+    `grid.read_grid` makes those of all. Raises SettingsError.
+    """
     from pytest_unlearn.leaks.membership import AttackError, parse_attacks
     from pytest_unlearn.models.sampling import DecodingError, parse_scheme
     from pytest_unlearn.probes.families import FamilyError, parse_families
     from pytest_unlearn.tasks.sets import set_names
-    from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
     from pytest_unlearn.unlearning.options import MethodError
     from pytest_unlearn.unlearning.plant_options import parse_planting
 
@@ -117,15 +137,10 @@ def read_settings(config: pytest.Config) -> Settings:
     for value in given(config, "unlearn_tasks") or ():
         tasks += set_names(value) or (base_folder / value,)
 
-    settings = Settings(
-        model=str(given(config, "unlearn_model")),
+    return Settings(
+        model=named_models(config)[0],
         baseline=baseline,
-        method=_checked(
-            "--unlearn-method",
-            MethodError,
-            parse_method,
-            given(config, "unlearn_method") or (NONE if baseline or adapter else DEFAULT),
-        ),
+        method=named_methods(config)[0][1],
         plant=_checked("--unlearn-plant", MethodError, parse_planting, plant) if plant else None,
         forget=folder_or_file("unlearn_forget"),
         retain=tuple(base_folder / name for name, names in kept.items() if names is None),
@@ -172,11 +187,9 @@ def read_settings(config: pytest.Config) -> Settings:
         show_values=bool(given(config, "unlearn_show_values")),
         fingerprint_key=_fingerprint_key(config),
     )
-    _check_models(settings)
-    return settings
 
 
-def _check_models(settings: Settings) -> None:
+def check_models(settings: Settings) -> None:
     """Raise SettingsError for flags about models that exclude each other."""
     if settings.adapter is not None and settings.method.method is not None:
         raise SettingsError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pytest_unlearn.models.presets import presets
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Chunk, Dataset
+    from pytest_unlearn.grid import Pair
     from pytest_unlearn.options import Settings
 
 Table = list[list[str]]
@@ -175,23 +176,98 @@ def _work(name: str, chunks: Sequence[Chunk], count: Callable[[Sequence[str]], l
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes of memory and seconds on a machine."""
+
+    machine: Machine
+    memory: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.machine.name}: about {_amount(self.memory)} of memory and "
+            f"{_duration(self.seconds)}"
+        )
+
+
 def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     """Return the plan of a run: lines of text, and tables of work and of gates."""
+    states = 2 if settings.compares_two_states else 1
     size = model_size(settings.model)
     work = work_of(dataset, size.count if size else count_bytes)
-    states = 2 if settings.compares_two_states else 1
-    heads = ["on each model" if states == 2 else "on the model", "cases", "chunks"]
-    table = [[*heads, "prompt tokens", "new tokens, at most"]]
-    table += [
-        [w.name, *(f"{n:,}" for n in (w.cases, w.chunks, w.prompt_tokens, w.new_tokens))]
-        for w in work
+    costs = _costs(settings, dataset, work, states, size)
+    return _lines(states, size, costs), [_work_table(work, states), _gate_table(settings, dataset)]
+
+
+def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list[Table]]:
+    """Return the plan of a sweep: lines of each pair and of all, a table a model, and the gates.
+
+    What a base writes is kept: it is counted with the first pair that has it.
+    """
+    lines: list[str] = []
+    work: dict[str, list[Work]] = {}
+    sizes: dict[str, ModelSize | None] = {}
+    bases: set[str] = set()
+    costs: list[list[Cost]] = []
+    states, prompts, new = 0, 0, 0
+    for pair in pairs:
+        settings = pair.settings
+        if settings.model not in work:
+            sizes[settings.model] = size = model_size(settings.model)
+            work[settings.model] = work_of(dataset, size.count if size else count_bytes)
+        size, mine = sizes[settings.model], work[settings.model]
+        base = settings.baseline or settings.model
+        runs = settings.compares_two_states + (base not in bases)
+        bases.add(base)
+        costs.append(_costs(settings, dataset, mine, runs, size))
+        lines += [f"{pair.label}: {line}" for line in _lines(runs, size, costs[-1])]
+        states += runs
+        prompts += runs * sum(w.prompt_tokens for w in mine)
+        new += runs * sum(w.new_tokens for w in mine)
+    lines.append(
+        f"all {len(pairs)} pairs: models to run: {states} (a base once for all its methods), "
+        f"{prompts:,} prompt tokens, {new:,} new tokens at most"
+    )
+    if all(costs):  # one pair's models are held at a time
+        lines += [
+            "all pairs, " + str(Cost(each[0].machine, max(c.memory for c in each), seconds))
+            for each in zip(*costs, strict=True)
+            for seconds in [sum(c.seconds for c in each)]
+        ]
+    tables = [_work_table(each, 1, model) for model, each in work.items()]
+    return lines, [*tables, _gate_table(pairs[0].settings, dataset)]
+
+
+def _lines(states: int, size: ModelSize | None, costs: Sequence[Cost]) -> list[str]:
+    first = f"models to run: {states}; tokens {_how_counted(size)}"
+    if size is None:
+        return [first, "memory and time: not estimated, as the model is not on this machine"]
+    return [
+        first,
+        *(
+            f"{cost} ({size.parameters / 1e6:,.1f} M parameters, "
+            f"{8 * cost.machine.bytes_a_weight} bits each)"
+            for cost in costs
+        ),
     ]
+
+
+def _work_table(work: Sequence[Work], states: int, model: str = "the model") -> Table:
+    heads = ["on each model" if states == 2 else f"on {model}", "cases", "chunks"]
+    return [
+        [*heads, "prompt tokens", "new tokens, at most"],
+        *(
+            [w.name, *(f"{n:,}" for n in (w.cases, w.chunks, w.prompt_tokens, w.new_tokens))]
+            for w in work
+        ),
+    ]
+
+
+def _gate_table(settings: Settings, dataset: Dataset) -> Table:
     cases = [*dataset.probes, *dataset.tasks]
     gates: Table = [["gate", "cases", "people or tasks", "needed", "may leak or be lost"]]
-    gates += [_gate_cells(plan_gate(gate, cases)) for gate in settings.judging.gates]
-    lines = [f"models to run: {states}; tokens {_how_counted(size)}"]
-    lines += list(_estimates(settings, dataset, work, states, size))
-    return lines, [table, gates]
+    return gates + [_gate_cells(plan_gate(gate, cases)) for gate in settings.judging.gates]
 
 
 def _gate_cells(found: GatePlan) -> list[str]:
@@ -205,21 +281,22 @@ def _how_counted(size: ModelSize | None) -> str:
     return "counted by the model's tokenizer"
 
 
-def _estimates(
+def _costs(
     settings: Settings, dataset: Dataset, work: Sequence[Work], states: int, size: ModelSize | None
-) -> Iterator[str]:
-    """Yield memory and time, for the device of the settings, or for both kinds."""
+) -> list[Cost]:
+    """Return memory and time, for the device of the settings, or for both kinds; none of a model
+    that is not here."""
     if size is None:
-        yield "memory and time: not estimated, as the model is not on this machine"
-        return
+        return []
     kind = settings.device.partition(":")[0]
-    for machine in [MACHINES[kind]] if kind in MACHINES else MACHINES.values():
-        memory = _memory(settings, dataset, work, size, machine)
-        seconds = _seconds(settings, dataset, work, states, size, machine)
-        yield (
-            f"{machine.name}: about {_amount(memory)} of memory and {_duration(seconds)} "
-            f"({size.parameters / 1e6:,.1f} M parameters, {8 * machine.bytes_a_weight} bits each)"
+    return [
+        Cost(
+            machine,
+            _memory(settings, dataset, work, size, machine),
+            _seconds(settings, dataset, work, states, size, machine),
         )
+        for machine in ([MACHINES[kind]] if kind in MACHINES else MACHINES.values())
+    ]
 
 
 def _training_tokens(settings: Settings, dataset: Dataset, size: ModelSize) -> int:

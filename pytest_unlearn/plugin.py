@@ -13,6 +13,7 @@ from pytest_unlearn.fixtures import (
     unlearn_base_model,
     unlearn_completions,
     unlearn_model,
+    unlearn_pair,
     unlearn_probe,
     unlearn_search,
     unlearn_task,
@@ -25,6 +26,7 @@ __all__ = [
     "unlearn_base_model",
     "unlearn_completions",
     "unlearn_model",
+    "unlearn_pair",
     "unlearn_probe",
     "unlearn_search",
     "unlearn_task",
@@ -63,8 +65,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
         state = config.stash[SESSION] = UnlearnSession(config)
         choose_paths(config, searches=bool(state.settings.search))
-        if state.worker is None:
-            config.pluginmanager.register(_Collector(state), "unlearn-collector")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -106,7 +106,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if state := _session(metafunc.config):
         from pytest_unlearn import cases
 
-        cases.parametrize(metafunc, state.dataset)
+        cases.parametrize(metafunc, state.dataset, state.pairs)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -162,16 +162,6 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     with state.judging(session):
         result = yield
     return result
-
-
-class _Collector:
-    """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
-
-    def __init__(self, state: UnlearnSession) -> None:
-        self._state = state
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._state.collect(report)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,9 +8,13 @@ import pytest
 
 from pytest_unlearn.flags import given
 from pytest_unlearn.gates.expressions import GateError, parse_gate
+from pytest_unlearn.reports.breakdown import aligned
 from pytest_unlearn.reports.footer import written_lines
 from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
-from pytest_unlearn.reports.replay import ReplayError, changes, read_results, rejudged, table_lines
+from pytest_unlearn.reports.rejudging import rejudged
+from pytest_unlearn.reports.replay import ReplayError, changes, read_results, table_lines
+from pytest_unlearn.reports.result import verdict_of_all
+from pytest_unlearn.reports.sweep import front_sentence, standings, sweep_table
 
 
 def replay(config: pytest.Config) -> int:
@@ -20,22 +24,36 @@ def replay(config: pytest.Config) -> int:
     """
     folder = config.invocation_params.dir
     results = folder / str(given(config, "unlearn_replay"))
+    texts = given(config, "unlearn_gate")
+    wanted = given(config, "unlearn_report") or ()
     try:
-        reports = choose_reports(given(config, "unlearn_report") or (), folder, os.environ)
+        reports = choose_reports(wanted, folder, os.environ)
         before = read_results(results, bool(given(config, "unlearn_show_values")))
-        texts = given(config, "unlearn_gate") or [gate.text for gate in before.gates]
-        after = rejudged(before, [parse_gate(text) for text in texts])
+        sweeps = before[0].pair is not None
+        if sweeps:
+            reports = choose_reports(wanted, folder, os.environ, sweeps)
+        after = [
+            rejudged(one, [parse_gate(text) for text in texts or [gate.text for gate in one.gates]])
+            for one in before
+        ]
     except (ReplayError, ReportError) as error:
         raise pytest.UsageError(str(error)) from error
     except GateError as error:
         raise pytest.UsageError(f"--unlearn-gate: {error}") from error
-    unwritten = write_reports(reports, after)
-    lines = [f"replay of {results}: {len(after.rows)} rows, no model", ""]
-    lines += [*table_lines(after), *changes(before, after)]
-    lines += [after.caveat] if after.caveat else []
-    lines += [*written_lines(reports, unwritten), after.verdict]
+    unwritten = write_reports(reports, *after)
+    lines = [f"replay of {results}: {sum(len(one.rows) for one in after)} rows, no model", ""]
+    for old, new in zip(before, after, strict=True):
+        lines += [f"{new.label}: {new.verdict}"] if sweeps else []
+        lines += [*table_lines(new), *changes(old, new)]
+        lines += [new.caveat] if new.caveat else []
+        lines += [""] if sweeps else []
+    if sweeps:
+        found = standings(after)
+        lines += [*aligned(sweep_table(found)), front_sentence(found)]
+    verdict = verdict_of_all(after)
+    lines += [*written_lines(reports, unwritten), verdict]
     print("\n".join(lines))
     if unwritten:
         return pytest.ExitCode.USAGE_ERROR
-    blocked = after.verdict == "NOT FOR RELEASE"
+    blocked = verdict == "NOT FOR RELEASE"
     return pytest.ExitCode.TESTS_FAILED if blocked else pytest.ExitCode.OK

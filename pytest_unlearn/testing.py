@@ -64,16 +64,15 @@ class LookupModels:
         }
         self._base_knows = base_knows
         self._log = log
-        # A digest: keys are printed in reports, and what is said may be a value.
-        self._key = {
-            "lookup": digest_of(
-                [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
-            )
-        }
+        # Digests: keys are printed in reports, and what is said may be a value.
+        self._base_key = digest_of(base_knows)
+        self._key = digest_of(
+            [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
+        )
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return a model's key."""
-        return {**self._key, "state": state}
+        """Return a model's key; what the tested model lost is nothing of the base's."""
+        return {"lookup": self._base_key if state == "base" else self._key, "state": state}
 
     def resolve(self) -> None:
         """Nothing has to be found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +239,20 @@ def test_a_planting_without_its_folder_is_made_again(pairs: Pairs) -> None:
     assert pairs.pair().stored_planting() is None
     assert said(pairs.pair(), "base") == VALUES
     assert pairs.trained == ["plant", "plant"]
+
+
+def test_released_weights_are_gone_and_load_again(pairs: Pairs) -> None:
+    """The next pair of a sweep has the memory; who asks once more gets the same model."""
+    pair = pairs.pair("ga:lr=1e-3,steps=2,batch=3,rank=4", plant=None)
+    before = said(pair, "unlearned"), said(pair, "base")
+    model: Any = pair.model("base")
+    held = weakref.ref(model._weights.model)
+    del model
+    assert held() is not None
+    pair.release()
+    assert held() is None
+    assert (said(pair, "unlearned"), said(pair, "base")) == before
+    assert pairs.trained == ["unlearn"]
 
 
 def test_keys_name_the_version() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.github import annotate
-from pytest_unlearn.reports.result import GateFact
+from pytest_unlearn.reports.result import Result
 
 SHOWN = (
     "unlearn: VALUES ARE SHOWN (--unlearn-show-values): reports and failing tests will hold "
@@ -36,10 +36,10 @@ def written_lines(reports: Sequence[Report], unwritten: Sequence[str]) -> Iterat
     yield from unwritten
 
 
-def annotation_lines(gates: Sequence[GateFact], environment: Mapping[str, str]) -> Iterator[str]:
+def annotation_lines(result: Result, environment: Mapping[str, str]) -> Iterator[str]:
     """Yield GitHub's annotations where GitHub reads them."""
     if environment.get("GITHUB_ACTIONS") == "true":
-        yield from annotate(gates)
+        yield from annotate(result.gates, result.label)
 
 
 def _memory(cost: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ class ReportError(ValueError):
 class Format:
     """A kind of file. `render` gives its text, `path` is where it stands unless the user says so.
 
+    `render_sweep` gives the text for all pairs of a sweep; a format without it is about one pair.
+
     `manifest_beside`: the file has no room for the manifest, which is written to a file of its own
     next to it.
     """
@@ -35,16 +37,24 @@ class Format:
     path: str
     render: Callable[[Result], str]
     manifest_beside: bool = False
+    render_sweep: Callable[[Sequence[Result]], str] | None = None
 
 
 FORMATS: dict[str, Format] = {
     fmt.name: fmt
     for fmt in (
-        Format("html", "unlearn-report.html", page.render),
-        Format("jsonl", "unlearn-results.jsonl", rows_jsonl.render),
-        Format("csv", "unlearn-results.csv", rows_csv.render, manifest_beside=True),
-        Format("summary", "unlearn-summary.json", summary.render),
-        Format("github", "unlearn-summary.md", github.render),
+        Format("html", "unlearn-report.html", page.render, render_sweep=page.render_sweep),
+        Format(
+            "jsonl",
+            "unlearn-results.jsonl",
+            rows_jsonl.render,
+            render_sweep=rows_jsonl.render_sweep,
+        ),
+        Format("csv", "unlearn-results.csv", rows_csv.render, True, rows_csv.render_sweep),
+        Format(
+            "summary", "unlearn-summary.json", summary.render, render_sweep=summary.render_sweep
+        ),
+        Format("github", "unlearn-summary.md", github.render, render_sweep=github.render_sweep),
         Format("modelcard", "unlearn-model-card.md", model_card.render),
     )
 }
@@ -65,12 +75,12 @@ class Report:
 
 
 def choose_reports(
-    wanted: Sequence[str], folder: Path, environment: Mapping[str, str]
+    wanted: Sequence[str], folder: Path, environment: Mapping[str, str], sweeps: bool = False
 ) -> tuple[Report, ...]:
     """Read `FORMAT[:PATH]` texts, paths from `folder` on; add GitHub's job summary if there is one.
 
-    Raises ReportError for an unknown format, and for a path that cannot be written or is taken by
-    another report.
+    Raises ReportError for an unknown format, for one that cannot hold a sweep where that is asked
+    for, and for a path that cannot be written or is taken by another report.
     """
     reports = [_parse(text, folder) for text in wanted]
     step_summary = environment.get(STEP_SUMMARY)
@@ -78,6 +88,12 @@ def choose_reports(
         reports.append(Report(FORMATS["github"], Path(step_summary), append=True))
     taken: dict[Path, Report] = {}
     for report in reports:
+        if sweeps and report.format.render_sweep is None:
+            fitting = ", ".join(name for name, fmt in FORMATS.items() if fmt.render_sweep)
+            raise ReportError(
+                f"{report.flag}: it is about one model and one method, and this run has several; "
+                f"write one of {fitting}"
+            )
         _check_writable(report)
         for path in _paths(report):
             if path in taken:
@@ -132,12 +148,13 @@ def _check_writable(report: Report) -> None:
         raise ReportError(f"{report.flag}: no permission to write there; choose another path")
 
 
-def write_reports(reports: Iterable[Report], result: Result) -> list[str]:
-    """Write all reports; return a line for each that could not be written."""
+def write_reports(reports: Iterable[Report], *results: Result) -> list[str]:
+    """Write all reports of a run, or of a sweep's pairs; return a line for each that could not be
+    written."""
     failures = []
     for report in reports:
         try:
-            _write(report, result)
+            _write(report, results)
         except OSError as error:
             failures.append(f"{report.flag}: not written: {error.strerror or error}")
         except Exception as error:  # one format's fault must not cost the others
@@ -145,16 +162,23 @@ def write_reports(reports: Iterable[Report], result: Result) -> list[str]:
     return failures
 
 
-def _write(report: Report, result: Result) -> None:
+def _write(report: Report, results: Sequence[Result]) -> None:
     report.path.parent.mkdir(parents=True, exist_ok=True)
-    text = report.format.render(result)
+    first = results[0]
+    manifest = first.provenance
+    if first.pair is None:
+        text = report.format.render(first)
+    else:
+        assert report.format.render_sweep is not None  # else it was refused
+        text = report.format.render_sweep(results)
+        manifest = {result.label: result.provenance for result in results}
     if report.append:
         with report.path.open("a", encoding="utf-8") as file:
             file.write(text)
         return
-    _replace(report.path, text, private=result.run.values_shown)
+    _replace(report.path, text, private=first.run.values_shown)
     if report.format.manifest_beside:
-        _replace(_manifest_path(report), summary.as_json(result.provenance), private=False)
+        _replace(_manifest_path(report), summary.as_json(manifest), private=False)
 
 
 def _replace(path: Path, text: str, private: bool) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
+from pytest_unlearn.cases import PAIR_PROPERTY
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
+from pytest_unlearn.grid import Pair
 
 
 def explain(result: GateResult) -> str:
@@ -22,7 +24,9 @@ def explain(result: GateResult) -> str:
     return "; ".join(parts)
 
 
-def gate_reports(result: GateResult, source: Path, rootpath: Path) -> Iterator[pytest.TestReport]:
+def gate_reports(
+    result: GateResult, source: Path, rootpath: Path, pair: Pair
+) -> Iterator[pytest.TestReport]:
     """Yield set-up, call and tear-down of a gate: passed, failed, or skipped.
 
     `source` is the file in which gates are set; annotations on a pull request land there. A gate
@@ -30,17 +34,19 @@ def gate_reports(result: GateResult, source: Path, rootpath: Path) -> Iterator[p
     but PASS fails.
     """
     for when in ("setup", "call", "teardown"):
-        yield _report(result, when, source, rootpath)
+        yield _report(result, when, source, rootpath, pair)
 
 
-def _report(result: GateResult, when: str, source: Path, rootpath: Path) -> pytest.TestReport:
+def _report(
+    result: GateResult, when: str, source: Path, rootpath: Path, pair: Pair
+) -> pytest.TestReport:
     outcome: Literal["passed", "failed", "skipped"] = "passed"
     longrepr: Any = None
     if when == "call" and result.blocks:
         outcome, longrepr = "failed", explain(result)
     elif when == "call" and result.verdict is not Verdict.PASS:
         outcome, longrepr = "skipped", (str(source), 1, explain(result))
-    name = f"gate[{result.gate.name}]"
+    name = f"gate[{pair.named(result.gate.name)}]"
     return pytest.TestReport(
         nodeid=f"unlearn::{name}",
         location=(
@@ -60,5 +66,6 @@ def _report(result: GateResult, when: str, source: Path, rootpath: Path) -> pyte
             ("unlearn_bound", result.bound),
             ("unlearn_n", result.n),
             ("unlearn_units", result.units),
+            *([] if pair.alone else [(PAIR_PROPERTY, pair.label)]),
         ],
     )

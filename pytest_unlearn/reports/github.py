@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
 
 from pytest_unlearn.reports.breakdown import forget_rows, relations
-from pytest_unlearn.reports.result import GateFact, Result
+from pytest_unlearn.reports.result import GateFact, Result, verdict_of_all
+from pytest_unlearn.reports.sweep import front_sentence, standings, sweep_table
 
 _MARKS = {"PASS": "✅", "FAIL": "❌"}
 _OTHER_MARK = "⚠️"
@@ -32,6 +34,24 @@ def render(result: Result) -> str:
         lines += ["", "What to do next:", "", *advice]
     lines += ["", "<details><summary>Provenance</summary>", "", *provenance_lines(result)]
     return "\n".join([*lines, "", "</details>", "", ""])
+
+
+def render_sweep(results: Sequence[Result]) -> str:
+    """Return the Markdown of a sweep: the pairs side by side, then each folded away."""
+    found = standings(results)
+    head, *rows = sweep_table(found)
+    lines = [
+        f"## Unlearning: {verdict_of_all(results)}",
+        "",
+        f"{len(results)} pairs of model and method. {front_sentence(found)}.",
+        "",
+        *markdown_table(head, rows),
+        "",
+    ]
+    for result in results:
+        title = f"<details><summary>{escape(result.label)}: {result.verdict}</summary>"
+        lines += [title, "", render(result), "</details>", ""]
+    return "\n".join([*lines, ""])
 
 
 def gate_table(gates: Iterable[GateFact], marked: bool = False) -> list[str]:
@@ -90,10 +110,14 @@ def provenance_lines(result: Result) -> list[str]:
     return lines
 
 
-def annotate(gates: Iterable[GateFact]) -> list[str]:
-    """Return GitHub's workflow commands for the gates that block: errors, shown on the run."""
+def annotate(gates: Iterable[GateFact], pair: str = "") -> list[str]:
+    """Return GitHub's workflow commands for the gates that block: errors, shown on the run.
+
+    `pair`: whose gates they are, in a sweep.
+    """
+    where = f" @ {pair}" if pair else ""
     return [
-        f"::error title={_escaped('unlearn ' + gate.name, property=True)}::"
+        f"::error title={_escaped(f'unlearn {gate.name}{where}', property=True)}::"
         + _escaped(f"{gate.verdict}: {gate.text}; observed {gate.observed or '-'} of {gate.n}")
         + (_escaped(f"; {gate.advice}") if gate.advice else "")
         for gate in gates

@@ -31,12 +31,16 @@ def show(config: pytest.Config) -> int:
 
 
 def _plan(config: pytest.Config) -> Iterator[str]:
-    from pytest_unlearn.plan import plan
+    from pytest_unlearn.plan import plan, plan_sweep
     from pytest_unlearn.reports.terminal import header
     from pytest_unlearn.session import SESSION
 
     session = config.stash[SESSION]
-    lines, tables = plan(session.settings, session.dataset)
+    lines, tables = (
+        plan_sweep(session.pairs, session.dataset)
+        if session.sweeps
+        else plan(session.settings, session.dataset)
+    )
     yield header(session)
     yield from lines
     for table in tables:

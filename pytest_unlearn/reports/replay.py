@@ -1,21 +1,18 @@
-"""Results read back from their JSON Lines, and judged again by the same gates or by others."""
+"""Results read back from their JSON Lines, and what another judgement of them changed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
-from pytest_unlearn.gates.expressions import Gate
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.verdicts import Measured, judge
 from pytest_unlearn.jsonl import read_any_objects
 from pytest_unlearn.reports.breakdown import aligned
-from pytest_unlearn.reports.building import CASE_FACTS, gate_fact
-from pytest_unlearn.reports.result import Case, GateFact, Result, RunFacts, shares
-from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION
+from pytest_unlearn.reports.building import CASE_FACTS
+from pytest_unlearn.reports.result import Case, GateFact, PairName, Result, RunFacts, shares
+from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION, SWEEP_VERSION
 
 _VALUES = ("value", "base_text", "tested_text")
 
@@ -24,30 +21,56 @@ class ReplayError(ValueError):
     """A file holds no results that can be judged again; the message names file and line."""
 
 
-def read_results(path: Path, show_values: bool) -> Result:
-    """Read what `--unlearn-report=jsonl` wrote. Values in it are left behind unless `show_values`.
+def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
+    """Read what `--unlearn-report=jsonl` wrote: the result of a run, or those of a sweep's pairs.
 
-    Raises ReplayError naming file and line.
+    Values in it are left behind unless `show_values`. Raises ReplayError naming file and line.
     """
-    lines = read_any_objects(path, ReplayError, ("record",))
-    number, head = next(lines, (1, {}))
-    if head.get("schema") != SCHEMA or head.get("version") != SCHEMA_VERSION:
-        raise ReplayError(
-            f"{path}:{number}: no results of this version; give a file that "
-            f"--unlearn-report=jsonl wrote (schema {SCHEMA}, version {SCHEMA_VERSION})"
-        )
-    gates, cases = [], []
-    for number, line in lines:
+    found: list[_Lines] = []
+    number = 1
+    for number, line in read_any_objects(path, ReplayError, ("record",)):
+        if not found or line["record"] == "run":
+            _check_head(path, number, line)
+            found.append(_Lines(line, [], []))
+            continue
         try:
             if line["record"] == "gate":
-                gates.append(_made(GateFact, line))
+                found[-1].gates.append(_made(GateFact, line))
             else:
-                cases.append(_case(line, show_values))
+                found[-1].cases.append(_case(line, show_values))
         except (KeyError, TypeError) as error:
             raise ReplayError(
                 f"{path}:{number}: no line of results ({type(error).__name__}: {error}); write the "
                 "file anew by --unlearn-report=jsonl"
             ) from error
+    if not found:
+        _check_head(path, number, {})
+    pairs = found[0].head.get("pairs", 1)
+    if len(found) != pairs:
+        raise ReplayError(f"{path}: {len(found)} runs, and there were {pairs}: the file was cut")
+    return tuple(_result(path, lines, show_values) for lines in found)
+
+
+class _Lines(NamedTuple):
+    """The lines of one run: its first, and what was read of the others."""
+
+    head: dict[str, Any]
+    gates: list[GateFact]
+    cases: list[Case]
+
+
+def _check_head(path: Path, number: int, line: dict[str, Any]) -> None:
+    version = SWEEP_VERSION if "pair" in line else SCHEMA_VERSION
+    if line.get("schema") != SCHEMA or line.get("version") != version:
+        raise ReplayError(
+            f"{path}:{number}: no results of this version; give a file that "
+            f"--unlearn-report=jsonl wrote (schema {SCHEMA}, version {SCHEMA_VERSION} or, of a "
+            f"sweep, {SWEEP_VERSION})"
+        )
+
+
+def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
+    head, cases = lines.head, tuple(lines.cases)
     run = _made(RunFacts, head["run"])
     if len(cases) != run.expected:
         raise ReplayError(
@@ -55,7 +78,10 @@ def read_results(path: Path, show_values: bool) -> Result:
         )
     run = replace(run, attacks=tuple(run.attacks), values_shown=run.values_shown and show_values)
     rows = [case.row for case in cases if case.row is not None]
-    return Result(run, tuple(gates), shares(rows), tuple(cases), head["provenance"], head["search"])
+    pair = _made(PairName, head["pair"]) if "pair" in head else None
+    return Result(
+        run, tuple(lines.gates), shares(rows), cases, head["provenance"], head["search"], pair
+    )
 
 
 def _made(kind: Any, data: dict[str, Any]) -> Any:
@@ -70,18 +96,6 @@ def _case(line: dict[str, Any], show_values: bool) -> Case:
     values = {name: line.get(name) if show_values else None for name in _VALUES}
     about = {name: line[name] for name in CASE_FACTS if name in line}
     return Case(line["id"], line["status"], row, line.get("shown", ""), about, **values)
-
-
-def rejudged(result: Result, gates: Sequence[Gate]) -> Result:
-    """Return the result with the verdicts of these gates on its rows."""
-    measured = Measured(
-        rows=result.rows,
-        expected=[SimpleNamespace(id=case.id, **case.about) for case in result.cases],
-        seen={case.id for case in result.cases if case.status != "not run"},
-        two_states=result.run.two_states,
-        interrupted=result.run.interrupted,
-    )
-    return replace(result, gates=tuple(gate_fact(judge(gate, measured)) for gate in gates))
 
 
 def changes(before: Result, after: Result) -> Iterator[str]:

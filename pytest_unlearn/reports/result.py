@@ -15,6 +15,15 @@ _SIDE = 0.975
 
 
 @dataclass(frozen=True, slots=True)
+class PairName:
+    """A pair of a sweep, as `grid.Pair` names it."""
+
+    label: str
+    model: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """What was run. `interrupted` is the reason why a run stopped early, None for a whole one.
 
@@ -98,7 +107,7 @@ class Result:
     """Everything that a report can say about a run.
 
     `provenance` is the manifest (`reports.provenance`) and `search` the summary of a search for
-    leaking prompts, both as JSON data.
+    leaking prompts, both as JSON data. `pair` is set where the run was one of a sweep's.
     """
 
     run: RunFacts
@@ -107,6 +116,12 @@ class Result:
     cases: tuple[Case, ...]
     provenance: dict[str, Any]
     search: dict[str, Any] | None = None
+    pair: PairName | None = None
+
+    @property
+    def label(self) -> str:
+        """The pair's name in a sweep; empty otherwise."""
+        return self.pair.label if self.pair else ""
 
     @property
     def rows(self) -> list[ProbeRow | TaskRow]:
@@ -137,6 +152,14 @@ class Result:
         if self.errors:
             return f"{self.errors} cases ended in an error and count nowhere."
         return ""
+
+
+def verdict_of_all(results: Sequence[Result]) -> str:
+    """Return what a sweep's verdicts say together: one that blocks blocks, all must pass."""
+    verdicts = {result.verdict for result in results}
+    if "NOT FOR RELEASE" in verdicts:
+        return "NOT FOR RELEASE"
+    return "FOR RELEASE" if verdicts == {"FOR RELEASE"} else "NO VERDICT"
 
 
 def interval(count: int, n: int) -> tuple[float, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
@@ -30,17 +32,31 @@ _COLUMNS = (
     "base_log_probability",
     "tested_log_probability",
 )
+_PAIR = ("pair", "model", "method")
 _VALUES = ("value", "base_text", "tested_text")
 
 
 def render(result: Result) -> str:
     """Return the table; columns with values only where the user asked for them."""
-    columns = [*_COLUMNS, *(_VALUES if result.run.values_shown else ())]
+    return _table((), [result])
+
+
+def render_sweep(results: Sequence[Result]) -> str:
+    """Return the table of all pairs; the first columns name the pair."""
+    return _table(_PAIR, results)
+
+
+def _table(first: Sequence[str], results: Sequence[Result]) -> str:
+    shown = any(result.run.values_shown for result in results)
+    columns = [*first, *_COLUMNS, *(_VALUES if shown else ())]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    for case in result.cases:
-        writer.writerow({name: _safe(cell) for name, cell in _cells(case).items()})
+    for result in results:
+        pair = {} if result.pair is None else dict(zip(_PAIR, astuple(result.pair), strict=True))
+        for case in result.cases:
+            cells = {**pair, **_cells(case)}
+            writer.writerow({name: _safe(cell) for name, cell in cells.items()})
     return text.getvalue()
 
 

@@ -1,35 +1,51 @@
 """The report `jsonl`: a line for the run, a line a gate, a line a case.
 
-`results.schema.json` is the schema of a line.
+Of a sweep, such lines pair by pair, each with its pair. `results.schema.json` is the schema of a
+line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow
 from pytest_unlearn.reports.result import Case, Result
-from pytest_unlearn.reports.summary import as_json, gate_data, head
+from pytest_unlearn.reports.summary import as_json, gate_data, head, pair_data
 
 SCHEMA = "pytest-unlearn/results"
 # Raise when a field is renamed, removed, or means something else; a new field raises nothing.
 SCHEMA_VERSION = 1
+# Of a sweep: there are several lines for runs, and every line has its pair.
+SWEEP_VERSION = 2
 
 
 def render(result: Result) -> str:
     """Return the lines."""
+    return _lines(result, {"version": SCHEMA_VERSION})
+
+
+def render_sweep(results: Sequence[Result]) -> str:
+    """Return the lines of all pairs."""
+    # How many there are, so that a file that was cut short between two is known.
+    told = {"version": SWEEP_VERSION, "pairs": len(results)}
+    return "".join(_lines(result, told) for result in results)
+
+
+def _lines(result: Result, told: dict[str, int]) -> str:
     first = {
         "record": "run",
         "schema": SCHEMA,
-        "version": SCHEMA_VERSION,
+        **told,
         **head(result),
         "search": result.search,
         "provenance": result.provenance,
     }
     gates = [{"record": "gate", **gate_data(gate)} for gate in result.gates]
     lines = [first, *gates, *map(case_data, result.cases)]
-    return "".join(as_json(line, indent=None) for line in lines)
+    pair = pair_data(result)
+    return "".join(as_json({**line, **pair}, indent=None) for line in lines)
 
 
 def case_data(case: Case) -> dict[str, Any]:

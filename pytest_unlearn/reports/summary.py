@@ -4,29 +4,54 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pytest_unlearn.reports.result import GateFact, Result, Share
+from pytest_unlearn.reports.result import GateFact, Result, Share, verdict_of_all
+from pytest_unlearn.reports.sweep import standings
 
 SCHEMA = "pytest-unlearn/summary"
 # Raise when a field is renamed, removed, or means something else; a new field raises nothing.
 SCHEMA_VERSION = 1
+# Of a sweep: what version 1 says of a run stands under `pairs`, once for each.
+SWEEP_VERSION = 2
 
 
 def render(result: Result) -> str:
     """Return the JSON text."""
-    return as_json(
+    return as_json({"schema": SCHEMA, "version": SCHEMA_VERSION, **_body(result)})
+
+
+def render_sweep(results: Sequence[Result]) -> str:
+    """Return the JSON text of a sweep: the verdict of all, and each pair with its standing."""
+    pairs = [
         {
-            "schema": SCHEMA,
-            "version": SCHEMA_VERSION,
-            **head(result),
-            "gates": [gate_data(gate) for gate in result.gates],
-            "metrics": [share_data(share) for share in result.metrics],
-            "search": result.search,
-            "provenance": result.provenance,
+            **pair_data(result),
+            "leak": found.leak,
+            "ability": found.ability,
+            "front": found.front,
+            **_body(result),
         }
-    )
+        for result, found in zip(results, standings(results), strict=True)
+    ]
+    verdict = verdict_of_all(results)
+    return as_json({"schema": SCHEMA, "version": SWEEP_VERSION, "verdict": verdict, "pairs": pairs})
+
+
+def pair_data(result: Result) -> dict[str, Any]:
+    """Return which pair of a sweep a result is of; nothing of a run of one pair."""
+    return {} if result.pair is None else {"pair": asdict(result.pair)}
+
+
+def _body(result: Result) -> dict[str, Any]:
+    return {
+        **head(result),
+        "gates": [gate_data(gate) for gate in result.gates],
+        "metrics": [share_data(share) for share in result.metrics],
+        "search": result.search,
+        "provenance": result.provenance,
+    }
 
 
 def head(result: Result) -> dict[str, Any]:

@@ -36,8 +36,10 @@ from pytest_unlearn.reports.breakdown import (
 from pytest_unlearn.reports.coding import with_coding
 from pytest_unlearn.reports.footer import SHOWN, annotation_lines, cost_lines, written_lines
 from pytest_unlearn.reports.membership import membership_table
+from pytest_unlearn.reports.sweep import front_sentence, standings, sweep_table
 
 if TYPE_CHECKING:
+    from pytest_unlearn.pair_run import PairRun
     from pytest_unlearn.plantings import Planting
     from pytest_unlearn.searching import SearchSummary
     from pytest_unlearn.session import UnlearnSession
@@ -77,7 +79,7 @@ def header(session: UnlearnSession) -> str:
     if settings.adapter is not None:
         baseline = f", adapter {settings.adapter}{baseline}"
     return (
-        f"unlearn: model {settings.model}, method {settings.method.name}{baseline}, probes "
+        f"unlearn: {_tested(session)}{baseline}, probes "
         f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
         f"tasks {len(data.tasks)}, "
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
@@ -86,60 +88,92 @@ def header(session: UnlearnSession) -> str:
     )
 
 
+def _tested(session: UnlearnSession) -> str:
+    """Return what is tested, in words; of a sweep, its pairs."""
+    if session.sweeps:
+        return f"{len(session.pairs)} pairs: {', '.join(pair.label for pair in session.pairs)}"
+    return f"model {session.settings.model}, method {session.settings.method.name}"
+
+
 def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     """Write the section `unlearning`: what was measured, the gates, and last the verdict."""
-    if not session.results:
+    if not session.judged:
         return
-    rows = list(session.rows.values())
     reporter.section("unlearning")
-    reporter.write_line(_run_line(session, len(rows)))
-    if planting := session.engine.models.stored_planting():
+    for run in session.judged:
+        if session.sweeps:
+            reporter.section(run.pair.label, sep="-")
+        _write_run(run, reporter)
+    if session.sweeps:
+        _write_sweep(session, reporter)
+    for line in _about_the_run(session):
+        reporter.write_line(line)
+    named = [(run.pair.named(r.gate.name), r) for run in session.judged for r in run.results]
+    text, colour = conclusion(named)
+    reporter.write_line(text, bold=True, **{colour: True})
+
+
+def _write_run(run: PairRun, reporter: pytest.TerminalReporter) -> None:
+    """Write what one pair of model and method came to, but for the verdict of all gates."""
+    rows = list(run.rows.values())
+    reporter.write_line(_run_line(run, len(rows)))
+    if planting := run.engine.models.stored_planting():
         reporter.write_line(planting_line(planting))
     reporter.write_line("")
-    _write_table(reporter, _gate_table(session.results), [r.verdict for r in session.results])
-    two_states = session.settings.compares_two_states
-    beside = with_coding(_beside(session, rows), rows, two_states)
+    _write_table(reporter, _gate_table(run.results), [r.verdict for r in run.results])
+    beside = with_coding(_beside(run, rows), rows, run.settings.compares_two_states)
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)
-    if session.compared:
+    if run.compared:
         reporter.write_line("")
-        for line in comparison_lines(session, session.compared, rows):
+        for line in comparison_lines(run, run.compared, rows):
             reporter.write_line(line)
-    for table in _taken_apart(session, reporter, rows):
+    for table in _taken_apart(run, reporter, rows):
         reporter.write_line("")
         _write_table(reporter, table)
     whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
-    whole += unsolved.lines(session.unsolved, reporter.config.get_verbosity())
+    whole += unsolved.lines(run.unsolved, reporter.config.get_verbosity())
     for line in whole:
         if line:
             reporter.write_line(line)
-    if session.search:
-        for line in search_lines(session.search):
+    if run.search:
+        for line in search_lines(run.search):
             reporter.write_line(line)
-    for result in session.results:
+    for result in run.results:
         if result.advice:
             reporter.write_line(f"{result.gate.name}: {result.advice}")
-    if session.saved:
-        reporter.write_line(session.saved)
-    for line in _about_the_run(session):
-        reporter.write_line(line)
-    text, colour = conclusion(session.results)
-    reporter.write_line(text, bold=True, **{colour: True})
+    if run.saved:
+        reporter.write_line(run.saved)
+
+
+def _write_sweep(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
+    """Write the pairs side by side, the front, and the pairs of which nothing was run."""
+    results = [run.result for run in session.judged if run.result is not None]
+    reporter.section("all pairs", sep="-")
+    if results:  # else a hook failed before there was one, and pytest says so
+        found = standings(results)
+        _write_table(reporter, sweep_table(found))
+        reporter.write_line(front_sentence(found))
+    left_out = [run.pair.label for run in session.runs if not run.judged]
+    if left_out:
+        reporter.write_line(f"left out, as no case of theirs was run: {', '.join(left_out)}")
 
 
 def _about_the_run(session: UnlearnSession) -> Iterable[str]:
     """Yield what the run cost, where its reports stand, and annotations for GitHub."""
-    if session.result is not None:
-        yield from cost_lines(session.result.provenance)
+    results = [run.result for run in session.judged if run.result is not None]
+    if results:
+        yield from cost_lines(results[-1].provenance)
         yield from written_lines(session.reports, session.unwritten)
-        yield from annotation_lines(session.result.gates, os.environ)
+    for result in results:
+        yield from annotation_lines(result, os.environ)
 
 
-def _run_line(session: UnlearnSession, count: int) -> str:
-    settings = session.settings
+def _run_line(run: PairRun, count: int) -> str:
+    settings = run.settings
     line = f"model {settings.model}  method {settings.method.name}  seed {settings.seed}  n={count}"
-    checkpoint = session.engine.models.stored_checkpoint()
+    checkpoint = run.engine.models.stored_checkpoint()
     if checkpoint:
         line += f"  unlearned in {checkpoint.steps} steps ({checkpoint.seconds:.0f} s)"
         if checkpoint.trained_steps > checkpoint.steps:
@@ -180,17 +214,17 @@ def _size(n: int, units: float) -> str:
     return f"{n} ({units:.4g})" if 0 < units < n else str(n)
 
 
-def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
+def _beside(run: PairRun, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
     """Return what is shown beside the gates: every metric of counts that no gate already judges,
     and that is not another view of one that is shown."""
-    shown = {result.gate.name.partition("[")[0] for result in session.results}
+    shown = {result.gate.name.partition("[")[0] for result in run.results}
     if shown & {"passk.retained", "passk.drop"}:
         shown |= {"passk.retained", "passk.rate"}
     table = [["also measured", "base", "tested", "n", "95% bound"]]
     for metric in METRICS.values():
         if metric.name in shown or metric.type not in ("rate", "floor", "ratio"):
             continue
-        cells = _metric_cells(metric, rows, session.settings.compares_two_states)
+        cells = _metric_cells(metric, rows, run.settings.compares_two_states)
         if cells:
             table.append([metric.name, *cells])
     return table if len(table) > 1 else []
@@ -219,10 +253,10 @@ def _metric_cells(
 
 
 def comparison_lines(
-    session: UnlearnSession, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]
+    run: PairRun, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]
 ) -> Iterable[str]:
     """Yield the change of each judged metric since a saved run, and what else differs."""
-    judged = [result.gate for result in session.results]
+    judged = [result.gate for result in run.results]
     subjects = {gate.name: gate for gate in judged if isinstance(gate, Gate)}
     subjects |= {item.gate.name: item.gate for item in judged if isinstance(item, Change)}
     head = f"since {saved.name}"
@@ -236,13 +270,13 @@ def comparison_lines(
             counts = [str(count) for count in (found.n, found.worse, found.better)]
             table.append([gate.name, *figures, *change, *counts, f"{found.p_value:.2g}"])
     yield from aligned(table)
-    other = differences(saved, session.provenance)
+    other = differences(saved, run.provenance)
     if other:
         yield f"not all else is equal to {saved.name} ({saved.saved_at}): {', '.join(other)}"
 
 
 def _taken_apart(
-    session: UnlearnSession,
+    run: PairRun,
     reporter: pytest.TerminalReporter,
     rows: Sequence[ProbeRow | TaskRow],
 ) -> Iterable[Table]:
@@ -252,7 +286,7 @@ def _taken_apart(
     forget = forget_rows(rows)
     verbose = reporter.config.get_verbosity() > 0
     tables = [exact_table(rows), rates_by(forget, "family")]
-    attacks = session.settings.membership
+    attacks = run.settings.membership
     if verbose or {"gradnorm", "reference"} & set(attacks):
         tables.append(membership_table(rows, attacks))
     if verbose:
@@ -312,13 +346,12 @@ def _details(
         yield f"leaked: {len(leaked)} forget probes; -v lists them"
 
 
-def conclusion(results: Sequence[GateResult]) -> tuple[str, str]:
-    """Return the last line and its colour."""
-    blocking = [result for result in results if result.blocks]
+def conclusion(results: Sequence[tuple[str, GateResult]]) -> tuple[str, str]:
+    """Return the last line and its colour, of judged gates by name."""
+    blocking = [f"{name} {result.verdict.value}" for name, result in results if result.blocks]
     if blocking:
-        names = ", ".join(f"{r.gate.name} {r.verdict.value}" for r in blocking)
-        return f"NOT FOR RELEASE: {names}", "red"
-    passed = [result for result in results if result.verdict is Verdict.PASS]
+        return f"NOT FOR RELEASE: {', '.join(blocking)}", "red"
+    passed = [name for name, result in results if result.verdict is Verdict.PASS]
     if len(passed) == len(results):
         return "FOR RELEASE: every gate passed", "green"
     return (

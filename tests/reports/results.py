@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.reports.result import Case, GateFact, Result, RunFacts, shares
+from pytest_unlearn.reports.building import CASE_FACTS
+from pytest_unlearn.reports.result import (
+    Case,
+    GateFact,
+    PairName,
+    Result,
+    RunFacts,
+    shares,
+)
 
 KINDS = ("email", "phone")
 
@@ -129,3 +138,40 @@ def make(
     }
     rows = [case.row for case in cases if case.row is not None]
     return Result(RunFacts(**facts), gates, shares(rows), cases, PROVENANCE)
+
+
+def sweep() -> list[Result]:
+    """Return a sweep: pairs with leaks of 20 probes and losses of 10 tasks, the last one partial.
+
+    `ga+gd` and the one beside it, of the same figures, are on the front, and so is `wga`; `rmu`
+    leaks as much as that and is less able.
+    """
+    return [
+        pair("ga+gd", leaks=0, lost=2),
+        pair("wga", leaks=1, lost=0),
+        pair("rmu", leaks=1, lost=3),
+        pair("ga<b>", leaks=0, lost=2),
+        pair("npo", leaks=9, lost=9, complete=False),
+    ]
+
+
+def pair(method: str, leaks: int, lost: int, **run: Any) -> Result:
+    """Return the result of one pair of a sweep."""
+    rows: list[ProbeRow | TaskRow] = [
+        replace(probe(n, "forget"), unlearned={"label": "direct" if n < leaks else "clean"})
+        for n in range(20)
+    ]
+    rows += [TaskRow(f"sum-{n}", f"sum-{n}", "passed", "passed") for n in range(lost, 10)]
+    rows += [TaskRow(f"sum-{n}", f"sum-{n}", "passed", "failed") for n in range(lost)]
+    cases = tuple(
+        Case(
+            row.id,
+            "measured",
+            row,
+            "" if isinstance(row, TaskRow) else "<email 0a1b2c3d>",
+            {name: getattr(row, name) for name in CASE_FACTS if hasattr(row, name)},
+        )
+        for row in rows
+    )
+    found = make(cases=cases, method=method, **run)
+    return replace(found, pair=PairName(f"tiny/{method}", "tiny", method))

@@ -17,7 +17,7 @@ import pytest
 from pytest_unlearn.gates.rows import ProbeRow
 from pytest_unlearn.reports.html import figures, page
 from pytest_unlearn.reports.result import Case
-from tests.reports.results import GATES, gate, make
+from tests.reports.results import GATES, gate, make, sweep
 
 STYLE = Path(page.__file__).with_name("style.css").read_text()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -254,6 +254,72 @@ def test_nothing_is_loaded(source: str, tree: Element) -> None:
     assert "default-src 'none'" in policy
 
 
+# -- a sweep ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sweep_source() -> str:
+    return page.render_sweep(sweep())
+
+
+@pytest.fixture(scope="module")
+def sweep_tree(sweep_source: str) -> Element:
+    return Tree(sweep_source).root
+
+
+def test_a_sweep_has_the_table_and_the_plot(sweep_tree: Element) -> None:
+    """The pairs side by side, the front by shape, number and words, and a section a pair."""
+    assert [e.said for e in sweep_tree.all("h2")][:3] == [
+        "✗ NOT FOR RELEASE",
+        "Leak against ability",
+        "✗ tiny/ga+gd: NOT FOR RELEASE",
+    ]
+    pairs = cells(sweep_tree, "Pairs")
+    assert [(row[0], row[1], row[-1]) for row in pairs[1:]] == [
+        ("tiny/ga+gd", "0 (0.0%) <=25.9%", "front"),
+        ("tiny/wga", "1 (5.0%) <=33.1%", "front"),
+        ("tiny/rmu", "1 (5.0%) <=33.1%", "-"),
+        ("tiny/ga<b>", "0 (0.0%) <=25.9%", "front"),
+        ("tiny/npo", "9 (45.0%) <=73.8%", "-"),
+    ]
+    assert cells(sweep_tree, "Leak against ability") == [
+        ["number", "pair", "leak", "ability", "Pareto front"],
+        ["1", "tiny/ga+gd", "0.0%", "80.0%", "yes"],
+        ["2", "tiny/wga", "5.0%", "100.0%", "yes"],
+        ["3", "tiny/rmu", "5.0%", "70.0%", "no"],
+        ["4", "tiny/ga<b>", "0.0%", "80.0%", "yes"],
+        ["5", "tiny/npo", "-", "-", "no"],
+    ]
+    named = "pareto-title pareto-desc"
+    (plot,) = [e for e in sweep_tree.all("svg") if e.attributes.get("aria-labelledby") == named]
+    assert [e.said for e in plot.all("polygon")] == [
+        "tiny/ga+gd, tiny/ga<b>: 0.0% leak, 80.0% retained",
+        "tiny/wga: 5.0% leak, 100.0% retained",
+    ]
+    assert [e.said for e in plot.all("circle")] == ["tiny/rmu: 5.0% leak, 70.0% retained"]
+    numbers = [e.said for e in plot.all("text") if e.attributes.get("class") == "number"]
+    assert numbers == ["1, 4", "3", "2"]
+    (line,) = plot.all("polyline")
+    places = [tuple(map(float, point.split(","))) for point in line.attributes["points"].split()]
+    assert places[0][1] == places[1][1] > places[2][1]
+    assert places[0][0] < places[1][0] == places[2][0]
+    described = next(plot.all("desc")).said
+    assert "1 of 5 pairs were not run whole" in described
+    assert "Pareto front of leak (direct or indirect) against ability: tiny/ga+gd" in described
+    rows = cells(sweep_tree, "Cases")
+    assert rows[0][:3] == ["case", "pair", "type"]
+    assert len(rows) == 1 + 5 * 30
+
+
+def test_a_sweep_is_built_as_well(sweep_tree: Element) -> None:
+    """The rules for all pages hold for it: ids once, headings without a gap, names for tables."""
+    test_structure(sweep_tree)
+    charts = [e for e in sweep_tree.all("svg") if "aria-hidden" not in e.attributes]
+    assert all(chart.attributes["role"] == "img" for chart in charts)
+    names = [e.attributes["aria-label"] for e in sweep_tree.all() if "tabindex" in e.attributes]
+    assert len(names) == len(set(names))
+
+
 # -- for everybody (WCAG 2.2) ----------------------------------------------------------------
 
 
@@ -412,6 +478,19 @@ def test_a_phone(source: str, tmp_path: Path) -> None:
     assert said["reach"]
     assert float(str(said["letters"])) >= 9
     assert said["ground"] == "rgb(246, 247, 248)"
+
+
+@needs_chromium
+def test_a_sweep_on_a_phone(sweep_source: str, tmp_path: Path) -> None:
+    """The plot's numbers are inside and legible, and all can be reached by key."""
+    said = in_browser(
+        sweep_source.replace("<details>", "<details open>"), tmp_path, "--window-size=390,844"
+    )
+    assert said["all"] == "150 of 150"
+    assert said["wide"]
+    assert said["inside"]
+    assert said["reach"]
+    assert float(str(said["letters"])) >= 9
 
 
 @needs_chromium

@@ -54,6 +54,7 @@ class Figure:
 
 _KEY_MARKS = {
     "dot": '<circle class="{mark}" cx="11" cy="7" r="5"/>',
+    "diamond": '<polygon class="{mark}" points="11,0 18,7 11,14 4,7"/>',
     "curve": '<line class="{mark}" x1="0" y1="7" x2="22" y2="7"/>',
     "bar": '<rect class="{mark}" x="5" y="1" width="12" height="12"/>',
     "cell": '<rect class="{mark}" x="5" y="1" width="12" height="12"/>',
@@ -96,6 +97,13 @@ def dot(x: float, y: float, css: str, tip: str) -> str:
     """Return a dot; `tip` shows under a pointer."""
     title = f"<title>{escape(tip)}</title>"
     return f'<circle class="dot {css}" cx="{x:.1f}" cy="{y:.1f}" r="5">{title}</circle>'
+
+
+def diamond(x: float, y: float, css: str, tip: str) -> str:
+    """Return a diamond; `tip` shows under a pointer."""
+    corners = " ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in ((0, -8), (8, 0), (0, 8), (-8, 0)))
+    css = f"diamond {css}".rstrip()
+    return f'<polygon class="{css}" points="{corners}"><title>{escape(tip)}</title></polygon>'
 
 
 def bar(x: float, y: float, width: float, height: float, css: str, tip: str) -> str:
