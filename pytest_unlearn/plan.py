@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.models.presets import presets
 
 if TYPE_CHECKING:
@@ -187,8 +188,10 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
         for w in work
     ]
     cases = [*dataset.probes, *dataset.tasks]
-    gates: Table = [["gate", "cases", "people or tasks", "needed", "may leak or be lost"]]
-    gates += [_gate_cells(plan_gate(gate, cases)) for gate in settings.judging.gates]
+    judging = settings.judging
+    needed = f"needed for {percent(judging.confidence)}"
+    gates: Table = [["gate", "cases", "people or tasks", needed, "may leak or be lost"]]
+    gates += [_gate_cells(plan_gate(gate, cases, judging.confidence)) for gate in judging.gates]
     lines = [f"models to run: {states}; tokens {_how_counted(size)}"]
     lines += list(_estimates(settings, dataset, work, states, size))
     return lines, [table, gates]

@@ -68,7 +68,8 @@ class UnlearnSession:
                 config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
             if self.settings.method.alternates[0] is not None:  # faults now, not after loading
                 self.dataset.training_texts(*self.settings.method.alternates)
-            check_feasible(self.settings.judging.gates, self._cases, self.settings.exposure)
+            judging = self.settings.judging
+            check_feasible(judging.gates, self._cases, self.settings.exposure, judging.confidence)
             self.provenance = provenance(self.settings, self.dataset)
             self.compared = self._saved_run()
             self.engine = Engine(
@@ -241,6 +242,8 @@ class UnlearnSession:
             interrupted=interrupted,
             require_complete=self.settings.judging.require_complete,
             curtailed=self.settings.judging.curtail,
+            confidence=self.settings.judging.confidence,
+            undecided_blocks=self.settings.judging.undecided == "fail",
         )
 
     def _save(self, name: str) -> str:
@@ -270,9 +273,10 @@ class UnlearnSession:
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""
         source = self.config.inipath or Path("unlearn")
+        confidence = self.settings.judging.confidence
         for result in self.results:
             session.testscollected += 1
-            for report in gate_reports(result, source, self.config.rootpath):
+            for report in gate_reports(result, source, self.config.rootpath, confidence):
                 self.config.hook.pytest_runtest_logreport(report=report)
         self.config.hook.pytest_unlearn_judged(
             config=self.config, results=self.results, rows=list(self.rows.values())

@@ -23,7 +23,7 @@ def render(result: Result) -> str:
     ]
     if result.caveat:
         lines += [f"> **Note:** {result.caveat}", ""]
-    lines += [*gate_table(result.gates, marked=True), "", *share_table(result)]
+    lines += [*gate_table(result, marked=True), "", *share_table(result)]
     said = relations(forget_rows(result.rows))
     if said:
         lines += ["", said[0].upper() + said[1:] + "."]
@@ -34,40 +34,31 @@ def render(result: Result) -> str:
     return "\n".join([*lines, "", "</details>", "", ""])
 
 
-def gate_table(gates: Iterable[GateFact], marked: bool = False) -> list[str]:
+def gate_table(result: Result, marked: bool = False) -> list[str]:
     """Return the gates as a Markdown table. `marked`: with a sign before each verdict."""
     return markdown_table(
-        ["gate", "observed", "n", "95 % bound", "limit", "verdict"],
+        ["gate", "observed", "n", result.run.bound_head, "limit", "verdict"],
         [
             [
                 f"`{gate.name}`",
                 gate.observed or "-",
-                str(gate.n),
+                gate.size,
                 gate.bound or "-",
                 gate.limit_text,
                 f"{_MARKS.get(gate.verdict, _OTHER_MARK)} {gate.verdict}"
                 if marked
                 else gate.verdict,
             ]
-            for gate in gates
+            for gate in result.gates
         ],
     )
 
 
 def share_table(result: Result) -> list[str]:
-    """Return the shares before and after, with 95 % intervals, as a Markdown table."""
+    """Return the shares before and after, with their bounds, as a Markdown table."""
     return markdown_table(
-        ["measured", "n", "base", "tested", "95 % interval"],
-        [
-            [
-                f"`{share.name}`",
-                str(share.n),
-                f"{share.base} ({share.rate('base'):.1%})",
-                f"{share.tested} ({share.rate('tested'):.1%})",
-                "{:.1%} to {:.1%}".format(*share.interval("tested")),
-            ]
-            for share in result.metrics
-        ],
+        ["measured", "base", "tested", "n", result.run.bound_head],
+        [[f"`{share.name}`", *share.cells] for share in result.metrics],
     )
 
 
@@ -91,13 +82,15 @@ def provenance_lines(result: Result) -> list[str]:
 
 
 def annotate(gates: Iterable[GateFact]) -> list[str]:
-    """Return GitHub's workflow commands for the gates that block: errors, shown on the run."""
+    """Return GitHub's workflow commands, shown on the run: an error for each gate that blocks, a
+    warning for each that is undecided and let through."""
     return [
-        f"::error title={_escaped('unlearn ' + gate.name, property=True)}::"
+        f"::{'error' if gate.blocks else 'warning'} "
+        f"title={_escaped('unlearn ' + gate.name, property=True)}::"
         + _escaped(f"{gate.verdict}: {gate.text}; observed {gate.observed or '-'} of {gate.n}")
         + (_escaped(f"; {gate.advice}") if gate.advice else "")
         for gate in gates
-        if gate.blocks
+        if gate.blocks or gate.verdict == "UNDECIDED"
     ]
 
 

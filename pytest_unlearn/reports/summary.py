@@ -7,7 +7,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from pytest_unlearn.reports.result import GateFact, Result, Share
+from pytest_unlearn.gates.shares import Share
+from pytest_unlearn.reports.result import GateFact, Result
 
 SCHEMA = "pytest-unlearn/summary"
 # Raise when a field is renamed, removed, or means something else; a new field raises nothing.
@@ -46,12 +47,8 @@ def gate_data(gate: GateFact) -> dict[str, Any]:
 
 
 def share_data(share: Share) -> dict[str, Any]:
-    """Return a share with the 95 % interval of each model, as JSON data."""
-    return {
-        **asdict(share),
-        "base_interval": share.interval("base"),
-        "tested_interval": share.interval("tested"),
-    }
+    """Return a share as JSON data; bounds are one-sided, each end by itself."""
+    return asdict(share)
 
 
 def as_json(data: Any, indent: int | None = 2) -> str:

@@ -19,9 +19,9 @@ from pytest_unlearn.gates.baselines import (
     show_interval,
 )
 from pytest_unlearn.gates.expressions import Gate
-from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric
-from pytest_unlearn.gates.readings import read, sample
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
+from pytest_unlearn.gates.shares import shares, size
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.breakdown import (
@@ -35,6 +35,7 @@ from pytest_unlearn.reports.breakdown import (
 )
 from pytest_unlearn.reports.coding import with_coding
 from pytest_unlearn.reports.footer import SHOWN, annotation_lines, cost_lines, written_lines
+from pytest_unlearn.reports.gate_reports import VERDICT_PROPERTY
 from pytest_unlearn.reports.membership import membership_table
 
 if TYPE_CHECKING:
@@ -57,8 +58,11 @@ def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
 
     A retained person's value that comes out is no leak: it was to be kept.
     """
-    if report.when != "call" or not report.passed:
+    if report.when != "call" or report.failed:
         return None
+    if report.skipped:  # not a test of the user's: a gate that is undecided and let through
+        undecided = (VERDICT_PROPERTY, Verdict.UNDECIDED.value) in report.user_properties
+        return ("undecided", "?", ("UNDECIDED", {"yellow": True})) if undecided else None
     row = row_in(getattr(report, "user_properties", ()))
     if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
         return "leaked", "L", ("LEAKED", {"yellow": True})
@@ -91,14 +95,17 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     if not session.results:
         return
     rows = list(session.rows.values())
+    confidence = session.settings.judging.confidence
     reporter.section("unlearning")
     reporter.write_line(_run_line(session, len(rows)))
     if planting := session.engine.models.stored_planting():
         reporter.write_line(planting_line(planting))
     reporter.write_line("")
-    _write_table(reporter, _gate_table(session.results), [r.verdict for r in session.results])
+    _write_table(
+        reporter, _gate_table(session.results, confidence), [r.verdict for r in session.results]
+    )
     two_states = session.settings.compares_two_states
-    beside = with_coding(_beside(session, rows), rows, two_states)
+    beside = with_coding(_beside(session, rows), rows, two_states, confidence)
     if beside:
         reporter.write_line("")
         _write_table(reporter, beside)
@@ -159,8 +166,8 @@ def planting_line(planting: Planting) -> str:
     return line
 
 
-def _gate_table(results: Sequence[GateResult]) -> list[list[str]]:
-    head = ["gate", "observed", "n", "95% bound", "limit", "verdict"]
+def _gate_table(results: Sequence[GateResult], confidence: float) -> list[list[str]]:
+    head = ["gate", "observed", "n", f"{percent(confidence)} bound", "limit", "verdict"]
     return [head, *(_gate_cells(result) for result in results)]
 
 
@@ -168,67 +175,41 @@ def _gate_cells(result: GateResult) -> list[str]:
     return [
         result.gate.name,
         result.observed or "-",
-        _size(result.n, result.units),
+        size(result.n, result.units),
         result.bound or "-",
         result.gate.limit_text,
         result.verdict.value,
     ]
 
 
-def _size(n: int, units: float) -> str:
-    """Return the number of cases, and what they are worth in people or tasks where that is less."""
-    return f"{n} ({units:.4g})" if 0 < units < n else str(n)
-
-
 def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
     """Return what is shown beside the gates: every metric of counts that no gate already judges,
     and that is not another view of one that is shown."""
+    judging, two_states = session.settings.judging, session.settings.compares_two_states
     shown = {result.gate.name.partition("[")[0] for result in session.results}
     if shown & {"passk.retained", "passk.drop"}:
         shown |= {"passk.retained", "passk.rate"}
-    table = [["also measured", "base", "tested", "n", "95% bound"]]
-    for metric in METRICS.values():
-        if metric.name in shown or metric.type not in ("rate", "floor", "ratio"):
-            continue
-        cells = _metric_cells(metric, rows, session.settings.compares_two_states)
-        if cells:
-            table.append([metric.name, *cells])
-    return table if len(table) > 1 else []
-
-
-def _metric_cells(
-    metric: Metric, rows: Sequence[ProbeRow | TaskRow], two_states: bool
-) -> list[str]:
-    """Return base, tested, n and bound of a metric, or nothing where it is not measured."""
-    if metric.argument:
-        return []
-    scored = [row for row in metric.rows(rows, {}) if metric.score(row, "unlearned", 0) is not None]
-    if not scored:
-        return []
-    found = sample(metric, scored)
-    reading = read(metric.type, found)
-    bound = "-"
-    if metric.type in UPPER and reading:
-        bound = f"<={metric.show(reading.upper)}"
-    elif reading and metric.type == "ratio" and two_states:
-        bound = f">={metric.show(reading.lower)} of base"
-    elif reading and metric.type == "floor":
-        bound = f">={metric.show(reading.lower)}"
-    counts = [f"{sum(x):g} ({sum(x) / found.n:.1%})" for x in (found.base, found.new)]
-    return [*counts, _size(found.n, found.units), bound]
+    found = [
+        [share.name, *share.cells]
+        for share in shares(rows, judging.confidence, two_states)
+        if share.name not in shown
+    ]
+    bound = f"{percent(judging.confidence)} bound"
+    return [["also measured", "base", "tested", "n", bound], *found] if found else []
 
 
 def comparison_lines(
     session: UnlearnSession, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]
 ) -> Iterable[str]:
     """Yield the change of each judged metric since a saved run, and what else differs."""
+    confidence = session.settings.judging.confidence
     judged = [result.gate for result in session.results]
     subjects = {gate.name: gate for gate in judged if isinstance(gate, Gate)}
     subjects |= {item.gate.name: item.gate for item in judged if isinstance(item, Change)}
-    head = f"since {saved.name}"
-    table = [[head, "then", "now", "change", "95% interval", "n", "worse", "better", "p"]]
+    head = [f"since {saved.name}", "then", "now", "change", f"{percent(confidence)} interval"]
+    table = [[*head, "n", "worse", "better", "p"]]
     for gate in subjects.values():
-        found = compare(gate, saved.rows, rows)
+        found = compare(gate, saved.rows, rows, confidence)
         if found:
             level = "{:.2f} bits" if gate.metric.type == "maximum" else "{:.1%}"
             figures = [level.format(figure) for figure in (found.saved, found.now)]
@@ -249,16 +230,16 @@ def _taken_apart(
     """Yield exact extraction and the families of probes side by side, membership where more was
     asked for than comes free; under -v also that, kinds, carriers, knowledge and the transition
     matrix of the direct family."""
-    forget = forget_rows(rows)
+    confidence = session.settings.judging.confidence
     verbose = reporter.config.get_verbosity() > 0
-    tables = [exact_table(rows), rates_by(forget, "family")]
+    tables = [exact_table(rows), rates_by(rows, "family", confidence)]
     attacks = session.settings.membership
     if verbose or {"gradnorm", "reference"} & set(attacks):
-        tables.append(membership_table(rows, attacks))
+        tables.append(membership_table(rows, attacks, confidence))
     if verbose:
-        direct = forget_rows(rows, "direct")
-        tables += [rates_by(direct, "kind"), rates_by(direct, "carrier")]
-        tables += [rates_by(forget, "knowledge"), transitions(direct)]
+        keys = ("kind", "carrier", "knowledge")
+        tables += [rates_by(rows, key, confidence) for key in keys]
+        tables.append(transitions(forget_rows(rows, "direct")))
     return filter(None, tables)
 
 
@@ -321,10 +302,12 @@ def conclusion(results: Sequence[GateResult]) -> tuple[str, str]:
     passed = [result for result in results if result.verdict is Verdict.PASS]
     if len(passed) == len(results):
         return "FOR RELEASE: every gate passed", "green"
-    return (
-        f"NO VERDICT: {len(results) - len(passed)} of {len(results)} gates not evaluated",
-        "yellow",
-    )
+    through = [r.gate.name for r in results if r.verdict is Verdict.UNDECIDED]
+    untold = len(results) - len(passed) - len(through)
+    said = [f"{untold} of {len(results)} gates not evaluated"] if untold else []
+    if through:
+        said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
+    return f"NO VERDICT: {'; '.join(said)}", "yellow"
 
 
 def _write_table(

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.reports.result import Case, GateFact, Result, RunFacts, shares
+from pytest_unlearn.gates.shares import shares
+from pytest_unlearn.reports.result import Case, GateFact, Result, RunFacts
 
 KINDS = ("email", "phone")
 
@@ -128,4 +129,6 @@ def make(
         **run,
     }
     rows = [case.row for case in cases if case.row is not None]
-    return Result(RunFacts(**facts), gates, shares(rows), cases, PROVENANCE)
+    told = RunFacts(**facts)
+    metrics = shares(rows, told.confidence, told.two_states)
+    return Result(told, gates, metrics, cases, PROVENANCE)

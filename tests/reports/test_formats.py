@@ -40,11 +40,14 @@ def test_shares_count_direct_probes_and_tasks() -> None:
         "leak.direct": (20, 20, 4),
         "leak.indirect": (20, 0, 4),
         "leak.control": (10, 0, 0),
-        "people.known": (10, 10, 10),
-        "pass@1": (10, 9, 7),
+        "degenerate.rate": (20, 0, 0),
+        "passk.retained": (10, 9, 7),
+        "people.retained": (10, 10, 10),
     }
-    low, high = make().metrics[0].interval("tested")
-    assert (round(low, 4), round(high, 4)) == (0.0573, 0.4366)  # Clopper-Pearson of 4 in 20
+    direct = make().metrics[0]
+    assert direct.cells == ["20 (100.0%)", "4 (20.0%)", "20 (10)", "<=50.7%"]
+    low, high = direct.interval("tested")
+    assert (round(low, 4), round(high, 4)) == (0.0368, 0.5069)  # Clopper-Pearson of 2 in 10 people
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -91,7 +94,8 @@ def test_summary_has_gates_metrics_and_manifest() -> None:
     assert [g["verdict"] for g in data["gates"]] == ["FAIL", "PASS"]
     direct = data["metrics"][0]
     assert (direct["name"], direct["n"], direct["tested"]) == ("leak.direct", 20, 4)
-    assert direct["tested_interval"] == pytest.approx([0.0573, 0.4366], abs=1e-4)
+    assert direct["tested_bounds"] == pytest.approx([0.0368, 0.5069], abs=1e-4)
+    assert (direct["units"], direct["confidence"], direct["bound"]) == (10, 0.95, "<=50.7%")
     assert data["provenance"]["command"] == "pytest --unlearn-model=tiny"
 
 
@@ -115,7 +119,7 @@ def test_job_summary() -> None:
     text = FORMATS["github"].render(make())
     assert text.startswith("## Unlearning: NOT FOR RELEASE\n")
     assert "| `leak.direct` | 4 (20.0%) | 20 | <=40.1% | <=5% | ❌ FAIL |" in text
-    assert "| `pass@1` | 10 | 9 (90.0%) | 7 (70.0%) | 34.8% to 93.3% |" in text
+    assert "| `passk.retained` | 9 (90.0%) | 7 (70.0%) | 10 (5) | >=28.2% of base |" in text
     assert "- `leak.direct`: unlearn longer | or otherwise" in text
     assert "Indirect leaks, whose value: tested: retained (exact) 4." in text
     assert text.index("<details>") < text.index("records `cdcdcdcdcdcd`") < text.index("</details>")

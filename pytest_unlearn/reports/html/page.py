@@ -76,10 +76,11 @@ def _verdict(result: Result) -> str:
             "where only those may read who may read the data.</p>"
         )
     gates = [
-        [g.name, g.observed or "-", str(g.n), g.bound or "-", g.limit_text, g.verdict, g.advice]
+        [g.name, g.observed or "-", g.size, g.bound or "-", g.limit_text, g.verdict, g.advice]
         for g in result.gates
     ]
-    head = ["gate", "observed", "n", "95 % bound", "limit", "verdict", "what to do next"]
+    run_head = result.run.bound_head
+    head = ["gate", "observed", "n", run_head, "limit", "verdict", "what to do next"]
     return "".join([*parts, table([head, *gates], "Gates"), "</section>"])
 
 
