@@ -32,7 +32,7 @@ def measured(rows: list[Any], **more: Any) -> Measured:
         # ln(0.05) / ln(0.95) is 58.4, ln(0.01) / ln(0.95) is 89.8.
         ("leak.direct<=5%", 90, 0.99, 0.995),
         ("leak.direct<=5%", 59, 0.95, 0.96),
-        ("leak.drop>=50%", 9, 0.99, 0.999),
+        ("leak.drop>=50%", 8, 0.99, 0.999),
     ],
 )
 def test_a_pass_needs_the_confidence_asked_for(
