@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pytest_unlearn.reports.breakdown import forget_rows, relations
 from pytest_unlearn.reports.result import GateFact, Result
@@ -63,8 +65,12 @@ def share_table(result: Result) -> list[str]:
 
 
 def provenance_lines(result: Result) -> list[str]:
-    """Return the manifest in a Markdown list: digests, versions, where, when and how long."""
+    """Return the manifest in a Markdown list: digests, settings, versions, where, when, how long.
+
+    Settings that have no value are left out, and digests are cut short; `summary` has all.
+    """
     manifest = result.provenance
+    settings = {name: value for name, value in manifest["settings"].items() if value}
     lines = [f"- command: `{manifest['command']}`"]
     for state, key in manifest["models"].items():
         told = ", ".join(f"{name} `{_short(value)}`" for name, value in key.items() if value)
@@ -72,13 +78,30 @@ def provenance_lines(result: Result) -> list[str]:
     data = manifest["data"]
     lines += [
         f"- data: records `{data['records'][:12]}`, tasks `{data['tasks'][:12]}`",
-        f"- started {manifest['started']}, {manifest['seconds']:.0f} s, "
-        f"memory {manifest['memory'] / 2**20:.0f} MiB",
+        *(f"- file `{file['name']}`: `{_short(file['sha256'])}`" for file in data["files"]),
+        f"- settings: {_code(settings)}",
+        f"- started {manifest['started']}, {manifest['seconds']:.0f} s, {_memory(manifest)}",
+        *(f"- {p['name']}: {p['seconds']:.1f} s, {_memory(p)}" for p in manifest["phases"]),
         f"- pytest-unlearn {manifest['pytest_unlearn']}, "
         + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        f"- Python {manifest['host']['python']} on {manifest['host']['system']}",
+        f"- Python {manifest['host']['python']} on {manifest['host']['system']}, "
+        f"{manifest['host']['processor']}",
     ]
+    if "replayed" in manifest:
+        lines.append(f"- judged again by: {_code(manifest['replayed'])}")
     return lines
+
+
+def _memory(cost: Mapping[str, Any]) -> str:
+    text = f"memory {cost['memory'] / 2**20:.0f} MiB"
+    return (
+        text if cost["gpu_memory"] is None else f"{text}, GPU {cost['gpu_memory'] / 2**20:.0f} MiB"
+    )
+
+
+def _code(data: Any) -> str:
+    """Return JSON data as code in a line of Markdown."""
+    return f"``{json.dumps(data)}``"
 
 
 def annotate(gates: Iterable[GateFact]) -> list[str]:

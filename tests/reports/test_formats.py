@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
 import os
 import stat
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from huggingface_hub import ModelCard
 from pytest_unlearn.reports import formats, github, rows_jsonl, summary
 from pytest_unlearn.reports.formats import FORMATS, Format, ReportError, choose_reports
 from pytest_unlearn.reports.result import Case
-from tests.reports.results import GATES, gate, make
+from tests.reports.results import GATES, PROVENANCE, gate, make
 
 SCHEMA = json.loads(Path(rows_jsonl.__file__).with_name("results.schema.json").read_text())
 
@@ -77,6 +79,18 @@ def test_every_line_of_the_results_keeps_the_schema() -> None:
         {**others[2], "base": {"label": "unheard of"}},
     ):
         assert not validator.is_valid(wrong)
+
+
+def test_a_replay_by_other_rules_says_so() -> None:
+    """In each format that has room for a manifest; a GPU's memory is told where there was one."""
+    rules = {"gates": ["leak.drop>=50%"], "confidence": 0.99}
+    told = replace(
+        make(), provenance={**PROVENANCE, "replayed": rules, "gpu_memory": 5 * 2**20, "files": []}
+    )
+    for name in ("html", "jsonl", "summary", "github", "modelcard"):
+        text = html.unescape(FORMATS[name].render(told))
+        assert "leak.drop>=50%" in text, name
+        assert "GPU 5 MiB" in text or "5242880" in text, name
 
 
 def test_json_has_no_infinity() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.reports.html.figures import figures
@@ -138,6 +140,13 @@ def _case_cells(case: Case, values_shown: bool) -> list[str]:
     return cells
 
 
+def _replayed(manifest: Mapping[str, Any]) -> str:
+    """Say that the verdicts are not those of the run, where they were judged by other rules."""
+    if "replayed" not in manifest:
+        return ""
+    return f"<p>Judged again by: {escape(json.dumps(manifest['replayed']))}</p>"
+
+
 def _provenance(result: Result) -> str:
     manifest = result.provenance
     versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
@@ -146,6 +155,7 @@ def _provenance(result: Result) -> str:
         f"<p><code>{escape(manifest['command'])}</code></p>"
         f"<p>pytest-unlearn {escape(manifest['pytest_unlearn'])}, {escape(versions)}; "
         f"{manifest['seconds']:.0f} s, {manifest['memory'] / 2**20:.0f} MiB.</p>"
+        f"{_replayed(manifest)}"
         "<details><summary>The whole manifest</summary>"
         '<pre class="scroll" tabindex="0" role="region" aria-label="Manifest">'
         f"{escape(as_json(manifest))}</pre></details></section></footer>"
