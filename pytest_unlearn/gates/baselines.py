@@ -290,11 +290,15 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
     missing = expected - set(measured.seen)
     if missing or measured.interrupted:
         reason = measured.interrupted or f"{len(missing)} of {len(expected)} cases were not run"
+        reason += "; run all of them"
         return GateResult(
             change, Verdict.NOT_EVALUATED, n, advice=reason, blocks=measured.require_complete
         )
     if found is None or n < len(expected):
-        advice = f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs"
+        advice = (
+            f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs; mend "
+            "the errors, and save and compare with the same flags"
+        )
         return GateResult(change, Verdict.UNDECIDED, n, advice=advice)
     harm = found.change * _worse(gate)
     kept = harm <= change.amount + 1e-12
@@ -304,9 +308,15 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
         n,
         observed=show_change(gate, found.change),
         bound=show_interval(found),
-        advice="" if kept else f"{found.worse} got worse and {found.better} better since then",
+        advice="" if kept else f"{found.worse} got worse and {found.better} better{_SINCE}",
         blocks=not kept,
     )
+
+
+_SINCE = (
+    " since then; see which in --unlearn-report=csv of both runs, and keep the earlier model or "
+    "allow more"
+)
 
 
 def show_interval(found: Comparison) -> str:

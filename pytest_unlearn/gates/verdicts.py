@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from pytest_unlearn.gates.expressions import Gate
-from pytest_unlearn.gates.metrics import UPPER, Row
+from pytest_unlearn.gates.metrics import UPPER, Metric, Row
 from pytest_unlearn.gates.options import CONFIDENCE
 from pytest_unlearn.gates.readings import (
     Reading,
@@ -124,27 +124,34 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
     counted = _counted(gate, measured)
     n = len(counted.rows)
     if measured.interrupted:
-        reason = f"the run was interrupted: {measured.interrupted}"
+        reason = (
+            f"the run was interrupted: {measured.interrupted}; run again, it goes on from there"
+        )
         return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
     if counted.missing:
         if measured.curtailed and (early := _settled(gate, counted, measured)):
             return early
         done = counted.expected - counted.missing
-        reason = f"partial selection: {done} of {counted.expected} run"
+        reason = (
+            f"partial selection: {done} of {counted.expected} run; leave out -k, -m, --lf and -x"
+        )
         return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
     if not n:
         if not counted.expected:
             return _not_evaluated(gate, n, _NO_CASE, blocks=True)
         if counted.unscored:
             return _not_evaluated(gate, n, _UNMEASURED, blocks=True)
-        advice = f"all {counted.errors} cases ended in an error"
+        advice = f"all {counted.errors} cases ended in an error: mend it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     found = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
     return _with_errors(_decide(gate, found, measured), counted)
 
 
 _NO_CASE = "the data have no case that it counts; mend what stands in its brackets, or add data"
-_UNMEASURED = "this run does not measure it: the model or the data give no such scores"
+_UNMEASURED = (
+    "this run does not measure it: the model or the data give no such scores; leave the gate out, "
+    "or take a model that can be scored"
+)
 
 
 def settled(gate: Gate, measured: Measured) -> bool:
@@ -266,7 +273,7 @@ def _counting(gate: Gate, found: Sample, confidence: float) -> GateResult:
     """Judge a gate that one event fails. None seen is a PASS that says what n excludes."""
     events = sum(score > gate.limit for score in found.new)
     if events:
-        advice = f"{events} of {found.n} cases break it, and none may; -v lists leaking probes"
+        advice = f"{events} of {found.n} cases break it, and none may; {_LONGER}"
         return GateResult(gate, Verdict.FAIL, bound=f"{events} over", advice=advice)
     upper = clopper_pearson_upper(0, found.units, confidence)
     bound = f"<={upper:.1%}" + (" over" if gate.metric.type == "maximum" else "")
@@ -289,18 +296,27 @@ def _bounded(gate: Gate, found: Sample, reading: Reading, measured: Measured) ->
         keeps, breaks = reading.lower >= limit, reading.upper < limit
         bound, opposite = f">={metric.show(reading.lower)}", f"<={metric.show(reading.upper)}"
     if breaks:
-        advice = (
-            "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes"
-            if metric.name.startswith("leak.")
-            else "unlearn more gently: fewer steps, a lower lr, or a method with a retain set"
-        )
-        return GateResult(gate, Verdict.FAIL, bound=opposite, advice=advice)
+        return GateResult(gate, Verdict.FAIL, bound=opposite, advice=_after_failure(metric))
     if found.had and _lower(found.had, found.units, measured.confidence) <= limit:
         return _nothing_to_forget(gate, found, bound)
     if keeps:
         return GateResult(gate, Verdict.PASS, bound=bound, blocks=False)
     advice, blocks = _would_decide(gate, found, measured.confidence), measured.undecided_blocks
     return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=advice, blocks=blocks)
+
+
+_LONGER = "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes"
+
+
+def _after_failure(metric: Metric) -> str:
+    if metric.split == "control":
+        return (
+            "people that the model never saw come out: their values can be guessed, or it did see "
+            "them; take other control people"
+        )
+    if metric.name.startswith("leak."):
+        return _LONGER
+    return "unlearn more gently: fewer steps, a lower lr, or a method with a retain set"
 
 
 def _lower(scores: Sequence[float], units: float, confidence: float) -> float:
@@ -324,7 +340,7 @@ def _would_decide(gate: Gate, found: Sample, confidence: float) -> str:
         return "more cases, or fewer losses, would decide it"
     allowed = events_allowed(gate.limit, found.n, confidence, found.units)
     if allowed is None:  # errors left fewer probes than the limit needs
-        return f"{found.n} probes are too few for this limit"
+        return f"{found.n} probes are too few for this limit; take more"
     return (
         f"{found.n} probes can show this limit with at most {allowed} leaks; unlearn further, "
         "or take more probes"

@@ -26,7 +26,6 @@ from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.breakdown import (
     Table,
-    aligned,
     exact_table,
     forget_rows,
     rates_by,
@@ -37,6 +36,7 @@ from pytest_unlearn.reports.coding import with_coding
 from pytest_unlearn.reports.footer import SHOWN, annotation_lines, cost_lines, written_lines
 from pytest_unlearn.reports.gate_reports import VERDICT_PROPERTY
 from pytest_unlearn.reports.membership import membership_table
+from pytest_unlearn.reports.screen import Screen
 
 if TYPE_CHECKING:
     from pytest_unlearn.plantings import Planting
@@ -91,56 +91,73 @@ def header(session: UnlearnSession) -> str:
 
 
 def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
-    """Write the section `unlearning`: what was measured, the gates, and last the verdict."""
+    """Write the section `unlearning`: what was measured, the gates, and last the verdict.
+
+    Under `-q` the gates and what to do next; under `-qq` the verdict alone.
+    """
     if not session.results:
         return
-    rows = list(session.rows.values())
-    confidence = session.settings.judging.confidence
-    reporter.section("unlearning")
-    reporter.write_line(_run_line(session, len(rows)))
+    verbosity, screen = reporter.config.get_verbosity(), Screen(reporter, bool(reporter.isatty))
+    if verbosity < 0 and session.settings.show_values:  # the header, which says so, was not shown
+        screen.line(SHOWN)
+    if verbosity > -2:
+        reporter.section("unlearning")
+        _gates(session, screen)
+    if verbosity > -1:
+        _measured(session, reporter, screen)
+    if verbosity > -2:
+        for result in session.results:
+            if result.advice:
+                screen.line(f"{result.gate.name}: {result.advice}")
+        for line in _about_the_run(session):
+            screen.line(line)
+    if session.result is not None:
+        for line in annotation_lines(session.result.gates, os.environ):
+            reporter.write_line(line)  # GitHub reads whole lines
+    text, colour = conclusion(session.results)
+    screen.line(text, bold=True, **{colour: True})
+
+
+def _gates(session: UnlearnSession, screen: Screen) -> None:
+    """Write what was run, the gates, and the change since a saved run."""
+    rows, confidence = list(session.rows.values()), session.settings.judging.confidence
+    screen.line(_run_line(session, len(rows)))
     if planting := session.engine.models.stored_planting():
-        reporter.write_line(planting_line(planting))
-    reporter.write_line("")
-    _write_table(
-        reporter, _gate_table(session.results, confidence), [r.verdict for r in session.results]
-    )
+        screen.line(planting_line(planting))
+    screen.line()
+    colours = [_COLOURS[result.verdict] for result in session.results]
+    screen.table(_gate_table(session.results, confidence), colours)
+    if session.compared:
+        screen.line()
+        screen.table(comparison_table(session, session.compared, rows))
+        if other := differences(session.compared, session.provenance):
+            saved = f"{session.compared.name} ({session.compared.saved_at})"
+            screen.line(f"not all else is equal to {saved}: {', '.join(other)}")
+
+
+def _measured(session: UnlearnSession, reporter: pytest.TerminalReporter, screen: Screen) -> None:
+    """Write what was measured beside the gates, and what is behind it."""
+    rows, confidence = list(session.rows.values()), session.settings.judging.confidence
     two_states = session.settings.compares_two_states
     beside = with_coding(_beside(session, rows), rows, two_states, confidence)
-    if beside:
-        reporter.write_line("")
-        _write_table(reporter, beside)
-    if session.compared:
-        reporter.write_line("")
-        for line in comparison_lines(session, session.compared, rows):
-            reporter.write_line(line)
-    for table in _taken_apart(session, reporter, rows):
-        reporter.write_line("")
-        _write_table(reporter, table)
+    for table in (beside, *_taken_apart(session, reporter, rows)):
+        if table:
+            screen.line()
+            screen.table(table)
     whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
     whole += unsolved.lines(session.unsolved, reporter.config.get_verbosity())
-    for line in whole:
-        if line:
-            reporter.write_line(line)
-    if session.search:
-        for line in search_lines(session.search):
-            reporter.write_line(line)
-    for result in session.results:
-        if result.advice:
-            reporter.write_line(f"{result.gate.name}: {result.advice}")
-    if session.saved:
-        reporter.write_line(session.saved)
-    for line in _about_the_run(session):
-        reporter.write_line(line)
-    text, colour = conclusion(session.results)
-    reporter.write_line(text, bold=True, **{colour: True})
+    whole += search_lines(session.search) if session.search else []
+    for line in filter(None, whole):
+        screen.line(line)
 
 
 def _about_the_run(session: UnlearnSession) -> Iterable[str]:
-    """Yield what the run cost, where its reports stand, and annotations for GitHub."""
+    """Yield what was saved, what the run cost, and where its reports stand."""
+    if session.saved:
+        yield session.saved
     if session.result is not None:
         yield from cost_lines(session.result.provenance)
         yield from written_lines(session.reports, session.unwritten)
-        yield from annotation_lines(session.result.gates, os.environ)
 
 
 def _run_line(session: UnlearnSession, count: int) -> str:
@@ -198,10 +215,10 @@ def _beside(session: UnlearnSession, rows: Sequence[ProbeRow | TaskRow]) -> list
     return [["also measured", "base", "tested", "n", bound], *found] if found else []
 
 
-def comparison_lines(
+def comparison_table(
     session: UnlearnSession, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]
-) -> Iterable[str]:
-    """Yield the change of each judged metric since a saved run, and what else differs."""
+) -> Table:
+    """Return the change of each judged metric since a saved run."""
     confidence = session.settings.judging.confidence
     judged = [result.gate for result in session.results]
     subjects = {gate.name: gate for gate in judged if isinstance(gate, Gate)}
@@ -216,10 +233,7 @@ def comparison_lines(
             change = [show_change(gate, found.change), show_interval(found)]
             counts = [str(count) for count in (found.n, found.worse, found.better)]
             table.append([gate.name, *figures, *change, *counts, f"{found.p_value:.2g}"])
-    yield from aligned(table)
-    other = differences(saved, session.provenance)
-    if other:
-        yield f"not all else is equal to {saved.name} ({saved.saved_at}): {', '.join(other)}"
+    return table
 
 
 def _taken_apart(
@@ -308,17 +322,3 @@ def conclusion(results: Sequence[GateResult]) -> tuple[str, str]:
     if through:
         said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
     return f"NO VERDICT: {'; '.join(said)}", "yellow"
-
-
-def _write_table(
-    reporter: pytest.TerminalReporter,
-    table: Sequence[Sequence[str]],
-    verdicts: Sequence[Verdict] = (),
-) -> None:
-    """Write aligned columns; with `verdicts`, the last cell of each row takes its colour."""
-    for number, (row, line) in enumerate(zip(table, aligned(table), strict=True)):
-        if number and verdicts:
-            reporter.write(line.removesuffix(row[-1]))
-            reporter.write_line(row[-1], **{_COLOURS[verdicts[number - 1]]: True})
-        else:
-            reporter.write_line(line)
