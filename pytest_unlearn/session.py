@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn import workers
+from pytest_unlearn import cases, workers
 from pytest_unlearn.cases import CASE_PROPERTY
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
@@ -34,7 +34,8 @@ from pytest_unlearn.reports.building import Ended, build_result
 from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
 from pytest_unlearn.reports.gate_reports import gate_reports
 from pytest_unlearn.reports.junit import add_manifest
-from pytest_unlearn.reports.provenance import Clock
+from pytest_unlearn.reports.provenance import Clock, redacted
+from pytest_unlearn.reports.redaction import redact
 from pytest_unlearn.reports.result import Result
 from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
@@ -166,6 +167,15 @@ class UnlearnSession:
             workers.report_phases(self.config, self.engine.phases)
         elif self._curtailment:
             self._curtailment.end()
+
+    def tell_values(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Write values into the report of a failing test where they were asked for, and keep them
+        out of every report where not."""
+        if self.settings.show_values:
+            cases.show_values(item, report)
+        else:
+            key, folder = self.settings.fingerprint_key, self.config.invocation_params.dir
+            redact(report, folder, lambda text: redacted(text, key, self.dataset))
 
     def skip_needless(self, item: pytest.Item) -> None:
         """Skip a test whose case can change no verdict any more; a critical one is always run."""

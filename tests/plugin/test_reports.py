@@ -77,6 +77,9 @@ def test_no_value_anywhere(unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPa
 
         def test_error(unlearn_probe, request):
             raise RuntimeError(f"{request.node.name} {unlearn_probe!r}")
+
+        def test_revealed(unlearn_probe):
+            raise ValueError(unlearn_probe.value.reveal())
         """
     )
     step = folder / "step.md"
