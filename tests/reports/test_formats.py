@@ -148,6 +148,9 @@ def test_annotations_of_blocking_gates() -> None:
         "::error title=unlearn leak.direct[kind=a%2Cprobe=b]::FAIL: leak.direct<=5%25; observed "
         "4 (20.0%25) of 20; do%0Athis"
     ]
+    through = replace(gate("leak.direct", "leak.direct<=5%", "UNDECIDED"), blocks=False)
+    (line,) = github.annotate((through,))
+    assert line.startswith("::warning title=unlearn leak.direct::UNDECIDED: ")
 
 
 def test_the_model_card_is_read_by_the_hubs_own_reader() -> None:
