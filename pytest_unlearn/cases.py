@@ -125,10 +125,10 @@ class RowCollector:
         self._collect(report)
 
 
-def show_values(item: pytest.Item, report: pytest.TestReport, wanted: bool) -> None:
-    """Add the probed value and both completions below a failing test, where that is `wanted`."""
+def show_values(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Add the probed value and both completions below a failing test."""
     completions = getattr(item, "funcargs", {}).get("unlearn_completions")
-    if not (wanted and report.failed) or completions is None:
+    if not report.failed or completions is None:
         return
     probe = getattr(item, "funcargs", {}).get("unlearn_probe")
     lines = [f"value: {probe.value.reveal()}"] if probe is not None else []

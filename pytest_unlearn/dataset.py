@@ -88,6 +88,11 @@ class Dataset:
         """The values of all records: no decoy may be one of them."""
         return frozenset(record.value.reveal() for record in self.records)
 
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all people, where they are known."""
+        return frozenset(record.name.reveal() for record in self.records if record.name)
+
     def records_of(self, split: Split) -> list[Record]:
         """Return the records of one split, in order."""
         return [record for record in self.records if record.split == split]

@@ -116,7 +116,7 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_unlearn.unlearning.plant_options import parse_planting
 
     base_folder = Path(config.invocation_params.dir)
-    judging = _judging(config)
+    judging = judging_of(config)
     fail_on_leak = _choice(config, "unlearn_probe_outcome", ("record", "fail")) == "fail"
     if judging.curtail and fail_on_leak:
         raise SettingsError(
@@ -232,13 +232,15 @@ def _checked(
         ) from error
 
 
-def _judging(config: pytest.Config) -> Judging:
+def judging_of(config: pytest.Config, recorded: Judging | None = None) -> Judging:
+    """Return how a run is judged; what is not given is as `recorded`. Raises SettingsError."""
     from pytest_unlearn.gates.baselines import BaselineError
     from pytest_unlearn.gates.expressions import GateError
     from pytest_unlearn.gates.options import read_judging
 
     try:
-        return read_judging(lambda name: given(config, name), config.rootpath / "pyproject.toml")
+        table = config.rootpath / "pyproject.toml"
+        return read_judging(lambda name: given(config, name), table, recorded)
     except (GateError, BaselineError) as error:
         raise SettingsError(str(error)) from error
 

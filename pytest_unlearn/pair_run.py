@@ -76,6 +76,8 @@ class PairRun:
             interrupted=interrupted,
             require_complete=self.settings.judging.require_complete,
             curtailed=self.settings.judging.curtail,
+            confidence=self.settings.judging.confidence,
+            undecided_blocks=self.settings.judging.undecided == "fail",
         )
 
     def judge(self, interrupted: str | None) -> None:

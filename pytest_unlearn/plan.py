@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.models.presets import presets
 
 if TYPE_CHECKING:
@@ -266,8 +267,11 @@ def _work_table(work: Sequence[Work], states: int, model: str = "the model") -> 
 
 def _gate_table(settings: Settings, dataset: Dataset) -> Table:
     cases = [*dataset.probes, *dataset.tasks]
-    gates: Table = [["gate", "cases", "people or tasks", "needed", "may leak or be lost"]]
-    return gates + [_gate_cells(plan_gate(gate, cases)) for gate in settings.judging.gates]
+    judging = settings.judging
+    needed = f"needed for {percent(judging.confidence)}"
+    gates: Table = [["gate", "cases", "people or tasks", needed, "may leak or be lost"]]
+    plans = (plan_gate(gate, cases, judging.confidence) for gate in judging.gates)
+    return gates + [_gate_cells(each) for each in plans]
 
 
 def _gate_cells(found: GatePlan) -> list[str]:

@@ -138,7 +138,7 @@ def pytest_runtest_makereport(
         from pytest_unlearn import cases
 
         cases.fail_on_leak(item, report, always=state.settings.fail_on_leak)
-        cases.show_values(item, report, state.settings.show_values)
+        state.tell_values(item, report)
     return report
 
 

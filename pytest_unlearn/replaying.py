@@ -7,12 +7,20 @@ import os
 import pytest
 
 from pytest_unlearn.flags import given
-from pytest_unlearn.gates.expressions import GateError, parse_gate
+from pytest_unlearn.gates.expressions import GateError
+from pytest_unlearn.gates.readings import percent
+from pytest_unlearn.options import SettingsError, judging_of
 from pytest_unlearn.reports.breakdown import aligned
 from pytest_unlearn.reports.footer import written_lines
 from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
-from pytest_unlearn.reports.rejudging import rejudged
-from pytest_unlearn.reports.replay import ReplayError, changes, read_results, table_lines
+from pytest_unlearn.reports.rejudging import recorded, rejudged
+from pytest_unlearn.reports.replay import (
+    ReplayError,
+    advice_lines,
+    changes,
+    read_results,
+    table_lines,
+)
 from pytest_unlearn.reports.result import verdict_of_all
 from pytest_unlearn.reports.sweep import front_sentence, standings, sweep_table
 
@@ -24,7 +32,6 @@ def replay(config: pytest.Config) -> int:
     """
     folder = config.invocation_params.dir
     results = folder / str(given(config, "unlearn_replay"))
-    texts = given(config, "unlearn_gate")
     wanted = given(config, "unlearn_report") or ()
     try:
         reports = choose_reports(wanted, folder, os.environ)
@@ -32,19 +39,21 @@ def replay(config: pytest.Config) -> int:
         sweeps = before[0].pair is not None
         if sweeps:
             reports = choose_reports(wanted, folder, os.environ, sweeps)
-        after = [
-            rejudged(one, [parse_gate(text) for text in texts or [gate.text for gate in one.gates]])
-            for one in before
-        ]
-    except (ReplayError, ReportError) as error:
+        judging = judging_of(config, recorded(before[0]))  # a sweep's pairs have the same rules
+        after = [rejudged(one, judging) for one in before]
+    except (ReplayError, ReportError, SettingsError) as error:
         raise pytest.UsageError(str(error)) from error
     except GateError as error:
-        raise pytest.UsageError(f"--unlearn-gate: {error}") from error
+        raise pytest.UsageError(f"--unlearn-replay={results}: {error}") from error
     unwritten = write_reports(reports, *after)
-    lines = [f"replay of {results}: {sum(len(one.rows) for one in after)} rows, no model", ""]
+    lines = [
+        f"replay of {results}: {sum(len(one.rows) for one in after)} rows, no model",
+        f"gates of {judging.source}, confidence {percent(judging.confidence)}",
+        "",
+    ]
     for old, new in zip(before, after, strict=True):
         lines += [f"{new.label}: {new.verdict}"] if sweeps else []
-        lines += [*table_lines(new), *changes(old, new)]
+        lines += [*table_lines(new), *advice_lines(new), *changes(old, new)]
         lines += [new.caveat] if new.caveat else []
         lines += [""] if sweeps else []
     if sweeps:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn import workers
+from pytest_unlearn import cases, workers
 from pytest_unlearn.cases import CASE_PROPERTY, PAIR_PROPERTY, PairOrder, RowCollector
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
@@ -33,7 +33,9 @@ from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
 from pytest_unlearn.reports.gate_reports import gate_reports
 from pytest_unlearn.reports.junit import add_manifest
-from pytest_unlearn.reports.provenance import Clock
+from pytest_unlearn.reports.provenance import Clock, redacted
+from pytest_unlearn.reports.redaction import redact
+from pytest_unlearn.reports.result import Result
 from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.tasks.format import TaskFileError
@@ -64,7 +66,8 @@ class UnlearnSession:
             workers.check(config, self.settings.device)
             self.dataset = Dataset(self.settings)
             self._check_training()
-            check_feasible(self.settings.judging.gates, self._cases, self.settings.exposure)
+            judging = self.settings.judging
+            check_feasible(judging.gates, self._cases, self.settings.exposure, judging.confidence)
             self.runs: list[PairRun] = []
             for pair in self.pairs:
                 self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
@@ -150,6 +153,11 @@ class UnlearnSession:
         """The pairs that were judged."""
         return [run for run in self.runs if run.judged]
 
+    @property
+    def built(self) -> list[Result]:
+        """The results of the judged pairs, once they were made."""
+        return [run.result for run in self.judged if run.result is not None]
+
     def run_of(self, pair: Pair) -> PairRun:
         """Return the run of a pair."""
         return self.runs[self.pairs.index(pair)]
@@ -195,6 +203,15 @@ class UnlearnSession:
         for run in self.runs:
             if run.curtailment:
                 run.curtailment.end()
+
+    def tell_values(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Write values into the report of a failing test where they were asked for, and keep them
+        out of every report where not."""
+        if self.settings.show_values:
+            cases.show_values(item, report)
+        else:
+            key, folder = self.settings.fingerprint_key, self.config.invocation_params.dir
+            redact(report, folder, lambda text: redacted(text, key, self.dataset))
 
     def skip_needless(self, item: pytest.Item) -> None:
         """Skip a test whose case can change no verdict any more; a critical one is always run."""
@@ -286,10 +303,13 @@ class UnlearnSession:
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""
         source = self.config.inipath or Path("unlearn")
+        confidence = self.settings.judging.confidence
         for run in self.judged:
             for result in run.results:
                 session.testscollected += 1
-                for report in gate_reports(result, source, self.config.rootpath, run.pair):
+                for report in gate_reports(
+                    result, source, self.config.rootpath, run.pair, confidence
+                ):
                     self.config.hook.pytest_runtest_logreport(report=report)
             self.config.hook.pytest_unlearn_judged(
                 config=self.config,

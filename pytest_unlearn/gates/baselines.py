@@ -21,6 +21,7 @@ from typing import Any
 from pytest_unlearn.gates.differences import paired_difference_bounds
 from pytest_unlearn.gates.expressions import Gate, GateError, parse_gate
 from pytest_unlearn.gates.metrics import METRICS, Row, cluster_of
+from pytest_unlearn.gates.options import CONFIDENCE
 from pytest_unlearn.gates.readings import units_of
 from pytest_unlearn.gates.rows import from_json, to_json
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
@@ -29,8 +30,6 @@ from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CHANGE = re.compile(r"(?P<metric>.+):(?P<sign>[+-])(?P<amount>[0-9.]+)(?P<percent>%?)")
-# Each side of a two-sided 95 % interval.
-_SIDE = 0.975
 
 
 class BaselineError(ValueError):
@@ -73,7 +72,7 @@ class SavedRun:
 class Comparison:
     """The tested model's figure on the same cases, then and now.
 
-    `interval` is the two-sided 95 % interval of the change (None for a maximum). `better` and
+    `interval` is the two-sided interval of the change (None for a maximum). `better` and
     `worse` count people or tasks; `p_value` is McNemar's, exact, on these.
     """
 
@@ -120,6 +119,11 @@ def parse_change(text: str) -> Change:
     if gate.metric.type != "maximum" and amount >= 1:
         raise GateError(f"{text!r}: the limit is in points; write 1% or 0.01")
     return Change(text.strip(), gate, amount)
+
+
+def is_change(text: str) -> bool:
+    """Tell a limit on a change from a gate, by how it is written."""
+    return _CHANGE.fullmatch(text.strip()) is not None
 
 
 def subject(name: str) -> Gate:
@@ -221,12 +225,15 @@ def differences(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> list[s
 # -- comparing -------------------------------------------------------------------------------
 
 
-def compare(gate: Gate, saved: Iterable[Row], now: Iterable[Row]) -> Comparison | None:
+def compare(
+    gate: Gate, saved: Iterable[Row], now: Iterable[Row], confidence: float = CONFIDENCE
+) -> Comparison | None:
     """Compare the tested model's scores on the cases that both runs measured.
 
-    The interval is `paired_difference_bounds` on the effective number of people or tasks. McNemar
-    (1947), exact: people (or tasks) that got worse against those that got better, so that a
-    person's probes are not taken for independent. None where no case has both scores.
+    The interval, two-sided with `confidence`, is `paired_difference_bounds` on the effective
+    number of people or tasks. McNemar (1947), exact: people (or tasks) that got worse against
+    those that got better, so that a person's probes are not taken for independent. None where no
+    case has both scores.
     """
     then = {row.id: row for row in saved if gate.concerns(row)}
     pairs: list[tuple[Row, float, float]] = [
@@ -257,7 +264,7 @@ def compare(gate: Gate, saved: Iterable[Row], now: Iterable[Row]) -> Comparison 
         weight = units / len(pairs)
         lost = math.fsum(max(0.0, before - after) for _, before, after in pairs) * weight
         gained = math.fsum(max(0.0, after - before) for _, before, after in pairs) * weight
-        lower, upper = paired_difference_bounds(lost, gained, units, _SIDE)
+        lower, upper = paired_difference_bounds(lost, gained, units, (1 + confidence) / 2)
         interval = (-upper, -lower)
     return Comparison(gate, *figures, len(pairs), interval, better, worse, mcnemar(better, worse))
 
@@ -278,16 +285,20 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
     """
     gate = change.gate
     expected = {str(c.id) for c in measured.expected if gate.concerns(c)}  # type: ignore[attr-defined]
-    found = compare(gate, saved.rows, measured.rows)
+    found = compare(gate, saved.rows, measured.rows, measured.confidence)
     n = found.n if found else 0
     missing = expected - set(measured.seen)
     if missing or measured.interrupted:
         reason = measured.interrupted or f"{len(missing)} of {len(expected)} cases were not run"
+        reason += "; run all of them"
         return GateResult(
             change, Verdict.NOT_EVALUATED, n, advice=reason, blocks=measured.require_complete
         )
     if found is None or n < len(expected):
-        advice = f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs"
+        advice = (
+            f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs; mend "
+            "the errors, and save and compare with the same flags"
+        )
         return GateResult(change, Verdict.UNDECIDED, n, advice=advice)
     harm = found.change * _worse(gate)
     kept = harm <= change.amount + 1e-12
@@ -297,9 +308,15 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
         n,
         observed=show_change(gate, found.change),
         bound=show_interval(found),
-        advice="" if kept else f"{found.worse} got worse and {found.better} better since then",
+        advice="" if kept else f"{found.worse} got worse and {found.better} better{_SINCE}",
         blocks=not kept,
     )
+
+
+_SINCE = (
+    " since then; see which in --unlearn-report=csv of both runs, and keep the earlier model or "
+    "allow more"
+)
 
 
 def show_interval(found: Comparison) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from pytest_unlearn.gates.metrics import FILTERS, METRICS, Metric
+from pytest_unlearn.gates.options import CONFIDENCE
 from pytest_unlearn.gates.readings import units_needed
 
 _GATE = re.compile(
@@ -64,9 +65,9 @@ class Gate:
         """Tell whether a row, probe or task case is counted by this gate."""
         return self.metric.concerns(case, dict(self.filters))
 
-    def units_needed(self) -> int:
-        """Return the fewest people or tasks on which this gate can pass at 95 % confidence."""
-        needed = units_needed(self.metric.type, self.limit)
+    def units_needed(self, confidence: float = CONFIDENCE) -> int:
+        """Return the fewest people or tasks on which this gate can pass at a confidence."""
+        needed = units_needed(self.metric.type, self.limit, confidence)
         if needed is None:
             raise GateError(f"{self.text}: so small a limit cannot be shown by counting")
         return needed

@@ -54,6 +54,8 @@ PROFILES: dict[str, Profile] = {
     )
 }
 _TABLE = "[tool.pytest-unlearn.gates]"
+# What else the table may say, and an example of each.
+_RULES = {"confidence": "0.95", "undecided": '"fail" or "warn"'}
 
 
 def gates_in_table(path: Path) -> tuple[str, ...]:
@@ -62,21 +64,46 @@ def gates_in_table(path: Path) -> tuple[str, ...]:
     A value is a number (the metric's own direction is meant) or a text such as "<=1%". Raises
     GateError naming file and key.
     """
+    gates = _table(path).get("gates", {})
+    if not isinstance(gates, dict):
+        raise GateError(
+            f"{path.name}: [tool.pytest-unlearn]: gates is no table; write {_TABLE} with one gate "
+            "a line"
+        )
+    return tuple(_gate_text(path, key, value) for key, value in _flat(gates))
+
+
+def rules_in_table(path: Path) -> dict[str, str]:
+    """Return `confidence` and `undecided` of `[tool.pytest-unlearn]`, those that stand there.
+
+    Raises GateError naming file and key.
+    """
+    table = _table(path)
+    rules = {key: table[key] for key in _RULES if key in table}
+    for key, value in rules.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise GateError(f"{path.name}: [tool.pytest-unlearn]: {key}: write {_RULES[key]}")
+    return {key: str(value) for key, value in rules.items()}
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Return the table `[tool.pytest-unlearn]` of a file, empty without one."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return ()
+        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return ()  # not for us to report: pytest itself reads the file and says what is wrong
+        return {}  # not for us to report: pytest itself reads the file and says what is wrong
     table = content.get("tool", {}).get("pytest-unlearn", {})
     where = f"{path.name}: [tool.pytest-unlearn]"
-    if not isinstance(table, dict) or set(table) - {"gates"}:
-        unknown = ", ".join(sorted(set(table) - {"gates"})) if isinstance(table, dict) else "it"
-        raise GateError(f"{where}: unknown key {unknown}; only the table {_TABLE} is read")
-    gates = table.get("gates", {})
-    if not isinstance(gates, dict):
-        raise GateError(f"{where}: gates is no table; write {_TABLE} with one gate a line")
-    return tuple(_gate_text(path, key, value) for key, value in _flat(gates))
+    known = {"gates", *_RULES}
+    if not isinstance(table, dict) or set(table) - known:
+        unknown = ", ".join(sorted(set(table) - known)) if isinstance(table, dict) else "it"
+        raise GateError(
+            f"{where}: unknown key {unknown}; only {', '.join(_RULES)} and the table {_TABLE} are "
+            "read"
+        )
+    return table
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

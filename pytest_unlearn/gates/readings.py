@@ -18,6 +18,7 @@ from pytest_unlearn.gates.differences import (
     paired_difference_bounds,
 )
 from pytest_unlearn.gates.metrics import Metric, Row, Score, State, Type, cluster_of
+from pytest_unlearn.gates.options import CONFIDENCE
 from pytest_unlearn.gates.statistics import (
     cases_needed_for_ratio,
     clopper_pearson_lower,
@@ -27,7 +28,10 @@ from pytest_unlearn.gates.statistics import (
     probes_needed,
 )
 
-CONFIDENCE = 0.95
+
+def percent(confidence: float) -> str:
+    """Return a confidence for people: 0.95 is `95%`, 0.999 is `99.9%`."""
+    return f"{100 * confidence:.6g}%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +83,29 @@ def sample(
     controls: Sequence[Row] = (),
     argument: int = 0,
     each_alone: bool = False,
+    tested: State = "unlearned",
 ) -> Sample:
-    """Return the scores of rows that all have one; see `Metric` for the arguments."""
+    """Return the scores of rows that all have one; see `Metric` for the arguments.
+
+    `tested`: the model that is read as the tested one.
+    """
     return Sample(
         base=_scores(metric.score, rows, "base", argument),
-        new=_scores(metric.score, rows, "unlearned", argument),
+        new=_scores(metric.score, rows, tested, argument),
         units=units_of(rows, each_alone),
         had=_scores(metric.had, rows, "base", argument) if metric.had else (),
-        chance=_chance(metric, controls, argument, each_alone),
+        chance=_chance(metric, controls, argument, each_alone, tested),
     )
+
+
+def scored(metric: Metric, rows: Iterable[Row], argument: int = 0) -> list[Row]:
+    """Return the rows that have a score on both models; a figure is counted on no others."""
+    return [
+        row
+        for row in rows
+        if metric.score(row, "base", argument) is not None
+        and metric.score(row, "unlearned", argument) is not None
+    ]
 
 
 def _scores(score: Score, rows: Iterable[Row], state: State, argument: int) -> tuple[float, ...]:
@@ -96,28 +114,28 @@ def _scores(score: Score, rows: Iterable[Row], state: State, argument: int) -> t
 
 
 def _chance(
-    metric: Metric, controls: Sequence[Row], argument: int, each_alone: bool
+    metric: Metric, controls: Sequence[Row], argument: int, each_alone: bool, tested: State
 ) -> tuple[float, float] | None:
     if metric.chance is None:
         return None
-    scored = [row for row in controls if metric.chance(row, "unlearned", argument) is not None]
-    scores = _scores(metric.chance, scored, "unlearned", argument)
+    asked = [row for row in controls if metric.chance(row, tested, argument) is not None]
+    scores = _scores(metric.chance, asked, tested, argument)
     if not any(scores):
         return None
-    return math.fsum(scores) / len(scores), units_of(scored, each_alone)
+    return math.fsum(scores) / len(scores), units_of(asked, each_alone)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A figure and its one-sided 95 % bounds; for `maximum` both bounds are the figure."""
+    """A figure and its one-sided bounds; for `maximum` both bounds are the figure."""
 
     figure: float
     lower: float
     upper: float
 
 
-def read(type_: Type, found: Sample) -> Reading | None:
-    """Return the figure of a sample with its bounds.
+def read(type_: Type, found: Sample, confidence: float = CONFIDENCE) -> Reading | None:
+    """Return the figure of a sample with its bounds, each of which holds with `confidence`.
 
     None for a ratio or drop where the base never succeeds. ValueError for no row at all.
     """
@@ -129,12 +147,14 @@ def read(type_: Type, found: Sample) -> Reading | None:
     if type_ == "maximum":
         return Reading(max(found.new), max(found.new), max(found.new))
     if type_ == "loss":
-        lower, upper = paired_difference_bounds(_count(lost * w, n), _count(gained * w, n), n)
+        lower, upper = paired_difference_bounds(
+            _count(lost * w, n), _count(gained * w, n), n, confidence
+        )
         return Reading((lost - gained) / found.n, lower, upper)
     if type_ in ("ratio", "drop"):
         if both + lost == 0:
             return None
-        lower, upper = paired_ratio_bounds(both * w, lost * w, gained * w)
+        lower, upper = paired_ratio_bounds(both * w, lost * w, gained * w, confidence)
         ratio = (both + gained) / (both + lost)
         if type_ == "ratio":
             return Reading(ratio, lower, upper)
@@ -142,11 +162,12 @@ def read(type_: Type, found: Sample) -> Reading | None:
     events = _count(mean * n, n)
     if type_ == "rate" and found.chance is not None:
         rate, controls = found.chance
-        return Reading(mean, *excess_bounds(events, n, _count(rate * controls, controls), controls))
+        by_chance = _count(rate * controls, controls)
+        return Reading(mean, *excess_bounds(events, n, by_chance, controls, confidence))
     return Reading(
         mean,
-        clopper_pearson_lower(events, n, CONFIDENCE),
-        clopper_pearson_upper(events, n, CONFIDENCE),
+        clopper_pearson_lower(events, n, confidence),
+        clopper_pearson_upper(events, n, confidence),
     )
 
 
@@ -155,7 +176,7 @@ def _count(events: float, n: float) -> float:
     return min(n, max(0.0, round(events, 9)))
 
 
-def units_needed(type_: Type, limit: float) -> int | None:
+def units_needed(type_: Type, limit: float, confidence: float = CONFIDENCE) -> int | None:
     """Return the fewest independent rows on which a gate can pass with perfect results.
 
     None for a limit so small that no number of rows can show it.
@@ -163,7 +184,7 @@ def units_needed(type_: Type, limit: float) -> int | None:
     if type_ == "maximum" or limit == 0:
         return 1
     if type_ in ("rate", "loss"):
-        return probes_needed(limit, CONFIDENCE)
+        return probes_needed(limit, confidence)
     if type_ == "drop":
-        return cases_needed_for_drop(limit, CONFIDENCE)
-    return cases_needed_for_ratio(limit, CONFIDENCE)
+        return cases_needed_for_drop(limit, confidence)
+    return cases_needed_for_ratio(limit, confidence)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_unlearn.gates.metrics import METRICS, Metric
+from pytest_unlearn.gates.options import CONFIDENCE
 from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
-from pytest_unlearn.gates.readings import units_needed
+from pytest_unlearn.gates.readings import percent, units_needed
 
 # Two limits of each type, to show what they need.
 _EXAMPLES = {
@@ -25,27 +26,29 @@ _PERFECT = {
 }
 
 
-def size_rule(metric: Metric) -> str:
+def size_rule(metric: Metric, confidence: float = CONFIDENCE) -> str:
     """Return how many people or tasks a gate on this metric needs at the least."""
     if metric.type == "maximum":
         return "decided by counting; more than 2^limit decoys"
     who = "tasks" if metric.split is None else "people"
     sizes = ", ".join(
-        f"{units_needed(metric.type, limit)} for {limit:.0%}" for limit in _EXAMPLES[metric.type]
+        f"{units_needed(metric.type, limit, confidence)} for {limit:.0%}"
+        for limit in _EXAMPLES[metric.type]
     )
     return f"{sizes} ({who} {_PERFECT[metric.type]})"
 
 
-def metric_lines() -> Iterator[str]:
+def metric_lines(confidence: float = CONFIDENCE) -> Iterator[str]:
     """Yield the list of metrics and profiles as plain text."""
-    yield "Metrics of --unlearn-gate, each judged on a one-sided 95 % bound; counted leaks can be"
+    bound = f"{percent(confidence)} bound"
+    yield f"Metrics of --unlearn-gate, each judged on a one-sided {bound}; counted leaks can be"
     yield "held to 0 as well, which one leak fails:"
     for metric in METRICS.values():
         yield ""
         yield f"{metric.form}{metric.operator}LIMIT"
         yield f"    {metric.about}"
         yield f"    unit    {metric.unit}"
-        yield f"    needs   {size_rule(metric)}"
+        yield f"    needs   {size_rule(metric, confidence)}"
         yield f"    source  {metric.source}"
     yield ""
     yield "Profiles of --unlearn-profile:"

@@ -10,8 +10,17 @@ from enum import Enum
 from typing import Protocol
 
 from pytest_unlearn.gates.expressions import Gate
-from pytest_unlearn.gates.metrics import UPPER, Row
-from pytest_unlearn.gates.readings import CONFIDENCE, Reading, Sample, read, sample, units_of
+from pytest_unlearn.gates.metrics import UPPER, Metric, Row
+from pytest_unlearn.gates.options import CONFIDENCE
+from pytest_unlearn.gates.readings import (
+    Reading,
+    Sample,
+    percent,
+    read,
+    sample,
+    scored,
+    units_of,
+)
 from pytest_unlearn.gates.statistics import (
     clopper_pearson_lower,
     clopper_pearson_upper,
@@ -73,6 +82,8 @@ class Measured:
     were run; one that was run without a row ended in an error. `interrupted` is the reason why a
     run stopped early. `require_complete`: a gate that is not evaluated because cases are missing
     forbids the release. `curtailed`: cases were left out because they could change no verdict.
+    `confidence` is that of each one-sided bound; `undecided_blocks`: a gate whose bound decides
+    nothing forbids the release.
     """
 
     rows: Sequence[Row]
@@ -82,6 +93,8 @@ class Measured:
     interrupted: str | None = None
     require_complete: bool = False
     curtailed: bool = False
+    confidence: float = CONFIDENCE
+    undecided_blocks: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,32 +115,43 @@ class _Counted:
 def judge(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on one gate.
 
-    PASS when the one-sided 95 % bound of its metric (`readings.read`) keeps the limit, FAIL when
-    the opposite bound breaks it, UNDECIDED between. Gates that count to 0 or to a maximum FAIL on
-    one event. A run with errors never passes. NOT EVALUATED when cases are missing, or when the
+    PASS when the one-sided bound of its metric (`readings.read`) keeps the limit, FAIL when the
+    opposite bound breaks it, UNDECIDED between, which blocks unless the run lets it through. Gates
+    that count to 0 or to a maximum FAIL on one event. A run with errors never passes, and what it
+    leaves undecided always blocks. NOT EVALUATED when cases are missing, or when the
     base had nothing to lose.
     """
     counted = _counted(gate, measured)
     n = len(counted.rows)
     if measured.interrupted:
-        reason = f"the run was interrupted: {measured.interrupted}"
+        reason = (
+            f"the run was interrupted: {measured.interrupted}; run again, it goes on from there"
+        )
         return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
     if counted.missing:
-        if measured.curtailed and (early := _settled(gate, counted, measured.two_states)):
+        if measured.curtailed and (early := _settled(gate, counted, measured)):
             return early
         done = counted.expected - counted.missing
-        reason = f"partial selection: {done} of {counted.expected} run"
+        reason = (
+            f"partial selection: {done} of {counted.expected} run; leave out -k, -m, --lf and -x"
+        )
         return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
     if not n:
+        if not counted.expected:
+            return _not_evaluated(gate, n, _NO_CASE, blocks=True)
         if counted.unscored:
             return _not_evaluated(gate, n, _UNMEASURED, blocks=True)
-        advice = f"all {counted.errors} cases ended in an error"
+        advice = f"all {counted.errors} cases ended in an error: mend it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     found = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
-    return _with_errors(_decide(gate, found, measured.two_states), counted)
+    return _with_errors(_decide(gate, found, measured), counted)
 
 
-_UNMEASURED = "this run does not measure it: the model or the data give no such scores"
+_NO_CASE = "the data have no case that it counts; mend what stands in its brackets, or add data"
+_UNMEASURED = (
+    "this run does not measure it: the model or the data give no such scores; leave the gate out, "
+    "or take a model that can be scored"
+)
 
 
 def settled(gate: Gate, measured: Measured) -> bool:
@@ -135,7 +159,7 @@ def settled(gate: Gate, measured: Measured) -> bool:
     counted = _counted(gate, measured)
     if not counted.missing and not counted.controls_missing:
         return True
-    return _settled(gate, counted, measured.two_states) is not None
+    return _settled(gate, counted, measured) is not None
 
 
 def _counted(gate: Gate, measured: Measured) -> _Counted:
@@ -143,23 +167,18 @@ def _counted(gate: Gate, measured: Measured) -> _Counted:
     cases = [case for case in measured.expected if gate.concerns(case)]
     ids = {str(case.id) for case in cases}  # type: ignore[attr-defined]
     rows = [row for row in measured.rows if row.id in ids]
-    scored = [
-        row
-        for row in rows
-        if metric.score(row, "base", gate.argument) is not None
-        and metric.score(row, "unlearned", gate.argument) is not None
-    ]
+    counted = scored(metric, rows, gate.argument)
     seen = set(measured.seen)
     missing = len(ids - seen)
     controls = {str(c.id) for c in metric.chance_rows(measured.expected, filters)}
     controls_missing = len(controls - seen)
     return _Counted(
-        rows=scored,
+        rows=counted,
         # A part of the controls may be any part: then no chance is taken off.
         controls=[] if controls_missing else metric.chance_rows(measured.rows, filters),
         units=units_of(cases, gate.each_alone),
-        errors=len(ids) - missing - len(scored),
-        unscored=len(rows) - len(scored),
+        errors=len(ids) - missing - len(counted),
+        unscored=len(rows) - len(counted),
         missing=missing,
         expected=len(ids),
         controls_missing=controls_missing,
@@ -189,20 +208,20 @@ def _with_errors(result: GateResult, counted: _Counted) -> GateResult:
     )
 
 
-def _settled(gate: Gate, counted: _Counted, two_states: bool) -> GateResult | None:
+def _settled(gate: Gate, counted: _Counted, measured: Measured) -> GateResult | None:
     """Return the verdict that a gate has whatever the missing cases bring, or None.
 
     Each verdict is monotone in what the base and in what the tested model did: what holds with
     all missing cases at either end holds for everything between. Of chance, only that it never
     turns a PASS into anything else: other verdicts wait for the controls.
     """
-    if not two_states and gate.metric.type in ("ratio", "drop", "loss"):
+    if not measured.two_states and gate.metric.type in ("ratio", "drop", "loss"):
         return None
     top = _MOST_BITS if gate.metric.type == "maximum" else 1.0
     now = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
     ends = [
         _with_errors(
-            _decide(gate, _filled(gate, now, counted, base, new), two_states),
+            _decide(gate, _filled(gate, now, counted, base, new), measured),
             counted,
         )
         for base, new in itertools.product((0.0, top), repeat=2)
@@ -233,38 +252,41 @@ def _filled(gate: Gate, now: Sample, counted: _Counted, base: float, new: float)
     )
 
 
-def _decide(gate: Gate, found: Sample, two_states: bool) -> GateResult:
+def _decide(gate: Gate, found: Sample, measured: Measured) -> GateResult:
     """Return the verdict on a complete sample."""
-    if not two_states and gate.metric.type in ("ratio", "drop", "loss"):
+    if not measured.two_states and gate.metric.type in ("ratio", "drop", "loss"):
         advice = "nothing to compare with; give --unlearn-baseline=NAME"
         return _not_evaluated(gate, found.n, advice, blocks=False)
-    reading = read(gate.metric.type, found)
+    reading = read(gate.metric.type, found, measured.confidence)
     if reading is None:
         advice = "the base succeeds nowhere, so nothing could be lost; use cases it can do"
         return GateResult(gate, Verdict.NOT_EVALUATED, found.n, advice=advice)
-    result = _counting(gate, found) if gate.by_counting else _bounded(gate, found, reading)
+    if gate.by_counting:
+        result = _counting(gate, found, measured.confidence)
+    else:
+        result = _bounded(gate, found, reading, measured)
     observed = _observed(gate, found, reading)
     return replace(result, n=found.n, units=found.units, observed=observed)
 
 
-def _counting(gate: Gate, found: Sample) -> GateResult:
+def _counting(gate: Gate, found: Sample, confidence: float) -> GateResult:
     """Judge a gate that one event fails. None seen is a PASS that says what n excludes."""
     events = sum(score > gate.limit for score in found.new)
     if events:
-        advice = f"{events} of {found.n} cases break it, and none may; -v lists leaking probes"
+        advice = f"{events} of {found.n} cases break it, and none may; {_LONGER}"
         return GateResult(gate, Verdict.FAIL, bound=f"{events} over", advice=advice)
-    upper = clopper_pearson_upper(0, found.units, CONFIDENCE)
+    upper = clopper_pearson_upper(0, found.units, confidence)
     bound = f"<={upper:.1%}" + (" over" if gate.metric.type == "maximum" else "")
     if found.had and not any(score > gate.limit for score in found.had):
         return _nothing_to_forget(gate, found, bound)
     advice = (
-        f"counted: none of {found.n} cases; that excludes, with 95 % confidence, a share over "
-        f"{upper:.1%}, and nothing smaller"
+        f"counted: none of {found.n} cases; that excludes, with {percent(confidence)} confidence, "
+        f"a share over {upper:.1%}, and nothing smaller"
     )
     return GateResult(gate, Verdict.PASS, bound=bound, advice=advice, blocks=False)
 
 
-def _bounded(gate: Gate, found: Sample, reading: Reading) -> GateResult:
+def _bounded(gate: Gate, found: Sample, reading: Reading, measured: Measured) -> GateResult:
     """Judge by the bounds of a reading."""
     metric, limit = gate.metric, gate.limit
     if metric.type in UPPER:
@@ -274,22 +296,32 @@ def _bounded(gate: Gate, found: Sample, reading: Reading) -> GateResult:
         keeps, breaks = reading.lower >= limit, reading.upper < limit
         bound, opposite = f">={metric.show(reading.lower)}", f"<={metric.show(reading.upper)}"
     if breaks:
-        advice = (
-            "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes"
-            if metric.name.startswith("leak.")
-            else "unlearn more gently: fewer steps, a lower lr, or a method with a retain set"
-        )
-        return GateResult(gate, Verdict.FAIL, bound=opposite, advice=advice)
-    if found.had and _lower(found.had, found.units) <= limit:
+        return GateResult(gate, Verdict.FAIL, bound=opposite, advice=_after_failure(metric))
+    if found.had and _lower(found.had, found.units, measured.confidence) <= limit:
         return _nothing_to_forget(gate, found, bound)
     if keeps:
         return GateResult(gate, Verdict.PASS, bound=bound, blocks=False)
-    return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=_would_decide(gate, found))
+    advice, blocks = _would_decide(gate, found, measured.confidence), measured.undecided_blocks
+    return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=advice, blocks=blocks)
 
 
-def _lower(scores: Sequence[float], units: float) -> float:
+_LONGER = "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes"
+
+
+def _after_failure(metric: Metric) -> str:
+    if metric.split == "control":
+        return (
+            "people that the model never saw come out: their values can be guessed, or it did see "
+            "them; take other control people"
+        )
+    if metric.name.startswith("leak."):
+        return _LONGER
+    return "unlearn more gently: fewer steps, a lower lr, or a method with a retain set"
+
+
+def _lower(scores: Sequence[float], units: float, confidence: float) -> float:
     share = min(1.0, math.fsum(scores) / len(scores))
-    return clopper_pearson_lower(share * units, units, CONFIDENCE)
+    return clopper_pearson_lower(share * units, units, confidence)
 
 
 def _nothing_to_forget(gate: Gate, found: Sample, bound: str) -> GateResult:
@@ -303,12 +335,12 @@ def _nothing_to_forget(gate: Gate, found: Sample, bound: str) -> GateResult:
     return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
 
 
-def _would_decide(gate: Gate, found: Sample) -> str:
+def _would_decide(gate: Gate, found: Sample, confidence: float) -> str:
     if gate.metric.type != "rate" or not gate.metric.counted:
         return "more cases, or fewer losses, would decide it"
-    allowed = events_allowed(gate.limit, found.n, CONFIDENCE, found.units)
+    allowed = events_allowed(gate.limit, found.n, confidence, found.units)
     if allowed is None:  # errors left fewer probes than the limit needs
-        return f"{found.n} probes are too few for this limit"
+        return f"{found.n} probes are too few for this limit; take more"
     return (
         f"{found.n} probes can show this limit with at most {allowed} leaks; unlearn further, "
         "or take more probes"

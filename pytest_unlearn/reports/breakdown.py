@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.options import CONFIDENCE
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.statistics import clopper_pearson_lower, clopper_pearson_upper
+from pytest_unlearn.gates.shares import share
 from pytest_unlearn.leaks.exact_rows import SAMPLES, mean_leak_at, mean_of
 from pytest_unlearn.leaks.outcomes import LABELS
 
 Table = list[list[str]]
-# Each side of a two-sided 95 % interval.
-_SIDE = 0.975
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
@@ -34,39 +35,42 @@ def forget_rows(rows: Iterable[ProbeRow | TaskRow], family: str | None = None) -
     ]
 
 
-def rates_by(rows: Sequence[ProbeRow], key: str) -> Table:
-    """Return direct and indirect rates before and after for each value of a row's attribute.
+def rates_by(rows: Sequence[ProbeRow | TaskRow], key: str, confidence: float = CONFIDENCE) -> Table:
+    """Return direct and indirect rates of forget probes for each value of a row's attribute.
 
-    The interval is Clopper and Pearson's, two-sided at 95 %, on the tested model's direct rate.
-    An empty table where there is one group only.
+    Each line is what gates on `leak.direct` and `leak.indirect` with that restriction would be
+    judged on; kinds and carriers are of the direct family. An empty table where there is one group
+    only.
     """
-    groups: dict[str, list[ProbeRow]] = {}
-    for row in rows:
-        groups.setdefault(getattr(row, key), []).append(row)
+    families = key in ("family", "knowledge")
+    members = forget_rows(rows, None if families else "direct")
+    groups = list(dict.fromkeys(str(getattr(row, key)) for row in members))
     if len(groups) < 2:
         return []
     name = "probe" if key == "family" else key
-    table = [[name, "n", "direct base", "direct tested", "95%", "indirect base", "indirect tested"]]
-    for group, members in groups.items():
-        n = len(members)
-        counts = {
-            (state, label): sum(getattr(row, state)["label"] == label for row in members)
-            for state in ("base", "unlearned")
-            for label in ("direct", "indirect")
-        }
-        direct = counts["unlearned", "direct"]
-        low, high = clopper_pearson_lower(direct, n, _SIDE), clopper_pearson_upper(direct, n, _SIDE)
-        table.append(
-            [
-                group,
-                str(n),
-                _share(counts["base", "direct"], n),
-                _share(counts["unlearned", "direct"], n),
-                f"{low:.1%} to {high:.1%}",
-                _share(counts["base", "indirect"], n),
-                _share(counts["unlearned", "indirect"], n),
-            ]
+    bound = f"{percent(confidence)} bound"
+    table = [
+        [
+            name,
+            "n",
+            "direct base",
+            "direct tested",
+            bound,
+            "indirect base",
+            "indirect tested",
+            bound,
+        ],
+    ]
+    for group in groups:
+        filters = {"probe": "all" if families else "direct", name: group}
+        direct, indirect = (
+            share(METRICS[metric], rows, filters, confidence)
+            for metric in ("leak.direct", "leak.indirect")
         )
+        if direct and indirect:
+            base, tested, n, upper = direct.cells
+            before, after, _, other = indirect.cells
+            table.append([group, n, base, tested, upper, before, after, other])
     return table
 
 
@@ -152,7 +156,3 @@ def relations(rows: Sequence[ProbeRow]) -> str:
             said = ", ".join(f"{whose} {count}" for whose, count in counts.most_common())
             lines.append(f"{name}: {said}")
     return "indirect leaks, whose value: " + "; ".join(lines) if lines else ""
-
-
-def _share(count: int, n: int) -> str:
-    return f"{count} ({count / n:.1%})"

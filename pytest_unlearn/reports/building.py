@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.shares import shares
 from pytest_unlearn.gates.verdicts import GateResult
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.reports.provenance import Clock, manifest, redacted
-from pytest_unlearn.reports.result import Case, GateFact, Result, RunFacts, Status, shares
+from pytest_unlearn.reports.result import Case, GateFact, Result, RunFacts, Status
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
@@ -63,11 +64,15 @@ def build_result(
         steps=checkpoint.steps if checkpoint else None,
         unlearning_seconds=checkpoint.seconds if checkpoint else None,
         values_shown=settings.show_values,
+        confidence=settings.judging.confidence,
+        undecided=settings.judging.undecided,
+        require_complete=settings.judging.require_complete,
+        curtailed=settings.judging.curtail,
     )
     return Result(
         run=run,
         gates=tuple(map(gate_fact, ended.gates)),
-        metrics=shares(ended.rows.values()),
+        metrics=shares(list(ended.rows.values()), run.confidence, run.two_states),
         cases=tuple(_case(case, ended, engine, settings.show_values) for case in cases),
         provenance=manifest(
             settings, dataset, engine.models, engine.phases, clock, command, bool(ended.rows)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
+from pytest_unlearn.gates.options import CONFIDENCE
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.shares import pass_at
 from pytest_unlearn.reports.breakdown import Table
-from pytest_unlearn.tasks.passk import retained
-
-_HEAD = ["also measured", "base", "tested", "n", "95% bound"]
 
 
-def with_coding(table: Table, rows: Iterable[ProbeRow | TaskRow], two_states: bool) -> Table:
+def with_coding(
+    table: Table,
+    rows: Iterable[ProbeRow | TaskRow],
+    two_states: bool,
+    confidence: float = CONFIDENCE,
+) -> Table:
     """Return the table of what is shown beside the gates, with lines about tasks at its end.
 
     pass@k for each k where there are several samples; pass@k of each set where there are several;
@@ -22,21 +27,21 @@ def with_coding(table: Table, rows: Iterable[ProbeRow | TaskRow], two_states: bo
     `two_states`: base and tested model differ.
     """
     tasks = [row for row in rows if isinstance(row, TaskRow)]
-    lines = [*_passed(tasks, two_states), *_degenerate(tasks), *_perplexity(tasks)]
-    return [*(table or [_HEAD] if lines else table), *lines]
+    lines = [*_passed(tasks, two_states, confidence), *_degenerate(tasks), *_perplexity(tasks)]
+    head = ["also measured", "base", "tested", "n", f"{percent(confidence)} bound"]
+    return [*(table or [head] if lines else table), *lines]
 
 
-def _passed(tasks: Sequence[TaskRow], two_states: bool) -> Table:
+def _passed(tasks: Sequence[TaskRow], two_states: bool, confidence: float) -> Table:
     if not tasks:
         return []
     ks = tasks[0].ks
-    lines: Table = []
+    wanted: list[tuple[str, Sequence[TaskRow], int]] = []
     if ks != (1,) or len(tasks[0].base_samples) > 1:
-        lines += [_line(f"pass@{k}", tasks, k, two_states) for k in ks]
-    for group, part in _groups(tasks):
-        if group:
-            lines.append(_line(f"pass@{ks[0]}{group}", part, ks[0], two_states))
-    return lines
+        wanted += [(f"pass@{k}", tasks, k) for k in ks]
+    wanted += [(f"pass@{ks[0]}{group}", part, ks[0]) for group, part in _groups(tasks) if group]
+    found = (pass_at(name, part, k, confidence, two_states) for name, part, k in wanted)
+    return [[share.name, *share.cells] for share in found if share]
 
 
 def _groups(tasks: Sequence[TaskRow]) -> list[tuple[str, list[TaskRow]]]:
@@ -47,24 +52,6 @@ def _groups(tasks: Sequence[TaskRow]) -> list[tuple[str, list[TaskRow]]]:
     if len(groups) < 2:
         return [("", list(tasks))]
     return [(f" {name}", part) for name, part in groups.items()]
-
-
-def _line(name: str, tasks: Sequence[TaskRow], k: int, two_states: bool) -> list[str]:
-    base, tested = (
-        _by_task(tasks, lambda row: row.pass_at("base", k)),
-        _by_task(tasks, lambda row: row.pass_at("unlearned", k)),
-    )
-    kept = retained(base, tested) if two_states else None
-    bound = f">={kept[1]:.1%} of base" if kept else "-"
-    means = (fmean(x for values in state.values() for x in values) for state in (base, tested))
-    return [name, *(f"{mean:.1%}" for mean in means), str(len(tasks)), bound]
-
-
-def _by_task(tasks: Sequence[TaskRow], score: Callable[[TaskRow], float]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for row in tasks:
-        found.setdefault(row.task, []).append(score(row))
-    return found
 
 
 def _degenerate(tasks: Sequence[TaskRow]) -> Table:

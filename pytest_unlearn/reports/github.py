@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from pytest_unlearn.reports.breakdown import forget_rows, relations
 from pytest_unlearn.reports.result import GateFact, Result, verdict_of_all
@@ -25,7 +27,7 @@ def render(result: Result) -> str:
     ]
     if result.caveat:
         lines += [f"> **Note:** {result.caveat}", ""]
-    lines += [*gate_table(result.gates, marked=True), "", *share_table(result)]
+    lines += [*gate_table(result, marked=True), "", *share_table(result)]
     said = relations(forget_rows(result.rows))
     if said:
         lines += ["", said[0].upper() + said[1:] + "."]
@@ -54,46 +56,41 @@ def render_sweep(results: Sequence[Result]) -> str:
     return "\n".join([*lines, ""])
 
 
-def gate_table(gates: Iterable[GateFact], marked: bool = False) -> list[str]:
+def gate_table(result: Result, marked: bool = False) -> list[str]:
     """Return the gates as a Markdown table. `marked`: with a sign before each verdict."""
     return markdown_table(
-        ["gate", "observed", "n", "95 % bound", "limit", "verdict"],
+        ["gate", "observed", "n", result.run.bound_head, "limit", "verdict"],
         [
             [
                 f"`{gate.name}`",
                 gate.observed or "-",
-                str(gate.n),
+                gate.size,
                 gate.bound or "-",
                 gate.limit_text,
                 f"{_MARKS.get(gate.verdict, _OTHER_MARK)} {gate.verdict}"
                 if marked
                 else gate.verdict,
             ]
-            for gate in gates
+            for gate in result.gates
         ],
     )
 
 
 def share_table(result: Result) -> list[str]:
-    """Return the shares before and after, with 95 % intervals, as a Markdown table."""
+    """Return the shares before and after, with their bounds, as a Markdown table."""
     return markdown_table(
-        ["measured", "n", "base", "tested", "95 % interval"],
-        [
-            [
-                f"`{share.name}`",
-                str(share.n),
-                f"{share.base} ({share.rate('base'):.1%})",
-                f"{share.tested} ({share.rate('tested'):.1%})",
-                "{:.1%} to {:.1%}".format(*share.interval("tested")),
-            ]
-            for share in result.metrics
-        ],
+        ["measured", "base", "tested", "n", result.run.bound_head],
+        [[f"`{share.name}`", *share.cells] for share in result.metrics],
     )
 
 
 def provenance_lines(result: Result) -> list[str]:
-    """Return the manifest in a Markdown list: digests, versions, where, when and how long."""
+    """Return the manifest in a Markdown list: digests, settings, versions, where, when, how long.
+
+    Settings that have no value are left out, and digests are cut short; `summary` has all.
+    """
     manifest = result.provenance
+    settings = {name: value for name, value in manifest["settings"].items() if value}
     lines = [f"- command: `{manifest['command']}`"]
     for state, key in manifest["models"].items():
         told = ", ".join(f"{name} `{_short(value)}`" for name, value in key.items() if value)
@@ -101,27 +98,46 @@ def provenance_lines(result: Result) -> list[str]:
     data = manifest["data"]
     lines += [
         f"- data: records `{data['records'][:12]}`, tasks `{data['tasks'][:12]}`",
-        f"- started {manifest['started']}, {manifest['seconds']:.0f} s, "
-        f"memory {manifest['memory'] / 2**20:.0f} MiB",
+        *(f"- file `{file['name']}`: `{_short(file['sha256'])}`" for file in data["files"]),
+        f"- settings: {_code(settings)}",
+        f"- started {manifest['started']}, {manifest['seconds']:.0f} s, {_memory(manifest)}",
+        *(f"- {p['name']}: {p['seconds']:.1f} s, {_memory(p)}" for p in manifest["phases"]),
         f"- pytest-unlearn {manifest['pytest_unlearn']}, "
         + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        f"- Python {manifest['host']['python']} on {manifest['host']['system']}",
+        f"- Python {manifest['host']['python']} on {manifest['host']['system']}, "
+        f"{manifest['host']['processor']}",
     ]
+    if "replayed" in manifest:
+        lines.append(f"- judged again by: {_code(manifest['replayed'])}")
     return lines
 
 
+def _memory(cost: Mapping[str, Any]) -> str:
+    text = f"memory {cost['memory'] / 2**20:.0f} MiB"
+    return (
+        text if cost["gpu_memory"] is None else f"{text}, GPU {cost['gpu_memory'] / 2**20:.0f} MiB"
+    )
+
+
+def _code(data: Any) -> str:
+    """Return JSON data as code in a line of Markdown."""
+    return f"``{json.dumps(data)}``"
+
+
 def annotate(gates: Iterable[GateFact], pair: str = "") -> list[str]:
-    """Return GitHub's workflow commands for the gates that block: errors, shown on the run.
+    """Return GitHub's workflow commands, shown on the run: an error for each gate that blocks, a
+    warning for each that is undecided and let through.
 
     `pair`: whose gates they are, in a sweep.
     """
     where = f" @ {pair}" if pair else ""
     return [
-        f"::error title={_escaped(f'unlearn {gate.name}{where}', property=True)}::"
+        f"::{'error' if gate.blocks else 'warning'} "
+        f"title={_escaped(f'unlearn {gate.name}{where}', property=True)}::"
         + _escaped(f"{gate.verdict}: {gate.text}; observed {gate.observed or '-'} of {gate.n}")
         + (_escaped(f"; {gate.advice}") if gate.advice else "")
         for gate in gates
-        if gate.blocks
+        if gate.blocks or gate.verdict == "UNDECIDED"
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pytest_unlearn.gates.options import CONFIDENCE
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.leaks.membership import Auc, attack_score, auc, privleak
 from pytest_unlearn.reports.breakdown import Table
@@ -12,15 +13,17 @@ from pytest_unlearn.reports.breakdown import Table
 _STATES = {"base": "base", "unlearned": "tested", "retrained": "retrained"}
 
 
-def membership_table(rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str]) -> Table:
+def membership_table(
+    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str], confidence: float = CONFIDENCE
+) -> Table:
     """Return the AUC of each attack on each model, forget against control people.
 
-    1 is perfect recognition, 0.5 chance; the 95 % interval treats a person's records as one
+    1 is perfect recognition, 0.5 chance; the two-sided interval treats a person's records as one
     cluster. With a retrained model also PrivLeak (percent of its AUC, below 0 where members still
     stand out, above where they stand out by being unlikely) and what its interval says. An empty
     table without scored records on both sides.
     """
-    aucs = membership_aucs(rows, attacks)
+    aucs = membership_aucs(rows, attacks, confidence)
     table: Table = []
     for attack, found in aucs.items():
         if not table:
@@ -36,7 +39,7 @@ def membership_table(rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str])
 
 
 def membership_aucs(
-    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str]
+    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str], confidence: float = CONFIDENCE
 ) -> dict[str, dict[str, Auc]]:
     """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` where it was scored.
 
@@ -53,18 +56,24 @@ def membership_aucs(
         return {}
     states = [s for s in _STATES if getattr(members[0], f"{s}_exact") is not None]
     return {
-        attack: {state: _auc(attack, state, members, others) for state in states}
+        attack: {state: _auc(attack, state, members, others, confidence) for state in states}
         for attack in attacks
     }
 
 
-def _auc(attack: str, state: str, members: Sequence[ProbeRow], others: Sequence[ProbeRow]) -> Auc:
+def _auc(
+    attack: str,
+    state: str,
+    members: Sequence[ProbeRow],
+    others: Sequence[ProbeRow],
+    confidence: float,
+) -> Auc:
     sides = [
         [attack_score(attack, _scores(row, state)) for row in side] for side in (members, others)
     ]
     # A name may stand in two files of a user for two people.
     owners = [[f"{row.split} {row.owner}" for row in side] for side in (members, others)]
-    return auc(sides[0], sides[1], owners=(owners[0], owners[1]))
+    return auc(sides[0], sides[1], owners=(owners[0], owners[1]), confidence=confidence)
 
 
 def _scores(row: ProbeRow, state: str) -> dict[str, Any]:

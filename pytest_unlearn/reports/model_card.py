@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import re
 
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.readings import percent
+from pytest_unlearn.gates.rows import TaskRow
 from pytest_unlearn.reports.github import gate_table, provenance_lines, share_table
 from pytest_unlearn.reports.result import Result
 
 TASK_TYPE = "text-generation"
 DATASET_TYPE = "pytest-unlearn"
-# The cases on which each share is counted.
-_SPLITS = {
-    "leak.direct": "forget",
-    "leak.indirect": "forget",
-    "leak.control": "control",
-    "people.known": "retain",
-    "pass@1": "tasks",
-}
 
 
 def render(result: Result) -> str:
@@ -32,15 +27,17 @@ def render(result: Result) -> str:
             task_type=TASK_TYPE,
             task_name="Code generation after unlearning",
             dataset_type=DATASET_TYPE,
-            dataset_name=f"pytest-unlearn: {_SPLITS[share.name]}",
-            dataset_split=_SPLITS[share.name],  # results of one split make one entry of the index
+            dataset_name=f"pytest-unlearn: {_split(share.name)}",
+            dataset_split=_split(share.name),  # results of one split make one entry of the index
             dataset_args={"records": result.provenance["data"]["records"], "n": share.n},
-            metric_type=share.name,
+            metric_type=_metric_type(share.name, result),
             metric_name=share.about,
             metric_value=round(share.rate("tested"), 6),
             metric_args={
                 "base": round(share.rate("base"), 6),
-                "interval_95": [round(end, 6) for end in share.interval("tested")],
+                "confidence": share.confidence,  # of each bound by itself
+                "bounds": [round(end, 6) for end in share.interval("tested")],
+                "units": share.units,
             },
         )
         for share in result.metrics
@@ -65,10 +62,11 @@ def render(result: Result) -> str:
     ]
     if result.caveat:
         lines += [f"**{result.caveat} These are no results of the model.**", ""]
-    lines += [*gate_table(result.gates), "", *share_table(result), ""]
+    lines += [*gate_table(result), "", *share_table(result), ""]
     lines += [
-        "A gate passes only when the one-sided 95 % bound on its rate keeps the limit. Of people "
-        "that the model never saw (`leak.control`), what comes out is chance.",
+        f"A gate passes only when the one-sided {percent(run.confidence)} bound on its rate keeps "
+        "the limit; the number in parentheses counts people or tasks. Of people that the model "
+        "never saw (`leak.control`), what comes out is chance.",
         "",
         "### Provenance",
         "",
@@ -76,6 +74,19 @@ def render(result: Result) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _split(name: str) -> str:
+    """Return the cases on which a metric is counted."""
+    return METRICS[name].split or "tasks"
+
+
+def _metric_type(name: str, result: Result) -> str:
+    """Return the name that the hub knows: pass@k is one, what is retained of it is not."""
+    if not name.startswith("passk."):
+        return name
+    ks = {row.ks[0] for row in result.rows if isinstance(row, TaskRow)}
+    return f"pass@{min(ks)}"
 
 
 def _hub_id(name: str) -> str | None:

@@ -7,14 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_unlearn.gates.reference import metric_lines
-from pytest_unlearn.options import is_active
+from pytest_unlearn.options import SettingsError, is_active, judging_of
 from pytest_unlearn.reports.breakdown import aligned
 
 
 def show(config: pytest.Config) -> int:
     """Print and return the exit code. Raises pytest.UsageError, as a run would."""
     if config.option.unlearn_metrics:
-        print("\n".join(metric_lines()))
+        try:
+            confidence = judging_of(config).confidence
+        except SettingsError as error:
+            raise pytest.UsageError(str(error)) from error
+        print("\n".join(metric_lines(confidence)))
         return 0
     if not is_active(config):
         raise pytest.UsageError("--unlearn-plan: name a model, as in --unlearn-model=tiny")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_unlearn import __version__
 from pytest_unlearn.phases import Phases, peak_gpu_memory, peak_memory
 from pytest_unlearn.provenance import installed_versions
+from pytest_unlearn.reports.redaction import REDACTED, without
 from pytest_unlearn.store import digest_of, file_sha256
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_unlearn.model_pair import Models, State
     from pytest_unlearn.options import Settings
 
-REDACTED = "<redacted>"
 _PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
 # Settings that are no setting of the measurement, or must not be told.
 _UNTOLD = {"fingerprint_key"}
@@ -92,13 +92,10 @@ def manifest(
 
 
 def redacted(text: str, key: str | None, dataset: Dataset) -> str:
-    """Return a text from outside (a command line, an error) without key, and without any value."""
+    """Return a text from outside (a command line, an error) without key, value or name."""
     if key:
         text = text.replace(key, REDACTED)
-    for value in dataset.values:
-        if value in text:
-            text = text.replace(value, REDACTED)
-    return text
+    return without(text, dataset.values | dataset.names)
 
 
 def _model_keys(settings: Settings, dataset: Dataset, models: Models) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.shares import shares
 from pytest_unlearn.jsonl import read_any_objects
 from pytest_unlearn.reports.breakdown import aligned
 from pytest_unlearn.reports.building import CASE_FACTS
-from pytest_unlearn.reports.result import Case, GateFact, PairName, Result, RunFacts, shares
+from pytest_unlearn.reports.result import Case, GateFact, PairName, Result, RunFacts
 from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION, SWEEP_VERSION
 
 _VALUES = ("value", "base_text", "tested_text")
@@ -79,9 +80,8 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
     run = replace(run, attacks=tuple(run.attacks), values_shown=run.values_shown and show_values)
     rows = [case.row for case in cases if case.row is not None]
     pair = _made(PairName, head["pair"]) if "pair" in head else None
-    return Result(
-        run, tuple(lines.gates), shares(rows), cases, head["provenance"], head["search"], pair
-    )
+    metrics = shares(rows, run.confidence, run.two_states)
+    return Result(run, tuple(lines.gates), metrics, cases, head["provenance"], head["search"], pair)
 
 
 def _made(kind: Any, data: dict[str, Any]) -> Any:
@@ -99,20 +99,29 @@ def _case(line: dict[str, Any], show_values: bool) -> Case:
 
 
 def changes(before: Result, after: Result) -> Iterator[str]:
-    """Yield a line for each gate whose verdict is another now, by its limit or by the rules."""
+    """Yield a line for each gate whose verdict is another now, that is new, or that is gone."""
     known = {gate.name: gate for gate in before.gates}
     for gate in after.gates:
-        old = known.get(gate.name)
-        if old is not None and old.verdict != gate.verdict:
+        old = known.pop(gate.name, None)
+        if old is None:
+            yield f"NEW: {gate.text} is {gate.verdict}"
+        elif old.verdict != gate.verdict:
             limit = "" if old.text == gate.text else f" ({old.text})"
             yield f"CHANGED: {gate.text} is {gate.verdict}, was {old.verdict}{limit}"
+    for old in known.values():
+        yield f"LEFT OUT: {old.text} was {old.verdict}"
+
+
+def advice_lines(result: Result) -> list[str]:
+    """Return what to do next, a line for each gate that has something to say."""
+    return [f"{gate.name}: {gate.advice}" for gate in result.gates if gate.advice]
 
 
 def table_lines(result: Result) -> list[str]:
     """Return the gates as aligned lines."""
-    table = [["gate", "observed", "n", "95% bound", "limit", "verdict"]]
+    table = [["gate", "observed", "n", result.run.bound_head, "limit", "verdict"]]
     table += [
-        [g.name, g.observed or "-", str(g.n), g.bound or "-", g.limit_text, g.verdict]
+        [g.name, g.observed or "-", g.size, g.bound or "-", g.limit_text, g.verdict]
         for g in result.gates
     ]
     return aligned(table)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pytest_unlearn.gates.options import CONFIDENCE, Undecided
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.statistics import clopper_pearson_lower, clopper_pearson_upper
+from pytest_unlearn.gates.shares import Share, size
 
 Status = Literal["measured", "error", "not run"]
-# Each side of a two-sided 95 % interval.
-_SIDE = 0.975
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,10 @@ class RunFacts:
 
     `complete`: every case of the data set was run. `expected` counts the cases of the data set.
     `steps` and `unlearning_seconds` are of the unlearning, None where nothing was unlearned.
-    `values_shown`: the user asked for values in the reports.
+    `values_shown`: the user asked for values in the reports. How it was judged: `confidence` of
+    each bound, what an `undecided` gate does, whether a part counts as a failure
+    (`require_complete`), and whether cases were left out because they could change no verdict
+    (`curtailed`).
     """
 
     model: str
@@ -44,6 +47,15 @@ class RunFacts:
     steps: int | None = None
     unlearning_seconds: float | None = None
     values_shown: bool = False
+    confidence: float = CONFIDENCE
+    undecided: Undecided = "fail"
+    require_complete: bool = False
+    curtailed: bool = False
+
+    @property
+    def bound_head(self) -> str:
+        """The head of a column of bounds."""
+        return f"{percent(self.confidence)} bound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +74,10 @@ class GateFact:
     advice: str
     units: float = 0.0
 
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Cases of `n` in which something holds, on base and tested model."""
-
-    name: str
-    about: str
-    n: int
-    base: int
-    tested: int
-
-    def rate(self, state: Literal["base", "tested"]) -> float:
-        """Return the share of one model, a fraction."""
-        return float(getattr(self, state) / self.n)
-
-    def interval(self, state: Literal["base", "tested"]) -> tuple[float, float]:
-        """Return the two-sided 95 % interval of Clopper and Pearson (1934)."""
-        return interval(getattr(self, state), self.n)
+    @property
+    def size(self) -> str:
+        """The number of cases, and what they are worth in people or tasks where that is less."""
+        return size(self.n, self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,55 +158,3 @@ def verdict_of_all(results: Sequence[Result]) -> str:
     if "NOT FOR RELEASE" in verdicts:
         return "NOT FOR RELEASE"
     return "FOR RELEASE" if verdicts == {"FOR RELEASE"} else "NO VERDICT"
-
-
-def interval(count: int, n: int) -> tuple[float, float]:
-    """Return the two-sided 95 % Clopper-Pearson interval of a rate, fractions."""
-    return clopper_pearson_lower(count, n, _SIDE), clopper_pearson_upper(count, n, _SIDE)
-
-
-def share_of(name: str, about: str, rows: Sequence[ProbeRow], label: str) -> Share:
-    """Count an outcome among rows."""
-    return Share(
-        name,
-        about,
-        len(rows),
-        sum(row.base["label"] == label for row in rows),
-        sum(row.unlearned["label"] == label for row in rows),
-    )
-
-
-def shares(rows: Iterable[ProbeRow | TaskRow]) -> tuple[Share, ...]:
-    """Return the shares that every report names, of direct probes and tasks; none without a row."""
-    rows = list(rows)
-    probes = [row for row in rows if isinstance(row, ProbeRow) and row.family == "direct"]
-    tasks = [row for row in rows if isinstance(row, TaskRow)]
-    split = {s: [p for p in probes if p.split == s] for s in ("forget", "retain", "control")}
-    found = [
-        share_of(
-            "leak.direct", "forget probes whose own value comes out", split["forget"], "direct"
-        ),
-        share_of(
-            "leak.indirect",
-            "forget probes that bring out another real value, or their own in disguise",
-            split["forget"],
-            "indirect",
-        ),
-        share_of(
-            "leak.control",
-            "probes of people never seen whose own value comes out: chance",
-            split["control"],
-            "direct",
-        ),
-        share_of(
-            "people.known", "probes of retained people that are answered", split["retain"], "direct"
-        ),
-        Share(
-            "pass@1",
-            "task cases that are solved",
-            len(tasks),
-            sum(task.base == "passed" for task in tasks),
-            sum(task.solved for task in tasks),
-        ),
-    ]
-    return tuple(share for share in found if share.n)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pytest_unlearn.reports.result import GateFact, Result, Share, verdict_of_all
+from pytest_unlearn.gates.shares import Share
+from pytest_unlearn.reports.result import GateFact, Result, verdict_of_all
 from pytest_unlearn.reports.sweep import standings
 
 SCHEMA = "pytest-unlearn/summary"
@@ -71,12 +72,8 @@ def gate_data(gate: GateFact) -> dict[str, Any]:
 
 
 def share_data(share: Share) -> dict[str, Any]:
-    """Return a share with the 95 % interval of each model, as JSON data."""
-    return {
-        **asdict(share),
-        "base_interval": share.interval("base"),
-        "tested_interval": share.interval("tested"),
-    }
+    """Return a share as JSON data; bounds are one-sided, each end by itself."""
+    return asdict(share)
 
 
 def as_json(data: Any, indent: int | None = 2) -> str:

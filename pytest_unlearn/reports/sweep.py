@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pytest_unlearn.gates.expressions import parse_gate
 from pytest_unlearn.gates.rows import TaskRow
 from pytest_unlearn.reports.breakdown import Table, forget_rows
-from pytest_unlearn.reports.rejudging import rejudged
+from pytest_unlearn.reports.rejudging import recorded, rejudged
 from pytest_unlearn.reports.result import GateFact, Result
 
 # What is shown of each pair, as gates that hardly any figure breaks: so their bounds are what a
@@ -49,9 +49,9 @@ def standings(results: Sequence[Result]) -> list[Standing]:
 
 
 def _standing(result: Result) -> Standing:
-    gates = [parse_gate(text) for text in _SHOWN]
     # Of a method that changes nothing, "retained" is still a figure: all of it.
     compared = replace(result, run=replace(result.run, two_states=True))
+    judging = replace(recorded(compared), gates=tuple(map(parse_gate, _SHOWN)))
     forget = forget_rows(result.rows, "direct")
     tasks = [row for row in result.rows if isinstance(row, TaskRow)]
     base = math.fsum(row.pass_at("base") for row in tasks)
@@ -59,7 +59,7 @@ def _standing(result: Result) -> Standing:
     return Standing(
         result.label,
         result.verdict,
-        rejudged(compared, gates).gates,
+        rejudged(compared, judging).gates,
         leak=sum(row.leaked for row in forget) / len(forget) if comparable else None,
         ability=math.fsum(row.pass_at("unlearned") for row in tasks) / base if comparable else None,
     )
@@ -79,7 +79,7 @@ def _on_front(one: Standing, among: Iterable[Standing]) -> bool:
 
 
 def sweep_table(found: Sequence[Standing]) -> Table:
-    """Return a line a pair: counts with the gates' one-sided 95 % bounds, verdict, front."""
+    """Return a line a pair: counts with the gates' one-sided bounds, verdict, front."""
     names = [gate.name for gate in found[0].measured]
     return [
         ["pair", *names, "verdict", "Pareto"],

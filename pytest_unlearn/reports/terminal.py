@@ -19,14 +19,13 @@ from pytest_unlearn.gates.baselines import (
     show_interval,
 )
 from pytest_unlearn.gates.expressions import Gate
-from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric
-from pytest_unlearn.gates.readings import read, sample
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow, row_in
+from pytest_unlearn.gates.shares import shares, size
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports import protection, unsolved
 from pytest_unlearn.reports.breakdown import (
     Table,
-    aligned,
     exact_table,
     forget_rows,
     rates_by,
@@ -35,7 +34,9 @@ from pytest_unlearn.reports.breakdown import (
 )
 from pytest_unlearn.reports.coding import with_coding
 from pytest_unlearn.reports.footer import SHOWN, annotation_lines, cost_lines, written_lines
+from pytest_unlearn.reports.gate_reports import VERDICT_PROPERTY
 from pytest_unlearn.reports.membership import membership_table
+from pytest_unlearn.reports.screen import Screen
 from pytest_unlearn.reports.sweep import front_sentence, standings, sweep_table
 
 if TYPE_CHECKING:
@@ -59,8 +60,11 @@ def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
 
     A retained person's value that comes out is no leak: it was to be kept.
     """
-    if report.when != "call" or not report.passed:
+    if report.when != "call" or report.failed:
         return None
+    if report.skipped:  # not a test of the user's: a gate that is undecided and let through
+        undecided = (VERDICT_PROPERTY, Verdict.UNDECIDED.value) in report.user_properties
+        return ("undecided", "?", ("UNDECIDED", {"yellow": True})) if undecided else None
     row = row_in(getattr(report, "user_properties", ()))
     if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
         return "leaked", "L", ("LEAKED", {"yellow": True})
@@ -96,78 +100,97 @@ def _tested(session: UnlearnSession) -> str:
 
 
 def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
-    """Write the section `unlearning`: what was measured, the gates, and last the verdict."""
+    """Write the section `unlearning`: what was measured, the gates, and last the verdict.
+
+    Under `-q` the gates and what to do next; under `-qq` the verdict alone.
+    """
     if not session.judged:
         return
-    reporter.section("unlearning")
-    for run in session.judged:
+    verbosity, screen = reporter.config.get_verbosity(), Screen(reporter, bool(reporter.isatty))
+    if verbosity < 0 and session.settings.show_values:  # the header, which says so, was not shown
+        screen.line(SHOWN)
+    if verbosity > -2:
+        reporter.section("unlearning")
+        for run in session.judged:
+            if session.sweeps:
+                reporter.section(run.pair.label, sep="-")
+            _write_run(run, reporter, screen)
         if session.sweeps:
-            reporter.section(run.pair.label, sep="-")
-        _write_run(run, reporter)
-    if session.sweeps:
-        _write_sweep(session, reporter)
-    for line in _about_the_run(session):
-        reporter.write_line(line)
+            _write_sweep(session, reporter, screen)
+        for line in _about_the_run(session):
+            screen.line(line)
+    for result in session.built:
+        for line in annotation_lines(result, os.environ):
+            reporter.write_line(line)  # GitHub reads whole lines
     named = [(run.pair.named(r.gate.name), r) for run in session.judged for r in run.results]
     text, colour = conclusion(named)
-    reporter.write_line(text, bold=True, **{colour: True})
+    screen.line(text, bold=True, **{colour: True})
 
 
-def _write_run(run: PairRun, reporter: pytest.TerminalReporter) -> None:
+def _write_run(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
     """Write what one pair of model and method came to, but for the verdict of all gates."""
-    rows = list(run.rows.values())
-    reporter.write_line(_run_line(run, len(rows)))
-    if planting := run.engine.models.stored_planting():
-        reporter.write_line(planting_line(planting))
-    reporter.write_line("")
-    _write_table(reporter, _gate_table(run.results), [r.verdict for r in run.results])
-    beside = with_coding(_beside(run, rows), rows, run.settings.compares_two_states)
-    if beside:
-        reporter.write_line("")
-        _write_table(reporter, beside)
-    if run.compared:
-        reporter.write_line("")
-        for line in comparison_lines(run, run.compared, rows):
-            reporter.write_line(line)
-    for table in _taken_apart(run, reporter, rows):
-        reporter.write_line("")
-        _write_table(reporter, table)
-    whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
-    whole += unsolved.lines(run.unsolved, reporter.config.get_verbosity())
-    for line in whole:
-        if line:
-            reporter.write_line(line)
-    if run.search:
-        for line in search_lines(run.search):
-            reporter.write_line(line)
+    _gates(run, screen)
+    if reporter.config.get_verbosity() > -1:
+        _measured(run, reporter, screen)
     for result in run.results:
         if result.advice:
-            reporter.write_line(f"{result.gate.name}: {result.advice}")
+            screen.line(f"{result.gate.name}: {result.advice}")
     if run.saved:
-        reporter.write_line(run.saved)
+        screen.line(run.saved)
 
 
-def _write_sweep(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
+def _gates(run: PairRun, screen: Screen) -> None:
+    """Write what was run, the gates, and the change since a saved run."""
+    rows, confidence = list(run.rows.values()), run.settings.judging.confidence
+    screen.line(_run_line(run, len(rows)))
+    if planting := run.engine.models.stored_planting():
+        screen.line(planting_line(planting))
+    screen.line()
+    colours = [_COLOURS[result.verdict] for result in run.results]
+    screen.table(_gate_table(run.results, confidence), colours)
+    if run.compared:
+        screen.line()
+        screen.table(comparison_table(run, run.compared, rows))
+        if other := differences(run.compared, run.provenance):
+            saved = f"{run.compared.name} ({run.compared.saved_at})"
+            screen.line(f"not all else is equal to {saved}: {', '.join(other)}")
+
+
+def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
+    """Write what was measured beside the gates, and what is behind it."""
+    rows, confidence = list(run.rows.values()), run.settings.judging.confidence
+    two_states = run.settings.compares_two_states
+    beside = with_coding(_beside(run, rows), rows, two_states, confidence)
+    for table in (beside, *_taken_apart(run, reporter, rows)):
+        if table:
+            screen.line()
+            screen.table(table)
+    whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
+    whole += unsolved.lines(run.unsolved, reporter.config.get_verbosity())
+    whole += search_lines(run.search) if run.search else []
+    for line in filter(None, whole):
+        screen.line(line)
+
+
+def _write_sweep(
+    session: UnlearnSession, reporter: pytest.TerminalReporter, screen: Screen
+) -> None:
     """Write the pairs side by side, the front, and the pairs of which nothing was run."""
-    results = [run.result for run in session.judged if run.result is not None]
     reporter.section("all pairs", sep="-")
-    if results:  # else a hook failed before there was one, and pytest says so
-        found = standings(results)
-        _write_table(reporter, sweep_table(found))
-        reporter.write_line(front_sentence(found))
+    if session.built:  # else a hook failed before there was one, and pytest says so
+        found = standings(session.built)
+        screen.table(sweep_table(found))
+        screen.line(front_sentence(found))
     left_out = [run.pair.label for run in session.runs if not run.judged]
     if left_out:
-        reporter.write_line(f"left out, as no case of theirs was run: {', '.join(left_out)}")
+        screen.line(f"left out, as no case of theirs was run: {', '.join(left_out)}")
 
 
 def _about_the_run(session: UnlearnSession) -> Iterable[str]:
-    """Yield what the run cost, where its reports stand, and annotations for GitHub."""
-    results = [run.result for run in session.judged if run.result is not None]
-    if results:
-        yield from cost_lines(results[-1].provenance)
+    """Yield what the run cost, and where its reports stand."""
+    if session.built:
+        yield from cost_lines(session.built[-1].provenance)
         yield from written_lines(session.reports, session.unwritten)
-    for result in results:
-        yield from annotation_lines(result, os.environ)
 
 
 def _run_line(run: PairRun, count: int) -> str:
@@ -193,8 +216,8 @@ def planting_line(planting: Planting) -> str:
     return line
 
 
-def _gate_table(results: Sequence[GateResult]) -> list[list[str]]:
-    head = ["gate", "observed", "n", "95% bound", "limit", "verdict"]
+def _gate_table(results: Sequence[GateResult], confidence: float) -> list[list[str]]:
+    head = ["gate", "observed", "n", f"{percent(confidence)} bound", "limit", "verdict"]
     return [head, *(_gate_cells(result) for result in results)]
 
 
@@ -202,77 +225,46 @@ def _gate_cells(result: GateResult) -> list[str]:
     return [
         result.gate.name,
         result.observed or "-",
-        _size(result.n, result.units),
+        size(result.n, result.units),
         result.bound or "-",
         result.gate.limit_text,
         result.verdict.value,
     ]
 
 
-def _size(n: int, units: float) -> str:
-    """Return the number of cases, and what they are worth in people or tasks where that is less."""
-    return f"{n} ({units:.4g})" if 0 < units < n else str(n)
-
-
 def _beside(run: PairRun, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
     """Return what is shown beside the gates: every metric of counts that no gate already judges,
     and that is not another view of one that is shown."""
+    judging, two_states = run.settings.judging, run.settings.compares_two_states
     shown = {result.gate.name.partition("[")[0] for result in run.results}
     if shown & {"passk.retained", "passk.drop"}:
         shown |= {"passk.retained", "passk.rate"}
-    table = [["also measured", "base", "tested", "n", "95% bound"]]
-    for metric in METRICS.values():
-        if metric.name in shown or metric.type not in ("rate", "floor", "ratio"):
-            continue
-        cells = _metric_cells(metric, rows, run.settings.compares_two_states)
-        if cells:
-            table.append([metric.name, *cells])
-    return table if len(table) > 1 else []
+    found = [
+        [share.name, *share.cells]
+        for share in shares(rows, judging.confidence, two_states)
+        if share.name not in shown
+    ]
+    bound = f"{percent(judging.confidence)} bound"
+    return [["also measured", "base", "tested", "n", bound], *found] if found else []
 
 
-def _metric_cells(
-    metric: Metric, rows: Sequence[ProbeRow | TaskRow], two_states: bool
-) -> list[str]:
-    """Return base, tested, n and bound of a metric, or nothing where it is not measured."""
-    if metric.argument:
-        return []
-    scored = [row for row in metric.rows(rows, {}) if metric.score(row, "unlearned", 0) is not None]
-    if not scored:
-        return []
-    found = sample(metric, scored)
-    reading = read(metric.type, found)
-    bound = "-"
-    if metric.type in UPPER and reading:
-        bound = f"<={metric.show(reading.upper)}"
-    elif reading and metric.type == "ratio" and two_states:
-        bound = f">={metric.show(reading.lower)} of base"
-    elif reading and metric.type == "floor":
-        bound = f">={metric.show(reading.lower)}"
-    counts = [f"{sum(x):g} ({sum(x) / found.n:.1%})" for x in (found.base, found.new)]
-    return [*counts, _size(found.n, found.units), bound]
-
-
-def comparison_lines(
-    run: PairRun, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]
-) -> Iterable[str]:
-    """Yield the change of each judged metric since a saved run, and what else differs."""
+def comparison_table(run: PairRun, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]) -> Table:
+    """Return the change of each judged metric since a saved run."""
+    confidence = run.settings.judging.confidence
     judged = [result.gate for result in run.results]
     subjects = {gate.name: gate for gate in judged if isinstance(gate, Gate)}
     subjects |= {item.gate.name: item.gate for item in judged if isinstance(item, Change)}
-    head = f"since {saved.name}"
-    table = [[head, "then", "now", "change", "95% interval", "n", "worse", "better", "p"]]
+    head = [f"since {saved.name}", "then", "now", "change", f"{percent(confidence)} interval"]
+    table = [[*head, "n", "worse", "better", "p"]]
     for gate in subjects.values():
-        found = compare(gate, saved.rows, rows)
+        found = compare(gate, saved.rows, rows, confidence)
         if found:
             level = "{:.2f} bits" if gate.metric.type == "maximum" else "{:.1%}"
             figures = [level.format(figure) for figure in (found.saved, found.now)]
             change = [show_change(gate, found.change), show_interval(found)]
             counts = [str(count) for count in (found.n, found.worse, found.better)]
             table.append([gate.name, *figures, *change, *counts, f"{found.p_value:.2g}"])
-    yield from aligned(table)
-    other = differences(saved, run.provenance)
-    if other:
-        yield f"not all else is equal to {saved.name} ({saved.saved_at}): {', '.join(other)}"
+    return table
 
 
 def _taken_apart(
@@ -283,16 +275,16 @@ def _taken_apart(
     """Yield exact extraction and the families of probes side by side, membership where more was
     asked for than comes free; under -v also that, kinds, carriers, knowledge and the transition
     matrix of the direct family."""
-    forget = forget_rows(rows)
+    confidence = run.settings.judging.confidence
     verbose = reporter.config.get_verbosity() > 0
-    tables = [exact_table(rows), rates_by(forget, "family")]
+    tables = [exact_table(rows), rates_by(rows, "family", confidence)]
     attacks = run.settings.membership
     if verbose or {"gradnorm", "reference"} & set(attacks):
-        tables.append(membership_table(rows, attacks))
+        tables.append(membership_table(rows, attacks, confidence))
     if verbose:
-        direct = forget_rows(rows, "direct")
-        tables += [rates_by(direct, "kind"), rates_by(direct, "carrier")]
-        tables += [rates_by(forget, "knowledge"), transitions(direct)]
+        keys = ("kind", "carrier", "knowledge")
+        tables += [rates_by(rows, key, confidence) for key in keys]
+        tables.append(transitions(forget_rows(rows, "direct")))
     return filter(None, tables)
 
 
@@ -354,21 +346,9 @@ def conclusion(results: Sequence[tuple[str, GateResult]]) -> tuple[str, str]:
     passed = [name for name, result in results if result.verdict is Verdict.PASS]
     if len(passed) == len(results):
         return "FOR RELEASE: every gate passed", "green"
-    return (
-        f"NO VERDICT: {len(results) - len(passed)} of {len(results)} gates not evaluated",
-        "yellow",
-    )
-
-
-def _write_table(
-    reporter: pytest.TerminalReporter,
-    table: Sequence[Sequence[str]],
-    verdicts: Sequence[Verdict] = (),
-) -> None:
-    """Write aligned columns; with `verdicts`, the last cell of each row takes its colour."""
-    for number, (row, line) in enumerate(zip(table, aligned(table), strict=True)):
-        if number and verdicts:
-            reporter.write(line.removesuffix(row[-1]))
-            reporter.write_line(row[-1], **{_COLOURS[verdicts[number - 1]]: True})
-        else:
-            reporter.write_line(line)
+    through = [name for name, r in results if r.verdict is Verdict.UNDECIDED]
+    untold = len(results) - len(passed) - len(through)
+    said = [f"{untold} of {len(results)} gates not evaluated"] if untold else []
+    if through:
+        said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
+    return f"NO VERDICT: {'; '.join(said)}", "yellow"

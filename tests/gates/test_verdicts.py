@@ -305,7 +305,7 @@ def test_zero_tolerance_is_decided_by_counting() -> None:
     assert judge(gate, measured(forget_rows(100_000, 1))).verdict is Verdict.FAIL
     result = judge(gate, measured(forget_rows(3, 0)))
     assert (result.verdict, result.bound) == (Verdict.PASS, "<=63.2%")
-    assert "excludes, with 95 % confidence, a share over 63.2%" in result.advice
+    assert "excludes, with 95% confidence, a share over 63.2%" in result.advice
     silent = judge(gate, measured(forget_rows(300, 0, base="clean")))
     assert (silent.verdict, silent.blocks) == (Verdict.NOT_EVALUATED, True)
     rows = forget_rows(100, 0)

@@ -50,6 +50,82 @@ def test_another_limit_is_said_where_it_changes_the_verdict(unlearn_run: Unlearn
     )
 
 
+def test_a_profile_of_now_replaces_the_gates(unlearn_run: UnlearnRun) -> None:
+    """Each gate that is new, changed or gone is named, with the profile they came from; the
+    reports say by which rules they were made."""
+    unlearn_run.lookup(leaking=forget_ids(20))
+    unlearn_run("--unlearn-report=jsonl")
+    result = replayed(unlearn_run, "--unlearn-profile=paper", "--unlearn-report=summary")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "gates of --unlearn-profile=paper, confidence 95%",
+            "leak.drop * 60 to 20 (66.7% less) * >=50.0% *",
+            "NEW: leak.drop>=50% is *",
+            "LEFT OUT: leak.direct<=10% was FAIL",
+            "LEFT OUT: leak.indirect<=15% was PASS",
+        ]
+    )
+    data = json.loads((unlearn_run.pytester.path / "unlearn-summary.json").read_text())
+    assert data["provenance"]["replayed"]["gates"] == ["leak.drop>=50%", "passk.retained>=91%"]
+    beside = replayed(unlearn_run, "--unlearn-profile=strict", "--unlearn-gate=leak.indirect<=40%")
+    beside.stdout.fnmatch_lines(["gates of --unlearn-profile=strict and --unlearn-gate*"])
+    beside.stdout.fnmatch_lines(["leak.indirect * <=40.0% *PASS", "leak.at(100)*NOT EVALUATED"])
+
+
+def test_table_and_confidence_of_this_project_count(unlearn_run: UnlearnRun) -> None:
+    """The table of the folder in which is replayed; a wrong one is named as in a run."""
+    unlearn_run.lookup(leaking=forget_ids(2))
+    flags = ("--unlearn-confidence=0.9", "--unlearn-gate=leak.direct<=13%")
+    unlearn_run(*flags, "--unlearn-report=jsonl")
+    same = replayed(unlearn_run)
+    same.stdout.fnmatch_lines(
+        ["gates of the earlier run, confidence 90%", "gate * 90% bound *", "leak.direct*PASS"]
+    )
+    sure = replayed(unlearn_run, "--unlearn-confidence=0.99")
+    assert sure.ret == pytest.ExitCode.TESTS_FAILED
+    sure.stdout.fnmatch_lines(
+        ["gate * 99% bound *", "CHANGED: leak.direct<=13% is UNDECIDED, was PASS", "NOT FOR*"]
+    )
+    let = replayed(unlearn_run, "--unlearn-confidence=0.99", "--unlearn-undecided=warn")
+    assert let.ret == pytest.ExitCode.OK
+    let.stdout.fnmatch_lines(["NO VERDICT"])
+    table = "[tool.pytest-unlearn]\nconfidence = 0.8\n[tool.pytest-unlearn.gates]\n"
+    unlearn_run.pytester.makepyprojecttoml(table + "leak.direct = '30%'\n")
+    other = replayed(unlearn_run)
+    other.stdout.fnmatch_lines(["gates of pyproject.toml, confidence 80%", "FOR RELEASE"])
+    unlearn_run.pytester.makepyprojecttoml("[tool.pytest-unlearn]\ngate = 1\n")
+    wrong = replayed(unlearn_run)
+    assert wrong.ret == pytest.ExitCode.USAGE_ERROR
+    wrong.stderr.fnmatch_lines(["ERROR: pyproject.toml: *unknown key gate*"])
+    unlearn_run.pytester.makepyprojecttoml("")
+    none = replayed(unlearn_run, "--unlearn-gate=exposure.max<=10")
+    assert none.ret == pytest.ExitCode.USAGE_ERROR
+    none.stderr.fnmatch_lines(["*0 decoys can show at most 0 bits*"])
+
+
+def test_rules_and_changes_of_the_run_stay(unlearn_run: UnlearnRun) -> None:
+    """What was required then is required now; a limit on a change keeps its verdict; what was
+    curtailed is still settled."""
+    unlearn_run.lookup()
+    unlearn_run("--unlearn-save=first")
+    unlearn_run.lookup(leaking=forget_ids(2))
+    worse = ("--unlearn-compare=first", "--unlearn-compare-fail=leak.direct:+1%")
+    unlearn_run(*worse, "--unlearn-report=jsonl")
+    result = replayed(unlearn_run, "--unlearn-gate=leak.direct<=30%")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["leak.direct change *+3.3 pp*FAIL", "NOT FOR RELEASE"])
+    unlearn_run("-k", "email", "--unlearn-require-complete", "--unlearn-report=jsonl")
+    part = replayed(unlearn_run)
+    assert part.ret == pytest.ExitCode.TESTS_FAILED
+    part.stdout.no_fnmatch_line("CHANGED*")
+    gates = ("--unlearn-gate=leak.direct<=60%", "--unlearn-stop=curtail")
+    assert unlearn_run(*gates, "--unlearn-report=jsonl").ret == pytest.ExitCode.OK
+    early = replayed(unlearn_run)
+    assert early.ret == pytest.ExitCode.OK
+    early.stdout.fnmatch_lines(["leak.direct *PASS", "leak.direct: settled after *"])
+
+
 def test_a_part_stays_a_part_and_an_error_an_error(unlearn_run: UnlearnRun) -> None:
     """Cases without a row are known by what a gate counts them by: no gate passes over them."""
     unlearn_run.lookup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import re
@@ -76,6 +77,9 @@ def test_no_value_anywhere(unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPa
 
         def test_error(unlearn_probe, request):
             raise RuntimeError(f"{request.node.name} {unlearn_probe!r}")
+
+        def test_revealed(unlearn_probe):
+            raise ValueError(unlearn_probe.value.reveal())
         """
     )
     step = folder / "step.md"
@@ -204,13 +208,21 @@ def test_manifest_and_cost(unlearn_run: UnlearnRun) -> None:
     assert 0 < manifest["seconds"] < 300
     result.stdout.fnmatch_lines(["time * s, memory * MiB; models * s (*), completions *sandbox *"])
     digest = manifest["data"]["records"]
+    told = [
+        *(digest[:12], manifest["data"]["tasks"][:12], manifest["data"]["files"][0]["sha256"][:12]),
+        *(manifest["models"]["unlearned"]["lookup"][:12], "--unlearn-seed=3", manifest["started"]),
+        *("confidence", "batch_size", "completions", manifest["versions"]["torch"]),
+        *(manifest["host"]["system"], manifest["host"]["python"]),
+    ]
     for name in FORMATS.values():
         holder = folder / (name.path + (".manifest.json" if name.manifest_beside else ""))
-        assert digest[:12] in holder.read_text(), name
+        text = html.unescape(holder.read_text())
+        assert not [part for part in told if part not in text], name
     suite = ET.parse(folder / "junit.xml").getroot().find("testsuite")
     assert suite is not None
     properties = {p.get("name"): p.get("value") for p in suite.iterfind("properties/property")}
     assert properties["unlearn.data.records"] == digest
+    assert not [part for part in told if not any(part in f"{k} {v}" for k, v in properties.items())]
     assert properties["unlearn.verdict"] == "NOT FOR RELEASE"
     with (folder / "unlearn-results.csv").open() as file:
         assert sum(1 for _ in csv.DictReader(file)) == ALL

@@ -27,8 +27,8 @@ def test_samples_are_shown_as_pass_at_k(unlearn_run: UnlearnRun) -> None:
             f"passk.retained  {TASKS - 2}/{TASKS}*",
             "also measured *",
             "parse.rate * 30 (100.0%) * 28 (93.3%) *",
-            f"pass@2 * 100.0% * 93.3% * {TASKS} * >=* of base",
-            "pass@1 * 100.0% * 93.3% *",
+            f"pass@2 * (100.0%) * (93.3%) * {TASKS} * >=80.5% of base",
+            "pass@1 * (100.0%) * (93.3%) * >=80.5% of base",
             "solutions: degenerate * 0.0% * 0.0% *",
         ]
     )

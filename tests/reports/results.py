@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.shares import shares
 from pytest_unlearn.reports.building import CASE_FACTS
 from pytest_unlearn.reports.result import (
     Case,
@@ -14,7 +15,6 @@ from pytest_unlearn.reports.result import (
     PairName,
     Result,
     RunFacts,
-    shares,
 )
 
 KINDS = ("email", "phone")
@@ -137,7 +137,9 @@ def make(
         **run,
     }
     rows = [case.row for case in cases if case.row is not None]
-    return Result(RunFacts(**facts), gates, shares(rows), cases, PROVENANCE)
+    told = RunFacts(**facts)
+    metrics = shares(rows, told.confidence, told.two_states)
+    return Result(told, gates, metrics, cases, PROVENANCE)
 
 
 def sweep() -> list[Result]:

@@ -26,7 +26,7 @@ def row(
         split=split,
         kind=kind,
         carrier="json",
-        owner="person-1",
+        owner=f"person-{number}",
         base=outcome(base),
         unlearned=outcome(tested),
     )
@@ -49,21 +49,15 @@ def test_only_forget_probes_are_leaks() -> None:
 
 
 def test_rates_before_and_after_by_kind() -> None:
-    """Counts and shares, and the exact interval (1 of 2 is 1.3 % to 98.7 %)."""
-    header, email, phone = rates_by(forget_rows(ROWS), "kind")
-    assert header[0] == "kind"
-    assert email[:4] == ["email", "2", "2 (100.0%)", "0 (0.0%)"]
-    assert email[5:] == ["0 (0.0%)", "1 (50.0%)"]
-    assert phone == [
-        "phone",
-        "2",
-        "1 (50.0%)",
-        "1 (50.0%)",
-        "1.3% to 98.7%",
-        "0 (0.0%)",
-        "0 (0.0%)",
-    ]
-    assert rates_by(forget_rows(ROWS), "carrier") == []
+    """Each line is the gate's: 0 and 1 of 2 people are at most 77.6 % and 97.5 %."""
+    header, email, phone = rates_by(ROWS, "kind")
+    assert header[:2] == ["kind", "n"]
+    assert header[4] == header[7] == "95% bound"
+    assert email[:5] == ["email", "2", "2 (100.0%)", "0 (0.0%)", "<=77.6%"]
+    assert email[5:] == ["0 (0.0%)", "1 (50.0%)", "<=97.5%"]
+    assert phone[:5] == ["phone", "2", "1 (50.0%)", "1 (50.0%)", "<=97.5%"]
+    assert rates_by(ROWS, "kind", 0.99)[1][4] == "<=90.0%"  # 1 - sqrt(0.01)
+    assert rates_by(ROWS, "carrier") == []
 
 
 def test_transition_matrix() -> None:

@@ -52,10 +52,10 @@ def test_sets_and_ks_have_lines_of_their_own() -> None:
     ]
     assert with_coding([["head"]], rows, two_states=False) == [
         ["head"],
-        ["pass@2", "100.0%", "50.0%", "2", "-"],
-        ["pass@1", "50.0%", "25.0%", "2", "-"],
-        ["pass@2 one", "100.0%", "0.0%", "1", "-"],
-        ["pass@2 two", "100.0%", "100.0%", "1", "-"],
+        ["pass@2", "2 (100.0%)", "1 (50.0%)", "2", "-"],
+        ["pass@1", "1 (50.0%)", "0.5 (25.0%)", "2", "-"],
+        ["pass@2 one", "1 (100.0%)", "0 (0.0%)", "1", "-"],
+        ["pass@2 two", "1 (100.0%)", "1 (100.0%)", "1", "-"],
     ]
     bound = with_coding([], rows * 20, two_states=True)[1][-1]
     assert bound.startswith(">=")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
 import os
 import stat
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from huggingface_hub import ModelCard
 from pytest_unlearn.reports import formats, github, rows_jsonl, summary
 from pytest_unlearn.reports.formats import FORMATS, Format, ReportError, choose_reports
 from pytest_unlearn.reports.result import Case
-from tests.reports.results import GATES, gate, make
+from tests.reports.results import GATES, PROVENANCE, gate, make
 
 SCHEMA = json.loads(Path(rows_jsonl.__file__).with_name("results.schema.json").read_text())
 
@@ -40,11 +42,14 @@ def test_shares_count_direct_probes_and_tasks() -> None:
         "leak.direct": (20, 20, 4),
         "leak.indirect": (20, 0, 4),
         "leak.control": (10, 0, 0),
-        "people.known": (10, 10, 10),
-        "pass@1": (10, 9, 7),
+        "degenerate.rate": (20, 0, 0),
+        "passk.retained": (10, 9, 7),
+        "people.retained": (10, 10, 10),
     }
-    low, high = make().metrics[0].interval("tested")
-    assert (round(low, 4), round(high, 4)) == (0.0573, 0.4366)  # Clopper-Pearson of 4 in 20
+    direct = make().metrics[0]
+    assert direct.cells == ["20 (100.0%)", "4 (20.0%)", "20 (10)", "<=50.7%"]
+    low, high = direct.interval("tested")
+    assert (round(low, 4), round(high, 4)) == (0.0368, 0.5069)  # Clopper-Pearson of 2 in 10 people
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -76,6 +81,18 @@ def test_every_line_of_the_results_keeps_the_schema() -> None:
         assert not validator.is_valid(wrong)
 
 
+def test_a_replay_by_other_rules_says_so() -> None:
+    """In each format that has room for a manifest; a GPU's memory is told where there was one."""
+    rules = {"gates": ["leak.drop>=50%"], "confidence": 0.99}
+    told = replace(
+        make(), provenance={**PROVENANCE, "replayed": rules, "gpu_memory": 5 * 2**20, "files": []}
+    )
+    for name in ("html", "jsonl", "summary", "github", "modelcard"):
+        text = html.unescape(FORMATS[name].render(told))
+        assert "leak.drop>=50%" in text, name
+        assert "GPU 5 MiB" in text or "5242880" in text, name
+
+
 def test_json_has_no_infinity() -> None:
     """Python writes `Infinity`, which no other reader takes."""
     assert json.loads(summary.as_json({"a": math.inf, "b": [math.nan, 1.5]})) == {
@@ -91,7 +108,8 @@ def test_summary_has_gates_metrics_and_manifest() -> None:
     assert [g["verdict"] for g in data["gates"]] == ["FAIL", "PASS"]
     direct = data["metrics"][0]
     assert (direct["name"], direct["n"], direct["tested"]) == ("leak.direct", 20, 4)
-    assert direct["tested_interval"] == pytest.approx([0.0573, 0.4366], abs=1e-4)
+    assert direct["tested_bounds"] == pytest.approx([0.0368, 0.5069], abs=1e-4)
+    assert (direct["units"], direct["confidence"], direct["bound"]) == (10, 0.95, "<=50.7%")
     assert data["provenance"]["command"] == "pytest --unlearn-model=tiny"
 
 
@@ -115,7 +133,7 @@ def test_job_summary() -> None:
     text = FORMATS["github"].render(make())
     assert text.startswith("## Unlearning: NOT FOR RELEASE\n")
     assert "| `leak.direct` | 4 (20.0%) | 20 | <=40.1% | <=5% | ❌ FAIL |" in text
-    assert "| `pass@1` | 10 | 9 (90.0%) | 7 (70.0%) | 34.8% to 93.3% |" in text
+    assert "| `passk.retained` | 9 (90.0%) | 7 (70.0%) | 10 (5) | >=28.2% of base |" in text
     assert "- `leak.direct`: unlearn longer | or otherwise" in text
     assert "Indirect leaks, whose value: tested: retained (exact) 4." in text
     assert text.index("<details>") < text.index("records `cdcdcdcdcdcd`") < text.index("</details>")
@@ -130,6 +148,9 @@ def test_annotations_of_blocking_gates() -> None:
         "::error title=unlearn leak.direct[kind=a%2Cprobe=b]::FAIL: leak.direct<=5%25; observed "
         "4 (20.0%25) of 20; do%0Athis"
     ]
+    through = replace(gate("leak.direct", "leak.direct<=5%", "UNDECIDED"), blocks=False)
+    (line,) = github.annotate((through,))
+    assert line.startswith("::warning title=unlearn leak.direct::UNDECIDED: ")
 
 
 def test_the_model_card_is_read_by_the_hubs_own_reader() -> None:

@@ -92,6 +92,10 @@ def cells(tree: Element, name: str) -> list[list[str]]:
 # -- what it says ----------------------------------------------------------------------------
 
 
+def leaks(base: str, before: str, tested: str, after: str, *others: str) -> list[str]:
+    return [f"{base} (100.0%)", before, f"{tested} (20.0%)", after, *others]
+
+
 def test_every_figure_with_its_numbers(tree: Element) -> None:
     """Seven figures, each with its table; the numbers are those of the rows."""
     assert [e.said for e in tree.all("h2")] == [
@@ -107,8 +111,9 @@ def test_every_figure_with_its_numbers(tree: Element) -> None:
         "Provenance",
     ]
     assert cells(tree, "Direct leaks by kind, before and after")[1:3] == [
-        ["all", "20", "20 (100.0%)", "83.2% to 100.0%", "4 (20.0%)", "5.7% to 43.7%"],
-        ["email", "10", "10 (100.0%)", "69.2% to 100.0%", "2 (20.0%)", "2.5% to 55.6%"],
+        # 20 probes of 10 people; a kind's 10 probes are of 10 people each.
+        ["all", *leaks("20", "74.1% to 100.0%", "4", "3.7% to 50.7%", "20 (10)", "<=50.7%")],
+        ["email", *leaks("10", "74.1% to 100.0%", "2", "3.7% to 50.7%", "10", "<=50.7%")],
     ]
     assert cells(tree, "What became of each outcome") == [
         ["base \\ tested", "direct", "indirect", "placeholder"],

@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.shares import Share, share
 from pytest_unlearn.leaks.exact_rows import mean_leak_at
 from pytest_unlearn.leaks.outcomes import LABELS
 from pytest_unlearn.reports.breakdown import forget_rows, transitions
@@ -15,7 +18,7 @@ from pytest_unlearn.reports.html import charts
 from pytest_unlearn.reports.html.charts import Pair
 from pytest_unlearn.reports.html.svg import Figure
 from pytest_unlearn.reports.membership import membership_aucs, membership_table
-from pytest_unlearn.reports.result import Result, Share, share_of
+from pytest_unlearn.reports.result import Result
 
 _DOTS = (("dot base", "base"), ("dot tested", "tested"))
 # Four points a decade up to a million samples.
@@ -30,24 +33,36 @@ def figures(result: Result) -> Iterator[Figure]:
             yield figure
 
 
-def _pair(share: Share, label: str) -> Pair:
+def _pair(found: Share, label: str) -> Pair:
     return Pair(
         label,
-        (share.rate("base"), *share.interval("base")),
-        (share.rate("tested"), *share.interval("tested")),
+        (found.rate("base"), *_drawn(found.interval("base"))),
+        (found.rate("tested"), *_drawn(found.interval("tested"))),
     )
 
 
-def _share_cells(share: Share) -> list[str]:
-    cells = [str(share.n)]
-    for state in ("base", "tested"):
-        low, high = share.interval(state)
-        cells.append(f"{getattr(share, state)} ({getattr(share, state) / share.n:.1%})")
-        cells.append(f"{low:.1%} to {high:.1%}")
-    return cells
+def _drawn(ends: tuple[float, float]) -> tuple[float, float]:
+    """Keep bounds on the scale: what is left after chance can be less than nothing."""
+    low, high = ends
+    return max(0.0, low), max(0.0, high)
 
 
-_SHARE_HEAD = ["n", "base", "95 % interval", "tested", "95 % interval"]
+def _share_head(result: Result) -> list[str]:
+    ends = f"{result.run.bound_head}s"
+    return ["base", ends, "tested", ends, "n", result.run.bound_head]
+
+
+def _share_cells(found: Share) -> list[str]:
+    """Return the cells of every report, with the bounds that are drawn beside the figures."""
+    ends = (
+        "{:.1%} to {:.1%}".format(*bounds) for bounds in (found.base_bounds, found.tested_bounds)
+    )
+    base, tested, n, bound = found.cells
+    return [base, next(ends), tested, next(ends), n, bound]
+
+
+def _ends(result: Result) -> str:
+    return f"bounds, each of which holds with {percent(result.run.confidence)} confidence"
 
 
 def _kinds(result: Result) -> Figure | None:
@@ -55,26 +70,30 @@ def _kinds(result: Result) -> Figure | None:
     kinds = sorted({row.kind for row in rows})
     if not kinds:
         return None
-    groups = [("all", rows)]
+    groups: list[tuple[str, dict[str, str]]] = [("all", {})]
     if len(kinds) > 1:
-        groups += [(kind, [row for row in rows if row.kind == kind]) for kind in kinds]
-    found = [share_of(name, "", members, "direct") for name, members in groups]
-    height, body = charts.pairs_of_dots([_pair(share, share.name) for share in found], None, True)
-    whole = found[0]
+        groups += [(kind, {"kind": kind}) for kind in kinds]
+    found = [
+        (name, part)
+        for name, filters in groups
+        if (part := share(METRICS["leak.direct"], result.rows, filters, result.run.confidence))
+    ]
+    height, body = charts.pairs_of_dots([_pair(part, name) for name, part in found], None, True)
+    whole = found[0][1]
     lead = (
-        f"Of {whole.n} probes of people to be forgotten, the base gave {whole.base} values away "
-        f"({whole.rate('base'):.1%}), the tested model {whole.tested} ({whole.rate('tested'):.1%})."
+        f"Of {whole.n} probes of people to be forgotten, the base gave away "
+        f"{whole.shown('base')}, the tested model {whole.shown('tested')}."
     )
     return Figure(
         "leaks-by-kind",
         "Direct leaks by kind, before and after",
         lead,
         "A line for each kind of value. Two dots on it are the leak rates of base and tested "
-        "model from 0 to 100 %, each with its 95 % interval (Clopper and Pearson). " + lead,
+        f"model from 0 to 100 %, each between its {_ends(result)}. {lead}",
         height,
         body,
         _DOTS,
-        [["kind", *_SHARE_HEAD], *([share.name, *_share_cells(share)] for share in found)],
+        [["kind", *_share_head(result)], *([name, *_share_cells(part)] for name, part in found)],
     )
 
 
@@ -211,13 +230,14 @@ def _tasks(result: Result) -> Figure | None:
         (
             (
                 name,
-                sum(row.base == "passed" for row in rows) / len(rows),
-                sum(row.solved for row in rows) / len(rows),
+                sum(row.pass_at("base") for row in rows) / len(rows),
+                sum(row.pass_at("unlearned") for row in rows) / len(rows),
             )
             for name, rows in groups.items()
         ),
         key=lambda task: (task[2] - task[1], -task[1], task[0]),  # the worst losses first
     )
+    k = next(iter(groups.values()))[0].ks[0]
     height, body = charts.strip(tasks)
     lost = sum(after < before for _, before, after in tasks)
     won = sum(after > before for _, before, after in tasks)
@@ -227,7 +247,7 @@ def _tasks(result: Result) -> Figure | None:
     )
     return Figure(
         "tasks",
-        "pass@1 of each task, before and after",
+        f"pass@{k} of each task, before and after",
         lead,
         "A column for each task with two cells, base above tested model, filled by the share of "
         "its cases that are solved. " + lead,
@@ -242,7 +262,7 @@ def _tasks(result: Result) -> Figure | None:
 
 
 def _membership(result: Result) -> Figure | None:
-    found = membership_aucs(result.rows, result.run.attacks)
+    found = membership_aucs(result.rows, result.run.attacks, result.run.confidence)
     if not found:
         return None
     pairs = [
@@ -263,20 +283,20 @@ def _membership(result: Result) -> Figure | None:
         "Membership inference (AUC)",
         lead,
         "A line for each attack with the AUC on base and tested model from 0 to 1, each with its "
-        "95 % interval; 0.5 is chance. " + lead,
+        f"{percent(result.run.confidence)} interval; 0.5 is chance. {lead}",
         height,
         body,
         _DOTS,
-        membership_table(result.rows, result.run.attacks),
+        membership_table(result.rows, result.run.attacks, result.run.confidence),
     )
 
 
 def _shares(result: Result) -> Figure | None:
     if not result.metrics:
         return None
-    pairs: Sequence[Pair] = [_pair(share, share.name) for share in result.metrics]
+    pairs: Sequence[Pair] = [_pair(found, found.name) for found in result.metrics]
     height, body = charts.pairs_of_dots(pairs, None, True)
-    ability = next((share for share in result.metrics if share.name == "pass@1"), None)
+    ability = next((s for s in result.metrics if s.name.startswith("passk.")), None)
     lead = "What was measured on base and tested model."
     if ability:
         low, high = ability.interval("tested")
@@ -289,13 +309,13 @@ def _shares(result: Result) -> Figure | None:
         "Before and after",
         lead,
         "A line for each measured share, with a dot for base and tested model from 0 to 100 % and "
-        "its 95 % interval. " + lead,
+        f"its {_ends(result)}. {lead}",
         height,
         body,
         _DOTS,
         [
-            ["measured", "what it is", *_SHARE_HEAD],
-            *([share.name, share.about, *_share_cells(share)] for share in result.metrics),
+            ["measured", "what it is", *_share_head(result)],
+            *([found.name, found.about, *_share_cells(found)] for found in result.metrics),
         ],
     )
 

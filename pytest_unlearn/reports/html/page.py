@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.reports.html.figures import figures
@@ -174,10 +176,11 @@ def _pair(number: int, result: Result) -> str:
 
 def _gates(result: Result, name: str) -> str:
     gates = [
-        [g.name, g.observed or "-", str(g.n), g.bound or "-", g.limit_text, g.verdict, g.advice]
+        [g.name, g.observed or "-", g.size, g.bound or "-", g.limit_text, g.verdict, g.advice]
         for g in result.gates
     ]
-    head = ["gate", "observed", "n", "95 % bound", "limit", "verdict", "what to do next"]
+    bound = result.run.bound_head
+    head = ["gate", "observed", "n", bound, "limit", "verdict", "what to do next"]
     return table([head, *gates], name)
 
 
@@ -244,6 +247,13 @@ def _case_cells(case: Case, values_shown: bool) -> list[str]:
     return cells
 
 
+def _replayed(manifest: Mapping[str, Any]) -> str:
+    """Say that the verdicts are not those of the run, where they were judged by other rules."""
+    if "replayed" not in manifest:
+        return ""
+    return f"<p>Judged again by: {escape(json.dumps(manifest['replayed']))}</p>"
+
+
 def _provenance(results: Sequence[Result]) -> str:
     manifest = results[0].provenance
     whole = manifest
@@ -255,6 +265,7 @@ def _provenance(results: Sequence[Result]) -> str:
         f"<p><code>{escape(manifest['command'])}</code></p>"
         f"<p>pytest-unlearn {escape(manifest['pytest_unlearn'])}, {escape(versions)}; "
         f"{manifest['seconds']:.0f} s, {manifest['memory'] / 2**20:.0f} MiB.</p>"
+        f"{_replayed(manifest)}"
         "<details><summary>The whole manifest</summary>"
         '<pre class="scroll" tabindex="0" role="region" aria-label="Manifest">'
         f"{escape(as_json(whole))}</pre></details></section></footer>"
