@@ -8,6 +8,7 @@ loads no model.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_unlearn.models.adapters import adapter_digest, check_adapter
+from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.plantings import Planting, Plantings, training_file
@@ -250,13 +251,15 @@ class ModelPair:
 
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load
+        from pytest_unlearn.unlearning.processes import loading_device
 
         if self._settings.replay:  # also before an unlearning that the store does not have
             raise ReplayError(f"--unlearn-replay: no run of {source.name} is in the store")
         files = self._files(source)
         if files not in self._loaded:
             self._progress(f"loading {source.name}")
-            self._loaded[files] = load(source, *self._place)
+            device, dtype = self._place
+            self._loaded[files] = load(source, loading_device(device), dtype)
         return self._loaded[files]
 
     @staticmethod
@@ -273,11 +276,21 @@ class ModelPair:
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """What unlearning made, from the store or trained now; None when nothing is asked."""
+        """What unlearning made, from the store or trained now; None when nothing is asked.
+
+        Of several processes (`unlearning.processes`) the first claims, looks, and writes for all.
+        """
         stored = self.stored_checkpoint()
-        if stored is None and self._settings.method.method is not None:
-            with self._store.claim(self._unlearning_key):
-                stored = self.stored_checkpoint() or self._unlearn(self._unlearning_key)
+        if self._settings.method.method is None:
+            return stored
+        from pytest_unlearn.unlearning import processes
+
+        stored = processes.from_first(stored)
+        if stored is None:
+            key = self._unlearning_key
+            first = processes.number() == 0
+            with self._store.claim(key) if first else contextlib.nullcontext():
+                stored = processes.from_first(self.stored_checkpoint()) or self._unlearn(key)
         return stored
 
     @functools.cached_property
@@ -320,9 +333,10 @@ class ModelPair:
         return self._plantings.stored(self._original)
 
     def _unlearn(self, key: str) -> Checkpoint:
-        from pytest_unlearn.models.patching import save_adapter
+        from pytest_unlearn.unlearning import processes
         from pytest_unlearn.unlearning.errors import room_for
         from pytest_unlearn.unlearning.loop import unlearn
+        from pytest_unlearn.unlearning.saving import gathered, save_trained
 
         choice = self._settings.method
         assert choice.method is not None
@@ -341,28 +355,28 @@ class ModelPair:
             weights.lora_targets,
         )
         full = choice.options.tune == "full"
-        trained: Any = policy
-
-        def write(path: Path) -> None:
-            if full:
-                trained.get_base_model().save_pretrained(str(path))
-                weights.tokenizer.save_pretrained(str(path))
-            else:
-                save_adapter(trained, path)
-
-        with room_for("the unlearned model", self._store.root):
-            folder = self._store.put_folder("adapters", key, write)
-            name = "model.safetensors" if full else "adapter_model.safetensors"
-            entry = {
-                "full": full,
-                "digest": self._store.digest_of_file(folder / name),
-                **asdict(report),
-            }
-            # Written last: a run killed before this line trains again instead of trusting half a
-            # folder.
-            self._store.put("checkpoints", key, entry)
-        if not full:  # its base is whole, so it need not be loaded again
+        state = gathered(policy)
+        checkpoint: Checkpoint | None = None
+        if processes.number() == 0:
+            with room_for("the unlearned model", self._store.root):
+                folder = self._store.put_folder(
+                    "adapters",
+                    key,
+                    lambda path: save_trained(policy, weights.tokenizer, path, state),
+                )
+                if full:  # in one file or in several
+                    digest = ModelSource(self._start.name, folder).weights_digest(self._store)
+                else:
+                    digest = self._store.digest_of_file(folder / WEIGHTS)
+                entry = {"full": full, "digest": digest, **asdict(report)}
+                # Written last: a run killed before this line trains again instead of trusting half
+                # a folder.
+                self._store.put("checkpoints", key, entry)
+            checkpoint = Checkpoint(folder, **entry)
+        if not full and processes.count() == 1:  # its base is whole: it need not be loaded again
             weights.model = policy
             self._loaded[self._files(self._start)] = weights
             self._adapted = True
-        return Checkpoint(folder, **entry)
+        written = processes.from_first(checkpoint)
+        assert written is not None
+        return written

@@ -151,6 +151,7 @@ class UnlearnSession:
         if self.worker:
             workers.pin_gpu(self.worker)
             return
+        workers.check_alone()
         self.config.pluginmanager.register(workers.PhaseCollector(self.engine.phases))
         if not self.config.option.collectonly:
             try:

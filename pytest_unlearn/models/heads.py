@@ -91,7 +91,7 @@ def states_at(model: Any, inputs: dict[str, torch.Tensor], depth: float) -> torc
 
     Layers above are not run. Raises ValueError for a model whose layers are not found.
     """
-    layers = _layers(model)
+    layers = layers_of(model)
     layer = layers[max(1, round(depth * len(layers))) - 1]
 
     def stop(module: Any, arguments: Any, output: Any) -> None:
@@ -105,7 +105,8 @@ def states_at(model: Any, inputs: dict[str, torch.Tensor], depth: float) -> torc
     raise ValueError(f"{type(layer).__name__} was never run")
 
 
-def _layers(model: Any) -> Any:
+def layers_of(model: Any) -> Any:
+    """Return the list of a model's layers. Raises ValueError where it is not found."""
     inner = causal_model(model)
     count = inner.config.num_hidden_layers
     for module in inner.base_model.children():

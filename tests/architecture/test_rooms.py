@@ -40,6 +40,7 @@ KNOW_PYTEST = {
     "fixtures.py",
     "cases.py",
     "workers.py",
+    "train.py",
     "flags.py",
     "options.py",
     "hookspecs.py",

@@ -1,0 +1,77 @@
+"""`python -m pytest_unlearn.train`: what it refuses, and what a launcher must not start."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_unlearn import train, workers
+from tests.conftest import UnlearnRun
+
+TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "wrong"),
+    [
+        (["--unlearn-method=none"], {}, "nothing is to be trained: write --unlearn-method"),
+        (["--unlearn-method=pdu"], TWO, "--unlearn-method=pdu: the loss of pdu is no sum"),
+        (["--unlearn-method=ga:batch=1"], TWO, "--unlearn-method=ga: 2 processes need a row each"),
+        (["--unlearn-device=cuda:1"], TWO, "--unlearn-device=cuda:1: each of 2 processes takes"),
+        (["--unlearn-method=none", "--unlearn-plant"], TWO, "--unlearn-method=none: 2 processes"),
+        ([], {**TWO, "ACCELERATE_USE_DEEPSPEED": "true"}, "sharded by FSDP, not by DeepSpeed"),
+        ([], {**TWO, "GPUS": "1"}, "2 processes on this machine need a GPU each, and there is 1"),
+    ],
+)
+def test_what_is_refused(
+    unlearn_run: UnlearnRun,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    environment: dict[str, str],
+    wrong: str,
+) -> None:
+    """Before a model is loaded, by the flag's name, and by the first process alone."""
+    gpus = int(environment.get("GPUS", "0"))
+    monkeypatch.setattr(workers, "visible_gpus", lambda: gpus)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    arguments = [*unlearn_run.arguments(), *flags]
+    run = unlearn_run.pytester.runpytest_inprocess
+    first = run(*arguments, plugins=[train._Training()])
+    assert first.ret == pytest.ExitCode.USAGE_ERROR
+    first.stderr.fnmatch_lines([f"*{wrong}*"])
+    if environment:
+        monkeypatch.setenv("RANK", "1")
+        second = run(*arguments, plugins=[train._Training()])
+        assert second.ret == pytest.ExitCode.USAGE_ERROR
+        assert not second.stderr.lines
+
+
+def test_no_model_and_help(pytester: pytest.Pytester) -> None:
+    """Without a model there is nothing to train; the flags are pytest's."""
+    run = pytester.runpytest_inprocess(plugins=[train._Training()])
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    run.stderr.fnmatch_lines(["*name a model, as in --unlearn-model=tiny*"])
+    assert pytester.runpytest_inprocess("--help", plugins=[train._Training()]).ret == 0
+
+
+def test_models_of_a_conftest_are_not_trained(unlearn_run: UnlearnRun) -> None:
+    """What answers from elsewhere has no weights here."""
+    unlearn_run.lookup()
+    run = unlearn_run.pytester.runpytest_inprocess(
+        *unlearn_run.arguments(), plugins=[train._Training()]
+    )
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    run.stderr.fnmatch_lines(["*a conftest puts other models in place*"])
+
+
+def test_a_launcher_does_not_start_the_tests(
+    unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of all tests would each give a verdict, and the launcher one exit code."""
+    unlearn_run.lookup()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run = unlearn_run("-k", "add-1")
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    run.stderr.fnmatch_lines(["*accelerate launch -m pytest_unlearn.train*"])
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert unlearn_run("-k", "add-1").ret != pytest.ExitCode.USAGE_ERROR
