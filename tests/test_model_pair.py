@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedModel
 
 from pytest_unlearn import plantings
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.model_pair import ModelPair
 from pytest_unlearn.models.examples import TrainingTexts
+from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.store import Store
 from pytest_unlearn.tasks.prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
@@ -204,6 +206,29 @@ def test_unlearning_in_full_leaves_the_base(pairs: Pairs) -> None:
     again = pairs.pair(method)
     assert said(again, "unlearned") == said(pair, "unlearned")
     assert pairs.trained == ["plant", "unlearn"]
+
+
+def test_a_full_model_in_several_files(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model above the size of one file is stored in several, and none of them goes unseen."""
+    whole = PreTrainedModel.save_pretrained
+
+    def in_files(model: Any, *arguments: Any, **options: Any) -> None:
+        whole(model, *arguments, **options, max_shard_size="40KB")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", in_files)
+    method = "ga:lr=1e-3,steps=2,batch=3,tune=full,target=-1"
+    checkpoint = pairs.pair(method, None).checkpoint
+    assert checkpoint is not None
+    files = sorted(checkpoint.folder.glob("*.safetensors"))
+    assert len(files) > 1
+    store = Store(pairs.folder / "store")
+    source = ModelSource("found", checkpoint.folder)
+    assert checkpoint.digest == source.weights_digest(store)
+    said_before = said(pairs.pair(method, None), "unlearned")
+    assert pairs.trained == ["unlearn"]
+    assert len(said_before) == 3
+    files[-1].write_bytes(files[0].read_bytes())
+    assert checkpoint.digest != source.weights_digest(store)
 
 
 def test_a_failed_training_leaves_the_base_alone(
