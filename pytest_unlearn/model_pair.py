@@ -1,6 +1,7 @@
 """The models of a run, base and tested: found, loaded, unlearned, and named by a key.
 
-A third, retrained without the forget records, may be given to compare with; it is only scored.
+A third, retrained without the forget records, may be given to compare with, or be made by the
+recipe of the planting; it is only scored.
 
 Keys are known without loading anything, so that a run whose completions are all in the store
 loads no model.
@@ -21,6 +22,7 @@ from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.plantings import Planting, Plantings, training_file
 from pytest_unlearn.store import Store, digest_of
+from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
@@ -106,7 +108,7 @@ class ModelPair:
         check_name(settings.model, "--unlearn-model", settings.revision, settings.trusted)
         if settings.baseline is not None:
             check_name(settings.baseline, "--unlearn-baseline", trusted=settings.trusted)
-        if settings.retrained is not None:
+        if settings.retrained not in (None, RETRAIN):
             check_name(settings.retrained, "--unlearn-retrained", trusted=settings.trusted)
         if settings.adapter is not None:
             check_adapter(settings.adapter, "--unlearn-adapter")
@@ -136,7 +138,7 @@ class ModelPair:
         Raises ModelNotFoundError, also for an adapter that does not fit.
         """
         _ = self._original, self._baseline
-        if self._settings.retrained is not None:
+        if self._settings.retrained not in (None, RETRAIN):
             _ = self._retrained_source
         if self._settings.adapter is not None:
             fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
@@ -165,7 +167,7 @@ class ModelPair:
     def _source(self) -> ModelSource:
         """The model that is tested, but for an adapter."""
         if self._settings.method.retrains:
-            return self._plantings.retrained(self._original).source
+            return self._plantings.retrained(self._original, f"--unlearn-method={RETRAIN}").source
         checkpoint = self.checkpoint
         if checkpoint is not None and checkpoint.full:
             name = f"{self._start.name} (unlearned)"
@@ -189,6 +191,10 @@ class ModelPair:
     def _retrained_source(self) -> ModelSource:
         if self._settings.retrained is None:
             raise ValueError("no retrained model was named")
+        if self._settings.retrained == RETRAIN:
+            return self._plantings.retrained(
+                self._original, f"--unlearn-retrained={RETRAIN}"
+            ).source
         trusted = self._settings.trusted
         return resolve(self._settings.retrained, "--unlearn-retrained", trusted=trusted)
 

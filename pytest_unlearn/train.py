@@ -98,6 +98,8 @@ def _trained(session: UnlearnSession) -> int:
                 "flags and --unlearn-method=none first"
             )
         pair.key("unlearned")  # makes what it is the key of
+        if settings.retrained is not None and processes.count() == 1:
+            pair.key("retrained")
         if processes.number() == 0:
             print(_told(settings, pair, processes.count()))
         processes.leave()

@@ -180,6 +180,21 @@ def test_retrain_is_the_unplanted_model_without_the_forget_split(pairs: Pairs) -
     assert pairs.trained == ["plant", "retrain"]
 
 
+def test_the_runs_own_retrain_to_compare_with(pairs: Pairs) -> None:
+    """`--unlearn-retrained=retrain` is what `--unlearn-method=retrain` tests; made once for both,
+    and not before a test asks for it."""
+    slow = replace(PLANT, lr=3e-3, check_every=100)
+    pair = pairs.pair("none", slow, retrained="retrain")
+    pair.resolve()
+    assert pairs.trained == []
+    assert said(pair, "base") == VALUES
+    assert pairs.trained == ["plant"]
+    assert not set(said(pair, "retrained")) & set(VALUES)
+    assert pairs.trained == ["plant", "retrain"]
+    assert pairs.pair("retrain", slow).key("unlearned") == pair.key("retrained")
+    assert pairs.trained == ["plant", "retrain"]
+
+
 def test_no_honest_retrain_of_a_model_that_knew(
     pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,8 +202,10 @@ def test_no_honest_retrain_of_a_model_that_knew(
     source = pairs.pair().model("base")._weights.source  # type: ignore[attr-defined]
     pairs.model = source.folder
     short = replace(PLANT, check_every=1)
-    with pytest.raises(UnlearningError, match="gives away 100% of the records before anything"):
+    with pytest.raises(UnlearningError, match=r"method=retrain: .* gives away 100% of the records"):
         pairs.pair("retrain", short).model("unlearned")
+    with pytest.raises(UnlearningError, match=r"--unlearn-retrained=retrain: .* gives away 100%"):
+        pairs.pair("none", short, retrained="retrain").model("retrained")
 
 
 def test_unlearning_in_full_leaves_the_base(pairs: Pairs) -> None:
