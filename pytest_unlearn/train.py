@@ -74,7 +74,10 @@ def _trained(session: UnlearnSession) -> int:
 
     settings, pair = session.settings, session.engine.models
     if not isinstance(pair, ModelPair):
-        raise pytest.UsageError("a conftest puts other models in place, and these are not trained")
+        raise pytest.UsageError(
+            "a conftest puts other models in place, or --unlearn-replay the store's: these are not "
+            "trained"
+        )
     if settings.method.method is None and not settings.method.retrains and settings.plant is None:
         raise pytest.UsageError(
             "nothing is to be trained: write --unlearn-method=METHOD or --unlearn-plant"
@@ -84,19 +87,15 @@ def _trained(session: UnlearnSession) -> int:
         pair.resolve()
     except ModelNotFoundError as error:
         raise pytest.UsageError(str(error)) from error
+    if _started() > 1 and settings.plant and not pair.stored_planting():
+        raise pytest.UsageError(
+            f"--unlearn-plant: several processes cannot plant; run `{_ONE}` without a launcher, "
+            "with the same flags and --unlearn-method=none, first"
+        )
     try:
         processes.join(resolve_device(settings.device))
         if processes.number() > 0:
             disable_progress_bar()  # type: ignore[no-untyped-call]
-        if (
-            processes.count() > 1
-            and settings.plant
-            and not processes.from_first(pair.stored_planting())
-        ):
-            raise pytest.UsageError(
-                f"--unlearn-plant: several processes cannot plant; run `{_ONE}` with the same "
-                "flags and --unlearn-method=none first"
-            )
         pair.key("unlearned")  # makes what it is the key of
         if settings.retrained is not None and processes.count() == 1:
             pair.key("retrained")
@@ -116,7 +115,7 @@ def _check_processes(settings: Settings) -> None:
     from pytest_unlearn.unlearning.options import MethodError
     from pytest_unlearn.workers import visible_gpus
 
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _started()
     if count == 1:
         return
     method, options = settings.method.method, settings.method.options
@@ -144,6 +143,11 @@ def _check_processes(settings: Settings) -> None:
             f"{here} processes on this machine need a GPU each, and there "
             f"{'is' if gpus == 1 else 'are'} {gpus}; start {gpus}, or write --unlearn-device=cpu"
         )
+
+
+def _started() -> int:
+    """Return how many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _told(settings: Settings, pair: ModelPair, count: int) -> str:
