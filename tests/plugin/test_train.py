@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from pytest_unlearn import train, workers
+from pytest_unlearn.model_pair import ModelPair
 from tests.conftest import UnlearnRun
+from tests.model_fixtures import llama_folder
+
+__all__ = ["llama_folder"]
 
 TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
 
@@ -63,6 +70,43 @@ def test_models_of_a_conftest_are_not_trained(unlearn_run: UnlearnRun) -> None:
     )
     assert run.ret == pytest.ExitCode.USAGE_ERROR
     run.stderr.fnmatch_lines(["*a conftest puts other models in place*"])
+
+
+def test_one_process_trains_what_a_run_needs(
+    unlearn_run: UnlearnRun, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tested model, then the retrained one where it is the run's own; and no test is run."""
+    asked: list[str] = []
+    key = ModelPair.key
+
+    def noted(pair: ModelPair, state: Any) -> Any:
+        asked.append(state)
+        return key(pair, "unlearned")
+
+    monkeypatch.setattr(ModelPair, "key", noted)
+    flags = [
+        *unlearn_run.arguments(),
+        f"--unlearn-model={llama_folder}",
+        "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2",
+        f"--unlearn-retrained={llama_folder}",
+    ]
+    run = unlearn_run.pytester.runpytest_inprocess(*flags, plugins=[train._Training()])
+    assert run.ret == pytest.ExitCode.OK, run.stderr.str()
+    run.stdout.fnmatch_lines(["model *  method ga  processes 1", "unlearned in 1 steps (*"])
+    run.stdout.no_fnmatch_line("*passed*")
+    assert asked == ["unlearned", "retrained"]
+
+
+def test_a_training_that_fails(unlearn_run: UnlearnRun, llama_folder: Path) -> None:
+    """Its error is told, and the exit code is none of success."""
+    run = unlearn_run.pytester.runpytest_inprocess(
+        *unlearn_run.arguments(),
+        f"--unlearn-model={llama_folder}",
+        "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2,lr=1e-50",
+        plugins=[train._Training()],
+    )
+    assert run.ret == pytest.ExitCode.TESTS_FAILED
+    run.stderr.fnmatch_lines(["ERROR (process 0): --unlearn-method=ga: the adapter did not move*"])
 
 
 def test_a_launcher_does_not_start_the_tests(
