@@ -65,7 +65,7 @@ def sharded(policy: PeftModel | FullPolicy) -> ShardedPolicy:
     mesh = init_device_mesh(processes.device_type(), (processes.count(),))
     outer = ShardedPolicy(policy)
     # The outermost module, too, lets its weights go after a pass: a look runs no backward pass, and
-    # what it had gathered would be stale after the next step.
+    # what it had gathered would be stale once the best look's weights are put in place.
     for module in (*layers, outer):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     if isinstance(policy, FullPolicy):

@@ -126,7 +126,7 @@ def next_port() -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(150, exit=True)  # one that waits for ever tells where
+    faulthandler.dump_traceback_later(280, exit=True)  # one that waits for ever tells where
     model, out = map(Path, sys.argv[1:3])
     del sys.argv[1:3]
     next_port()
