@@ -1,14 +1,17 @@
 """What does each unlearning method make of the tiny model?
 
-    python benchmarks/methods.py [METHOD[:options] ...]
+    python benchmarks/methods.py [METHOD[:options] ...] [--spans values document]
 
 Runs `pytest --unlearn-model=tiny --unlearn-method=...` for each (all of them by default) and prints
 the README's table in Markdown: leaks, pass@1 and retained people's rate after it, as counts, with
-the steps and seconds of the unlearning. `UNLEARN_STORE` names a store to go on from.
+the steps and seconds of the unlearning. With `--spans`, each method runs once with each: its losses
+on the values' and solutions' tokens only, or on whole documents. `UNLEARN_STORE` names a store to
+go on from.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -43,15 +46,29 @@ def row(method: str, store: str, folder: Path) -> str:
     return f"| `{method}` | " + " | ".join(cells) + " |"
 
 
+def with_spans(method: str, spans: str) -> str:
+    """Return a method with one more option."""
+    return f"{method}{',' if ':' in method else ':'}spans={spans}"
+
+
 def main() -> int:
     """Print the table, a line as soon as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--spans", nargs="+", choices=("values", "document"), default=[])
+    chosen = parser.parse_args()
+    methods = [
+        with_spans(method, spans) if spans else method
+        for method in chosen.methods
+        for spans in chosen.spans or [""]
+    ]
     print(
         "| method | direct | indirect | pass@1 of the base's | people of the base's | steps, time |"
     )
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         store = os.environ.get("UNLEARN_STORE") or str(Path(folder) / "store")
-        for method in sys.argv[1:] or METHODS:
+        for method in methods:
             print(row(method, store, Path(folder)), flush=True)
     return 0
 

@@ -119,7 +119,8 @@ FLAGS: tuple[Flag, ...] = (
         "unlearn_retrained",
         "NAME",
         "a model trained without the forget records: what forgetting should look like, for "
-        "PrivLeak and the attack reference",
+        "PrivLeak and the attack reference; with --unlearn-plant, the word retrain makes it by the "
+        "planting's recipe",
     ),
     Flag(
         "unlearn_exposure",

@@ -1,6 +1,7 @@
 """The models of a run, base and tested: found, loaded, unlearned, and named by a key.
 
-A third, retrained without the forget records, may be given to compare with; it is only scored.
+A third, retrained without the forget records, may be given to compare with, or be made by the
+recipe of the planting; it is only scored.
 
 Keys are known without loading anything, so that a run whose completions are all in the store
 loads no model.
@@ -8,6 +9,7 @@ loads no model.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 from collections.abc import Callable, Sequence
@@ -16,11 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_unlearn.models.adapters import adapter_digest, check_adapter
+from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.plantings import Planting, Plantings, training_file
 from pytest_unlearn.store import Store, digest_of
+from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
@@ -106,7 +109,7 @@ class ModelPair:
         check_name(settings.model, "--unlearn-model", settings.revision, settings.trusted)
         if settings.baseline is not None:
             check_name(settings.baseline, "--unlearn-baseline", trusted=settings.trusted)
-        if settings.retrained is not None:
+        if settings.retrained not in (None, RETRAIN):
             check_name(settings.retrained, "--unlearn-retrained", trusted=settings.trusted)
         if settings.adapter is not None:
             check_adapter(settings.adapter, "--unlearn-adapter")
@@ -136,7 +139,7 @@ class ModelPair:
         Raises ModelNotFoundError, also for an adapter that does not fit.
         """
         _ = self._original, self._baseline
-        if self._settings.retrained is not None:
+        if self._settings.retrained not in (None, RETRAIN):
             _ = self._retrained_source
         if self._settings.adapter is not None:
             fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
@@ -165,7 +168,7 @@ class ModelPair:
     def _source(self) -> ModelSource:
         """The model that is tested, but for an adapter."""
         if self._settings.method.retrains:
-            return self._plantings.retrained(self._original).source
+            return self._plantings.retrained(self._original, f"--unlearn-method={RETRAIN}").source
         checkpoint = self.checkpoint
         if checkpoint is not None and checkpoint.full:
             name = f"{self._start.name} (unlearned)"
@@ -189,6 +192,10 @@ class ModelPair:
     def _retrained_source(self) -> ModelSource:
         if self._settings.retrained is None:
             raise ValueError("no retrained model was named")
+        if self._settings.retrained == RETRAIN:
+            return self._plantings.retrained(
+                self._original, f"--unlearn-retrained={RETRAIN}"
+            ).source
         trusted = self._settings.trusted
         return resolve(self._settings.retrained, "--unlearn-retrained", trusted=trusted)
 
@@ -263,13 +270,15 @@ class ModelPair:
 
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load
+        from pytest_unlearn.unlearning.processes import loading_device
 
         if self._settings.replay:  # also before an unlearning that the store does not have
             raise ReplayError(f"--unlearn-replay: no run of {source.name} is in the store")
         files = self._files(source)
         if files not in self._loaded:
             self._progress(f"loading {source.name}")
-            self._loaded[files] = load(source, *self._place)
+            device, dtype = self._place
+            self._loaded[files] = load(source, loading_device(device), dtype)
         return self._loaded[files]
 
     @staticmethod
@@ -286,11 +295,21 @@ class ModelPair:
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """What unlearning made, from the store or trained now; None when nothing is asked."""
+        """What unlearning made, from the store or trained now; None when nothing is asked.
+
+        Of several processes (`unlearning.processes`) the first claims, looks, and writes for all.
+        """
         stored = self.stored_checkpoint()
-        if stored is None and self._settings.method.method is not None:
-            with self._store.claim(self._unlearning_key):
-                stored = self.stored_checkpoint() or self._unlearn(self._unlearning_key)
+        if self._settings.method.method is None:
+            return stored
+        from pytest_unlearn.unlearning import processes
+
+        stored = processes.from_first(stored)
+        if stored is None:
+            key = self._unlearning_key
+            first = processes.number() == 0
+            with self._store.claim(key) if first else contextlib.nullcontext():
+                stored = processes.from_first(self.stored_checkpoint()) or self._unlearn(key)
         return stored
 
     @functools.cached_property
@@ -333,9 +352,10 @@ class ModelPair:
         return self._plantings.stored(self._original)
 
     def _unlearn(self, key: str) -> Checkpoint:
-        from pytest_unlearn.models.patching import save_adapter
+        from pytest_unlearn.unlearning import processes
         from pytest_unlearn.unlearning.errors import room_for
         from pytest_unlearn.unlearning.loop import unlearn
+        from pytest_unlearn.unlearning.saving import gathered, save_trained
 
         choice = self._settings.method
         assert choice.method is not None
@@ -354,28 +374,28 @@ class ModelPair:
             weights.lora_targets,
         )
         full = choice.options.tune == "full"
-        trained: Any = policy
-
-        def write(path: Path) -> None:
-            if full:
-                trained.get_base_model().save_pretrained(str(path))
-                weights.tokenizer.save_pretrained(str(path))
-            else:
-                save_adapter(trained, path)
-
-        with room_for("the unlearned model", self._store.root):
-            folder = self._store.put_folder("adapters", key, write)
-            name = "model.safetensors" if full else "adapter_model.safetensors"
-            entry = {
-                "full": full,
-                "digest": self._store.digest_of_file(folder / name),
-                **asdict(report),
-            }
-            # Written last: a run killed before this line trains again instead of trusting half a
-            # folder.
-            self._store.put("checkpoints", key, entry)
-        if not full:  # its base is whole, so it need not be loaded again
+        state = gathered(policy)
+        checkpoint: Checkpoint | None = None
+        if processes.number() == 0:
+            with room_for("the unlearned model", self._store.root):
+                folder = self._store.put_folder(
+                    "adapters",
+                    key,
+                    lambda path: save_trained(policy, weights.tokenizer, path, state),
+                )
+                if full:  # in one file or in several
+                    digest = ModelSource(self._start.name, folder).weights_digest(self._store)
+                else:
+                    digest = self._store.digest_of_file(folder / WEIGHTS)
+                entry = {"full": full, "digest": digest, **asdict(report)}
+                # Written last: a run killed before this line trains again instead of trusting half
+                # a folder.
+                self._store.put("checkpoints", key, entry)
+            checkpoint = Checkpoint(folder, **entry)
+        if not full and processes.count() == 1:  # its base is whole: it need not be loaded again
             weights.model = policy
             self._loaded[self._files(self._start)] = weights
             self._adapted = True
-        return Checkpoint(folder, **entry)
+        written = processes.from_first(checkpoint)
+        assert written is not None
+        return written

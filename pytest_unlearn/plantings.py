@@ -68,9 +68,10 @@ class Plantings:
         """Return the planted model if the store has it; nothing is trained."""
         return self._found(self._key(original, None), original, "planted")
 
-    def retrained(self, original: ModelSource) -> Planting:
+    def retrained(self, original: ModelSource, flag: str) -> Planting:
         """Return the model trained as the planted one, on all but the forget split.
 
+        `flag`: what asks for it, to be named in an error.
         Raises UnlearningError, also for a model that knew the forget split before planting.
         """
         from pytest_unlearn.unlearning.errors import UnlearningError
@@ -79,7 +80,7 @@ class Plantings:
         planted = self.planted(original)
         if planted.before > _KNEW:
             raise UnlearningError(
-                f"--unlearn-method=retrain: {original.name} gives away {planted.before:.0%} of the "
+                f"{flag}: {original.name} gives away {planted.before:.0%} of the "
                 "records before anything is planted, so it was trained on them, and no training "
                 "of it that never saw the forget set can be made; plant other people "
                 "(--unlearn-forget=FILE, --unlearn-retain=FILE) or take a model that knows none"

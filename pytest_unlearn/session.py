@@ -185,6 +185,7 @@ class UnlearnSession:
         if self.worker:
             workers.pin_gpu(self.worker)
             return
+        workers.check_alone()
         self.config.pluginmanager.register(workers.PhaseCollector(self.runs[0].engine.phases))
         if not self.config.option.collectonly:
             try:

@@ -30,9 +30,13 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
             "--unlearn-plant and --unlearn-baseline exclude each other: the base of a planted run "
             "is the planted model; leave one of them out"
         )
-    if method.retrains and plant is None:
+    retraining = [
+        *([f"--unlearn-method={RETRAIN}"] if method.retrains else []),
+        *([f"--unlearn-retrained={RETRAIN}"] if settings.retrained == RETRAIN else []),
+    ]
+    if retraining and plant is None:
         raise SettingsError(
-            f"--unlearn-method={RETRAIN} needs --unlearn-plant: without it the model has the "
+            f"{retraining[0]} needs --unlearn-plant: without it the model has the "
             "forget set in its own training data, and no training of it that never saw the forget "
             "set can be made"
         )
@@ -44,10 +48,8 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
         raise SettingsError(
             f"{what} needs records to forget; give --unlearn-forget=FILE, or --unlearn-method=none"
         )
-    if method.retrains and not retain:
-        raise SettingsError(
-            f"--unlearn-method={RETRAIN} needs people to train on; give --unlearn-retain=FILE"
-        )
+    if retraining and not retain:
+        raise SettingsError(f"{retraining[0]} needs people to train on; give --unlearn-retain=FILE")
     options = method.options
     if options is not None and options.stop == "unseen" and not dataset.records_of("control"):
         raise SettingsError(

@@ -110,6 +110,16 @@ def check(config: pytest.Config, device: str) -> None:
         )
 
 
+def check_alone() -> None:
+    """Raise pytest.UsageError where a launcher started this run several times."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise pytest.UsageError(
+            f"{count} processes (WORLD_SIZE) would each run all tests; train in them by "
+            "`accelerate launch -m pytest_unlearn.train` with the same flags, then run pytest alone"
+        )
+
+
 def pin_gpu(worker: Worker) -> None:
     """Leave this worker one GPU of those that the caller may use; before torch is imported.
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedModel
 
 from pytest_unlearn import plantings
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.model_pair import ModelPair
 from pytest_unlearn.models.examples import TrainingTexts
+from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.store import Store
 from pytest_unlearn.tasks.prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
@@ -179,6 +181,21 @@ def test_retrain_is_the_unplanted_model_without_the_forget_split(pairs: Pairs) -
     assert pairs.trained == ["plant", "retrain"]
 
 
+def test_the_runs_own_retrain_to_compare_with(pairs: Pairs) -> None:
+    """`--unlearn-retrained=retrain` is what `--unlearn-method=retrain` tests; made once for both,
+    and not before a test asks for it."""
+    slow = replace(PLANT, lr=3e-3, check_every=100)
+    pair = pairs.pair("none", slow, retrained="retrain")
+    pair.resolve()
+    assert pairs.trained == []
+    assert said(pair, "base") == VALUES
+    assert pairs.trained == ["plant"]
+    assert not set(said(pair, "retrained")) & set(VALUES)
+    assert pairs.trained == ["plant", "retrain"]
+    assert pairs.pair("retrain", slow).key("unlearned") == pair.key("retrained")
+    assert pairs.trained == ["plant", "retrain"]
+
+
 def test_no_honest_retrain_of_a_model_that_knew(
     pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,8 +203,10 @@ def test_no_honest_retrain_of_a_model_that_knew(
     source = pairs.pair().model("base")._weights.source  # type: ignore[attr-defined]
     pairs.model = source.folder
     short = replace(PLANT, check_every=1)
-    with pytest.raises(UnlearningError, match="gives away 100% of the records before anything"):
+    with pytest.raises(UnlearningError, match=r"method=retrain: .* gives away 100% of the records"):
         pairs.pair("retrain", short).model("unlearned")
+    with pytest.raises(UnlearningError, match=r"--unlearn-retrained=retrain: .* gives away 100%"):
+        pairs.pair("none", short, retrained="retrain").model("retrained")
 
 
 def test_unlearning_in_full_leaves_the_base(pairs: Pairs) -> None:
@@ -205,6 +224,29 @@ def test_unlearning_in_full_leaves_the_base(pairs: Pairs) -> None:
     again = pairs.pair(method)
     assert said(again, "unlearned") == said(pair, "unlearned")
     assert pairs.trained == ["plant", "unlearn"]
+
+
+def test_a_full_model_in_several_files(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model above the size of one file is stored in several, and none of them goes unseen."""
+    whole = PreTrainedModel.save_pretrained
+
+    def in_files(model: Any, *arguments: Any, **options: Any) -> None:
+        whole(model, *arguments, **options, max_shard_size="40KB")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", in_files)
+    method = "ga:lr=1e-3,steps=2,batch=3,tune=full,target=-1"
+    checkpoint = pairs.pair(method, None).checkpoint
+    assert checkpoint is not None
+    files = sorted(checkpoint.folder.glob("*.safetensors"))
+    assert len(files) > 1
+    store = Store(pairs.folder / "store")
+    source = ModelSource("found", checkpoint.folder)
+    assert checkpoint.digest == source.weights_digest(store)
+    said_before = said(pairs.pair(method, None), "unlearned")
+    assert pairs.trained == ["unlearn"]
+    assert len(said_before) == 3
+    files[-1].write_bytes(files[0].read_bytes())
+    assert checkpoint.digest != source.weights_digest(store)
 
 
 def test_a_failed_training_leaves_the_base_alone(

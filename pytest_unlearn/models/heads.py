@@ -3,6 +3,9 @@
 A vocabulary is a hundred times wider than a hidden state. Losses need logits at the learnt tokens
 only, so the body runs on its own and the head is applied to those tokens, a chunk at a time: no
 tensor of shape `[rows, tokens, vocabulary]` is ever made.
+
+Of a model that is spread over several devices, states and logits come back to the inputs' device,
+where labels are, as they would from the model as a whole.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ def hidden_states(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     states: torch.Tensor = (
         causal_model(model).base_model(**inputs, use_cache=False).last_hidden_state
     )
-    return states
+    return states.to(inputs["input_ids"].device)
 
 
 def logits_of(model: Any, states: torch.Tensor) -> torch.Tensor:
@@ -43,7 +46,7 @@ def logits_of(model: Any, states: torch.Tensor) -> torch.Tensor:
     multiplies, Gemma 2 caps.
     """
     inner = causal_model(model)
-    logits: torch.Tensor = inner.get_output_embeddings()(states).float()
+    logits: torch.Tensor = inner.get_output_embeddings()(states).to(states.device).float()
     divisor = getattr(inner.config, "logits_scaling", None)
     factor = getattr(inner.config, "logit_scale", None)
     cap = getattr(inner.config, "final_logit_softcapping", None)
@@ -91,7 +94,7 @@ def states_at(model: Any, inputs: dict[str, torch.Tensor], depth: float) -> torc
 
     Layers above are not run. Raises ValueError for a model whose layers are not found.
     """
-    layers = _layers(model)
+    layers = layers_of(model)
     layer = layers[max(1, round(depth * len(layers))) - 1]
 
     def stop(module: Any, arguments: Any, output: Any) -> None:
@@ -101,11 +104,12 @@ def states_at(model: Any, inputs: dict[str, torch.Tensor], depth: float) -> torc
         try:
             hidden_states(model, inputs)
         except _Reached as reached:
-            return reached.states
+            return reached.states.to(inputs["input_ids"].device)
     raise ValueError(f"{type(layer).__name__} was never run")
 
 
-def _layers(model: Any) -> Any:
+def layers_of(model: Any) -> Any:
+    """Return the list of a model's layers. Raises ValueError where it is not found."""
     inner = causal_model(model)
     count = inner.config.num_hidden_layers
     for module in inner.base_model.children():

@@ -13,6 +13,7 @@ from pytest_unlearn.models.safetensors_header import shapes_in
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from peft import PeftModel
 
 
@@ -57,13 +58,15 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     return adapted
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write a model's adapter into a folder.
+def save_adapter(
+    model: PeftModel, folder: Path, state: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write a model's adapter into a folder; `state`: its weights, where they are elsewhere.
 
     Without embeddings, which no adapter here changes: to find out about them, PEFT would look for
     the base's configuration at its path and on the hub, and warn where it finds none.
     """
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
 
 
 def merged(model: PeftModel, adapter: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,6 +56,10 @@ class FullPolicy(torch.nn.Module):
         self.model = model.requires_grad_(True)
         self._base: list[torch.Tensor] | None = None
         self.started = False
+        # Where the weights are in memory, and how they and the base's change places: otherwise
+        # where they are in shards.
+        self.own: Callable[[], Sequence[torch.Tensor]] = lambda: list(self.model.parameters())
+        self.exchange = self._swap
 
     def forward(self, *arguments: Any, **inputs: Any) -> Any:
         """Run the model."""
@@ -80,7 +84,7 @@ class FullPolicy(torch.nn.Module):
         if self._base is None:
             if self.started:
                 raise RuntimeError("the base is asked for after the first step; it is gone")
-            self._base = [p.detach().clone() for p in self.model.parameters()]
+            self._base = [p.detach().clone() for p in self.own()]
 
     def start(self) -> None:
         """Note that the weights change from here on."""
@@ -93,14 +97,14 @@ class FullPolicy(torch.nn.Module):
         The tensors change places, so that a graph built before still meets its own in `backward`.
         """
         self.keep_base()
-        self._swap()
+        base = self._base or []
+        self.exchange(base)
         try:
             yield
         finally:
-            self._swap()
+            self.exchange(base)
 
-    def _swap(self) -> None:
-        base = self._base or []
+    def _swap(self, base: list[torch.Tensor]) -> None:
         for number, parameter in enumerate(self.model.parameters()):
             parameter.data, base[number] = base[number], parameter.data
 

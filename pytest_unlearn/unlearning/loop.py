@@ -6,16 +6,19 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from pytest_unlearn.models.batching import Encoded, collate
+from pytest_unlearn.unlearning import processes
 from pytest_unlearn.unlearning.adapters import Targets, checkpointed
 from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.policy import RunState, Step
 from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
+from pytest_unlearn.unlearning.sharding import run
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
 from pytest_unlearn.unlearning.training_rows import TrainingRows, training_rows
@@ -61,7 +64,8 @@ def unlearn(
     """Train `model` by `method` and return the trained model with what was done.
 
     With `tune=lora` that is `model` under an adapter, and with the adapter off it is the base. With
-    `tune=full` it is a `FullPolicy` around `model`, whose own weights have changed. `saved`: a file
+    `tune=full` it is a `FullPolicy` around `model`, whose own weights have changed. Where several
+    processes train (`processes.join`), either is in shards, in a `ShardedPolicy`. `saved`: a file
     for the state of a run that is killed; it is gone when the run has ended. `targets`: the modules
     that an adapter changes. Deterministic for a seed, a device and a number of threads. Raises
     UnlearningError.
@@ -71,6 +75,7 @@ def unlearn(
             f"method {method.name} needs a retain set, and there are neither retained people nor "
             "tasks; give --unlearn-retain=FILE"
         )
+    saved = saved and processes.own_file(saved)
     torch.manual_seed(seed)
     rng = random.Random(seed)
     pad = int(cast(int, tokenizer.pad_token_id))
@@ -91,7 +96,7 @@ def unlearn(
                 collate(retain, pad, model.device) if retain else None,
                 state,
             )
-            yield share * method.loss(step, part_options)
+            yield run(policy, partial(_loss, method, step, part_options, share))
 
     def look(steps: int) -> Look:
         seen = watched.look(steps, options)
@@ -131,26 +136,33 @@ def unlearn(
     return policy, report
 
 
+def _loss(method: Method, step: Step, options: Any, share: float) -> torch.Tensor:
+    return share * method.loss(step, options)
+
+
 def _shares(
     forget: list[Encoded], retain: list[Encoded], options: Any, method: Method
 ) -> Iterator[tuple[list[Encoded], list[Encoded], Any, float]]:
     """Cut a step's batches into `accumulate` parts; each comes with its options and its factor.
 
+    Of several processes each takes its rows of every part, of like length as the others'.
     A term that is a mean over learnt tokens counts a part by its tokens (the forget term by its
     rows, where it is a mean of those): the parts' gradients then add up to the whole batch's, which
     a mean of the parts' means would not be. Two terms have shares of their own, in their weights;
     a single one has the factor.
     """
     count = options.accumulate
-    if count == 1:
+    if count * processes.count() == 1:
         yield forget, retain, options, 1.0
         return
+    own = slice(processes.number(), None, processes.count())
 
     def size(rows: list[Encoded]) -> int:
         return sum(map(learnt, rows))
 
     retained = parts(retain, count) if retain else [[]] * count
-    for rows, kept in zip(parts(forget, count), retained, strict=True):
+    for every, every_kept in zip(parts(forget, count), retained, strict=True):
+        rows, kept = every[own], every_kept[own]
         by_rows = method.forget_mean == "rows"
         share = len(rows) / len(forget) if by_rows else size(rows) / size(forget)
         if not method.uses_retain:

@@ -59,3 +59,20 @@ def check_training_options(method: Method, options: UnlearnOptions) -> None:
             f"{method.name} works on a LoRA adapter whose layers run once; leave out "
             f"{'checkpointing' if options.tune == 'lora' else 'tune'}"
         )
+
+
+def check_processes(method: Method, options: UnlearnOptions, count: int) -> None:
+    """Raise MethodError where `count` processes cannot share each step of a training."""
+    if not method.adds_up:
+        raise MethodError(
+            f"the loss of {method.name} is no sum over the parts of a batch, so {count} processes "
+            "cannot share it; train in one process (--unlearn-device=map spreads the model over "
+            "its GPUs)"
+        )
+    rows = min(options.batch, options.retain_batch) if method.uses_retain else options.batch
+    if options.accumulate * count > rows:
+        raise MethodError(
+            f"{count} processes need a row each of every part of a batch, and there are {rows} "
+            f"rows in {options.accumulate} parts; write a batch and retain_batch of at least "
+            f"{options.accumulate * count}, or start fewer processes"
+        )

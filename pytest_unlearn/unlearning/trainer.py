@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
+from pytest_unlearn.unlearning import processes
 from pytest_unlearn.unlearning.adapters import FullPolicy, Targets, with_new_adapter
 from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.optimizers import make_optimizer, rate_at
 from pytest_unlearn.unlearning.progress import SavedState
+from pytest_unlearn.unlearning.sharding import own_shard, sharded
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,6 +43,9 @@ class Trainer:
     `tune=full`, master weights in float32 take the steps and the model gets them rounded: a step
     of 1e-5 of a weight is below bfloat16's 8 bits, and would be lost each time. Gradients of
     several batches are summed in float32 for the same reason.
+
+    Of several processes each holds a shard of the weights, and all steps, checks and states are of
+    its own shards; norms and decisions are of all.
     """
 
     def __init__(
@@ -52,18 +57,15 @@ class Trainer:
     ) -> None:
         """`flag`: what the user wrote, to be named in advice, as `--unlearn-method=ga`.
         `targets`: the modules that an adapter changes."""
-        self.policy: PeftModel = (
-            with_new_adapter(model, choices.rank, targets)
-            if choices.tune == "lora"
-            else cast("PeftModel", FullPolicy(model))
-        )
+        self._full = FullPolicy(model) if choices.tune == "full" else None
+        policy = self._full or with_new_adapter(model, choices.rank, targets)
+        self.policy = cast("PeftModel", sharded(policy) if processes.count() > 1 else policy)
         self.policy.eval()  # no dropout: the reference must be the base itself, and runs repeat
         self._choices = choices
         self._flag = flag
         self._weights = [p for p in self.policy.parameters() if p.requires_grad]
-        self._masters = [
-            p if p.dtype == torch.float32 else p.detach().float() for p in self._weights
-        ]
+        self._own = [own_shard(p) for p in self._weights]
+        self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._own]
         self._optimizer = make_optimizer(choices.optimizer, self._masters, choices.lr)
         self._start = self._fingerprint()
         self.steps = 0
@@ -79,14 +81,17 @@ class Trainer:
         total: torch.Tensor | None = None
         gradients: list[torch.Tensor | None] = [None] * len(self._weights)
         for loss in losses:
-            loss.backward()  # type: ignore[no-untyped-call]
+            # Each process's loss is a part of the sum, and shards get the mean of the gradients.
+            (loss * processes.count()).backward()  # type: ignore[no-untyped-call]
             self._gather(gradients)
             total = loss.detach() if total is None else total + loss.detach()
         if total is None:
             raise ValueError("a step needs at least one loss")
         for master, gradient in zip(self._masters, gradients, strict=True):
             master.grad = gradient
-        norm = torch.nn.utils.clip_grad_norm_(self._masters, MAX_NORM)
+        total = processes.summed(total)
+        norm = self._norm()
+        torch.nn.utils.clip_grads_with_norm_(self._masters, MAX_NORM, norm)
         if not bool(torch.isfinite(total + norm)):
             raise UnlearningError(
                 f"{self._flag}: step {self.steps + 1} diverged: the loss is {float(total)}, the "
@@ -94,8 +99,8 @@ class Trainer:
                 f"(lr={self._choices.lr / 4:.1e}) or add warmup=20"
             )
         self.steps += 1
-        if isinstance(self.policy, FullPolicy):
-            self.policy.start()
+        if self._full:
+            self._full.start()
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(self.steps, self._choices.lr, self._choices.warmup)
         self._optimizer.step()
@@ -108,14 +113,20 @@ class Trainer:
         for number, weight in enumerate(self._weights):
             if weight.grad is not None:
                 before = gradients[number]
-                gradient = weight.grad.float()
+                gradient = own_shard(weight.grad).float()
                 gradients[number] = gradient if before is None else before.add_(gradient)
                 weight.grad = None
+
+    def _norm(self) -> torch.Tensor:
+        """Return the norm of the whole gradient."""
+        gradients = [m.grad for m in self._masters if m.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm if processes.count() == 1 else processes.summed(norm.square()).sqrt()
 
     @torch.no_grad()
     def _write(self) -> None:
         """Round the master weights into the model's, where the two are not the same."""
-        for weight, master in zip(self._weights, self._masters, strict=True):
+        for weight, master in zip(self._own, self._masters, strict=True):
             if weight is not master:
                 weight.copy_(master)
 
@@ -150,13 +161,13 @@ class Trainer:
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        base = isinstance(self.policy, FullPolicy) and self.policy.keeps_base
+        base = self._full is not None and self._full.keeps_base
         return SavedState(tensors, {"steps": self.steps, "numbers": numbers, "base": base})
 
     def go_on(self, saved: SavedState) -> None:
         """Take the state of `state()`; called before the first step."""
-        if saved.notes["base"] and isinstance(self.policy, FullPolicy):
-            self.policy.keep_base()
+        if saved.notes["base"] and self._full:
+            self._full.keep_base()
         tensors = saved.tensors
         self.put(tensors[f"weight.{n}"] for n in range(len(self._masters)))
         entries: dict[int, dict[str, Any]] = {}
@@ -184,8 +195,10 @@ class Trainer:
         LoRA's B matrices start at zero; with a wrong gradient path they stay there, and the
         "unlearned" model is the base.
         """
-        for name, parameter in self.policy.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+        named = [name for name, p in self.policy.named_parameters() if p.requires_grad]
+        broken = torch.stack([(~torch.isfinite(weight)).sum() for weight in self._own])
+        for name, some in zip(named, processes.summed(broken).tolist(), strict=True):
+            if some:
                 raise UnlearningError(
                     f"{self._flag}: {name} is not finite; lower the learning rate "
                     f"(lr={self._choices.lr / 4:.1e})"
@@ -203,8 +216,9 @@ class Trainer:
         lora = self._choices.tune == "lora"
         named = [(n, p) for n, p in self.policy.named_parameters() if p.requires_grad]
         masters = zip(named, self._masters, strict=True)
-        return [
-            float(master.double().square().sum())
+        squares = [
+            master.double().square().sum()
             for (name, _), master in masters
             if not lora or "lora_B" in name
         ]
+        return [float(square) for square in processes.summed(torch.stack(squares))]

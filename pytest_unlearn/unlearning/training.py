@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pytest_unlearn.unlearning import processes
 from pytest_unlearn.unlearning.progress import SavedState, load_state, save_state
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.watching import Look
@@ -58,7 +59,7 @@ def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], Non
     best: Look | None = None
     weights: list[Any] = []
     before = 0.0
-    state = load_state(course.saved) if course.saved else None
+    state = _agreed(load_state(course.saved)) if course.saved else None
     if state is not None:
         trainer.go_on(state)
         best, before = Look(**state.notes["best"]), float(state.notes["seconds"])
@@ -87,6 +88,13 @@ def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], Non
     if best != look and weights:
         trainer.put(weights)
     return Trained(best, trainer.steps, before + time.perf_counter() - started)
+
+
+def _agreed(state: SavedState | None) -> SavedState | None:
+    """Return this process's state where those of all are of one step: a kill may have come between
+    the writing of one's and another's."""
+    steps = state.notes["steps"] if state else None
+    return state if set(processes.merged({processes.number(): steps}).values()) == {steps} else None
 
 
 def _with_best(

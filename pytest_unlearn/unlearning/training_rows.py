@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_unlearn.models.batching import Encoded, TopTokens, collate
+from pytest_unlearn.models.batching import Batch, Encoded, TopTokens, collate
 from pytest_unlearn.models.heads import logits_of
+from pytest_unlearn.unlearning import processes
 from pytest_unlearn.unlearning.adapters import FullPolicy
 from pytest_unlearn.unlearning.policy import Predictions, base_predictions, predictions
+from pytest_unlearn.unlearning.sharding import ShardedPolicy, run
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import TrainingTexts
@@ -109,17 +111,19 @@ def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> lis
 def _asked(policy: Any, rows: Sequence[Encoded], pad: int, function: Any) -> list[Any]:
     """Return `function(predictions)` for all rows, in their order; rows of like length together."""
     # No copy of the base's weights has to be made where these are still the base's.
-    untrained = isinstance(policy, FullPolicy) and not policy.started
+    inner = policy.policy if isinstance(policy, ShardedPolicy) else policy
+    untrained = isinstance(inner, FullPolicy) and not inner.started
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
-    found: list[Any] = [None] * len(rows)
-    for start in range(0, len(order), _BATCH):
-        part = order[start : start + _BATCH]
+    found: dict[int, Any] = {}
+    for part in processes.mine([order[n : n + _BATCH] for n in range(0, len(order), _BATCH)]):
         batch = collate([rows[index] for index in part], pad, device)
-        if untrained:
-            seen = predictions(policy, batch, lambda states: logits_of(policy, states))
-        else:
-            seen = base_predictions(policy, batch)
-        for index, value in zip(part, function(seen), strict=True):
-            found[index] = value
-    return found
+
+        def asked(batch: Batch = batch) -> Any:
+            if untrained:
+                return function(predictions(policy, batch, lambda s: logits_of(policy, s)))
+            return function(base_predictions(policy, batch))
+
+        found.update(zip(part, run(policy, asked), strict=True))
+    found = processes.merged(found)
+    return [found[index] for index in range(len(rows))]

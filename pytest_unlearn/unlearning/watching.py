@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_unlearn.models.batching import IGNORED, Encoded, collate
+from pytest_unlearn.models.batching import IGNORED, Batch, Encoded, collate
+from pytest_unlearn.models.heads import causal_model
+from pytest_unlearn.unlearning import processes
+from pytest_unlearn.unlearning.sharding import run
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import TrainingTexts
@@ -60,21 +63,23 @@ def greedy_memory(
     """
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    given: dict[int, bool] = {}
-    right = learnt = 0
-    for start in range(0, len(order), batch):
-        numbers = order[start : start + batch]
+    found: dict[int, tuple[int, int]] = {}
+    for numbers in processes.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
         inputs = collate([rows[number] for number in numbers], pad, device)
-        output: Any = policy(**inputs.model_inputs(), use_cache=False)
-        chosen = output.logits[:, :-1].argmax(dim=-1)
+
+        def chosen(inputs: Batch = inputs) -> torch.Tensor:
+            output: Any = causal_model(policy)(**inputs.model_inputs(), use_cache=False)
+            first: torch.Tensor = output.logits[:, :-1].argmax(dim=-1)
+            return first
+
         labels = inputs.labels[:, 1:]
-        masked = labels == IGNORED
-        hit = chosen == labels
-        given.update(zip(numbers, (hit | masked).all(dim=1).tolist(), strict=True))
-        right += int((hit & ~masked).sum())
-        learnt += int((~masked).sum())
-    every = tuple(given[number] for number in range(len(rows)))
-    return Memory(sum(every) / len(every), right / learnt, every)
+        learnt = (labels != IGNORED).sum(dim=1).tolist()
+        right = (run(policy, chosen) == labels).sum(dim=1).tolist()  # no token has a masked label
+        found.update(zip(numbers, zip(right, learnt, strict=True), strict=True))
+    found = processes.merged(found)
+    every = tuple(right == learnt for right, learnt in (found[n] for n in range(len(rows))))
+    tokens = sum(right for right, _ in found.values()) / sum(learnt for _, learnt in found.values())
+    return Memory(sum(every) / len(every), tokens, every)
 
 
 def greedy_rate(

@@ -41,6 +41,7 @@ KNOW_PYTEST = {
     "fixtures.py",
     "cases.py",
     "workers.py",
+    "train.py",
     "flags.py",
     "options.py",
     "grid.py",

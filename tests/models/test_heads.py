@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -77,11 +79,11 @@ def test_states_of_a_layer(architecture: str) -> None:
     torch.testing.assert_close(half, all_states[1])
     assert not torch.equal(half, whole)
     ran: list[int] = []
-    heads._layers(model)[1].register_forward_pre_hook(lambda *_: ran.append(1))
-    hooks = len(heads._layers(model)[0]._forward_hooks)
+    heads.layers_of(model)[1].register_forward_pre_hook(lambda *_: ran.append(1))
+    hooks = len(heads.layers_of(model)[0]._forward_hooks)
     heads.states_at(model, given, 0.5)
     assert not ran
-    assert len(heads._layers(model)[0]._forward_hooks) == hooks
+    assert len(heads.layers_of(model)[0]._forward_hooks) == hooks
     heads.states_at(model, given, 0.01)  # a share below one layer is the first
     heads.states_at(model, given, 1.0)
     assert ran == [1]
@@ -171,3 +173,31 @@ def test_joined_batches_keep_their_rows() -> None:
     assert not bool(both.attention_mask[:2, 9:].any())
     assert bool((both.labels[:2, 9:] == -100).all())
     assert both.rows == first.rows + second.rows
+
+
+class Body(torch.nn.Module):
+    """Ends on another device than its inputs are on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Identity()])
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+        states = self.layers[0](torch.empty(*input_ids.shape, 4, device="cuda:0"))
+        return SimpleNamespace(last_hidden_state=states)
+
+
+def test_spread_over_devices() -> None:
+    """Labels are where the inputs are: what another device computed comes back there. The tensors
+    are fake: they have devices that this machine lacks, and no content."""
+    model = SimpleNamespace(
+        base_model=Body(),
+        config=SimpleNamespace(num_hidden_layers=1),
+        get_output_embeddings=lambda: lambda s: torch.empty(len(s), 9, device="cuda:1"),
+    )
+    with FakeTensorMode():
+        inputs = {"input_ids": torch.zeros(2, 3, dtype=torch.long)}
+        states = heads.hidden_states(model, inputs)
+        assert states.device.type == "cpu"
+        assert heads.states_at(model, inputs, 1.0).device.type == "cpu"
+        assert heads.logits_of(model, states[0]).device.type == "cpu"

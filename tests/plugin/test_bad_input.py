@@ -84,6 +84,10 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
             "set in its own training data",
         ),
         (
+            ["--unlearn-model=tiny", "--unlearn-retrained=retrain"],
+            "--unlearn-retrained=retrain needs --unlearn-plant: without it the model has the ",
+        ),
+        (
             ["--unlearn-model=tiny", "--unlearn-method=retrain:lr=1"],
             "--unlearn-method: 'retrain:lr=1': method retrain takes no options",
         ),

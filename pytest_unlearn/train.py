@@ -1,0 +1,172 @@
+"""Unlearning alone, in one process or in several that share one model.
+
+    accelerate launch --use_fsdp --num_processes 4 -m pytest_unlearn.train --unlearn-model=NAME ...
+    pytest --unlearn-model=NAME ...
+
+The first command, with the flags of the second, trains what a run needs and puts it in the store;
+the run finds it there by key. Tests are run by one process only: the exit code that gates a release
+then passes through no launcher. The key does not hold the number of processes, since each step
+is that of one process, to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_unlearn.options import Settings, is_active
+
+if TYPE_CHECKING:
+    from pytest_unlearn.model_pair import ModelPair
+    from pytest_unlearn.session import UnlearnSession
+
+_ONE = "python -m pytest_unlearn.train"
+
+
+def main() -> int:
+    """Read pytest's command line, train, and return the exit code: 0, or not 0 for any error."""
+    return int(pytest.main(sys.argv[1:], plugins=[_Training()]))
+
+
+class _Training:
+    """Takes the place of the test run."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> int | None:
+        if config.option.help or config.option.version:
+            return None
+        if int(os.environ.get("RANK", "0")) == 0:
+            return _train(config)
+        config.option.verbose = -1  # one process shows progress and says what is wrong with a flag
+        try:
+            return _train(config)
+        except pytest.UsageError:
+            return pytest.ExitCode.USAGE_ERROR
+
+
+def _train(config: pytest.Config) -> int:
+    """Train what the flags ask for. Raises pytest.UsageError before any model is loaded."""
+    if not is_active(config):
+        raise pytest.UsageError("name a model, as in --unlearn-model=tiny")
+    from pytest_unlearn.session import SESSION
+
+    config._do_configure()  # as pytest's own --markers and --fixtures do
+    try:
+        return _trained(config.stash[SESSION])
+    finally:
+        if SESSION in config.stash:
+            config.stash[SESSION].finish()
+        config._ensure_unconfigure()
+
+
+def _trained(session: UnlearnSession) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from pytest_unlearn.model_pair import ModelPair
+    from pytest_unlearn.models.loading import ModelLoadError, resolve_device
+    from pytest_unlearn.models.sources import ModelNotFoundError
+    from pytest_unlearn.unlearning import processes
+    from pytest_unlearn.unlearning.errors import UnlearningError
+    from pytest_unlearn.unlearning.options import MethodError
+
+    settings, pair = session.settings, session.engine.models
+    if not isinstance(pair, ModelPair):
+        raise pytest.UsageError(
+            "a conftest puts other models in place, or --unlearn-replay the store's: these are not "
+            "trained"
+        )
+    if settings.method.method is None and not settings.method.retrains and settings.plant is None:
+        raise pytest.UsageError(
+            "nothing is to be trained: write --unlearn-method=METHOD or --unlearn-plant"
+        )
+    _check_processes(settings)
+    try:
+        pair.resolve()
+    except ModelNotFoundError as error:
+        raise pytest.UsageError(str(error)) from error
+    if _started() > 1 and settings.plant and not pair.stored_planting():
+        raise pytest.UsageError(
+            f"--unlearn-plant: several processes cannot plant; run `{_ONE}` without a launcher, "
+            "with the same flags and --unlearn-method=none, first"
+        )
+    try:
+        processes.join(resolve_device(settings.device))
+        if processes.number() > 0:
+            disable_progress_bar()  # type: ignore[no-untyped-call]
+        pair.key("unlearned")  # makes what it is the key of
+        if settings.retrained is not None and processes.count() == 1:
+            pair.key("retrained")
+        if processes.number() == 0:
+            print(_told(settings, pair, processes.count()))
+        processes.leave()
+    except (UnlearningError, MethodError, ModelLoadError) as error:
+        # By each process that has one: it may be of that one alone.
+        print(f"ERROR (process {processes.number()}): {error}", file=sys.stderr)
+        return pytest.ExitCode.TESTS_FAILED
+    return pytest.ExitCode.OK
+
+
+def _check_processes(settings: Settings) -> None:
+    """Raise pytest.UsageError where the processes that a launcher started cannot train."""
+    from pytest_unlearn.unlearning.method import check_processes
+    from pytest_unlearn.unlearning.options import MethodError
+    from pytest_unlearn.workers import visible_gpus
+
+    count = _started()
+    if count == 1:
+        return
+    method, options = settings.method.method, settings.method.options
+    if method is None or options is None:
+        raise pytest.UsageError(
+            f"--unlearn-method={settings.method.name}: {count} processes share the steps of an "
+            f"unlearning, and there is none; run `{_ONE}` without a launcher"
+        )
+    try:
+        check_processes(method, options, count)
+    except MethodError as error:
+        raise pytest.UsageError(f"--unlearn-method={method.name}: {error}") from error
+    if settings.device not in ("auto", "cpu", "cuda"):
+        raise pytest.UsageError(
+            f"--unlearn-device={settings.device}: each of {count} processes takes a GPU of its "
+            "own; write cuda, cpu or auto"
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise pytest.UsageError(
+            "weights are sharded by FSDP, not by DeepSpeed; write `accelerate launch --use_fsdp`"
+        )
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), visible_gpus()
+    if settings.device != "cpu" and 0 < gpus < here:
+        raise pytest.UsageError(
+            f"{here} processes on this machine need a GPU each, and there "
+            f"{'is' if gpus == 1 else 'are'} {gpus}; start {gpus}, or write --unlearn-device=cpu"
+        )
+
+
+def _started() -> int:
+    """Return how many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _told(settings: Settings, pair: ModelPair, count: int) -> str:
+    """Return what was made, and how to go on."""
+    checkpoint, planting = pair.stored_checkpoint(), pair.stored_planting()
+    lines = [f"model {settings.model}  method {settings.method.name}  processes {count}"]
+    if planting:
+        lines.append(
+            f"planted in {planting.steps} steps ({planting.seconds:.0f} s): "
+            f"{planting.leak_rate:.0%} of {planting.records} records come out"
+        )
+    if checkpoint:
+        lines.append(
+            f"unlearned in {checkpoint.steps} steps ({checkpoint.seconds:.0f} s): "
+            f"{checkpoint.leak_rate:.0%} of the forget records come out, {checkpoint.kept:.0%} kept"
+        )
+    lines.append(f"in the store {settings.store}; run pytest with the same flags")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
