@@ -138,7 +138,8 @@ def endurance(count: int) -> None:
     """Print memory, processes and descriptors over many solutions, a tenth of them harmful."""
     with Sandbox(Limits(wall_s=1), core=0) as sandbox:
         sandbox.run(NOTHING, "f", CALLS)
-        helper = below(os.getpid())[-1]  # within namespaces the zygote is a child of the first
+        # Within namespaces the zygote is a child of the first; below it waits the next sample's.
+        helper = below(os.getpid())[-2]
         print("\nendurance      solutions  judge MiB  helper MiB  processes  fds")
         started = time.perf_counter()
         for number in range(count + 1):
