@@ -37,6 +37,7 @@ NAMESPACES = ("namespaces", "pid-namespace")
 # Beyond the solution's limits: a check program has work of its own.
 CHECK_SPARE_S = 1.0
 CHECK_MEMORY_MB = 1024
+CHECK_ROOM = 16
 # What packages such as numpy map before anything is computed.
 PACKAGES_MEMORY_MB = 2048
 
@@ -156,7 +157,8 @@ class Sandbox:
         return self._sample(source, entry_point, calls, room)
 
     def _check_sample(self, source: str, entry_point: str, tests: CheckProgram) -> _Sample:
-        room = self.limits.output_bytes
+        # A program asks thousands of times where calls are few, and holds one answer at a time.
+        room = CHECK_ROOM * self.limits.output_bytes
         check = _sendable((tests.source, entry_point), MAX_REQUEST)
         sample = self._sample(source, entry_point, None, room)
         return replace(sample, check=Request(check, self.limits.wall_s, room))
