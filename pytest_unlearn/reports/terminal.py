@@ -111,6 +111,7 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
         _write_table(reporter, table)
     whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
     whole += unsolved.lines(session.unsolved, reporter.config.get_verbosity())
+    whole += unsolved.run_again(rows)
     for line in whole:
         if line:
             reporter.write_line(line)

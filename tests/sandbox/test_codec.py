@@ -219,10 +219,10 @@ def test_a_list_inside_itself_is_too_deep() -> None:
 def test_nodes_are_limited_on_both_ends() -> None:
     wide = [None] * 500
     with pytest.raises(codec.TooLarge, match="values"):
-        codec.encode([wide] * 1000, max_bytes=ROOM)
+        codec.encode([wide] * 3000, max_bytes=2 * ROOM)
     inner = codec.encode(wide, max_bytes=ROOM)
     with pytest.raises(codec.TooLarge, match="values"):
-        codec.decode(b"l" + struct.pack(">I", 1000) + inner * 1000, max_bytes=ROOM)
+        codec.decode(b"l" + struct.pack(">I", 3000) + inner * 3000, max_bytes=2 * ROOM)
 
 
 @pytest.mark.parametrize("value", ["x" * 101, b"x" * 101, 1 << 4000, [0] * 101, "é" * 60], ids=kind)

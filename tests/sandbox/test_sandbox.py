@@ -21,6 +21,7 @@ import pytest
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, Verdict
 from pytest_unlearn.sandbox import sandbox as sandbox_module
 from pytest_unlearn.sandbox import worker as worker_module
+from pytest_unlearn.tasks.programs import CheckProgram
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
 
@@ -165,22 +166,57 @@ def test_timeout(quick: Sandbox, body: str) -> None:
     source = f"def f(a, b):\n    if a == 1: return 3\n    {body}"
     started = time.monotonic()
     verdict = quick.run(source, "f", TESTS)
-    assert 0.5 <= time.monotonic() - started < 1.5
+    assert 0.5 <= time.monotonic() - started < 2.5  # twice, if it waited
     assert (verdict.status, verdict.call) == ("timeout", 1)
-    assert verdict.detail == "not done after 0.5 s"
+    assert verdict.detail.startswith("not done after 0.5 s")
+
+
+@linux
+def test_a_time_out_that_waited_is_run_again_once(bare_quick: Sandbox, tmp_path: Path) -> None:
+    """As on a machine so busy that the solution hardly runs; here, it sleeps the first time."""
+    runs = tmp_path / "runs"
+    source = f"""
+        import time
+        def f(a, b):
+            with open({str(runs)!r}, "a+") as file:
+                file.write("x")
+                file.seek(0)
+                if len(file.read()) == 1:
+                    time.sleep(1000)
+            return a + b
+    """
+    verdict = solve(bare_quick, source)
+    assert (verdict.passed, verdict.run_again) == (True, True)
+    assert runs.read_text() in ("xx", "xxx")  # twice, with two calls
+    verdict = solve(bare_quick, "import time\ndef f(a, b): time.sleep(1000)")
+    assert (verdict.status, verdict.run_again) == ("timeout", True)
+    assert verdict.detail.endswith("nor when it was run again")
+    assert verdict.seconds < 3 * bare_quick.limits.wall_s
+
+
+def test_a_time_out_that_computed_costs_its_limit_once(
+    quick: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "STARVED", 0.05)  # this machine may be busy, too
+    for tests in (TESTS, CheckProgram("assert candidate(1, 2) == 3")):
+        verdict = quick.run("def f(a, b):\n    while True: pass\n", "f", tests)
+        assert (verdict.status, verdict.run_again) == ("timeout", False)
+        assert verdict.seconds < 1.9 * quick.limits.wall_s
 
 
 def test_timeout_at_import(quick: Sandbox) -> None:
     verdict = solve(quick, "while True: pass")
     assert (verdict.status, verdict.call) == ("timeout", None)
-    assert verdict.detail == "not done after 0.5 s"  # Not the processor time limit, which is later.
+    assert verdict.detail.startswith(
+        "not done after 0.5 s"
+    )  # Not the processor time limit, which is later.
 
 
 def test_the_limit_is_for_all_calls_together(quick: Sandbox) -> None:
     source = "import time\ndef f(a, b):\n    time.sleep(0.1)\n    return a + b"
     verdict = quick.run(source, "f", [Call((1, 2), 3)] * 100)
     assert verdict.status == "timeout"
-    assert verdict.seconds < 1.5
+    assert verdict.seconds < 2.5
     assert 1 <= (verdict.call or 0) <= 5
 
 
@@ -546,7 +582,7 @@ def test_signals_cannot_be_ignored_away(quick: Sandbox) -> None:
     """
     verdict = solve(quick, source)
     assert verdict.status == "timeout"
-    assert verdict.seconds < 1.5
+    assert verdict.seconds < 2.5
 
 
 @linux
