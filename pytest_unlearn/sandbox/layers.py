@@ -182,6 +182,8 @@ class Layers:
             raise RuntimeError("the limit on memory has no effect")
 
     def _privileges_work(self) -> None:
+        if not kernel.linux():
+            raise OSError("this system has no capabilities to give up")
         self.give_up_privileges()
         if kernel.has_capabilities():
             raise RuntimeError("capabilities stay")

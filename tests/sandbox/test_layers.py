@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 
 import pytest_unlearn
+from pytest_unlearn.reports.protection import line as protection_line
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, seccomp
 from pytest_unlearn.sandbox.layers import LAYERS
 from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.programs import CheckProgram
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux has these layers"
@@ -354,6 +356,36 @@ def test_a_layer_that_hides_python_itself_is_left_out(
         assert "Python's library is out of reach" in it.protection().missing["landlock"]
         assert it.run(RIGHT, "f", [Call((1,), 2)]).passed
         assert value(it, f"open({str(secret)!r}, 'w')").startswith("forbidden")
+
+
+def test_a_system_that_is_not_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS: limits are all there is, the header names the rest, and verdicts are the same."""
+    shutil.copytree(ROOT / "pytest_unlearn/sandbox", tmp_path / "copy")
+    file = tmp_path / "copy/kernel.py"
+    linux = 'return sys.platform.startswith("linux")'
+    assert linux in file.read_text()
+    file.write_text(file.read_text().replace(linux, "return False"))
+    monkeypatch.setattr("pytest_unlearn.sandbox.worker.ZYGOTE", tmp_path / "copy/zygote.py")
+    with Sandbox(Limits(wall_s=2)) as it:
+        protection = it.protection()
+        assert protection.active == ("limits",)
+        assert protection.missing == {
+            "parent-death": "this system has no PR_SET_PDEATHSIG",
+            "privileges": "this system has no capabilities to give up",
+            "landlock": "syscall is a call of Linux",
+            "seccomp": "prctl is a call of Linux",
+            "namespaces": "unshare is a call of Linux",
+            "pid-namespace": "needs namespaces",
+        }
+        line = protection_line("auto", protection)
+        assert line.startswith("\nsandbox: auto, limits; MISSING: ")
+        assert all(name in line for name in protection.missing)
+        for tests in ([Call((1,), 2)], CheckProgram("assert candidate(1) == 2")):
+            assert it.run(RIGHT, "f", tests).passed
+            assert it.run("def f(x): return x", "f", tests).status == "wrong_answer"
+            assert it.run("def f(x): return bytes(8 << 30)", "f", tests).status == "memory"
+    with Sandbox(mode="strict") as it, pytest.raises(SandboxError, match="this system lacks"):
+        it.protection()
 
 
 def test_an_unknown_mode_or_layer() -> None:
