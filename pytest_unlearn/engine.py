@@ -171,6 +171,7 @@ class Engine:
             unlearned_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in tested),
             base_loss=self._losses.of("base", case),
             unlearned_loss=self._losses.of("unlearned", case),
+            run_again=sum(sample.outcome.run_again for sample in base + tested),
         )
         return Completions(base[0], tested[0], base, tested), row
 

@@ -161,7 +161,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "unlearn_task_style",
         "STYLE",
-        "how tasks are asked: completion (default), chat (through the chat template) or infill",
+        "how tasks are asked: completion, chat (through the chat template) or infill (default: the "
+        "preset's; completion where there is none)",
     ),
     Flag(
         "unlearn_task_tokens",

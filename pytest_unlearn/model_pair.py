@@ -100,8 +100,9 @@ class ModelPair:
     ) -> None:
         """Check the names.
 
-        Raises ModelNotFoundError for one that can be no model, PresetError for an unusable preset,
-        StyleError for probes that the preset knows no prompts for.
+        Raises ModelNotFoundError for one that can be no model, PresetError for an unusable preset
+        or one that cannot be asked for tasks as it is to be, StyleError for probes that the preset
+        knows no prompts for.
 
         `threads`: CPU threads for generation; unlearning always takes all, since the other
         workers wait for it, and so that its result does not depend on their number.
@@ -116,6 +117,7 @@ class ModelPair:
         for name in (settings.model, settings.baseline):
             if name is not None and (preset := presets().get(name)):
                 preset.check_families(settings.probes)
+                preset.check_task_style(settings.sampling.style)
         self._settings = settings
         self._dataset = dataset
         self._store = store

@@ -215,9 +215,20 @@ def _sampling(config: pytest.Config) -> Sampling:
         given(config, "unlearn_k"),
         given(config, "unlearn_temperature"),
         given(config, "unlearn_top_p"),
-        given(config, "unlearn_task_style") or "completion",
+        given(config, "unlearn_task_style") or _task_style(given(config, "unlearn_model")),
         _whole(config, "unlearn_task_tokens", 0, least=0) or None,
     )
+
+
+def _task_style(model: str | None) -> str:
+    """How the model's preset is asked for solutions; what has no preset continues code."""
+    from pytest_unlearn.models.presets import PresetError, presets
+
+    try:
+        preset = presets().get(model or "")
+    except PresetError as error:
+        raise SettingsError(str(error)) from error
+    return preset.task_style if preset else "completion"
 
 
 def _checked(

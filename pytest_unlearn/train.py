@@ -72,7 +72,12 @@ def _trained(session: UnlearnSession) -> int:
     from pytest_unlearn.unlearning.errors import UnlearningError
     from pytest_unlearn.unlearning.options import MethodError
 
-    settings, pair = session.settings, session.engine.models
+    if session.sweeps:
+        raise pytest.UsageError(
+            "one model is trained by one method at a time; name one --unlearn-model and one "
+            "--unlearn-method, and start again for the next"
+        )
+    settings, pair = session.settings, session.runs[0].engine.models
     if not isinstance(pair, ModelPair):
         raise pytest.UsageError(
             "a conftest puts other models in place, or --unlearn-replay the store's: these are not "

@@ -54,6 +54,8 @@ class TaskRow:
     is the k of the pass@k that gates judge. The other fields are shares of the samples that are
     whole programs and that are degenerate, and the loss of the canonical solution (nats, and
     its tokens), None where the model gives no scores. `group` is the task's set or file.
+    `run_again`: how many samples of both models ran out of time as on a busy machine, and were run
+    a second time, whose status counts.
     """
 
     id: str
@@ -70,6 +72,7 @@ class TaskRow:
     unlearned_degenerate: float | None = None
     base_loss: tuple[float, int] | None = None
     unlearned_loss: tuple[float, int] | None = None
+    run_again: int = 0
 
     @property
     def solved(self) -> bool:

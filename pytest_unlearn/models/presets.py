@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytest_unlearn.models.styles import INFILLS, Infill, StyleError
 
@@ -23,7 +23,7 @@ _PLAIN = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
 
 
 class PresetError(ValueError):
-    """A preset of another package cannot be used; the message names it."""
+    """A preset cannot be used, or not so; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class Preset:
 
     source: a folder or a hub id. revision: the hub commit; `main` where none could be established
     (the key of a run holds digests of the files either way). infill: how it fills in the middle,
-    None where it was not trained to. chat: it was tuned on its chat template. stops: tokens that
+    None where it was not trained to. chat: it was tuned on its chat template. task_style: how it is
+    asked for solutions unless `--unlearn-task-style` says otherwise. stops: tokens that
     end a completion, besides the tokenizer's own; what the vocabulary lacks is left out, since the
     model cannot write it. lora_targets: names of the modules that an adapter changes. dtype: what
     `auto` means on a GPU. probe_gib, unlearn_gib: estimated GPU memory (GiB) in that dtype for
@@ -47,6 +48,7 @@ class Preset:
     revision: str = "main"
     infill: Infill | None = None
     chat: bool = False
+    task_style: Literal["completion", "chat", "infill"] = "completion"
     stops: tuple[str, ...] = ()
     lora_targets: tuple[str, ...] = _GATED
     dtype: str = "bfloat16"
@@ -73,6 +75,14 @@ class Preset:
             )
         if "infill" in families and self.infill is None:
             raise StyleError(f"the preset {self.name} cannot fill in the middle; leave infill out")
+
+    def check_task_style(self, style: str) -> None:
+        """Raise PresetError for a style of tasks that the model knows no prompts for."""
+        if (style == "chat" and not self.chat) or (style == "infill" and self.infill is None):
+            raise PresetError(
+                f"--unlearn-task-style={style}: the preset {self.name} was not trained for that; "
+                f"write {self.task_style}, or leave the flag out"
+            )
 
 
 def _config(
@@ -271,6 +281,7 @@ _BUILT_IN = (
         "SmolLM2 135M, tuned on chats; small enough for a CPU",
         revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
         chat=True,
+        task_style="chat",
         stops=("<|im_end|>", "<|endoftext|>"),
         probe_gib=2,
         unlearn_gib=3,

@@ -167,6 +167,7 @@ def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -
             screen.table(table)
     whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
     whole += unsolved.lines(run.unsolved, reporter.config.get_verbosity())
+    whole += unsolved.run_again(rows)
     whole += search_lines(run.search) if run.search else []
     for line in filter(None, whole):
         screen.line(line)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pytest_unlearn.gates.rows import TaskRow
+
 if TYPE_CHECKING:
     import pytest
 
@@ -39,3 +41,10 @@ def lines(unsolved: Mapping[str, str], verbosity: int) -> Iterable[str]:
     elif unsolved:
         for row, verdicts in sorted(unsolved.items()):
             yield f"unsolved: {row}: {verdicts}"
+
+
+def run_again(rows: Iterable[object]) -> Iterable[str]:
+    """Yield a line on the solutions that were run a second time, if any."""
+    count = sum(row.run_again for row in rows if isinstance(row, TaskRow))
+    if count:
+        yield f"time-outs: {count} solutions had little processor time and were run again, once"

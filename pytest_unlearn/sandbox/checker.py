@@ -11,11 +11,12 @@ The zygote loads this file by its path: it must import nothing but the standard 
 from __future__ import annotations
 
 import builtins
+import functools
 import linecache
 import os
 import struct
 from collections.abc import Callable
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 CHECK_FILE = "<check>"
 SHOWN = 200
+# Tasks come in the order of a file, one model after the other, or all samples of one in a row.
+MAX_COMPILED = 256
+LONGEST_KEPT = 1 << 16
 # Four bytes a character at the most: a note has room for it.
 LONGEST_DETAIL = 900
+PIECE = 1 << 16
 _LENGTH = struct.Struct(">I")
 
 
@@ -57,7 +62,7 @@ def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
         names: dict[str, Any] = {"__name__": "check", "__builtins__": {**vars(builtins)}}
         names["candidate"] = names[entry_point] = talk.stand_in()
         linecache.cache[CHECK_FILE] = (0, None, program.splitlines(keepends=True), CHECK_FILE)
-        exec(compile(program, CHECK_FILE, "exec", dont_inherit=True), names)  # noqa: S102
+        exec(_compiled(program), names)  # noqa: S102
     except Over:
         return "", ""
     except MemoryError:
@@ -77,6 +82,19 @@ def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
     return "passed", ""
 
 
+def _compiled(program: str) -> CodeType:
+    return _compile_once(program) if len(program) <= LONGEST_KEPT else _compile(program)
+
+
+def _compile(program: str) -> CodeType:
+    code: CodeType = compile(program, CHECK_FILE, "exec", dont_inherit=True)
+    return code
+
+
+# Once for all solutions of a task.
+_compile_once = functools.lru_cache(maxsize=MAX_COMPILED)(_compile)
+
+
 class _Talk:
     """The channel to the solution's process, and what came over it."""
 
@@ -91,7 +109,9 @@ class _Talk:
         self._codec = c
         self._room = output_bytes
         self._shown: tuple[str, str] | None = None
-        self._opaque = _opaque_class(self, c)
+        self._opaque = _opaque_class(c.Opaque)
+        self._received = bytearray()
+        self._opaque.talk = self  # type: ignore[attr-defined]
 
     @property
     def last_call(self) -> str:
@@ -100,12 +120,11 @@ class _Talk:
 
     def start(self) -> None:
         """Wait until the solution is loaded. Raises Over when it does not load."""
-        for expected in (b"S", b"L"):
-            kind, body = self._report()
-            if kind == b"E":
-                self._raise(body)
-            if kind != expected:
-                self._stop(kind, body)
+        kind, body = self._report()
+        if kind == b"E":
+            self._raise(body)
+        if kind != b"L":
+            self._stop(kind, body)
 
     def stand_in(self) -> Callable[..., object]:
         """Return the function that asks the solution's."""
@@ -158,16 +177,17 @@ class _Talk:
         return head[:1], self._take(size)
 
     def _take(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
+        while len(self._received) < size:
             try:
-                chunk = os.read(self._channel, size - len(data))
+                chunk = os.read(self._channel, max(PIECE, size - len(self._received)))
             except OSError:
                 chunk = b""
             if not chunk:
                 self.end("ended", "")
-            data += chunk
-        return bytes(data)
+            self._received += chunk
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
 
     def _decoded(self, body: bytes) -> Any:
         try:
@@ -209,14 +229,16 @@ class _Talk:
         raise self.last_error
 
 
-def _opaque_class(talk: _Talk, c: Any) -> type:
-    """Return the class of what stands for a value that is not plain data.
+@functools.cache
+def _opaque_class(base: type) -> type:
+    """Return the class of what stands for a value that is not plain data; `talk` is set on it.
 
     It equals nothing. Every other use cannot be judged here, and says so instead of failing: the
     solution may be right.
     """
 
     def refuse(self: Any, *_: object) -> NoReturn:
+        talk: _Talk = type(self).talk
         talk.end("unsupported", f"a result of type {self.type_name} cannot be sent")
 
     methods = """
@@ -224,7 +246,7 @@ def _opaque_class(talk: _Talk, c: Any) -> type:
         pos invert lt le gt ge add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod
         rmod pow rpow and rand or ror xor rxor divmod rdivmod trunc floor ceil enter exit getattr
     """.split()
-    return type("Opaque", (c.Opaque,), {f"__{name}__": refuse for name in methods})
+    return type("Opaque", (base,), {f"__{name}__": refuse for name in methods})
 
 
 def _short(value: object) -> str:

@@ -6,7 +6,8 @@ are bound beforehand, so that a solution that patches modules spoils less of its
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 
-Reports are one kind byte, a four-byte length and a body: `S` started, `L` loaded, `R` one result,
+A process is forked before there is a solution for it, and says by one byte that it is ready.
+Reports are one kind byte, a four-byte length and a body: `L` loaded, `R` one result,
 `E` exception (type, line, message, whether it comes of something forbidden), `M` out of memory, `X`
 exit asked for, `N` no solution (why), `B` a result over the limits (why). They go to the zygote
 where the calls are known beforehand, and to a process that runs the check program where they are
@@ -23,10 +24,15 @@ import signal
 import struct
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
+
+# What sets a limit, its number, soft and hard value. The first is found beforehand, as importing
+# takes long right after a fork.
+Limit: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, tuple[int, int]]"
 
 SOLUTION_FILE = "<solution>"
 RESULT_FD = 3
@@ -43,6 +49,11 @@ CLEAR_S = 5.0
 MAX_FRAMES = 100_000
 # How far back the cause of an exception is looked for.
 MAX_CAUSES = 10
+
+READY = b"S"
+# Most messages come in one such piece, and a descriptor in that (CMSG_SPACE of one). With more to
+# be read at once, the C library tidies up all of its heap, and copies it.
+_PIECE, _ONE_DESCRIPTOR = 1 << 13, 24
 
 _LENGTH = struct.Struct(">I")
 _OUT_OF_MEMORY = b"M" + _LENGTH.pack(0)
@@ -62,58 +73,96 @@ _cause_of = BaseException.__dict__["__cause__"].__get__
 _context_of = BaseException.__dict__["__context__"].__get__
 
 
-def confine(layers: Any, channel: int, parent: int, wall_s: float, memory_mb: int) -> None:
-    """Give up everything the solution does not need, in this order; `channel` becomes number 3.
+def confine(layers: Any, limits: Sequence[Limit], end: int, parent: int, watched: bool) -> None:
+    """Give up everything the solution does not need, in this order; `end` becomes number 3.
 
-
-    `layers`: the module of that name, with the layers in force. `parent`: the zygote's number as
-    this process sees it.
+    `layers`: the module of that name, with the layers in force. `limits`: those of one process.
+    `parent`: the zygote's number as this process sees it. `watched`: the zygote has a handler of
+    its own for SIGTERM.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if watched:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()
     layers.die_with_parent()
     if os.getppid() != parent:
         _exit(1)  # It died before the line above took effect.
     layers.give_up_privileges()
     layers.restrict_files()
-    if channel != RESULT_FD:
-        os.dup2(channel, RESULT_FD)
+    os.dup2(end, RESULT_FD)
     # The zygote holds a handful, all of them small numbers.
     os.closerange(RESULT_FD + 1, HIGHEST_FD)
-    _limit("RLIMIT_CORE", 0)
-    if layers.wants("limits"):
-        # The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock
-        # limit and are there for a solution that survives it.
-        seconds = cpu_limit(wall_s)
-        _limit("RLIMIT_CPU", seconds, seconds + 1)
-        limit_space(memory_mb)
+    set_limits(limits)
     layers.filter_calls()
 
 
-def limit_space(memory_mb: int) -> None:
-    """Limit memory, files and descriptors of this process."""
-    _limit("RLIMIT_FSIZE", FILE_BYTES)
-    _limit("RLIMIT_NOFILE", OPEN_FILES)
-    _limit("RLIMIT_AS", memory_mb << 20)
+def await_request(control: socket.socket, c: Any) -> Any:
+    """Say that this process is ready, and wait for its request; it ends when there is none.
+
+    `control`: a socket with number 3, by now the one to the zygote. A descriptor that comes with
+    the request takes its place.
+    """
+    _write(RESULT_FD, READY)
+    data, given, _, _ = control.recvmsg(_PIECE, _ONE_DESCRIPTOR)
+    request = _message(data, control.recv)
+    for _, _, number in given:
+        channel = int.from_bytes(number[:4], sys.byteorder)
+        os.dup2(channel, RESULT_FD)
+        os.close(channel)
+    return c.decode(request, max_bytes=MAX_REQUEST) if request else _exit(0)
+
+
+def lasting_limits() -> list[Limit]:
+    """Return the limits that zygotes keep as well: on files and descriptors."""
+    return _allowed({"RLIMIT_FSIZE": (FILE_BYTES,) * 2, "RLIMIT_NOFILE": (OPEN_FILES,) * 2})
+
+
+def limits_of_one(wall_s: float, memory_mb: int) -> list[Limit]:
+    """Return the limits of one solution's process.
+
+    The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock limit and
+    are there for a solution that survives it.
+    """
+    seconds = cpu_limit(wall_s)
+    return _allowed({"RLIMIT_CPU": (seconds, seconds + 1)}) + space_limit(memory_mb)
+
+
+def space_limit(memory_mb: int) -> list[Limit]:
+    """Return the limit on address space."""
+    return _allowed({"RLIMIT_AS": (memory_mb << 20,) * 2})
+
+
+def no_core() -> list[Limit]:
+    """Return the limit that keeps the system from writing a process's memory to a file."""
+    return _allowed({"RLIMIT_CORE": (0, 0)})
 
 
 def cpu_limit(wall_s: float) -> int:
     return math.ceil(wall_s) + 1
 
 
-def _limit(name: str, soft: int, hard: int | None = None) -> None:
-    """Set a limit, or the nearest one that is allowed. One that the system lacks is skipped."""
+def _allowed(limits: dict[str, tuple[int, int]]) -> list[Limit]:
+    """Return each limit, or the nearest one that is allowed, without those the system lacks."""
     try:
         import resource
+    except ImportError:
+        return []
+    found = []
+    for name, (soft, hard) in limits.items():
+        number = getattr(resource, name, None)
+        if number is not None:
+            highest = resource.getrlimit(number)[1]
+            most = hard if highest == resource.RLIM_INFINITY else highest
+            found.append((resource.setrlimit, number, (min(soft, most), min(hard, most))))
+    return found
 
-        number = getattr(resource, name)
-        hard = soft if hard is None else hard
-        highest = resource.getrlimit(number)[1]
-        if highest != resource.RLIM_INFINITY:
-            soft, hard = min(soft, highest), min(hard, highest)
-        resource.setrlimit(number, (soft, hard))
-    except (ImportError, AttributeError, ValueError, OSError):
-        return
+
+def set_limits(limits: Sequence[Limit]) -> None:
+    """Set limits; what the system does not take is skipped."""
+    for setter, number, values in limits:
+        try:
+            setter(number, values)
+        except (ValueError, OSError):
+            continue
 
 
 def run(source: str, entry_point: str, calls: Sequence[bytes], output_bytes: int, c: Any) -> None:
@@ -140,8 +189,7 @@ def answer(source: str, entry_point: str, output_bytes: int, c: Any) -> None:
     """
     reporter = _Reporter(c, output_bytes)
     entry = _load(source, entry_point, reporter)
-    while entry is not None and (head := _take(_LENGTH.size)):
-        encoded = _take(_LENGTH.unpack(head)[0])
+    while entry is not None and (encoded := _take()):
         try:
             arguments, keywords = c.decode(encoded, max_bytes=ARGUMENT_BYTES)
             result = entry(*arguments, **keywords)
@@ -151,17 +199,27 @@ def answer(source: str, entry_point: str, output_bytes: int, c: Any) -> None:
             reporter.result(result)
 
 
-def _take(size: int) -> bytes:
-    """The next bytes of the channel; fewer when it was closed."""
-    data = b""
-    while len(data) < size and (chunk := _read(RESULT_FD, size - len(data))):
-        data += chunk
-    return data
+def _take() -> bytes:
+    """The next call of the channel, encoded; nothing when it was closed."""
+    return _message(_read(RESULT_FD, _PIECE), lambda size: _read(RESULT_FD, size))
+
+
+def _message(data: bytes, read: Callable[[int], bytes]) -> bytes:
+    """What follows a length, of which the first piece is there; nothing at the end."""
+    size = _LENGTH.size
+    if len(data) >= size and len(data) == size + _LENGTH.unpack_from(data)[0]:
+        return data[size:]
+    whole = bytearray(data)
+    while len(whole) < size or len(whole) < size + _LENGTH.unpack_from(whole)[0]:
+        chunk = read(1 << 18)
+        if not chunk:
+            return b""
+        whole += chunk
+    return bytes(whole[size:])
 
 
 def _load(source: str, entry_point: str, reporter: _Reporter) -> Callable[..., object] | None:
     """Run the solution's module, and return its function or report why there is none."""
-    reporter.send(b"S", b"")
     try:
         # Without `dont_inherit` this file's own __future__ imports would apply to the solution.
         code = compile(source, SOLUTION_FILE, "exec", dont_inherit=True)

@@ -43,15 +43,10 @@ Judgement = tuple[Status, str, int | None]
 
 def judge(ending: Ending, tests: Sequence[Call], limits: Limits) -> Judgement:
     """Status, detail and failing call of a sample."""
-    _check_started(ending)
-    if not ending.output.startswith(b"S"):
-        # No code of the solution has run at this point.
-        raise SandboxError(
-            f"the process for a solution did not get ready ({_end_of_process(ending, limits)[1]})"
-        )
+    _check_started(ending, limits)
     call: int | None = None
     try:
-        for kind, body in _reports(ending.output[5:]):
+        for kind, body in _reports(ending.output):
             if kind == b"L" and call is None:
                 call = 0
             elif kind == b"R" and call is not None:
@@ -74,7 +69,7 @@ def judge_check(solution: Ending, check: Ending, limits: Limits) -> Judgement:
     `check`: what the process that runs the programs says. Raises SandboxError when that is nothing
     about the solution.
     """
-    _check_started(solution)
+    _check_started(solution, limits)
     if check.how == "timeout":
         # It outlives the solution's time, and ends at once when it then asks the solution.
         return "timeout", f"the check was busy by itself after {limits.wall_s:g} s", None
@@ -90,7 +85,12 @@ def judge_check(solution: Ending, check: Ending, limits: Limits) -> Judgement:
     return status, _shown(detail, MAX_CHECK), call
 
 
-def _check_started(ending: Ending) -> None:
+def _check_started(ending: Ending, limits: Limits) -> None:
+    """Raises SandboxError where no code of the solution has run."""
+    if ending.how == "not ready":
+        raise SandboxError(
+            f"the process for a solution did not get ready ({_end_of_process(ending, limits)[1]})"
+        )
     if ending.how == "no fork":
         reason = ending.output.decode(errors="replace")
         raise SandboxError(f"the sandbox cannot start a process for a solution: {reason}")

@@ -10,7 +10,7 @@ import functools
 import os
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -58,22 +58,41 @@ def _function(name: str) -> Any:
     return function
 
 
-def _call(name: str, *arguments: object) -> int:
-    """Call a function of the C library, whole numbers as longs. Raises OSError."""
+def _prepared(name: str, *arguments: object) -> Callable[[], int]:
+    """Return a call of a function of the C library, whole numbers as longs, which raises OSError.
+
+    All that can be made beforehand is: right after a fork, whatever is made or looked up copies
+    the pages that it is on.
+    """
     if _LIBC is None:
         raise OSError(f"{name} is a call of Linux")
     function = _function(name)
-    result: int = function(*(ctypes.c_long(a) if type(a) is int else a for a in arguments))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
-    return result
+    given = [ctypes.c_long(a) if type(a) is int else a for a in arguments]
+
+    def call() -> int:
+        result: int = function(*given)
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{name}: {os.strerror(number)}")
+        return result
+
+    return call
+
+
+def _call(name: str, *arguments: object) -> int:
+    """Call a function of the C library at once. Raises OSError."""
+    return _prepared(name, *arguments)()
 
 
 def prctl(option: int, value: int = 0) -> None:
     """Call prctl with one argument; does nothing on another system. Raises OSError."""
     if linux():
         _call("prctl", option, value, 0, 0, 0)
+
+
+def dying_with_parent() -> Callable[[], int]:
+    """Return the call that has this process killed when its parent ends."""
+    return _prepared("prctl", PR_SET_PDEATHSIG, 9, 0, 0, 0)
 
 
 def no_new_privileges() -> None:
@@ -90,10 +109,10 @@ def shrink_bounding_set() -> None:
             return  # past the last one that this kernel knows, or not allowed to give any up
 
 
-def drop_capabilities() -> None:
-    """Give up every capability of this process. Raises OSError."""
+def dropping_capabilities() -> Callable[[], int]:
+    """Return the call that gives up every capability of this process."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
-    _call("capset", header, bytes(24))
+    return _prepared("capset", header, bytes(24))
 
 
 def has_capabilities() -> bool:
@@ -104,11 +123,23 @@ def has_capabilities() -> bool:
     return any(data.raw)
 
 
-def install_filter(program: bytes) -> None:
-    """Have the kernel run a seccomp filter from here on; cannot be undone. Raises OSError."""
-    code = ctypes.create_string_buffer(program, len(program))
-    head = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    _call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(head), 0, 0)
+class Filter:
+    """A seccomp filter, ready to be installed.
+
+    `places`: where in the program, in bytes, the number of the process is to be put in.
+    """
+
+    def __init__(self, program: bytes, places: Iterable[int] = ()) -> None:
+        self._code = ctypes.create_string_buffer(program, len(program))
+        head = struct.pack("@HP", len(program) // 8, ctypes.addressof(self._code))
+        self._places = tuple(places)
+        self._install = _prepared("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, head, 0, 0)
+
+    def install(self, pid: int) -> None:
+        """Have the kernel run it from here on; cannot be undone. Raises OSError."""
+        for place in self._places:
+            struct.pack_into("=I", self._code, place, pid)
+        self._install()
 
 
 def make_ruleset(readable: Iterable[tuple[str, int]], writable: Iterable[str]) -> int:
@@ -147,9 +178,9 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(folder)
 
 
-def restrict_files(ruleset: int) -> None:
-    """Confine this process to a ruleset; cannot be undone. Raises OSError."""
-    _call("syscall", _RESTRICT_SELF, ruleset, 0)
+def restricting_files(ruleset: int) -> Callable[[], int]:
+    """Return the call that confines this process to a ruleset; it cannot be undone."""
+    return _prepared("syscall", _RESTRICT_SELF, ruleset, 0)
 
 
 def enter_namespaces() -> None:
@@ -178,11 +209,11 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def next_child_in_namespace() -> None:
-    """Let the next child be the first process of a new PID namespace. Raises OSError."""
-    _call("unshare", CLONE_NEWPID)
+def next_child_in_namespace() -> Callable[[], int]:
+    """Return the call that lets the next child be the first process of a new PID namespace."""
+    return _prepared("unshare", CLONE_NEWPID)
 
 
-def children_here(namespace: int) -> None:
-    """Let children be born in the PID namespace with this descriptor again. Raises OSError."""
-    _call("setns", namespace, CLONE_NEWPID)
+def children_here(namespace: int) -> Callable[[], int]:
+    """Return the call that lets children be born in the PID namespace with this descriptor."""
+    return _prepared("setns", namespace, CLONE_NEWPID)

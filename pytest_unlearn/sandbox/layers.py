@@ -49,8 +49,10 @@ class Layers:
         self._readable = readable
         self._machine = os.uname().machine
         self._ruleset = -1
-        self._filter = b""
-        self._own_namespace = -1
+        self._filters: tuple[kernel.Filter, ...] = ()
+        # Whether the zygote has put on what it can, and its children inherit that.
+        self._shared = False
+        self._calls: dict[str, Callable[[], int]] = {}
 
     def active(self, layer: str) -> bool:
         """Tell whether a layer is wanted and works here."""
@@ -74,29 +76,35 @@ class Layers:
         """In the zygote: try every other layer in a process of its own."""
         if self.active("namespaces"):
             # Another PID namespace, or none any more: by descriptor, /proc is hidden next.
-            self._own_namespace = os.open("/proc/thread-self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            here = os.open("/proc/thread-self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             kernel.hide_processes()
+            self._calls["here"] = kernel.children_here(here)
+            self._calls["apart"] = kernel.next_child_in_namespace()
         if "landlock" in self._wanted:
             try:
                 self._ruleset = kernel.make_ruleset(self._readable, WRITABLE)
+                self._calls["landlock"] = kernel.restricting_files(self._ruleset)
             except OSError as error:
                 self.missing["landlock"] = str(error)
         if self.active("privileges"):
             kernel.shrink_bounding_set()
+        if kernel.linux():
+            self._calls["parent-death"] = kernel.dying_with_parent()
+            self._calls["privileges"] = kernel.dropping_capabilities()
         self._try("parent-death", self.die_with_parent)
         self._try("limits", self._limits_work)
         self._try("privileges", self._privileges_work)
         self._try("landlock", self._files_are_restricted)
         self._try("seccomp", self._calls_are_filtered)
         if self.active("seccomp"):
-            self._make_filter()
+            self._make_filters()
         self._try("pid-namespace", self._first_of_its_own)
 
     def leave_out(self, layer: str, reason: str) -> None:
         """Do without a layer that works, but not here."""
         self.missing[layer] = reason
         if self.active("seccomp"):
-            self._make_filter()
+            self._make_filters()
 
     def _try(self, layer: str, probe: Callable[[], object]) -> None:
         if self.active(layer):
@@ -106,43 +114,61 @@ class Layers:
 
     # -- putting them on, in the process of a sample ------------------------------------------
 
+    def share(self) -> None:
+        """In the zygote: put on, once, what its children need as well and it can work under.
+
+        Only where they cannot see it. Elsewhere they would be let near it as their equal, and it
+        has to look for what they leave behind.
+        """
+        if self.active("pid-namespace"):
+            self._gain_nothing()
+            self.restrict_files()
+            if self.active("seccomp"):
+                self._filters[0].install(0)
+            self._shared = True
+
     def die_with_parent(self) -> None:
         """Be killed when the zygote ends."""
         if self.active("parent-death"):
             if not kernel.linux():
                 raise OSError("this system has no PR_SET_PDEATHSIG")
-            kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+            self._calls["parent-death"]()
 
     def give_up_privileges(self) -> None:
         """Hold no capability and gain none."""
+        if not self._shared:
+            self._gain_nothing()
+        if self.active("privileges"):
+            self._calls["privileges"]()
+
+    def _gain_nothing(self) -> None:
         if self.active("privileges") or self.active("landlock") or self.active("seccomp"):
             kernel.no_new_privileges()  # the other two ask for it as well
-        if self.active("privileges"):
-            kernel.drop_capabilities()
 
     def restrict_files(self) -> None:
         """Open nothing but what a solution may read; no network address, no outside process."""
-        if self.active("landlock"):
-            kernel.restrict_files(self._ruleset)
+        if self.active("landlock") and not self._shared:
+            self._calls["landlock"]()
 
     def filter_calls(self) -> None:
         """Make no system call that a solution does not need."""
         if self.active("seccomp"):
-            own = os.getpid().to_bytes(4, sys.byteorder)
-            kernel.install_filter(self._filter.replace(_SOME_PID.to_bytes(4, sys.byteorder), own))
+            pid = os.getpid()
+            for program in self._filters[1:] if self._shared else self._filters:
+                program.install(pid)
 
     def fork(self) -> int:
         """Fork the process of a sample, where possible as the first of a PID namespace."""
         if not self.active("pid-namespace"):
             return os.fork()
-        kernel.next_child_in_namespace()
+        self._calls["apart"]()
         try:
             pid = os.fork()
         except OSError:
-            kernel.children_here(self._own_namespace)
+            self._calls["here"]()
             raise
         if pid:
-            kernel.children_here(self._own_namespace)
+            self._calls["here"]()
         return pid
 
     # -- whether they work, each tried in a process of its own ---------------------------------
@@ -156,6 +182,8 @@ class Layers:
             raise RuntimeError("the limit on memory has no effect")
 
     def _privileges_work(self) -> None:
+        if not kernel.linux():
+            raise OSError("this system has no capabilities to give up")
         self.give_up_privileges()
         if kernel.has_capabilities():
             raise RuntimeError("capabilities stay")
@@ -165,14 +193,18 @@ class Layers:
         self.restrict_files()
         _must_fail("files stay open to it", lambda: os.listdir("/"))
 
-    def _make_filter(self) -> None:
+    def _make_filters(self) -> None:
         if self._machine not in seccomp.TABLES:
             raise RuntimeError(f"no table of system calls for {self._machine}")
         # Landlock knows better which files may be written; without it, none may.
-        self._filter = seccomp.build(self._machine, _SOME_PID, not self.active("landlock"))
+        common = seccomp.build(self._machine, not self.active("landlock"))
+        own = seccomp.build_own(self._machine, _SOME_PID)
+        number = _SOME_PID.to_bytes(4, sys.byteorder)
+        places = [at for at in range(0, len(own), 4) if own[at : at + 4] == number]
+        self._filters = (kernel.Filter(common), kernel.Filter(own, places))
 
     def _calls_are_filtered(self) -> None:
-        self._make_filter()
+        self._make_filters()
         kernel.no_new_privileges()
         self.filter_calls()
         _must_fail("sockets stay open to it", lambda: socket.socket().close())

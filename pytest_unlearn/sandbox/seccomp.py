@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Sequence
 
 # The last call of the tables: set_mempolicy_home_node, Linux 5.17.
 HIGHEST = 450
@@ -123,6 +124,10 @@ WRITING = (
 _OPENING = ("open", "openat")
 _BY_ARGUMENT = ("clone", "kill", "tkill", "tgkill", "prctl", "ioctl", "socketpair", "prlimit64")
 _ABSENT = ("clone3", "openat2")
+# Starting, watching, confining and killing the processes of solutions.
+OF_A_ZYGOTE = (
+    "clone fork vfork kill tkill tgkill prctl prlimit64 pidfd_open pidfd_send_signal unshare setns"
+).split()
 
 _LOAD, _AND, _EQUAL, _GREATER, _AT_LEAST, _ANY_BIT, _RETURN = (
     0x20,
@@ -139,11 +144,12 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 Instruction = tuple[int, int, int, int]
 
 
-def build(machine: str, pid: int, deny_writing: bool) -> bytes:
-    """Return the filter for one process, an array of `struct sock_filter`.
+def build(machine: str, deny_writing: bool) -> bytes:
+    """Return the filter for what neither a solution nor the zygote needs, an array of
+    `struct sock_filter`.
 
-    `pid`: the process's own number, the only one that it may signal. `deny_writing`: also deny
-    every call that makes, changes or removes a file. Raises KeyError for a machine without a table.
+    `deny_writing`: also deny every call that makes, changes or removes a file. Raises KeyError for
+    a machine without a table.
     """
     table = TABLES[machine]
     absent = _return(_ERRNO | errno.ENOSYS)
@@ -160,16 +166,37 @@ def build(machine: str, pid: int, deny_writing: bool) -> bytes:
     for name, number in table.items():
         if name in _ABSENT:
             steps += [(_EQUAL, 0, 1, number), absent]
-        elif name in _BY_ARGUMENT:
-            steps += _block(number, _arguments(name, pid))
         elif name in _OPENING:
             if deny_writing:
                 flags = _argument(1 if name == "open" else 2)
                 refuse = [(_ANY_BIT, 0, 1, OPEN_WRITING), _return(_ERRNO | errno.EPERM)]
                 steps += _block(number, [flags, *refuse])
-        elif name not in WRITING or deny_writing:
+        elif name in _BY_ARGUMENT and name not in OF_A_ZYGOTE:
+            steps += _block(number, _arguments(name, 0))
+        elif name not in OF_A_ZYGOTE and (name not in WRITING or deny_writing):
             denied.append(number)
-    # One step each, and a jump over the last but one: the kernel translates this for each sample.
+    return _packed(steps, denied)
+
+
+def build_own(machine: str, pid: int) -> bytes:
+    """Return the filter for what a zygote needs and a solution does not; it stands on the other.
+
+    A call of another machine, whose numbers mean something else, has been refused by that one, and
+    of several filters the strictest counts. It is short because the kernel translates it anew for
+    each solution. `pid`: the process's own number, the only one that it may signal.
+    """
+    table = TABLES[machine]
+    steps: list[Instruction] = [(_LOAD, 0, 0, _NUMBER)]
+    for name in _BY_ARGUMENT:
+        if name in OF_A_ZYGOTE:
+            steps += _block(table[name], _arguments(name, pid))
+    plain = [name for name in OF_A_ZYGOTE if name in table and name not in _BY_ARGUMENT]
+    return _packed(steps, [table[name] for name in plain])
+
+
+def _packed(steps: list[Instruction], denied: Sequence[int]) -> bytes:
+    """Return the program with the calls that are denied whatever their arguments are."""
+    # One step each, and a jump over the last but one.
     steps += [(_EQUAL, len(denied) - n, 0, number) for n, number in enumerate(denied)]
     steps += [_return(_ALLOW), _return(_ERRNO | errno.EPERM)]
     return b"".join(struct.pack("<HBBI", *step) for step in steps)

@@ -68,14 +68,17 @@ class Limits:
 class Verdict:
     """The outcome of one solution.
 
-    `call` is the index of the test that failed, None when the solution passed or failed before
-    its first call. `detail` is one short line for people, empty when the solution passed.
+    `run_again`: it ran out of time with little processor time used, as on a busy machine, and this
+    is the verdict on its second run. `call` is the index of the test that failed, None when the
+    solution passed or failed before its first call. `detail` is one short line for people, empty
+    when the solution passed.
     """
 
     status: Status
     detail: str
     call: int | None
     seconds: float
+    run_again: bool = False
 
     @property
     def passed(self) -> bool:

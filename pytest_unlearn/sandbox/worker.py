@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -21,14 +21,16 @@ from typing import Any, Literal
 
 from pytest_unlearn.sandbox import codec
 from pytest_unlearn.sandbox.imports import Packages
+from pytest_unlearn.sandbox.messages import HEAD, LENGTH
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 MAX_HELLO = 1 << 16
 # A sample may use one core, and each thread's stack and buffers count against its memory.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Layers each of which alone keeps a solution from making a file.
+SEALING = ("landlock", "seccomp", "namespaces")
 START_S = 30.0
 STOP_S = 3.0
-_LENGTH = struct.Struct(">I")
 
 
 class WorkerDied(Exception):
@@ -38,14 +40,24 @@ class WorkerDied(Exception):
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a helper process is told: the layers to put on, which of the processor cores that it may
-    use is its own, and which installed packages are importable. One in the role `check` runs check
-    programs within `memory_mb`."""
+    use is its own, which installed packages are importable, and what one solution may use. One in
+    the role `check` runs check programs."""
 
     layers: tuple[str, ...]
     core: int | None = None
     packages: Packages = field(default_factory=Packages)
     role: Literal["solution", "check"] = "solution"
+    wall_s: float = 0.0
     memory_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A sample for a helper process: its encoded fields, seconds, and bytes that may come of it."""
+
+    body: bytes
+    wall_s: float
+    most: int
 
 
 class WorkerLate(WorkerDied):
@@ -79,8 +91,12 @@ class Worker:
             self, _stop, self._process, ours, self._folder, scratch, self.owner
         )
         try:
-            hello = self._receive(time.monotonic() + START_S, MAX_HELLO)
+            hello = self._receive(START_S, MAX_HELLO)
             self.missing = _read_hello(hello)
+            # Where no file can be made, none has to be looked for.
+            self._sealed = any(
+                name in settings.layers and name not in self.missing for name in SEALING
+            )
         except BaseException:
             self.close()
             raise
@@ -98,21 +114,31 @@ class Worker:
             _kill_tree(self._process.pid)
         self.close()
 
-    def send(self, request: bytes, channel: int | None = None) -> None:
+    def send(self, request: Request, channel: int | None = None) -> None:
         """Send a request, and with it a descriptor. A worker that fails at it is closed, as is one
         that is interrupted: its late reply would be taken for the next sample's."""
         with self._closing_on_failure():
-            self._socket.settimeout(START_S)
-            head = _LENGTH.pack(len(request))
+            self._wait_at_most(START_S)
+            head = HEAD.pack(len(request.body), request.wall_s, request.most)
+            data = memoryview(head + request.body)
             if channel is not None:
-                socket.send_fds(self._socket, [head], [channel])
-                head = b""
-            self._socket.sendall(head + request)
+                data = data[socket.send_fds(self._socket, [data], [channel]) :]
+            self._socket.sendall(data)
+
+    def cancel(self) -> None:
+        """Have the current sample ended: what still runs there is not asked any more."""
+        self.send(Request(b"", 0.0, 0))
 
     def receive(self, seconds: float, max_reply: int) -> bytes:
         """Wait for the reply; on failure as `send`. Raises WorkerLate when there is none."""
         with self._closing_on_failure():
-            return self._receive(time.monotonic() + seconds, max_reply)
+            return self._receive(seconds, max_reply)
+
+    def answers_within(self, seconds: float) -> bool:
+        """Wait until there is a reply, or none comes."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(1000 * seconds))
 
     @contextlib.contextmanager
     def _closing_on_failure(self) -> Iterator[None]:
@@ -130,32 +156,37 @@ class Worker:
 
     def tidy(self) -> None:
         """Remove what a sample left in the scratch folder; if that fails, end the worker."""
+        if self._sealed:
+            return
         if not (_empty(self._folder) and _is_folder(self._scratch, self._folder)):
             self.close()
 
-    def _receive(self, deadline: float, max_size: int) -> bytes:
-        (size,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
-        if size > max_size:
-            raise WorkerDied(f"a message of {size} bytes")
-        return self._read(size, deadline)
+    def _receive(self, seconds: float, max_size: int) -> bytes:
+        deadline = time.monotonic() + seconds
+        data = bytearray(self._some(seconds))
+        while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
+            if len(data) >= LENGTH.size and LENGTH.unpack_from(data)[0] > max_size:
+                raise WorkerDied(f"a message of {LENGTH.unpack_from(data)[0]} bytes")
+            data += self._some(deadline - time.monotonic())
+        return bytes(data[LENGTH.size :])
 
-    def _read(self, size: int, deadline: float) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise WorkerLate("no answer in time")
-            self._socket.settimeout(left)
-            try:
-                chunk = self._socket.recv(min(size - len(data), 1 << 20))
-            except TimeoutError as error:
-                raise WorkerLate("no answer in time") from error
-            except OSError as error:
-                raise WorkerDied(str(error)) from error
-            if not chunk:
-                raise WorkerDied("the process ended")
-            data += chunk
-        return bytes(data)
+    def _some(self, seconds: float) -> bytes:
+        try:
+            if seconds <= 0:
+                raise TimeoutError
+            self._wait_at_most(seconds)
+            chunk = self._socket.recv(1 << 20)
+        except TimeoutError as error:
+            raise WorkerLate("no answer in time") from error
+        except OSError as error:
+            raise WorkerDied(str(error)) from error
+        if not chunk:
+            raise WorkerDied("the process ended")
+        return chunk
+
+    def _wait_at_most(self, seconds: float) -> None:
+        if self._socket.gettimeout() != seconds:  # setting it is a system call
+            self._socket.settimeout(seconds)
 
 
 def _read_hello(hello: bytes) -> dict[str, str]:

@@ -15,14 +15,12 @@ import builtins
 import contextlib
 import gc
 import importlib
-import importlib.abc
 import importlib.machinery
 import json
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from types import SimpleNamespace
@@ -32,14 +30,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
-    from pytest_unlearn.sandbox import checker, child, codec, kernel, layers, processes
+    from pytest_unlearn.sandbox import (
+        checker,
+        child,
+        codec,
+        kernel,
+        layers,
+        messages,
+        processes,
+        rehearsal,
+    )
     from pytest_unlearn.sandbox.processes import Reaped
 
-# What solutions usually import, so that not each of them pays for it.
-PRELOAD = (
-    "bisect collections copy datetime decimal fractions functools hashlib heapq itertools json "
-    "math operator random re resource statistics string typing"
-).split()
 # In no list above, so that it shows whether solutions can still import something.
 NOT_PRELOADED = "colorsys"
 
@@ -47,12 +49,8 @@ NOT_PRELOADED = "colorsys"
 TICK_S = 0.02
 # A process closes its pipe shortly before its end can be seen.
 CLOSING_S = 0.2
-# With this in place of a request's length, the judge wants no more of the current sample.
-CANCEL = 0
 # The name of the working folder, and a descriptor of the folder that it is in.
 SCRATCH: dict[str, int] = {}
-
-_LENGTH = struct.Struct(">I")
 
 
 def load(name: str, **given: object) -> SimpleNamespace:
@@ -72,11 +70,13 @@ if not TYPE_CHECKING:
     child = load("child")
     checker = load("checker", child=child)
     processes = load("processes")
+    messages = load("messages")
+    rehearsal = load("rehearsal", child=child, messages=messages)
     kernel = load("kernel")
     layers = load("layers", kernel=kernel, seccomp=load("seccomp"))
 
 
-class AllowedPackages(importlib.abc.MetaPathFinder):
+class AllowedPackages:
     """Finds the installed packages that solutions may import, and no others beside them."""
 
     def __init__(self, modules: Sequence[str], folders: Sequence[str]) -> None:
@@ -101,34 +101,52 @@ class Zygote:
         sys.meta_path.append(AllowedPackages(config["modules"], config["folders"]))
         self._checks = config["role"] == "check"
         self._memory_mb = config["memory_mb"]
-        self._preload = [*PRELOAD, *config["modules"]]
+        self._wall_s = config["wall_s"]
+        self._packages = config["modules"]
         # What a child sees as its parent's number: nothing from inside another namespace.
-        self.parent_of_children = 0
+        self._parent_of_children = 0
+        self._limits: list[child.Limit] = []
+        # The process for the next sample, and the socket to it.
+        self._ahead: tuple[int, socket.socket] | None = None
 
     def run(self) -> None:
         """Say what is missing, then serve until the judge closes its end."""
         # The environment holds nothing of the user's, but Python itself may have added LC_CTYPE.
         os.environ.pop("LC_CTYPE", None)
-        for name in self._preload:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
+        rehearsal.preload(self._packages)
         self.layers.prepare()
         if not self.layers.active("pid-namespace"):
-            self.parent_of_children = os.getpid()
+            self._parent_of_children = os.getpid()
         broken = self._broken()
-        gc.collect()
-        gc.freeze()
+        child.set_limits(child.no_core())
         if self._checks:
             self._confine_itself()
+        else:
+            rehearsal.rehearse(self.control, codec)
+            self._confine_children()
+        gc.collect()
+        gc.freeze()
         hello = ("ready", self.layers.missing, broken)
-        send(self.control, codec.encode(hello, max_bytes=1 << 16))
-        while (message := receive(self.control)) is not None:
-            request, channel = message
-            if request:
-                reply = (
-                    self.check(request, channel) if self._checks else self.serve(request, channel)
-                )
-                send(self.control, codec.encode(reply, max_bytes=1 << 32))
+        messages.send(self.control, codec.encode(hello, max_bytes=1 << 16))
+        handle = self.check if self._checks else self.serve
+        while True:
+            if not self._checks:
+                self._fork_ahead()
+            message = messages.receive(self.control)
+            if message is None:
+                break
+            if message[0]:
+                messages.send(self.control, codec.encode(handle(*message), max_bytes=1 << 32))
+        if self._ahead is not None:
+            self._ahead[1].close()
+            clear(self._ahead[0], [])
+
+    def _confine_children(self) -> None:
+        """Do beforehand what can be done for all of them."""
+        if self.layers.wants("limits"):
+            child.set_limits(child.lasting_limits())
+            self._limits = child.limits_of_one(self._wall_s, self._memory_mb)
+        self.layers.share()
 
     def _confine_itself(self) -> None:
         """For check programs, which are trusted: what they work on is not, and they may fail."""
@@ -136,7 +154,7 @@ class Zygote:
             os.rmdir(name, dir_fd=folder)  # it could not be, later
         self.layers.give_up_privileges()
         self.layers.restrict_files()
-        child.limit_space(self._memory_mb)
+        child.set_limits(child.lasting_limits() + child.space_limit(self._memory_mb))
         self.layers.filter_calls()
 
     def _broken(self) -> str:
@@ -153,62 +171,86 @@ class Zygote:
         self.layers.restrict_files()
         importlib.import_module(NOT_PRELOADED)
 
-    def check(self, request: bytes, channel: int | None) -> tuple[object, ...]:
+    def check(
+        self, request: bytes, channel: int | None, wall_s: float, most: int
+    ) -> tuple[object, ...]:
         """Run one check program, asking the solution over `channel`; replies as `serve`."""
         fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
-        source, entry_point, wall_s, output_bytes = fields
+        source, entry_point = fields
         assert channel is not None
         # The judge kills a program that hangs; this ends it when the judge itself is gone.
         signal.setitimer(signal.ITIMER_REAL, wall_s + child.CLEAR_S)
         try:
-            note = checker.run(source, entry_point, channel, output_bytes, codec)
+            note = checker.run(source, entry_point, channel, most, codec)
         finally:
             os.close(channel)
             signal.setitimer(signal.ITIMER_REAL, 0)
         return ("ended", 0, 0.0, 0, note)
 
-    def serve(self, request: bytes, channel: int | None) -> tuple[object, ...]:
-        """Run one sample: how it was ended, its wait status, CPU seconds, peak KiB and output.
+    def _fork_ahead(self) -> None:
+        """Start the process of the next sample while the judge is busy with the last one.
 
-        `channel`: a socket to the process that runs the check program, where there is one.
+        It is started after the last one has ended, so that no sample ever runs beside it.
         """
-        fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
-        source, entry_point, calls, wall_s, memory_mb, output_bytes = fields
-        pipe, child_pipe = os.pipe()
+        if self._ahead is None:
+            with contextlib.suppress(OSError):  # tried again, and told, when there is a sample
+                self._ahead = self._fork()
+
+    def _fork(self) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair()
         try:
             pid = self.layers.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if pid:
+            theirs.close()
+            return pid, ours
+        try:
+            parent = self._parent_of_children
+            child.confine(self.layers, self._limits, theirs.fileno(), parent, parent != 0)
+            # Its number 3 is another socket of the same kind by now.
+            source, entry_point, calls, output_bytes = child.await_request(self.control, codec)
+            if calls is None:
+                child.answer(source, entry_point, output_bytes, codec)
+            else:
+                child.run(source, entry_point, calls, output_bytes, codec)
+        finally:
+            os._exit(0)
+
+    def serve(
+        self, request: bytes, channel: int | None, wall_s: float, most: int
+    ) -> tuple[object, ...]:
+        """Run one sample: how it was ended, its wait status, CPU seconds, peak KiB and output.
+
+        `channel`: a socket to the process that runs the check program, where there is one; then
+        no output comes here.
+        """
+        try:
+            pid, ours = self._ahead or self._fork()
         except OSError as error:
-            os.close(pipe)
-            os.close(child_pipe)
             return ("no fork", 0, 0.0, 0, str(error).encode())
-        if pid == 0:
-            try:
-                end = child_pipe if channel is None else channel
-                child.confine(self.layers, end, self.parent_of_children, wall_s, memory_mb)
-                if channel is None:
-                    child.run(source, entry_point, calls, output_bytes, codec)
-                else:
-                    child.answer(source, entry_point, output_bytes, codec)
-            finally:
-                os._exit(0)
-        deadline = time.monotonic() + wall_s
-        os.close(child_pipe)
-        if channel is not None:
-            os.close(channel)
+        self._ahead = None
         output = bytearray()
-        most = output_bytes + child.SPARE_BYTES + 5 * len(calls)
         reaped: list[Reaped] = []
-        listened = pipe if channel is None else None
-        ended = watch(pid, listened, self.control, deadline, output, most, reaped)
-        status, cpu_s, peak_kb = clear(pid, reaped)
-        if ended == "parent gone":
-            end_all()
-        # Nobody is left to write, but do not depend on it.
-        os.set_blocking(pipe, False)
-        with contextlib.suppress(BlockingIOError):
-            while len(output) <= most and (chunk := os.read(pipe, 1 << 16)):
-                output += chunk
-        os.close(pipe)
+        with ours:
+            ended = "not ready"
+            if ours.recv(1) == child.READY:
+                deadline = time.monotonic() + wall_s
+                listened = ours.fileno() if channel is None else None
+                messages.hand_over(ours, request, channel)
+                ended = watch(pid, listened, self.control, deadline, output, most, reaped)
+            status, cpu_s, peak_kb = (
+                clear(pid, reaped) if self._parent_of_children else processes.end_namespace(pid)
+            )
+            if ended == "parent gone":
+                end_all()
+            # Nobody is left to write, but do not depend on it.
+            ours.setblocking(False)
+            with contextlib.suppress(OSError):
+                while channel is None and len(output) <= most and (chunk := ours.recv(1 << 16)):
+                    output += chunk
         return (ended, status, cpu_s, peak_kb, bytes(output[:most]))
 
 
@@ -281,7 +323,7 @@ def watch(
         while (left := deadline - time.monotonic()) > 0:
             ready = dict(poller.poll(1000 * (left if pidfd is not None else min(left, TICK_S))))
             if control.fileno() in ready:
-                return "parent gone" if receive(control) is None else "cancelled"
+                return "parent gone" if messages.receive(control) is None else "cancelled"
             if pipe in ready:
                 assert pipe is not None
                 chunk = os.read(pipe, 1 << 16)
@@ -342,28 +384,6 @@ def end_all() -> NoReturn:
             os.rmdir(name, dir_fd=folder)
     # Nothing else is left to tidy up, and an ordinary exit takes ten times as long.
     os._exit(0)
-
-
-def send(control: socket.socket, body: bytes) -> None:
-    control.sendall(_LENGTH.pack(len(body)) + body)
-
-
-def receive(control: socket.socket) -> tuple[bytes, int | None] | None:
-    """The next request, and the descriptor that came with it; None at the end."""
-    start, fds, _, _ = socket.recv_fds(control, _LENGTH.size, 1)
-    head = read(control, _LENGTH.size, start)
-    body = None if head is None else read(control, _LENGTH.unpack(head)[0])
-    return None if body is None else (body, fds[0] if fds else None)
-
-
-def read(control: socket.socket, size: int, start: bytes = b"") -> bytes | None:
-    data = bytearray(start)
-    while len(data) < size:
-        chunk = control.recv(min(size - len(data), 1 << 20))
-        if not chunk:
-            return None
-        data += chunk
-    return bytes(data)
 
 
 if __name__ == "__main__":

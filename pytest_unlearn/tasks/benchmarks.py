@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,6 +141,7 @@ def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     code = text(data, "code", where)
     setup = _optional(data, "test_setup_code", where) or ""
     imports = _statements(data.get("test_imports", []), "test_imports", where)
+    imports += _imports_of(code)
     case_id = _id(data, where, "mbpp-")
     listed = "\n".join(tests)
     return TaskCase(
@@ -152,6 +154,25 @@ def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         where=where,
         group=group,
     )
+
+
+def _imports_of(code: str) -> list[str]:
+    """Return the canonical solution's imports of the standard library: one test relies on them."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        else:
+            continue
+        if all(module.split(".")[0] in sys.stdlib_module_names for module in modules):
+            found.append(ast.unparse(node))
+    return found
 
 
 def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:

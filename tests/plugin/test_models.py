@@ -65,6 +65,11 @@ def make_adapter(base: Path, folder: Path) -> Path:
             "--unlearn-probes: the preset tiny was not tuned on a chat template; leave chat out",
         ),
         (
+            ["--unlearn-model=tiny", "--unlearn-task-style=infill"],
+            "--unlearn-task-style=infill: the preset tiny was not trained for that; write "
+            "completion, or leave the flag out",
+        ),
+        (
             ["--unlearn-model=smollm2", "--unlearn-probes=direct,infill"],
             "--unlearn-probes: the preset smollm2 cannot fill in the middle; leave infill out",
         ),

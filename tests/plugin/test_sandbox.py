@@ -136,3 +136,16 @@ def test_a_solution_that_cannot_be_judged_is_an_error(
     result = unlearn_run("-k", "add-3")
     result.stdout.fnmatch_lines(["*UnsupportedSolution: add-3: cannot be judged: a result of*"])
     assert result.parseoutcomes()["errors"] >= 1
+
+
+def test_what_was_run_again_is_counted(
+    unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = Verdict("timeout", "not done after 3 s, nor when it was run again", 0, 6.0, True)
+    monkeypatch.setattr(Sandbox, "run", lambda *_: verdict)
+    unlearn_run.lookup()
+    result = unlearn_run("-k", "add-3", "--unlearn-report=jsonl:rows.jsonl")
+    result.stdout.fnmatch_lines(
+        ["time-outs: 2 solutions had little processor time and were run again, once"]
+    )
+    assert '"run_again": 2' in (unlearn_run.pytester.path / "rows.jsonl").read_text()

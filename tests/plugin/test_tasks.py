@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn.models.presets import PresetError, presets
 from tests.conftest import TASKS, UnlearnRun, task_lines, write_lines
 
 
@@ -40,6 +41,38 @@ def test_a_style_reaches_the_model(unlearn_run: UnlearnRun) -> None:
     unlearn_run.lookup()
     result = unlearn_run("--unlearn-task-style=chat", "-k", "test_solved")
     result.stdout.fnmatch_lines([f"passk.retained  {TASKS}/{TASKS} (100.0%)*"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "style"),
+    [
+        ([], "completion"),  # tiny's
+        (["--unlearn-model=smollm2"], "chat"),
+        (["--unlearn-model=smollm2", "--unlearn-task-style=completion"], "completion"),
+        (["--unlearn-model=of/nobody"], "completion"),
+    ],
+)
+def test_the_preset_says_how_tasks_are_asked(
+    unlearn_run: UnlearnRun, flags: list[str], style: str
+) -> None:
+    unlearn_run.lookup(
+        also=f"""
+models_of = pytest_unlearn_models
+
+def pytest_unlearn_models(dataset):
+    assert dataset.sampling.style == {style!r}
+    return models_of(dataset)
+"""
+    )
+    result = unlearn_run("-k", "test_solved and add-1", *flags)
+    assert result.ret == 0
+
+
+def test_every_preset_can_do_what_it_says() -> None:
+    for preset in presets().values():
+        preset.check_task_style(preset.task_style)
+    with pytest.raises(PresetError, match="the preset tiny was not trained for that"):
+        presets()["tiny"].check_task_style("chat")
 
 
 def test_a_set_can_be_retained_by_name(unlearn_run: UnlearnRun) -> None:

@@ -67,7 +67,7 @@ def test_an_error_of_the_check_itself_is_a_wrong_answer(sandbox: Sandbox) -> Non
         ("def f(a): return 'x' * 10 ** 11", "memory", "MemoryError"),
         ("def f(a):\n    while True: pass", "timeout", "not done after 1 s"),
         ("while True: pass", "timeout", "not done after 1 s"),
-        ("def f(a): return 'x' * (2 << 20)", "wrong_answer", "result too large"),
+        ("def f(a): return bytes(200 << 20)", "wrong_answer", "result too large"),
         ("def f(a):\n    a = []\n    a.append(a)\n    return a", "wrong_answer", "result nested"),
         ("import os\ndef f(a): os.write(3, b'?' * 99)", "crash", "channel"),
         ("import os\ndef f(a): os.write(3, b'R\\x7f\\xff\\xff\\xff')", "crash", "flooded"),

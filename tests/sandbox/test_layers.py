@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 
 import pytest_unlearn
+from pytest_unlearn.reports.protection import line as protection_line
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, seccomp
 from pytest_unlearn.sandbox.layers import LAYERS
 from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.programs import CheckProgram
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux has these layers"
@@ -169,38 +171,47 @@ def test_the_tables_agree_with_the_headers(name: str) -> None:
     assert len(set(table) & set(defined)) > 100
 
 
+def run_filter(program: bytes, arch: int, number: int, arguments: tuple[int, ...]) -> int:
+    """What a filter's program says of a call, run by hand: another machine's cannot be run here."""
+    steps = list(struct.iter_unpack("<HBBI", program))
+    data = struct.pack("<IIQ6Q", number, arch, 0, *arguments, *[0] * (6 - len(arguments)))
+    accumulator, at = 0, 0
+    while True:
+        code, yes, no, k = steps[at]
+        at += 1
+        if code == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, k)
+        elif code == 0x54:
+            accumulator &= k
+        elif code == 0x06:
+            return int(k)
+        else:
+            truth = {
+                0x15: accumulator == k,
+                0x25: accumulator > k,
+                0x35: accumulator >= k,
+                0x45: bool(accumulator & k),
+            }[code]
+            at += yes if truth else no
+
+
 @pytest.mark.parametrize("machine", sorted(seccomp.TABLES))
 @pytest.mark.parametrize("deny_writing", [True, False])
-def test_the_filter_decides(machine: str, deny_writing: bool) -> None:
-    """The program, run by hand: the other machine's cannot be run here."""
-    program = [
-        struct.unpack("<HBBI", seccomp.build(machine, 77, deny_writing)[i : i + 8])
-        for i in range(0, len(seccomp.build(machine, 77, deny_writing)), 8)
-    ]
+def test_the_filters_decide(machine: str, deny_writing: bool) -> None:
+    """Of the two that are around a solution, the stricter one counts."""
+    common = seccomp.build(machine, deny_writing)
+    own = seccomp.build_own(machine, 77)
     table = seccomp.TABLES[machine]
-    arch = seccomp._ARCHITECTURE[machine]
+    arch = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]  # linux/audit.h
 
     def decide(call: str | int, *arguments: int, arch: int = arch) -> int:
         number = table[call] if isinstance(call, str) else call
-        data = struct.pack("<IIQ6Q", number, arch, 0, *arguments, *[0] * (6 - len(arguments)))
-        accumulator, at = 0, 0
-        while True:
-            code, yes, no, k = program[at]
-            at += 1
-            if code == 0x20:
-                (accumulator,) = struct.unpack_from("<I", data, k)
-            elif code == 0x54:
-                accumulator &= k
-            elif code == 0x06:
-                return k
-            else:
-                truth = {
-                    0x15: accumulator == k,
-                    0x25: accumulator > k,
-                    0x35: accumulator >= k,
-                    0x45: bool(accumulator & k),
-                }[code]
-                at += yes if truth else no
+        said = [run_filter(program, arch, number, arguments) for program in (common, own)]
+        # The kernel compares actions as signed numbers: kill, errno, allow.
+        return min(said, key=lambda k: k - (1 << 32 if k >> 31 else 0) & ~0xFFFF)
+
+    def zygote(call: str, *arguments: int) -> int:
+        return run_filter(common, arch, table[call], arguments)
 
     allowed, denied, absent, killed = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
     assert decide(3 if machine == "x86_64" else 57) == allowed  # close
@@ -223,6 +234,14 @@ def test_the_filter_decides(machine: str, deny_writing: bool) -> None:
     assert decide("openat", 0, 0, 0o1) == decide("openat", 0, 0, 0o102) == writing
     assert decide("openat", 0, 0, 0o2000000) == allowed
     assert decide("unlinkat") == decide("mkdirat") == writing
+    # Of what is common to both, the zygote keeps what it needs to start, watch and end solutions.
+    assert zygote("socket") == zygote("execve") == zygote("ptrace") == denied
+    assert zygote("clone", 17) == zygote("kill", 78, 9) == zygote("prctl", 22) == allowed
+    assert zygote("unshare") == zygote("setns") == zygote("pidfd_open") == allowed
+    assert decide("unshare") == decide("setns") == decide("pidfd_open") == denied
+    if machine == "x86_64":
+        assert decide("fork") == decide("vfork") == denied
+        assert decide(0x40000000 | 57) == decide(0x40000000 | 1) == killed  # x32
 
 
 # Systems that lack something, by a filter around a whole process that fails one call.
@@ -244,7 +263,7 @@ if number is not None:
     steps += [(0x15, 0, 1, argument)] if argument is not None else [(0x25, 0, 0, 0)]
     steps += [(6, 0, 0, 0x50000 | error), (6, 0, 0, 0x7fff0000)]
     kernel.no_new_privileges()
-    kernel.install_filter(b"".join(struct.pack("<HBBI", *step) for step in steps))
+    kernel.Filter(b"".join(struct.pack("<HBBI", *step) for step in steps)).install(0)
 try:
     with Sandbox(mode="strict") as strict: strict.protection()
     refusal = ""
@@ -337,6 +356,36 @@ def test_a_layer_that_hides_python_itself_is_left_out(
         assert "Python's library is out of reach" in it.protection().missing["landlock"]
         assert it.run(RIGHT, "f", [Call((1,), 2)]).passed
         assert value(it, f"open({str(secret)!r}, 'w')").startswith("forbidden")
+
+
+def test_a_system_that_is_not_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS: limits are all there is, the header names the rest, and verdicts are the same."""
+    shutil.copytree(ROOT / "pytest_unlearn/sandbox", tmp_path / "copy")
+    file = tmp_path / "copy/kernel.py"
+    linux = 'return sys.platform.startswith("linux")'
+    assert linux in file.read_text()
+    file.write_text(file.read_text().replace(linux, "return False"))
+    monkeypatch.setattr("pytest_unlearn.sandbox.worker.ZYGOTE", tmp_path / "copy/zygote.py")
+    with Sandbox(Limits(wall_s=2)) as it:
+        protection = it.protection()
+        assert protection.active == ("limits",)
+        assert protection.missing == {
+            "parent-death": "this system has no PR_SET_PDEATHSIG",
+            "privileges": "this system has no capabilities to give up",
+            "landlock": "syscall is a call of Linux",
+            "seccomp": "prctl is a call of Linux",
+            "namespaces": "unshare is a call of Linux",
+            "pid-namespace": "needs namespaces",
+        }
+        line = protection_line("auto", protection)
+        assert line.startswith("\nsandbox: auto, limits; MISSING: ")
+        assert all(name in line for name in protection.missing)
+        for tests in ([Call((1,), 2)], CheckProgram("assert candidate(1) == 2")):
+            assert it.run(RIGHT, "f", tests).passed
+            assert it.run("def f(x): return x", "f", tests).status == "wrong_answer"
+            assert it.run("def f(x): return bytes(8 << 30)", "f", tests).status == "memory"
+    with Sandbox(mode="strict") as it, pytest.raises(SandboxError, match="this system lacks"):
+        it.protection()
 
 
 def test_an_unknown_mode_or_layer() -> None:

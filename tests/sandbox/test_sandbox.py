@@ -21,6 +21,7 @@ import pytest
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, Verdict
 from pytest_unlearn.sandbox import sandbox as sandbox_module
 from pytest_unlearn.sandbox import worker as worker_module
+from pytest_unlearn.tasks.programs import CheckProgram
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
 
@@ -165,22 +166,56 @@ def test_timeout(quick: Sandbox, body: str) -> None:
     source = f"def f(a, b):\n    if a == 1: return 3\n    {body}"
     started = time.monotonic()
     verdict = quick.run(source, "f", TESTS)
-    assert 0.5 <= time.monotonic() - started < 1.5
+    assert 0.5 <= time.monotonic() - started < 2.5  # twice, if it waited
     assert (verdict.status, verdict.call) == ("timeout", 1)
-    assert verdict.detail == "not done after 0.5 s"
+    assert verdict.detail.startswith("not done after 0.5 s")
+
+
+@linux
+def test_a_time_out_that_waited_is_run_again_once(bare_quick: Sandbox, tmp_path: Path) -> None:
+    """As on a machine so busy that the solution hardly runs; here, it sleeps the first time."""
+    runs = tmp_path / "runs"
+    source = f"""
+        import time
+        def f(a, b):
+            with open({str(runs)!r}, "a+") as file:
+                file.write("x")
+                file.seek(0)
+                if len(file.read()) == 1:
+                    time.sleep(1000)
+            return a + b
+    """
+    verdict = solve(bare_quick, source)
+    assert (verdict.passed, verdict.run_again) == (True, True)
+    assert runs.read_text() in ("xx", "xxx")  # twice, with two calls
+    verdict = solve(bare_quick, "import time\ndef f(a, b): time.sleep(1000)")
+    assert (verdict.status, verdict.run_again) == ("timeout", True)
+    assert verdict.detail.endswith("nor when it was run again")
+    assert verdict.seconds < 2 * bare_quick.limits.wall_s + 3
+
+
+def test_a_time_out_that_computed_costs_its_limit_once(
+    quick: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "STARVED", 0.05)  # this machine may be busy, too
+    for tests in (TESTS, CheckProgram("assert candidate(1, 2) == 3")):
+        verdict = quick.run("def f(a, b):\n    while True: pass\n", "f", tests)
+        assert (verdict.status, verdict.run_again) == ("timeout", False)
 
 
 def test_timeout_at_import(quick: Sandbox) -> None:
     verdict = solve(quick, "while True: pass")
     assert (verdict.status, verdict.call) == ("timeout", None)
-    assert verdict.detail == "not done after 0.5 s"  # Not the processor time limit, which is later.
+    assert verdict.detail.startswith(
+        "not done after 0.5 s"
+    )  # Not the processor time limit, which is later.
 
 
 def test_the_limit_is_for_all_calls_together(quick: Sandbox) -> None:
     source = "import time\ndef f(a, b):\n    time.sleep(0.1)\n    return a + b"
     verdict = quick.run(source, "f", [Call((1, 2), 3)] * 100)
     assert verdict.status == "timeout"
-    assert verdict.seconds < 1.5
+    assert verdict.seconds < 2.5
     assert 1 <= (verdict.call or 0) <= 5
 
 
@@ -546,7 +581,7 @@ def test_signals_cannot_be_ignored_away(quick: Sandbox) -> None:
     """
     verdict = solve(quick, source)
     assert verdict.status == "timeout"
-    assert verdict.seconds < 1.5
+    assert verdict.seconds < 2.5
 
 
 @linux
@@ -628,6 +663,14 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def settled_fds(zygote: int) -> list[str]:
+    """The descriptors of a zygote that has started the process for the next sample."""
+    while not children_of(zygote):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    return os.listdir(f"/proc/{zygote}/fd")
+
+
 @linux
 def test_many_samples_leave_nothing_behind() -> None:
     gc.collect()
@@ -636,7 +679,7 @@ def test_many_samples_leave_nothing_behind() -> None:
     with Sandbox(Limits(wall_s=2), mode="off") as it:
         assert it.run(RIGHT, "f", TESTS).passed
         (zygote,) = set(children_of(os.getpid())) - children
-        zygote_fds = os.listdir(f"/proc/{zygote}/fd")
+        zygote_fds = settled_fds(zygote)
         sources = [
             RIGHT,
             "def f(a, b): return 3",
@@ -646,8 +689,8 @@ def test_many_samples_leave_nothing_behind() -> None:
         for number in range(300):
             it.run(sources[number % len(sources)], "f", TESTS)
         assert set(children_of(os.getpid())) - children == {zygote}
-        assert children_of(zygote) == []
-        assert os.listdir(f"/proc/{zygote}/fd") == zygote_fds
+        assert settled_fds(zygote) == zygote_fds
+        assert len(children_of(zygote)) == 1  # The process for the next sample.
     assert set(children_of(os.getpid())) == children
     assert set(os.listdir("/proc/self/fd")) == before
 

@@ -127,6 +127,14 @@ def test_mbpp_prompt_shows_the_tests_and_the_last_function_is_called(tmp_path: P
     assert case.entry_point == "add"
 
 
+def test_mbpp_tests_may_use_what_the_canonical_solution_imports(tmp_path: Path) -> None:
+    """As test 596 of the full set does; what is not Python's own is not imported for that."""
+    row = {**MBPP_FULL, "test_list": ["assert add(sys.maxsize, 0) == sys.maxsize"]}
+    row["code"] = f"import sys\nimport no_such_package\n{MBPP_FULL['code']}"
+    (case,) = load_cases(write(tmp_path / "m.jsonl", row))
+    assert passes(case, "def add(a, b):\n    return a + b\n")
+
+
 @pytest.mark.parametrize(
     ("atol", "answer", "right"),
     [
