@@ -29,6 +29,7 @@ from pytest_unlearn.model_pair import STATES, ModelPair, Models, State
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.phases import Phases
+from pytest_unlearn.recorded import recorded
 from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
 from pytest_unlearn.searching import search_targets
 from pytest_unlearn.store import Store, digest_of
@@ -108,8 +109,11 @@ class Engine:
         self._failed: dict[str, str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
-        self.models = models or ModelPair(settings, dataset, self._store, progress, threads)
-        if settings.replay:
+        noted = recorded(settings, dataset, self._store) if settings.replay else None
+        self.models = (
+            noted or models or ModelPair(settings, dataset, self._store, progress, threads)
+        )
+        if settings.replay and noted is None:
             self.models = Replayed(self.models)
         self._losses = SolutionLosses(dataset.tasks, self.models, self._store, self._failing_once)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn import workers
+from pytest_unlearn import recorded, workers
 from pytest_unlearn.cases import CASE_PROPERTY
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
@@ -62,7 +62,8 @@ class UnlearnSession:
             self.reports = choose_reports(
                 self.settings.reports, config.invocation_params.dir, os.environ
             )
-            workers.check(config, self.settings.device)
+            if not self.settings.replay:  # no model is loaded
+                workers.check(config, self.settings.device)
             self.dataset = Dataset(self.settings)
             for warning in check_training(self.settings, self.dataset):
                 config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
@@ -256,6 +257,8 @@ class UnlearnSession:
 
     def _write(self) -> None:
         """Write the reports that were asked for, and the manifest into JUnit's."""
+        if self.rows and not self.settings.replay:
+            recorded.note(self.settings, self.dataset, self.engine.models)
         self.result = build_result(
             Ended(self.rows, self._seen, self.results, self.search, self._interrupted),
             self.settings,

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "options": {"flags", "gates", "probes", "leaks", "models", "sandbox", "tasks", "unlearning"},
     "training_checks": {"people", "models", "unlearning", "options", "dataset"},
     "plantings": {"models", "unlearning", "options", "dataset"},
+    "recorded": {"models", "options", "dataset", "plantings", "model_pair", "provenance"},
 }
 # The tiny model's recipe trains on the bundled people and tasks.
 EXEMPT = {"models/tiny/recipe.py"}
