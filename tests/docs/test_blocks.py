@@ -27,6 +27,8 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 import pytest_unlearn
+from pytest_unlearn.flags import given
+from pytest_unlearn.gates.options import read_judging
 from pytest_unlearn.gates.profiles import gates_in_table
 from pytest_unlearn.models.presets import TINY_FOLDER, presets
 from pytest_unlearn.models.sources import check_name
@@ -195,6 +197,7 @@ def pytest_unlearn_models(dataset):
         """Read flags, ini file and table as a run would, without data and without a model."""
         config = self.pytester.parseconfig(*arguments)
         choose_reports(config.getoption("unlearn_report") or (), self.folder, {})
+        read_judging(lambda name: given(config, name), self.folder / "pyproject.toml")
         if is_active(config):
             chosen = read_settings(config)
             for name in (chosen.model, chosen.baseline, chosen.retrained):
