@@ -51,6 +51,7 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("pytest_unlearn_")]
         ("reference/flags", [flag.flag for flag in FLAGS]),
         ("reference/flags", ["--unlearn-plan", "--unlearn-metrics", "unlearn_testpaths"]),
         ("reference/gates", [metric.form for metric in METRICS.values()]),
+        ("explanation/measures", METRICS),
         ("reference/gates", [*PROFILES, *PROFILES["strict"].gates]),
         ("reference/methods", [*METHODS, NONE, RETRAIN]),
         ("explanation/unlearning", [*METHODS, NONE, RETRAIN]),
