@@ -282,9 +282,12 @@ def results_schema() -> str:
     schema = _schema("reports/results.schema.json")
     parts = [schema["description"]]
     for name, line in schema["$defs"].items():
-        fields = _fields(line)
+        fields = _fields(line, definitions=schema["$defs"])
         for case in line.get("allOf", ()):
-            fields |= _fields(case["then"], case["if"]["properties"])
+            more = _fields(case["then"], case["if"]["properties"], schema["$defs"])
+            for key, (kind, about) in more.items():
+                kinds = (fields[key][0], kind) if key in fields else (kind,)
+                fields[key] = (" or ".join(filter(None, kinds)), about)
         parts += [f"**{name}**", _field_table(fields)]
     return "\n\n".join(parts)
 
@@ -310,7 +313,7 @@ def _line_schema(path: str, *sorts: str) -> str:
     definitions = schema.get("$defs", {})
     parts = [schema["description"]]
     for sort in sorts:
-        parts += [f"**{sort}**: {definitions[sort].get('description', '')}"]
+        parts += [": ".join(filter(None, [f"**{sort}**", definitions[sort].get("description")]))]
         parts += [_field_table(_fields(definitions[sort], definitions=definitions))]
     if not sorts:
         parts.append(_field_table(_fields(schema, definitions=definitions)))
@@ -329,8 +332,8 @@ def _fields(
 
     `when`: the values of other fields for which these are there. `definitions`: what `$ref` names.
     """
-    known: dict[str, Any] = {
-        name: {**(definitions or {}).get(str(rule.get("$ref")).rpartition("/")[2], {}), **rule}
+    known = {
+        name: _resolved(rule, definitions or {})
         for name, rule in line.get("properties", {}).items()
     }
     required = line.get("required", ())
@@ -343,12 +346,19 @@ def _fields(
     return found
 
 
+def _resolved(rule: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule with what its `$ref` names; what it says itself counts first."""
+    named = definitions.get(str(rule.get("$ref")).rpartition("/")[2])
+    own = {key: value for key, value in rule.items() if key != "$ref"}
+    return {**_resolved(named, definitions), **own} if named else own
+
+
 def _type(rule: dict[str, Any]) -> str:
     if "const" in rule:
         return code(json.dumps(rule["const"]))
     if "enum" in rule:
         return ", ".join(code(json.dumps(value)) for value in rule["enum"])
-    kind = rule.get("type", "object" if "$ref" in rule else "")
+    kind = rule.get("type", "")
     return " or ".join(kind) if isinstance(kind, list) else kind
 
 
