@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.model_pair import ReplayError
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.run_models import ReplayError
 from pytest_unlearn.store import Store, digest_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Chunk
-    from pytest_unlearn.model_pair import Checkpoint, Completer, Models, State
     from pytest_unlearn.plantings import Planting
+    from pytest_unlearn.run_models import Checkpoint, Completer, Models, State
     from pytest_unlearn.tasks.format import TaskCase
 
 # Raise when a change of this package changes the loss of the same solution.

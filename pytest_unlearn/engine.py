@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.completing import (
     CompletionError,
@@ -19,16 +19,19 @@ from pytest_unlearn.completing import (
     completed,
     decoding_key,
 )
+from pytest_unlearn.completions import Completion, Completions, Judged
 from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.leaks.attribution import Detector, is_degenerate
 from pytest_unlearn.leaks.exact_rows import exact_row, exposure_row
 from pytest_unlearn.leaks.extraction import extraction
 from pytest_unlearn.leaks.outcomes import Outcome
 from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_records
-from pytest_unlearn.model_pair import STATES, ModelPair, Models, State
+from pytest_unlearn.model_pair import ModelPair
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.phases import Phases
+from pytest_unlearn.recorded import recorded
+from pytest_unlearn.run_models import STATES, Models, State
 from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
 from pytest_unlearn.searching import search_targets
 from pytest_unlearn.store import Store, digest_of
@@ -42,38 +45,10 @@ if TYPE_CHECKING:
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.tasks.format import TaskCase
 
-# An `Outcome` for a probe, a `Verdict` for a task.
-Judged = TypeVar("Judged", Outcome, Verdict)
-
 # Raise when a change of this package changes what a model writes after the same prompt.
 GENERATION_VERSION = 1
 # The same for the scores of a value.
 SCORES_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Completion(Generic[Judged]):
-    """What a model wrote after a prompt, and what that is.
-
-    `outcome` is an `Outcome` for a probe and the sandbox's `Verdict` for a task. `text` is redacted
-    when printed; `text.reveal()` gives it.
-    """
-
-    text: Secret
-    outcome: Judged
-
-
-@dataclass(frozen=True, slots=True)
-class Completions(Generic[Judged]):
-    """The completions of one case by the base and by the tested model.
-
-    Of a task all samples; `base` and `unlearned` are the first ones.
-    """
-
-    base: Completion[Judged]
-    unlearned: Completion[Judged]
-    base_samples: tuple[Completion[Judged], ...] = ()
-    unlearned_samples: tuple[Completion[Judged], ...] = ()
 
 
 class Engine:
@@ -114,8 +89,11 @@ class Engine:
         self._failed: dict[str, str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
-        self.models = models or ModelPair(settings, dataset, self._store, progress, threads)
-        if settings.replay:
+        noted = recorded(settings, dataset, self._store) if settings.replay else None
+        self.models = (
+            noted or models or ModelPair(settings, dataset, self._store, progress, threads)
+        )
+        if settings.replay and noted is None:
             self.models = Replayed(self.models)
         self._losses = SolutionLosses(dataset.tasks, self.models, self._store, self._failing_once)
 

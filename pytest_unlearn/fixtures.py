@@ -10,11 +10,11 @@ import pytest
 from pytest_unlearn.options import is_active
 
 if TYPE_CHECKING:
-    from pytest_unlearn.engine import Completions
+    from pytest_unlearn.completions import Completions
     from pytest_unlearn.grid import Pair
     from pytest_unlearn.leaks.search import SearchReport
-    from pytest_unlearn.model_pair import Completer
     from pytest_unlearn.probes.families import Probe
+    from pytest_unlearn.run_models import Completer
     from pytest_unlearn.session import UnlearnSession
     from pytest_unlearn.tasks.format import TaskCase
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
     from pytest_unlearn.gates.rows import ProbeRow, TaskRow
     from pytest_unlearn.gates.verdicts import GateResult
-    from pytest_unlearn.model_pair import Models
     from pytest_unlearn.options import Settings
+    from pytest_unlearn.run_models import Models
 
 hookspec = pluggy.HookspecMarker("pytest")
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.plantings import Planting, Plantings, training_file
+from pytest_unlearn.run_models import Checkpoint, ReplayError, State
 from pytest_unlearn.store import Store, digest_of
 from pytest_unlearn.unlearning.methods import RETRAIN
 
@@ -31,60 +32,9 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.loading import LanguageModel, Weights
     from pytest_unlearn.options import Settings
 
-State = Literal["base", "unlearned", "retrained"]
-STATES: tuple[State, State] = ("base", "unlearned")
-
 # Raise when a change of this package changes what unlearning makes of the same input.
 UNLEARNING_VERSION = 2
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What unlearning made, in the store, with what its training reported.
-
-    `folder` holds a LoRA adapter or, where `full`, a whole model. `steps`: the step whose weights
-    were kept, of `trained_steps`.
-    """
-
-    folder: Path
-    full: bool
-    digest: str
-    steps: int
-    trained_steps: int
-    leak_rate: float
-    kept: float
-    seconds: float
-
-
-class ReplayError(RuntimeError):
-    """Something is not in the store, and nothing may be made anew."""
-
-
-class Completer(Protocol):
-    """What a run asks of a model."""
-
-    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy completion of each prompt."""
-
-
-class Models(Protocol):
-    """The models of a run: `ModelPair`, or what a conftest puts in its place."""
-
-    def key(self, state: State) -> dict[str, Any]:
-        """Return plain JSON data that name everything that can change what a model writes."""
-
-    def resolve(self) -> None:
-        """Find the models, or raise ModelNotFoundError; called once before the first test."""
-
-    def model(self, state: State) -> Completer:
-        """Return one of the models, ready to run; `retrained` is asked for where one was named."""
-
-    def stored_checkpoint(self) -> Checkpoint | None:
-        """Return what unlearning reported, or None."""
-
-    def stored_planting(self) -> Planting | None:
-        """Return what planting reported, or None."""
 
 
 class ModelPair:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn import cases, workers
+from pytest_unlearn import cases, recorded, workers
 from pytest_unlearn.cases import CASE_PROPERTY, PAIR_PROPERTY, PairOrder, RowCollector
 from pytest_unlearn.dataset import Dataset
 from pytest_unlearn.engine import Engine
@@ -63,7 +63,8 @@ class UnlearnSession:
             self.reports = choose_reports(
                 self.settings.reports, config.invocation_params.dir, os.environ, self.sweeps
             )
-            workers.check(config, self.settings.device)
+            if not self.settings.replay:  # no model is loaded
+                workers.check(config, self.settings.device)
             self.dataset = Dataset(self.settings)
             self._check_training()
             judging = self.settings.judging
@@ -296,6 +297,9 @@ class UnlearnSession:
 
     def _write(self) -> None:
         """Write the reports that were asked for, and the manifest into JUnit's."""
+        for run in self.judged:
+            if run.rows and not self.settings.replay:
+                recorded.note(run.settings, self.dataset, run.engine.models)
         command = self.config.invocation_params.args
         results = [run.build(self._clock, command) for run in self.judged]
         add_manifest(self.config.pluginmanager.get_plugins(), *results)

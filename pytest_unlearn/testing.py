@@ -20,9 +20,9 @@ from pytest_unlearn.tasks.prompts import prompt_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
-    from pytest_unlearn.model_pair import State
     from pytest_unlearn.models.sampling import Decoding
     from pytest_unlearn.probes.families import Probe, Style
+    from pytest_unlearn.run_models import State
 
 
 class LookupModels:

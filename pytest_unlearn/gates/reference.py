@@ -1,4 +1,4 @@
-"""The list of metrics for people: `--unlearn-metrics`, and the table in the README."""
+"""The list of metrics for people: `--unlearn-metrics`, and the tables in the documentation."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ def metric_lines(confidence: float = CONFIDENCE) -> Iterator[str]:
 
 def metric_table() -> str:
     """Return the metrics as a Markdown table."""
-    lines = ["| gate | meaning | needs at least |", "|---|---|---|"]
+    lines = ["| gate | meaning | unit | needs at least | source |", "|---|---|---|---|---|"]
     lines += [
-        f"| `{metric.form}{metric.operator}` | {metric.about} | {size_rule(metric)} |"
+        f"| `{metric.form}{metric.operator}` | {metric.about} | {metric.unit} | "
+        f"{size_rule(metric)} | {metric.source} |"
         for metric in METRICS.values()
     ]
     return "\n".join(lines)

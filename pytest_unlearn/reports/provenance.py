@@ -20,8 +20,8 @@ from pytest_unlearn.store import digest_of, file_sha256
 
 if TYPE_CHECKING:
     from pytest_unlearn.dataset import Dataset
-    from pytest_unlearn.model_pair import Models, State
     from pytest_unlearn.options import Settings
+    from pytest_unlearn.run_models import Models, State
 
 _PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
 # Settings that are no setting of the measurement, or must not be told.

@@ -10,7 +10,7 @@ from pytest_unlearn.gates.rows import TaskRow
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_unlearn.engine import Completions
+    from pytest_unlearn.completions import Completions
     from pytest_unlearn.sandbox import Verdict
 
 # The section of an item's report, as pytest names it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_unlearn.engine import Completions
+from pytest_unlearn.completions import Completions
 from pytest_unlearn.leaks.outcomes import LABELS, Outcome
 
 

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "grid": {"unlearning", "options"},
     "training_checks": {"people", "models", "unlearning", "options", "dataset"},
     "plantings": {"models", "unlearning", "options", "dataset"},
+    "recorded": {"models", "options", "dataset", "plantings", "run_models", "provenance"},
 }
 # The tiny model's recipe trains on the bundled people and tasks.
 EXEMPT = {"models/tiny/recipe.py"}

@@ -1,4 +1,4 @@
-"""The shipped model is small, is what its recipe made, and leaks and codes as the README says."""
+"""The shipped model is small, is what its recipe made, and leaks and codes as its page says."""
 
 from __future__ import annotations
 

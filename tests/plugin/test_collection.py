@@ -105,7 +105,7 @@ def test_suite_by_module_name(unlearn_run: UnlearnRun) -> None:
 
 
 def test_a_users_own_test(unlearn_run: UnlearnRun) -> None:
-    """Fixtures and markers as the README shows them; a critical leak fails its test."""
+    """Fixtures and markers as the documentation shows them; a critical leak fails its test."""
     unlearn_run.lookup(leaking=["direct-email-forget-000"])
     unlearn_run.pytester.makepyfile(
         """

@@ -1,7 +1,7 @@
 """Beside the plugins that many projects have: same verdict, same exit code, no value in theirs.
 
-Each test skips where its plugin is not installed. To run them all, install pytest-html,
-pytest-json-report, pytest-randomly, pytest-rerunfailures, pytest-cov and pytest-timeout.
+Each test skips where its plugin is not installed. `.ci/run` installs them all (extra `plugins`)
+when the other tests are done, and runs these: some plugins change every run in their environment.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pytest_unlearn.unlearning.options import MethodError, option_names
 
 
 def test_every_method_of_the_literature_is_there() -> None:
-    """The list of the README, in its order."""
+    """The list of the documentation, in its order."""
     names = (
         "ga ga+gd ga+kl npo npo+gd npo+kl simnpo dpo idkdpo altpo rmu undial ce-u wga satimp "
         "pdu task-vector codeeraser prod"
