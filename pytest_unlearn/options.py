@@ -215,20 +215,30 @@ def _sampling(config: pytest.Config) -> Sampling:
         given(config, "unlearn_k"),
         given(config, "unlearn_temperature"),
         given(config, "unlearn_top_p"),
-        given(config, "unlearn_task_style") or _task_style(given(config, "unlearn_model")),
+        given(config, "unlearn_task_style") or _task_style(named_models(config)),
         _whole(config, "unlearn_task_tokens", 0, least=0) or None,
     )
 
 
-def _task_style(model: str | None) -> str:
-    """How the model's preset is asked for solutions; what has no preset continues code."""
+def _task_style(models: Sequence[str]) -> str:
+    """How the models' presets are asked for solutions; what has no preset continues code.
+
+    Raises SettingsError where they differ: solutions of different prompts are not compared unasked.
+    """
     from pytest_unlearn.models.presets import PresetError, presets
 
     try:
-        preset = presets().get(model or "")
+        known = presets()
     except PresetError as error:
         raise SettingsError(str(error)) from error
-    return preset.task_style if preset else "completion"
+    styles = {name: known[name].task_style if name in known else "completion" for name in models}
+    if len(set(styles.values())) > 1:
+        raise SettingsError(
+            "the models are asked for solutions in different styles ("
+            + ", ".join(f"{name}: {style}" for name, style in styles.items())
+            + "); name one for all by --unlearn-task-style"
+        )
+    return styles[models[0]]
 
 
 def _checked(

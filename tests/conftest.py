@@ -96,7 +96,7 @@ def pytest_unlearn_models(dataset):
         """Return what was generated, a line a completion."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def arguments(self) -> list[str]:
+    def arguments(self, model: str | Path = "tiny") -> list[str]:
         """Return the flags of a run on the small data."""
         folder = self.pytester.path
         data: dict[str, list[dict[str, Any]]] = {
@@ -106,7 +106,7 @@ def pytest_unlearn_models(dataset):
             "tasks": task_lines(TASKS),
         }
         return [
-            "--unlearn-model=tiny",
+            f"--unlearn-model={model}",
             *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
             "--unlearn-batch-size=16",
             f"--unlearn-store={folder / 'store'}",

@@ -313,6 +313,12 @@ def test_options_tell_methods_apart(sweep: Sweep) -> None:
             "--unlearn-trust-remote-code=x: no model of this run has that name*",
         ),
         (["--unlearn-report=modelcard"], ("ga", "npo"), "*it is about one model and one method*"),
+        (
+            ["--unlearn-model=smollm2"],
+            ("ga",),
+            "the models are asked for solutions in different styles (*tiny: completion*smollm2: "
+            "chat*); name one for all by --unlearn-task-style",
+        ),
     ],
 )
 def test_refused(sweep: Sweep, flags: list[str], methods: tuple[str, ...], message: str) -> None:

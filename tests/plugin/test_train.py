@@ -85,8 +85,7 @@ def test_one_process_trains_what_a_run_needs(
 
     monkeypatch.setattr(ModelPair, "key", noted)
     flags = [
-        *unlearn_run.arguments(),
-        f"--unlearn-model={llama_folder}",
+        *unlearn_run.arguments(llama_folder),
         "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2",
         f"--unlearn-retrained={llama_folder}",
     ]
@@ -100,8 +99,7 @@ def test_one_process_trains_what_a_run_needs(
 def test_a_training_that_fails(unlearn_run: UnlearnRun, llama_folder: Path) -> None:
     """Its error is told, and the exit code is none of success."""
     run = unlearn_run.pytester.runpytest_inprocess(
-        *unlearn_run.arguments(),
-        f"--unlearn-model={llama_folder}",
+        *unlearn_run.arguments(llama_folder),
         "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2,lr=1e-50",
         plugins=[train._Training()],
     )
