@@ -17,7 +17,7 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ import pytest_unlearn
 from pytest_unlearn.flags import given
 from pytest_unlearn.gates.options import read_judging
 from pytest_unlearn.gates.profiles import gates_in_table
-from pytest_unlearn.grid import read_grid
+from pytest_unlearn.grid import Pair, read_grid
 from pytest_unlearn.models.presets import TINY_FOLDER, presets
 from pytest_unlearn.models.sources import check_name
 from pytest_unlearn.options import is_active
 from pytest_unlearn.reports.formats import choose_reports
+from pytest_unlearn.unlearning.method import check_processes
 from pytest_unlearn.unlearning.methods import RETRAIN
 from tests.conftest import task_lines, write_lines
 from tests.docs.blocks import PAGES, ROOT, Block, Command, blocks, commands
@@ -42,6 +43,8 @@ from tests.docs.blocks import PAGES, ROOT, Block, Command, blocks, commands
 PACKAGE = Path(pytest_unlearn.__file__).parent
 # What no test can run: it installs, builds, or is the project's whole check.
 NOT_RUN = re.compile(r"(python3? -m (venv|build)|pip|sphinx-build|\.|\.ci/run)( .*)?")
+# What trains without a test, alone or under a launcher.
+TRAIN = "pytest_unlearn.train"
 # Shown, and read by nobody but people.
 PROSE = {"", "text", "{toctree}", "{unlearn-reference}", "{literalinclude}"}
 # What commands find in the folder of every page: the people of the tutorial, tasks, models.
@@ -65,6 +68,28 @@ def few_examples() -> Iterator[None]:
         yield
     finally:
         settings.load_profile(before)
+
+
+def started(launcher: Sequence[str]) -> int:
+    """Return how many processes a command line up to the module's name would start.
+
+    Raises SystemExit for a flag that the launcher does not know.
+    """
+    if launcher[0] == "accelerate":
+        from accelerate.commands.launch import launch_command_parser
+
+        assert launcher[1] == "launch"
+        read = launch_command_parser().parse_args(launcher[2:])
+        assert (read.module, read.use_fsdp) == (True, True)
+        return int(read.num_processes)
+    if launcher[0] == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        read = get_args_parser().parse_args(launcher[1:])
+        assert read.module
+        return int(read.nproc_per_node)
+    assert launcher == ("python", "-m", TRAIN)
+    return 1
 
 
 class Scene:
@@ -97,6 +122,7 @@ class Scene:
         path.write_text(block.text)
         project = table.get("project", {})
         gates = gates_in_table(path)
+        read_judging(lambda name: None, path)
         pytest_keys = {**table.get("tool", {}).get("pytest", {})}
         keys = pytest_keys.pop("ini_options", pytest_keys)
         assert gates or keys or project
@@ -137,6 +163,8 @@ class Scene:
         for command in commands(block.text):
             if command.words[:1] == ("pytest",):
                 self.pytest(command, block.note)
+            elif TRAIN in command.words:
+                self.train(command)
             elif command.words[0] == "python":
                 self.script(command)
             elif command.words[0] == "head":
@@ -154,6 +182,19 @@ class Scene:
             assert not [flag for flag in flags if f'"{flag}"' not in source]
         else:
             self.run_file((self.folder / name).read_text())
+
+    def train(self, command: Command) -> None:
+        """Read the launcher's flags as it would, and the others as a run would."""
+        place = command.words.index(TRAIN)
+        processes = started(command.words[: place + 1])
+        (pair,) = self.settings(list(command.words[place + 1 :]))
+        method, options = pair.settings.method.method, pair.settings.method.options
+        if processes == 1:
+            assert method or pair.settings.method.retrains or pair.settings.plant
+        else:
+            assert method
+            assert options
+            check_processes(method, options, processes)
 
     def run_file(self, source: str) -> None:
         with self.monkeypatch.context() as patch:
@@ -195,19 +236,24 @@ def pytest_unlearn_models(dataset):
 """
         )
 
-    def settings(self, arguments: list[str]) -> None:
-        """Read flags, ini file and table as a run would, without data and without a model."""
+    def settings(self, arguments: list[str]) -> tuple[Pair, ...]:
+        """Read flags, ini file and table as a run would, without data and without a model.
+
+        Return the pairs of an active run.
+        """
         config = self.pytester.parseconfig(*arguments)
-        choose_reports(config.getoption("unlearn_report") or (), self.folder, {})
+        pairs = read_grid(config) if is_active(config) else ()
+        sweeps = len(pairs) > 1
+        choose_reports(config.getoption("unlearn_report") or (), self.folder, {}, sweeps)
         read_judging(lambda name: given(config, name), self.folder / "pyproject.toml")
-        if is_active(config):
-            for pair in read_grid(config):
-                chosen = pair.settings
-                for name in (chosen.model, chosen.baseline, chosen.retrained):
-                    if name and name != RETRAIN:
-                        check_name(name, "--unlearn-model", chosen.revision, chosen.trusted)
-                for path in (*chosen.forget, *chosen.retain, *chosen.control, *chosen.tasks):
-                    assert isinstance(path, str) or path.is_file()
+        for pair in pairs:
+            chosen = pair.settings
+            for name in (chosen.model, chosen.baseline, chosen.retrained):
+                if name and name != RETRAIN:
+                    check_name(name, "--unlearn-model", chosen.revision, chosen.trusted)
+            for path in (*chosen.forget, *chosen.retain, *chosen.control, *chosen.tasks):
+                assert isinstance(path, str) or path.is_file()
+        return pairs
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
