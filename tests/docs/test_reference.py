@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import tomllib
 from collections.abc import Iterable
 
 import pytest
@@ -107,6 +108,22 @@ def test_flags_in_the_text_are_real() -> None:
         for path in PAGES
         for flag in re.findall(r"--unlearn-[a-z-]+[a-z]", path.read_text())
     }
+    assert not [found for found in spoken if found[1] not in known]
+
+
+def test_extras_in_the_text_are_real() -> None:
+    """What a page tells to install is in pyproject.toml."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    known = set(table["project"]["optional-dependencies"])
+    spoken = {
+        (path.name, extra)
+        for path in (*PAGES, DOCS / "how-to/release-gate.yml")
+        for found in re.findall(
+            r"(?:pytest-unlearn|\.)\[([a-z,]+)\]|[Ee]xtra\s+`([\w-]+)`", path.read_text()
+        )
+        for extra in "".join(found).split(",")
+    }
+    assert {"dev", "xdist", "docs", "search"} <= {extra for _, extra in spoken}
     assert not [found for found in spoken if found[1] not in known]
 
 
