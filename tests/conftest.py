@@ -70,6 +70,7 @@ class UnlearnRun:
     """Runs pytest in a folder with small data files and a lookup backend."""
 
     pytester: pytest.Pytester
+    model: str | Path = "tiny"
 
     def lookup(self, also: str = "", **arguments: Any) -> None:
         """Write a conftest whose models answer as `LookupModels(dataset, **arguments)`.
@@ -96,7 +97,7 @@ def pytest_unlearn_models(dataset):
         """Return what was generated, a line a completion."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def arguments(self, model: str | Path = "tiny") -> list[str]:
+    def arguments(self) -> list[str]:
         """Return the flags of a run on the small data."""
         folder = self.pytester.path
         data: dict[str, list[dict[str, Any]]] = {
@@ -106,7 +107,7 @@ def pytest_unlearn_models(dataset):
             "tasks": task_lines(TASKS),
         }
         return [
-            f"--unlearn-model={model}",
+            f"--unlearn-model={self.model}",
             *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
             "--unlearn-batch-size=16",
             f"--unlearn-store={folder / 'store'}",

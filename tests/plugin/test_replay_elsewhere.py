@@ -23,9 +23,10 @@ LookupModels.key = lambda self, state: {"device": "cuda", "torch": "2.13.0+cu130
 
 @pytest.fixture
 def model(unlearn_run: UnlearnRun) -> Path:
-    """A model folder, named by a flag after the one of `UnlearnRun`."""
+    """A model folder, the one that the run names."""
     folder = unlearn_run.pytester.path / "coder"
     shutil.copytree(TINY_FOLDER, folder)
+    unlearn_run.model = "coder"
     return folder
 
 
@@ -37,7 +38,7 @@ def run_on_gpu(run: UnlearnRun, *flags: str) -> pytest.RunResult:
     return result
 
 
-FLAGS = ("--unlearn-model=coder", "--unlearn-device=cuda", "--unlearn-report=summary")
+FLAGS = ("--unlearn-device=cuda", "--unlearn-report=summary")
 
 
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["serial", "workers"])

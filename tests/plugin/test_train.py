@@ -84,8 +84,9 @@ def test_one_process_trains_what_a_run_needs(
         return key(pair, "unlearned")
 
     monkeypatch.setattr(ModelPair, "key", noted)
+    unlearn_run.model = llama_folder
     flags = [
-        *unlearn_run.arguments(llama_folder),
+        *unlearn_run.arguments(),
         "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2",
         f"--unlearn-retrained={llama_folder}",
     ]
@@ -98,8 +99,9 @@ def test_one_process_trains_what_a_run_needs(
 
 def test_a_training_that_fails(unlearn_run: UnlearnRun, llama_folder: Path) -> None:
     """Its error is told, and the exit code is none of success."""
+    unlearn_run.model = llama_folder
     run = unlearn_run.pytester.runpytest_inprocess(
-        *unlearn_run.arguments(llama_folder),
+        *unlearn_run.arguments(),
         "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2,lr=1e-50",
         plugins=[train._Training()],
     )
