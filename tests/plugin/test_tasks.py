@@ -44,17 +44,18 @@ def test_a_style_reaches_the_model(unlearn_run: UnlearnRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "style"),
+    ("model", "flags", "style"),
     [
-        ([], "completion"),  # tiny's
-        (["--unlearn-model=smollm2"], "chat"),
-        (["--unlearn-model=smollm2", "--unlearn-task-style=completion"], "completion"),
-        (["--unlearn-model=of/nobody"], "completion"),
+        ("tiny", [], "completion"),
+        ("smollm2", [], "chat"),
+        ("smollm2", ["--unlearn-task-style=completion"], "completion"),
+        ("of/nobody", [], "completion"),
     ],
 )
 def test_the_preset_says_how_tasks_are_asked(
-    unlearn_run: UnlearnRun, flags: list[str], style: str
+    unlearn_run: UnlearnRun, model: str, flags: list[str], style: str
 ) -> None:
+    unlearn_run.model = model
     unlearn_run.lookup(
         also=f"""
 models_of = pytest_unlearn_models
