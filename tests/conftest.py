@@ -65,6 +65,20 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def data_flags(folder: Path, forget: int, retain: int, control: int, tasks: int) -> list[str]:
+    """Write so many small data into a folder; return the flags that name them, and a store."""
+    data: dict[str, list[dict[str, Any]]] = {
+        "forget": record_lines("forget", forget),
+        "retain": record_lines("retain", retain),
+        "control": record_lines("control", control),
+        "tasks": task_lines(tasks),
+    }
+    return [
+        *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
+        f"--unlearn-store={folder / 'store'}",
+    ]
+
+
 @dataclass
 class UnlearnRun:
     """Runs pytest in a folder with small data files and a lookup backend."""
@@ -99,18 +113,10 @@ def pytest_unlearn_models(dataset):
 
     def arguments(self) -> list[str]:
         """Return the flags of a run on the small data."""
-        folder = self.pytester.path
-        data: dict[str, list[dict[str, Any]]] = {
-            "forget": record_lines("forget", FORGET),
-            "retain": record_lines("retain", RETAIN),
-            "control": record_lines("control", CONTROL),
-            "tasks": task_lines(TASKS),
-        }
         return [
             f"--unlearn-model={self.model}",
-            *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
+            *data_flags(self.pytester.path, FORGET, RETAIN, CONTROL, TASKS),
             "--unlearn-batch-size=16",
-            f"--unlearn-store={folder / 'store'}",
         ]
 
     def __call__(self, *extra: str, subprocess: bool = False) -> pytest.RunResult:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.grid import short_names
-from tests.conftest import UnlearnRun, record_lines, task_lines, write_lines
+from tests.conftest import UnlearnRun, data_flags
 from tests.plugin.test_run import forget_ids
 
 # 15 people and 14 tasks decide 20 % and 60 %.
@@ -57,19 +57,11 @@ def pytest_unlearn_models(settings, dataset):
         return path.read_text().splitlines() if path.exists() else []
 
     def __call__(self, *flags: str, methods: tuple[str, ...] = ("ga+gd", "npo+kl")) -> Any:
-        folder = self.pytester.path
-        data: dict[str, list[dict[str, Any]]] = {
-            "forget": record_lines("forget", FORGET),
-            "retain": record_lines("retain", RETAIN),
-            "control": record_lines("control", CONTROL),
-            "tasks": task_lines(TASKS),
-        }
         return self.pytester.runpytest_inprocess(
             "--unlearn-model=tiny",
             *(f"--unlearn-method={method}" for method in methods),
-            *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
+            *data_flags(self.pytester.path, FORGET, RETAIN, CONTROL, TASKS),
             *(f"--unlearn-gate={gate}" for gate in GATES),
-            f"--unlearn-store={folder / 'store'}",
             *flags,
         )
 
