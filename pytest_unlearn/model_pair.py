@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.options import Settings
 
 # Raise when a change of this package changes what unlearning makes of the same input.
-UNLEARNING_VERSION = 2
+UNLEARNING_VERSION = 3
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 

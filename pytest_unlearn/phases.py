@@ -20,13 +20,14 @@ class Phase:
 
     `seconds`: wall time, summed over processes that worked side by side. `memory`: the most bytes
     that a process had held in RAM by the end of the phase. `gpu_memory`: the most bytes that torch
-    had allocated on the GPU by then, None without one.
+    had allocated on the GPU by then, None without one. `gpu`: that GPU's name.
     """
 
     name: str
     seconds: float
     memory: int
     gpu_memory: int | None = None
+    gpu: str | None = None
 
 
 class Phases:
@@ -48,6 +49,7 @@ class Phases:
             known.seconds + phase.seconds,
             max(known.memory, phase.memory),
             max(gpu, default=None),
+            phase.gpu or known.gpu,
         )
 
     @contextlib.contextmanager
@@ -58,7 +60,7 @@ class Phases:
             yield
         finally:
             seconds = time.perf_counter() - started
-            self.add(Phase(name, seconds, peak_memory(), peak_gpu_memory()))
+            self.add(Phase(name, seconds, peak_memory(), *gpu_in_use()))
 
 
 def peak_memory() -> int:
@@ -74,12 +76,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
-def peak_gpu_memory() -> int | None:
-    """Return the most bytes that torch has allocated on this process's GPU; None without one.
+def gpu_in_use() -> tuple[int, str] | tuple[None, None]:
+    """Return the most bytes that torch has allocated on this process's GPU, and the GPU's name.
 
     torch is not imported for this: a process that has not loaded it holds nothing on a GPU.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return None
-    return int(torch.cuda.max_memory_allocated())
+        return None, None
+    return int(torch.cuda.max_memory_allocated()), str(torch.cuda.get_device_name())

@@ -34,7 +34,7 @@ from pytest_unlearn.reports.formats import ReportError, choose_reports, write_re
 from pytest_unlearn.reports.gate_reports import gate_reports
 from pytest_unlearn.reports.junit import add_manifest
 from pytest_unlearn.reports.provenance import Clock, redacted
-from pytest_unlearn.reports.redaction import redact
+from pytest_unlearn.reports.redaction import Redactor
 from pytest_unlearn.reports.result import Result
 from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
 from pytest_unlearn.searching import SEARCH_PROPERTY, SearchSummary
@@ -99,6 +99,7 @@ class UnlearnSession:
             raise pytest.UsageError(str(error)) from error
         if self.protection is not None and self.worker is None:
             protection.warn(config, self.settings.sandbox, self.protection)
+        self._redactor = None if self.settings.show_values else self._new_redactor()
         self.unwritten: list[str] = []
         if self.settings.judging.curtail:
             told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
@@ -108,6 +109,15 @@ class UnlearnSession:
             config.pluginmanager.register(RowCollector(self.collect), "unlearn-collector")
         if self.sweeps:
             config.pluginmanager.register(PairOrder(self.pairs), "unlearn-pair-order")
+
+    def _new_redactor(self) -> Redactor:
+        """Make and register what keeps values out of all that pytest tells."""
+        key = self.settings.fingerprint_key
+        redactor = Redactor(
+            self.config.invocation_params.dir, lambda text: redacted(text, key, self.dataset)
+        )
+        self.config.pluginmanager.register(redactor, "unlearn-redactor")
+        return redactor
 
     def _engine(self, pair: Pair) -> Engine:
         """Make the engine of a pair; all share what is no model's."""
@@ -209,11 +219,10 @@ class UnlearnSession:
     def tell_values(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Write values into the report of a failing test where they were asked for, and keep them
         out of every report where not."""
-        if self.settings.show_values:
+        if self._redactor is None:
             cases.show_values(item, report)
         else:
-            key, folder = self.settings.fingerprint_key, self.config.invocation_params.dir
-            redact(report, folder, lambda text: redacted(text, key, self.dataset))
+            self._redactor.redact(report)
 
     def skip_needless(self, item: pytest.Item) -> None:
         """Skip a test whose case can change no verdict any more; a critical one is always run."""

@@ -17,9 +17,13 @@ def test_seconds_add_up_and_the_most_memory_counts() -> None:
     """Of two workers that each held a model, one figure: what a process needs."""
     found = Phases()
     found.add(Phase("models", 2.0, 500, None))
-    found.add(Phase("scores", 1.0, 10, 7))
-    found.add(Phase("models", 3.0, 400, 9))
-    assert found.all() == [Phase("models", 5.0, 500, 9), Phase("scores", 1.0, 10, 7)]
+    found.add(Phase("scores", 1.0, 10, 7, "H100"))
+    found.add(Phase("models", 3.0, 400, 9, "H100"))
+    found.add(Phase("models", 0.0, 300))
+    assert found.all() == [
+        Phase("models", 5.0, 500, 9, "H100"),
+        Phase("scores", 1.0, 10, 7, "H100"),
+    ]
 
 
 def test_a_block_is_measured_also_where_it_fails() -> None:
@@ -41,14 +45,17 @@ def test_gpu_memory_is_asked_only_of_a_torch_that_is_there(
 ) -> None:
     """Nothing is imported for it, and no GPU is woken."""
     cuda = SimpleNamespace(
-        is_available=lambda: True, is_initialized=lambda: True, max_memory_allocated=lambda: 42
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        max_memory_allocated=lambda: 42,
+        get_device_name=lambda: "H100",
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    assert phases.peak_gpu_memory() == 42
+    assert phases.gpu_in_use() == (42, "H100")
     cuda.is_initialized = lambda: False
-    assert phases.peak_gpu_memory() is None
+    assert phases.gpu_in_use() == (None, None)
     monkeypatch.delitem(sys.modules, "torch")
-    assert phases.peak_gpu_memory() is None
+    assert phases.gpu_in_use() == (None, None)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

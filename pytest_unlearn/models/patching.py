@@ -33,7 +33,8 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     """Return a model with the adapter of a folder on it.
 
     PEFT leaves out matrices for modules that the model lacks, and fills in those that the folder
-    lacks, with no more than a warning; here either is an error. Raises ModelLoadError.
+    lacks, with no more than a warning; here either is an error. The adapter gets the model's dtype,
+    in which it was trained here, and no casts around it. Raises ModelLoadError.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -41,7 +42,7 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     try:
         with peft_quietly(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
-            adapted = PeftModel.from_pretrained(model, str(adapter))
+            adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except Exception as error:  # PEFT raises what its many parts raise
         raise ModelLoadError(
             f"the adapter {adapter} does not go on this model; it was trained on {trained_on}: "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn import __version__
-from pytest_unlearn.phases import Phases, peak_gpu_memory, peak_memory
+from pytest_unlearn.phases import Phases, gpu_in_use, peak_memory
 from pytest_unlearn.provenance import installed_versions
 from pytest_unlearn.reports.redaction import REDACTED, without
 from pytest_unlearn.store import digest_of, file_sha256
@@ -59,16 +59,18 @@ def manifest(
 
     `models` are asked for their keys (digests of weights, tokenizer and adapter, device, dtype,
     libraries) only when something was `measured`: before that, a key could start an unlearning.
-    `memory` and `gpu_memory` are the most bytes that one process held.
+    `memory` and `gpu_memory` are the most bytes that one process held; the host's `gpus` are the
+    kinds of GPU that models ran on.
     """
     spent = phases.all()
-    gpu = [m for m in (peak_gpu_memory(), *(p.gpu_memory for p in spent)) if m is not None]
+    held, gpu = gpu_in_use()
+    gpu_memory = [m for m in (held, *(p.gpu_memory for p in spent)) if m is not None]
     return {
         "pytest_unlearn": __version__,
         "started": clock.moment.isoformat(timespec="seconds"),
         "seconds": round(clock.seconds, 3),
         "memory": max([peak_memory(), *(phase.memory for phase in spent)]),
-        "gpu_memory": max(gpu, default=None),
+        "gpu_memory": max(gpu_memory, default=None),
         "phases": [
             {**dataclasses.asdict(phase), "seconds": round(phase.seconds, 3)} for phase in spent
         ],
@@ -87,6 +89,7 @@ def manifest(
             "python": platform.python_version(),
             "system": platform.platform(),
             "processor": platform.machine(),
+            "gpus": sorted({name for name in (gpu, *(p.gpu for p in spent)) if name}),
         },
     }
 

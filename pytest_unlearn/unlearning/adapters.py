@@ -28,8 +28,8 @@ def with_new_adapter(
 ) -> PeftModel:
     """Return `model` with a new LoRA adapter on some modules, alpha twice the rank.
 
-    The adapter is float32 also where the model is bfloat16 (peft casts it, and around it): its
-    updates are small against its weights, and bfloat16 would round them away.
+    The adapter has the model's dtype and no casts around it, which PEFT would add; steps that
+    bfloat16 would round away add up in the trainer's master weights.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -41,7 +41,7 @@ def with_new_adapter(
         task_type="CAUSAL_LM",
     )
     with peft_quietly():
-        return cast("PeftModel", get_peft_model(model, config))
+        return cast("PeftModel", get_peft_model(model, config, autocast_adapter_dtype=False))
 
 
 class FullPolicy(torch.nn.Module):

@@ -39,10 +39,10 @@ class TrainingChoices(Protocol):
 class Trainer:
     """Trains a LoRA adapter (`tune=lora`) or all weights (`tune=full`) of a model.
 
-    What the optimizer sees is float32. A LoRA adapter is that anyway; for a model in bfloat16 with
-    `tune=full`, master weights in float32 take the steps and the model gets them rounded: a step
-    of 1e-5 of a weight is below bfloat16's 8 bits, and would be lost each time. Gradients of
-    several batches are summed in float32 for the same reason.
+    What the optimizer sees is float32. For a model in bfloat16, master weights in float32 take the
+    steps and the model gets them rounded: a step of 1e-5 of a weight is below bfloat16's 8 bits,
+    and would be lost each time. Gradients of several batches are summed in float32 for the same
+    reason.
 
     Of several processes each holds a shard of the weights, and all steps, checks and states are of
     its own shards; norms and decisions are of all.

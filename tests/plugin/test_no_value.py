@@ -107,6 +107,7 @@ def test_record_in_locals(unlearn_probe, unlearn_completions):
 
 def test_revealed(unlearn_probe, unlearn_completions):
     told = unlearn_probe.value.reveal()
+    warnings.warn(f"warned of {told}")
     print("it is", told)
     try:
         raise KeyError(told)
@@ -138,11 +139,24 @@ def test_failing_tests_of_ones_own(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     unlearn_run.lookup(leaking=forget_ids(0))
     unlearn_run.pytester.makepyfile(test_mine=MINE)
-    flags = ("-vv", "--showlocals", "-rA", "--log-file=run.log", "--junitxml=junit.xml")
+    flags = (
+        "-vv",
+        "--showlocals",
+        "-rA",
+        "--log-file=run.log",
+        "--junitxml=junit.xml",
+        "-Wdefault",
+    )
     result = run_on_awkward(unlearn_run, *flags, *EVERY_FORMAT, "-k", THREE, "test_mine.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     shown = result.stdout.str()
-    for needle in ("it is <redacted>", "no '<redacted>'", "KeyError: '<redacted>'", "told "):
+    for needle in (
+        "it is <redacted>",
+        "no '<redacted>'",
+        "KeyError: '<redacted>'",
+        "told ",
+        "warned of <redacted>",
+    ):
         assert needle in shown
     assert re.search(r"^record += ", shown, flags=re.MULTILINE)
     scan(unlearn_run, result)
@@ -180,11 +194,60 @@ def test_errors_inside(unlearn_run: UnlearnRun) -> None:
     scan(unlearn_run, result)
 
 
+UNREADABLE = """
+import json
+from pathlib import Path
+
+value = json.loads(Path("forget.jsonl").read_text().splitlines()[NUMBER])["value"]
+raise ValueError(f"not {value}")
+"""
+BREAKING_PYTEST = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    from pytest_unlearn.session import SESSION
+    values = list(config.stash[SESSION].dataset.values)
+    raise ValueError(f"no {values[0]!r}") from KeyError(values[1])
+"""
+
+
+@pytest.mark.parametrize("trace", [(), ("--fulltrace",)])
+@pytest.mark.parametrize("workers", [(), ("-n1",)])
+def test_errors_outside_of_tests(
+    unlearn_run: UnlearnRun, trace: tuple[str, ...], workers: tuple[str, ...]
+) -> None:
+    """A file that cannot be collected, and a hook that fails."""
+    unlearn_run.lookup()
+    for number in range(3):
+        name = f"test_unreadable_{number}"
+        unlearn_run.pytester.makepyfile(**{name: UNREADABLE.replace("NUMBER", str(number))})
+    flags = ("-vv", "--showlocals", *trace, *workers, "--junitxml=junit.xml")
+    result = run_on_awkward(unlearn_run, *flags, *(f"test_unreadable_{n}.py" for n in range(3)))
+    result.stdout.fnmatch_lines(["E *ValueError: not <redacted>"])
+    assert "second/line" not in result.stdout.str()
+    scan(unlearn_run, result)
+    unlearn_run.lookup(also=BREAKING_PYTEST)
+    result = run_on_awkward(unlearn_run, *flags)
+    shown = result.stdout.str() + result.stderr.str()
+    assert "ValueError: no '<redacted>'" in shown
+    assert "KeyError: '<redacted>'" in shown
+    scan(unlearn_run, result)
+
+
 def test_a_longer_value_goes_first() -> None:
     """A part of it would otherwise leave the rest behind."""
     values = frozenset(["ann", "ann@example.com", "a\nb"])
     assert without("ann@example.com, ann, 'a\\nb'", values) == (
         "<redacted>, <redacted>, '<redacted>'"
+    )
+
+
+def test_a_line_of_a_value_is_none_of_it() -> None:
+    """pytest puts something in front of each line of a message; a line of a few signs may stay."""
+    values = frozenset(["--begin--\n{\n  secret=12\n}"])
+    assert without("E  --begin--\nE  {\nE    secret=12\nE  }", values) == (
+        "E  <redacted>\nE  {\nE    <redacted>\nE  }"
     )
 
 

@@ -97,7 +97,9 @@ PROVENANCE: dict[str, Any] = {
     "seconds": 12.5,
     "memory": 300 * 2**20,
     "gpu_memory": None,
-    "phases": [{"name": "completions", "seconds": 9.0, "memory": 2**28, "gpu_memory": None}],
+    "phases": [
+        {"name": "completions", "seconds": 9.0, "memory": 2**28, "gpu_memory": None, "gpu": None}
+    ],
     "models": {"base": {"weights": "ab" * 32, "adapter": None}},
     "data": {
         "records": "cd" * 32,
@@ -108,7 +110,7 @@ PROVENANCE: dict[str, Any] = {
     "settings": {"model": "tiny"},
     "command": "pytest --unlearn-model=tiny",
     "versions": {"pytest": "9.0"},
-    "host": {"python": "3.11", "system": "Linux", "processor": "x86_64"},
+    "host": {"python": "3.11", "system": "Linux", "processor": "x86_64", "gpus": []},
 }
 
 

@@ -236,7 +236,7 @@ def test_bfloat16_steps_are_not_rounded_away(knowing_folder: Path, tune: str) ->
     assert 2e-6 < max(moved) < 4e-6
     for parameter in made.policy.parameters():
         if parameter.requires_grad:
-            assert parameter.dtype == (torch.float32 if tune == "lora" else torch.bfloat16)
+            assert parameter.dtype == torch.bfloat16
 
 
 # -- order -----------------------------------------------------------------------------------
