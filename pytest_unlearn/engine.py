@@ -50,6 +50,8 @@ GENERATION_VERSION = 1
 # The same for the scores of a value.
 SCORES_VERSION = 1
 
+BEFORE = "failed before in this run: "
+
 
 class Engine:
     """Runs cases on both models of a run; see the module's docstring."""
@@ -316,11 +318,14 @@ class Engine:
     @contextlib.contextmanager
     def _failing_once(self, work: str) -> Iterator[None]:
         if work in self._failed:
-            raise CompletionError(f"failed before in this run: {self._failed[work]}")
+            raise CompletionError(self._failed[work])
         try:
             yield
         except Exception as error:
-            self._failed[work] = f"{type(error).__name__}: {error}"
+            text = str(error)  # of a part of this work it says already what comes here in front
+            self._failed[work] = (
+                text if text.startswith(BEFORE) else f"{BEFORE}{type(error).__name__}: {text}"
+            )
             raise
 
     def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str]:

@@ -215,6 +215,25 @@ def test_reports_say_the_pair(sweep: Sweep) -> None:
     assert {path.name: path.read_bytes() for path in folder.glob("unlearn-*")} == before
 
 
+def test_a_sweep_is_judged_again_from_its_store(sweep: Sweep) -> None:
+    """Each pair finds what was generated for it, where no model answers any more; a pair that was
+    never run is no release."""
+    assert sweep().ret == pytest.ExitCode.TESTS_FAILED
+    (sweep.pytester.path / "conftest.py").unlink()
+    again = sweep("--unlearn-replay")
+    assert again.ret == pytest.ExitCode.TESTS_FAILED
+    again.stdout.fnmatch_lines(
+        [
+            f"{CLEAN} *0 (0.0%) <=18.1%*FOR RELEASE *front",
+            f"{LEAKY} *20 (66.7%) <=*NOT FOR RELEASE *-",
+            f"NOT FOR RELEASE: leak.direct @ {LEAKY} FAIL",
+        ]
+    )
+    other = sweep("--unlearn-replay", methods=("ga+gd", "npo"))
+    assert other.ret == pytest.ExitCode.TESTS_FAILED
+    other.stdout.fnmatch_lines([f"{CLEAN} *FOR RELEASE *front", "tiny/npo *- *NOT FOR RELEASE *-"])
+
+
 def test_own_tests_get_the_pair(sweep: Sweep) -> None:
     """A test of a model runs for each pair, and can ask which it is; others run once. Pairs stay
     together whatever order a plugin gives the tests."""
