@@ -11,7 +11,7 @@ where labels are, as they would from the model as a whole.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,12 @@ def causal_model(model: Any) -> Any:
 def vocabulary_of(model: Any) -> int:
     """Return the number of logits of a token."""
     return int(causal_model(model).get_output_embeddings().weight.shape[0])
+
+
+def head_is_fixed(model: Any) -> bool:
+    """Tell whether training leaves the head as it is."""
+    head = causal_model(model).get_output_embeddings()
+    return not any(weight.requires_grad for weight in head.parameters())
 
 
 def hidden_states(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -60,25 +66,71 @@ def logits_of(model: Any, states: torch.Tensor) -> torch.Tensor:
 
 
 def over_chunks(
-    function: Callable[..., torch.Tensor], width: int, *tensors: torch.Tensor
+    function: Callable[..., torch.Tensor],
+    width: int,
+    *tensors: torch.Tensor,
+    fixed: bool = False,
 ) -> torch.Tensor:
     """Return `function(*tensors)` taken over chunks of the first dimension, which all share.
 
     `width`: the numbers that `function` makes of one row (the vocabulary). With more than one
-    chunk, each is made again in the backward pass instead of being kept.
+    chunk none is kept for the backward pass. `fixed`: `function` gives one number a row, which
+    depends on that row and on no trained weight; then the gradient is computed with the value,
+    and nothing is made again. Otherwise each chunk is made again in the backward pass.
     """
     size = max(1, CHUNK_ELEMENTS // width)
     count = len(tensors[0])
     if count <= size:
         return function(*tensors)
+    if fixed and torch.is_grad_enabled() and tensors[0].requires_grad:
+        result: torch.Tensor = _WithGradient.apply(function, size, *tensors)  # type: ignore[no-untyped-call]
+        return result
     parts = []
-    for start in range(0, count, size):
-        chunk = [tensor[start : start + size] for tensor in tensors]
+    for chunk in _chunks(size, tensors):
         if torch.is_grad_enabled():
             parts.append(checkpoint(function, *chunk, use_reentrant=False))
         else:
             parts.append(function(*chunk))
     return torch.cat(parts)
+
+
+def _chunks(size: int, tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    for start in range(0, len(tensors[0]), size):
+        yield [tensor[start : start + size] for tensor in tensors]
+
+
+class _WithGradient(torch.autograd.Function):
+    """A number for each row of a tensor, computed together with the gradient of each.
+
+    A row's gradient is that of its number times what comes down from the loss, so that it can be
+    computed before the loss is known: a pass of the head less (the idea of Liger's fused linear
+    cross-entropy, arXiv 2410.10989).
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        function: Callable[..., torch.Tensor],
+        size: int,
+        *tensors: torch.Tensor,
+    ) -> torch.Tensor:
+        numbers: list[torch.Tensor] = []
+        gradients: list[torch.Tensor] = []
+        for rows, *more in _chunks(size, tensors):
+            leaf = rows.detach().requires_grad_()
+            with torch.enable_grad():
+                number = function(leaf, *more)
+                gradients += torch.autograd.grad(number.sum(), leaf)
+            numbers.append(number.detach())
+        context.save_for_backward(torch.cat(gradients))
+        context.others = len(tensors) - 1
+        return torch.cat(numbers)
+
+    @staticmethod
+    def backward(context: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradients,) = context.saved_tensors
+        scaled = (gradients * upstream[0][:, None]).to(gradients.dtype)
+        return (None, None, scaled, *[None] * context.others)
 
 
 class _Reached(Exception):

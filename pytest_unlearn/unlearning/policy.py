@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from pytest_unlearn.models.batching import IGNORED, Batch, Encoded, collate, joined
 from pytest_unlearn.models.heads import (
+    head_is_fixed,
     hidden_states,
     logits_of,
     over_chunks,
@@ -31,6 +32,7 @@ class Predictions:
     states: `[n, hidden]`, the hidden states that predict them. targets: `[n]`, the tokens.
     rows: `[n]`, the row of the batch each stands in; `count` rows in all.
     head: from hidden states to logits `[n, vocabulary]` in float32, of the model in its state.
+    width: the vocabulary. fixed: whether training leaves the head as it is.
     """
 
     states: torch.Tensor
@@ -39,18 +41,21 @@ class Predictions:
     count: int
     head: Callable[[torch.Tensor], torch.Tensor]
     width: int
+    fixed: bool
 
     def each(self, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
         """Return `function(logits, *more)` for all tokens, made a chunk at a time.
 
-        `function` sees logits `[c, vocabulary]` and `c` rows of each tensor of `more`, and must
-        give `c` rows.
+        `function` sees logits `[c, vocabulary]` and `c` rows of each tensor of `more`, none of
+        which is trained, and must give `c` rows; where a gradient is wanted, `c` numbers, each of
+        its own row.
         """
         return over_chunks(
             lambda states, *rest: function(self.head(states), *rest),
             self.width,
             self.states,
             *more,
+            fixed=self.fixed,
         )
 
     def only(self, chosen: torch.Tensor | slice) -> Predictions:
@@ -93,8 +98,8 @@ def predictions(
         raise ValueError("no token of the batch is learnt: every label is masked")
     states = hidden_states(model, batch.model_inputs())[:, :-1][learnt]
     rows = learnt.nonzero()[:, 0]
-    width = vocabulary_of(model)
-    return Predictions(states, targets[learnt], rows, len(batch.labels), head, width)
+    width, fixed = vocabulary_of(model), head_is_fixed(model)
+    return Predictions(states, targets[learnt], rows, len(batch.labels), head, width, fixed)
 
 
 @dataclass(slots=True)

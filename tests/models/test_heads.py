@@ -120,6 +120,58 @@ def test_chunks_are_made_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPa
     assert made == [4, 2]
 
 
+def test_chunks_are_made_once_where_the_head_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values, and the same gradient whatever comes down from the loss; nothing of a
+    chunk is kept or made again."""
+    states = torch.arange(12.0).reshape(6, 2).requires_grad_()
+    more = torch.arange(6.0)
+    made: list[int] = []
+
+    def function(chunk: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        made.append(len(chunk))
+        return chunk.square().sum(dim=1) * factor
+
+    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 8)
+    result = heads.over_chunks(function, 2, states, more, fixed=True)
+    (result.clamp(max=100).square()).sum().backward()  # type: ignore[no-untyped-call]
+    assert made == [4, 2]
+    expected = states.detach().clone().requires_grad_()
+    whole = function(expected, more)
+    whole.clamp(max=100).square().sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(result, whole)
+    torch.testing.assert_close(states.grad, expected.grad)
+    assert bool((states.grad == 0).any())
+    made.clear()
+    with torch.no_grad():
+        heads.over_chunks(function, 2, states, more, fixed=True)
+    assert made == [4, 2]
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["lm_head", "q_proj"]])
+def test_gradients_in_chunks_are_those_of_the_whole(
+    llama: Weights, targets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the adapter is in the head itself, whose weights then need a gradient."""
+    from peft import LoraConfig, get_peft_model
+
+    from pytest_unlearn.unlearning.policy import predictions
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    with peft_quietly():
+        policy = get_peft_model(llama.model, config)  # type: ignore[arg-type]
+    assert heads.head_is_fixed(policy) is (targets == "all-linear")
+    found = []
+    for elements in (heads.CHUNK_ELEMENTS, 5 * heads.vocabulary_of(policy)):
+        monkeypatch.setattr(heads, "CHUNK_ELEMENTS", elements)
+        policy.zero_grad()
+        seen = predictions(policy, whole_batch(3, 9), lambda s: heads.logits_of(policy, s))
+        seen.nll().square().mean().backward()  # type: ignore[no-untyped-call]
+        found.append({n: p.grad for n, p in policy.named_parameters() if p.requires_grad})
+    assert found[0]
+    torch.testing.assert_close(found[1], found[0])
+
+
 class Largest(TorchDispatchMode):
     """Notes the largest number of rows of any tensor whose last dimension is the vocabulary."""
 
