@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,16 +98,22 @@ def test_a_model_without_layers_is_an_error() -> None:
         heads.states_at(model, inputs(), 0.5)
 
 
-def test_chunks_are_made_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks: the same values and gradients; none is kept, so each is made twice."""
-    rows = torch.arange(12.0).reshape(6, 2).requires_grad_()
-    more = torch.arange(6.0)
+def noting_chunks() -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], list[int]]:
+    """Return a function of rows, and a list of how many it was given each time."""
     made: list[int] = []
 
     def function(chunk: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         made.append(len(chunk))
         return chunk.square().sum(dim=1) * factor
 
+    return function, made
+
+
+def test_chunks_are_made_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks: the same values and gradients; none is kept, so each is made twice."""
+    rows = torch.arange(12.0).reshape(6, 2).requires_grad_()
+    more = torch.arange(6.0)
+    function, made = noting_chunks()
     monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 8)
     result = heads.over_chunks(function, 2, rows, more)
     assert made == [4, 2]
@@ -125,12 +132,7 @@ def test_chunks_are_made_once_where_the_head_is_fixed(monkeypatch: pytest.Monkey
     chunk is kept or made again."""
     states = torch.arange(12.0).reshape(6, 2).requires_grad_()
     more = torch.arange(6.0)
-    made: list[int] = []
-
-    def function(chunk: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        made.append(len(chunk))
-        return chunk.square().sum(dim=1) * factor
-
+    function, made = noting_chunks()
     monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 8)
     result = heads.over_chunks(function, 2, states, more, fixed=True)
     (result.clamp(max=100).square()).sum().backward()  # type: ignore[no-untyped-call]
