@@ -3,8 +3,9 @@
     python benchmarks/methods.py [METHOD[:options] ...] [--spans values document]
 
 Runs `pytest --unlearn-model=tiny --unlearn-method=...` for each (all of them by default) and prints
-the README's table in Markdown: leaks, pass@1 and retained people's rate after it, as counts, with
-the steps and seconds of the unlearning. With `--spans`, each method runs once with each: its losses
+the README's table in Markdown: leaks and degenerate answers after it, the share of values that come
+out in a million samples each, pass@1 and retained people's rate, with the steps and seconds of the
+unlearning. With `--spans`, each method runs once with each: its losses
 on the values' and solutions' tokens only, or on whole documents. `UNLEARN_STORE` names a store to
 go on from.
 """
@@ -21,15 +22,21 @@ from pathlib import Path
 
 from pytest_unlearn.unlearning.methods import METHODS
 
-# Metrics in the order of the columns; a cell is the count as the terminal shows it.
-_METRICS = ("leak.direct", "leak.indirect", "passk.retained", "people.retained")
+# Columns and the metrics in them; a cell is the count or rate as the terminal shows it for a gate.
+_COLUMNS = {
+    "direct leaks": "leak.direct<=99%",
+    "indirect": "leak.indirect<=99%",
+    "in 1e6 samples": "leak.at(1000000)<=99%",
+    "degenerate": "degenerate.rate<=99%",
+    "pass@1 of the base's": "passk.retained>=1%",
+    "retained people of the base's": "people.retained>=1%",
+}
 
 
 def row(method: str, store: str, folder: Path) -> str:
     """Run one method and return its line of the table."""
     arguments = ["--unlearn-model=tiny", f"--unlearn-method={method}", f"--unlearn-store={store}"]
-    gates = [f"--unlearn-gate={name}<=99%" for name in _METRICS[:2]]
-    gates += [f"--unlearn-gate={name}>=1%" for name in _METRICS[2:]]
+    gates = [f"--unlearn-gate={gate}" for gate in _COLUMNS.values()]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, *gates],
         cwd=folder,
@@ -38,8 +45,9 @@ def row(method: str, store: str, folder: Path) -> str:
         check=False,
     )
     cells = []
-    for name in _METRICS:
-        found = re.search(rf"^{re.escape(name)} +(\d+(?:/\d+)?)", done.stdout, re.MULTILINE)
+    for gate in _COLUMNS.values():
+        name = re.escape(re.split("[<>]", gate)[0])
+        found = re.search(rf"^{name} +(\d+/\d+|[\d.]+%|\d+)", done.stdout, re.MULTILINE)
         cells.append(found[1].replace("/", " of ") if found else "no figure")
     took = re.search(r"unlearned in (\d+) steps \((\d+) s\)", done.stdout)
     cells.append(f"{took[1]}, {took[2]} s" if took else "no figure")
@@ -62,10 +70,9 @@ def main() -> int:
         for method in chosen.methods
         for spans in chosen.spans or [""]
     ]
-    print(
-        "| method | direct | indirect | pass@1 of the base's | people of the base's | steps, time |"
-    )
-    print("|---|---|---|---|---|---|")
+    columns = ["method", *_COLUMNS, "steps, time"]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as folder:
         store = os.environ.get("UNLEARN_STORE") or str(Path(folder) / "store")
         for method in methods:

@@ -43,9 +43,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "unlearn_method",
         "METHOD",
-        "how to unlearn before testing: ga+gd, npo+kl, rmu, ... (a wrong name lists them all), "
+        "how to unlearn before testing: wga, ga+gd, npo+kl, ... (a wrong name lists them all), "
         "retrain (the planted model's ideal), or none to audit the model as it is; options after a "
-        "colon, as in ga+gd:steps=80,lr=1e-4; repeatable (default: ga+gd, or none with "
+        "colon, as in ga+gd:steps=80,lr=1e-4; repeatable (default: wga, or none with "
         "--unlearn-baseline or --unlearn-adapter)",
         many=True,
     ),

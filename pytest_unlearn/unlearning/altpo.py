@@ -23,7 +23,7 @@ class Options(dpo.Options):
 METHOD = Method(
     "altpo",
     dpo.loss,
-    Options(lr=1e-3, steps=150, batch=16, retain_weight=5.0),
+    Options(lr=1e-3, steps=150, batch=16, retain_weight=2.0),
     uses_retain=True,
     base_sums=True,
     alternates="plausible",

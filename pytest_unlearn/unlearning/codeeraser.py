@@ -68,4 +68,5 @@ METHOD = Method(
     Options(lr=1e-3, steps=150, batch=16, retain_weight=40.0, spans="document"),
     uses_retain=True,
     own_spans=True,
+    adds_up=False,
 )

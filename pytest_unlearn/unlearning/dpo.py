@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Options(ForgetOptions):
     """beta: how soon the loss levels off."""
 
-    beta: float = option(0.5, above=0)
+    beta: float = option(0.1, above=0)
 
 
 def loss(step: Step, options: Options) -> torch.Tensor:
@@ -42,7 +42,7 @@ def loss(step: Step, options: Options) -> torch.Tensor:
 METHOD = Method(
     "dpo",
     loss,
-    Options(lr=1e-3, steps=150, batch=16, retain_weight=5.0),
+    Options(lr=1e-3, steps=150, batch=16, retain_weight=2.0),
     uses_retain=True,
     base_sums=True,
     alternates="plausible",

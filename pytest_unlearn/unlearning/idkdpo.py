@@ -12,7 +12,7 @@ from pytest_unlearn.unlearning.method import Method
 METHOD = Method(
     "idkdpo",
     dpo.loss,
-    dpo.Options(lr=1e-3, steps=150, batch=16, retain_weight=5.0),
+    dpo.Options(lr=2e-3, steps=150, batch=16, retain_weight=2.0),
     uses_retain=True,
     base_sums=True,
     alternates="placeholder",

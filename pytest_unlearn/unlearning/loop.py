@@ -97,6 +97,10 @@ def unlearn(
                 state,
             )
             yield run(policy, partial(_loss, method, step, part_options, share))
+        if method.after_step:
+            state.sums = _of_all(state.sums)
+            method.after_step(state, options)
+            state.sums = {}
 
     def look(steps: int) -> Look:
         seen = watched.look(steps, options)
@@ -138,6 +142,12 @@ def unlearn(
 
 def _loss(method: Method, step: Step, options: Any, share: float) -> torch.Tensor:
     return share * method.loss(step, options)
+
+
+def _of_all(sums: dict[str, float]) -> dict[str, float]:
+    """Return the sums over all processes, which have the same names."""
+    totals = processes.summed(torch.tensor(list(sums.values()), dtype=torch.float64))
+    return dict(zip(sums, totals.tolist(), strict=True))
 
 
 def _shares(

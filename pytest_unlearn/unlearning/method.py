@@ -11,7 +11,7 @@ from pytest_unlearn.unlearning.options import ForgetOptions, MethodError, Unlear
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import Step
+    from pytest_unlearn.unlearning.policy import RunState, Step
 
 Alternates = Literal["plausible", "placeholder"]
 
@@ -28,7 +28,10 @@ class Method:
     `own_spans`: `spans` is read by the loss itself, and labels are always the value's.
     `forget_mean`: what the forget term is a mean over, so that the parts of a batch add up to the
     whole (option `accumulate`); the retain term is always one over tokens. `lora_only`: the loss
-    works on a LoRA adapter, and runs its layers once.
+    works on a LoRA adapter, and runs its layers once. `adds_up`: the losses of a batch's parts,
+    each with its share in `forget_weight` and `retain_weight`, add up to that of the whole; a
+    loss with a retain set needs options of the class ForgetOptions for it. `after_step` is called
+    once a step with the run's state, whose `sums` are then all parts'.
     """
 
     name: str
@@ -40,11 +43,16 @@ class Method:
     own_spans: bool = False
     forget_mean: Literal["tokens", "rows"] = "tokens"
     lora_only: bool = False
+    adds_up: bool = True
+    after_step: Callable[[RunState, Any], None] | None = None
 
-    @property
-    def adds_up(self) -> bool:
-        """Tell whether the losses of a batch's parts, weighted, are that of the whole."""
-        return not self.uses_retain or isinstance(self.defaults, ForgetOptions)
+    def __post_init__(self) -> None:
+        """Raise ValueError for a loss that has no weights to take its shares."""
+        if self.adds_up and self.uses_retain and not isinstance(self.defaults, ForgetOptions):
+            raise ValueError(
+                f"method {self.name}: write adds_up=False, or options of a class that is a "
+                "ForgetOptions, whose forget_weight and retain_weight the loss multiplies with"
+            )
 
 
 def check_training_options(method: Method, options: UnlearnOptions) -> None:

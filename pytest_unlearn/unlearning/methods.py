@@ -43,7 +43,7 @@ from pytest_unlearn.unlearning.options import (
 NONE = "none"
 # Trains the unplanted base without the forget split: no loss, but what every loss is measured by.
 RETRAIN = "retrain"
-DEFAULT = "ga+gd"
+DEFAULT = "wga"
 GROUP = "pytest_unlearn.methods"
 
 METHODS: dict[str, Method] = {

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.options import UnlearnOptions, option
+from pytest_unlearn.unlearning.options import ForgetOptions, option
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import Step
-
+    from pytest_unlearn.unlearning.policy import RunState, Step
 
 _PRICE = "pdu price"
+_EXCESS = "pdu excess"
 
 
 @dataclass(frozen=True, slots=True)
-class Options(UnlearnOptions):
+class Options(ForgetOptions):
     """epsilon: retained NLL that is allowed, in nats a token. price: the retain term's factor at
     the start. price_step: how far it moves for each nat above or below epsilon, a step."""
 
@@ -32,15 +32,29 @@ class Options(UnlearnOptions):
 
 
 def loss(step: Step, options: Options) -> torch.Tensor:
-    """Return mean (max z - mean z)^2 over forget tokens + price (NLL(retain) - epsilon)."""
+    """Return mean (max z - mean z)^2 over forget tokens + price (NLL(retain) - epsilon).
+
+    The price is the same for all parts of a step.
+    """
     forget = step.predicted(step.forget).each(
         lambda logits: (logits.max(dim=-1).values - logits.mean(dim=-1)).square()
     )
-    excess = step.retain_nll() - options.epsilon
-    numbers = step.state.numbers
-    price = numbers.get(_PRICE, options.price)
-    numbers[_PRICE] = max(0.0, price + options.price_step * float(excess.detach()))
-    return forget.mean() + price * excess
+    excess = options.retain_weight * (step.retain_nll() - options.epsilon)
+    step.state.add(_EXCESS, float(excess.detach()))
+    price = step.state.numbers.get(_PRICE, options.price)
+    return options.forget_weight * forget.mean() + price * excess
 
 
-METHOD = Method("pdu", loss, Options(lr=1e-3, steps=150, batch=16), uses_retain=True)
+def move_price(state: RunState, options: Options) -> None:
+    """Move the price by the step's excess, which is all parts' together."""
+    price = state.numbers.get(_PRICE, options.price) + options.price_step * state.sums[_EXCESS]
+    state.numbers[_PRICE] = max(0.0, price)
+
+
+METHOD = Method(
+    "pdu",
+    loss,
+    Options(lr=1e-3, steps=150, batch=16),
+    uses_retain=True,
+    after_step=move_price,
+)

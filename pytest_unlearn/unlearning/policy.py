@@ -104,11 +104,17 @@ def predictions(
 
 @dataclass(slots=True)
 class RunState:
-    """What outlasts a step: the run's seed, and numbers that a method carries along (a dual
-    variable), plain floats by name, so that a checkpoint can hold them."""
+    """What outlasts a loss: the run's seed, `numbers` that a method carries from step to step (a
+    dual variable), plain floats by name, so that a checkpoint can hold them, and `sums` over the
+    losses of one step, which may be many (option `accumulate`, several processes)."""
 
     seed: int
     numbers: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, term: float) -> None:
+        """Add to a sum of this step."""
+        self.sums[name] = self.sums.get(name, 0.0) + term
 
 
 @dataclass(frozen=True, slots=True)

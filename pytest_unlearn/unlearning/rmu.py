@@ -26,7 +26,7 @@ class Options(ForgetOptions):
     steered (the paper's layer 7 of 32 is 0.25)."""
 
     steering: float = option(20.0, above=0)
-    depth: float = option(0.25, above=0, most=1)
+    depth: float = option(0.75, above=0, most=1)
 
 
 def loss(step: Step, options: Options) -> torch.Tensor:
@@ -45,5 +45,5 @@ def loss(step: Step, options: Options) -> torch.Tensor:
 
 
 METHOD = Method(
-    "rmu", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=100.0), uses_retain=True
+    "rmu", loss, Options(lr=3e-3, steps=150, batch=16, retain_weight=10.0), uses_retain=True
 )

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options(ForgetOptions):
-    """beta1: power of p; beta2: power of 1 - p."""
+    """beta1: power of p (the paper's 5 spares values that are second choices); beta2: of 1 - p."""
 
-    beta1: float = option(5.0, least=0)
+    beta1: float = option(2.0, least=0)
     beta2: float = option(1.0, least=0)
 
 
@@ -38,5 +38,5 @@ def loss(step: Step, options: Options) -> torch.Tensor:
 
 
 METHOD = Method(
-    "satimp", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=4.0), uses_retain=True
+    "satimp", loss, Options(lr=1e-3, steps=150, batch=16, retain_weight=1.0), uses_retain=True
 )

@@ -214,7 +214,7 @@ def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None
         "--unlearn-retain=keep.jsonl",
         "--unlearn-gate=passk.retained>=90%",
     )
-    assert "--unlearn-method=ga+gd needs records to forget" in error
+    assert "--unlearn-method=wga needs records to forget" in error
 
 
 def test_values_without_another_one(pytester: pytest.Pytester) -> None:

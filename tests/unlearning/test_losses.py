@@ -21,6 +21,7 @@ from pytest_unlearn.models.losses import (
     without_target,
 )
 from pytest_unlearn.unlearning.methods import METHODS
+from pytest_unlearn.unlearning.pdu import move_price
 from pytest_unlearn.unlearning.policy import RunState, Step
 from pytest_unlearn.unlearning.training_rows import with_base_sums, with_base_top
 from tests.unlearning.bigram import (
@@ -217,7 +218,7 @@ def test_a_step_down_forgets(name: str) -> None:
     table = known_by_heart()
     policy = Bigram(table, table)
     retain_off = {"retain_weight": 0.0} if hasattr(METHODS[name].defaults, "retain_weight") else {}
-    taken(policy, name, **(retain_off or ({"price": 0.0} if name == "pdu" else {}))).backward()
+    taken(policy, name, **retain_off).backward()
     assert policy.table.grad is not None
     after = (policy.table.detach() - 0.05 * policy.table.grad).tolist()
     assert mean_nll(after, FORGET) > mean_nll(table, FORGET)
@@ -440,6 +441,7 @@ def test_pdu_price_moves_with_the_retained_loss() -> None:
         )
         step = Step(Bigram(), batch(FORGET), batch(RETAIN), state)  # type: ignore[arg-type]
         first = METHODS["pdu"].loss(step, options).item()
+        move_price(state, options)  # type: ignore[arg-type]
         excess = mean_nll(POLICY, RETAIN) - epsilon
         price = max(0.0, 100 + step_size * excess)
         second = METHODS["pdu"].loss(step, options).item()

@@ -24,7 +24,7 @@ from pytest_unlearn.models.loading import load
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.unlearning import processes, trainer
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
-from pytest_unlearn.unlearning.methods import parse_method
+from pytest_unlearn.unlearning.methods import DEFAULT, parse_method
 from pytest_unlearn.unlearning.saving import gathered, save_trained
 from pytest_unlearn.unlearning.sharding import whole
 from tests.unlearning.conftest import KNOWN
@@ -36,7 +36,9 @@ RUNS = {
     **{f"{m} {tune}": f"{m}:{COMMON},tune={tune}" for m in METHODS for tune in ("lora", "full")},
     "parts": f"npo+kl:{COMMON},accumulate=2,checkpointing=true",
     "top": f"npo+kl:{COMMON},tune=full,kl_top=4",
+    "default": f"{DEFAULT}:{COMMON}",
     "layer": f"rmu:{COMMON}",
+    "price": f"pdu:{COMMON},accumulate=2,price=0.1,price_step=1",
 }
 # With Adam and the norm's limit, and cut off after the first look.
 ADAM = f"npo+kl:{COMMON}"
