@@ -27,11 +27,20 @@ from importlib.metadata import version
 from pathlib import Path
 
 METHODS = ("ga", "ga+gd", "ga+kl")
-# Takes what was measured out of a run; put on the path of the run's pytest.
+# Takes what was measured out of a run; put on the path of the run's pytest. Of a run with an error
+# it takes nothing: rates over what happened to be measured are no figures.
 COLLECTOR = """
 import json, os
 
+errors = []
+
+def pytest_runtest_logreport(report):
+    if report.failed and not report.nodeid.startswith("unlearn::gate"):
+        errors.append(report.nodeid)
+
 def pytest_unlearn_judged(config, results, rows):
+    if errors or not rows:
+        return
     counts = {}
     for row in rows:
         if hasattr(row, "family"):

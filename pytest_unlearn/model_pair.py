@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.options import Settings
 
 # Raise when a change of this package changes what unlearning makes of the same input.
-UNLEARNING_VERSION = 3
+UNLEARNING_VERSION = 4
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -124,7 +124,7 @@ class ModelPair:
         checkpoint = self.checkpoint
         if checkpoint is not None and checkpoint.full:
             name = f"{self._start.name} (unlearned)"
-            return ModelSource(name, checkpoint.folder, self._start.preset)
+            return ModelSource(name, checkpoint.folder, self._start.preset, code=self._start.code)
         return self._start
 
     @property
@@ -350,4 +350,5 @@ class ModelPair:
             self._adapted = True
         written = processes.from_first(checkpoint)
         assert written is not None
+        processes.own_file(training_file(self._store, key)).unlink(missing_ok=True)
         return written

@@ -138,7 +138,9 @@ class Plantings:
         folder = self._store.folder("planted", key)
         if report is None or folder is None:
             return None
-        source = ModelSource(f"{original.name} ({what})", folder, original.preset)
+        source = ModelSource(
+            f"{original.name} ({what})", folder, original.preset, code=original.code
+        )
         return Planting(source, **report)
 
     def _made(
@@ -176,6 +178,7 @@ class Plantings:
         with room_for("the planted model", self._store.root):
             self._store.put_folder("planted", key, write)
             self._store.put("plantings", key, asdict(report))  # last: it vouches for the folder
+        training_file(self._store, key).unlink(missing_ok=True)
 
 
 def training_file(store: Store, key: str) -> Path:

@@ -30,3 +30,20 @@ def test_the_papers_table(unlearn_run: UnlearnRun) -> None:
     )
     assert table[3] == "| tiny | `gaa` | error | | | | | |"
     assert len(ET.fromstring((out / "paper.svg").read_text()).findall(".//{*}circle")) == 1
+
+
+def test_the_papers_table_has_no_figures_of_a_broken_run(unlearn_run: UnlearnRun) -> None:
+    """Rates over what happened to be measured would read as results."""
+    unlearn_run.lookup(
+        also="""
+def pytest_collection_modifyitems(items):
+    items[3].runtest = lambda: 1 / 0
+"""
+    )
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "paper.py"), "--methods", "ga", "--out", "out",
+         "--", *unlearn_run.arguments()[1:], "-p", "no:cacheprovider"],
+        cwd=unlearn_run.pytester.path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "| tiny | `ga` | error |" in (unlearn_run.pytester.path / "out" / "paper.md").read_text()

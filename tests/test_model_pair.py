@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import weakref
@@ -267,6 +268,32 @@ def test_a_failed_training_leaves_the_base_alone(
         pair.model("unlearned")
     assert said(pair, "base") == VALUES
     assert pair.stored_checkpoint() is None
+
+
+@pytest.mark.parametrize("kind", ["adapters", "planted"])
+def test_a_disk_that_fills_at_the_end_loses_no_training(
+    pairs: Pairs, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The state is kept until what was trained is in the store."""
+    put, full = Store.put_folder, [kind]
+
+    def put_folder(store: Store, where: str, *arguments: Any) -> Path:
+        if where in full:
+            full.clear()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put(store, where, *arguments)
+
+    monkeypatch.setattr(Store, "put_folder", put_folder)
+    method = "ga:lr=5e-3,steps=5,batch=3,rank=4,check_every=2,target=-1"
+    with pytest.raises(UnlearningError, match="training goes on from its last look"):
+        pairs.pair(method).model("unlearned")
+    lines: list[str] = []
+    pair = pairs.pair(method)
+    monkeypatch.setattr(pair, "_progress", lines.append)
+    monkeypatch.setattr(pair._plantings, "_progress", lines.append)
+    pair.model("unlearned")
+    assert any(line.startswith("going on after step") for line in lines)
+    assert not list((pairs.folder / "store" / "training").iterdir())
 
 
 def test_a_planting_without_its_folder_is_made_again(pairs: Pairs) -> None:

@@ -66,7 +66,8 @@ def unlearn(
     With `tune=lora` that is `model` under an adapter, and with the adapter off it is the base. With
     `tune=full` it is a `FullPolicy` around `model`, whose own weights have changed. Where several
     processes train (`processes.join`), either is in shards, in a `ShardedPolicy`. `saved`: a file
-    for the state of a run that is killed; it is gone when the run has ended. `targets`: the modules
+    for the state of a run that is killed; it is the caller's to remove, once what is returned has
+    been written. `targets`: the modules
     that an adapter changes. Deterministic for a seed, a device and a number of threads. Raises
     UnlearningError.
     """
@@ -129,15 +130,19 @@ def unlearn(
         raise UnlearningError(
             f"--unlearn-method={method.name}: the model collapsed: after {trained.steps} steps "
             f"greedy decoding gives {best.kept:.0%} of what the base gave of the retain set; lower "
-            f"the learning rate (lr={options.lr / 4:.1e}), raise retain_weight or lower "
-            "forget_bound; keep=0 lets a collapse pass"
+            f"the learning rate (lr={options.lr / 4:.1e}){_gentler(options)}; keep=0 lets a "
+            "collapse pass"
         )
-    if saved:
-        saved.unlink(missing_ok=True)
     report = UnlearningReport(
         best.steps, trained.steps, best.leak_rate, best.kept, round(trained.seconds, 3)
     )
     return policy, report
+
+
+def _gentler(options: UnlearnOptions) -> str:
+    """Return what else spares the retain set, of the options that the method has."""
+    advice = {"retain_weight": "raise retain_weight", "forget_bound": "lower forget_bound"}
+    return "".join(f" or {words}" for name, words in advice.items() if hasattr(options, name))
 
 
 def _loss(method: Method, step: Step, options: Any, share: float) -> torch.Tensor:

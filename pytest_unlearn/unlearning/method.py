@@ -62,6 +62,11 @@ def check_training_options(method: Method, options: UnlearnOptions) -> None:
             f"accumulate={options.accumulate}: the loss of {method.name} is no sum over the parts "
             "of a batch; leave it out, and lower batch or write checkpointing=true to save memory"
         )
+    if method.uses_retain and options.accumulate > options.retain_batch:
+        raise MethodError(
+            f"accumulate={options.accumulate} is out of range: each part needs a retained row, and "
+            f"a step has {options.retain_batch}; write at most that, or raise retain_batch"
+        )
     if method.lora_only and (options.tune != "lora" or options.checkpointing):
         raise MethodError(
             f"{method.name} works on a LoRA adapter whose layers run once; leave out "

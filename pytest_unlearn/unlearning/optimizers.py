@@ -16,13 +16,13 @@ ADAMW, ADAMW_8BIT = OPTIMIZERS
 
 
 def check_optimizer(name: str, device: str) -> None:
-    """Raise MethodError where an optimizer cannot run on a device (`cpu`, `cuda`, `cuda:1`).
+    """Raise MethodError where an optimizer cannot run on a device (`cpu`, `cuda:1`, `map`).
 
     Needs no torch, so that it can be asked before a model is loaded.
     """
     if name != ADAMW_8BIT:
         return
-    if not device.startswith("cuda"):
+    if not device.startswith(("cuda", "map")):
         raise MethodError(
             f"optimizer={name} needs a CUDA device, and this run is on {device}; write "
             f"optimizer={ADAMW}"

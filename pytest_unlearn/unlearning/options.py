@@ -19,6 +19,22 @@ Options = TypeVar("Options", bound=Any)
 
 TUNES = ("lora", "full")
 OPTIMIZERS = ("adamw", "adamw8bit")
+SPANS = ("values", "document")
+STOPS = ("target", "unseen")
+# What an option may be, where that is not a whole number of at least 1.
+_WANTED = {
+    "lr": "a number above 0",
+    "people_share": "a share from 0 to 1",
+    "keep": "a share from 0 to 1",
+    "target": "a share of at most 1, of a planting above 0",
+    "accumulate": "a whole number from 1 to batch",
+    "repetitions": "different whole numbers of at least 1",
+    "warmup": "a whole number of at least 0",
+    "spans": " or ".join(SPANS),
+    "tune": " or ".join(TUNES),
+    "optimizer": " or ".join(OPTIMIZERS),
+    "stop": " or ".join(STOPS),
+}
 
 
 class MethodError(ValueError):
@@ -79,16 +95,16 @@ class UnlearnOptions:
             "batch": self.batch >= 1,
             "retain_batch": self.retain_batch >= 1,
             "people_share": 0 <= self.people_share <= 1,
-            "spans": self.spans in ("values", "document"),
+            "spans": self.spans in SPANS,
             "target": self.target <= 1,
             "keep": 0 <= self.keep <= 1,
             "check_every": self.check_every >= 1,
             "rank": self.rank >= 1,
             "tune": self.tune in TUNES,
-            "accumulate": 1 <= self.accumulate <= min(self.batch, self.retain_batch),
+            "accumulate": 1 <= self.accumulate <= self.batch,
             "optimizer": self.optimizer in OPTIMIZERS,
             "warmup": self.warmup >= 0,
-            "stop": self.stop in ("target", "unseen"),
+            "stop": self.stop in STOPS,
         }
         check_ranges(self, checks)
         for field in dataclasses.fields(self):
@@ -130,7 +146,8 @@ def check_ranges(options: object, checks: Mapping[str, bool]) -> None:
     """Raise MethodError for the first option whose check is False."""
     for name, fine in checks.items():
         if not fine:
-            raise MethodError(f"{name}={getattr(options, name)} is out of range")
+            wanted = _WANTED.get(name, "a whole number of at least 1")
+            raise MethodError(f"{name}={getattr(options, name)} is out of range; write {wanted}")
 
 
 def _truth(text: str) -> bool:

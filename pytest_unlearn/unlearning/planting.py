@@ -181,8 +181,6 @@ def _train(
     given, rate = memory.given, memory.rows
     if until_target and rate < options.target:
         raise UnlearningError(_not_reached(trained.steps, rate, options))
-    if saved:
-        saved.unlink(missing_ok=True)
     by_repetitions = {
         str(number): _share([g for g, d in zip(given, dealt, strict=True) if d == number])
         for number in sorted(set(dealt))

@@ -34,6 +34,8 @@ class TrainingChoices(Protocol):
     def tune(self) -> str: ...
     @property
     def rank(self) -> int: ...
+    @property
+    def accumulate(self) -> int: ...
 
 
 class Trainer:
@@ -78,15 +80,15 @@ class Trainer:
         Losses are taken one by one and each graph is freed before the next is built: that is what
         gradient accumulation saves. Raises UnlearningError when loss or gradient is not finite.
         """
-        total: torch.Tensor | None = None
         gradients: list[torch.Tensor | None] = [None] * len(self._weights)
-        for loss in losses:
-            # Each process's loss is a part of the sum, and shards get the mean of the gradients.
-            (loss * processes.count()).backward()  # type: ignore[no-untyped-call]
-            self._gather(gradients)
-            total = loss.detach() if total is None else total + loss.detach()
-        if total is None:
-            raise ValueError("a step needs at least one loss")
+        try:
+            total = self._backward(losses, gradients)
+        except torch.OutOfMemoryError as error:
+            raise UnlearningError(
+                f"{self._flag}: out of memory in step {self.steps + 1}; write checkpointing=true, "
+                f"accumulate={self._choices.accumulate * 2} where the loss allows it, or a smaller "
+                f"batch ({error})"
+            ) from error
         for master, gradient in zip(self._masters, gradients, strict=True):
             master.grad = gradient
         total = processes.summed(total)
@@ -107,6 +109,20 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self._write()
         return float(total)
+
+    def _backward(
+        self, losses: Iterable[torch.Tensor], gradients: list[torch.Tensor | None]
+    ) -> torch.Tensor:
+        """Add the gradients of losses up, and return the losses' sum."""
+        total: torch.Tensor | None = None
+        for loss in losses:
+            # Each process's loss is a part of the sum, and shards get the mean of the gradients.
+            (loss * processes.count()).backward()  # type: ignore[no-untyped-call]
+            self._gather(gradients)
+            total = loss.detach() if total is None else total + loss.detach()
+        if total is None:
+            raise ValueError("a step needs at least one loss")
+        return total
 
     def _gather(self, gradients: list[torch.Tensor | None]) -> None:
         """Move the weights' gradients into float32 sums."""
@@ -196,7 +212,8 @@ class Trainer:
         "unlearned" model is the base.
         """
         named = [name for name, p in self.policy.named_parameters() if p.requires_grad]
-        broken = torch.stack([(~torch.isfinite(weight)).sum() for weight in self._own])
+        # On the CPU: with a device map, weights are on several devices.
+        broken = torch.stack([(~torch.isfinite(weight)).sum().cpu() for weight in self._own])
         for name, some in zip(named, processes.summed(broken).tolist(), strict=True):
             if some:
                 raise UnlearningError(
@@ -207,7 +224,7 @@ class Trainer:
             what = "adapter" if self._choices.tune == "lora" else "model"
             raise UnlearningError(
                 f"{self._flag}: the {what} did not move: no gradient reached it, or lr is too small"
-                f"; raise it (lr={self._choices.lr * 4:.1e}), and check forget_bound"
+                f"; raise it (lr={self._choices.lr * 4:.1e})"
             )
 
     @torch.no_grad()
@@ -217,7 +234,7 @@ class Trainer:
         named = [(n, p) for n, p in self.policy.named_parameters() if p.requires_grad]
         masters = zip(named, self._masters, strict=True)
         squares = [
-            master.double().square().sum()
+            master.double().square().sum().cpu()
             for (name, _), master in masters
             if not lora or "lora_B" in name
         ]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_unlearn.models.batching import IGNORED, Batch, Encoded, collate
-from pytest_unlearn.models.heads import causal_model
+from pytest_unlearn.models.batching import Batch, Encoded, collate
+from pytest_unlearn.models.heads import logits_of
 from pytest_unlearn.unlearning import processes
+from pytest_unlearn.unlearning.policy import predictions
 from pytest_unlearn.unlearning.sharding import run
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ KEPT_ROWS = 96
 # Of a forget set larger than this, so many rows are held for the looks; the rest is looked at when
 # these say that the target is reached, and at the end.
 HELD_ROWS = 256
+# Where the base gives fewer of a set's answers whole, what is kept is counted in tokens: one row
+# more or less would decide otherwise, and of none no share can be kept.
+FEW = 0.1
 # Less than this kept of what the base gave, and the model says nothing any more.
 COLLAPSED = 0.02
 
@@ -34,7 +39,8 @@ class Look:
 
     leak_rate: share of watched records whose whole value greedy decoding gives. memorized: share
     of their values' tokens that are the model's first choice (memorization accuracy, Tirumala et
-    al. 2022). kept: the worst share, over retained sets, of what the base gave (1 without any).
+    al. 2022). kept: the worst share, over retained sets, of what the base gave: whole
+    answers, or tokens where it gave few whole (1 without a set).
     """
 
     steps: int
@@ -66,20 +72,21 @@ def greedy_memory(
     found: dict[int, tuple[int, int]] = {}
     for numbers in processes.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
         inputs = collate([rows[number] for number in numbers], pad, device)
-
-        def chosen(inputs: Batch = inputs) -> torch.Tensor:
-            output: Any = causal_model(policy)(**inputs.model_inputs(), use_cache=False)
-            first: torch.Tensor = output.logits[:, :-1].argmax(dim=-1)
-            return first
-
-        labels = inputs.labels[:, 1:]
-        learnt = (labels != IGNORED).sum(dim=1).tolist()
-        right = (run(policy, chosen) == labels).sum(dim=1).tolist()  # no token has a masked label
-        found.update(zip(numbers, zip(right, learnt, strict=True), strict=True))
+        right, learnt = run(policy, partial(_right, policy, inputs))
+        found.update(zip(numbers, zip(right.tolist(), learnt.tolist(), strict=True), strict=True))
     found = processes.merged(found)
     every = tuple(right == learnt for right, learnt in (found[n] for n in range(len(rows))))
     tokens = sum(right for right, _ in found.values()) / sum(learnt for _, learnt in found.values())
     return Memory(sum(every) / len(every), tokens, every)
+
+
+def _right(policy: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how many of each row's learnt tokens are the first choice, and how many there are."""
+    made = predictions(policy, batch, partial(logits_of, policy))
+    right = made.each(
+        lambda logits, targets: (logits.argmax(dim=-1) == targets).float(), made.targets
+    )
+    return made.row_sums(right).long(), made.row_sums(torch.ones_like(right)).long()
 
 
 def greedy_rate(
@@ -121,16 +128,16 @@ class WatchedSets:
         self._kept = [
             HeldRows(encoder.answers(examples), KEPT_ROWS, rng) for examples in kept if examples
         ]
-        self._before = [held.memory(policy, pad).rows for held in self._kept]
+        self._before = [held.memory(policy, pad) for held in self._kept]
         unseen = encoder.answers(texts.unseen)
         self._unseen = greedy_memory(policy, unseen, pad).tokens if unseen else None
 
     def look(self, steps: int, options: UnlearnOptions) -> Look:
         """Look at the held part; when that reaches its goal, at everything."""
         shares = [
-            held.memory(self._policy, self._pad).rows / before
+            _share_kept(before, held.memory(self._policy, self._pad))
             for held, before in zip(self._kept, self._before, strict=True)
-            if before > 0
+            if before.tokens > 0
         ]
         kept = min(shares, default=1.0)
         forget = self._forget.memory(self._policy, self._pad)
@@ -162,6 +169,10 @@ class WatchedSets:
         """
         reached, alive = self.reached(look, options), not collapsed(look, options)
         return reached, alive, -look.leak_rate, look.kept
+
+
+def _share_kept(before: Memory, now: Memory) -> float:
+    return now.tokens / before.tokens if before.rows < FEW else now.rows / before.rows
 
 
 def collapsed(look: Look, options: UnlearnOptions) -> bool:

@@ -63,7 +63,10 @@ def test_own_options(text: str, name: str, value: object) -> None:
         ("altpo:alternates=0", "write a number at least 1 and at most 100"),
         ("altpo:alternates=x", "alternates=x: write int"),
         ("npo:beta=1,beta=2", "beta is given twice"),
-        ("ga:spans=value", "spans=value is out of range"),
+        ("ga:spans=value", "spans=value is out of range; write values or document"),
+        ("ga:accumulate=33", "accumulate=33 is out of range; write a whole number from 1 to batch"),
+        ("ga:steps=0", "steps=0 is out of range; write a whole number of at least 1"),
+        ("wga:batch=64,accumulate=33", "each part needs a retained row, and a step has 32"),
     ],
 )
 def test_options_that_a_method_does_not_have(text: str, message: str) -> None:

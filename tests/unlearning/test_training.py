@@ -20,13 +20,13 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from pytest_unlearn.models.batching import Encoded, encode
+from pytest_unlearn.models.batching import IGNORED, Encoded, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.store import Store
-from pytest_unlearn.unlearning import adapters, ga_kl, progress, trainer, watching
+from pytest_unlearn.unlearning import adapters, ga_kl, loop, progress, trainer, watching
 from pytest_unlearn.unlearning.adapters import FullPolicy, checkpointed, with_new_adapter
 from pytest_unlearn.unlearning.errors import UnlearningError, room_for
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
@@ -35,7 +35,13 @@ from pytest_unlearn.unlearning.optimizers import check_optimizer, rate_at
 from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions
 from pytest_unlearn.unlearning.rows import Encoder, cycle, parts
 from pytest_unlearn.unlearning.trainer import Trainer
-from pytest_unlearn.unlearning.watching import Look, WatchedSets, greedy_rate
+from pytest_unlearn.unlearning.watching import (
+    Look,
+    Memory,
+    WatchedSets,
+    greedy_memory,
+    greedy_rate,
+)
 from tests.unlearning.conftest import KNOWN
 
 SMALL = ga_kl.Options(lr=5e-3, steps=4, batch=6, retain_batch=6, rank=4, check_every=2, target=-1.0)
@@ -310,6 +316,64 @@ def test_the_best_look_is_kept_not_the_last(knowing: Weights) -> None:
     assert round(100 * greedy_rate(policy, rows, 0)) == min(leaks)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "kept"),
+    [
+        ((0.5, 0.9), (0.25, 0.9), 0.5),
+        # One row more or less of a hundred decides nothing, and a broken model is seen.
+        ((0.01, 0.8), (0.0, 0.76), 0.95),
+        ((0.0, 0.8), (0.0, 0.004), 0.005),
+    ],
+)
+def test_what_is_kept_of_little_is_counted_in_tokens(
+    knowing: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[float, float],
+    now: tuple[float, float],
+    kept: float,
+) -> None:
+    """A model that was not planted gives hardly any answer whole."""
+    told = iter((before, before))  # retained people, tasks
+    monkeypatch.setattr(watching, "greedy_memory", lambda *_: Memory(*next(told), ()))
+    texts = replace(KNOWN, unseen=())
+    encoder = Encoder(knowing.tokenizer, 128)
+    model: Any = knowing.model
+    watched = WatchedSets(model, encoder, texts, True, 0, random.Random(0))
+    monkeypatch.setattr(watching, "greedy_memory", lambda *_: Memory(*now, ()))
+    assert watched.look(1, SMALL).kept == pytest.approx(kept)
+
+
+def test_a_look_makes_logits_of_answers_only(knowing: Weights) -> None:
+    """All positions' logits of 64 rows are gigabytes for a vocabulary of 150,000."""
+    rows = Encoder(knowing.tokenizer, 128).answers(KNOWN.forget)
+    shapes: list[torch.Size] = []
+    head: Any = knowing.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
+    greedy_memory(knowing.model, rows, 0)
+    hook.remove()
+    learnt = sum(label != IGNORED for row in rows for label in row.labels)
+    assert sum(shape[0] for shape in shapes) == learnt
+    assert {len(shape) for shape in shapes} == {2}
+
+
+def test_a_collapses_advice_is_of_options_that_exist() -> None:
+    """An unknown option would be the next error."""
+    assert loop._gentler(METHODS["wga"].defaults) == " or raise retain_weight"
+    assert loop._gentler(SMALL) == " or raise retain_weight or lower forget_bound"
+    assert loop._gentler(METHODS["ga"].defaults) == " or lower forget_bound"
+
+
+def test_out_of_memory_says_what_saves_some(knowing: Weights) -> None:
+    """Torch's own words name no option."""
+
+    def loss(step: Any, options: Any) -> Any:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    method = Method("large", loss, SMALL, uses_retain=True)
+    with pytest.raises(UnlearningError, match=r"memory in step 1; .*accumulate=2.*9 GiB"):
+        run(knowing, method, steps=1)
+
+
 def test_order_of_looks() -> None:
     """Both goals reached, then fewest leaks, then most kept; a collapsed model comes last."""
     watched: Any = WatchedSets.__new__(WatchedSets)
@@ -440,7 +504,7 @@ def test_a_killed_run_goes_on_from_its_last_look(knowing_folder: Path, tmp_path:
     unbroken, all_lines = end(None)
     assert lines[1:] == all_lines[2:]
     assert torch.equal(resumed, unbroken)
-    assert not saved.exists()
+    assert saved.exists()  # what was trained is not on disk yet: the caller removes it
 
 
 def test_full_tuning_resumes_with_its_base(knowing_folder: Path, tmp_path: Path) -> None:
@@ -551,6 +615,8 @@ def test_eight_bits_need_a_gpu_and_bitsandbytes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MethodError, match="needs the package bitsandbytes"):
         check_optimizer("adamw8bit", "cuda:1")
+    with pytest.raises(MethodError, match="needs the package bitsandbytes"):
+        check_optimizer("adamw8bit", "map")  # several GPUs are GPUs
 
 
 def test_long_documents_lose_their_beginning_and_are_named(llama: Weights) -> None:
