@@ -26,7 +26,7 @@ KEPT_ROWS = 96
 # Of a forget set larger than this, so many rows are held for the looks; the rest is looked at when
 # these say that the target is reached, and at the end.
 HELD_ROWS = 256
-# Where the base gives fewer of a set's answers whole, what is kept is counted in tokens: one row
+# Where the base gives a smaller share of a set whole, what is kept is counted in tokens: one row
 # more or less would decide otherwise, and of none no share can be kept.
 FEW = 0.1
 # Less than this kept of what the base gave, and the model says nothing any more.
