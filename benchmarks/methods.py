@@ -5,9 +5,8 @@
 Runs `pytest --unlearn-model=tiny --unlearn-method=...` for each (all of them by default) and prints
 the README's table in Markdown: leaks and degenerate answers after it, the share of values that come
 out in a million samples each, pass@1 and retained people's rate, with the steps and seconds of the
-unlearning. With `--spans`, each method runs once with each: its losses
-on the values' and solutions' tokens only, or on whole documents. `UNLEARN_STORE` names a store to
-go on from.
+unlearning. With `--spans`, each method runs once with each: its losses on the values' and
+solutions' tokens only, or on whole documents. `UNLEARN_STORE` names a store to go on from.
 """
 
 from __future__ import annotations

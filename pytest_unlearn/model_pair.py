@@ -314,6 +314,7 @@ class ModelPair:
         assert choice.options is not None
         weights = self._to_change(self._start)
         model: Any = weights.model
+        saved = processes.own_file(training_file(self._store, key))
         policy, report = unlearn(
             model,
             weights.tokenizer,
@@ -322,7 +323,7 @@ class ModelPair:
             choice.options,
             self._settings.seed,
             self._progress,
-            training_file(self._store, key),
+            saved,
             weights.lora_targets,
         )
         full = choice.options.tune == "full"
@@ -350,5 +351,5 @@ class ModelPair:
             self._adapted = True
         written = processes.from_first(checkpoint)
         assert written is not None
-        processes.own_file(training_file(self._store, key)).unlink(missing_ok=True)
+        saved.unlink(missing_ok=True)
         return written

@@ -66,17 +66,15 @@ def unlearn(
     With `tune=lora` that is `model` under an adapter, and with the adapter off it is the base. With
     `tune=full` it is a `FullPolicy` around `model`, whose own weights have changed. Where several
     processes train (`processes.join`), either is in shards, in a `ShardedPolicy`. `saved`: a file
-    for the state of a run that is killed; it is the caller's to remove, once what is returned has
-    been written. `targets`: the modules
-    that an adapter changes. Deterministic for a seed, a device and a number of threads. Raises
-    UnlearningError.
+    (`processes.own_file`) for the state of a run that is killed; it is the caller's to remove, once
+    what is returned has been written. `targets`: the modules that an adapter changes. Deterministic
+    for a seed, a device and a number of threads. Raises UnlearningError.
     """
     if method.uses_retain and not (texts.retained_people or texts.tasks):
         raise UnlearningError(
             f"method {method.name} needs a retain set, and there are neither retained people nor "
             "tasks; give --unlearn-retain=FILE"
         )
-    saved = saved and processes.own_file(saved)
     torch.manual_seed(seed)
     rng = random.Random(seed)
     pad = int(cast(int, tokenizer.pad_token_id))

@@ -14,6 +14,7 @@ from pytest_unlearn.models.batching import Batch, Encoded, collate
 from pytest_unlearn.models.heads import logits_of
 from pytest_unlearn.unlearning import processes
 from pytest_unlearn.unlearning.policy import predictions
+from pytest_unlearn.unlearning.rows import learnt
 from pytest_unlearn.unlearning.sharding import run
 
 if TYPE_CHECKING:
@@ -69,24 +70,24 @@ def greedy_memory(
     """
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, int] = {}
     for numbers in processes.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
         inputs = collate([rows[number] for number in numbers], pad, device)
-        right, learnt = run(policy, partial(_right, policy, inputs))
-        found.update(zip(numbers, zip(right.tolist(), learnt.tolist(), strict=True), strict=True))
+        right = run(policy, partial(_right, policy, inputs))
+        found.update(zip(numbers, right.tolist(), strict=True))
     found = processes.merged(found)
-    every = tuple(right == learnt for right, learnt in (found[n] for n in range(len(rows))))
-    tokens = sum(right for right, _ in found.values()) / sum(learnt for _, learnt in found.values())
+    every = tuple(found[number] == learnt(row) for number, row in enumerate(rows))
+    tokens = sum(found.values()) / sum(map(learnt, rows))
     return Memory(sum(every) / len(every), tokens, every)
 
 
-def _right(policy: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how many of each row's learnt tokens are the first choice, and how many there are."""
+def _right(policy: Any, batch: Batch) -> torch.Tensor:
+    """Return how many of each row's learnt tokens are the model's first choice."""
     made = predictions(policy, batch, partial(logits_of, policy))
     right = made.each(
         lambda logits, targets: (logits.argmax(dim=-1) == targets).float(), made.targets
     )
-    return made.row_sums(right).long(), made.row_sums(torch.ones_like(right)).long()
+    return made.row_sums(right).long()
 
 
 def greedy_rate(

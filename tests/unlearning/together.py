@@ -109,10 +109,10 @@ def main(model: Path, out: Path) -> None:
     save("adam", *trained(model, ADAM))
     saved = out / "state.safetensors"
     with contextlib.suppress(CutOff):
-        trained(model, ADAM, saved, cut_off)
+        trained(model, ADAM, processes.own_file(saved), cut_off)
     assert processes.own_file(saved).is_file()
     told: list[str] = []
-    save("resumed", *trained(model, ADAM, saved, told.append))
+    save("resumed", *trained(model, ADAM, processes.own_file(saved), told.append))
     assert told[0] == "going on after step 2, where the last run was cut off"
     assert processes.own_file(saved).exists()  # until the caller has what was trained on disk
 
