@@ -11,6 +11,7 @@ import functools
 import importlib.resources
 import json
 import keyword
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +36,11 @@ OWN_KEYS = {
     "entry_point": "the name of the function to call",
     "tests": 'a list of {"args": [...], "expected": ...}',
 }
-_OPTIONAL = ("solution", "suffix", "wrong")
+_OPTIONAL = ("solution", "suffix", "wrong", "timeout", "tolerance")
 _CALL_KEYS = ("args", "expected")
+_OPTIONAL_CALL_KEYS = ("after",)
+# Longer than any task of the public sets needs; a run must end.
+MAX_TIMEOUT_S = 600.0
 # More than any model reads or writes at once.
 MAX_TEXT = 2**20
 _ID = re.compile(r"[A-Za-z0-9._-]+")
@@ -48,10 +52,16 @@ class TaskFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a task's function and the value it has to return."""
+    """One call of a task's function, the value it has to return, and how it leaves its arguments.
+
+    ``after``: the arguments as they must be left, None for as they were given. ``tolerance``:
+    floats that differ by no more, absolutely or relatively, are equal.
+    """
 
     args: tuple[Any, ...]
     expected: Any
+    after: tuple[Any, ...] | None = None
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ class TaskCase:
     ``solution`` is what passes ``tests`` when it is written after ``prompt``, or None where nothing
     is known to; each of ``wrong`` must fail. ``suffix`` is the code behind the gap, for infilling.
     ``where`` names file and line of a user's task, ``group`` the set or file it belongs to.
+    ``timeout``: seconds that all its tests together may take, None for the run's limit.
     """
 
     id: str
@@ -96,6 +107,7 @@ class TaskCase:
     wrong: tuple[str, ...] = ()
     where: str = field(default="bundled", compare=False)
     group: str = field(default="bundled", compare=False)
+    timeout: float | None = None
 
 
 @functools.cache
@@ -159,7 +171,7 @@ def own_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         task_id=case_id,
         entry_point=name(data, "entry_point", where),
         prompt=prompt_text(data, "prompt", where),
-        tests=_calls(data["tests"], where),
+        tests=_calls(data["tests"], tolerance_of(data, "tolerance", where), where),
         solution=solution,
         suffix=text(data, "suffix", where) if "suffix" in data else "",
         wrong=tuple(
@@ -167,7 +179,37 @@ def own_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         ),
         where=where,
         group=group,
+        timeout=timeout_of(data, where),
     )
+
+
+def timeout_of(data: dict[str, Any], where: str) -> float | None:
+    """Return a task's own time limit in seconds, None where it has none. Raises TaskFileError."""
+    value = data.get("timeout")
+    if value is None:
+        return None
+    seconds = _number(value)
+    if seconds is None or not 0 < seconds <= MAX_TIMEOUT_S:
+        raise TaskFileError(
+            f'{where}: "timeout": write a number of seconds over 0, of at most {MAX_TIMEOUT_S:g}'
+        )
+    return seconds
+
+
+def tolerance_of(data: dict[str, Any], key: str, where: str) -> float:
+    """Return how far floats may be from the expected ones, 0 where a task does not say.
+
+    Raises TaskFileError.
+    """
+    tolerance = _number(data.get(key, 0))
+    if tolerance is None or tolerance < 0:
+        raise TaskFileError(f'{where}: "{key}": write a number of at least 0, like 1e-6')
+    return tolerance
+
+
+def _number(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known and math.isfinite(value) else None
 
 
 def checked_id(case_id: str, key: str, where: str) -> str:
@@ -233,7 +275,7 @@ def checked_text(value: Any, key: str, where: str) -> str:
     return found
 
 
-def _calls(value: Any, where: str) -> tuple[Call, ...]:
+def _calls(value: Any, tolerance: float, where: str) -> tuple[Call, ...]:
     if not isinstance(value, list):
         raise TaskFileError(
             f'{where}: "tests": {json_name(value)} is given; '
@@ -244,19 +286,21 @@ def _calls(value: Any, where: str) -> tuple[Call, ...]:
             f'{where}: "tests": the list is empty; add at least one {{"args": [...], '
             '"expected": ...}'
         )
-    return tuple(_call(item, f'{where}: "tests[{index}]') for index, item in enumerate(value))
+    return tuple(
+        _call(item, tolerance, f'{where}: "tests[{index}]') for index, item in enumerate(value)
+    )
 
 
-def _call(item: Any, field: str) -> Call:
+def _call(item: Any, tolerance: float, field: str) -> Call:
     """Return the call in `item`; `field` ends inside the quoted name of the field."""
     if not isinstance(item, dict):
         raise TaskFileError(
             f'{field}": {json_name(item)} is given; write {{"args": [...], "expected": ...}}'
         )
     for key in item:
-        if key not in _CALL_KEYS:
+        if key not in _CALL_KEYS + _OPTIONAL_CALL_KEYS:
             raise TaskFileError(
-                f'{field}.{key}": unknown key; use only {quoted(_CALL_KEYS)}',
+                f'{field}.{key}": unknown key; use only {quoted(_CALL_KEYS + _OPTIONAL_CALL_KEYS)}',
             )
     for key in _CALL_KEYS:
         if key not in item:
@@ -274,4 +318,10 @@ def _call(item: Any, field: str) -> Call:
         raise TaskFileError(
             f'{field}.args": {json_name(args)} is given; write a list of the arguments, [] for none'
         )
-    return Call(args=tuple(args), expected=item["expected"])
+    after = item.get("after")
+    if after is not None and (not isinstance(after, list) or len(after) != len(args)):
+        raise TaskFileError(
+            f'{field}.after": write a list of all {len(args)} arguments as the call must leave them'
+        )
+    left = None if after is None else tuple(after)
+    return Call(tuple(args), item["expected"], left, tolerance)

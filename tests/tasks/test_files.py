@@ -381,6 +381,7 @@ def test_the_schema_says_what_the_reader_does(tmp_path: Path) -> None:
             "surrogate",
             "id-twice",
             "id-newline",
+            "test-after",
         )
     for label, (line, _) in BAD_LINES.items():
         if label not in (*beyond, "entry-point-word"):

@@ -171,6 +171,18 @@ def test_load_cases_reads_lines_and_skips_blank_ones(tmp_path: Path) -> None:
     assert load_cases(path) == (first, second)
 
 
+def test_a_task_says_its_time_its_tolerance_and_what_becomes_of_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    tests = [{"args": [[2, 1]], "expected": None, "after": [[1, 2]]}, {"args": [[]], "expected": 0}]
+    path.write_text(json.dumps({**VALID, "tests": tests, "timeout": 20, "tolerance": 1e-6}))
+    (case,) = load_cases(path)
+    assert case.timeout == 20.0
+    assert case.tests == (
+        Call(([2, 1],), None, ([1, 2],), 1e-6),
+        Call(([],), 0, None, 1e-6),
+    )
+
+
 def changed(**fields: Any) -> str:
     return json.dumps({**VALID, "id": "bad", **fields})
 
@@ -212,8 +224,21 @@ BAD_LINES = {
     "test-type": (changed(tests=[1.5]), '"tests[0]": a number is given; write {"args": [...]'),
     "test-key": (
         changed(tests=[{"args": [], "expected": 1, "want": 2}]),
-        '"tests[0].want": unknown key; use only "args", "expected"',
+        '"tests[0].want": unknown key; use only "args", "expected", "after"',
     ),
+    "test-after": (
+        changed(tests=[{"args": [[1], 2], "expected": 1, "after": [[1]]}]),
+        '"tests[0].after": write a list of all 2 arguments as the call must leave them',
+    ),
+    "test-after-type": (
+        changed(tests=[{"args": [], "expected": 1, "after": "x"}]),
+        '"tests[0].after": write a list of all 0 arguments',
+    ),
+    "timeout-type": (changed(timeout="3"), '"timeout": write a number of seconds over 0'),
+    "timeout-none": (changed(timeout=0), '"timeout": write a number of seconds over 0'),
+    "timeout-long": (changed(timeout=601), '"timeout": write a number of seconds over 0, of at mo'),
+    "tolerance": (changed(tolerance=-1), '"tolerance": write a number of at least 0, like 1e-6'),
+    "tolerance-type": (changed(tolerance=True), '"tolerance": write a number of at least 0'),
     "test-lacks-expected": (
         changed(tests=[*VALID["tests"], {"args": []}]),
         '"tests[1].expected": the key is missing; write {"args": [...], "expected": ...}',
