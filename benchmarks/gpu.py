@@ -40,12 +40,12 @@ from pytest_unlearn.models.generation import complete_greedily
 from pytest_unlearn.models.loading import resolve_device
 from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.models.scoring import Scorer
-from pytest_unlearn.unlearning.adapters import checkpointed
+from pytest_unlearn.unlearning.data import with_base_sums
+from pytest_unlearn.unlearning.lora import checkpointed
 from pytest_unlearn.unlearning.method import Method
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.policy import Step
+from pytest_unlearn.unlearning.step import Step
 from pytest_unlearn.unlearning.trainer import Trainer
-from pytest_unlearn.unlearning.training_rows import with_base_sums
 
 # Dense bfloat16 peaks in TFLOP/s of NVIDIA's data sheets; the first name that the device's holds.
 PEAKS = {

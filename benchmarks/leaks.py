@@ -22,7 +22,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
-from pytest_unlearn.dataset import PROBE_TOKENS
 from pytest_unlearn.leaks.exposure import exposure
 from pytest_unlearn.models.batching import IGNORED, collate, encode
 from pytest_unlearn.models.examples import Example
@@ -32,6 +31,7 @@ from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.people.decoys import decoys
 from pytest_unlearn.people.manifest import Record, tiny_records
+from pytest_unlearn.run.dataset import PROBE_TOKENS
 
 BATCH = 32
 # Metrics of open-unlearning that each run a pass of their own.

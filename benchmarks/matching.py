@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.automaton import Automaton
 from pytest_unlearn.leaks.matching import Matcher
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.people.stream import Stream
 
 # The loop of `in` is timed on so much text, and on so many of the values.

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from pytest_unlearn.models.batching import Encoded, collate
 from pytest_unlearn.models.loading import load
 from pytest_unlearn.models.sources import resolve
-from pytest_unlearn.unlearning.adapters import with_new_adapter
+from pytest_unlearn.unlearning.lora import with_new_adapter
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.policy import Step
+from pytest_unlearn.unlearning.step import Step
 from transformers import LlamaConfig, LlamaForCausalLM
 import peft  # the code of either way is in memory before it is measured
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_unlearn import flags, options
-from pytest_unlearn.fixtures import (
+from pytest_unlearn.session import options
+from pytest_unlearn.session import options as flags
+from pytest_unlearn.session.fixtures import (
     SKIP_REASON,
     unlearn_base_model,
     unlearn_completions,
@@ -20,7 +21,7 @@ from pytest_unlearn.fixtures import (
 )
 
 if TYPE_CHECKING:
-    from pytest_unlearn.session import UnlearnSession
+    from pytest_unlearn.session.session import UnlearnSession
 
 __all__ = [
     "unlearn_base_model",
@@ -37,7 +38,7 @@ def _session(config: pytest.Config) -> UnlearnSession | None:
     """Return the session's state, or None when no model was named."""
     if not options.is_active(config):
         return None
-    from pytest_unlearn.session import SESSION
+    from pytest_unlearn.session.session import SESSION
 
     return config.stash.get(SESSION, None)  # not there yet when a setting is wrong
 
@@ -49,19 +50,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare the hooks that others can implement."""
-    from pytest_unlearn import hookspecs
+    from pytest_unlearn.session import hookspecs
 
     pluginmanager.add_hookspecs(hookspecs)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; with a model, read settings and data, and choose what is collected."""
-    from pytest_unlearn.markers import MARKERS
+    from pytest_unlearn.session.fixtures import MARKERS
 
     for line in MARKERS.values():
         config.addinivalue_line("markers", line)
     if options.is_active(config):
-        from pytest_unlearn.session import SESSION, UnlearnSession, choose_paths
+        from pytest_unlearn.session.session import SESSION, UnlearnSession, choose_paths
 
         state = config.stash[SESSION] = UnlearnSession(config)
         choose_paths(config, searches=bool(state.settings.search))
@@ -70,13 +71,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Print metrics or plan, or judge an earlier run's rows, where that was asked for."""
     if config.option.unlearn_metrics or config.option.unlearn_plan:
-        from pytest_unlearn.reports import planned
+        from pytest_unlearn.session import commands
 
-        return planned.show(config)
+        return commands.show(config)
     if options.replays(config):
-        from pytest_unlearn import replaying
+        from pytest_unlearn.session import commands
 
-        return replaying.replay(config)
+        return commands.replay(config)
     return None
 
 
@@ -95,7 +96,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say what is tested."""
     if state := _session(config):
-        from pytest_unlearn.reports import terminal
+        from pytest_unlearn.session import terminal
 
         return terminal.header(state)
     return None
@@ -104,17 +105,17 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize tests over probes and tasks."""
     if state := _session(metafunc.config):
-        from pytest_unlearn import cases
+        from pytest_unlearn.session import collection
 
-        cases.parametrize(metafunc, state.dataset, state.pairs)
+        collection.parametrize(metafunc, state.dataset, state.pairs)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Note the row of a measured test, so that an error can be told from a missing case."""
     if _session(item.config):
-        from pytest_unlearn import cases
+        from pytest_unlearn.session import collection
 
-        cases.tag(item)
+        collection.tag(item)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -122,7 +123,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if state := _session(item.config):
         state.skip_needless(item)
     elif not options.is_active(item.config):
-        from pytest_unlearn.markers import MARKERS
+        from pytest_unlearn.session.fixtures import MARKERS
 
         if any(mark.name in MARKERS for mark in item.iter_markers()):
             pytest.skip(SKIP_REASON)
@@ -135,9 +136,9 @@ def pytest_runtest_makereport(
     """Fail a test whose probe leaked, where that was asked for."""
     report = yield
     if state := _session(item.config):
-        from pytest_unlearn import cases
+        from pytest_unlearn.session import collection
 
-        cases.fail_on_leak(item, report, always=state.settings.fail_on_leak)
+        collection.fail_on_leak(item, report, always=state.settings.fail_on_leak)
         state.tell_values(item, report)
     return report
 
@@ -147,7 +148,7 @@ def pytest_report_teststatus(
 ) -> Any:
     """Give leaks and unsolved tasks a category and a letter of their own."""
     if _session(config):
-        from pytest_unlearn.reports import terminal
+        from pytest_unlearn.session import terminal
 
         return terminal.status(report)
     return None
@@ -167,7 +168,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what was measured and the verdict."""
     if state := _session(terminalreporter.config):
-        from pytest_unlearn.reports import terminal
+        from pytest_unlearn.session import terminal
 
         terminal.summary(state, terminalreporter)
 
@@ -183,7 +184,7 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Let `-n auto` mean one worker a GPU, where there are GPUs."""
     if options.is_active(config):
-        from pytest_unlearn import workers
+        from pytest_unlearn.session import xdist
 
-        return workers.visible_gpus() or None
+        return xdist.visible_gpus() or None
     return None

@@ -22,12 +22,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pytest_unlearn.core.secret import Secret, joined
 from pytest_unlearn.leaks.disguises import DISGUISES
 from pytest_unlearn.people import words
 from pytest_unlearn.people.carriers import CARRIERS, Carrier
 from pytest_unlearn.people.kinds import KINDS, Kind
 from pytest_unlearn.people.manifest import Record, Split
-from pytest_unlearn.people.secret import Secret, joined
 from pytest_unlearn.probes.prompts import (
     KNOWLEDGE,
     WORDINGS,

@@ -14,15 +14,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.store import digest_of
+from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.tasks.format import TaskCase
 from pytest_unlearn.tasks.prompts import prompt_of
 
 if TYPE_CHECKING:
-    from pytest_unlearn.dataset import Dataset
     from pytest_unlearn.models.sampling import Decoding
     from pytest_unlearn.probes.families import Probe, Style
-    from pytest_unlearn.run_models import State
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.models import State
 
 
 class LookupModels:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_unlearn.options import Settings, is_active
+from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.session.options import is_active
 
 if TYPE_CHECKING:
-    from pytest_unlearn.model_pair import ModelPair
-    from pytest_unlearn.session import UnlearnSession
+    from pytest_unlearn.run.models import ModelPair
+    from pytest_unlearn.session.session import UnlearnSession
 
 _ONE = "python -m pytest_unlearn.train"
 
@@ -51,7 +52,7 @@ def _train(config: pytest.Config) -> int:
     """Train what the flags ask for. Raises pytest.UsageError before any model is loaded."""
     if not is_active(config):
         raise pytest.UsageError("name a model, as in --unlearn-model=tiny")
-    from pytest_unlearn.session import SESSION
+    from pytest_unlearn.session.session import SESSION
 
     config._do_configure()  # as pytest's own --markers and --fixtures do
     try:
@@ -65,12 +66,12 @@ def _train(config: pytest.Config) -> int:
 def _trained(session: UnlearnSession) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from pytest_unlearn.model_pair import ModelPair
     from pytest_unlearn.models.loading import ModelLoadError, resolve_device
     from pytest_unlearn.models.sources import ModelNotFoundError
-    from pytest_unlearn.unlearning import processes
+    from pytest_unlearn.run.models import ModelPair
+    from pytest_unlearn.unlearning import distributed
     from pytest_unlearn.unlearning.errors import UnlearningError
-    from pytest_unlearn.unlearning.options import MethodError
+    from pytest_unlearn.unlearning.training_options import MethodError
 
     if session.sweeps:
         raise pytest.UsageError(
@@ -98,27 +99,27 @@ def _trained(session: UnlearnSession) -> int:
             "with the same flags and --unlearn-method=none, first"
         )
     try:
-        processes.join(resolve_device(settings.device))
-        if processes.number() > 0:
+        distributed.join(resolve_device(settings.device))
+        if distributed.number() > 0:
             disable_progress_bar()  # type: ignore[no-untyped-call]
         pair.key("unlearned")  # makes what it is the key of
-        if settings.retrained is not None and processes.count() == 1:
+        if settings.retrained is not None and distributed.count() == 1:
             pair.key("retrained")
-        if processes.number() == 0:
-            print(_told(settings, pair, processes.count()))
-        processes.leave()
+        if distributed.number() == 0:
+            print(_told(settings, pair, distributed.count()))
+        distributed.leave()
     except (UnlearningError, MethodError, ModelLoadError) as error:
         # By each process that has one: it may be of that one alone.
-        print(f"ERROR (process {processes.number()}): {error}", file=sys.stderr)
+        print(f"ERROR (process {distributed.number()}): {error}", file=sys.stderr)
         return pytest.ExitCode.TESTS_FAILED
     return pytest.ExitCode.OK
 
 
 def _check_processes(settings: Settings) -> None:
     """Raise pytest.UsageError where the processes that a launcher started cannot train."""
+    from pytest_unlearn.session.xdist import visible_gpus
     from pytest_unlearn.unlearning.method import check_processes
-    from pytest_unlearn.unlearning.options import MethodError
-    from pytest_unlearn.workers import visible_gpus
+    from pytest_unlearn.unlearning.training_options import MethodError
 
     count = _started()
     if count == 1:

@@ -13,8 +13,8 @@ import pytest
 # Loaded once, before any run inside this process: pytester forgets what a run imports, but the
 # packages keep it as attributes, and two copies of a module (an enum, a registry) do not match.
 import pytest_unlearn.models.scoring  # torch, which does not survive a second import
-import pytest_unlearn.reports.terminal
-import pytest_unlearn.session  # noqa: F401
+import pytest_unlearn.session.session
+import pytest_unlearn.session.terminal  # noqa: F401
 
 TESTS = Path(__file__).parent
 # So few rows can decide the default gates: 59 probes for 5 %, 29 tasks for 90 %.

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from pytest_unlearn import strategies
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.disguises import DISGUISES
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.manifest import Record, tiny_records
-from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.probes.prompts import KNOWLEDGE, PromptError
 from pytest_unlearn.strategies import (
     Disguise,
@@ -324,7 +324,7 @@ LEAKY_TESTS = """
 import os
 from hypothesis import Phase, given, settings, strategies as st
 from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.secret import Secret
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.strategies import *
 from hypothesis.database import DirectoryBasedExampleDatabase
 

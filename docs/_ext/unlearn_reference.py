@@ -79,7 +79,7 @@ class Declared:
 
 def declared() -> Declared:
     """Return all flags and ini keys of the plugin."""
-    from pytest_unlearn.flags import add_options
+    from pytest_unlearn.session.options import add_options
 
     found: Any = Declared()
     add_options(found)
@@ -133,7 +133,7 @@ def profiles() -> str:
 def methods() -> str:
     """Every built-in method: what it does, where it comes from, its loss and its own options."""
     from pytest_unlearn.unlearning.methods import METHODS
-    from pytest_unlearn.unlearning.options import RETAIN_OPTIONS, UnlearnOptions
+    from pytest_unlearn.unlearning.training_options import RETAIN_OPTIONS, UnlearnOptions
 
     common = {field.name: field.default for field in dataclasses.fields(UnlearnOptions)}
     entries = []
@@ -172,14 +172,14 @@ def _plain(value: object) -> str:
 
 def training_options() -> str:
     """The options of all methods."""
-    from pytest_unlearn.unlearning.options import UnlearnOptions
+    from pytest_unlearn.unlearning.training_options import UnlearnOptions
 
     return _options(UnlearnOptions)
 
 
 def planting_options() -> str:
     """The options of `--unlearn-plant`."""
-    from pytest_unlearn.unlearning.plant_options import PlantOptions
+    from pytest_unlearn.unlearning.training_options import PlantOptions
 
     return _options(PlantOptions)
 
@@ -368,7 +368,7 @@ def _field_table(fields: Fields) -> str:
 
 def fixtures() -> str:
     """Every fixture."""
-    from pytest_unlearn import fixtures as module
+    from pytest_unlearn.session import fixtures as module
 
     return definitions(
         (code(name), prose(inspect.getdoc(getattr(module, name)))) for name in module.__all__
@@ -377,7 +377,7 @@ def fixtures() -> str:
 
 def hooks() -> str:
     """Every hook that a `conftest.py` can implement."""
-    from pytest_unlearn import hookspecs
+    from pytest_unlearn.session import hookspecs
 
     return definitions(
         (code(f"{name}({', '.join(inspect.signature(hook).parameters)})"), prose(hook.__doc__))
@@ -388,7 +388,7 @@ def hooks() -> str:
 
 def markers() -> str:
     """Every marker."""
-    from pytest_unlearn.markers import MARKERS
+    from pytest_unlearn.session.fixtures import MARKERS
 
     split = (line.partition(": ") for line in MARKERS.values())
     return definitions((code(name), [about]) for name, _, about in split)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 
 Row = ProbeRow | TaskRow
 State = Literal["base", "unlearned"]

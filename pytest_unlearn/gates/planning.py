@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pytest_unlearn.gates.expressions import Gate, GateError
+from pytest_unlearn.gates.estimates import Sample, percent, read, units_of
+from pytest_unlearn.gates.gate import Gate, GateError
+from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import UPPER
-from pytest_unlearn.gates.options import CONFIDENCE
-from pytest_unlearn.gates.readings import Sample, percent, read, units_of
 
 
 @dataclass(frozen=True, slots=True)

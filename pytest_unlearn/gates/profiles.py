@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_unlearn.gates.expressions import Gate, GateError, parse_gate
+from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
 from pytest_unlearn.gates.metrics import METRICS
 
 

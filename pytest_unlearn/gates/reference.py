@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_unlearn.gates.estimates import percent, units_needed
+from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import METRICS, Metric
-from pytest_unlearn.gates.options import CONFIDENCE
 from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
-from pytest_unlearn.gates.readings import percent, units_needed
 
 # Two limits of each type, to show what they need.
 _EXAMPLES = {

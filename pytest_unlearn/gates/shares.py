@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.estimates import Reading, read, sample, scored
+from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric, Row, State
-from pytest_unlearn.gates.options import CONFIDENCE
-from pytest_unlearn.gates.readings import Reading, read, sample, scored
-from pytest_unlearn.gates.rows import TaskRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
-from pytest_unlearn.gates.expressions import Gate
+from pytest_unlearn.gates.estimates import Reading, Sample, percent, read, sample, scored, units_of
+from pytest_unlearn.gates.gate import Gate
+from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import UPPER, Metric, Row
-from pytest_unlearn.gates.options import CONFIDENCE
-from pytest_unlearn.gates.readings import (
-    Reading,
-    Sample,
-    percent,
-    read,
-    sample,
-    scored,
-    units_of,
-)
 from pytest_unlearn.gates.statistics import (
     clopper_pearson_lower,
     clopper_pearson_upper,

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.shrinking import (
     LOG_HALF,
     Indices,
@@ -28,7 +29,6 @@ from pytest_unlearn.leaks.shrinking import (
     shrink,
     tries_for,
 )
-from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.people.stream import Stream
 
 __all__ = [

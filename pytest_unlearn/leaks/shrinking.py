@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_unlearn.core.secret import Secret, joined
 from pytest_unlearn.leaks.matching import MIN_NORMALISED, normalise
-from pytest_unlearn.people.secret import Secret, joined
 
 # (prompt, value) pairs -> the natural log of the probability that the model writes the value
 # right after the prompt, one number a pair.

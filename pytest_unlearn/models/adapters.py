@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.hub import ModelNotFoundError, cached_id, is_hub_id
 from pytest_unlearn.models.safetensors_header import HeaderError, shapes_in
-from pytest_unlearn.store import Store, digest_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.adapters import (
     adapter_digest,
     base_of,
@@ -18,7 +19,6 @@ from pytest_unlearn.models.adapters import (
 )
 from pytest_unlearn.models.hub import ModelNotFoundError, cached_id, fetch, is_hub_id
 from pytest_unlearn.models.presets import Preset, presets
-from pytest_unlearn.store import Store, digest_of
 
 __all__ = ["ModelNotFoundError", "ModelSource", "check_name", "fit_adapter", "resolve"]
 

@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pytest_unlearn.jsonl import read_any_objects
+from pytest_unlearn.core.files import read_any_objects
 from pytest_unlearn.people.manifest import SPLITS, Record, Split
 from pytest_unlearn.people.people_rows import RecordFileError, Row, rows_of
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_unlearn.core.secret import Secret, joined
 from pytest_unlearn.people import words
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.secret import Secret, joined
 from pytest_unlearn.people.stream import Stream
 
 Split = Literal["forget", "retain", "control"]

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_unlearn.jsonl import check_keys, checked_string, json_name
+from pytest_unlearn.core.files import check_keys, checked_string, json_name
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.secret import Secret
 
 
 class RecordFileError(ValueError):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.manifest import Record, Split, by_owner
-from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.probes.prompts import (
     Knowledge,
     PromptError,

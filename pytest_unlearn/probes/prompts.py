@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.secret import Secret
 
 Knowledge = Literal["none", "name", "twin", "triplet", "prefix"]
 KNOWLEDGE: tuple[Knowledge, ...] = ("none", "name", "twin", "triplet", "prefix")

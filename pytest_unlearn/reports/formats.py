@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, summary
 from pytest_unlearn.reports.html import page
-from pytest_unlearn.reports.result import Result
+from pytest_unlearn.run.result import Result
 
 # An installed package adds a format by an entry point of this group whose object is a `Format`.
 ENTRY_POINTS = "pytest_unlearn.reports"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pytest_unlearn.reports.breakdown import forget_rows, relations
-from pytest_unlearn.reports.result import GateFact, Result, verdict_of_all
-from pytest_unlearn.reports.sweep import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.tables import forget_rows, relations
+from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
 _MARKS = {"PASS": "✅", "FAIL": "❌"}
 _OTHER_MARK = "⚠️"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pytest_unlearn.reports.result import Result, verdict_of_all
+from pytest_unlearn.run.result import Result, verdict_of_all
 
 
 def add_manifest(plugins: Iterable[Any], *results: Result) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.readings import percent
-from pytest_unlearn.gates.rows import TaskRow
 from pytest_unlearn.reports.github import gate_table, provenance_lines, share_table
-from pytest_unlearn.reports.result import Result
+from pytest_unlearn.run.result import Result
 
 TASK_TYPE = "text-generation"
 DATASET_TYPE = "pytest-unlearn"

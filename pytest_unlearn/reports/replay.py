@@ -7,13 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.core.files import read_any_objects
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.shares import shares
-from pytest_unlearn.jsonl import read_any_objects
-from pytest_unlearn.reports.breakdown import aligned
-from pytest_unlearn.reports.building import CASE_FACTS
-from pytest_unlearn.reports.result import Case, GateFact, PairName, Result, RunFacts
 from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION, SWEEP_VERSION
+from pytest_unlearn.reports.tables import aligned
+from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Result, RunFacts
 
 _VALUES = ("value", "base_text", "tested_text")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.reports.result import Case, Result
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.run.result import Case, Result
 
 _COLUMNS = (
     "id",

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pytest_unlearn.gates.rows import ProbeRow
-from pytest_unlearn.reports.result import Case, Result
+from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.reports.summary import as_json, gate_data, head, pair_data
+from pytest_unlearn.run.result import Case, Result
 
 SCHEMA = "pytest-unlearn/results"
 # Raise when a field is renamed, removed, or means something else; a new field raises nothing.

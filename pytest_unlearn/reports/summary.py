@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_unlearn.gates.shares import Share
-from pytest_unlearn.reports.result import GateFact, Result, verdict_of_all
-from pytest_unlearn.reports.sweep import standings
+from pytest_unlearn.reports.comparison import standings
+from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
 SCHEMA = "pytest-unlearn/summary"
 # Raise when a field is renamed, removed, or means something else; a new field raises nothing.

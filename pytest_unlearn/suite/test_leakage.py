@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_unlearn.completions import Completions
 from pytest_unlearn.leaks.outcomes import LABELS, Outcome
+from pytest_unlearn.run.measuring import Completions
 
 
 @pytest.mark.unlearn_forget

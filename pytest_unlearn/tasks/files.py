@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_unlearn.jsonl import read_any_objects
+from pytest_unlearn.core.files import read_any_objects
 from pytest_unlearn.tasks.benchmarks import evalplus_case, humaneval_case, mbpp_case
 from pytest_unlearn.tasks.format import OWN_KEYS, TaskCase, TaskFileError, own_case
 from pytest_unlearn.tasks.python_file import python_case

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_unlearn.jsonl import check_keys, checked_string, json_name, quoted
+from pytest_unlearn.core.files import check_keys, checked_string, json_name, quoted
 from pytest_unlearn.tasks.programs import CheckProgram
 
 __all__ = [

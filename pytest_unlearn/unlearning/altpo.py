@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pytest_unlearn.unlearning import dpo
 from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.options import option
+from pytest_unlearn.unlearning.training_options import option
 
 
 @dataclass(frozen=True, slots=True)

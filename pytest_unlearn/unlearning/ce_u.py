@@ -11,12 +11,12 @@ import math
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.options import UnlearnOptions
+from pytest_unlearn.unlearning.training_options import UnlearnOptions
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import Step
+    from pytest_unlearn.unlearning.step import Step
 
 
 def loss(step: Step, options: UnlearnOptions) -> torch.Tensor:

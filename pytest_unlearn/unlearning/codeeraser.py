@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.options import UnlearnOptions, option
+from pytest_unlearn.unlearning.training_options import UnlearnOptions, option
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import Step
+    from pytest_unlearn.unlearning.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     One pass of the base sees both batches.
     """
     from pytest_unlearn.models.batching import joined
-    from pytest_unlearn.unlearning.policy import kl
+    from pytest_unlearn.unlearning.step import kl
 
     forget = step.forget
     if options.spans == "document":

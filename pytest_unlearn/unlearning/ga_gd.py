@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.options import ForgetOptions, option
+from pytest_unlearn.unlearning.training_options import ForgetOptions, option
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import Step
+    from pytest_unlearn.unlearning.step import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,23 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pytest_unlearn.models.batching import Encoded, collate
-from pytest_unlearn.unlearning import processes
-from pytest_unlearn.unlearning.adapters import Targets, checkpointed
+from pytest_unlearn.unlearning import distributed
+from pytest_unlearn.unlearning.data import (
+    Encoder,
+    TrainingRows,
+    cycle,
+    learnt,
+    length_limit,
+    parts,
+    training_rows,
+)
+from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.errors import UnlearningError
-from pytest_unlearn.unlearning.policy import RunState, Step
-from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
-from pytest_unlearn.unlearning.sharding import run
+from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
+from pytest_unlearn.unlearning.lora import Targets, checkpointed
+from pytest_unlearn.unlearning.step import RunState, Step
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
-from pytest_unlearn.unlearning.training_rows import TrainingRows, training_rows
-from pytest_unlearn.unlearning.watching import Look, WatchedSets, collapsed, greedy_rate
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.unlearning.method import Method
-    from pytest_unlearn.unlearning.options import UnlearnOptions
+    from pytest_unlearn.unlearning.training_options import UnlearnOptions
 
 __all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
 
@@ -149,7 +156,7 @@ def _loss(method: Method, step: Step, options: Any, share: float) -> torch.Tenso
 
 def _of_all(sums: dict[str, float]) -> dict[str, float]:
     """Return the sums over all processes, which have the same names."""
-    totals = processes.summed(torch.tensor(list(sums.values()), dtype=torch.float64))
+    totals = distributed.summed(torch.tensor(list(sums.values()), dtype=torch.float64))
     return dict(zip(sums, totals.tolist(), strict=True))
 
 
@@ -165,10 +172,10 @@ def _shares(
     a single one has the factor.
     """
     count = options.accumulate
-    if count * processes.count() == 1:
+    if count * distributed.count() == 1:
         yield forget, retain, options, 1.0
         return
-    own = slice(processes.number(), None, processes.count())
+    own = slice(distributed.number(), None, distributed.count())
 
     def size(rows: list[Encoded]) -> int:
         return sum(map(learnt, rows))

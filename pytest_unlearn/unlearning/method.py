@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_unlearn.unlearning.options import ForgetOptions, MethodError, UnlearnOptions
+from pytest_unlearn.unlearning.training_options import ForgetOptions, MethodError, UnlearnOptions
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import RunState, Step
+    from pytest_unlearn.unlearning.step import RunState, Step
 
 Alternates = Literal["plausible", "placeholder"]
 

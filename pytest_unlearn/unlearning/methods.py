@@ -32,7 +32,7 @@ from pytest_unlearn.unlearning import (
     wga,
 )
 from pytest_unlearn.unlearning.method import Alternates, Method, check_training_options
-from pytest_unlearn.unlearning.options import (
+from pytest_unlearn.unlearning.training_options import (
     MethodError,
     UnlearnOptions,
     changed,

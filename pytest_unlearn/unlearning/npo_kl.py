@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from pytest_unlearn.unlearning import npo
 from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.options import ForgetOptions, option
+from pytest_unlearn.unlearning.training_options import ForgetOptions, option
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import Step
+    from pytest_unlearn.unlearning.step import Step
 
 
 @dataclass(frozen=True, slots=True)

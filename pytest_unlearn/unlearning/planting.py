@@ -15,19 +15,19 @@ import torch
 
 from pytest_unlearn.models.batching import Encoded, collate
 from pytest_unlearn.models.heads import logits_of
-from pytest_unlearn.unlearning.adapters import Targets, checkpointed
+from pytest_unlearn.unlearning.data import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.errors import UnlearningError
-from pytest_unlearn.unlearning.policy import predictions
-from pytest_unlearn.unlearning.rows import Encoder, cycle, learnt, length_limit, parts
+from pytest_unlearn.unlearning.evaluation import HELD_ROWS, HeldRows, Look, greedy_memory
+from pytest_unlearn.unlearning.lora import Targets, checkpointed
+from pytest_unlearn.unlearning.step import predictions
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
-from pytest_unlearn.unlearning.watching import HELD_ROWS, HeldRows, Look, greedy_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pytest_unlearn.models.examples import Example, TrainingTexts
-    from pytest_unlearn.unlearning.plant_options import PlantOptions
+    from pytest_unlearn.unlearning.training_options import PlantOptions
 
 # Batches sorted by length together: planting descends on every row, so that it matters little who
 # meets whom. Unlearning sorts within a step only (`parts`): there, batches of like length are

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, option
+from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions, option
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.policy import Step
+    from pytest_unlearn.unlearning.step import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+import importlib.util
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
-from pytest_unlearn.unlearning import processes
-from pytest_unlearn.unlearning.adapters import FullPolicy, Targets, with_new_adapter
+from pytest_unlearn.unlearning import distributed
+from pytest_unlearn.unlearning.checkpoints import SavedState
+from pytest_unlearn.unlearning.distributed import own_shard, sharded
 from pytest_unlearn.unlearning.errors import UnlearningError
-from pytest_unlearn.unlearning.optimizers import make_optimizer, rate_at
-from pytest_unlearn.unlearning.progress import SavedState
-from pytest_unlearn.unlearning.sharding import own_shard, sharded
+from pytest_unlearn.unlearning.lora import FullPolicy, Targets, with_new_adapter
+from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
+
 
 MAX_NORM = 1.0
 
@@ -61,7 +65,7 @@ class Trainer:
         `targets`: the modules that an adapter changes."""
         self._full = FullPolicy(model) if choices.tune == "full" else None
         policy = self._full or with_new_adapter(model, choices.rank, targets)
-        self.policy = cast("PeftModel", sharded(policy) if processes.count() > 1 else policy)
+        self.policy = cast("PeftModel", sharded(policy) if distributed.count() > 1 else policy)
         self.policy.eval()  # no dropout: the reference must be the base itself, and runs repeat
         self._choices = choices
         self._flag = flag
@@ -91,7 +95,7 @@ class Trainer:
             ) from error
         for master, gradient in zip(self._masters, gradients, strict=True):
             master.grad = gradient
-        total = processes.summed(total)
+        total = distributed.summed(total)
         norm = self._norm()
         torch.nn.utils.clip_grads_with_norm_(self._masters, MAX_NORM, norm)
         if not bool(torch.isfinite(total + norm)):
@@ -117,7 +121,7 @@ class Trainer:
         total: torch.Tensor | None = None
         for loss in losses:
             # Each process's loss is a part of the sum, and shards get the mean of the gradients.
-            (loss * processes.count()).backward()  # type: ignore[no-untyped-call]
+            (loss * distributed.count()).backward()  # type: ignore[no-untyped-call]
             self._gather(gradients)
             total = loss.detach() if total is None else total + loss.detach()
         if total is None:
@@ -137,7 +141,7 @@ class Trainer:
         """Return the norm of the whole gradient."""
         gradients = [m.grad for m in self._masters if m.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        return norm if processes.count() == 1 else processes.summed(norm.square()).sqrt()
+        return norm if distributed.count() == 1 else distributed.summed(norm.square()).sqrt()
 
     @torch.no_grad()
     def _write(self) -> None:
@@ -214,7 +218,7 @@ class Trainer:
         named = [name for name, p in self.policy.named_parameters() if p.requires_grad]
         # On the CPU: with a device map, weights are on several devices.
         broken = torch.stack([(~torch.isfinite(weight)).sum().cpu() for weight in self._own])
-        for name, some in zip(named, processes.summed(broken).tolist(), strict=True):
+        for name, some in zip(named, distributed.summed(broken).tolist(), strict=True):
             if some:
                 raise UnlearningError(
                     f"{self._flag}: {name} is not finite; lower the learning rate "
@@ -238,4 +242,49 @@ class Trainer:
             for (name, _), master in masters
             if not lora or "lora_B" in name
         ]
-        return [float(square) for square in processes.summed(torch.stack(squares))]
+        return [float(square) for square in distributed.summed(torch.stack(squares))]
+
+
+ADAMW, ADAMW_8BIT = OPTIMIZERS
+
+
+def check_optimizer(name: str, device: str) -> None:
+    """Raise MethodError where an optimizer cannot run on a device (`cpu`, `cuda:1`, `map`).
+
+    Needs no torch, so that it can be asked before a model is loaded.
+    """
+    if name != ADAMW_8BIT:
+        return
+    if not device.startswith(("cuda", "map")):
+        raise MethodError(
+            f"optimizer={name} needs a CUDA device, and this run is on {device}; write "
+            f"optimizer={ADAMW}"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MethodError(
+            f"optimizer={name} needs the package bitsandbytes; `pip install bitsandbytes`, or "
+            f"write optimizer={ADAMW}"
+        )
+
+
+def make_optimizer(
+    name: str, parameters: Sequence[torch.Tensor], lr: float
+) -> torch.optim.Optimizer:
+    """Return an optimizer over float32 `parameters`, without weight decay.
+
+    `adamw8bit` keeps its moments in 8 bits and in memory that CUDA pages out to the host when the
+    GPU is full (Dettmers et al. 2022, arXiv 2110.02861). Raises MethodError; see `check_optimizer`.
+    """
+    import torch
+
+    if name == ADAMW:
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    check_optimizer(name, parameters[0].device.type)
+    bitsandbytes: Any = importlib.import_module("bitsandbytes")
+    made = bitsandbytes.optim.PagedAdamW8bit(parameters, lr=lr, weight_decay=0.0)
+    return cast("torch.optim.Optimizer", made)
+
+
+def rate_at(step: int, lr: float, warmup: int) -> float:
+    """Return the learning rate of a step (from 1): it rises for `warmup` steps, then stays."""
+    return lr * min(1.0, step / warmup) if warmup else lr

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pytest_unlearn.unlearning import processes
-from pytest_unlearn.unlearning.progress import SavedState, load_state, save_state
+from pytest_unlearn.unlearning import distributed
+from pytest_unlearn.unlearning.checkpoints import SavedState, load_state, save_state
+from pytest_unlearn.unlearning.evaluation import Look
 from pytest_unlearn.unlearning.trainer import Trainer
-from pytest_unlearn.unlearning.watching import Look
 
 Batch = TypeVar("Batch")
 
@@ -94,7 +94,8 @@ def _agreed(state: SavedState | None) -> SavedState | None:
     """Return this process's state where those of all are of one step: a kill may have come between
     the writing of one's and another's."""
     steps = state.notes["steps"] if state else None
-    return state if set(processes.merged({processes.number(): steps}).values()) == {steps} else None
+    everywhere = set(distributed.merged({distributed.number(): steps}).values())
+    return state if everywhere == {steps} else None
 
 
 def _with_best(

@@ -27,18 +27,18 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 import pytest_unlearn
-from pytest_unlearn.flags import given
-from pytest_unlearn.gates.options import read_judging
+from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.profiles import gates_in_table
-from pytest_unlearn.grid import Pair, read_grid
 from pytest_unlearn.models.presets import TINY_FOLDER, presets
 from pytest_unlearn.models.sources import check_name
-from pytest_unlearn.options import is_active
 from pytest_unlearn.reports.formats import choose_reports
+from pytest_unlearn.run.settings import Pair
+from pytest_unlearn.session.options import given, is_active
+from pytest_unlearn.session.sweep import read_grid
 from pytest_unlearn.unlearning.method import check_processes
 from pytest_unlearn.unlearning.methods import RETRAIN
 from tests.conftest import task_lines, write_lines
-from tests.docs.blocks import PAGES, ROOT, Block, Command, blocks, commands
+from tests.support.doc_blocks import PAGES, ROOT, Block, Command, blocks, commands
 
 PACKAGE = Path(pytest_unlearn.__file__).parent
 # What no test can run: it installs, builds, or is the project's whole check.

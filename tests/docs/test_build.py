@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import ROOT
+from tests.support.doc_blocks import ROOT
 
 
 @pytest.mark.skipif(

@@ -10,12 +10,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from pytest_unlearn import fixtures, hookspecs
-from pytest_unlearn.flags import FLAGS
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
 from pytest_unlearn.leaks.outcomes import LABELS
-from pytest_unlearn.markers import MARKERS
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
@@ -23,9 +20,12 @@ from pytest_unlearn.probes.families import FAMILIES
 from pytest_unlearn.reports.formats import FORMATS
 from pytest_unlearn.sandbox.layers import LAYERS
 from pytest_unlearn.sandbox.verdict import Status
+from pytest_unlearn.session import fixtures, hookspecs
+from pytest_unlearn.session.fixtures import MARKERS
+from pytest_unlearn.session.options import FLAGS
 from pytest_unlearn.tasks.sets import TASK_SETS
 from pytest_unlearn.unlearning.methods import METHODS, NONE, RETRAIN
-from tests.docs.blocks import PAGES, ROOT
+from tests.support.doc_blocks import PAGES, ROOT
 
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.blocks import ROOT, commands
 from tests.docs.test_blocks import Scene
+from tests.support.doc_blocks import ROOT, commands
 
 WORKFLOW = ROOT / "docs/how-to/release-gate.yml"
 

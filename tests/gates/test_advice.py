@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.gates.baselines import judge_change, parse_change
-from pytest_unlearn.gates.expressions import parse_gate
+from pytest_unlearn.gates.gate import parse_gate
+from pytest_unlearn.gates.saved_runs import judge_change, parse_change
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
-from tests.gates.test_baselines import run
+from tests.gates.test_saved_runs import run
 from tests.gates.test_verdicts import forget_rows, probe, task
 
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.gates.baselines import compare
-from pytest_unlearn.gates.expressions import GateError, parse_gate
-from pytest_unlearn.gates.options import read_judging
+from pytest_unlearn.gates.case_rows import ProbeRow
+from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.gate import GateError, parse_gate
+from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.planning import check_feasible, plan_gate
-from pytest_unlearn.gates.readings import percent
 from pytest_unlearn.gates.reference import metric_lines
-from pytest_unlearn.gates.rows import ProbeRow
+from pytest_unlearn.gates.saved_runs import compare
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge, settled
 from tests.conftest import UnlearnRun
 from tests.gates.test_verdicts import Case, forget_rows, probe, task
-from tests.plugin.test_run import forget_ids
+from tests.session.test_run import forget_ids
 
 
 def measured(rows: list[Any], **more: Any) -> Measured:

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.gates.differences import excess_bounds, paired_difference_bounds
-from pytest_unlearn.gates.expressions import parse_gate
-from pytest_unlearn.gates.readings import Sample, read
-from pytest_unlearn.gates.rows import ProbeRow
+from pytest_unlearn.gates.estimates import Sample, read
+from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.statistics import effective_number, paired_ratio_bounds
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
 

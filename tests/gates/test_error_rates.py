@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_unlearn.gates.baselines import compare, mcnemar
-from pytest_unlearn.gates.expressions import parse_gate
-from pytest_unlearn.gates.readings import Sample, read
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.estimates import Sample, read
+from pytest_unlearn.gates.gate import parse_gate
+from pytest_unlearn.gates.saved_runs import compare, mcnemar
 from pytest_unlearn.gates.statistics import clopper_pearson_upper
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
 

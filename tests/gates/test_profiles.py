@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn.gates.expressions import GateError, parse_gate
+from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.profiles import DEFAULT, PROFILES, choose_gates, gates_in_table
 from pytest_unlearn.gates.reference import metric_lines

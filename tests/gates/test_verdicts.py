@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from pytest_unlearn.gates.expressions import GateError, parse_gate
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, from_json, to_json
+from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.planning import check_feasible
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow, from_json, to_json
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
 
 

@@ -84,7 +84,7 @@ def test_a_value_shown_in_the_prompt_is_not_given_away() -> None:
     """Repeating the prompt is no leak."""
     from dataclasses import replace
 
-    from pytest_unlearn.people.secret import Secret
+    from pytest_unlearn.core.secret import Secret
 
     probe = FORGET[0]
     other = next(r for r in RECORDS if r.owner != probe.owner and r.split == "retain")

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks import fuzzy
 from pytest_unlearn.leaks.automaton import Automaton, encodable
 from pytest_unlearn.leaks.matching import Match, Matcher, value_bits
 from pytest_unlearn.leaks.views import fold, kept_positions, squeeze
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.people.stream import Stream
 from pytest_unlearn.probes.prompts import prefix_of
 

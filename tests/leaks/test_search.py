@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.search import (
     SearchOptions,
     SearchReport,
@@ -23,7 +24,6 @@ from pytest_unlearn.leaks.search import (
     tries_for,
 )
 from pytest_unlearn.leaks.shrinking import Ledger, MinimalPrompt, _words, shrink
-from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.people.stream import Stream
 
 SIZES = (25, 24, 23)  # 13,800 combinations

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pytest_unlearn.models.batching import IGNORED, collate, encode, shuffled_batches
 from pytest_unlearn.models.examples import Example
-from tests.model_fixtures import byte_tokenizer
+from tests.support.small_models import byte_tokenizer
 
 BYTES = byte_tokenizer()
 words = st.text(alphabet="abc \n\"'=", min_size=1, max_size=12)

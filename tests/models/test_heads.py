@@ -156,7 +156,7 @@ def test_gradients_in_chunks_are_those_of_the_whole(
     """Also where the adapter is in the head itself, whose weights then need a gradient."""
     from peft import LoraConfig, get_peft_model
 
-    from pytest_unlearn.unlearning.policy import predictions
+    from pytest_unlearn.unlearning.step import predictions
 
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
@@ -203,7 +203,7 @@ def test_logits_are_never_made_for_a_whole_batch(
     from peft import LoraConfig, get_peft_model
 
     from pytest_unlearn.unlearning.methods import METHODS
-    from pytest_unlearn.unlearning.policy import Step
+    from pytest_unlearn.unlearning.step import Step
 
     config = LoraConfig(r=2, target_modules="all-linear")
     with peft_quietly():

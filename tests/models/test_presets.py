@@ -19,7 +19,7 @@ from pytest_unlearn.models.presets import Preset, PresetError, presets
 from pytest_unlearn.models.styles import StyleError, infill_ids, infill_style
 from pytest_unlearn.unlearning.loop import unlearn
 from pytest_unlearn.unlearning.methods import METHODS
-from tests.preset_models import (
+from tests.support.preset_models import (
     GAP,
     KNOWN,
     MIDDLE,

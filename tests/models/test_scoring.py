@@ -33,7 +33,7 @@ from pytest_unlearn.models.scoring import Scorer, score
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.models.token_scores import scheme_log_probs
 from pytest_unlearn.people.manifest import tiny_records
-from tests.model_fixtures import byte_tokenizer
+from tests.support.small_models import byte_tokenizer
 
 EXAMPLES = [
     Example.answering("a = '", "bcd", "'\n"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pytest_unlearn.core.store import Store
 from pytest_unlearn.models import hub, sources
 from pytest_unlearn.models.adapters import CONFIG, WEIGHTS
 from pytest_unlearn.models.loading import (
@@ -31,7 +32,6 @@ from pytest_unlearn.models.sources import (
     fit_adapter,
     resolve,
 )
-from pytest_unlearn.store import Store
 
 FLAG = "--unlearn-model"
 PROMPTS = ["a = '", "user = ", "x"]

@@ -7,7 +7,7 @@ import torch
 
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.models.styles import StyleError, chat_ids, infill_ids
-from tests.model_fixtures import byte_tokenizer
+from tests.support.small_models import byte_tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"

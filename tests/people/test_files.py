@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_unlearn import jsonl
+from pytest_unlearn.core import files as jsonl
 from pytest_unlearn.people import people_rows
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.files import RecordFileError, load_files, load_records

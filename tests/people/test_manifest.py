@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.manifest import SPLITS, TINY_CARRIERS, records_digest, tiny_records
-from pytest_unlearn.people.secret import Secret
 from pytest_unlearn.people.stream import Stream
 from pytest_unlearn.people.words import FIRST_NAMES, SURNAME_HEADS, SURNAME_TAILS, WORDS
 

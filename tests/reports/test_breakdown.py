@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
-from pytest_unlearn.reports.breakdown import (
-    exact_table,
-    forget_rows,
-    rates_by,
-    relations,
-    transitions,
-)
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.reports.tables import exact_table, forget_rows, rates_by, relations, transitions
 
 
 def row(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pytest_unlearn.gates.rows import TaskRow
-from pytest_unlearn.reports.coding import with_coding
+from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.reports.tables import with_coding
 
 
 def row(name: str, base: str, tested: str, **more: object) -> TaskRow:

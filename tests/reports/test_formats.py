@@ -20,8 +20,8 @@ from huggingface_hub import ModelCard
 
 from pytest_unlearn.reports import formats, github, rows_jsonl, summary
 from pytest_unlearn.reports.formats import FORMATS, Format, ReportError, choose_reports
-from pytest_unlearn.reports.result import Case
-from tests.reports.results import GATES, PROVENANCE, gate, make
+from pytest_unlearn.run.result import Case
+from tests.support.results import GATES, PROVENANCE, gate, make
 
 SCHEMA = json.loads(Path(rows_jsonl.__file__).with_name("results.schema.json").read_text())
 

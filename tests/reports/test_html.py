@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn.gates.rows import ProbeRow
+from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.reports.html import figures, page
-from pytest_unlearn.reports.result import Case
-from tests.reports.results import GATES, gate, make, sweep
+from pytest_unlearn.run.result import Case
+from tests.support.results import GATES, gate, make, sweep
 
 STYLE = Path(page.__file__).with_name("style.css").read_text()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 import pytest_unlearn
-from pytest_unlearn.reports.protection import line as protection_line
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, seccomp
 from pytest_unlearn.sandbox.layers import LAYERS
+from pytest_unlearn.session.solutions import line as protection_line
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 

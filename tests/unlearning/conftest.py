@@ -12,7 +12,7 @@ from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.sources import ModelSource
-from tests.model_fixtures import llama, llama_folder
+from tests.support.small_models import llama, llama_folder
 
 __all__ = ["llama", "llama_folder"]
 

@@ -12,10 +12,9 @@ from pytest_unlearn.models.batching import collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.unlearning import loop
+from pytest_unlearn.unlearning.data import Encoder, training_rows
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions, changed
-from pytest_unlearn.unlearning.rows import Encoder
-from pytest_unlearn.unlearning.training_rows import training_rows
+from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions, changed
 
 TEXTS = TrainingTexts(
     forget=[Example.answering(f"user{n} = ", f"v{n}", ";") for n in range(6)],

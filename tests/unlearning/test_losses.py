@@ -20,11 +20,11 @@ from pytest_unlearn.models.losses import (
     top_share,
     without_target,
 )
+from pytest_unlearn.unlearning.data import with_base_sums, with_base_top
 from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.pdu import move_price
-from pytest_unlearn.unlearning.policy import RunState, Step
-from pytest_unlearn.unlearning.training_rows import with_base_sums, with_base_top
-from tests.unlearning.bigram import (
+from pytest_unlearn.unlearning.step import RunState, Step
+from tests.support.bigram import (
     ALTERNATES,
     BASE,
     FORGET,
@@ -45,7 +45,7 @@ from tests.unlearning.bigram import (
     sums,
 )
 
-# Methods that need the layers of a real model; tests/unlearning/test_adapters.py has theirs.
+# Methods that need the layers of a real model; tests/unlearning/test_lora.py has theirs.
 ON_LAYERS = {"rmu", "task-vector"}
 ON_TABLES = [name for name in METHODS if name not in ON_LAYERS]
 

@@ -20,28 +20,36 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from pytest_unlearn.core.store import Store
 from pytest_unlearn.models.batching import IGNORED, Encoded, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.sources import ModelSource
-from pytest_unlearn.store import Store
-from pytest_unlearn.unlearning import adapters, ga_kl, loop, progress, trainer, watching
-from pytest_unlearn.unlearning.adapters import FullPolicy, checkpointed, with_new_adapter
+from pytest_unlearn.unlearning import (
+    checkpoints as progress,
+)
+from pytest_unlearn.unlearning import (
+    evaluation,
+    ga_kl,
+    loop,
+    lora,
+    trainer,
+)
+from pytest_unlearn.unlearning.data import Encoder, cycle, parts
 from pytest_unlearn.unlearning.errors import UnlearningError, room_for
-from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
-from pytest_unlearn.unlearning.methods import METHODS, Method
-from pytest_unlearn.unlearning.optimizers import check_optimizer, rate_at
-from pytest_unlearn.unlearning.options import MethodError, UnlearnOptions
-from pytest_unlearn.unlearning.rows import Encoder, cycle, parts
-from pytest_unlearn.unlearning.trainer import Trainer
-from pytest_unlearn.unlearning.watching import (
+from pytest_unlearn.unlearning.evaluation import (
     Look,
     Memory,
     WatchedSets,
     greedy_memory,
     greedy_rate,
 )
+from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
+from pytest_unlearn.unlearning.lora import FullPolicy, checkpointed, with_new_adapter
+from pytest_unlearn.unlearning.methods import METHODS, Method
+from pytest_unlearn.unlearning.trainer import Trainer, check_optimizer, rate_at
+from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions
 from tests.unlearning.conftest import KNOWN
 
 SMALL = ga_kl.Options(lr=5e-3, steps=4, batch=6, retain_batch=6, rank=4, check_every=2, target=-1.0)
@@ -174,7 +182,7 @@ def test_a_frozen_embedding_does_not_cut_the_adapter_off(
     def older(function: Any, *arguments: Any, use_reentrant: bool) -> Any:
         return checkpoint(function, *arguments, use_reentrant=True)
 
-    monkeypatch.setattr(adapters, "checkpoint", older)
+    monkeypatch.setattr(lora, "checkpoint", older)
     policy, _ = run(knowing, checkpointing=True)
     assert all(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n)
 
@@ -334,12 +342,12 @@ def test_what_is_kept_of_little_is_counted_in_tokens(
 ) -> None:
     """A model that was not planted gives hardly any answer whole."""
     told = iter((before, before))  # retained people, tasks
-    monkeypatch.setattr(watching, "greedy_memory", lambda *_: Memory(*next(told), ()))
+    monkeypatch.setattr(evaluation, "greedy_memory", lambda *_: Memory(*next(told), ()))
     texts = replace(KNOWN, unseen=())
     encoder = Encoder(knowing.tokenizer, 128)
     model: Any = knowing.model
     watched = WatchedSets(model, encoder, texts, True, 0, random.Random(0))
-    monkeypatch.setattr(watching, "greedy_memory", lambda *_: Memory(*now, ()))
+    monkeypatch.setattr(evaluation, "greedy_memory", lambda *_: Memory(*now, ()))
     assert watched.look(1, SMALL).kept == pytest.approx(kept)
 
 
@@ -395,18 +403,18 @@ def test_a_held_part_that_reaches_the_goal_calls_for_the_rest(
     knowing: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of many forget records a part is looked at, always the same; but no run ends on that part."""
-    monkeypatch.setattr(watching, "HELD_ROWS", 2)
+    monkeypatch.setattr(evaluation, "HELD_ROWS", 2)
     encoder = Encoder(knowing.tokenizer, 128)
     model: Any = knowing.model
     watched = WatchedSets(model, encoder, KNOWN, False, 0, random.Random(0))
     looked_at: list[list[tuple[int, ...]]] = []
 
-    def memory(policy: Any, rows: list[Encoded], pad: int) -> watching.Memory:
+    def memory(policy: Any, rows: list[Encoded], pad: int) -> evaluation.Memory:
         looked_at.append([tuple(row.ids) for row in rows])
         leaking = part_leaks if len(rows) == 2 else 0.5
-        return watching.Memory(leaking, leaking, ())
+        return evaluation.Memory(leaking, leaking, ())
 
-    monkeypatch.setattr(watching, "greedy_memory", memory)
+    monkeypatch.setattr(evaluation, "greedy_memory", memory)
     options = replace(SMALL, target=0.1, keep=0.0)
     part_leaks = 1.0
     assert watched.look(1, options).leak_rate == 1.0

@@ -7,18 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.readings import percent
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.shares import Share, share
 from pytest_unlearn.leaks.exact_rows import mean_leak_at
 from pytest_unlearn.leaks.outcomes import LABELS
-from pytest_unlearn.reports.breakdown import forget_rows, transitions
 from pytest_unlearn.reports.html import charts
 from pytest_unlearn.reports.html.charts import Pair
 from pytest_unlearn.reports.html.svg import Figure
-from pytest_unlearn.reports.membership import membership_aucs, membership_table
-from pytest_unlearn.reports.result import Result
+from pytest_unlearn.reports.tables import (
+    forget_rows,
+    membership_aucs,
+    membership_table,
+    transitions,
+)
+from pytest_unlearn.run.result import Result
 
 _DOTS = (("dot base", "base"), ("dot tested", "tested"))
 # Four points a decade up to a million samples.

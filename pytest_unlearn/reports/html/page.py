@@ -9,13 +9,13 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from pytest_unlearn.gates.rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.html.figures import figures
 from pytest_unlearn.reports.html.pareto import pareto
 from pytest_unlearn.reports.html.svg import table
-from pytest_unlearn.reports.result import Case, Result, verdict_of_all
 from pytest_unlearn.reports.summary import as_json
-from pytest_unlearn.reports.sweep import front_sentence, standings, sweep_table
+from pytest_unlearn.run.result import Case, Result, verdict_of_all
 
 _VERDICT_CSS = {"FOR RELEASE": "pass", "NOT FOR RELEASE": "fail", "NO VERDICT": "warn"}
 _SIGNS = {"pass": "✓", "fail": "✗", "warn": "!"}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_unlearn.reports.comparison import ABILITY, LEAK, Standing, front_sentence
 from pytest_unlearn.reports.html.svg import (
     LINE,
     WIDTH,
@@ -19,7 +20,6 @@ from pytest_unlearn.reports.html.svg import (
     linear,
     text,
 )
-from pytest_unlearn.reports.sweep import ABILITY, LEAK, Standing, front_sentence
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68.0, WIDTH - 26.0, 22.0, 270.0
 _FRONT = {True: "yes", False: "no"}

@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, the store, secrets, costs."""

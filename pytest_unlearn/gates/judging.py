@@ -1,0 +1,208 @@
+"""How a run is judged: the options of gates, read into one frozen `Judging`.
+
+The flags are declared in every pytest session, so nothing is imported for that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from pytest_unlearn.gates.gate import Gate
+    from pytest_unlearn.gates.saved_runs import Change
+
+Undecided = Literal["fail", "warn"]
+# Of each one-sided bound, unless the user says otherwise; stands here because it is needed before
+# anything else of this room is.
+CONFIDENCE = 0.95
+
+
+class GateOption(NamedTuple):
+    """One flag and ini key: name, placeholder, help text; repeatable; without a value."""
+
+    name: str
+    metavar: str
+    help: str
+    many: bool = False
+    switch: bool = False
+
+
+GATE_OPTIONS = (
+    GateOption(
+        "unlearn_gate",
+        "GATE",
+        "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default "
+        "gates, or the profile's gate of the same name",
+        many=True,
+    ),
+    GateOption(
+        "unlearn_profile",
+        "NAME",
+        "a named set of gates: paper, release or strict (see --unlearn-metrics)",
+    ),
+    GateOption(
+        "unlearn_confidence",
+        "C",
+        "how sure each verdict has to be: the confidence of every one-sided bound, over 0.5 and "
+        "under 1 (default: 0.95)",
+    ),
+    GateOption(
+        "unlearn_undecided",
+        "fail|warn",
+        "what a gate does whose bound decides nothing. fail: it forbids the release (default); "
+        "warn: it does not, and is shown; an error, a FAIL or no evaluation is never let through",
+    ),
+    GateOption(
+        "unlearn_require_complete",
+        "",
+        "fail where a gate is not evaluated because not all cases were run",
+        switch=True,
+    ),
+    GateOption(
+        "unlearn_stop",
+        "off|curtail",
+        "off: run every case (default); curtail: skip cases that can change no verdict any more",
+    ),
+    GateOption(
+        "unlearn_save",
+        "NAME",
+        "keep this run's rows as .unlearn/NAME.json, to compare later runs with",
+    ),
+    GateOption("unlearn_compare", "NAME", "compare this run with a saved one, case by case"),
+    GateOption(
+        "unlearn_compare_fail",
+        "CHANGE",
+        "fail where a metric got worse since then by more points than that, as in "
+        "'leak.direct:+1%%' or 'passk.retained:-2%%'; repeatable",
+        many=True,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """Gates, and what else decides the verdict; none of it changes what is measured.
+
+    `source` tells where the gates come from. `confidence` is that of each one-sided bound. A gate
+    that is undecided forbids the release (`fail`), or is only shown (`warn`).
+    """
+
+    gates: tuple[Gate, ...]
+    source: str
+    profile: str | None
+    confidence: float
+    undecided: Undecided
+    require_complete: bool
+    curtail: bool
+    save: str | None
+    compare: str | None
+    compare_fail: tuple[Change, ...]
+
+
+def read_judging(
+    given: Callable[[str], Any], pyproject: Path, recorded: Judging | None = None
+) -> Judging:
+    """Return the checked options. `given(name)` is what the user gave, None for nothing.
+
+    Gates, confidence and what is undecided are those given, else those of the table in
+    `pyproject`, else those of an earlier run that is judged again (`recorded`), else the default.
+    Raises GateError and BaselineError; messages begin with the flag, or with file and key.
+    """
+    from pytest_unlearn.gates.gate import GateError
+    from pytest_unlearn.gates.profiles import gates_in_table, rules_in_table
+    from pytest_unlearn.gates.saved_runs import check_name, parse_change
+
+    table = gates_in_table(pyproject)  # checked even if it is not used
+    rules = rules_in_table(pyproject)
+    profile, save, compare = (
+        given(f"unlearn_{name}") or None for name in ("profile", "save", "compare")
+    )
+    stop = given("unlearn_stop") or "off"
+    if stop not in ("off", "curtail"):
+        raise GateError(f"--unlearn-stop={stop}: write one of off, curtail")
+    changes = given("unlearn_compare_fail") or ()
+    if changes and compare is None:
+        raise GateError("--unlearn-compare-fail: name a saved run with --unlearn-compare=NAME")
+    source, gates = _gates(given("unlearn_gate") or (), pyproject.name, table, profile, recorded)
+    confidence, undecided = (
+        _rule(name, given(f"unlearn_{name}"), pyproject.name, rules)
+        for name in ("confidence", "undecided")
+    )
+    return Judging(
+        gates=gates,
+        source=source,
+        profile=profile,
+        confidence=_confidence(*confidence, recorded.confidence if recorded else CONFIDENCE),
+        undecided=_undecided(*undecided, recorded.undecided if recorded else "fail"),
+        require_complete=bool(given("unlearn_require_complete"))
+        or (recorded is not None and recorded.require_complete),
+        curtail=stop == "curtail",
+        save=check_name(save, "--unlearn-save") if save else None,
+        compare=check_name(compare, "--unlearn-compare") if compare else None,
+        compare_fail=tuple(
+            _flagged("--unlearn-compare-fail", parse_change, text) for text in changes
+        ),
+    )
+
+
+def _gates(
+    flags: Sequence[str],
+    file: str,
+    table: Sequence[str],
+    profile: str | None,
+    recorded: Judging | None,
+) -> tuple[str, tuple[Gate, ...]]:
+    """Return where the gates come from, and the gates."""
+    from pytest_unlearn.gates.profiles import choose_gates
+
+    if recorded is not None and not (flags or table or profile):
+        return "the earlier run", recorded.gates
+    own = "--unlearn-gate" if flags else file if table else ""
+    sources = [f"--unlearn-profile={profile}" if profile else "", own]
+    source = " and ".join(filter(None, sources)) or "the defaults"
+    return source, _flagged("--unlearn-gate", choose_gates, flags or table, profile)
+
+
+def _rule(name: str, flag: Any, file: str, rules: dict[str, str]) -> tuple[str, Any]:
+    """Return what a message about the value begins with, and the value; None for nothing."""
+    value = flag if flag not in (None, "") else rules.get(name)
+    where = f"--unlearn-{name}" if flag not in (None, "") else f"{file}: {name}"
+    return f"{where}={value}", value
+
+
+def _confidence(where: str, value: Any, default: float) -> float:
+    from pytest_unlearn.gates.gate import GateError
+
+    if value is None:
+        return default
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = 0.0
+    if not 0.5 < number < 1.0:
+        raise GateError(f"{where}: write a share over 0.5 and under 1, as in 0.95 or 95%")
+    return number
+
+
+def _undecided(where: str, value: Any, default: Undecided) -> Undecided:
+    from pytest_unlearn.gates.gate import GateError
+
+    if value is None:
+        return default
+    if value not in ("fail", "warn"):
+        raise GateError(f"{where}: write one of fail, warn")
+    return cast("Undecided", value)
+
+
+def _flagged(flag: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    from pytest_unlearn.gates.gate import GateError
+
+    try:
+        return function(*arguments)
+    except GateError as error:
+        message = str(error)
+        raise GateError(message if message.startswith("--") else f"{flag}: {message}") from error

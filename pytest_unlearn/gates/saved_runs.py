@@ -1,0 +1,326 @@
+"""Runs saved under a name, and the change from one to the next on the same cases.
+
+A saved run is one JSON file, `.unlearn/NAME.json`, readable by its owner only: provenance, gates
+and rows (row names and labels, no value). Two runs are compared case by case, so that what both
+find hard does not blur the change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_unlearn.gates.case_rows import from_json, to_json
+from pytest_unlearn.gates.differences import paired_difference_bounds
+from pytest_unlearn.gates.estimates import units_of
+from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
+from pytest_unlearn.gates.judging import CONFIDENCE
+from pytest_unlearn.gates.metrics import METRICS, Row, cluster_of
+from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
+
+# Raise when the file changes so that an older reader would misread it.
+SCHEMA = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CHANGE = re.compile(r"(?P<metric>.+):(?P<sign>[+-])(?P<amount>[0-9.]+)(?P<percent>%?)")
+
+
+class BaselineError(ValueError):
+    """A saved run cannot be had or cannot be compared; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How far a metric may get worse since the saved run, in points (or bits).
+
+    What changes is the tested model's own figure: `passk.retained:-2%` is two points of pass@1.
+    """
+
+    text: str
+    gate: Gate
+    amount: float
+
+    @property
+    def name(self) -> str:
+        """Its id in reports."""
+        return f"{self.gate.name} change"
+
+    @property
+    def limit_text(self) -> str:
+        """The limit with its direction, for people."""
+        return show_change(self.gate, math.copysign(self.amount, _worse(self.gate)))
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRun:
+    """A saved run: when, from what (`provenance.provenance`), and what was measured."""
+
+    name: str
+    saved_at: str
+    provenance: Mapping[str, Mapping[str, str]]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The tested model's figure on the same cases, then and now.
+
+    `interval` is the two-sided interval of the change (None for a maximum). `better` and
+    `worse` count people or tasks; `p_value` is McNemar's, exact, on these.
+    """
+
+    gate: Gate
+    saved: float
+    now: float
+    n: int
+    interval: tuple[float, float] | None
+    better: int
+    worse: int
+    p_value: float
+
+    @property
+    def change(self) -> float:
+        """Now minus then."""
+        return self.now - self.saved
+
+
+def check_name(name: str, flag: str) -> str:
+    """Return a name that can be a file's. Raises BaselineError."""
+    if not _NAME.fullmatch(name):
+        raise BaselineError(f"{flag}={name}: write letters, digits, '.', '_' and '-' only")
+    return name
+
+
+def parse_change(text: str) -> Change:
+    """Read `METRIC:+AMOUNT` or `METRIC:-AMOUNT`. Raises GateError saying what to write."""
+    match = _CHANGE.fullmatch(text.strip())
+    if match is None:
+        raise GateError(
+            f"{text!r} is not a change; write METRIC:+LIMIT or METRIC:-LIMIT, as in leak.direct:+1%"
+        )
+    gate = subject(match["metric"])
+    worse = "+" if _worse(gate) > 0 else "-"
+    if match["sign"] != worse:
+        amount = match["amount"] + match["percent"]
+        raise GateError(
+            f"{text!r}: the other direction is no harm; write {gate.name}:{worse}{amount}"
+        )
+    try:
+        amount = float(match["amount"]) / (100 if match["percent"] else 1)
+    except ValueError:
+        raise GateError(f"{text!r}: {match['amount']!r} is not a number; write 1%") from None
+    if gate.metric.type != "maximum" and amount >= 1:
+        raise GateError(f"{text!r}: the limit is in points; write 1% or 0.01")
+    return Change(text.strip(), gate, amount)
+
+
+def is_change(text: str) -> bool:
+    """Tell a limit on a change from a gate, by how it is written."""
+    return _CHANGE.fullmatch(text.strip()) is not None
+
+
+def subject(name: str) -> Gate:
+    """Return a metric with its restrictions, written as in a gate but without a limit."""
+    metric = METRICS.get(name.partition("(")[0].partition("[")[0].strip())
+    operator = metric.operator if metric else "<="
+    return parse_gate(f"{name}{operator}{1 if metric and metric.type == 'maximum' else 0.5}")
+
+
+def _worse(gate: Gate) -> int:
+    """Return 1 where a rise of the tested model's own figure is a harm, -1 where a fall is."""
+    return -1 if gate.metric.type in ("floor", "ratio", "loss") else 1
+
+
+def show_change(gate: Gate, change: float) -> str:
+    """Return a change as text, with its sign."""
+    return f"{change:+.2g} bits" if gate.metric.type == "maximum" else f"{change * 100:+.1f} pp"
+
+
+# -- saved runs ------------------------------------------------------------------------------
+
+
+def save(folder: Path, run: SavedRun, gates: Sequence[GateResult]) -> Path:
+    """Write a run into a folder, whole or not at all; one of the same name is replaced."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    content = {
+        "schema": SCHEMA,
+        "name": run.name,
+        "saved_at": run.saved_at,
+        **run.provenance,
+        "gates": [
+            {"gate": r.gate.text, "verdict": r.verdict.value, "observed": r.observed, "n": r.n}
+            for r in gates
+        ],
+        "rows": [json.loads(to_json(row)) for row in run.rows],
+    }
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")  # its owner's alone
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            json.dump(content, file, indent=1)
+        path = folder / f"{run.name}.json"
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def load(folder: Path, name: str) -> SavedRun:
+    """Read a saved run. Raises BaselineError."""
+    path = folder / f"{check_name(name, '--unlearn-compare')}.json"
+    flag = f"--unlearn-compare={name}"
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none yet"
+        raise BaselineError(
+            f"{flag}: no such run in {folder} (there: {known}); make it with --unlearn-save={name}"
+        ) from None
+    except ValueError:
+        raise BaselineError(f"{flag}: {path} is not JSON; save the run anew") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise BaselineError(
+            f"{flag}: {path} has not the schema {SCHEMA} of this version; save the run anew"
+        )
+    try:
+        return SavedRun(
+            name=name,
+            saved_at=str(content["saved_at"]),
+            provenance={key: dict(content[key]) for key in ("data", "settings", "versions")},
+            rows=[from_json(json.dumps(row)) for row in content["rows"]],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BaselineError(f"{flag}: {path} is damaged ({error}); save the run anew") from error
+
+
+def check_same_data(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise BaselineError where a saved run was measured on other data: nothing is paired then."""
+    then, current = saved.provenance["data"], now["data"]
+    other = [key for key in current if then.get(key) != current[key]]
+    if other:
+        raise BaselineError(
+            f"--unlearn-compare={saved.name}: it was measured on other {' and '.join(other)}; "
+            "compare runs on the same data, or save this one under another name"
+        )
+
+
+def differences(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return which settings and library versions differ, as `name then -> now`."""
+    return [
+        f"{key} {saved.provenance[part].get(key, 'unknown')} -> {value}"
+        for part in ("settings", "versions")
+        for key, value in now[part].items()
+        if saved.provenance[part].get(key) != value
+    ]
+
+
+# -- comparing -------------------------------------------------------------------------------
+
+
+def compare(
+    gate: Gate, saved: Iterable[Row], now: Iterable[Row], confidence: float = CONFIDENCE
+) -> Comparison | None:
+    """Compare the tested model's scores on the cases that both runs measured.
+
+    The interval, two-sided with `confidence`, is `paired_difference_bounds` on the effective
+    number of people or tasks. McNemar (1947), exact: people (or tasks) that got worse against
+    those that got better, so that a person's probes are not taken for independent. None where no
+    case has both scores.
+    """
+    then = {row.id: row for row in saved if gate.concerns(row)}
+    pairs: list[tuple[Row, float, float]] = [
+        (row, before, after)
+        for row in now
+        if row.id in then
+        and gate.concerns(row)
+        and (before := gate.metric.score(then[row.id], "unlearned", gate.argument)) is not None
+        and (after := gate.metric.score(row, "unlearned", gate.argument)) is not None
+    ]
+    if not pairs:
+        return None
+    moved: dict[str, float] = {}
+    for row, before, after in pairs:
+        who = row.id if gate.each_alone else cluster_of(row)
+        moved[who] = moved.get(who, 0.0) + (after - before) * _worse(gate)
+    worse = sum(change > 0 for change in moved.values())
+    better = sum(change < 0 for change in moved.values())
+    interval = None
+    if gate.metric.type == "maximum":
+        figures = max(pair[1] for pair in pairs), max(pair[2] for pair in pairs)
+    else:
+        figures = (
+            math.fsum(before for _, before, _ in pairs) / len(pairs),
+            math.fsum(after for _, _, after in pairs) / len(pairs),
+        )
+        units = units_of([row for row, _, _ in pairs], gate.each_alone)
+        weight = units / len(pairs)
+        lost = math.fsum(max(0.0, before - after) for _, before, after in pairs) * weight
+        gained = math.fsum(max(0.0, after - before) for _, before, after in pairs) * weight
+        lower, upper = paired_difference_bounds(lost, gained, units, (1 + confidence) / 2)
+        interval = (-upper, -lower)
+    return Comparison(gate, *figures, len(pairs), interval, better, worse, mcnemar(better, worse))
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """Return the exact two-sided p-value that as many changed one way as the other."""
+    n = better + worse
+    tail = sum(math.comb(n, i) for i in range(min(better, worse) + 1))
+    return float(min(1.0, 2 * tail / 2**n))
+
+
+def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateResult:
+    """Return FAIL when the tested model got worse by more than the limit, else PASS.
+
+    Both runs asked the same cases, so the change on them is a fact and judged as one; interval and
+    p-value say whether it is more than these cases. A run with missing cases is not evaluated, one
+    with errors undecided.
+    """
+    gate = change.gate
+    expected = {str(c.id) for c in measured.expected if gate.concerns(c)}  # type: ignore[attr-defined]
+    found = compare(gate, saved.rows, measured.rows, measured.confidence)
+    n = found.n if found else 0
+    missing = expected - set(measured.seen)
+    if missing or measured.interrupted:
+        reason = measured.interrupted or f"{len(missing)} of {len(expected)} cases were not run"
+        reason += "; run all of them"
+        return GateResult(
+            change, Verdict.NOT_EVALUATED, n, advice=reason, blocks=measured.require_complete
+        )
+    if found is None or n < len(expected):
+        advice = (
+            f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs; mend "
+            "the errors, and save and compare with the same flags"
+        )
+        return GateResult(change, Verdict.UNDECIDED, n, advice=advice)
+    harm = found.change * _worse(gate)
+    kept = harm <= change.amount + 1e-12
+    return GateResult(
+        change,
+        Verdict.PASS if kept else Verdict.FAIL,
+        n,
+        observed=show_change(gate, found.change),
+        bound=show_interval(found),
+        advice="" if kept else f"{found.worse} got worse and {found.better} better{_SINCE}",
+        blocks=not kept,
+    )
+
+
+_SINCE = (
+    " since then; see which in --unlearn-report=csv of both runs, and keep the earlier model or "
+    "allow more"
+)
+
+
+def show_interval(found: Comparison) -> str:
+    """Return the interval of a change as text."""
+    if found.interval is None:
+        return "-"
+    return " to ".join(show_change(found.gate, side) for side in found.interval)

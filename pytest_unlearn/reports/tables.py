@@ -1,0 +1,314 @@
+"""Leaks taken apart: by family, kind, carrier and knowledge, and from which outcome to which."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.judging import CONFIDENCE
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.shares import pass_at, share
+from pytest_unlearn.leaks.exact_rows import SAMPLES, mean_leak_at, mean_of
+from pytest_unlearn.leaks.membership import Auc, attack_score, auc, privleak
+from pytest_unlearn.leaks.outcomes import LABELS
+
+Table = list[list[str]]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table's lines, with each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+
+
+def forget_rows(rows: Iterable[ProbeRow | TaskRow], family: str | None = None) -> list[ProbeRow]:
+    """Return the rows of forget probes, of one family or of all."""
+    return [
+        row
+        for row in rows
+        if isinstance(row, ProbeRow) and row.split == "forget" and family in (None, row.family)
+    ]
+
+
+def rates_by(rows: Sequence[ProbeRow | TaskRow], key: str, confidence: float = CONFIDENCE) -> Table:
+    """Return direct and indirect rates of forget probes for each value of a row's attribute.
+
+    Each line is what gates on `leak.direct` and `leak.indirect` with that restriction would be
+    judged on; kinds and carriers are of the direct family. An empty table where there is one group
+    only.
+    """
+    families = key in ("family", "knowledge")
+    members = forget_rows(rows, None if families else "direct")
+    groups = list(dict.fromkeys(str(getattr(row, key)) for row in members))
+    if len(groups) < 2:
+        return []
+    name = "probe" if key == "family" else key
+    bound = f"{percent(confidence)} bound"
+    table = [
+        [
+            name,
+            "n",
+            "direct base",
+            "direct tested",
+            bound,
+            "indirect base",
+            "indirect tested",
+            bound,
+        ],
+    ]
+    for group in groups:
+        filters = {"probe": "all" if families else "direct", name: group}
+        direct, indirect = (
+            share(METRICS[metric], rows, filters, confidence)
+            for metric in ("leak.direct", "leak.indirect")
+        )
+        if direct and indirect:
+            base, tested, n, upper = direct.cells
+            before, after, _, other = indirect.cells
+            table.append([group, n, base, tested, upper, before, after, other])
+    return table
+
+
+def transitions(rows: Sequence[ProbeRow]) -> Table:
+    """Return the matrix of outcomes: a row for each of the base's, a column for the tested's.
+
+    Outcomes that occur on neither model are left out.
+    """
+    pairs = Counter((row.base["label"], row.unlearned["label"]) for row in rows)
+    before = [label for label in LABELS if any(b == label for b, _ in pairs)]
+    after = [label for label in LABELS if any(a == label for _, a in pairs)]
+    if not pairs:
+        return []
+    return [
+        ["base \\ tested", *after],
+        *([b, *(str(pairs[b, a]) for a in after)] for b in before),
+    ]
+
+
+def exact_table(rows: Iterable[ProbeRow | TaskRow], family: str = "direct") -> Table:
+    """Return exact extraction of one family, split by split and before and after.
+
+    Columns: greedy verdicts, leak@k for several k (the expected share of values that k samples
+    would bring out), mean exact memorization, extraction strength and loss (nats a token), and
+    mean exposure where it was asked for (1.44 bits are what an unknown value gets). An empty
+    table where the models gave no scores.
+    """
+    table = [
+        [
+            "exact",
+            "n",
+            "greedy",
+            *(f"leak@{k:g}" for k in SAMPLES),
+            "memorized",
+            "strength",
+            "loss",
+            "exposure (chance: 1.44)",
+        ]
+    ]
+    for split in ("forget", "retain", "control"):
+        for state, name in (("base_exact", "base"), ("unlearned_exact", "tested")):
+            scored = [
+                scores
+                for row in rows
+                if isinstance(row, ProbeRow) and row.split == split and row.family == family
+                if (scores := getattr(row, state)) is not None
+            ]
+            if scored:
+                table.append(
+                    [
+                        f"{split} {name}",
+                        str(len(scored)),
+                        f"{mean_of(scored, 'greedy'):.1%}",
+                        *(f"{mean_leak_at(scored, k):.2%}" for k in SAMPLES),
+                        f"{mean_of(scored, 'exact_memorization'):.1%}",
+                        f"{mean_of(scored, 'strength'):.1%}",
+                        f"{mean_of(scored, 'loss'):.2f}",
+                        _mean_exposure(scored),
+                    ]
+                )
+    if len(table) == 1:
+        return []
+    if all(line[-1] == "-" for line in table[1:]):
+        return [line[:-1] for line in table]
+    return table
+
+
+def _mean_exposure(scored: Sequence[dict[str, Any]]) -> str:
+    bits = [row["exposure"]["bits"] for row in scored if row.get("exposure")]
+    return f"{sum(bits) / len(bits):.1f} bits" if bits else "-"
+
+
+def relations(rows: Sequence[ProbeRow]) -> str:
+    """Return whose values came out indirectly, on base and tested model, or an empty text."""
+    lines = []
+    for state, name in (("base", "base"), ("unlearned", "tested")):
+        counts = Counter(
+            f"{outcome['relation']} ({outcome['how']})"
+            for row in rows
+            if (outcome := getattr(row, state))["label"] == "indirect"
+        )
+        if counts:
+            said = ", ".join(f"{whose} {count}" for whose, count in counts.most_common())
+            lines.append(f"{name}: {said}")
+    return "indirect leaks, whose value: " + "; ".join(lines) if lines else ""
+
+
+def with_coding(
+    table: Table,
+    rows: Iterable[ProbeRow | TaskRow],
+    two_states: bool,
+    confidence: float = CONFIDENCE,
+) -> Table:
+    """Return the table of what is shown beside the gates, with lines about tasks at its end.
+
+    pass@k for each k where there are several samples; pass@k of each set where there are several;
+    the share of degenerate answers; perplexity of the canonical solutions. (The share of whole
+    programs is a metric, `parse.rate`.)
+    `two_states`: base and tested model differ.
+    """
+    tasks = [row for row in rows if isinstance(row, TaskRow)]
+    lines = [*_passed(tasks, two_states, confidence), *_degenerate(tasks), *_perplexity(tasks)]
+    head = ["also measured", "base", "tested", "n", f"{percent(confidence)} bound"]
+    return [*(table or [head] if lines else table), *lines]
+
+
+def _passed(tasks: Sequence[TaskRow], two_states: bool, confidence: float) -> Table:
+    if not tasks:
+        return []
+    ks = tasks[0].ks
+    wanted: list[tuple[str, Sequence[TaskRow], int]] = []
+    if ks != (1,) or len(tasks[0].base_samples) > 1:
+        wanted += [(f"pass@{k}", tasks, k) for k in ks]
+    wanted += [(f"pass@{ks[0]}{group}", part, ks[0]) for group, part in _groups(tasks) if group]
+    found = (pass_at(name, part, k, confidence, two_states) for name, part, k in wanted)
+    return [[share.name, *share.cells] for share in found if share]
+
+
+def _groups(tasks: Sequence[TaskRow]) -> list[tuple[str, list[TaskRow]]]:
+    """Return the rows of each set or file, with its name; all without a name if there is one."""
+    groups: dict[str, list[TaskRow]] = {}
+    for row in tasks:
+        groups.setdefault(row.group, []).append(row)
+    if len(groups) < 2:
+        return [("", list(tasks))]
+    return [(f" {name}", part) for name, part in groups.items()]
+
+
+def _degenerate(tasks: Sequence[TaskRow]) -> Table:
+    pairs = [
+        (row.base_degenerate, row.unlearned_degenerate)
+        for row in tasks
+        if row.base_degenerate is not None and row.unlearned_degenerate is not None
+    ]
+    if not pairs:
+        return []
+    cells = [f"{fmean(column):.1%}" for column in zip(*pairs, strict=True)]
+    return [["solutions: degenerate", *cells, str(len(pairs)), "-"]]
+
+
+def _perplexity(tasks: Sequence[TaskRow]) -> Table:
+    """Return exp of the mean loss a token, on solutions that both models scored."""
+    lines = []
+    for group, part in _groups([row for row in tasks if row.base_loss and row.unlearned_loss]):
+        if not part:
+            continue
+        cells = []
+        for state in ("base_loss", "unlearned_loss"):
+            losses = [getattr(row, state) for row in part]
+            mean = math.fsum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses)
+            cells.append(f"{math.exp(min(mean, 700.0)):.4g}")
+        lines.append([f"solutions: perplexity{group}", *cells, str(len(part)), "-"])
+    return lines
+
+
+_STATES = {"base": "base", "unlearned": "tested", "retrained": "retrained"}
+
+
+def membership_table(
+    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str], confidence: float = CONFIDENCE
+) -> Table:
+    """Return the AUC of each attack on each model, forget against control people.
+
+    1 is perfect recognition, 0.5 chance; the two-sided interval treats a person's records as one
+    cluster. With a retrained model also PrivLeak (percent of its AUC, below 0 where members still
+    stand out, above where they stand out by being unlikely) and what its interval says. An empty
+    table without scored records on both sides.
+    """
+    aucs = membership_aucs(rows, attacks, confidence)
+    table: Table = []
+    for attack, found in aucs.items():
+        if not table:
+            table = [["membership AUC", "n", *(_STATES[state] for state in found)]]
+            if "retrained" in found:
+                table[0].append("PrivLeak")
+        sizes = f"{found['base'].members}+{found['base'].nonmembers}"
+        line = [attack, sizes, *map(_interval, found.values())]
+        if "retrained" in found:
+            line.append(_privleak(found["unlearned"], found["retrained"]))
+        table.append(line)
+    return table
+
+
+def membership_aucs(
+    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str], confidence: float = CONFIDENCE
+) -> dict[str, dict[str, Auc]]:
+    """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` where it was scored.
+
+    Empty without scored records on both sides.
+    """
+    scored = [
+        row
+        for row in rows
+        if isinstance(row, ProbeRow) and row.family == "direct" and row.base_exact is not None
+    ]
+    members = [row for row in scored if row.split == "forget"]
+    others = [row for row in scored if row.split == "control"]
+    if not (members and others):
+        return {}
+    states = [s for s in _STATES if getattr(members[0], f"{s}_exact") is not None]
+    return {
+        attack: {state: _auc(attack, state, members, others, confidence) for state in states}
+        for attack in attacks
+    }
+
+
+def _auc(
+    attack: str,
+    state: str,
+    members: Sequence[ProbeRow],
+    others: Sequence[ProbeRow],
+    confidence: float,
+) -> Auc:
+    sides = [
+        [attack_score(attack, _scores(row, state)) for row in side] for side in (members, others)
+    ]
+    # A name may stand in two files of a user for two people.
+    owners = [[f"{row.split} {row.owner}" for row in side] for side in (members, others)]
+    return auc(sides[0], sides[1], owners=(owners[0], owners[1]), confidence=confidence)
+
+
+def _scores(row: ProbeRow, state: str) -> dict[str, Any]:
+    """Return a record's scores on one model, with the reference's loss where there is one."""
+    own: dict[str, Any] = getattr(row, f"{state}_exact")
+    if row.retrained_exact is None:
+        return own
+    return {**own, "reference_loss": row.retrained_exact["loss"]}
+
+
+def _interval(found: Auc) -> str:
+    return f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _privleak(tested: Auc, retrained: Auc) -> str:
+    if retrained.estimate == 1.0:
+        return "undefined: the retrained model knows them apart, so the texts differ"
+    found = privleak(tested, retrained)
+    return f"{found.estimate:+.0f} % ({found.low:+.0f} to {found.high:+.0f}): {found.verdict}"

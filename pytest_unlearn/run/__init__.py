@@ -1,0 +1,1 @@
+"""A run without pytest: settings, data, models, measuring, and the result."""

@@ -1,0 +1,232 @@
+"""What a run measures: probes and tasks, what unlearning may train on, and the canonical chunks.
+
+Built from the settings alone: no model, no pytest.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pytest_unlearn.core.store import digest_of
+from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.people.alternates import placeholder, plausible
+from pytest_unlearn.people.files import load_files
+from pytest_unlearn.people.manifest import Record, Split, tiny_records
+from pytest_unlearn.probes.families import Probe, Style, build_probes
+from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
+from pytest_unlearn.tasks.prompts import (
+    prompt_of,
+    room_for,
+    sample_id,
+    seed_of,
+    stops_of,
+    suffix_of,
+)
+from pytest_unlearn.tasks.sets import task_cases
+
+if TYPE_CHECKING:
+    from pytest_unlearn.run.settings import Settings
+
+# Room for what a model says after the value: other people's data, too.
+PROBE_TOKENS = 48
+AFTER_VALUE_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Cases that are completed together: one batch. `id` is the same in every run of the data.
+
+    At a `temperature` over 0, case i is drawn with `seeds[i]`. A text ends at one of `stops`.
+    """
+
+    id: str
+    cases: tuple[str, ...]
+    prompts: tuple[str, ...]
+    max_new_tokens: int
+    style: Style
+    suffixes: tuple[str, ...]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seeds: tuple[int, ...] = ()
+    stops: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:  # prompts may be personal data
+        return f"<Chunk {self.id} of {len(self.cases)} cases>"
+
+
+class Dataset:
+    """All records, probes and task cases of a run, with the chunks they are completed in."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read the data.
+
+        Raises RecordFileError or TaskFileError, naming file and line, and FamilyError for probes
+        that no record allows.
+        """
+        self.records = _records(settings)
+        self.probes = build_probes(self.records, settings.probes)
+        self._by_id = {probe.id: probe for probe in self.probes}
+        self.tasks = task_cases(settings.tasks)
+        self.sampling = settings.sampling
+        self._seed = settings.seed
+        self._batch_size = settings.batch_size
+
+    def probes_of(self, split: Split) -> list[Probe]:
+        """Return the probes of one split, in order."""
+        return [probe for probe in self.probes if probe.split == split]
+
+    def probe(self, probe_id: str) -> Probe:
+        """Return a probe by its id."""
+        return self._by_id[probe_id]
+
+    @functools.cached_property
+    def values(self) -> frozenset[str]:
+        """The values of all records: no decoy may be one of them."""
+        return frozenset(record.value.reveal() for record in self.records)
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all people, where they are known."""
+        return frozenset(record.name.reveal() for record in self.records if record.name)
+
+    def records_of(self, split: Split) -> list[Record]:
+        """Return the records of one split, in order."""
+        return [record for record in self.records if record.split == split]
+
+    def samples_of(self, case: TaskCase) -> list[str]:
+        """Return the ids under which the samples of a task case are completed."""
+        count = self.sampling.samples
+        return [sample_id(case.id, number, count) for number in range(count)]
+
+    def _task_rows(self) -> Iterator[_Row]:
+        style = self.sampling.style
+        for case in self.tasks:
+            for number, name in enumerate(self.samples_of(case)):
+                yield _Row(
+                    name,
+                    prompt_of(case, style),
+                    room_for(case, self.sampling),
+                    style,
+                    suffix_of(case, style),
+                    seed_of(self._seed, case.id, number) if self.sampling.temperature else None,
+                )
+
+    def training_texts(
+        self,
+        alternates: Literal["plausible", "placeholder"] | None = None,
+        count: int = 1,
+        unseen: bool = False,
+    ) -> TrainingTexts:
+        """Return what unlearning may train on, and with `unseen` control people's to look at.
+
+        Tasks are the bundled ones under their training wordings: never a wording that is
+        measured, and never a user's own tasks. `alternates`: the forget documents with other
+        values as well, `count` each. Raises AlternateError where a kind has no others.
+        """
+        return TrainingTexts(
+            forget=tuple(map(_example, self.records_of("forget"))),
+            retained_people=tuple(map(_example, self.records_of("retain"))),
+            tasks=tuple(
+                Example.answering(task.prompt(wording), task.solution, name=task.id)
+                for task in bundled_tasks()
+                for wording in task.wordings
+            ),
+            alternates=tuple(
+                tuple(
+                    Example.answering(
+                        record.before.reveal(), other, record.after.reveal(), name=record.id
+                    )
+                    for other in self._others(record, alternates, count)
+                )
+                for record in self.records_of("forget")
+                if alternates is not None
+            ),
+            unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
+        )
+
+    def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
+        if how == "placeholder":
+            return (placeholder(record.kind),)
+        return plausible(record.kind, record.value.reveal(), count, record.id, self.values)
+
+    @functools.cached_property
+    def chunk_of_case(self) -> dict[str, Chunk]:
+        """Map each case id to its chunk.
+
+        Chunks are cut from the whole data set, never from a selection, so that a probe that is
+        run again alone meets the same neighbours: greedy decoding can depend on the batch.
+        """
+        families = {probe.family: list[_Row]() for probe in self.probes}
+        for probe in self.probes:
+            families[probe.family].append(_probe_row(probe))
+        probes = (  # a family's chunks do not depend on others
+            chunk for rows in families.values() for chunk in _cut(rows, self._batch_size)
+        )
+        tasks = (
+            replace(
+                chunk,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                stops=stops_of(self.sampling.style),
+            )
+            for chunk in _cut(list(self._task_rows()), self._batch_size)
+        )
+        return {case: chunk for chunk in (*probes, *tasks) for case in chunk.cases}
+
+
+class _Row(NamedTuple):
+    """What a case adds to its chunk."""
+
+    id: str
+    prompt: str
+    tokens: int
+    style: Style = "completion"
+    suffix: str = ""
+    seed: int | None = None
+
+
+def _example(record: Record) -> Example:
+    return Example.answering(
+        record.before.reveal(), record.value.reveal(), record.after.reveal(), name=record.id
+    )
+
+
+def _probe_row(probe: Probe) -> _Row:
+    """Return a probe's row, with the number of tokens that a completion may take.
+
+    A value cut off by the budget would read as forgotten. No tokenizer is loaded when chunks are
+    cut; a byte takes at most one token.
+    """
+    tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
+    return _Row(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
+
+
+def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:
+    """Cut rows of one style into chunks; a chunk takes the most tokens of its rows."""
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        yield Chunk(
+            id=digest_of(part),
+            cases=tuple(row.id for row in part),
+            prompts=tuple(row.prompt for row in part),
+            max_new_tokens=max(row.tokens for row in part),
+            style=part[0].style,
+            suffixes=tuple(row.suffix for row in part),
+            seeds=tuple(row.seed for row in part if row.seed is not None),
+        )
+
+
+def _records(settings: Settings) -> tuple[Record, ...]:
+    """Return the user's records if any file is given, else the bundled people's."""
+    files: dict[Split, tuple[Path, ...]] = {
+        "forget": settings.forget,
+        "retain": settings.retain,
+        "control": settings.control,
+    }
+    if not any(files.values()):
+        return tiny_records()
+    return load_files(files)

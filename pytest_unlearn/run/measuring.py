@@ -1,0 +1,542 @@
+"""What a case came to on both models of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pytest_unlearn.core.costs import Phases
+from pytest_unlearn.core.secret import Secret
+from pytest_unlearn.core.store import Store, digest_of
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.leaks.attribution import Detector, is_degenerate
+from pytest_unlearn.leaks.exact_rows import exact_row, exposure_row
+from pytest_unlearn.leaks.extraction import extraction
+from pytest_unlearn.leaks.outcomes import Outcome
+from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_records
+from pytest_unlearn.leaks.searching import search_targets
+from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.run.models import STATES, ModelPair, Models, ReplayError, State
+from pytest_unlearn.run.stored_models import recorded
+from pytest_unlearn.run.task_check import check_tasks
+from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
+from pytest_unlearn.tasks.extraction import Solution, solution
+from pytest_unlearn.tasks.prompts import suffix_of
+
+if TYPE_CHECKING:
+    from pytest_unlearn.probes.families import Probe
+    from pytest_unlearn.run.dataset import Chunk, Dataset
+    from pytest_unlearn.run.models import Checkpoint, Completer, Models, State
+    from pytest_unlearn.run.planted import Planting
+    from pytest_unlearn.run.settings import Settings
+    from pytest_unlearn.tasks.format import TaskCase
+
+
+# An `Outcome` for a probe, a `Verdict` for a task.
+Judged = TypeVar("Judged", Outcome, Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion(Generic[Judged]):
+    """What a model wrote after a prompt, and what that is.
+
+    `outcome` is an `Outcome` for a probe and the sandbox's `Verdict` for a task. `text` is redacted
+    when printed; `text.reveal()` gives it.
+    """
+
+    text: Secret
+    outcome: Judged
+
+
+@dataclass(frozen=True, slots=True)
+class Completions(Generic[Judged]):
+    """The completions of one case by the base and by the tested model.
+
+    Of a task all samples; `base` and `unlearned` are the first ones.
+    """
+
+    base: Completion[Judged]
+    unlearned: Completion[Judged]
+    base_samples: tuple[Completion[Judged], ...] = ()
+    unlearned_samples: tuple[Completion[Judged], ...] = ()
+
+
+# Raise when a change of this package changes the loss of the same solution.
+LOSSES_VERSION = 1
+
+
+class CompletionError(RuntimeError):
+    """A model could not be had, or a chunk not be completed, earlier in this run."""
+
+
+class Replayed:
+    """The models of an earlier run, of which only what the store has can be read."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def key(self, state: State) -> dict[str, Any]:
+        """Return a model's key."""
+        return self._models.key(state)
+
+    def resolve(self) -> None:
+        """Find the models, whose files are in the keys."""
+        self._models.resolve()
+
+    def stored_checkpoint(self) -> Checkpoint | None:
+        """Return what unlearning reported, or None."""
+        return self._models.stored_checkpoint()
+
+    def stored_planting(self) -> Planting | None:
+        """Return what planting reported, or None."""
+        return self._models.stored_planting()
+
+    def model(self, state: State) -> Completer:
+        """Raise ReplayError: something is asked for that the store does not have."""
+        raise ReplayError(
+            f"--unlearn-replay: something of the {state} model is not in the store; run once "
+            "without it, with the same data and settings"
+        )
+
+
+class SolutionLosses:
+    """The loss of every canonical solution on base and tested model, made once and kept.
+
+    `failing(work)` is the engine's context manager that does not try again what failed before.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskCase],
+        models: Models,
+        store: Store,
+        failing: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
+        self._tasks = tasks
+        self._models = models
+        self._store = store
+        self._failing = failing
+        self._found: dict[State, dict[str, Any]] = {}
+
+    def of(self, state: State, case: TaskCase) -> tuple[float, int] | None:
+        """Return the loss (nats) of a canonical solution and its tokens: perplexity comes of it.
+
+        None for a task without one, and for models that give no scores or have no room for it.
+        """
+        if case.solution is None:
+            return None
+        if state not in self._found:
+            cases = [c for c in self._tasks if c.solution is not None]
+            self._found[state] = self._all(state, cases)
+        found = self._found[state].get(case.id)
+        return (float(found[0]), int(found[1])) if found else None
+
+    def _all(self, state: State, cases: Sequence[TaskCase]) -> dict[str, Any]:
+        """Return the losses of all canonical solutions, from the store or from one pass."""
+        with self._failing(state):
+            model_key = self._models.key(state)
+        texts = [(case.id, case.prompt.rstrip() + "\n", case.solution or "") for case in cases]
+        key = digest_of({"model": model_key, "solutions": texts, "version": LOSSES_VERSION})
+        entry = self._store.get("scores", key)
+        if entry is None:
+            with self._failing(f"{state} losses"), self._store.claim(key):
+                entry = self._store.get("scores", key)
+                if entry is None:
+                    entry = {"rows": self._measured(state, texts)}
+                    self._store.put("scores", key, entry)
+        rows: dict[str, Any] = entry["rows"]
+        return rows
+
+    def _measured(
+        self, state: State, texts: Sequence[tuple[str, str, str]]
+    ) -> dict[str, tuple[float, int]]:
+        with self._failing(f"{state} model"):
+            model: Any = self._models.model(state)
+        if not hasattr(model, "losses"):
+            return {}
+        found = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
+        return {row[0]: loss for row, loss in zip(texts, found, strict=True) if loss is not None}
+
+
+def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
+    """Return how one completion of a chunk is drawn, for its key."""
+    stops = {"stops": chunk.stops} if chunk.stops else {}
+    if not chunk.seeds:
+        return {"decoding": "greedy", "seed": 0, **stops}
+    return {
+        "decoding": [chunk.temperature, chunk.top_p],
+        "seed": chunk.seeds[number],
+        **stops,
+    }
+
+
+def completed(model: Completer, chunk: Chunk) -> list[str]:
+    """Run a chunk in its style. Models put in place by a conftest may know `complete` only."""
+    write: Any = getattr(model, "write", None)
+    if write is not None and (chunk.seeds or chunk.stops):
+        decoding = Decoding(
+            chunk.max_new_tokens, chunk.temperature, chunk.top_p, chunk.seeds, chunk.stops
+        )
+        return list(write(chunk.style, chunk.prompts, chunk.suffixes, decoding))
+    if chunk.seeds:
+        raise CompletionError(
+            f"{type(model).__name__} draws no samples, it has no write(); leave out "
+            "--unlearn-samples and --unlearn-temperature"
+        )
+    if chunk.style == "completion":
+        return model.complete(chunk.prompts, chunk.max_new_tokens)
+    method = getattr(model, "answer" if chunk.style == "chat" else "infill", None)
+    if method is None:
+        raise CompletionError(
+            f"{type(model).__name__} knows no {chunk.style} prompts; leave {chunk.style} out of "
+            "--unlearn-probes and --unlearn-task-style"
+        )
+    if chunk.style == "chat":
+        return list(method(chunk.prompts, chunk.max_new_tokens))
+    pairs = list(zip(chunk.prompts, chunk.suffixes, strict=True))
+    return list(method(pairs, chunk.max_new_tokens))
+
+
+# Raise when a change of this package changes what a model writes after the same prompt.
+GENERATION_VERSION = 1
+# The same for the scores of a value.
+SCORES_VERSION = 1
+
+BEFORE = "failed before in this run: "
+
+
+class Engine:
+    """Runs cases on both models of a run; see the module's docstring."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        progress: Callable[[str], None] = lambda message: None,
+        threads: int | None = None,
+        models: Models | None = None,
+        core: int | None = None,
+        beside: Engine | None = None,
+    ) -> None:
+        """`threads`: CPU threads for generation, where several workers share the machine.
+        `models`: other models than the settings name. `core`: which of this machine's processor
+        cores solutions run on, where several workers share it. `beside`: another engine of the same
+        data, whose detector, sandbox, verdicts and phases are used: nothing of them is a model's.
+
+        Raises ImportNotFoundError when a package that solutions may import is not installed.
+        """
+        self._dataset = dataset
+        self._store = Store(settings.store)
+        self._progress = progress
+        self._detector: Detector = beside._detector if beside else Detector(dataset.records)
+        self._exposure = settings.exposure
+        self._scheme = settings.decoding
+        self._gradients = "gradnorm" in settings.membership
+        self._retrained = settings.retrained is not None
+        self.sandbox: Sandbox = (
+            beside.sandbox
+            if beside
+            else Sandbox(mode=settings.sandbox, imports=settings.sandbox_imports, core=core)
+        )
+        self.phases: Phases = beside.phases if beside else Phases()
+        self._verdicts: dict[str, Verdict] = beside._verdicts if beside else {}
+        self._failed: dict[str, str] = {}
+        self._known_keys: dict[tuple[State, str], list[str]] = {}
+        self._scores: dict[tuple[State, str], dict[str, Any]] = {}
+        noted = recorded(settings, dataset, self._store) if settings.replay else None
+        self.models = (
+            noted or models or ModelPair(settings, dataset, self._store, progress, threads)
+        )
+        if settings.replay and noted is None:
+            self.models = Replayed(self.models)
+        self._losses = SolutionLosses(dataset.tasks, self.models, self._store, self._failing_once)
+
+    def close(self) -> None:
+        """End the sandbox's processes."""
+        self.sandbox.close()
+
+    def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
+        """Complete a probe on both models and attribute what came out."""
+        texts = [self._text(state, probe.id) for state in STATES]
+        outcomes = [self._detector.outcome(probe, text) for text in texts]
+        exact = [self._exact(state, probe) for state in STATES]
+        retrained = self._exact("retrained", probe) if self._retrained else None
+        row = ProbeRow(
+            id=probe.id,
+            split=probe.split,
+            kind=probe.kind,
+            carrier=probe.carrier,
+            owner=probe.owner,
+            family=probe.family,
+            planted=probe.planted,
+            knowledge=probe.knowledge,
+            base=outcomes[0].as_row(),
+            unlearned=outcomes[1].as_row(),
+            base_exact=exact[0],
+            unlearned_exact=exact[1],
+            retrained_exact=retrained,
+        )
+        return _completions(texts, outcomes), row
+
+    def run_task(self, case: TaskCase) -> tuple[Completions[Verdict], TaskRow]:
+        """Complete a task on both models and judge the solutions in the sandbox.
+
+        Raises SandboxError when no verdict can be had.
+        """
+        samples = self._dataset.samples_of(case)
+        base, tested = (
+            tuple(self._sample(case, self._text(state, name)) for name in samples)
+            for state in STATES
+        )
+        row = TaskRow(
+            id=case.id,
+            task=case.task_id,
+            base=base[0].outcome.status,
+            unlearned=tested[0].outcome.status,
+            base_samples=tuple(sample.outcome.status for sample in base),
+            unlearned_samples=tuple(sample.outcome.status for sample in tested),
+            ks=self._dataset.sampling.ks,
+            group=case.group,
+            base_parses=_share(self._solution(case, s.text.reveal()).whole for s in base),
+            unlearned_parses=_share(self._solution(case, s.text.reveal()).whole for s in tested),
+            base_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in base),
+            unlearned_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in tested),
+            base_loss=self._losses.of("base", case),
+            unlearned_loss=self._losses.of("unlearned", case),
+            run_again=sum(sample.outcome.run_again for sample in base + tested),
+        )
+        return Completions(base[0], tested[0], base, tested), row
+
+    def check_tasks(self) -> None:
+        """Judge the tasks' own solutions; see `task_check.check_tasks`. Raises TaskFileError."""
+        unchecked = check_tasks(self._dataset.tasks, self._judge)
+        if unchecked:
+            self._progress(f"{unchecked} tasks have no solution to check")
+
+    def _sample(self, case: TaskCase, text: str) -> Completion[Verdict]:
+        return Completion(Secret(text, "completion"), self._judge(case, text))
+
+    def _solution(self, case: TaskCase, completion: str) -> Solution:
+        style = self._dataset.sampling.style
+        suffix = suffix_of(case, style)
+        return solution(case.prompt, completion, case.entry_point, suffix, chat=style == "chat")
+
+    def _exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
+        """Return the exact scores of a probe's value, of the store or of one pass over its chunk.
+
+        None for prompts that do not end where the value starts, and for models that a conftest put
+        in place and that give no scores.
+        """
+        if not probe.exact:
+            return None
+        chunk = self._dataset.chunk_of_case[probe.id]
+        if (state, chunk.id) not in self._scores:
+            # Exposure shows what a model still prefers: of no use on one that never saw the data.
+            ranked = probe.family == "direct" and state != "retrained"
+            decoy_count = self._exposure if ranked else 0
+            self._scores[state, chunk.id] = self._scores_of(state, chunk, decoy_count)
+        found: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
+        return found
+
+    def _scores_of(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
+        """Return the scores of a chunk's probes by id, from the store or made now."""
+        probes = [self._dataset.probe(case) for case in chunk.cases]
+        examples = [_example(probe) for probe in probes]
+        with self._failing_once(state), self.phases.measure("models"):
+            model_key = self.models.key(state)
+        # The chunk's id covers its prompts only; the values must be in the key as well.
+        key = digest_of(
+            {
+                "model": model_key,
+                "probes": chunk.cases,
+                "examples": [asdict(example) for example in examples],
+                "scheme": asdict(self._scheme),
+                "gradients": self._gradients,
+                "decoys": decoy_count,
+                "avoided": sorted(self._dataset.values) if decoy_count else [],
+                "version": SCORES_VERSION,
+            }
+        )
+        entry = self._store.get("scores", key)
+        if entry is None:
+            with self._failing_once(f"{state} scores of {chunk.id}"), self._store.claim(key):
+                entry = self._store.get("scores", key)
+                if entry is None:
+                    entry = {"rows": self._scored(state, probes, examples, decoy_count)}
+                    self._store.put("scores", key, entry)
+        rows: dict[str, Any] = entry["rows"]
+        return rows
+
+    def _scored(
+        self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int
+    ) -> dict[str, Any]:
+        with self._failing_once(f"{state} model"), self.phases.measure("models"):
+            model: Any = self.models.model(state)
+        if not hasattr(model, "score"):
+            return {}
+        with self.phases.measure("scores"):
+            return self._score_rows(state, model, probes, examples, decoy_count)
+
+    def _score_rows(
+        self,
+        state: State,
+        model: Any,
+        probes: list[Probe],
+        examples: list[Example],
+        decoy_count: int,
+    ) -> dict[str, Any]:
+        scores = model.score(examples, self._scheme)
+        rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
+        if self._gradients:
+            for row, norm in zip(rows.values(), model.gradient_norms(examples), strict=True):
+                row["gradient_norm"] = norm
+        if decoy_count:
+            started = time.perf_counter()
+            for probe in probes:
+                rows[probe.id]["exposure"] = exposure_row(
+                    probe, model, self._dataset.values, decoy_count
+                )
+            seconds = time.perf_counter() - started
+            self._progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
+        return rows
+
+    def stored_text(self, state: State, case_id: str) -> str | None:
+        """Return a completion if the store has it; no model is loaded for it."""
+        chunk = self._dataset.chunk_of_case[case_id]
+        key = self._keys(state, chunk)[chunk.cases.index(case_id)]
+        entry = self._store.get("completions", key)
+        return None if entry is None else str(entry["text"])
+
+    def search(self, budget: int) -> SearchReport:
+        """Look for prompts that make the tested model leak what no probe of this run leaked.
+
+        `budget`: prompts scored a record. As many control people's records are searched alike.
+        Raises CompletionError for a model that gives no probabilities, ImportError without
+        Hypothesis.
+        """
+        silent: dict[str, bool] = {}
+        for probe in self._dataset.probes_of("forget"):
+            leaked = self.run_probe(probe)[0].unlearned.outcome.label == "direct"
+            silent[probe.record] = silent.get(probe.record, True) and not leaked
+        wanted = [record for record, nothing in silent.items() if nothing]
+        controls = [record.id for record in self._dataset.records_of("control")][: len(wanted)]
+        records = self._dataset.records
+        score = getattr(self.models.model("unlearned"), "log_probabilities", None)
+        if score is None:
+            raise CompletionError("the model gives no probabilities: it has no log_probabilities()")
+        return search_records(
+            search_targets(records, wanted),
+            search_targets(records, controls),
+            score,
+            SearchOptions(budget=budget),
+        )
+
+    def _judge(self, case: TaskCase, completion: str) -> Verdict:
+        source = self._solution(case, completion).source
+        key = digest_of([case.id, source])
+        if key not in self._verdicts:  # both models mostly write the same program
+            tests: Any = case.tests  # calls, or a program that calls
+            with self.phases.measure("sandbox"):
+                verdict = self.sandbox.run(source, case.entry_point, tests)
+            if verdict.detail and self._detector.anybody_in(f"{completion}\n{verdict.detail}"):
+                verdict = replace(verdict, detail="not shown: somebody's value is in the solution")
+            self._verdicts[key] = verdict
+        verdict = self._verdicts[key]
+        if verdict.status == "unsupported":
+            # Left out of every denominator, as all errors are, and seen: not solved, not unsolved.
+            raise UnsupportedSolution(f"{case.id}: cannot be judged: {verdict.detail}")
+        return verdict
+
+    def _text(self, state: State, case_id: str) -> str:
+        """Return a completion from the store; when it is missing, make its whole chunk.
+
+        What failed once is not tried again for each of its cases: CompletionError says what it
+        was.
+        """
+        chunk = self._dataset.chunk_of_case[case_id]
+        with self._failing_once(state), self.phases.measure("models"):
+            keys = self._keys(state, chunk)
+        position = chunk.cases.index(case_id)
+        entry = self._store.get("completions", keys[position])
+        if entry is not None:
+            return str(entry["text"])
+        claim = self._store.claim(digest_of([keys[0], chunk.id]))
+        with self._failing_once(f"{state} {chunk.id}"), claim:
+            entry = self._store.get("completions", keys[position])
+            if entry is not None:  # made while this worker waited
+                return str(entry["text"])
+            return self._complete(state, chunk, keys)[position]
+
+    @contextlib.contextmanager
+    def _failing_once(self, work: str) -> Iterator[None]:
+        if work in self._failed:
+            raise CompletionError(self._failed[work])
+        try:
+            yield
+        except Exception as error:
+            text = str(error)  # of a part of this work it says already what comes here in front
+            self._failed[work] = (
+                text if text.startswith(BEFORE) else f"{BEFORE}{type(error).__name__}: {text}"
+            )
+            raise
+
+    def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str]:
+        with self._failing_once(f"{state} model"), self.phases.measure("models"):
+            model = self.models.model(state)
+        started = time.perf_counter()
+        with self.phases.measure("completions"):
+            texts = completed(model, chunk)
+        for key, text in zip(keys, texts, strict=True):
+            self._store.put("completions", key, {"text": text})
+        seconds = time.perf_counter() - started
+        self._progress(f"{state} model: {len(texts)} completions in {seconds:.1f} s")
+        return texts
+
+    def _keys(self, state: State, chunk: Chunk) -> list[str]:
+        """Return the store's key of each completion of a chunk."""
+        if (state, chunk.id) in self._known_keys:
+            return self._known_keys[state, chunk.id]
+        keys = self._known_keys[state, chunk.id] = [
+            digest_of(
+                {
+                    "model": self.models.key(state),
+                    "prompt": prompt,
+                    "generation": {
+                        "version": GENERATION_VERSION,
+                        **decoding_key(chunk, number),
+                        "max_new_tokens": chunk.max_new_tokens,
+                        "style": chunk.style,
+                        "suffix": suffix,
+                    },
+                }
+            )
+            for number, (prompt, suffix) in enumerate(
+                zip(chunk.prompts, chunk.suffixes, strict=True)
+            )
+        ]
+        return keys
+
+
+def _example(probe: Probe) -> Example:
+    """Return the text whose answer a probe asks for: the value, or what its prefix left of it."""
+    value = probe.value.reveal()
+    missing = value.removeprefix(probe.given.reveal()) if probe.given else value
+    return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
+
+
+def _share(found: Iterable[bool]) -> float:
+    return fmean(map(float, found))
+
+
+def _completions(texts: list[str], outcomes: list[Judged]) -> Completions[Judged]:
+    base, unlearned = (
+        Completion(Secret(text, "completion"), outcome)
+        for text, outcome in zip(texts, outcomes, strict=True)
+    )
+    return Completions(base, unlearned)

@@ -1,0 +1,401 @@
+"""What a run asks of its models, whoever holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pytest_unlearn.core.store import Store, digest_of
+from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter
+from pytest_unlearn.models.presets import presets
+from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
+from pytest_unlearn.run.planted import Planting, Plantings, training_file
+from pytest_unlearn.unlearning.methods import RETRAIN
+
+if TYPE_CHECKING:
+    from pytest_unlearn.models.examples import TrainingTexts
+    from pytest_unlearn.models.loading import LanguageModel, Weights
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.planted import Planting
+    from pytest_unlearn.run.settings import Settings
+
+
+State = Literal["base", "unlearned", "retrained"]
+STATES: tuple[State, State] = ("base", "unlearned")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What unlearning made, in the store, with what its training reported.
+
+    `folder` holds a LoRA adapter or, where `full`, a whole model. `steps`: the step whose weights
+    were kept, of `trained_steps`.
+    """
+
+    folder: Path
+    full: bool
+    digest: str
+    steps: int
+    trained_steps: int
+    leak_rate: float
+    kept: float
+    seconds: float
+
+
+class ReplayError(RuntimeError):
+    """Something is not in the store, and nothing may be made anew."""
+
+
+class Completer(Protocol):
+    """What a run asks of a model."""
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy completion of each prompt."""
+
+
+class Models(Protocol):
+    """The models of a run: `ModelPair`, or what a conftest puts in its place."""
+
+    def key(self, state: State) -> dict[str, Any]:
+        """Return plain JSON data that name everything that can change what a model writes."""
+
+    def resolve(self) -> None:
+        """Find the models, or raise ModelNotFoundError; called once before the first test."""
+
+    def model(self, state: State) -> Completer:
+        """Return one of the models, ready to run; `retrained` is asked for where one was named."""
+
+    def stored_checkpoint(self) -> Checkpoint | None:
+        """Return what unlearning reported, or None."""
+
+    def stored_planting(self) -> Planting | None:
+        """Return what planting reported, or None."""
+
+
+# Raise when a change of this package changes what unlearning makes of the same input.
+UNLEARNING_VERSION = 4
+_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
+
+
+class ModelPair:
+    """The models named by the settings; see the module's docstring."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        store: Store,
+        progress: Callable[[str], None],
+        threads: int | None = None,
+    ) -> None:
+        """Check the names.
+
+        Raises ModelNotFoundError for one that can be no model, PresetError for an unusable preset
+        or one that cannot be asked for tasks as it is to be, StyleError for probes that the preset
+        knows no prompts for.
+
+        `threads`: CPU threads for generation; unlearning always takes all, since the other
+        workers wait for it, and so that its result does not depend on their number.
+        """
+        check_name(settings.model, "--unlearn-model", settings.revision, settings.trusted)
+        if settings.baseline is not None:
+            check_name(settings.baseline, "--unlearn-baseline", trusted=settings.trusted)
+        if settings.retrained not in (None, RETRAIN):
+            check_name(settings.retrained, "--unlearn-retrained", trusted=settings.trusted)
+        if settings.adapter is not None:
+            check_adapter(settings.adapter, "--unlearn-adapter")
+        for name in (settings.model, settings.baseline):
+            if name is not None and (preset := presets().get(name)):
+                preset.check_families(settings.probes)
+                preset.check_task_style(settings.sampling.style)
+        self._settings = settings
+        self._dataset = dataset
+        self._store = store
+        self._progress = progress
+        self._threads = threads
+        self._keys: dict[State, dict[str, Any]] = {}
+        self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
+        self._adapted = False
+        self._plantings = Plantings(
+            settings,
+            dataset,
+            store,
+            progress,
+            key_of=lambda source: self._key(source, None),
+            load=self._to_change,
+        )
+
+    def resolve(self) -> None:
+        """Find the folders of the named models, fetching from the hub what is not there.
+
+        Raises ModelNotFoundError, also for an adapter that does not fit.
+        """
+        _ = self._original, self._baseline
+        if self._settings.retrained not in (None, RETRAIN):
+            _ = self._retrained_source
+        if self._settings.adapter is not None:
+            fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
+
+    @functools.cached_property
+    def _original(self) -> ModelSource:
+        """The model that was named."""
+        settings = self._settings
+        return resolve(settings.model, "--unlearn-model", settings.revision, settings.trusted)
+
+    @functools.cached_property
+    def _baseline(self) -> ModelSource | None:
+        if self._settings.baseline is None:
+            return None
+        trusted = self._settings.trusted
+        return resolve(self._settings.baseline, "--unlearn-baseline", trusted=trusted)
+
+    @functools.cached_property
+    def _start(self) -> ModelSource:
+        """The model before unlearning: the named one, planted where that is asked for."""
+        if self._settings.plant is None:
+            return self._original
+        return self._plantings.planted(self._original).source
+
+    @functools.cached_property
+    def _source(self) -> ModelSource:
+        """The model that is tested, but for an adapter."""
+        if self._settings.method.retrains:
+            return self._plantings.retrained(self._original, f"--unlearn-method={RETRAIN}").source
+        checkpoint = self.checkpoint
+        if checkpoint is not None and checkpoint.full:
+            name = f"{self._start.name} (unlearned)"
+            return ModelSource(name, checkpoint.folder, self._start.preset, code=self._start.code)
+        return self._start
+
+    @property
+    def _base_source(self) -> ModelSource:
+        return self._baseline or self._start
+
+    @functools.cached_property
+    def _place(self) -> tuple[str, str]:
+        """Device and dtype."""
+        from pytest_unlearn.models.loading import needed_gib, resolve_device, resolve_dtype
+
+        unlearns = self._settings.method.method is not None
+        device = resolve_device(self._settings.device, needed_gib(self._original, unlearns))
+        return device, resolve_dtype(self._settings.dtype, device, self._original.preset)
+
+    @functools.cached_property
+    def _retrained_source(self) -> ModelSource:
+        if self._settings.retrained is None:
+            raise ValueError("no retrained model was named")
+        if self._settings.retrained == RETRAIN:
+            return self._plantings.retrained(
+                self._original, f"--unlearn-retrained={RETRAIN}"
+            ).source
+        trusted = self._settings.trusted
+        return resolve(self._settings.retrained, "--unlearn-retrained", trusted=trusted)
+
+    def release(self) -> None:
+        """Let go of loaded weights; whoever asks for a model again loads it anew."""
+        if not self._loaded:
+            return
+        import torch
+
+        self._loaded.clear()
+        self._adapted = False
+        gc.collect()  # modules and hooks refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # -- keys --------------------------------------------------------------------------------
+
+    def key(self, state: State) -> dict[str, Any]:
+        """Return everything about a model that can change what it writes."""
+        if state not in self._keys:
+            adapter = self._adapter if state == "unlearned" else None
+            self._keys[state] = self._key(self._source_of(state), adapter and adapter[1])
+        return self._keys[state]
+
+    def _source_of(self, state: State) -> ModelSource:
+        if state == "base":
+            return self._base_source
+        return self._source if state == "unlearned" else self._retrained_source
+
+    def _key(self, source: ModelSource, adapter: str | None) -> dict[str, Any]:
+        device, dtype = self._place
+        return {
+            "weights": source.weights_digest(self._store),
+            "tokenizer": source.tokenizer_digest(self._store),
+            "preset": source.preset.key if source.preset else None,
+            "adapter": adapter,
+            "device": "cuda" if device == "map" else device.partition(":")[0],
+            "dtype": dtype,
+            "libraries": {
+                name: version(name) for name in (*_LIBRARIES, *(["gguf"] if source.gguf else []))
+            },
+        }
+
+    # -- models ------------------------------------------------------------------------------
+
+    def model(self, state: State) -> LanguageModel:
+        """Return one of the models, loaded, and unlearned where asked.
+
+        Raises ModelLoadError, UnlearningError.
+        """
+        from pytest_unlearn.models.loading import LanguageModel
+
+        if state != "unlearned":
+            return LanguageModel(self._weights(self._source_of(state)), False, self._threads)
+        adapter = self._adapter
+        weights = self._weights(self._source)
+        if adapter is not None and not self._adapted:
+            weights.adapt(adapter[0])
+            self._adapted = True
+        return LanguageModel(weights, adapter is not None, self._threads)
+
+    @functools.cached_property
+    def _adapter(self) -> tuple[Path, str] | None:
+        """Folder and digest of the adapter that makes `_source` the tested model, if one does."""
+        given = self._settings.adapter
+        if given is not None:
+            return given, adapter_digest(given, self._store)
+        checkpoint = self.checkpoint
+        if checkpoint is None or checkpoint.full:
+            return None
+        return checkpoint.folder, checkpoint.digest
+
+    def _weights(self, source: ModelSource) -> Weights:
+        from pytest_unlearn.models.loading import load
+        from pytest_unlearn.unlearning.distributed import loading_device
+
+        if self._settings.replay:  # also before an unlearning that the store does not have
+            raise ReplayError(f"--unlearn-replay: no run of {source.name} is in the store")
+        files = self._files(source)
+        if files not in self._loaded:
+            self._progress(f"loading {source.name}")
+            device, dtype = self._place
+            self._loaded[files] = load(source, loading_device(device), dtype)
+        return self._loaded[files]
+
+    @staticmethod
+    def _files(source: ModelSource) -> tuple[Path | str | None, ...]:
+        return source.folder, source.gguf, source.adapter
+
+    def _to_change(self, source: ModelSource) -> Weights:
+        """Return weights that the caller may change: whoever asks for the model loads it anew."""
+        weights = self._weights(source)
+        del self._loaded[self._files(source)]
+        return weights
+
+    # -- unlearning --------------------------------------------------------------------------
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """What unlearning made, from the store or trained now; None when nothing is asked.
+
+        Of several processes (`unlearning.processes`) the first claims, looks, and writes for all.
+        """
+        stored = self.stored_checkpoint()
+        if self._settings.method.method is None:
+            return stored
+        from pytest_unlearn.unlearning import distributed
+
+        stored = distributed.from_first(stored)
+        if stored is None:
+            key = self._unlearning_key
+            first = distributed.number() == 0
+            with self._store.claim(key) if first else contextlib.nullcontext():
+                stored = distributed.from_first(self.stored_checkpoint()) or self._unlearn(key)
+        return stored
+
+    @functools.cached_property
+    def _unlearning_key(self) -> str:
+        choice = self._settings.method
+        assert choice.options is not None
+        return digest_of(
+            {
+                "version": UNLEARNING_VERSION,
+                "model": self._key(self._start, None),
+                "method": choice.name,
+                "options": {name: str(value) for name, value in asdict(choice.options).items()},
+                "texts": asdict(self._texts),
+                "seed": self._settings.seed,
+            }
+        )
+
+    @functools.cached_property
+    def _texts(self) -> TrainingTexts:
+        choice = self._settings.method
+        unseen = choice.options is not None and choice.options.stop == "unseen"
+        return self._dataset.training_texts(*choice.alternates, unseen=unseen)
+
+    def stored_checkpoint(self) -> Checkpoint | None:
+        """Return what unlearning made if the store has it; nothing is trained."""
+        planting_missing = self._settings.plant is not None and self.stored_planting() is None
+        if self._settings.method.method is None or planting_missing:
+            return None
+        key = self._unlearning_key
+        report = self._store.get("checkpoints", key)
+        folder = self._store.folder("adapters", key)
+        if report is None or folder is None:
+            return None
+        return Checkpoint(folder, **report)
+
+    def stored_planting(self) -> Planting | None:
+        """Return the planted model if the store has it; nothing is trained."""
+        if self._settings.plant is None:
+            return None
+        return self._plantings.stored(self._original)
+
+    def _unlearn(self, key: str) -> Checkpoint:
+        from pytest_unlearn.unlearning import distributed
+        from pytest_unlearn.unlearning.checkpoints import gathered, save_trained
+        from pytest_unlearn.unlearning.errors import room_for
+        from pytest_unlearn.unlearning.loop import unlearn
+
+        choice = self._settings.method
+        assert choice.method is not None
+        assert choice.options is not None
+        weights = self._to_change(self._start)
+        model: Any = weights.model
+        saved = distributed.own_file(training_file(self._store, key))
+        policy, report = unlearn(
+            model,
+            weights.tokenizer,
+            self._texts,
+            choice.method,
+            choice.options,
+            self._settings.seed,
+            self._progress,
+            saved,
+            weights.lora_targets,
+        )
+        full = choice.options.tune == "full"
+        state = gathered(policy)
+        checkpoint: Checkpoint | None = None
+        if distributed.number() == 0:
+            with room_for("the unlearned model", self._store.root):
+                folder = self._store.put_folder(
+                    "adapters",
+                    key,
+                    lambda path: save_trained(policy, weights.tokenizer, path, state),
+                )
+                if full:  # in one file or in several
+                    digest = ModelSource(self._start.name, folder).weights_digest(self._store)
+                else:
+                    digest = self._store.digest_of_file(folder / WEIGHTS)
+                entry = {"full": full, "digest": digest, **asdict(report)}
+                # Written last: a run killed before this line trains again instead of trusting half
+                # a folder.
+                self._store.put("checkpoints", key, entry)
+            checkpoint = Checkpoint(folder, **entry)
+        if not full and distributed.count() == 1:  # its base is whole: it need not be loaded again
+            weights.model = policy
+            self._loaded[self._files(self._start)] = weights
+            self._adapted = True
+        written = distributed.from_first(checkpoint)
+        assert written is not None
+        saved.unlink(missing_ok=True)
+        return written

@@ -1,0 +1,190 @@
+"""Planted and retrained models: made once, kept in the store, found again by key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_unlearn.core.store import Store, digest_of
+from pytest_unlearn.models.sources import ModelSource
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_unlearn.models.loading import Weights
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.settings import Settings
+    from pytest_unlearn.unlearning.planting import PlantingReport
+
+# Raise when a change of this package changes what planting makes of the same input.
+PLANTING_VERSION = 2
+# A retrained model is as ignorant of the forget split as the model before planting. One that gave
+# more than this share of it away was trained on it elsewhere.
+_KNEW = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Planting:
+    """A planted (or retrained) model in the store; the figures are `PlantingReport`'s."""
+
+    source: ModelSource
+    steps: int
+    rounds: float
+    leak_rate: float
+    before: float
+    records: int
+    by_repetitions: dict[str, float]
+    seconds: float
+
+
+class Plantings:
+    """Trains a run's planted and retrained model where the store has them not."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        store: Store,
+        progress: Callable[[str], None],
+        key_of: Callable[[ModelSource], dict[str, Any]],
+        load: Callable[[ModelSource], Weights],
+    ) -> None:
+        """`key_of` names a model before it is loaded, `load` loads one for training: its weights
+        are changed."""
+        self._settings = settings
+        self._dataset = dataset
+        self._store = store
+        self._progress = progress
+        self._key_of = key_of
+        self._load = load
+
+    def planted(self, original: ModelSource) -> Planting:
+        """Return the planted model, from the store or trained now. Raises UnlearningError."""
+        key = self._key(original, None)
+        return self._made(key, original, "planted", self._plant)
+
+    def stored(self, original: ModelSource) -> Planting | None:
+        """Return the planted model if the store has it; nothing is trained."""
+        return self._found(self._key(original, None), original, "planted")
+
+    def retrained(self, original: ModelSource, flag: str) -> Planting:
+        """Return the model trained as the planted one, on all but the forget split.
+
+        `flag`: what asks for it, to be named in an error.
+        Raises UnlearningError, also for a model that knew the forget split before planting.
+        """
+        from pytest_unlearn.unlearning.errors import UnlearningError
+        from pytest_unlearn.unlearning.planting import retrain
+
+        planted = self.planted(original)
+        if planted.before > _KNEW:
+            raise UnlearningError(
+                f"{flag}: {original.name} gives away {planted.before:.0%} of the "
+                "records before anything is planted, so it was trained on them, and no training "
+                "of it that never saw the forget set can be made; plant other people "
+                "(--unlearn-forget=FILE, --unlearn-retain=FILE) or take a model that knows none"
+            )
+
+        def make(weights: Weights, saved: Path) -> tuple[Any, PlantingReport]:
+            options = self._settings.plant
+            assert options is not None
+            return retrain(
+                _model(weights),
+                weights.tokenizer,
+                self._dataset.training_texts(),
+                options,
+                self._settings.seed,
+                planted.rounds,
+                self._progress,
+                saved,
+                weights.lora_targets,
+            )
+
+        return self._made(self._key(original, planted.rounds), original, "retrained", make)
+
+    def _plant(self, weights: Weights, saved: Path) -> tuple[Any, PlantingReport]:
+        from pytest_unlearn.unlearning.planting import plant
+
+        options = self._settings.plant
+        assert options is not None
+        return plant(
+            _model(weights),
+            weights.tokenizer,
+            self._dataset.training_texts(),
+            options,
+            self._settings.seed,
+            self._progress,
+            saved,
+            weights.lora_targets,
+        )
+
+    def _key(self, original: ModelSource, retrained_rounds: float | None) -> str:
+        options = self._settings.plant
+        assert options is not None
+        return digest_of(
+            {
+                "version": PLANTING_VERSION,
+                "model": self._key_of(original),
+                "options": {name: str(value) for name, value in asdict(options).items()},
+                "texts": asdict(self._dataset.training_texts()),
+                "seed": self._settings.seed,
+                "retrained": retrained_rounds,
+            }
+        )
+
+    def _found(self, key: str, original: ModelSource, what: str) -> Planting | None:
+        report = self._store.get("plantings", key)
+        folder = self._store.folder("planted", key)
+        if report is None or folder is None:
+            return None
+        source = ModelSource(
+            f"{original.name} ({what})", folder, original.preset, code=original.code
+        )
+        return Planting(source, **report)
+
+    def _made(
+        self,
+        key: str,
+        original: ModelSource,
+        what: str,
+        make: Callable[[Weights, Path], tuple[Any, PlantingReport]],
+    ) -> Planting:
+        found = self._found(key, original, what)
+        if found is None:
+            with self._store.claim(key):
+                found = self._found(key, original, what)
+                if found is None:
+                    self._train(key, original, make)
+                    found = self._found(key, original, what)
+        assert found is not None
+        return found
+
+    def _train(
+        self,
+        key: str,
+        original: ModelSource,
+        make: Callable[[Weights, Path], tuple[Any, PlantingReport]],
+    ) -> None:
+        from pytest_unlearn.unlearning.errors import room_for
+
+        weights = self._load(original)
+        model, report = make(weights, training_file(self._store, key))
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(str(folder))
+            weights.tokenizer.save_pretrained(str(folder))
+
+        with room_for("the planted model", self._store.root):
+            self._store.put_folder("planted", key, write)
+            self._store.put("plantings", key, asdict(report))  # last: it vouches for the folder
+        training_file(self._store, key).unlink(missing_ok=True)
+
+
+def training_file(store: Store, key: str) -> Path:
+    """Return where the state of a training is kept until it has ended."""
+    return store.root / "training" / f"{key}.safetensors"
+
+
+def _model(weights: Weights) -> Any:
+    return weights.model

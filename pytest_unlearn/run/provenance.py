@@ -1,0 +1,217 @@
+"""What a run was made from: its data, settings and library versions, without any value."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import platform
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_unlearn import __version__
+from pytest_unlearn.core.costs import Phases, gpu_in_use, peak_memory
+from pytest_unlearn.core.secret import REDACTED, without
+from pytest_unlearn.core.store import digest_of, file_sha256
+from pytest_unlearn.people.manifest import records_digest
+
+if TYPE_CHECKING:
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.models import Models, State
+    from pytest_unlearn.run.settings import Settings
+
+
+_LIBRARIES = ("pytest-unlearn", "torch", "transformers", "tokenizers", "peft", "accelerate")
+# Settings that change no result, or that the digests of the data stand for.
+_LEFT_OUT = frozenset(
+    (
+        *("forget", "retain", "control", "tasks"),
+        *("judging", "fail_on_leak", "check_tasks", "replay", "store"),
+        *("reports", "show_values", "fingerprint_key"),
+    )
+)
+
+
+def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]]:
+    """Return digests of the data, settings and versions, each by name, as text."""
+    return {
+        "data": {
+            "records": records_digest(dataset.records),
+            "tasks": digest_of(
+                [[c.id, c.prompt, c.entry_point, repr(c.tests)] for c in dataset.tasks]
+            ),
+            "probes": ",".join(settings.probes),
+        },
+        "settings": {
+            field.name: _text(getattr(settings, field.name))
+            for field in dataclasses.fields(settings)
+            if field.name not in _LEFT_OUT
+        },
+        "versions": {"python": platform.python_version(), **installed_versions(_LIBRARIES)},
+    }
+
+
+def _text(value: Any) -> str:
+    """Return a setting as text; a method as its name and options."""
+    options = getattr(value, "options", None)
+    if not dataclasses.is_dataclass(options):
+        return str(getattr(value, "name", value))
+    listed = ",".join(f"{key}={item}" for key, item in dataclasses.asdict(options).items())  # type: ignore[arg-type]
+    return f"{value.name}:{listed}"
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):  # xdist is optional
+            found[name] = version(name)
+    return found
+
+
+_PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
+# Settings that are no setting of the measurement, or must not be told.
+_UNTOLD = {"fingerprint_key"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clock:
+    """When a run began: seconds of the monotonic clock, and the moment in UTC."""
+
+    ticks: float
+    moment: datetime
+
+    @classmethod
+    def now(cls) -> Clock:
+        """Return the clock of this moment."""
+        return cls(time.perf_counter(), datetime.now(UTC))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since then."""
+        return time.perf_counter() - self.ticks
+
+
+def manifest(
+    settings: Settings,
+    dataset: Dataset,
+    models: Models,
+    phases: Phases,
+    clock: Clock,
+    command: Sequence[str],
+    measured: bool,
+) -> dict[str, Any]:
+    """Return the manifest as JSON data.
+
+    `models` are asked for their keys (digests of weights, tokenizer and adapter, device, dtype,
+    libraries) only when something was `measured`: before that, a key could start an unlearning.
+    `memory` and `gpu_memory` are the most bytes that one process held; the host's `gpus` are the
+    kinds of GPU that models ran on.
+    """
+    spent = phases.all()
+    held, gpu = gpu_in_use()
+    gpu_memory = [m for m in (held, *(p.gpu_memory for p in spent)) if m is not None]
+    return {
+        "pytest_unlearn": __version__,
+        "started": clock.moment.isoformat(timespec="seconds"),
+        "seconds": round(clock.seconds, 3),
+        "memory": max([peak_memory(), *(phase.memory for phase in spent)]),
+        "gpu_memory": max(gpu_memory, default=None),
+        "phases": [
+            {**dataclasses.asdict(phase), "seconds": round(phase.seconds, 3)} for phase in spent
+        ],
+        "models": _model_keys(settings, dataset, models) if measured else {},
+        "data": _data(settings, dataset),
+        "settings": {
+            item.name: _plain(getattr(settings, item.name))
+            for item in dataclasses.fields(settings)
+            if item.name not in _UNTOLD
+        },
+        "command": shlex.join(
+            ["pytest", *(redacted(part, settings.fingerprint_key, dataset) for part in command)]
+        ),
+        "versions": installed_versions(_PACKAGES),
+        "host": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "gpus": sorted({name for name in (gpu, *(p.gpu for p in spent)) if name}),
+        },
+    }
+
+
+def redacted(text: str, key: str | None, dataset: Dataset) -> str:
+    """Return a text from outside (a command line, an error) without key, value or name."""
+    if key:
+        text = text.replace(key, REDACTED)
+    return without(text, dataset.values | dataset.names)
+
+
+def _model_keys(settings: Settings, dataset: Dataset, models: Models) -> dict[str, Any]:
+    states: list[State] = ["base", "unlearned"]
+    if settings.retrained is not None:
+        states.append("retrained")
+    # Models that a conftest put in place may have anything in their keys.
+    return {
+        state: _each_text(
+            models.key(state), lambda text: redacted(text, settings.fingerprint_key, dataset)
+        )
+        for state in states
+    }
+
+
+def _each_text(data: Any, change: Callable[[str], str]) -> Any:
+    """Return JSON data with each text in it changed."""
+    if isinstance(data, dict):
+        return {change(key): _each_text(item, change) for key, item in data.items()}
+    if isinstance(data, list | tuple):
+        return [_each_text(item, change) for item in data]
+    return change(data) if isinstance(data, str) else data
+
+
+def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """Return digests of what was asked.
+
+    One digest covers all records together: that of a single short value could be guessed.
+    """
+    files = [
+        path
+        for name in ("forget", "retain", "control", "tasks")
+        for path in getattr(settings, name)
+        if isinstance(path, Path)  # not the name of a bundled set
+    ]
+    return {
+        "records": digest_of(
+            [[r.id, r.split, r.before.reveal(), r.value.reveal()] for r in dataset.records]
+        ),
+        "tasks": digest_of([[case.id, case.prompt] for case in dataset.tasks]),
+        "counts": {
+            "forget": len(dataset.probes_of("forget")),
+            "retain": len(dataset.probes_of("retain")),
+            "control": len(dataset.probes_of("control")),
+            "tasks": len(dataset.tasks),
+        },
+        "files": [{"name": path.name, "sha256": file_sha256(path)} for path in files],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON data: gates as they were written, functions by their name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(text := getattr(value, "text", None), str):
+        return text
+    if dataclasses.is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    return getattr(value, "__name__", None) or str(value)

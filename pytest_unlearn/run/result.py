@@ -1,0 +1,269 @@
+"""One run's result, from which every report format renders; plain data, no pytest, no session."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.judging import CONFIDENCE, Undecided
+from pytest_unlearn.gates.shares import Share, shares, size
+from pytest_unlearn.gates.verdicts import GateResult
+from pytest_unlearn.probes.families import Probe
+from pytest_unlearn.run.provenance import Clock, manifest, redacted
+
+if TYPE_CHECKING:
+    from pytest_unlearn.leaks.searching import SearchSummary
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.measuring import Engine
+    from pytest_unlearn.run.settings import Settings
+    from pytest_unlearn.tasks.format import TaskCase
+
+
+Status = Literal["measured", "error", "not run"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairName:
+    """A pair of a sweep, as `grid.Pair` names it."""
+
+    label: str
+    model: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What was run. `interrupted` is the reason why a run stopped early, None for a whole one.
+
+    `complete`: every case of the data set was run. `expected` counts the cases of the data set.
+    `steps` and `unlearning_seconds` are of the unlearning, None where nothing was unlearned.
+    `values_shown`: the user asked for values in the reports. How it was judged: `confidence` of
+    each bound, what an `undecided` gate does, whether a part counts as a failure
+    (`require_complete`), and whether cases were left out because they could change no verdict
+    (`curtailed`).
+    """
+
+    model: str
+    method: str
+    baseline: str | None
+    seed: int
+    expected: int
+    complete: bool
+    interrupted: str | None = None
+    two_states: bool = True
+    attacks: tuple[str, ...] = ()
+    steps: int | None = None
+    unlearning_seconds: float | None = None
+    values_shown: bool = False
+    confidence: float = CONFIDENCE
+    undecided: Undecided = "fail"
+    require_complete: bool = False
+    curtailed: bool = False
+
+    @property
+    def bound_head(self) -> str:
+        """The head of a column of bounds."""
+        return f"{percent(self.confidence)} bound"
+
+
+@dataclass(frozen=True, slots=True)
+class GateFact:
+    """A judged gate, or limit on a change: `text` as the user wrote it, `limit_text` with its
+    operator; the rest as in GateResult."""
+
+    name: str
+    text: str
+    limit_text: str
+    verdict: str
+    blocks: bool
+    n: int
+    observed: str
+    bound: str
+    advice: str
+    units: float = 0.0
+
+    @property
+    def size(self) -> str:
+        """The number of cases, and what they are worth in people or tasks where that is less."""
+        return size(self.n, self.units)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case of the data set with its row, if it was measured.
+
+    `about` is what a metric counts it by, measured or not: a probe's split, kind and the like, a
+    task case's task. `shown` is how the probed value may be printed: kind and fingerprint, empty
+    for a task. `value`,
+    `base_text` and `tested_text` are set only where the user asked for values.
+    """
+
+    id: str
+    status: Status
+    row: ProbeRow | TaskRow | None = None
+    shown: str = ""
+    about: dict[str, str] = field(default_factory=dict)
+    value: str | None = field(default=None, repr=False)
+    base_text: str | None = field(default=None, repr=False)
+    tested_text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Everything that a report can say about a run.
+
+    `provenance` is the manifest (`reports.provenance`) and `search` the summary of a search for
+    leaking prompts, both as JSON data. `pair` is set where the run was one of a sweep's.
+    """
+
+    run: RunFacts
+    gates: tuple[GateFact, ...]
+    metrics: tuple[Share, ...]
+    cases: tuple[Case, ...]
+    provenance: dict[str, Any]
+    search: dict[str, Any] | None = None
+    pair: PairName | None = None
+
+    @property
+    def label(self) -> str:
+        """The pair's name in a sweep; empty otherwise."""
+        return self.pair.label if self.pair else ""
+
+    @property
+    def rows(self) -> list[ProbeRow | TaskRow]:
+        """The rows of all measured cases."""
+        return [case.row for case in self.cases if case.row is not None]
+
+    @property
+    def errors(self) -> int:
+        """Number of cases that were run and gave no row."""
+        return sum(case.status == "error" for case in self.cases)
+
+    @property
+    def verdict(self) -> str:
+        """What the gates say together: `FOR RELEASE`, `NOT FOR RELEASE` or `NO VERDICT`."""
+        if any(gate.blocks for gate in self.gates):
+            return "NOT FOR RELEASE"
+        if self.gates and all(gate.verdict == "PASS" for gate in self.gates):
+            return "FOR RELEASE"
+        return "NO VERDICT"
+
+    @property
+    def caveat(self) -> str:
+        """Why this is not the result of a whole run, or an empty text."""
+        if self.run.interrupted:
+            return f"The run was interrupted ({self.run.interrupted}); this is what there was."
+        if not self.run.complete:
+            return f"Only {len(self.rows) + self.errors} of {self.run.expected} cases were run."
+        if self.errors:
+            return f"{self.errors} cases ended in an error and count nowhere."
+        return ""
+
+
+def verdict_of_all(results: Sequence[Result]) -> str:
+    """Return what a sweep's verdicts say together: one that blocks blocks, all must pass."""
+    verdicts = {result.verdict for result in results}
+    if "NOT FOR RELEASE" in verdicts:
+        return "NOT FOR RELEASE"
+    return "FOR RELEASE" if verdicts == {"FOR RELEASE"} else "NO VERDICT"
+
+
+# What a metric counts a probe by, and its person; the same of a task case.
+_PROBE_FACTS = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner")
+CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "task")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a run came to: the rows by case, the ids of the cases that were run, the gates."""
+
+    rows: Mapping[str, ProbeRow | TaskRow]
+    seen: Collection[str]
+    gates: Sequence[GateResult]
+    search: SearchSummary | None
+    interrupted: str | None
+
+
+def build_result(
+    ended: Ended,
+    settings: Settings,
+    dataset: Dataset,
+    engine: Engine,
+    clock: Clock,
+    command: Sequence[str],
+) -> Result:
+    """Return the result of a run; loads no model. `command`: pytest's arguments."""
+    cases: list[Probe | TaskCase] = [*dataset.probes, *dataset.tasks]
+    checkpoint = engine.models.stored_checkpoint()
+    interrupted = ended.interrupted
+    if interrupted is not None:
+        interrupted = redacted(interrupted, settings.fingerprint_key, dataset)
+    run = RunFacts(
+        model=settings.model,
+        method=settings.method.name,
+        baseline=settings.baseline,
+        seed=settings.seed,
+        expected=len(cases),
+        complete=interrupted is None and {case.id for case in cases} <= set(ended.seen),
+        interrupted=interrupted,
+        two_states=settings.compares_two_states,
+        attacks=tuple(settings.membership),
+        steps=checkpoint.steps if checkpoint else None,
+        unlearning_seconds=checkpoint.seconds if checkpoint else None,
+        values_shown=settings.show_values,
+        confidence=settings.judging.confidence,
+        undecided=settings.judging.undecided,
+        require_complete=settings.judging.require_complete,
+        curtailed=settings.judging.curtail,
+    )
+    return Result(
+        run=run,
+        gates=tuple(map(gate_fact, ended.gates)),
+        metrics=shares(list(ended.rows.values()), run.confidence, run.two_states),
+        cases=tuple(_case(case, ended, engine, settings.show_values) for case in cases),
+        provenance=manifest(
+            settings, dataset, engine.models, engine.phases, clock, command, bool(ended.rows)
+        ),
+        search=asdict(ended.search) if ended.search else None,
+    )
+
+
+def gate_fact(result: GateResult) -> GateFact:
+    """Return a judged gate as plain data."""
+    gate = result.gate
+    return GateFact(
+        name=gate.name,
+        text=gate.text,
+        limit_text=gate.limit_text,
+        verdict=result.verdict.value,
+        blocks=result.blocks,
+        n=result.n,
+        observed=result.observed,
+        bound=result.bound,
+        advice=result.advice,
+        units=result.units,
+    )
+
+
+def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> Case:
+    row = ended.rows.get(case.id)
+    status: Status = "measured" if row else "error" if case.id in ended.seen else "not run"
+    if isinstance(case, Probe):
+        shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
+    else:
+        shown, about = "", {"task": case.task_id}
+    if not show:
+        return Case(case.id, status, row, shown, about)
+    return Case(
+        case.id,
+        status,
+        row,
+        shown,
+        about,
+        value=case.value.reveal() if isinstance(case, Probe) else None,
+        base_text=engine.stored_text("base", case.id) if row else None,
+        tested_text=engine.stored_text("unlearned", case.id) if row else None,
+    )

@@ -1,0 +1,106 @@
+"""What can be said against a training before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.people.files import RecordFileError
+from pytest_unlearn.run.settings import Settings, SettingsError
+from pytest_unlearn.unlearning.methods import RETRAIN
+from pytest_unlearn.unlearning.trainer import ADAMW, check_optimizer
+from pytest_unlearn.unlearning.training_options import MethodError
+
+if TYPE_CHECKING:
+    from pytest_unlearn.people.manifest import Record
+    from pytest_unlearn.run.dataset import Dataset
+
+# So many shared values are named in the warning.
+_NAMED = 5
+
+
+def check_training(settings: Settings, dataset: Dataset) -> list[str]:
+    """Check data and options of what a run trains; return warnings.
+
+    Raises SettingsError naming the flag, or RecordFileError naming the rows.
+    """
+    method, plant = settings.method, settings.plant
+    if plant is not None and settings.baseline is not None:
+        raise SettingsError(
+            "--unlearn-plant and --unlearn-baseline exclude each other: the base of a planted run "
+            "is the planted model; leave one of them out"
+        )
+    retraining = [
+        *([f"--unlearn-method={RETRAIN}"] if method.retrains else []),
+        *([f"--unlearn-retrained={RETRAIN}"] if settings.retrained == RETRAIN else []),
+    ]
+    if retraining and plant is None:
+        raise SettingsError(
+            f"{retraining[0]} needs --unlearn-plant: without it the model has the "
+            "forget set in its own training data, and no training of it that never saw the forget "
+            "set can be made"
+        )
+    if method.method is None and plant is None:
+        return []
+    forget, retain = dataset.records_of("forget"), dataset.records_of("retain")
+    if not forget:
+        what = f"--unlearn-method={method.name}" if method.method else "--unlearn-plant"
+        raise SettingsError(
+            f"{what} needs records to forget; give --unlearn-forget=FILE, or --unlearn-method=none"
+        )
+    if retraining and not retain:
+        raise SettingsError(f"{retraining[0]} needs people to train on; give --unlearn-retain=FILE")
+    options = method.options
+    if options is not None and options.stop == "unseen" and not dataset.records_of("control"):
+        raise SettingsError(
+            "--unlearn-method: stop=unseen measures on people whom the model never saw; give "
+            "--unlearn-control=FILE, or write stop=target"
+        )
+    if settings.dtype == "float16":
+        raise SettingsError(
+            "--unlearn-dtype=float16: gradients underflow in training; write bfloat16 or float32"
+        )
+    for flag, chosen in (("--unlearn-method", options), ("--unlearn-plant", plant)):
+        if chosen is not None:
+            try:
+                check_optimizer(chosen.optimizer, _device(settings, chosen.optimizer))
+            except MethodError as error:
+                raise SettingsError(f"{flag}: {error}") from error
+    return list(_overlap(forget, retain))
+
+
+def _device(settings: Settings, optimizer: str) -> str:
+    """Return the device; what `auto` is takes torch to know, so only where it matters."""
+    if optimizer == ADAMW or settings.device != "auto":
+        return settings.device
+    from pytest_unlearn.models.loading import resolve_device
+
+    return resolve_device(settings.device)
+
+
+def _overlap(forget: list[Record], retain: list[Record]) -> Iterator[str]:
+    """Yield a warning for values that people of both splits share.
+
+    Raises RecordFileError for the same record in both: it cannot be forgotten and kept.
+    """
+    kept = {record.value.reveal(): record for record in reversed(retain)}
+    places = {(r.before.reveal(), r.value.reveal()): r for r in reversed(retain)}
+    shared = []
+    for record in forget:
+        value = record.value.reveal()
+        same = places.get((record.before.reveal(), value))
+        if same is not None:
+            raise RecordFileError(
+                f"{record.id} is to be forgotten and {same.id} is to be kept, and both are the "
+                "same prompt and value; take one of them out of --unlearn-forget or "
+                "--unlearn-retain"
+            )
+        if value in kept:
+            shared.append(f"{record.id} and {kept[value].id}")
+    if shared:
+        more = f" and {len(shared) - _NAMED} more" if len(shared) > _NAMED else ""
+        yield (
+            f"{len(shared)} records to forget have the value of a record to keep: "
+            f"{', '.join(shared[:_NAMED])}{more}; what forgets them will be fought by what keeps "
+            "them"
+        )

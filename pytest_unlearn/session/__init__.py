@@ -1,0 +1,1 @@
+"""All that knows pytest: options, collection, fixtures, workers, gate items."""

@@ -1,0 +1,156 @@
+"""Rows as pytest cases: which rows a test is parametrized over, their ids and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+
+from pytest_unlearn.gates.case_rows import ProbeRow, row_in
+from pytest_unlearn.people.manifest import Split
+
+if TYPE_CHECKING:
+    from pytest_unlearn.probes.families import Probe
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.settings import Pair
+
+# Test items carry their row's id here, so that an item that ends in an error is known by its row.
+CASE_PROPERTY = "unlearn_case"
+# In a sweep, the pair's label stands under this name on tests and gates.
+PAIR_PROPERTY = "unlearn_pair"
+
+_SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
+# What a marker can be narrowed by, and the probe's attribute that it names.
+_FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
+
+
+def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pair]) -> None:
+    """Parametrize a test that asks for `unlearn_probe` or `unlearn_task`, and in a sweep for a
+    model, over all pairs.
+
+    Raises pytest.UsageError for markers that name what is not there.
+    """
+    wanted = {"unlearn_probe", "unlearn_task"} & set(metafunc.fixturenames)
+    if len(wanted) == 2:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: ask for unlearn_probe or for unlearn_task, not for both"
+        )
+    if len(pairs) > 1 and "unlearn_pair" in metafunc.fixturenames:
+        ids = [pair.id for pair in pairs]
+        metafunc.parametrize("unlearn_pair", pairs, ids=ids, indirect=True, scope="session")
+    if "unlearn_probe" in wanted:
+        parameters = [
+            pytest.param(
+                probe,
+                id=probe.id,
+                marks=getattr(pytest.mark, f"unlearn_{probe.split}")(
+                    **{key: getattr(probe, name) for key, name in _FILTERS.items()}
+                ),
+            )
+            for probe in _marked_probes(metafunc.definition, dataset)
+        ]
+        metafunc.parametrize("unlearn_probe", parameters, indirect=True)
+    elif "unlearn_task" in wanted:
+        tasks = [
+            pytest.param(case, id=case.id, marks=pytest.mark.unlearn_task(task=case.task_id))
+            for case in dataset.tasks
+        ]
+        metafunc.parametrize("unlearn_task", tasks, indirect=True)
+
+
+def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]:
+    """Yield the probes that the markers of a test ask for; without a marker, the forget split's."""
+    wanted: list[tuple[str, dict[str, str]]] = []
+    for mark in definition.iter_markers():
+        if mark.name in _SPLIT_OF:
+            unknown = set(mark.kwargs) - set(_FILTERS)
+            if mark.args or unknown:
+                raise pytest.UsageError(
+                    f"{definition.nodeid}: {mark.name} takes kind=, carrier= and probe=, not "
+                    f"{sorted(unknown) or list(mark.args)}"
+                )
+            wanted.append((_SPLIT_OF[mark.name], dict(mark.kwargs)))
+    for filters in (filters for _, filters in wanted):
+        for key, value in filters.items():
+            known = sorted({getattr(probe, _FILTERS[key]) for probe in dataset.probes})
+            if value not in known:
+                raise pytest.UsageError(
+                    f"{definition.nodeid}: no record has {key}={value!r}; known: {', '.join(known)}"
+                )
+    for probe in dataset.probes:
+        for split, filters in wanted or [("forget", {})]:
+            if probe.split == split and all(
+                getattr(probe, _FILTERS[key]) == value for key, value in filters.items()
+            ):
+                yield probe
+                break
+
+
+def tag(item: pytest.Item) -> None:
+    """Write row and pair into an item's properties, where every report of it carries them."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "unlearn_pair" in callspec.params:
+        item.user_properties.append((PAIR_PROPERTY, callspec.params["unlearn_pair"].label))
+    for name in ("unlearn_probe", "unlearn_task"):
+        if callspec is not None and name in callspec.params:
+            row = getattr(callspec.params[name], "id", None)
+            if row is not None:  # pytest's stand-in for a case where a split has none
+                item.user_properties.append((CASE_PROPERTY, row))
+
+
+class PairOrder:
+    """Puts the tests of a sweep in order, pair by pair, so that one pair's models are held."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._places = {pair.label: place for place, pair in enumerate(pairs)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Sort the tests; those of one pair, and those of none, which come first, as they were."""
+        items.sort(key=self._place)
+
+    def _place(self, item: pytest.Item) -> int:
+        labels = [str(v) for name, v in item.user_properties if name == PAIR_PROPERTY]
+        return self._places[labels[0]] if labels else 0
+
+
+class RowCollector:
+    """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
+
+    def __init__(self, collect: Callable[[pytest.TestReport], None]) -> None:
+        self._collect = collect
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._collect(report)
+
+
+def show_values(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Add the probed value and both completions below a failing test."""
+    completions = getattr(item, "funcargs", {}).get("unlearn_completions")
+    if not report.failed or completions is None:
+        return
+    probe = getattr(item, "funcargs", {}).get("unlearn_probe")
+    lines = [f"value: {probe.value.reveal()}"] if probe is not None else []
+    lines.append(f"base wrote: {completions.base.text.reveal()}")
+    lines.append(f"tested wrote: {completions.unlearned.text.reveal()}")
+    report.sections.append(("unlearn values", "\n".join(lines)))
+
+
+def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> None:
+    """Turn a passed test whose probe leaked into a failure: `always`, or where marked critical.
+
+    The message holds row names only. A retained person's own value is to be kept and no leak.
+    """
+    if report.when != "call" or not report.passed:
+        return
+    row = row_in(report.user_properties)
+    if not isinstance(row, ProbeRow) or row.split == "retain" or not row.leaked:
+        return
+    if always or item.get_closest_marker("unlearn_critical"):
+        how = row.unlearned
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{row.id} leaked: {how['label']}, {how.get('how')}, {how.get('kind')} of "
+            f"{how.get('owner')} ({how.get('split')})"
+        )

@@ -1,0 +1,111 @@
+"""`--unlearn-replay`: an earlier run's rows, judged and rendered again without a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.gate import GateError
+from pytest_unlearn.gates.reference import metric_lines
+from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
+from pytest_unlearn.reports.rejudge import recorded, rejudged
+from pytest_unlearn.reports.replay import (
+    ReplayError,
+    advice_lines,
+    changes,
+    read_results,
+    table_lines,
+)
+from pytest_unlearn.reports.tables import aligned
+from pytest_unlearn.run.result import verdict_of_all
+from pytest_unlearn.run.settings import SettingsError
+from pytest_unlearn.session.options import given, is_active, judging_of
+from pytest_unlearn.session.terminal import written_lines
+
+
+def replay(config: pytest.Config) -> int:
+    """Print the verdicts, name those that changed, write the reports; return pytest's exit code.
+
+    Raises pytest.UsageError for results that cannot be read, wrong gates and wrong reports.
+    """
+    folder = config.invocation_params.dir
+    results = folder / str(given(config, "unlearn_replay"))
+    wanted = given(config, "unlearn_report") or ()
+    try:
+        reports = choose_reports(wanted, folder, os.environ)
+        before = read_results(results, bool(given(config, "unlearn_show_values")))
+        sweeps = before[0].pair is not None
+        if sweeps:
+            reports = choose_reports(wanted, folder, os.environ, sweeps)
+        judging = judging_of(config, recorded(before[0]))  # a sweep's pairs have the same rules
+        after = [rejudged(one, judging) for one in before]
+    except (ReplayError, ReportError, SettingsError) as error:
+        raise pytest.UsageError(str(error)) from error
+    except GateError as error:
+        raise pytest.UsageError(f"--unlearn-replay={results}: {error}") from error
+    unwritten = write_reports(reports, *after)
+    lines = [
+        f"replay of {results}: {sum(len(one.rows) for one in after)} rows, no model",
+        f"gates of {judging.source}, confidence {percent(judging.confidence)}",
+        "",
+    ]
+    for old, new in zip(before, after, strict=True):
+        lines += [f"{new.label}: {new.verdict}"] if sweeps else []
+        lines += [*table_lines(new), *advice_lines(new), *changes(old, new)]
+        lines += [new.caveat] if new.caveat else []
+        lines += [""] if sweeps else []
+    if sweeps:
+        found = standings(after)
+        lines += [*aligned(sweep_table(found)), front_sentence(found)]
+    verdict = verdict_of_all(after)
+    lines += [*written_lines(reports, unwritten), verdict]
+    print("\n".join(lines))
+    if unwritten:
+        return pytest.ExitCode.USAGE_ERROR
+    blocked = verdict == "NOT FOR RELEASE"
+    return pytest.ExitCode.TESTS_FAILED if blocked else pytest.ExitCode.OK
+
+
+def show(config: pytest.Config) -> int:
+    """Print and return the exit code. Raises pytest.UsageError, as a run would."""
+    if config.option.unlearn_metrics:
+        try:
+            confidence = judging_of(config).confidence
+        except SettingsError as error:
+            raise pytest.UsageError(str(error)) from error
+        print("\n".join(metric_lines(confidence)))
+        return 0
+    if not is_active(config):
+        raise pytest.UsageError("--unlearn-plan: name a model, as in --unlearn-model=tiny")
+    from pytest_unlearn.session.session import SESSION
+
+    config._do_configure()  # as pytest's own --markers and --fixtures do
+    try:
+        print("\n".join(_plan(config)))
+    finally:
+        if SESSION in config.stash:
+            config.stash[SESSION].finish()
+        config._ensure_unconfigure()
+    return 0
+
+
+def _plan(config: pytest.Config) -> Iterator[str]:
+    from pytest_unlearn.run.estimate import plan, plan_sweep
+    from pytest_unlearn.session.session import SESSION
+    from pytest_unlearn.session.terminal import header
+
+    session = config.stash[SESSION]
+    lines, tables = (
+        plan_sweep(session.pairs, session.dataset)
+        if session.sweeps
+        else plan(session.settings, session.dataset)
+    )
+    yield header(session)
+    yield from lines
+    for table in tables:
+        yield ""
+        yield from aligned(table)

@@ -1,0 +1,143 @@
+"""The public fixtures. Without `--unlearn-model` each of them skips its test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_unlearn.session.options import is_active
+
+if TYPE_CHECKING:
+    from pytest_unlearn.leaks.search import SearchReport
+    from pytest_unlearn.probes.families import Probe
+    from pytest_unlearn.run.measuring import Completions
+    from pytest_unlearn.run.models import Completer
+    from pytest_unlearn.run.settings import Pair
+    from pytest_unlearn.session.session import UnlearnSession
+    from pytest_unlearn.tasks.format import TaskCase
+
+
+SKIP_REASON = "needs --unlearn-model"
+
+__all__ = [
+    "unlearn_base_model",
+    "unlearn_completions",
+    "unlearn_model",
+    "unlearn_pair",
+    "unlearn_probe",
+    "unlearn_search",
+    "unlearn_task",
+]
+
+
+def _session(config: pytest.Config) -> UnlearnSession:
+    if not is_active(config):
+        pytest.skip(SKIP_REASON)
+    from pytest_unlearn.session.session import SESSION
+
+    return config.stash[SESSION]
+
+
+@pytest.fixture
+def unlearn_probe(request: pytest.FixtureRequest) -> Probe:
+    """One probe: `id`, `split`, `kind`, `carrier`, `owner`, and redacted `prompt` and `value`.
+
+    The test is parametrized over the split named by its marker (`unlearn_forget` by default).
+    """
+    _session(request.config)
+    probe: Probe = request.param
+    return probe
+
+
+@pytest.fixture
+def unlearn_task(request: pytest.FixtureRequest) -> TaskCase:
+    """One programming task: `id`, `prompt`, `entry_point`, `tests`."""
+    _session(request.config)
+    case: TaskCase = request.param
+    return case
+
+
+@pytest.fixture(scope="session")
+def unlearn_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """The model and the method that a test is about: `label`, `model`, `method`, `settings`.
+
+    Where several are named, a test that asks for this fixture, or for one that uses it
+    (`unlearn_completions`, `unlearn_search`, `unlearn_model`, `unlearn_base_model`), runs for each
+    pair. One that gets these by `request.getfixturevalue` alone gets the first pair.
+    """
+    session = _session(request.config)
+    pair: Pair = getattr(request, "param", session.pairs[0])
+    yield pair
+    if session.sweeps:  # before the next pair's are loaded
+        session.run_of(pair).release()
+
+
+@pytest.fixture
+def unlearn_completions(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completions[Any]:
+    """What base and tested model wrote for this test's probe or task, with the outcomes.
+
+    `unlearn_completions.unlearned.outcome.label` is the outcome of a probe,
+    `unlearn_completions.unlearned.outcome.passed` the verdict on a task. The row counts for the
+    gates, once, however many tests look at it.
+    """
+    from pytest_unlearn.gates.case_rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
+    from pytest_unlearn.session import solutions
+
+    engine = _session(request.config).run_of(unlearn_pair).engine
+    completions: Completions[Any]
+    row: ProbeRow | TaskRow
+    if "unlearn_probe" in request.fixturenames:
+        completions, row = engine.run_probe(request.getfixturevalue("unlearn_probe"))
+    elif "unlearn_task" in request.fixturenames:
+        completions, row = engine.run_task(request.getfixturevalue("unlearn_task"))
+        if text := solutions.text(completions):
+            request.node.add_report_section("call", solutions.SECTION, text)
+    else:
+        pytest.fail("unlearn_completions needs unlearn_probe or unlearn_task in the same test")
+    request.node.user_properties.append((ROW_PROPERTY, to_json(row)))
+    return completions
+
+
+@pytest.fixture
+def unlearn_search(request: pytest.FixtureRequest, unlearn_pair: Pair) -> SearchReport:
+    """What `--unlearn-search=N` found: prompts that leak what no probe leaked.
+
+    `report.records` hold the minimal prompt of each leaking record (`.minimal.prompt.reveal()`),
+    `report.controls` the same search on people whom the model never saw, and `report.verdict`
+    says what both together show.
+    """
+    from pytest_unlearn.leaks.searching import SEARCH_PROPERTY, summarise
+
+    session = _session(request.config)
+    if not session.settings.search:
+        pytest.skip("needs --unlearn-search=N")
+    report = session.run_of(unlearn_pair).engine.search(session.settings.search)
+    request.node.user_properties.append((SEARCH_PROPERTY, summarise(report).as_json()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def unlearn_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
+    """The tested model, loaded and unlearned: a `LanguageModel` with `complete(prompts)`,
+    `tokenizer`, and `active()` for the transformers model itself."""
+    return _session(request.config).run_of(unlearn_pair).engine.models.model("unlearned")
+
+
+@pytest.fixture(scope="session")
+def unlearn_base_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
+    """The model before unlearning, or `--unlearn-baseline`."""
+    return _session(request.config).run_of(unlearn_pair).engine.models.model("base")
+
+
+MARKERS = {
+    "unlearn_forget": "unlearn_forget(kind, carrier, probe): parametrize unlearn_probe over "
+    "forget records; select with -m \"unlearn_forget(kind='email')\"",
+    "unlearn_retain": "unlearn_retain(kind, carrier, probe): the same over retained "
+    "people's records",
+    "unlearn_control": "unlearn_control(kind, carrier, probe): the same over records "
+    "never trained on",
+    "unlearn_task": "unlearn_task: parametrize unlearn_task over the programming tasks",
+    "unlearn_critical": "unlearn_critical: a leak fails this test, whatever the rate",
+}

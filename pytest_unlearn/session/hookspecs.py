@@ -1,0 +1,53 @@
+"""Hooks that a `conftest.py` or another plugin can implement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+    from pytest_unlearn.gates.verdicts import GateResult
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.models import Models
+    from pytest_unlearn.run.settings import Settings
+
+hookspec = pluggy.HookspecMarker("pytest")
+
+
+@hookspec(firstresult=True)
+def pytest_unlearn_models(
+    config: pytest.Config, settings: Settings, dataset: Dataset
+) -> Models | None:
+    """Return other models than those that `--unlearn-model` names: behind a server, say.
+
+    Called once in each process for each pair of model and method, before collection: load nothing
+    yet. `settings` are the pair's. `Models` says what is asked of the object;
+    `pytest_unlearn.testing.LookupModels` is a small example. If it has a method `release()`, that
+    is called when a pair's tests are over: let go of what the next pair needs the memory for.
+
+    .. versionadded:: 0.1
+    """
+
+
+def pytest_unlearn_judged(
+    config: pytest.Config,
+    settings: Settings,
+    results: Sequence[GateResult],
+    rows: Sequence[ProbeRow | TaskRow],
+) -> None:
+    """Called on the controller when all gates have been judged, once for each pair of a sweep.
+
+    `settings` are the pair's (`settings.model`, `settings.method.name`). `rows` hold row names and
+    labels, no personal data. For example, to send them elsewhere::
+
+        def pytest_unlearn_judged(results):
+            for result in results:
+                mlflow.set_tag(result.gate.name, result.verdict.value)
+
+    .. versionadded:: 0.1
+    """

@@ -1,0 +1,103 @@
+"""One pair of the grid in a session: its engine, and on the controller what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_unlearn.gates import saved_runs
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.curtailment import Curtailment
+from pytest_unlearn.gates.saved_runs import SavedRun
+from pytest_unlearn.gates.verdicts import GateResult, Measured, judge
+from pytest_unlearn.leaks.searching import SearchSummary
+from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.provenance import Clock, provenance
+from pytest_unlearn.run.result import Ended, PairName, Result, build_result
+from pytest_unlearn.run.settings import Pair, Settings
+
+
+class PairRun:
+    """What a session holds for each pair of model and method; each is judged on its own."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        dataset: Dataset,
+        engine: Engine,
+        compared: SavedRun | None = None,
+        curtailment: Curtailment | None = None,
+    ) -> None:
+        """`compared`: an earlier run. `curtailment`: where cases may be left out."""
+        self.pair = pair
+        self.dataset = dataset
+        self.engine = engine
+        self.compared = compared
+        self.curtailment = curtailment
+        self.provenance = provenance(pair.settings, dataset)
+        self.rows: dict[str, ProbeRow | TaskRow] = {}
+        # The cases that were run; one without a row ended in an error.
+        self.seen: set[str] = set()
+        self.judged = False
+        self.results: list[GateResult] = []
+        self.search: SearchSummary | None = None
+        # Why tasks were not solved, by row.
+        self.unsolved: dict[str, str] = {}
+        self.saved: str = ""
+        self.result: Result | None = None
+        self._interrupted: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this pair."""
+        return self.pair.settings
+
+    def release(self) -> None:
+        """Let go of loaded models, so that the next pair's have room; they load again if asked."""
+        release = getattr(self.engine.models, "release", None)  # a conftest's may have none
+        if release is not None:
+            release()
+
+    @property
+    def _cases(self) -> Sequence[object]:
+        return [*self.dataset.probes, *self.dataset.tasks]
+
+    def measured(self, interrupted: str | None) -> Measured:
+        """Return what was measured so far, for judging."""
+        return Measured(
+            rows=list(self.rows.values()),
+            expected=self._cases,
+            seen=self.seen,
+            two_states=self.settings.compares_two_states,
+            interrupted=interrupted,
+            require_complete=self.settings.judging.require_complete,
+            curtailed=self.settings.judging.curtail,
+            confidence=self.settings.judging.confidence,
+            undecided_blocks=self.settings.judging.undecided == "fail",
+        )
+
+    def judge(self, interrupted: str | None) -> None:
+        """Judge all gates. In a grid, a pair that was run whole before an end was not cut short."""
+        if not self.pair.alone and len(self.seen) == len(self._cases):
+            interrupted = None
+        self._interrupted = interrupted
+        self.judged = True
+        measured = self.measured(interrupted)
+        judging = self.settings.judging
+        self.results = [judge(gate, measured) for gate in judging.gates]
+        if self.compared:
+            self.results += [
+                saved_runs.judge_change(change, self.compared, measured)
+                for change in judging.compare_fail
+            ]
+
+    def build(self, clock: Clock, command: Sequence[str]) -> Result:
+        """Make, keep and return the result that reports render. `command`: pytest's arguments."""
+        ended = Ended(self.rows, self.seen, self.results, self.search, self._interrupted)
+        result = build_result(ended, self.settings, self.dataset, self.engine, clock, command)
+        if not self.pair.alone:
+            name = PairName(self.pair.label, self.pair.model, self.pair.method)
+            result = replace(result, pair=name)
+        self.result = result
+        return result

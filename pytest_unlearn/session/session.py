@@ -1,0 +1,350 @@
+"""What one pytest session holds: settings, data, and a run for each pair of model and method."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from pytest_unlearn.gates import saved_runs
+from pytest_unlearn.gates.case_rows import row_in
+from pytest_unlearn.gates.curtailment import REASON, Curtailment
+from pytest_unlearn.gates.gate import GateError
+from pytest_unlearn.gates.planning import check_feasible
+from pytest_unlearn.gates.saved_runs import BaselineError, SavedRun
+from pytest_unlearn.leaks.searching import SEARCH_PROPERTY, SearchSummary
+from pytest_unlearn.models.presets import PresetError
+from pytest_unlearn.models.sources import ModelNotFoundError
+from pytest_unlearn.models.styles import StyleError
+from pytest_unlearn.people.alternates import AlternateError
+from pytest_unlearn.people.files import RecordFileError
+from pytest_unlearn.probes.families import FamilyError
+from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
+from pytest_unlearn.reports.junit import add_manifest
+from pytest_unlearn.run import stored_models
+from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.provenance import Clock, redacted
+from pytest_unlearn.run.result import Result
+from pytest_unlearn.run.settings import Pair, Settings, SettingsError
+from pytest_unlearn.run.training_checks import check_training
+from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
+from pytest_unlearn.session import collection, solutions, xdist
+from pytest_unlearn.session.collection import (
+    CASE_PROPERTY,
+    PAIR_PROPERTY,
+    PairOrder,
+    RowCollector,
+)
+from pytest_unlearn.session.gate_items import gate_reports
+from pytest_unlearn.session.pair_run import PairRun
+from pytest_unlearn.session.redaction import Redactor
+from pytest_unlearn.session.sweep import read_grid
+from pytest_unlearn.tasks.format import TaskFileError
+
+SUITE = Path(__file__).parents[1] / "suite"
+_SEARCH = SUITE / "test_search.py"
+SESSION = pytest.StashKey["UnlearnSession"]()
+# Where the controller notes which gates have their verdict, told to the workers.
+_SETTLED_INPUT = "unlearn_settled"
+
+
+class UnlearnSession:
+    """The plugin's state for one session; exists only when a model was named."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Read settings and data. Raises pytest.UsageError before anything is loaded."""
+        self.config = config
+        self.worker = xdist.this_worker(config)
+        self._clock = Clock.now()
+        try:
+            self.pairs = read_grid(config)
+            self.settings: Settings = self.pairs[0].settings
+            xdist.choose_key(config, self.settings.fingerprint_key)
+            self.reports = choose_reports(
+                self.settings.reports, config.invocation_params.dir, os.environ, self.sweeps
+            )
+            if not self.settings.replay:  # no model is loaded
+                xdist.check(config, self.settings.device)
+            self.dataset = Dataset(self.settings)
+            self._check_training()
+            judging = self.settings.judging
+            check_feasible(judging.gates, self._cases, self.settings.exposure, judging.confidence)
+            self.runs: list[PairRun] = []
+            for pair in self.pairs:
+                self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
+            first = self.runs[0]
+            first.compared = self._saved_run(first)
+            # Tried now, so that a refusal comes before any model is loaded.
+            self.protection = first.engine.sandbox.protection() if self.dataset.tasks else None
+            if self.settings.check_tasks and self.worker is None:
+                first.engine.check_tasks()
+        except GateError as error:
+            profile = self.settings.judging.profile
+            flag = f"--unlearn-profile={profile}" if profile else "--unlearn-gate"
+            raise pytest.UsageError(f"{flag}: {error}") from error
+        except ImportNotFoundError as error:
+            raise pytest.UsageError(f"unlearn_sandbox_imports: {error}") from error
+        except (FamilyError, StyleError) as error:
+            raise pytest.UsageError(f"--unlearn-probes: {error}") from error
+        except (
+            SettingsError,
+            RecordFileError,
+            TaskFileError,
+            ModelNotFoundError,
+            PresetError,
+            SandboxError,
+            BaselineError,
+            ReportError,
+        ) as error:
+            raise pytest.UsageError(str(error)) from error
+        if self.protection is not None and self.worker is None:
+            solutions.warn(config, self.settings.sandbox, self.protection)
+        self._redactor = None if self.settings.show_values else self._new_redactor()
+        self.unwritten: list[str] = []
+        if self.settings.judging.curtail:
+            told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
+            for number, run in enumerate(self.runs):
+                run.curtailment = self._curtailment(told[number] if told else None)
+        if self.worker is None:
+            config.pluginmanager.register(RowCollector(self.collect), "unlearn-collector")
+        if self.sweeps:
+            config.pluginmanager.register(PairOrder(self.pairs), "unlearn-pair-order")
+
+    def _new_redactor(self) -> Redactor:
+        """Make and register what keeps values out of all that pytest tells."""
+        key = self.settings.fingerprint_key
+        redactor = Redactor(
+            self.config.invocation_params.dir, lambda text: redacted(text, key, self.dataset)
+        )
+        self.config.pluginmanager.register(redactor, "unlearn-redactor")
+        return redactor
+
+    def _engine(self, pair: Pair) -> Engine:
+        """Make the engine of a pair; all share what is no model's."""
+        return Engine(
+            pair.settings,
+            self.dataset,
+            xdist.progress_printer(self.config),
+            threads=self.worker.threads if self.worker else None,
+            models=self.config.hook.pytest_unlearn_models(
+                config=self.config, settings=pair.settings, dataset=self.dataset
+            ),
+            core=self.worker.index if self.worker else None,
+            beside=self.runs[0].engine if self.runs else None,
+        )
+
+    def _check_training(self) -> None:
+        """Warn of what training cannot do well, once; find faults now, not after loading."""
+        warnings: dict[str, None] = {}
+        for pair in self.pairs:
+            settings = pair.settings
+            warnings |= dict.fromkeys(check_training(settings, self.dataset))
+            if settings.method.alternates[0] is not None:
+                try:
+                    self.dataset.training_texts(*settings.method.alternates)
+                except AlternateError as error:
+                    name = settings.method.name
+                    raise pytest.UsageError(f"--unlearn-method={name}: {error}") from error
+        for warning in warnings:
+            self.config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
+
+    def _curtailment(self, told: str | None) -> Curtailment:
+        gates = self.settings.judging.gates
+        if told is not None:
+            return Curtailment(gates, self._cases, Path(told))
+        return Curtailment.start(gates, self._cases, self.settings.store)
+
+    @property
+    def sweeps(self) -> bool:
+        """Tell whether there are several pairs."""
+        return len(self.pairs) > 1
+
+    @property
+    def judged(self) -> list[PairRun]:
+        """The pairs that were judged."""
+        return [run for run in self.runs if run.judged]
+
+    @property
+    def built(self) -> list[Result]:
+        """The results of the judged pairs, once they were made."""
+        return [run.result for run in self.judged if run.result is not None]
+
+    def run_of(self, pair: Pair) -> PairRun:
+        """Return the run of a pair."""
+        return self.runs[self.pairs.index(pair)]
+
+    @property
+    def _cases(self) -> Sequence[object]:
+        return [*self.dataset.probes, *self.dataset.tasks]
+
+    def _saved_run(self, run: PairRun) -> SavedRun | None:
+        """Return the saved run to compare with."""
+        if not self.settings.judging.compare:
+            return None
+        saved = saved_runs.load(self._saved_runs, self.settings.judging.compare)
+        saved_runs.check_same_data(saved, run.provenance)
+        return saved
+
+    @property
+    def _saved_runs(self) -> Path:
+        return self.config.rootpath / ".unlearn"
+
+    # -- on every process --------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Choose this worker's GPU, and find the models before the first test needs one."""
+        if self.worker:
+            xdist.pin_gpu(self.worker)
+            return
+        xdist.check_alone()
+        self.config.pluginmanager.register(xdist.PhaseCollector(self.runs[0].engine.phases))
+        if not self.config.option.collectonly:
+            try:
+                for run in self.runs:
+                    run.engine.models.resolve()
+            except ModelNotFoundError as error:
+                raise pytest.UsageError(str(error)) from error
+
+    def finish(self) -> None:
+        """End what the engines started."""
+        engine = self.runs[0].engine  # the sandbox and the phases are those of all
+        engine.close()
+        if self.worker:
+            xdist.report_phases(self.config, engine.phases)
+            return
+        for run in self.runs:
+            if run.curtailment:
+                run.curtailment.end()
+
+    def tell_values(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Write values into the report of a failing test where they were asked for, and keep them
+        out of every report where not."""
+        if self._redactor is None:
+            collection.show_values(item, report)
+        else:
+            self._redactor.redact(report)
+
+    def skip_needless(self, item: pytest.Item) -> None:
+        """Skip a test whose case can change no verdict any more; a critical one is always run."""
+        curtailment = self._run_named_in(item.user_properties).curtailment
+        if curtailment is None or item.get_closest_marker("unlearn_critical"):
+            return
+        for name, value in item.user_properties:
+            if name == CASE_PROPERTY and curtailment.needless(str(value)):
+                pytest.skip(REASON)
+
+    def _run_named_in(self, properties: Iterable[tuple[str, object]]) -> PairRun:
+        """Return the run of the pair that a test's properties name; without a name, the first."""
+        labels = [value for name, value in properties if name == PAIR_PROPERTY]
+        return next((run for run in self.runs if run.pair.label in labels), self.runs[0])
+
+    # -- on the controller -------------------------------------------------------------------
+
+    def tell(self, workerinput: dict[str, object]) -> None:
+        """Give a new xdist worker what it has to know."""
+        xdist.tell(self.config, workerinput)
+        curtailments = [run.curtailment for run in self.runs if run.curtailment]
+        workerinput[_SETTLED_INPUT] = [str(each.path) for each in curtailments]
+
+    def collect(self, report: pytest.TestReport) -> None:
+        """Take a test's row from its report; a test that was skipped was not measured."""
+        if report.skipped or not (report.when == "call" or report.failed):
+            return
+        run = self._run_named_in(report.user_properties)
+        run.seen.update(str(v) for name, v in report.user_properties if name == CASE_PROPERTY)
+        for name, value in report.user_properties:
+            if name == SEARCH_PROPERTY:
+                run.search = SearchSummary.from_json(str(value))
+        row = row_in(report.user_properties)
+        if row is not None:
+            run.rows[row.id] = row
+            if verdicts := solutions.verdicts_in(report):
+                run.unsolved[row.id] = verdicts
+        if run.curtailment:
+            run.curtailment.update(run.measured(None))
+
+    @contextlib.contextmanager
+    def judging(self, session: pytest.Session) -> Generator[None]:
+        """Judge the gates after the test loop; a loop that was cut short gets no verdict."""
+        try:
+            yield
+        except BaseException as error:
+            if self._judge(interrupted=str(error) or type(error).__name__):
+                self._write()
+            raise
+        if self.config.option.collectonly or self.worker:
+            return
+        # -x ends the loop by an attribute under xdist, and by an exception without.
+        stopped = session.shouldstop or session.shouldfail
+        require_complete = self.settings.judging.require_complete
+        if not self._judge(str(stopped) if stopped else None, unseen=require_complete):
+            return
+        self._report(session)
+        if self.settings.judging.save:
+            self.runs[0].saved = self._save(self.settings.judging.save, self.runs[0])
+        self._write()
+        if self.unwritten:
+            raise pytest.UsageError("; ".join(self.unwritten))
+
+    def _judge(self, interrupted: str | None, unseen: bool = False) -> bool:
+        """Judge each pair of which any case was run, or all; tell whether there was one."""
+        for run in self.runs:
+            if run.seen or unseen:
+                run.judge(interrupted)
+        return any(run.seen or unseen for run in self.runs)
+
+    def _save(self, name: str, run: PairRun) -> str:
+        """Keep a complete run for later comparisons; return what became of it."""
+        missing = len(self._cases) - len(run.rows)
+        if missing:
+            return f"not saved as {name}: {missing} of {len(self._cases)} cases have no result"
+        rows = [run.rows[key] for key in sorted(run.rows)]
+        saved_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        saved = SavedRun(name, saved_at, run.provenance, rows)
+        path = saved_runs.save(self._saved_runs, saved, run.results)
+        return f"saved as {path.relative_to(self.config.rootpath)}"
+
+    def _write(self) -> None:
+        """Write the reports that were asked for, and the manifest into JUnit's."""
+        for run in self.judged:
+            if run.rows and not self.settings.replay:
+                stored_models.note(run.settings, self.dataset, run.engine.models)
+        command = self.config.invocation_params.args
+        results = [run.build(self._clock, command) for run in self.judged]
+        add_manifest(self.config.pluginmanager.get_plugins(), *results)
+        self.unwritten = write_reports(self.reports, *results)
+
+    def _report(self, session: pytest.Session) -> None:
+        """Log each gate as a test of its own, so that every report and the exit code carry it."""
+        source = self.config.inipath or Path("unlearn")
+        confidence = self.settings.judging.confidence
+        for run in self.judged:
+            for result in run.results:
+                session.testscollected += 1
+                for report in gate_reports(
+                    result, source, self.config.rootpath, run.pair, confidence
+                ):
+                    self.config.hook.pytest_runtest_logreport(report=report)
+            self.config.hook.pytest_unlearn_judged(
+                config=self.config,
+                settings=run.settings,
+                results=run.results,
+                rows=list(run.rows.values()),
+            )
+
+
+def choose_paths(config: pytest.Config, searches: bool) -> None:
+    """Collect the bundled suite and `unlearn_testpaths` where the user named no path.
+
+    `searches`: the search for leaking prompts was asked for.
+    """
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        own = [str(config.rootpath / path) for path in config.getini("unlearn_testpaths")]
+        config.args[:] = [str(SUITE), *own]
+        if not searches:  # the folder stays the argument: item ids begin with the file below it
+            config.option.ignore = [*(config.option.ignore or []), str(_SEARCH)]

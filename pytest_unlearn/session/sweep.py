@@ -1,0 +1,97 @@
+"""The grid of a run: each named model with each named method, and what such a pair is called.
+
+A run of one model and one method is a grid of one pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.run.settings import Pair, Settings, SettingsError, check_models
+from pytest_unlearn.session.options import named_methods, named_models, read_settings
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_unlearn.unlearning.methods import MethodChoice
+
+
+def read_grid(config: pytest.Config) -> tuple[Pair, ...]:
+    """Return the pairs of an active run, model by model. Raises SettingsError."""
+    settings = read_settings(config)
+    models, methods = named_models(config), named_methods(config)
+    _check_no_twins("--unlearn-model", models, list(map(_place, models)))
+    _check_no_twins("--unlearn-method", [text for text, _ in methods], [m for _, m in methods])
+    alone = len(models) * len(methods) == 1
+    if not alone:
+        _check_grid(settings, len(models))
+    return tuple(
+        Pair(short, text, alone, _settings_of(settings, models, model, method))
+        for model, short in zip(models, short_names(models), strict=True)
+        for text, method in methods
+    )
+
+
+def _settings_of(
+    settings: Settings, models: Sequence[str], model: str, method: MethodChoice
+) -> Settings:
+    """Return the settings of one pair; trust in one model's code is no trust in the others'."""
+    mine = replace(settings, model=model, method=method)
+    if mine.trusted in models and mine.trusted not in (model, mine.baseline, mine.retrained):
+        mine = replace(mine, trusted=None)
+    check_models(mine)
+    return mine
+
+
+def short_names(models: Sequence[str]) -> list[str]:
+    """Return a short name for each model, no two alike, and none with a path in it."""
+    found: list[str] = []
+    for model in models:
+        short = last = model.rstrip("/").rpartition("/")[2] or Path(model).resolve().name
+        if last in (".", ".."):
+            short = last = Path(model).resolve().name
+        number = 1
+        while short in found:
+            number += 1
+            short = f"{last}.{number}"
+        found.append(short)
+    return found
+
+
+def _place(model: str) -> str:
+    """Return what two names of one folder have in common; any other name is itself."""
+    return str(Path(model).resolve()) if "/" in model and Path(model).exists() else model
+
+
+def _check_no_twins(flag: str, texts: Sequence[str], meanings: Sequence[object]) -> None:
+    for number, meaning in enumerate(meanings):
+        first = meanings.index(meaning)
+        if first < number:
+            same = texts[first] if texts[first] != texts[number] else "it"
+            raise SettingsError(
+                f"{flag}={texts[number]}: {same} was named before, and nothing would tell the two "
+                "apart; name it once (the command line adds to addopts)"
+            )
+
+
+def _check_grid(settings: Settings, models: int) -> None:
+    """Raise SettingsError for flags that are about one model, or about one pair."""
+    single = {
+        "--unlearn-revision": (settings.revision, "is a commit of one model"),
+        "--unlearn-adapter": (settings.adapter, "is an adapter of one model"),
+    }
+    for flag, (value, what) in single.items():
+        if value is not None and models > 1:
+            raise SettingsError(
+                f"{flag}={value} {what}, and {models} are named; name one by --unlearn-model"
+            )
+    judging = settings.judging
+    for flag, value in {"save": judging.save, "compare": judging.compare}.items():
+        if value:
+            raise SettingsError(
+                f"--unlearn-{flag}={value} is about the run of one model and one method; name "
+                "only one by --unlearn-model and one by --unlearn-method"
+            )

@@ -1,0 +1,469 @@
+"""The summary at the end of a run, and the letters while it runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, row_in
+from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.gate import Gate
+from pytest_unlearn.gates.saved_runs import (
+    Change,
+    SavedRun,
+    compare,
+    differences,
+    show_change,
+    show_interval,
+)
+from pytest_unlearn.gates.shares import shares, size
+from pytest_unlearn.gates.verdicts import GateResult, Verdict
+from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.formats import Report
+from pytest_unlearn.reports.github import annotate
+from pytest_unlearn.reports.tables import (
+    Table,
+    aligned,
+    exact_table,
+    forget_rows,
+    membership_table,
+    rates_by,
+    relations,
+    transitions,
+    with_coding,
+)
+from pytest_unlearn.run.result import Result
+from pytest_unlearn.session import solutions
+from pytest_unlearn.session.gate_items import VERDICT_PROPERTY
+
+if TYPE_CHECKING:
+    from pytest_unlearn.leaks.searching import SearchSummary
+    from pytest_unlearn.run.planted import Planting
+    from pytest_unlearn.session.pair_run import PairRun
+    from pytest_unlearn.session.session import UnlearnSession
+
+
+SHOWN = (
+    "unlearn: VALUES ARE SHOWN (--unlearn-show-values): reports and failing tests will hold "
+    "personal data; keep them where only those may read who may read the data"
+)
+
+Status = tuple[str, str, str | tuple[str, dict[str, bool]]]
+
+_COLOURS = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "red",
+    Verdict.UNDECIDED: "yellow",
+    Verdict.NOT_EVALUATED: "yellow",
+}
+
+
+def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
+    """Return category, letter and word of a measured test: leaked `L`, unsolved `U`.
+
+    A retained person's value that comes out is no leak: it was to be kept.
+    """
+    if report.when != "call" or report.failed:
+        return None
+    if report.skipped:  # not a test of the user's: a gate that is undecided and let through
+        undecided = (VERDICT_PROPERTY, Verdict.UNDECIDED.value) in report.user_properties
+        return ("undecided", "?", ("UNDECIDED", {"yellow": True})) if undecided else None
+    row = row_in(getattr(report, "user_properties", ()))
+    if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
+        return "leaked", "L", ("LEAKED", {"yellow": True})
+    if isinstance(row, TaskRow) and not row.solved:
+        return "unsolved", "U", ("UNSOLVED", {"yellow": True})
+    return None
+
+
+def header(session: UnlearnSession) -> str:
+    """Return the lines under pytest's own header."""
+    settings, data = session.settings, session.dataset
+    counts = Counter(probe.split for probe in data.probes)
+    baseline = f", baseline {settings.baseline}" if settings.baseline else ""
+    if settings.plant:
+        baseline = f", planted to {settings.plant.target:.0%}"
+    if settings.adapter is not None:
+        baseline = f", adapter {settings.adapter}{baseline}"
+    return (
+        f"unlearn: {_tested(session)}{baseline}, probes "
+        f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
+        f"tasks {len(data.tasks)}, "
+        f"gates {settings.judging.profile or len(settings.judging.gates)}"
+        + solutions.line(settings.sandbox, session.protection)
+        + (f"\n{SHOWN}" if settings.show_values else "")
+    )
+
+
+def _tested(session: UnlearnSession) -> str:
+    """Return what is tested, in words; of a sweep, its pairs."""
+    if session.sweeps:
+        return f"{len(session.pairs)} pairs: {', '.join(pair.label for pair in session.pairs)}"
+    return f"model {session.settings.model}, method {session.settings.method.name}"
+
+
+def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
+    """Write the section `unlearning`: what was measured, the gates, and last the verdict.
+
+    Under `-q` the gates and what to do next; under `-qq` the verdict alone.
+    """
+    if not session.judged:
+        return
+    verbosity, screen = reporter.config.get_verbosity(), Screen(reporter, bool(reporter.isatty))
+    if verbosity < 0 and session.settings.show_values:  # the header, which says so, was not shown
+        screen.line(SHOWN)
+    if verbosity > -2:
+        reporter.section("unlearning")
+        for run in session.judged:
+            if session.sweeps:
+                reporter.section(run.pair.label, sep="-")
+            _write_run(run, reporter, screen)
+        if session.sweeps:
+            _write_sweep(session, reporter, screen)
+        for line in _about_the_run(session):
+            screen.line(line)
+    for result in session.built:
+        for line in annotation_lines(result, os.environ):
+            reporter.write_line(line)  # GitHub reads whole lines
+    named = [(run.pair.named(r.gate.name), r) for run in session.judged for r in run.results]
+    text, colour = conclusion(named)
+    screen.line(text, bold=True, **{colour: True})
+
+
+def _write_run(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
+    """Write what one pair of model and method came to, but for the verdict of all gates."""
+    _gates(run, screen)
+    if reporter.config.get_verbosity() > -1:
+        _measured(run, reporter, screen)
+    for result in run.results:
+        if result.advice:
+            screen.line(f"{result.gate.name}: {result.advice}")
+    if run.saved:
+        screen.line(run.saved)
+
+
+def _gates(run: PairRun, screen: Screen) -> None:
+    """Write what was run, the gates, and the change since a saved run."""
+    rows, confidence = list(run.rows.values()), run.settings.judging.confidence
+    screen.line(_run_line(run, len(rows)))
+    if planting := run.engine.models.stored_planting():
+        screen.line(planting_line(planting))
+    screen.line()
+    colours = [_COLOURS[result.verdict] for result in run.results]
+    screen.table(_gate_table(run.results, confidence), colours)
+    if run.compared:
+        screen.line()
+        screen.table(comparison_table(run, run.compared, rows))
+        if other := differences(run.compared, run.provenance):
+            saved = f"{run.compared.name} ({run.compared.saved_at})"
+            screen.line(f"not all else is equal to {saved}: {', '.join(other)}")
+
+
+def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
+    """Write what was measured beside the gates, and what is behind it."""
+    rows, confidence = list(run.rows.values()), run.settings.judging.confidence
+    two_states = run.settings.compares_two_states
+    beside = with_coding(_beside(run, rows), rows, two_states, confidence)
+    for table in (beside, *_taken_apart(run, reporter, rows)):
+        if table:
+            screen.line()
+            screen.table(table)
+    whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
+    whole += solutions.lines(run.unsolved, reporter.config.get_verbosity())
+    whole += solutions.run_again(rows)
+    whole += search_lines(run.search) if run.search else []
+    for line in filter(None, whole):
+        screen.line(line)
+
+
+def _write_sweep(
+    session: UnlearnSession, reporter: pytest.TerminalReporter, screen: Screen
+) -> None:
+    """Write the pairs side by side, the front, and the pairs of which nothing was run."""
+    reporter.section("all pairs", sep="-")
+    if session.built:  # else a hook failed before there was one, and pytest says so
+        found = standings(session.built)
+        screen.table(sweep_table(found))
+        screen.line(front_sentence(found))
+    left_out = [run.pair.label for run in session.runs if not run.judged]
+    if left_out:
+        screen.line(f"left out, as no case of theirs was run: {', '.join(left_out)}")
+
+
+def _about_the_run(session: UnlearnSession) -> Iterable[str]:
+    """Yield what the run cost, and where its reports stand."""
+    if session.built:
+        yield from cost_lines(session.built[-1].provenance)
+        yield from written_lines(session.reports, session.unwritten)
+
+
+def _run_line(run: PairRun, count: int) -> str:
+    settings = run.settings
+    line = f"model {settings.model}  method {settings.method.name}  seed {settings.seed}  n={count}"
+    checkpoint = run.engine.models.stored_checkpoint()
+    if checkpoint:
+        line += f"  unlearned in {checkpoint.steps} steps ({checkpoint.seconds:.0f} s)"
+        if checkpoint.trained_steps > checkpoint.steps:
+            line += f", the best of {checkpoint.trained_steps}"
+    return line
+
+
+def planting_line(planting: Planting) -> str:
+    """Return what was planted, and how much of it comes out, by repetitions where they differ."""
+    line = (
+        f"planted in {planting.steps} steps ({planting.seconds:.0f} s): {planting.leak_rate:.0%} "
+        f"of {planting.records} records come out, {planting.before:.0%} did before"
+    )
+    if len(planting.by_repetitions) > 1:
+        rates = (f"{number}x {rate:.0%}" for number, rate in planting.by_repetitions.items())
+        line += f"; by repetitions {', '.join(rates)}"
+    return line
+
+
+def _gate_table(results: Sequence[GateResult], confidence: float) -> list[list[str]]:
+    head = ["gate", "observed", "n", f"{percent(confidence)} bound", "limit", "verdict"]
+    return [head, *(_gate_cells(result) for result in results)]
+
+
+def _gate_cells(result: GateResult) -> list[str]:
+    return [
+        result.gate.name,
+        result.observed or "-",
+        size(result.n, result.units),
+        result.bound or "-",
+        result.gate.limit_text,
+        result.verdict.value,
+    ]
+
+
+def _beside(run: PairRun, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
+    """Return what is shown beside the gates: every metric of counts that no gate already judges,
+    and that is not another view of one that is shown."""
+    judging, two_states = run.settings.judging, run.settings.compares_two_states
+    shown = {result.gate.name.partition("[")[0] for result in run.results}
+    if shown & {"passk.retained", "passk.drop"}:
+        shown |= {"passk.retained", "passk.rate"}
+    found = [
+        [share.name, *share.cells]
+        for share in shares(rows, judging.confidence, two_states)
+        if share.name not in shown
+    ]
+    bound = f"{percent(judging.confidence)} bound"
+    return [["also measured", "base", "tested", "n", bound], *found] if found else []
+
+
+def comparison_table(run: PairRun, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]) -> Table:
+    """Return the change of each judged metric since a saved run."""
+    confidence = run.settings.judging.confidence
+    judged = [result.gate for result in run.results]
+    subjects = {gate.name: gate for gate in judged if isinstance(gate, Gate)}
+    subjects |= {item.gate.name: item.gate for item in judged if isinstance(item, Change)}
+    head = [f"since {saved.name}", "then", "now", "change", f"{percent(confidence)} interval"]
+    table = [[*head, "n", "worse", "better", "p"]]
+    for gate in subjects.values():
+        found = compare(gate, saved.rows, rows, confidence)
+        if found:
+            level = "{:.2f} bits" if gate.metric.type == "maximum" else "{:.1%}"
+            figures = [level.format(figure) for figure in (found.saved, found.now)]
+            change = [show_change(gate, found.change), show_interval(found)]
+            counts = [str(count) for count in (found.n, found.worse, found.better)]
+            table.append([gate.name, *figures, *change, *counts, f"{found.p_value:.2g}"])
+    return table
+
+
+def _taken_apart(
+    run: PairRun,
+    reporter: pytest.TerminalReporter,
+    rows: Sequence[ProbeRow | TaskRow],
+) -> Iterable[Table]:
+    """Yield exact extraction and the families of probes side by side, membership where more was
+    asked for than comes free; under -v also that, kinds, carriers, knowledge and the transition
+    matrix of the direct family."""
+    confidence = run.settings.judging.confidence
+    verbose = reporter.config.get_verbosity() > 0
+    tables = [exact_table(rows), rates_by(rows, "family", confidence)]
+    attacks = run.settings.membership
+    if verbose or {"gradnorm", "reference"} & set(attacks):
+        tables.append(membership_table(rows, attacks, confidence))
+    if verbose:
+        keys = ("kind", "carrier", "knowledge")
+        tables += [rates_by(rows, key, confidence) for key in keys]
+        tables.append(transitions(forget_rows(rows, "direct")))
+    return filter(None, tables)
+
+
+def shift(rows: Iterable[ProbeRow | TaskRow]) -> str:
+    """Return how direct leaks of the base turned out: the shift from direct to indirect."""
+    after = Counter(
+        row.unlearned["label"]
+        for row in rows
+        if isinstance(row, ProbeRow)
+        and row.split == "forget"
+        and row.family == "direct"
+        and row.base["label"] == "direct"
+    )
+    if not after:
+        return ""
+    outcomes = ", ".join(f"{label} {count}" for label, count in after.most_common())
+    return f"shift: {sum(after.values())} direct leaks of the base became {outcomes}"
+
+
+def search_lines(search: SearchSummary) -> Iterable[str]:
+    """Yield what the search found: counts on forget and control people, each minimal prompt."""
+    report = search.report
+    yield (
+        f"search: {report['forget_found']} of {report['forget_searched']} silent forget records "
+        f"leak by some prompt, {report['control_found']} of {report['control_searched']} control "
+        f"records (p={report['p_value']:.2g}): {report['verdict']}"
+    )
+    for found in search.found:
+        best = found.get("minimal", found)
+        tries = best["n_for_half"]
+        yield (
+            f"  {found['id']}: {'/'.join(found['recipe'])}, probability "
+            f"{math.exp(best['log_probability']):.2g} (even odds in {tries or math.inf:.3g} "
+            f"samples), {found['cost']} prompts tried + {best.get('cost_shrink', 0)} to shrink: "
+            f"{found['prompt']!r}"
+        )
+
+
+def _details(
+    reporter: pytest.TerminalReporter, rows: Sequence[ProbeRow | TaskRow]
+) -> Iterable[str]:
+    """Yield the leaking probes by id; all under -v, else where to see them."""
+    leaked = sorted(
+        f"{row.id} ({row.unlearned['label']}, {row.unlearned.get('how', '')})"
+        for row in rows
+        if isinstance(row, ProbeRow) and row.split == "forget" and row.leaked
+    )
+    if leaked and reporter.config.get_verbosity() > 0:
+        yield "leaked: " + ", ".join(leaked)
+    elif leaked:
+        yield f"leaked: {len(leaked)} forget probes; -v lists them"
+
+
+def conclusion(results: Sequence[tuple[str, GateResult]]) -> tuple[str, str]:
+    """Return the last line and its colour, of judged gates by name."""
+    blocking = [f"{name} {result.verdict.value}" for name, result in results if result.blocks]
+    if blocking:
+        return f"NOT FOR RELEASE: {', '.join(blocking)}", "red"
+    passed = [name for name, result in results if result.verdict is Verdict.PASS]
+    if len(passed) == len(results):
+        return "FOR RELEASE: every gate passed", "green"
+    through = [name for name, r in results if r.verdict is Verdict.UNDECIDED]
+    untold = len(results) - len(passed) - len(through)
+    said = [f"{untold} of {len(results)} gates not evaluated"] if untold else []
+    if through:
+        said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
+    return f"NO VERDICT: {'; '.join(said)}", "yellow"
+
+
+# Of a file or a pipe nobody knows the width, and its reader can scroll: only what was named
+# (COLUMNS) and is less than this is kept there.
+_USUAL = 80
+
+
+class Writer(Protocol):
+    """What pytest's terminal reporter can do."""
+
+    def write(self, content: str, **markup: bool) -> None:
+        """Write a text."""
+
+    def write_line(self, line: str, **markup: bool) -> None:
+        """Write a line."""
+
+
+class Screen:
+    """Writes to a terminal (`tty`), or a file; `width` is None where it does not matter."""
+
+    def __init__(self, writer: Writer, tty: bool) -> None:
+        self._writer = writer
+        columns = shutil.get_terminal_size((_USUAL, 24)).columns
+        self.width = columns if tty or columns < _USUAL else None
+
+    def line(self, text: str = "", **markup: bool) -> None:
+        """Write a line, broken between words where it is too long."""
+        if self.width is None or len(text) <= self.width:
+            self._writer.write_line(text, **markup)
+            return
+        indent = "  " if self.width > 20 else ""
+        parts = textwrap.wrap(
+            text,
+            self.width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for part in parts:
+            self._writer.write_line(part, **markup)
+
+    def table(self, table: Sequence[Sequence[str]], colours: Sequence[str] = ()) -> None:
+        """Write a table whose first row is its head; the last cell of each other row takes its
+        colour."""
+        lines = aligned(table)
+        if self.width is not None and max(map(len, lines)) > self.width:
+            for line, colour in self._stacked(table, colours):
+                self.line(line, **({colour: True} if colour else {}))
+            return
+        for number, (row, line) in enumerate(zip(table, lines, strict=True)):
+            if number and colours:
+                self._writer.write(line.removesuffix(row[-1]))
+                self._writer.write_line(row[-1], **{colours[number - 1]: True})
+            else:
+                self._writer.write_line(line)
+
+    def _stacked(
+        self, table: Sequence[Sequence[str]], colours: Sequence[str]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield each row as a block, a line a cell, with the last line's colour."""
+        head, *rows = table
+        space = max(map(len, head[1:]), default=0)
+        for number, row in enumerate(rows):
+            yield f"{head[0]} {row[0]}", ""
+            for name, cell in zip(head[1:-1], row[1:-1], strict=True):
+                yield f"  {name.ljust(space)}  {cell}".rstrip(), ""
+            colour = colours[number] if colours else ""
+            yield f"  {head[-1].ljust(space)}  {row[-1]}".rstrip(), colour
+
+
+def cost_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield wall time and peak memory, of the run and of each phase."""
+    phases = ", ".join(
+        f"{phase['name']} {phase['seconds']:.1f} s ({_memory(phase)})"
+        for phase in manifest["phases"]
+    )
+    yield (
+        f"time {manifest['seconds']:.1f} s, memory {_memory(manifest)}"
+        + (f"; {phases}" if phases else "")
+    )
+
+
+def written_lines(reports: Sequence[Report], unwritten: Sequence[str]) -> Iterator[str]:
+    """Yield where reports stand, and which could not be written."""
+    failed = {line.partition(": not written")[0] for line in unwritten}
+    written = [f"{r.format.name} {r.path}" for r in reports if r.flag not in failed]
+    if written:
+        yield "reports: " + ", ".join(written)
+    yield from unwritten
+
+
+def annotation_lines(result: Result, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield GitHub's annotations where GitHub reads them."""
+    if environment.get("GITHUB_ACTIONS") == "true":
+        yield from annotate(result.gates, result.label)
+
+
+def _memory(cost: Mapping[str, Any]) -> str:
+    text = _bytes(cost["memory"])
+    return text if cost["gpu_memory"] is None else f"{text}, GPU {_bytes(cost['gpu_memory'])}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

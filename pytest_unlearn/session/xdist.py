@@ -1,0 +1,161 @@
+"""Where this process stands under pytest-xdist: its share of CPUs and GPUs, and its progress."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytest
+
+from pytest_unlearn.core.costs import Phase, Phases
+from pytest_unlearn.core.secret import current_key, new_key, use_key
+from pytest_unlearn.run.settings import SettingsError
+
+# The controller's terminal, told to the workers, which have none.
+TERMINAL_INPUT = "unlearn_terminal"
+# The run's key of fingerprints, in hex: one value has one fingerprint on all workers.
+KEY_INPUT = "unlearn_fingerprint_key"
+# What a worker spent in which phase, told to the controller at its end.
+PHASES_OUTPUT = "unlearn_phases"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """An xdist worker: its number from 0, how many there are, and its CPU threads."""
+
+    index: int
+    count: int
+
+    @property
+    def threads(self) -> int:
+        """CPU threads for generation, so that all workers together use each core once."""
+        return max(1, (os.cpu_count() or 1) // self.count)
+
+
+def this_worker(config: pytest.Config) -> Worker | None:
+    """Return this process's place among the workers; None on the controller or without xdist."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is None:
+        return None
+    name = str(workerinput["workerid"])
+    return Worker(int(name.removeprefix("gw")), int(workerinput["workercount"]))
+
+
+def tell(config: pytest.Config, workerinput: dict[str, object]) -> None:
+    """Tell an xdist worker which terminal shows progress, and the run's key of fingerprints."""
+    workerinput[TERMINAL_INPUT] = terminal_of(config)
+    workerinput[KEY_INPUT] = current_key().hex()
+
+
+def choose_key(config: pytest.Config, given: str | None) -> None:
+    """Take the run's key of fingerprints: the one given, the controller's, or a new one."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        use_key(bytes.fromhex(workerinput[KEY_INPUT]))
+    else:
+        use_key(given.encode() if given else new_key())
+
+
+class PhaseCollector:
+    """Takes what the workers spent in each phase from their last words."""
+
+    def __init__(self, phases: Phases) -> None:
+        self._phases = phases
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        # A worker that crashed has said nothing.
+        for row in (getattr(node, "workeroutput", None) or {}).get(PHASES_OUTPUT, ()):
+            self._phases.add(Phase(**row))
+
+
+def report_phases(config: pytest.Config, phases: Phases) -> None:
+    """Leave what this worker spent to the controller."""
+    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+    output[PHASES_OUTPUT] = [asdict(phase) for phase in phases.all()]
+
+
+def visible_gpus() -> int:
+    """Return the number of GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def check(config: pytest.Config, device: str) -> None:
+    """Raise SettingsError when more workers are asked for than there are GPUs to hold a model.
+
+    A model fills a GPU, so each worker needs one of its own; on a CPU nothing is limited. A model
+    that is spread over all GPUs leaves room for one worker, and needs several GPUs.
+    """
+    count = len(getattr(config.option, "tx", None) or ())
+    if device == "map" and (gpus := visible_gpus()) < 2:
+        raise SettingsError(
+            f"--unlearn-device=map spreads a model over several GPUs, and there "
+            f"{'is' if gpus == 1 else 'are'} {gpus or 'none'}; write "
+            f"--unlearn-device={'cuda' if gpus else 'cpu'}"
+        )
+    if count <= 1 or device == "cpu":
+        return
+    gpus = visible_gpus()
+    if device != "auto" and gpus == 0:
+        return  # loading will say that there is no GPU
+    room = 1 if ":" in device or device == "map" else gpus
+    if room and count > room:
+        raise SettingsError(
+            f"-n {count}: {count} workers need a GPU each, and there "
+            f"{'is' if room == 1 else 'are'} {room}; write -n {room}, or --unlearn-device=cpu"
+        )
+
+
+def check_alone() -> None:
+    """Raise pytest.UsageError where a launcher started this run several times."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise pytest.UsageError(
+            f"{count} processes (WORLD_SIZE) would each run all tests; train in them by "
+            "`accelerate launch -m pytest_unlearn.train` with the same flags, then run pytest alone"
+        )
+
+
+def pin_gpu(worker: Worker) -> None:
+    """Leave this worker one GPU of those that the caller may use; before torch is imported.
+
+    A single worker keeps all of them: the model may need more than one.
+    """
+    if worker.count == 1:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(worker.index)
+    elif visible:
+        names = visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[worker.index % len(names)]
+
+
+def terminal_of(config: pytest.Config) -> str | None:
+    """Return the terminal to which progress may be written, or None to stay quiet."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        name = workerinput.get(TERMINAL_INPUT)
+        return str(name) if name else None
+    if config.get_verbosity() < 0:
+        return None
+    try:
+        return os.ttyname(1)
+    except (OSError, AttributeError):  # no terminal, or a system without them
+        return None
+
+
+def progress_printer(config: pytest.Config) -> Callable[[str], None]:
+    """Return a function that shows one line of progress, past pytest's capture of output."""
+    terminal = terminal_of(config)
+
+    def show(message: str) -> None:
+        if terminal is not None:
+            with open(terminal, "w", encoding="utf-8") as screen:
+                screen.write(f"\n[unlearn] {message} ")
+
+    return show

@@ -1,0 +1,224 @@
+"""Training texts as token rows that fit the model, and the seeded order in which they are seen."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pytest_unlearn.models.batching import IGNORED, Batch, Encoded, TopTokens, collate, encode
+from pytest_unlearn.models.generation import context_of
+from pytest_unlearn.models.heads import logits_of
+from pytest_unlearn.unlearning import distributed
+from pytest_unlearn.unlearning.distributed import ShardedPolicy, run
+from pytest_unlearn.unlearning.errors import UnlearningError
+from pytest_unlearn.unlearning.lora import FullPolicy
+from pytest_unlearn.unlearning.step import Predictions, base_predictions, predictions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pytest_unlearn.models.examples import Example, TrainingTexts
+    from pytest_unlearn.unlearning.method import Method
+    from pytest_unlearn.unlearning.training_options import UnlearnOptions
+
+
+MAX_TOKENS = 512
+# As many names of shortened documents are told.
+NAMED = 5
+
+
+def length_limit(model: PreTrainedModel) -> int:
+    """Return the most tokens of a row: `MAX_TOKENS`, or the model's context if that is less."""
+    context = context_of(model)
+    return MAX_TOKENS if context is None else min(MAX_TOKENS, context)
+
+
+class Encoder:
+    """Encodes examples for one model, and counts what did not fit; `report` tells it once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+        self._tokenizer = tokenizer
+        self._limit = limit
+        self._cut: dict[str, int] = {}
+
+    def answers(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Return rows in which the tokens of the answer are learnt.
+
+        A document over the limit loses its beginning, then what follows the answer. Raises
+        UnlearningError, naming the row, when the answer does not fit or its tokens cannot be told.
+        """
+        return [self._row(number, example) for number, example in enumerate(examples, start=1)]
+
+    def documents(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Return the same rows with every token learnt: a long document is cut around its answer,
+        so that what it was planted or unlearned for is never what is lost."""
+        return [Encoded(row.ids, list(row.ids)) for row in self.answers(examples)]
+
+    def _row(self, number: int, example: Example) -> Encoded:
+        name = example.name or f"row {number}"
+        try:
+            whole = encode(self._tokenizer, example)
+        except ValueError as error:
+            raise UnlearningError(f"{name}: {error}") from error
+        if len(whole.ids) <= self._limit:
+            return whole
+        row = encode(self._tokenizer, example, self._limit)
+        # One token must stand before the answer, or its first is predicted from nothing.
+        if learnt(row) < learnt(whole) or row.labels[0] != IGNORED:
+            raise UnlearningError(
+                f"{name}: its value or solution is cut by the limit of {self._limit} tokens "
+                f"({learnt(whole)} tokens long); leave the record out, or shorten it"
+            )
+        self._cut[name] = len(whole.ids)
+        return row
+
+    def report(self, progress: Callable[[str], None]) -> None:
+        """Say how many documents were shortened, and which."""
+        if self._cut:
+            names = ", ".join(f"{n} ({size})" for n, size in list(self._cut.items())[:NAMED])
+            more = f" and {len(self._cut) - NAMED} more" if len(self._cut) > NAMED else ""
+            progress(
+                f"{len(self._cut)} documents are longer than {self._limit} tokens and are trained "
+                f"without their beginning: {names}{more}"
+            )
+
+
+def learnt(row: Encoded) -> int:
+    """Return how many tokens of a row are predicted and learnt."""
+    return sum(label != IGNORED for label in row.labels[1:])
+
+
+def cycle(
+    rows: Sequence[Encoded], size: int, rng: random.Random, window: int = 1
+) -> Iterator[list[Encoded]]:
+    """Yield batches of `size` for ever; all rows come equally often.
+
+    The rows of `window` batches are sorted by length together before they are cut, so that less is
+    padded. Order comes from `rng` alone: neither the number of devices nor that of workers
+    changes it.
+    """
+    pending: list[Encoded] = []
+    while True:
+        while len(pending) < size * window:
+            pending.extend(rng.sample(rows, len(rows)))
+        some = sorted(pending[: size * window], key=lambda row: len(row.ids))
+        del pending[: size * window]
+        batches = [some[start : start + size] for start in range(0, len(some), size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def parts(rows: Sequence[Encoded], count: int) -> list[list[Encoded]]:
+    """Cut a batch into `count` parts of rows of like length, as equal in number as can be."""
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    cuts = [len(ordered) * n // count for n in range(count + 1)]
+    return [ordered[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """What batches are drawn from: forget rows (one for each alternate, if any), people, tasks."""
+
+    forget: list[Encoded]
+    people: list[Encoded]
+    tasks: list[Encoded]
+
+
+def training_rows(
+    policy: Any,
+    encoder: Encoder,
+    texts: TrainingTexts,
+    method: Method,
+    options: UnlearnOptions,
+    pad: int,
+) -> TrainingRows:
+    """Return the rows of a run, as `method` and its options want them; `policy` is the base still.
+
+    Raises UnlearningError for an answer that does not fit.
+    """
+    whole = options.spans == "document" and not method.own_spans
+    rows = encoder.documents if whole else encoder.answers
+
+    def summed(rows: list[Encoded]) -> list[Encoded]:
+        return with_base_sums(policy, rows, pad) if method.base_sums else rows
+
+    forget = summed(rows(texts.forget))
+    if texts.alternates:
+        others = summed(rows([other for each in texts.alternates for other in each]))
+        pairs = iter(others)
+        forget = [
+            replace(row, alternate=next(pairs))
+            for row, each in zip(forget, texts.alternates, strict=True)
+            for _ in each
+        ]
+    people: list[Encoded] = []
+    tasks: list[Encoded] = []
+    if method.uses_retain:
+        top = getattr(options, "kl_top", 0)
+        people, tasks = (
+            with_base_top(policy, kept, pad, top) if top else kept
+            for kept in (rows(texts.retained_people), rows(texts.tasks))
+        )
+    return TrainingRows(forget, people, tasks)
+
+
+def with_base_sums(policy: Any, rows: Sequence[Encoded], pad: int) -> list[Encoded]:
+    """Return the rows with the base's summed NLL of their labels, in nats."""
+
+    def sums(seen: Predictions) -> list[float]:
+        return seen.row_sums(seen.nll()).tolist()
+
+    found = _asked(policy, rows, pad, sums)
+    return [replace(row, base_nll=value) for row, value in zip(rows, found, strict=True)]
+
+
+def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> list[Encoded]:
+    """Return the rows with the base's `k` likeliest tokens at each label, kept on the CPU."""
+
+    def tops(seen: Predictions) -> list[TopTokens]:
+        def top(logits: torch.Tensor) -> torch.Tensor:
+            found = logits.log_softmax(dim=-1).topk(min(k, logits.shape[-1]), dim=-1)
+            # One tensor for the chunks; token ids are exact in float64.
+            return torch.stack([found.values.double(), found.indices.double()], dim=-1)
+
+        both = seen.each(top).cpu()
+        return [
+            TopTokens(
+                both[seen.rows.cpu() == row, :, 0].float(),
+                both[seen.rows.cpu() == row, :, 1].long(),
+            )
+            for row in range(seen.count)
+        ]
+
+    found = _asked(policy, rows, pad, tops)
+    return [replace(row, base_top=value) for row, value in zip(rows, found, strict=True)]
+
+
+@torch.no_grad()
+def _asked(policy: Any, rows: Sequence[Encoded], pad: int, function: Any) -> list[Any]:
+    """Return `function(predictions)` for all rows, in their order; rows of like length together."""
+    # No copy of the base's weights has to be made where these are still the base's.
+    inner = policy.policy if isinstance(policy, ShardedPolicy) else policy
+    untrained = isinstance(inner, FullPolicy) and not inner.started
+    device = next(policy.parameters()).device
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+    found: dict[int, Any] = {}
+    for part in distributed.mine([order[n : n + _BATCH] for n in range(0, len(order), _BATCH)]):
+        batch = collate([rows[index] for index in part], pad, device)
+
+        def asked(batch: Batch = batch) -> Any:
+            if untrained:
+                return function(predictions(policy, batch, lambda s: logits_of(policy, s)))
+            return function(base_predictions(policy, batch))
+
+        found.update(zip(part, run(policy, asked), strict=True))
+    found = distributed.merged(found)
+    return [found[index] for index in range(len(rows))]

@@ -1,0 +1,181 @@
+"""What the loop looks at to know when to stop, and which of its looks was the best."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pytest_unlearn.models.batching import Batch, Encoded, collate
+from pytest_unlearn.models.heads import logits_of
+from pytest_unlearn.unlearning import distributed
+from pytest_unlearn.unlearning.data import learnt
+from pytest_unlearn.unlearning.distributed import run
+from pytest_unlearn.unlearning.step import predictions
+
+if TYPE_CHECKING:
+    from pytest_unlearn.models.examples import TrainingTexts
+    from pytest_unlearn.unlearning.data import Encoder
+    from pytest_unlearn.unlearning.training_options import UnlearnOptions
+
+# Rows of each retained set that are looked at: enough to see a loss of a few percent.
+KEPT_ROWS = 96
+# Of a forget set larger than this, so many rows are held for the looks; the rest is looked at when
+# these say that the target is reached, and at the end.
+HELD_ROWS = 256
+# Where the base gives a smaller share of a set whole, what is kept is counted in tokens: one row
+# more or less would decide otherwise, and of none no share can be kept.
+FEW = 0.1
+# Less than this kept of what the base gave, and the model says nothing any more.
+COLLAPSED = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is seen after `steps` steps.
+
+    leak_rate: share of watched records whose whole value greedy decoding gives. memorized: share
+    of their values' tokens that are the model's first choice (memorization accuracy, Tirumala et
+    al. 2022). kept: the worst share, over retained sets, of what the base gave: whole
+    answers, or tokens where it gave few whole (1 without a set).
+    """
+
+    steps: int
+    leak_rate: float
+    memorized: float
+    kept: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a model gives of some rows greedily: shares of whole answers and of their tokens, and
+    whether it gives each row's, in the order of the rows."""
+
+    rows: float
+    tokens: float
+    given: tuple[bool, ...]
+
+
+@torch.no_grad()
+def greedy_memory(
+    policy: torch.nn.Module, rows: Sequence[Encoded], pad: int, batch: int = 64
+) -> Memory:
+    """Return what greedy decoding would give of the rows' answers, in one teacher-forced pass.
+
+    A whole answer is given when each of its tokens is the model's first choice.
+    """
+    device = next(policy.parameters()).device
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    found: dict[int, int] = {}
+    for numbers in distributed.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
+        inputs = collate([rows[number] for number in numbers], pad, device)
+        right = run(policy, partial(_right, policy, inputs))
+        found.update(zip(numbers, right.tolist(), strict=True))
+    found = distributed.merged(found)
+    every = tuple(found[number] == learnt(row) for number, row in enumerate(rows))
+    tokens = sum(found.values()) / sum(map(learnt, rows))
+    return Memory(sum(every) / len(every), tokens, every)
+
+
+def _right(policy: Any, batch: Batch) -> torch.Tensor:
+    """Return how many of each row's learnt tokens are the model's first choice."""
+    made = predictions(policy, batch, partial(logits_of, policy))
+    right = made.each(
+        lambda logits, targets: (logits.argmax(dim=-1) == targets).float(), made.targets
+    )
+    return made.row_sums(right).long()
+
+
+def greedy_rate(
+    policy: torch.nn.Module, rows: Sequence[Encoded], pad: int, batch: int = 64
+) -> float:
+    """Return the share of rows whose answer greedy decoding would give; see `greedy_memory`."""
+    return greedy_memory(policy, rows, pad, batch).rows
+
+
+class HeldRows:
+    """A set of rows, and the part of it that is held for quick looks: the same at each."""
+
+    def __init__(self, rows: Sequence[Encoded], most: int, rng: random.Random) -> None:
+        self._rows = rows
+        self.part = rows if len(rows) <= most else rng.sample(rows, most)
+
+    def memory(self, policy: torch.nn.Module, pad: int, everything: bool = False) -> Memory:
+        """Return what the model gives of the held part, or of everything."""
+        return greedy_memory(policy, self._rows if everything else self.part, pad)
+
+
+class WatchedSets:
+    """The sets that an unlearning run watches, and what the base gave of the retained ones."""
+
+    def __init__(
+        self,
+        policy: torch.nn.Module,
+        encoder: Encoder,
+        texts: TrainingTexts,
+        retain: bool,
+        pad: int,
+        rng: random.Random,
+    ) -> None:
+        """`policy` is the base still."""
+        self._policy = policy
+        self._pad = pad
+        self._forget = HeldRows(encoder.answers(texts.forget), HELD_ROWS, rng)
+        kept = [texts.retained_people, texts.tasks] if retain else []
+        self._kept = [
+            HeldRows(encoder.answers(examples), KEPT_ROWS, rng) for examples in kept if examples
+        ]
+        self._before = [held.memory(policy, pad) for held in self._kept]
+        unseen = encoder.answers(texts.unseen)
+        self._unseen = greedy_memory(policy, unseen, pad).tokens if unseen else None
+
+    def look(self, steps: int, options: UnlearnOptions) -> Look:
+        """Look at the held part; when that reaches its goal, at everything."""
+        shares = [
+            _share_kept(before, held.memory(self._policy, self._pad))
+            for held, before in zip(self._kept, self._before, strict=True)
+            if before.tokens > 0
+        ]
+        kept = min(shares, default=1.0)
+        forget = self._forget.memory(self._policy, self._pad)
+        look = Look(steps, forget.rows, forget.tokens, kept)
+        return self.whole(look) if self.reached(look, options) else look
+
+    def whole(self, look: Look) -> Look:
+        """Return a look whose shares are of every forget record."""
+        forget = self._forget.memory(self._policy, self._pad, everything=True)
+        return Look(look.steps, forget.rows, forget.tokens, look.kept)
+
+    def reached(self, look: Look, options: UnlearnOptions) -> bool:
+        """Tell whether a run may stop here.
+
+        With `stop=unseen`, the forget records must be memorized no better than the base memorizes
+        people whom it never saw (Jang et al. 2023, arXiv 2210.01504; CodeEraser); a lower rate
+        than that would itself give away that something was removed.
+        """
+        if options.stop == "unseen":
+            goal = self._unseen is not None and look.memorized <= self._unseen
+        else:
+            goal = look.leak_rate <= options.target
+        return goal and look.kept >= options.keep
+
+    def rank(self, look: Look, options: UnlearnOptions) -> tuple[bool, bool, float, float]:
+        """Return a key: the better look has the greater one.
+
+        Both goals reached, then not collapsed, then fewest leaks, then most kept.
+        """
+        reached, alive = self.reached(look, options), not collapsed(look, options)
+        return reached, alive, -look.leak_rate, look.kept
+
+
+def _share_kept(before: Memory, now: Memory) -> float:
+    return now.tokens / before.tokens if before.rows < FEW else now.rows / before.rows
+
+
+def collapsed(look: Look, options: UnlearnOptions) -> bool:
+    """Tell whether the model says nothing any more, though something was to be kept."""
+    return options.keep > 0 and look.kept < COLLAPSED

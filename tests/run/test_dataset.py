@@ -1,0 +1,122 @@
+"""Chunks: canonical, complete, and with room for the longest value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_unlearn.people.manifest import tiny_records
+from pytest_unlearn.run.dataset import PROBE_TOKENS, Dataset
+from pytest_unlearn.tasks.prompts import Sampling
+from tests.conftest import record_lines, write_lines
+
+
+class Given:
+    """The settings that a data set reads."""
+
+    forget: tuple[Path, ...] = ()
+    retain: tuple[Path, ...] = ()
+    control: tuple[Path, ...] = ()
+    tasks: tuple[Path, ...] = ()
+    probes: tuple[str, ...] = ("direct",)
+    batch_size = 64
+    sampling = Sampling()
+    seed = 0
+
+
+def dataset(**changes: Any) -> Dataset:
+    given: Any = Given()
+    for name, value in changes.items():
+        setattr(given, name, value)
+    return Dataset(given)
+
+
+def test_every_case_is_in_one_chunk() -> None:
+    """Probes and tasks, none twice, at most a batch together."""
+    data = dataset()
+    assert len(data.chunk_of_case) == len(data.probes) + len(data.tasks) == 608
+    for case, chunk in data.chunk_of_case.items():
+        assert case in chunk.cases
+        assert len(chunk.cases) <= 64
+        assert len(chunk.cases) == len(chunk.prompts)
+
+
+def test_a_family_leaves_the_chunks_of_others_alone() -> None:
+    """A rerun with more families finds the completions of the first ones in the store."""
+    alone, more = dataset(), dataset(probes=("twin", "direct", "infill"))
+    shared = set(alone.chunk_of_case)
+    assert {case: more.chunk_of_case[case] for case in shared} == alone.chunk_of_case
+    assert more.chunk_of_case["infill-email-0001"].style == "infill"
+    assert more.chunk_of_case["infill-email-0001"].suffixes[0]
+
+
+def test_chunks_are_the_same_every_time() -> None:
+    """And change with the data or the batch size only."""
+    ids = {chunk.id for chunk in dataset().chunk_of_case.values()}
+    assert ids == {chunk.id for chunk in dataset().chunk_of_case.values()}
+    assert ids != {chunk.id for chunk in dataset(batch_size=32).chunk_of_case.values()}
+
+
+def test_a_long_value_has_room(tmp_path: Path) -> None:
+    """A value cut off by the token budget would read as forgotten."""
+    rows = record_lines("forget", 3)
+    rows[1]["value"] = "k" * 500
+    data = dataset(forget=(write_lines(tmp_path / "f.jsonl", rows),))
+    assert data.chunk_of_case[data.probes[0].id].max_new_tokens > 500
+    tiny = dataset()
+    assert tiny.chunk_of_case[tiny.probes[0].id].max_new_tokens == PROBE_TOKENS
+
+
+def test_training_texts_hold_no_control_and_no_measured_wording() -> None:
+    """Unlearning sees forget and retain documents, and tasks under other wordings."""
+    data = dataset()
+    texts = data.training_texts()
+    assert len(texts.forget) == len(texts.retained_people) == 160
+    seen = "\n".join(e.text for e in [*texts.forget, *texts.retained_people, *texts.tasks])
+    assert not [c.id for c in data.tasks if c.prompt in seen]
+    control = [record for record in tiny_records() if record.split == "control"]
+    assert not [record.id for record in control if record.value.reveal() in seen]
+    for example, record in zip(texts.forget, data.records_of("forget"), strict=True):
+        assert example.text[example.start : example.end] == record.value.reveal()
+
+
+def test_alternates_are_the_same_documents_with_other_values() -> None:
+    """As many as asked for, none a value of the data, made only when asked for."""
+    data = dataset()
+    assert data.training_texts().alternates == ()
+    texts = data.training_texts("plausible", 3)
+    assert texts == data.training_texts("plausible", 3)
+    for example, others in zip(texts.forget, texts.alternates, strict=True):
+        values = {other.text[other.start : other.end] for other in others}
+        assert len(values) == 3
+        assert not values & data.values
+        for other in others:
+            assert other.text[: other.start] == example.text[: example.start]
+            assert other.text[other.end :] == example.text[example.end :]
+    redacted = data.training_texts("placeholder").alternates[0][0]
+    assert redacted.text[redacted.start : redacted.end] == "<redacted-email>"
+
+
+def test_default_ids_are_unique_over_files(tmp_path: Path) -> None:
+    """Records without ids in two files do not collide."""
+    rows = [{k: v for k, v in row.items() if k != "id"} for row in record_lines("forget", 3)]
+    paths = tuple(write_lines(tmp_path / f"{n}.jsonl", rows) for n in (1, 2))
+    assert [probe.id for probe in dataset(forget=paths).probes][::3] == [
+        "direct-email-forget-0001",
+        "direct-email-forget2-0001",
+    ]
+
+
+def test_records_print_no_value() -> None:
+    """Nor do chunks and training texts."""
+    data = dataset()
+    record = data.records[0]
+    chunk = data.chunk_of_case[data.probes[0].id]
+    shown = repr([record, data.probes[0], chunk, data.training_texts().forget[0]])
+    assert record.value.reveal() not in shown
+    assert record.before.reveal() not in shown
+    with pytest.raises(AttributeError):
+        replace(record, id="x").id = "y"  # type: ignore[misc]

@@ -1,0 +1,171 @@
+"""The engine's scores are those of the values at hand, read or made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.sampling import DecodingScheme
+from pytest_unlearn.models.scoring import ValueScores
+from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.measuring import CompletionError, Engine
+from pytest_unlearn.tasks.prompts import Sampling
+from pytest_unlearn.testing import LookupModel, LookupModels
+from tests.conftest import record_lines, task_lines, write_lines
+
+
+class Given:
+    """The settings that a data set and an engine read."""
+
+    retain: tuple[Path, ...] = ()
+    control: tuple[Path, ...] = ()
+    tasks: tuple[Path, ...] = ()
+    probes: tuple[str, ...] = ("direct",)
+    batch_size = 64
+    sampling = Sampling()
+    seed = 0
+    replay = False
+    exposure = 0
+    decoding = DecodingScheme()
+    membership: tuple[str, ...] = ()
+    retrained = None
+    sandbox = "auto"
+    sandbox_imports: tuple[str, ...] = ()
+
+    def __init__(self, forget: Path, store: Path) -> None:
+        self.forget = (forget,)
+        self.store = store
+
+
+class ScoringModels(LookupModels):
+    """A lookup backend with scores; `scored` holds what it was asked to score."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self.scored: list[str] = []
+
+    def model(self, state: Any) -> LookupModel:
+        found: Any = super().model(state)
+        found.score = self.score
+        return found  # type: ignore[no-any-return]
+
+    def score(self, examples: Sequence[Example], scheme: DecodingScheme) -> list[ValueScores]:
+        self.scored += [example.text[example.start : example.end] for example in examples]
+        return [
+            ValueScores((-1.0,), (-1.0,), (False,), (0.0,), 0.0, 0.0, False, 8) for _ in examples
+        ]
+
+
+def scored(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+    """Run all probes of a data file on a store in `folder`; return what was scored."""
+    settings: Any = Given(write_lines(folder / "forget.jsonl", rows), folder / "store")
+    dataset = Dataset(settings)
+    models = ScoringModels(dataset)
+    engine = Engine(settings, dataset, models=models)
+    try:
+        for probe in dataset.probes:
+            row = engine.run_probe(probe)[1]
+            assert row.base_exact is not None
+            assert row.base_exact["loss"] == pytest.approx(1.0)
+    finally:
+        engine.close()
+    return models.scored
+
+
+def test_scores_are_made_once_and_never_taken_from_another_value(tmp_path: Path) -> None:
+    """A prompt does not name its value: with another one the stored scores are not its own."""
+    rows = record_lines("forget", 4)
+    assert len(scored(rows, tmp_path)) == 2 * len(rows)  # base and tested model
+    assert scored(rows, tmp_path) == []
+    changed = [{**row, "value": row["value"][::-1]} for row in rows]
+    assert set(scored(changed, tmp_path)) == {row["value"] for row in changed}
+
+
+class DrawnModels(LookupModels):
+    """A lookup backend that solves a task by the parity of the sample's seed; notes the seeds."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self.seeds: dict[str, list[int]] = {"base": [], "unlearned": []}
+
+    def model(self, state: Any) -> LookupModel:
+        found: Any = super().model(state)
+
+        def write(style: str, prompts: Sequence[str], suffixes: Any, decoding: Any) -> list[str]:
+            self.seeds[state] += decoding.seeds
+            right = [self.answer(state, prompt, "completion") for prompt in prompts]
+            return [
+                text if seed % 2 else "\n    pass\n"
+                for text, seed in zip(right, decoding.seeds, strict=True)
+            ]
+
+        found.write = write
+        return found  # type: ignore[no-any-return]
+
+
+def sampled(folder: Path, samples: int, batch_size: int = 64) -> tuple[list[TaskRow], DrawnModels]:
+    """Run three tasks with samples on the store in `folder`."""
+    settings: Any = Given(write_lines(folder / "f.jsonl", record_lines("forget", 2)), folder / "s")
+    settings.tasks = (write_lines(folder / "tasks.jsonl", task_lines(3)),)
+    settings.sampling = Sampling(samples, 0.8, 0.95, (1, samples))
+    settings.batch_size = batch_size
+    dataset = Dataset(settings)
+    models = DrawnModels(dataset)
+    engine = Engine(settings, dataset, models=models)
+    try:
+        return [engine.run_task(case)[1] for case in dataset.tasks], models
+    finally:
+        engine.close()
+
+
+def test_base_and_tested_model_are_paired_by_task_and_seed(tmp_path: Path) -> None:
+    """The same seeds on both, in whatever batches, and each sample drawn once."""
+    rows, models = sampled(tmp_path, 5)
+    assert len(set(models.seeds["base"])) == 15
+    assert models.seeds["base"] == models.seeds["unlearned"]
+    for row in rows:
+        assert row.base_samples == row.unlearned_samples
+        assert len(row.base_samples) == 5
+        assert (row.base, row.ks) == (row.base_samples[0], (1, 5))
+        share = row.base_samples.count("passed") / 5
+        assert row.pass_at("base") == pytest.approx(share)
+        assert row.base_parses == pytest.approx(share)  # `pass` is no body
+    assert {s for row in rows for s in row.base_samples} == {"passed", "wrong_answer"}
+    again, others = sampled(tmp_path, 5, batch_size=4)
+    assert again == rows
+    assert others.seeds == {"base": [], "unlearned": []}
+
+
+def test_more_samples_keep_the_ones_there_are(tmp_path: Path) -> None:
+    """A sample's seed does not depend on how many there are."""
+    first = sampled(tmp_path, 2)[0]
+    rows, models = sampled(tmp_path, 4)
+    assert len(models.seeds["base"]) == 12  # a chunk is made as a whole
+    assert [row.base_samples[:2] for row in rows] == [row.base_samples for row in first]
+
+
+def test_samples_of_a_model_that_draws_none_are_an_error(tmp_path: Path) -> None:
+    settings: Any = Given(
+        write_lines(tmp_path / "f.jsonl", record_lines("forget", 2)), tmp_path / "s"
+    )
+    settings.tasks = (write_lines(tmp_path / "tasks.jsonl", task_lines(1)),)
+    settings.sampling = Sampling(2, 0.8, 0.95, (1,))
+    dataset = Dataset(settings)
+
+    class Plain:
+        def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+            return ["x"] * len(prompts)
+
+    models: Any = LookupModels(dataset)
+    models.model = lambda state: Plain()
+    engine = Engine(settings, dataset, models=models)
+    try:
+        with pytest.raises(CompletionError, match=r"Plain draws no samples.*--unlearn-samples"):
+            engine.run_task(dataset.tasks[0])
+    finally:
+        engine.close()

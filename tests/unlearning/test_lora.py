@@ -1,0 +1,179 @@
+"""Methods on a real model with an adapter: RMU, task vector, and every method through the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_unlearn.models.batching import collate, encode
+from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.models.loading import Weights
+from pytest_unlearn.unlearning import loop
+from pytest_unlearn.unlearning.data import Encoder, training_rows
+from pytest_unlearn.unlearning.lora import with_new_adapter
+from pytest_unlearn.unlearning.methods import METHODS
+from pytest_unlearn.unlearning.step import RunState, Step
+from pytest_unlearn.unlearning.training_options import MethodError
+
+TEXTS = TrainingTexts(
+    forget=[Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)],
+    retained_people=[Example.answering(f"keep{n} = ", f"k{n}", ";") for n in range(3)],
+    tasks=[Example.answering(f"task{n} = ", f"t{n}") for n in range(3)],
+    alternates=[
+        [Example.answering(f"user{n} = ", f"{w}{n}", ";\n") for w in "xyz"] for n in range(3)
+    ],
+)
+
+
+@pytest.fixture
+def policy(llama: Weights) -> Any:
+    """The small Llama with an adapter whose B is not zero, so that it differs from its base."""
+    wrapped = with_new_adapter(llama.model, 4)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return wrapped.eval()
+
+
+def step(policy: Any, llama: Weights, seed: int = 0) -> Step:
+    def batch(examples: Any) -> Any:
+        return collate([encode(llama.tokenizer, example) for example in examples], 0)
+
+    return Step(policy, batch(TEXTS.forget), batch(TEXTS.tasks), RunState(seed))
+
+
+def learnt(batch: Any, states: torch.Tensor) -> list[list[float]]:
+    """States at the position before each learnt token, by a loop."""
+    return [
+        states[r, t - 1].tolist()
+        for r in range(len(batch.labels))
+        for t in range(1, batch.labels.shape[1])
+        if batch.labels[r, t] != -100
+    ]
+
+
+def test_rmu_by_hand(policy: Any, llama: Weights) -> None:
+    """Distances of the states at learnt positions only: peers average over padding as well."""
+    given = step(policy, llama, seed=7)
+    options = replace(METHODS["rmu"].defaults, steering=3.0, depth=0.5)  # type: ignore[call-arg]
+    options = replace(options, forget_weight=2.0, retain_weight=5.0)  # type: ignore[call-arg]
+    with torch.no_grad():
+        found = METHODS["rmu"].loss(given, options).item()
+
+        def states(batch: Any) -> list[list[float]]:
+            every = policy(**batch.model_inputs(), output_hidden_states=True).hidden_states
+            return learnt(batch, every[1])
+
+        forget, retain = states(given.forget), states(given.retain)
+        with policy.disable_adapter():
+            base = states(given.retain)
+    drawn = torch.rand(32, generator=torch.Generator().manual_seed(7)).tolist()
+    length = sum(x * x for x in drawn) ** 0.5
+    target = [3.0 * x / length for x in drawn]
+    away = [(h - u) ** 2 for row in forget for h, u in zip(row, target, strict=True)]
+    moved = [
+        (h - b) ** 2
+        for row, other in zip(retain, base, strict=True)
+        for h, b in zip(row, other, strict=True)
+    ]
+    expected = 2 * sum(away) / len(away) + 5 * sum(moved) / len(moved)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_rmu_passes_stop_at_the_layer(policy: Any, llama: Weights) -> None:
+    """Two of the policy and one of the base, none through the layer above."""
+    ran: dict[int, int] = {0: 0, 1: 0}
+
+    def count(layer: int) -> Any:
+        return lambda *_: ran.__setitem__(layer, ran[layer] + 1)
+
+    for number, layer in enumerate(policy.get_base_model().model.layers):
+        layer.register_forward_pre_hook(count(number))
+    options = replace(METHODS["rmu"].defaults, depth=0.5)  # type: ignore[call-arg]
+    METHODS["rmu"].loss(step(policy, llama), options)
+    assert ran == {0: 3, 1: 0}
+
+
+def test_rmu_direction_is_the_seeds(policy: Any, llama: Weights) -> None:
+    """The same in each step of a run, another for another seed."""
+
+    def found(seed: int) -> float:
+        return METHODS["rmu"].loss(step(policy, llama, seed), METHODS["rmu"].defaults).item()
+
+    assert found(0) == found(0) != found(1)
+
+
+def test_task_vector_trains_the_model_that_is_negated(policy: Any, llama: Weights) -> None:
+    """The loss is that of theta - delta / scale; a step down makes theta + delta forget."""
+    options = replace(METHODS["task-vector"].defaults, scale=2.0)  # type: ignore[call-arg]
+    given = step(policy, llama)
+    scalings = [m.scaling for m in policy.modules() if hasattr(m, "lora_B")]
+    before = [dict(scaling) for scaling in scalings]
+    loss = METHODS["task-vector"].loss(given, options)
+    assert [dict(scaling) for scaling in scalings] == before
+    for scaling in scalings:
+        scaling["default"] *= -0.5
+    by_hand = given.forget_nll(1e9).item()
+    for scaling, kept in zip(scalings, before, strict=True):
+        scaling.update(kept)
+    assert loss.item() == pytest.approx(by_hand)
+    assert by_hand != pytest.approx(given.forget_nll(1e9).item(), rel=1e-3)
+    for name, parameter in policy.named_parameters():  # near the start, as training begins
+        if "lora_B" in name:
+            parameter.data.zero_()
+    start = given.forget_nll(1e9).item()
+    METHODS["task-vector"].loss(given, options).backward()  # type: ignore[no-untyped-call]
+    for parameter in policy.parameters():
+        if parameter.grad is not None:
+            parameter.data -= 0.05 * parameter.grad
+    assert given.forget_nll(1e9).item() > start
+
+
+def test_task_vector_needs_an_adapter(llama: Weights) -> None:
+    """And no checkpointing, which would run layers again with the sign turned back."""
+    options = METHODS["task-vector"].defaults
+    with pytest.raises(MethodError, match="the model has none"):
+        METHODS["task-vector"].loss(step(llama.model, llama), options)
+    llama.model.get_decoder().gradient_checkpointing = True  # type: ignore[operator]
+    with pytest.raises(MethodError, match="gradient checkpointing"):
+        METHODS["task-vector"].loss(step(llama.model, llama), options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("spans", ["values", "document"])
+def test_every_method_runs(llama: Weights, name: str, spans: str) -> None:
+    """Two steps on values and on whole documents: the adapter moves, the loss is finite."""
+    method = METHODS[name]
+    texts = TEXTS if method.alternates else replace(TEXTS, alternates=())
+    options = replace(method.defaults, steps=2, batch=4, retain_batch=4, spans=spans, target=-1.0)
+    policy, report = loop.unlearn(llama.model, llama.tokenizer, texts, method, options, 0)  # type: ignore[arg-type]
+    assert report.steps == 2
+    policy.delete_adapter("default")
+
+
+def test_spans_choose_what_is_learnt(policy: Any, llama: Weights) -> None:
+    """`values`: the value's tokens; `document`: all; CodeEraser has the value's in both."""
+
+    def count(name: str, spans: str) -> int:
+        method = METHODS[name]
+        options = replace(method.defaults, spans=spans)
+        rows = training_rows(policy, Encoder(llama.tokenizer, 64), TEXTS, method, options, 0)
+        return sum(label != -100 for label in rows.forget[0].labels[1:])
+
+    # The tokenizer's tokens are bytes; the end token is learnt where the text is.
+    assert count("npo", "values") == len("v0")
+    assert count("npo", "document") == len("user0 = v0;\n") + 1
+    assert count("codeeraser", "document") == count("codeeraser", "values") == len("v0")
+
+
+def test_each_alternate_has_its_turn(policy: Any, llama: Weights) -> None:
+    """A row for each alternate, with the base's sums of both."""
+    method = METHODS["altpo"]
+    rows = training_rows(policy, Encoder(llama.tokenizer, 64), TEXTS, method, method.defaults, 0)
+    assert len(rows.forget) == 9
+    assert len({tuple(row.alternate.ids) for row in rows.forget if row.alternate}) == 9
+    assert all(row.base_nll and row.alternate and row.alternate.base_nll for row in rows.forget)
