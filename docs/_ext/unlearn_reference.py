@@ -7,11 +7,9 @@ that returns Markdown, so that the tests can look into it without a build.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import json
 import math
-import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -138,7 +136,6 @@ def methods() -> str:
     common = {field.name: field.default for field in dataclasses.fields(UnlearnOptions)}
     entries = []
     for name, method in METHODS.items():
-        about = importlib.import_module(f"{PACKAGE.name}.unlearning.{re.sub('[+-]', '_', name)}")
         values = dataclasses.asdict(method.defaults)
         if not method.uses_retain:
             values = {key: value for key, value in values.items() if key not in RETAIN_OPTIONS}
@@ -148,7 +145,7 @@ def methods() -> str:
             (
                 code(name),
                 [
-                    *prose(about.__doc__),
+                    *prose(method.about),
                     f"Loss: {_lowered(prose(method.loss.__doc__)[0])}",
                     f"Defaults of its own: {', '.join(map(code, changed))}",
                     *(prose(own.__doc__) if own is not UnlearnOptions else []),

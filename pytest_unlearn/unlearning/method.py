@@ -31,7 +31,8 @@ class Method:
     works on a LoRA adapter, and runs its layers once. `adds_up`: the losses of a batch's parts,
     each with its share in `forget_weight` and `retain_weight`, add up to that of the whole; a
     loss with a retain set needs options of the class ForgetOptions for it. `after_step` is called
-    once a step with the run's state, whose `sums` are then all parts'.
+    once a step with the run's state, whose `sums` are then all parts'. `about`: what the method
+    does and which paper it comes from, for the reference.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Method:
     lora_only: bool = False
     adds_up: bool = True
     after_step: Callable[[RunState, Any], None] | None = None
+    about: str = ""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a loss that has no weights to take its shares."""

@@ -22,7 +22,7 @@ from pytest_unlearn.models.losses import (
 )
 from pytest_unlearn.unlearning.data import with_base_sums, with_base_top
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.pdu import move_price
+from pytest_unlearn.unlearning.methods.primal_dual import move_price
 from pytest_unlearn.unlearning.step import RunState, Step
 from tests.support.bigram import (
     ALTERNATES,

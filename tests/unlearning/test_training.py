@@ -31,7 +31,6 @@ from pytest_unlearn.unlearning import (
 )
 from pytest_unlearn.unlearning import (
     evaluation,
-    ga_kl,
     loop,
     lora,
     trainer,
@@ -48,11 +47,14 @@ from pytest_unlearn.unlearning.evaluation import (
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
 from pytest_unlearn.unlearning.lora import FullPolicy, checkpointed, with_new_adapter
 from pytest_unlearn.unlearning.methods import METHODS, Method
+from pytest_unlearn.unlearning.methods.gradient_ascent import AscentKlOptions
 from pytest_unlearn.unlearning.trainer import Trainer, check_optimizer, rate_at
 from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions
 from tests.unlearning.conftest import KNOWN
 
-SMALL = ga_kl.Options(lr=5e-3, steps=4, batch=6, retain_batch=6, rank=4, check_every=2, target=-1.0)
+SMALL = AscentKlOptions(
+    lr=5e-3, steps=4, batch=6, retain_batch=6, rank=4, check_every=2, target=-1.0
+)
 
 
 def run(

@@ -10,28 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from pytest_unlearn.unlearning import (
-    altpo,
-    ce_u,
-    codeeraser,
-    dpo,
-    ga,
-    ga_gd,
-    ga_kl,
-    idkdpo,
-    npo,
-    npo_gd,
-    npo_kl,
-    pdu,
-    prod,
-    rmu,
-    satimp,
-    simnpo,
-    task_vector,
-    undial,
-    wga,
-)
 from pytest_unlearn.unlearning.method import Alternates, Method, check_training_options
+from pytest_unlearn.unlearning.methods import (
+    code_eraser,
+    distillation,
+    gradient_ascent,
+    negative_preference,
+    preference,
+    primal_dual,
+    representation,
+    task_arithmetic,
+)
 from pytest_unlearn.unlearning.training_options import (
     MethodError,
     UnlearnOptions,
@@ -47,28 +36,18 @@ DEFAULT = "wga"
 GROUP = "pytest_unlearn.methods"
 
 METHODS: dict[str, Method] = {
-    module.METHOD.name: module.METHOD
-    for module in (
-        ga,
-        ga_gd,
-        ga_kl,
-        npo,
-        npo_gd,
-        npo_kl,
-        simnpo,
-        dpo,
-        idkdpo,
-        altpo,
-        rmu,
-        undial,
-        ce_u,
-        wga,
-        satimp,
-        pdu,
-        task_vector,
-        codeeraser,
-        prod,
+    method.name: method
+    for family in (
+        gradient_ascent,
+        negative_preference,
+        preference,
+        distillation,
+        primal_dual,
+        representation,
+        task_arithmetic,
+        code_eraser,
     )
+    for method in family.METHODS
 }
 
 

@@ -1,10 +1,4 @@
-"""Task vector: learn the forget set still better, then go as far in the opposite direction.
-
-Ilharco et al. 2023 (arXiv 2212.04089): theta - scale (theta_finetuned - theta). The adapter that is
-kept is the negated one: in the loss it acts with the factor -1 / scale, which is the fine-tuned
-model, so that each look at the run sees what would be released. What else the fine-tuning touched
-is negated too: expect ability to suffer.
-"""
+"""Task arithmetic: learn the forget set, then negate what was learned."""
 
 from __future__ import annotations
 
@@ -23,13 +17,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Options(UnlearnOptions):
+class TaskVectorOptions(UnlearnOptions):
     """scale: how far to go in the opposite direction, in steps of the fine-tuning's length."""
 
     scale: float = option(3.0, above=0)
 
 
-def loss(step: Step, options: Options) -> torch.Tensor:
+def task_vector_loss(step: Step, options: TaskVectorOptions) -> torch.Tensor:
     """Return NLL(forget) of the model that is fine-tuned, the token mean.
 
     Raises MethodError without an adapter, or with gradient checkpointing, which would run layers
@@ -58,6 +52,20 @@ def _scaled(policy: Any, factor: float) -> Iterator[None]:
             scaling.update(kept)
 
 
-METHOD = Method(
-    "task-vector", loss, Options(lr=1e-3, steps=100, batch=16), uses_retain=False, lora_only=True
+TASK_VECTOR = Method(
+    "task-vector",
+    task_vector_loss,
+    TaskVectorOptions(lr=1e-3, steps=100, batch=16),
+    uses_retain=False,
+    lora_only=True,
+    about=(
+        "Task vector: learn the forget set still better, then go as far in the opposite "
+        "direction.\n\n"
+        "Ilharco et al. 2023 (arXiv 2212.04089): theta - scale (theta_finetuned - theta). The "
+        "adapter that is kept is the negated one: in the loss it acts with the factor -1 / "
+        "scale, which is the fine-tuned model, so that each look at the run sees what would be "
+        "released. What else the fine-tuning touched is negated too: expect ability to suffer."
+    ),
 )
+
+METHODS = (TASK_VECTOR,)

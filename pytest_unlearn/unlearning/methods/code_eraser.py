@@ -1,9 +1,4 @@
-"""CodeEraser: forget the value's tokens, keep the code around them.
-
-Chu et al. 2025 (arXiv 2509.13755), "selective unlearning". Tokens of the value climb, the rest of
-the same document descends, and a divergence from the base is raised on the values and lowered on
-the retain set. Each value counts once, however long it is.
-"""
+"""CodeEraser: forget the tokens of a value, keep the code around them."""
 
 from __future__ import annotations
 
@@ -20,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Options(UnlearnOptions):
+class CodeEraserOptions(UnlearnOptions):
     """context_weight: factor of the document's other tokens (the paper's gamma; none with
     spans=values). kl_weight: factor of the divergences (lambda). retain_weight: of the retain set's
     among them (alpha). forget_bound: a value's token gives no gradient beyond it, in nats."""
@@ -31,7 +26,7 @@ class Options(UnlearnOptions):
     forget_bound: float = option(4.0, above=0)
 
 
-def loss(step: Step, options: Options) -> torch.Tensor:
+def codeeraser_loss(step: Step, options: CodeEraserOptions) -> torch.Tensor:
     """Return -NLL(value) + c NLL(rest) + l (a KL(retain) - KL(value)).
 
     A value's terms are the mean over values of their token means; the others are token means.
@@ -62,11 +57,19 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return total
 
 
-METHOD = Method(
+CODEERASER = Method(
     "codeeraser",
-    loss,
-    Options(lr=1e-3, steps=150, batch=16, retain_weight=40.0, spans="document"),
+    codeeraser_loss,
+    CodeEraserOptions(lr=1e-3, steps=150, batch=16, retain_weight=40.0, spans="document"),
     uses_retain=True,
     own_spans=True,
     adds_up=False,
+    about=(
+        "CodeEraser: forget the value's tokens, keep the code around them.\n\n"
+        'Chu et al. 2025 (arXiv 2509.13755), "selective unlearning". Tokens of the value climb, '
+        "the rest of the same document descends, and a divergence from the base is raised on "
+        "the values and lowered on the retain set. Each value counts once, however long it is."
+    ),
 )
+
+METHODS = (CODEERASER,)

@@ -1,10 +1,4 @@
-"""RMU, representation misdirection: push hidden states at the forget tokens in a random direction.
-
-Li et al. 2024 (WMDP, arXiv 2403.03218). The states after a share `depth` of the layers are drawn
-to `steering` times a random unit vector where forget tokens are predicted, and held to the base's
-where retain tokens are. Layers above take no part: no pass runs them. Prompt and padding are left
-out.
-"""
+"""Representation misdirection: hidden states are pushed away, not tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Options(ForgetOptions):
+class RmuOptions(ForgetOptions):
     """steering: length of the target vector. depth: share of the layers below the one that is
     steered (the paper's layer 7 of 32 is 0.25)."""
 
@@ -29,7 +23,7 @@ class Options(ForgetOptions):
     depth: float = option(0.75, above=0, most=1)
 
 
-def loss(step: Step, options: Options) -> torch.Tensor:
+def rmu_loss(step: Step, options: RmuOptions) -> torch.Tensor:
     """Return the mean square distances (over tokens and components) of forget and retain states."""
     import torch
 
@@ -44,6 +38,19 @@ def loss(step: Step, options: Options) -> torch.Tensor:
     return total + options.retain_weight * kept.square().mean()
 
 
-METHOD = Method(
-    "rmu", loss, Options(lr=3e-3, steps=150, batch=16, retain_weight=10.0), uses_retain=True
+RMU = Method(
+    "rmu",
+    rmu_loss,
+    RmuOptions(lr=3e-3, steps=150, batch=16, retain_weight=10.0),
+    uses_retain=True,
+    about=(
+        "RMU, representation misdirection: push hidden states at the forget tokens in a random "
+        "direction.\n\n"
+        "Li et al. 2024 (WMDP, arXiv 2403.03218). The states after a share `depth` of the "
+        "layers are drawn to `steering` times a random unit vector where forget tokens are "
+        "predicted, and held to the base's where retain tokens are. Layers above take no part: "
+        "no pass runs them. Prompt and padding are left out."
+    ),
 )
+
+METHODS = (RMU,)
