@@ -9,9 +9,10 @@ The zygote loads this file by its path: it must import nothing but the standard 
 A process is forked before there is a solution for it, and says by one byte that it is ready.
 Reports are one kind byte, a four-byte length and a body: `L` loaded, `R` one result,
 `E` exception (type, line, message, whether it comes of something forbidden), `M` out of memory, `X`
-exit asked for, `N` no solution (why), `B` a result over the limits (why). They go to the zygote
-where the calls are known beforehand, and to a process that runs the check program where they are
-not; that one sends each call as a length and an encoded (arguments, keyword arguments).
+exit asked for, `N` no solution (why), `B` a result over the limits (why). They go to the judge
+where the calls are known beforehand. Where they are not, the judge gives its end of the socket to a
+process that runs the check program; that one sends each call as a length and an encoded
+(arguments, keyword arguments).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # What sets a limit, its number, soft and hard value. The first is found beforehand, as importing
 # takes long right after a fork.
 Limit: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, tuple[int, int]]"
+# The same for a limit whose values come later: what sets it, its number, the highest value.
+Setter: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, int]"
 
 SOLUTION_FILE = "<solution>"
 RESULT_FD = 3
@@ -47,13 +50,14 @@ SPARE_BYTES = 16384
 # How long processes that a sample left behind may resist being killed.
 CLEAR_S = 5.0
 MAX_FRAMES = 100_000
+_MOST_SECONDS = 1 << 30
 # How far back the cause of an exception is looked for.
 MAX_CAUSES = 10
 
 READY = b"S"
-# Most messages come in one such piece, and a descriptor in that (CMSG_SPACE of one). With more to
-# be read at once, the C library tidies up all of its heap, and copies it.
-_PIECE, _ONE_DESCRIPTOR = 1 << 13, 24
+# Most messages come in one such piece. With more to be read at once, the C library tidies up all of
+# its heap, and copies it.
+_PIECE = 1 << 13
 
 _LENGTH = struct.Struct(">I")
 _OUT_OF_MEMORY = b"M" + _LENGTH.pack(0)
@@ -98,16 +102,10 @@ def confine(layers: Any, limits: Sequence[Limit], end: int, parent: int, watched
 def await_request(control: socket.socket, c: Any) -> Any:
     """Say that this process is ready, and wait for its request; it ends when there is none.
 
-    `control`: a socket with number 3, by now the one to the zygote. A descriptor that comes with
-    the request takes its place.
+    `control`: a socket with number 3, by now the one to the judge.
     """
     _write(RESULT_FD, READY)
-    data, given, _, _ = control.recvmsg(_PIECE, _ONE_DESCRIPTOR)
-    request = _message(data, control.recv)
-    for _, _, number in given:
-        channel = int.from_bytes(number[:4], sys.byteorder)
-        os.dup2(channel, RESULT_FD)
-        os.close(channel)
+    request = _message(control.recv(_PIECE), control.recv)
     return c.decode(request, max_bytes=MAX_REQUEST) if request else _exit(0)
 
 
@@ -116,14 +114,21 @@ def lasting_limits() -> list[Limit]:
     return _allowed({"RLIMIT_FSIZE": (FILE_BYTES,) * 2, "RLIMIT_NOFILE": (OPEN_FILES,) * 2})
 
 
-def limits_of_one(wall_s: float, memory_mb: int) -> list[Limit]:
-    """Return the limits of one solution's process.
+def processor_setter() -> Setter | None:
+    """Return what sets the limit on processor time, where the system has one."""
+    found = _allowed({"RLIMIT_CPU": (_MOST_SECONDS, _MOST_SECONDS)})
+    return (found[0][0], found[0][1], found[0][2][1]) if found else None
+
+
+def limit_processor(setter: Setter | None, seconds: int) -> None:
+    """Limit this process's time on a processor; a sample may have a time limit of its own.
 
     The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock limit and
     are there for a solution that survives it.
     """
-    seconds = cpu_limit(wall_s)
-    return _allowed({"RLIMIT_CPU": (seconds, seconds + 1)}) + space_limit(memory_mb)
+    if setter is not None:
+        do, number, most = setter
+        set_limits([(do, number, (min(seconds, most), min(seconds + 1, most)))])
 
 
 def space_limit(memory_mb: int) -> list[Limit]:

@@ -1,19 +1,21 @@
-"""Messages to and from a zygote, and from it to the process of a sample.
+"""Messages between the judge and a zygote.
+
+To the zygote of solutions they are single bytes: FORK, and END for the child that runs. Every
+answer is a length and an encoded tuple that begins with a word.
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import struct
 import sys
 
+FORK, END, GONE = b"F", b"E", b""
 LENGTH = struct.Struct(">I")
-# Of a request: its length, the seconds that it may take, and the bytes that may come of it. With a
-# length of 0 the judge wants no more of the current sample.
+# Of a request for a check program: its length, the seconds that it may take, and the bytes that may
+# come of it.
 HEAD = struct.Struct(">IdI")
 
 
@@ -23,6 +25,12 @@ def framed(body: bytes) -> bytes:
 
 def send(control: socket.socket, body: bytes) -> None:
     control.sendall(framed(body))
+
+
+def send_socket(control: socket.socket, body: bytes, end: socket.socket) -> None:
+    number = end.fileno().to_bytes(4, sys.byteorder)
+    # A message this short is sent whole.
+    control.sendmsg([framed(body)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, number)])
 
 
 def receive(control: socket.socket) -> tuple[bytes, int | None, float, int] | None:
@@ -45,18 +53,3 @@ def read(control: socket.socket, size: int, start: bytes = b"") -> bytes | None:
             return None
         data += chunk
     return bytes(data)
-
-
-def hand_over(ours: socket.socket, request: bytes, channel: int | None) -> None:
-    """Send a request to the process that waits for it, with the descriptor, which is closed."""
-    data = memoryview(framed(request))
-    # A process that has ended already is found out by watching it.
-    with contextlib.suppress(OSError):
-        if channel is not None:
-            number = channel.to_bytes(4, sys.byteorder)
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, number)]
-            data = data[ours.sendmsg([data], rights) :]
-        ours.sendall(data)
-        ours.shutdown(socket.SHUT_WR)  # A solution that reads there finds the end.
-    if channel is not None:
-        os.close(channel)

@@ -77,17 +77,15 @@ def rehearse(control: socket.socket, codec: Any) -> None:
     calls = [codec.encode(REHEARSED_ARGUMENTS, max_bytes=ROOM)]
     for number in range(REHEARSALS):
         ours, theirs = socket.socketpair()
-        asking, asked = socket.socketpair()
-        with ours, theirs, asking, asked:
+        with ours, theirs:
             os.dup2(theirs.fileno(), child.RESULT_FD)
-            asking.sendall(messages.framed(call))
-            asking.shutdown(socket.SHUT_WR)
             by_program = number % 2
-            fields = (REHEARSED, "f", None if by_program else calls, ROOM)
-            channel = os.dup(asked.fileno()) if by_program else None
-            messages.hand_over(ours, codec.encode(fields, max_bytes=ROOM), channel)
-            source, name, given, room = child.await_request(control, codec)
+            fields = (REHEARSED, "f", None if by_program else calls, ROOM, 1)
+            messages.send(ours, codec.encode(fields, max_bytes=ROOM))
+            source, name, given, room, _ = child.await_request(control, codec)
             if by_program:
+                messages.send(ours, call)
+                ours.shutdown(socket.SHUT_WR)
                 child.answer(source, name, room, codec)
             else:
                 child.run(source, name, given, room, codec)

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, get_args
+from typing import get_args
 
 from pytest_unlearn.sandbox import codec
 from pytest_unlearn.sandbox.child import (
     ARGUMENT_BYTES,
-    CLEAR_S,
     MAX_REQUEST,
-    NOTE_BYTES,
+    READY,
     SPARE_BYTES,
+    cpu_limit,
 )
 from pytest_unlearn.sandbox.imports import find_packages
 from pytest_unlearn.sandbox.judge import Ending, Judgement, judge, judge_check
 from pytest_unlearn.sandbox.layers import LAYERS
+from pytest_unlearn.sandbox.messages import framed
 from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, Verdict
-from pytest_unlearn.sandbox.worker import Request, Settings, Worker, WorkerDied, WorkerLate
+from pytest_unlearn.sandbox.worker import ForkFailed, Settings, Worker, WorkerDied, WorkerLate
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 
-# How long the zygote may take beyond a sample's own limit before it is given up.
-PATIENCE_S = CLEAR_S + 2.0
+# How long a process may take until it waits for a solution.
+READY_S = 30.0
+# A process closes its socket shortly before its end can be seen.
+CLOSING_S = 0.2
 # How long a solution may take to end when its check program has ended.
 ENDING_S = 0.05
+PIECE = 1 << 16
 # A sample that was on a processor for less than this share of its time waited for one, or slept.
 STARVED = 0.5
 # Layers that are kept when the sandbox is off: they save the machine, not what is on it.
@@ -47,14 +53,13 @@ PACKAGES_MEMORY_MB = 2048
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """The requests for one sample: to the solution's zygote, and to the one of check programs."""
+    """What is sent for one sample: to its own process and, where there is one, to the process that
+    runs its check program; the bytes that may come of it, and its limits."""
 
-    request: Request
-    check: Request | None = None
-
-    @property
-    def longest_reply(self) -> int:
-        return self.request.most + NOTE_BYTES
+    request: bytes
+    most: int
+    limits: Limits
+    check: bytes | None = None
 
 
 class Sandbox:
@@ -92,7 +97,6 @@ class Sandbox:
             tuple(name for name in layers if name not in without),
             core,
             find_packages(imports),
-            wall_s=self.limits.wall_s,
             memory_mb=self.limits.memory_mb,
         )
         # By role: one runs solutions, the other, when it is needed, check programs.
@@ -127,15 +131,26 @@ class Sandbox:
         wanted = self._settings.layers
         return Protection(tuple(name for name in wanted if name not in missing), missing)
 
-    def run(self, source: str, entry_point: str, tests: Sequence[Call] | CheckProgram) -> Verdict:
+    def run(
+        self,
+        source: str,
+        entry_point: str,
+        tests: Sequence[Call] | CheckProgram,
+        wall_s: float | None = None,
+    ) -> Verdict:
         """The verdict on `source`, whose function `entry_point` must give every test's expected
-        answer, or pass the check program. Raises `SandboxError` when there can be no verdict."""
+        answer, or pass the check program.
+
+        `wall_s`: this sample's own limit in seconds, instead of the one in `limits`. Raises
+        `SandboxError` when there can be no verdict.
+        """
         if not tests:
             raise ValueError("a solution cannot be judged without tests")
+        limits = self.limits if wall_s is None else replace(self.limits, wall_s=wall_s)
         if isinstance(tests, CheckProgram):
-            sample = self._check_sample(source, entry_point, tests)
+            sample = self._check_sample(source, entry_point, tests, limits)
         else:
-            sample = self._calls_sample(source, entry_point, tests)
+            sample = self._calls_sample(source, entry_point, tests, limits)
         with self._lock:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
@@ -163,81 +178,100 @@ class Sandbox:
         endings = self._endings(sample)
         if endings is None:
             return ("crash", "killed the sandbox it ran in", None), False
-        starved = endings[0].cpu_s < STARVED * self.limits.wall_s
+        starved = endings[0].cpu_s < STARVED * sample.limits.wall_s
         if isinstance(tests, CheckProgram):
-            return judge_check(endings[0], endings[1], self.limits), starved
-        return judge(endings[0], tests, self.limits), starved
+            return judge_check(endings[0], endings[1], sample.limits), starved
+        return judge(endings[0], tests, sample.limits), starved
 
-    def _calls_sample(self, source: str, entry_point: str, tests: Sequence[Call]) -> _Sample:
+    def _calls_sample(
+        self, source: str, entry_point: str, tests: Sequence[Call], limits: Limits
+    ) -> _Sample:
         calls = []
-        room = self.limits.output_bytes
+        room = limits.output_bytes
         for test in tests:
             # Encode it now: a solution that fails earlier would hide what cannot be.
             room += len(_sendable(test.expected, ARGUMENT_BYTES))
             calls.append(_sendable(tuple(test.args), ARGUMENT_BYTES))
-        return self._sample(source, entry_point, calls, room)
+        return self._sample(source, entry_point, calls, room, limits)
 
-    def _check_sample(self, source: str, entry_point: str, tests: CheckProgram) -> _Sample:
+    def _check_sample(
+        self, source: str, entry_point: str, tests: CheckProgram, limits: Limits
+    ) -> _Sample:
         # A program asks thousands of times where calls are few, and holds one answer at a time.
-        room = CHECK_ROOM * self.limits.output_bytes
+        room = CHECK_ROOM * limits.output_bytes
         check = _sendable((tests.source, entry_point), MAX_REQUEST)
-        sample = self._sample(source, entry_point, None, room)
-        return replace(sample, check=Request(check, self.limits.wall_s, room))
+        sample = self._sample(source, entry_point, None, room, limits)
+        return replace(sample, most=room, check=check)
 
     def _sample(
-        self, source: str, entry_point: str, calls: list[bytes] | None, room: int
+        self, source: str, entry_point: str, calls: list[bytes] | None, room: int, limits: Limits
     ) -> _Sample:
-        fields = (source, entry_point, calls, room)
+        fields = (source, entry_point, calls, room, cpu_limit(limits.wall_s))
         most = room + SPARE_BYTES + 5 * len(calls or ())
-        return _Sample(Request(_sendable(fields, MAX_REQUEST), self.limits.wall_s, most))
+        return _Sample(framed(_sendable(fields, MAX_REQUEST)), most, limits)
 
     def _endings(self, sample: _Sample) -> list[Ending] | None:
         """How the sample's processes ended; None if it ended a fresh zygote as well as the first
         one."""
         for _ in range(2):
             try:
-                if sample.check:
-                    return self._checked(sample, sample.check)
-                return [self._called(sample)]
+                return self._checked(sample) if sample.check else [self._called(sample)]
             except (WorkerDied, codec.CodecError, TypeError):
                 # A solution may have taken over the zygote; its word is worth nothing any more.
                 self._close_workers()
+            except ForkFailed as error:
+                raise SandboxError(
+                    f"the sandbox cannot start a process for a solution: {error}"
+                ) from error
             except BaseException:
-                self._close_workers()  # A late reply would be taken for the next sample's.
+                self._close_workers()  # A late answer would be taken for the next sample's.
                 raise
         return None
 
     def _called(self, sample: _Sample) -> Ending:
         worker = self._ready_worker("solution")
-        worker.send(sample.request)
-        return self._ended(worker, sample, self.limits.wall_s + PATIENCE_S)
+        output = bytearray()
+        with worker.child() as child:
+            how = "not ready"
+            if _hand_over(child, sample.request):
+                how = _collect(child, worker, sample, output)
+            usage = self._end(worker, how)
+            # Nobody is left to write, but do not depend on it.
+            child.setblocking(False)
+            with contextlib.suppress(OSError):
+                while len(output) <= sample.most and (chunk := child.recv(PIECE)):
+                    output += chunk
+        return Ending(how, *usage, bytes(output[: sample.most]))
 
-    def _checked(self, sample: _Sample, check_request: Request) -> list[Ending]:
+    def _checked(self, sample: _Sample) -> list[Ending]:
         solution, check = self._ready_worker("solution"), self._ready_worker("check")
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            solution.send(sample.request, ours.fileno())
-            check.send(check_request, theirs.fileno())
+        assert sample.check is not None
+        wall_s = sample.limits.wall_s
+        with solution.child() as child:
+            if not _hand_over(child, sample.request):
+                return [Ending("not ready", *self._end(solution, "not ready"))] * 2
+            child.setblocking(True)  # that goes along with the descriptor
+            check.check(sample.check, child.fileno(), wall_s, sample.most)
+        ending = None
+        if not check.says_something_within(wall_s):
+            # It sees that the solution is gone, unless it is busy by itself.
+            ending = Ending("timeout", *self._end(solution, "timeout"))
         try:
-            verdict = self._ending(check, sample, self.limits.wall_s + CHECK_SPARE_S)
+            verdict = Ending("ended", output=check.checked(CHECK_SPARE_S))
         except WorkerLate:
-            verdict = Ending("timeout", 0, 0.0, 0, b"")
+            verdict = Ending("timeout")
         except WorkerDied:
-            verdict = Ending("died", 0, 0.0, 0, b"")
-        # Nobody asks the solution any more, which ends it, unless it does something else.
-        if not solution.answers_within(ENDING_S):
-            solution.cancel()
-        return [self._ended(solution, sample, PATIENCE_S), verdict]
+            verdict = Ending("died")
+        if ending is None:
+            # Nobody asks the solution any more, which ends it, unless it does something else.
+            how = "ended" if solution.says_something_within(ENDING_S) else "cancelled"
+            ending = Ending(how, *self._end(solution, how))
+        return [ending, verdict]
 
-    def _ended(self, worker: Worker, sample: _Sample, seconds: float) -> Ending:
-        ending = self._ending(worker, sample, seconds)
+    def _end(self, worker: Worker, how: str) -> tuple[int, float, int]:
+        usage = worker.ended(how)
         worker.tidy()
-        return ending
-
-    def _ending(self, worker: Worker, sample: _Sample, seconds: float) -> Ending:
-        reply = worker.receive(seconds, sample.longest_reply)
-        fields: Any = codec.decode(reply, max_bytes=sample.longest_reply)
-        return Ending(*fields)
+        return usage
 
     def _close_workers(self) -> None:
         for worker in self._workers.values():
@@ -270,6 +304,48 @@ class Sandbox:
                 )
             self._workers[role] = worker
         return worker
+
+
+def _hand_over(child: socket.socket, request: bytes) -> bool:
+    """Send the process of a sample its request, straight: a zygote that had held it would hand it
+    down to later samples. Tell whether the process was there for it."""
+    child.settimeout(READY_S)
+    try:
+        if child.recv(1) != READY:
+            return False
+        child.sendall(request)
+    except OSError:
+        return False
+    return True
+
+
+def _collect(child: socket.socket, worker: Worker, sample: _Sample, output: bytearray) -> str:
+    """Collect the output of a sample until its process ends, closes its socket, writes too much or
+    is late; which of them."""
+    deadline = time.monotonic() + sample.limits.wall_s
+    with contextlib.suppress(OSError):
+        child.shutdown(socket.SHUT_WR)  # A solution that reads there finds the end.
+    poller = select.poll()
+    poller.register(child, select.POLLIN)
+    poller.register(worker.connection, select.POLLIN)
+    how = "timeout"
+    while (left := deadline - time.monotonic()) > 0:
+        ready = [number for number, _ in poller.poll(1000 * left)]
+        if child.fileno() in ready:
+            try:
+                chunk = child.recv(PIECE)
+            except OSError:
+                chunk = b""
+            output += chunk
+            if len(output) > sample.most:
+                return "flood"
+            if not chunk:
+                how = "closed"
+                poller.unregister(child)
+                deadline = min(deadline, time.monotonic() + CLOSING_S)
+        elif ready:
+            return "ended"
+    return how
 
 
 def _sendable(value: object, max_bytes: int) -> bytes:

@@ -20,44 +20,43 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_unlearn.sandbox import codec
+from pytest_unlearn.sandbox.child import CLEAR_S
 from pytest_unlearn.sandbox.imports import Packages
-from pytest_unlearn.sandbox.messages import HEAD, LENGTH
+from pytest_unlearn.sandbox.messages import END, FORK, HEAD, LENGTH
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
-MAX_HELLO = 1 << 16
 # A sample may use one core, and each thread's stack and buffers count against its memory.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Layers each of which alone keeps a solution from making a file.
 SEALING = ("landlock", "seccomp", "namespaces")
 START_S = 30.0
 STOP_S = 3.0
+# How long the zygote may take to end a sample and all that it left behind.
+PATIENCE_S = CLEAR_S + 2.0
+MAX_MESSAGE = 1 << 17
+# Without it, on other systems, there is a moment in which another thread's subprocess gets them.
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class WorkerDied(Exception):
     """The zygote ended, does not answer, or answers out of turn."""
 
 
+class ForkFailed(Exception):
+    """The system lets the zygote start no process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a helper process is told: the layers to put on, which of the processor cores that it may
-    use is its own, which installed packages are importable, and what one solution may use. One in
+    use is its own, which installed packages are importable, and the memory of one solution. One in
     the role `check` runs check programs."""
 
     layers: tuple[str, ...]
     core: int | None = None
     packages: Packages = field(default_factory=Packages)
     role: Literal["solution", "check"] = "solution"
-    wall_s: float = 0.0
     memory_mb: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A sample for a helper process: its encoded fields, seconds, and bytes that may come of it."""
-
-    body: bytes
-    wall_s: float
-    most: int
 
 
 class WorkerLate(WorkerDied):
@@ -86,13 +85,18 @@ class Worker:
                 raise
         self._socket = ours
         self._scratch = scratch
+        # What has come over the socket and was not read yet.
+        self._received = bytearray()
+        self._given: list[int] = []
         # Also runs when this object is forgotten and when the interpreter exits.
         self._finalizer = weakref.finalize(
-            self, _stop, self._process, ours, self._folder, scratch, self.owner
+            self, _stop, self._process, ours, self._given, self._folder, scratch, self.owner
         )
         try:
-            hello = self._receive(START_S, MAX_HELLO)
-            self.missing = _read_hello(hello)
+            self.missing = _read_hello(self._receive(START_S))
+            self._asked = False
+            if settings.role == "solution":
+                self._ask_for_a_child()
             # Where no file can be made, none has to be looked for.
             self._sealed = any(
                 name in settings.layers and name not in self.missing for name in SEALING
@@ -114,31 +118,79 @@ class Worker:
             _kill_tree(self._process.pid)
         self.close()
 
-    def send(self, request: Request, channel: int | None = None) -> None:
-        """Send a request, and with it a descriptor. A worker that fails at it is closed, as is one
-        that is interrupted: its late reply would be taken for the next sample's."""
+    @property
+    def connection(self) -> socket.socket:
+        """The socket to the process: readable when it has said something."""
+        return self._socket
+
+    def child(self) -> socket.socket:
+        """Return the socket to the process of the next sample, which waits for its request.
+
+        Raises ForkFailed. A worker that fails otherwise is closed, as is one that is interrupted: a
+        late answer would be taken for the next sample's.
+        """
+        with self._closing_on_failure():
+            self._ask_for_a_child()
+            self._asked = False
+            word, *fields = self._message(START_S)
+            if word != "no fork" and not (word == "child" and self._given):
+                raise WorkerDied(f"says {word!r} instead of giving a child")
+        if word == "no fork":
+            raise ForkFailed(*fields)
+        return socket.socket(fileno=self._given.pop())
+
+    def ended(self, how: str) -> tuple[int, float, int]:
+        """Return wait status, CPU seconds and peak KiB of the child, ended unless it has.
+
+        The process of the next sample is asked for at once. Fails as `child`.
+        """
+        with self._closing_on_failure():
+            if how != "ended":
+                self._socket.sendall(END)
+            word, *fields = self._message(PATIENCE_S)
+            if word != "ended" or len(fields) != 3:
+                raise WorkerDied(f"says {word!r} instead of how the child ended")
+            self._ask_for_a_child()
+        status, cpu_s, peak_kb = fields
+        return int(status), float(cpu_s), int(peak_kb)
+
+    def _ask_for_a_child(self) -> None:
+        if not self._asked:
+            self._socket.sendall(FORK)
+            self._asked = True
+
+    def check(self, request: bytes, channel: int, wall_s: float, most: int) -> None:
+        """Have a check program run, with the socket to the solution's process. Fails as `child`."""
         with self._closing_on_failure():
             self._wait_at_most(START_S)
-            head = HEAD.pack(len(request.body), request.wall_s, request.most)
-            data = memoryview(head + request.body)
-            if channel is not None:
-                data = data[socket.send_fds(self._socket, [data], [channel]) :]
+            data = memoryview(HEAD.pack(len(request), wall_s, most) + request)
+            data = data[socket.send_fds(self._socket, [data], [channel]) :]
             self._socket.sendall(data)
 
-    def cancel(self) -> None:
-        """Have the current sample ended: what still runs there is not asked any more."""
-        self.send(Request(b"", 0.0, 0))
-
-    def receive(self, seconds: float, max_reply: int) -> bytes:
-        """Wait for the reply; on failure as `send`. Raises WorkerLate when there is none."""
+    def checked(self, seconds: float) -> bytes:
+        """Wait for the note on the verdict. Raises WorkerLate when there is none; fails as
+        `child`."""
         with self._closing_on_failure():
-            return self._receive(seconds, max_reply)
+            word, *fields = self._message(seconds)
+            if word != "checked" or len(fields) != 1 or type(fields[0]) is not bytes:
+                raise WorkerDied(f"says {word!r} instead of a verdict")
+            return fields[0]
 
-    def answers_within(self, seconds: float) -> bool:
-        """Wait until there is a reply, or none comes."""
+    def says_something_within(self, seconds: float) -> bool:
+        """Wait until there is a message, or none comes."""
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
-        return bool(poller.poll(1000 * seconds))
+        return bool(self._received) or bool(poller.poll(1000 * seconds))
+
+    def _message(self, seconds: float) -> tuple[Any, ...]:
+        body = self._receive(seconds)
+        try:
+            fields = codec.decode(body, max_bytes=MAX_MESSAGE)
+        except codec.CodecError as error:
+            raise WorkerDied(f"sends what is no message: {error}") from error
+        if not (isinstance(fields, tuple) and fields):
+            raise WorkerDied("sends what is no message")
+        return fields
 
     @contextlib.contextmanager
     def _closing_on_failure(self) -> Iterator[None]:
@@ -161,25 +213,32 @@ class Worker:
         if not (_empty(self._folder) and _is_folder(self._scratch, self._folder)):
             self.close()
 
-    def _receive(self, seconds: float, max_size: int) -> bytes:
+    def _receive(self, seconds: float) -> bytes:
+        """The next message, as it came. Raises WorkerDied, WorkerLate."""
         deadline = time.monotonic() + seconds
-        data = bytearray(self._some(seconds))
-        while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
-            if len(data) >= LENGTH.size and LENGTH.unpack_from(data)[0] > max_size:
+        data, size = self._received, LENGTH.size
+        while len(data) < size or len(data) < size + LENGTH.unpack_from(data)[0]:
+            if len(data) >= size and LENGTH.unpack_from(data)[0] > MAX_MESSAGE:
                 raise WorkerDied(f"a message of {LENGTH.unpack_from(data)[0]} bytes")
             data += self._some(deadline - time.monotonic())
-        return bytes(data[LENGTH.size :])
+        end = size + LENGTH.unpack_from(data)[0]
+        body = bytes(data[size:end])
+        del data[:end]
+        return body
 
     def _some(self, seconds: float) -> bytes:
         try:
             if seconds <= 0:
                 raise TimeoutError
             self._wait_at_most(seconds)
-            chunk = self._socket.recv(1 << 20)
+            chunk, given, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 1, _CLOSE_ON_EXEC)
         except TimeoutError as error:
             raise WorkerLate("no answer in time") from error
         except OSError as error:
             raise WorkerDied(str(error)) from error
+        for number in given:
+            os.set_inheritable(number, False)
+        self._given += given
         if not chunk:
             raise WorkerDied("the process ended")
         return chunk
@@ -192,7 +251,7 @@ class Worker:
 def _read_hello(hello: bytes) -> dict[str, str]:
     """Return what is missing. Raises WorkerDied when solutions could not run."""
     try:
-        word, missing, broken = codec.decode(hello, max_bytes=MAX_HELLO)  # type: ignore[misc]
+        word, missing, broken = codec.decode(hello, max_bytes=MAX_MESSAGE)  # type: ignore[misc]
     except (codec.CodecError, TypeError, ValueError):
         word = missing = broken = None
     if word != "ready" or not isinstance(missing, dict):
@@ -222,11 +281,14 @@ def _start(fd: int, scratch: str, settings: Settings) -> subprocess.Popen[bytes]
 def _stop(
     process: subprocess.Popen[bytes],
     connection: socket.socket,
+    given: list[int],
     folder: int,
     scratch: str,
     owner: int,
 ) -> None:
     connection.close()
+    while given:
+        os.close(given.pop())
     if os.getpid() != owner:  # A fork of the test process must not end its parent's zygote.
         os.close(folder)
         process.returncode = 0

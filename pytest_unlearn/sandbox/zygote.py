@@ -1,10 +1,12 @@
 """The process that forks one child per solution. Started as `python -I -S -B zygote.py CONFIG`.
 
-It is single-threaded and holds no test data beyond the arguments of the current sample, so forking
-it is cheap and safe, which forking the test process, with a model and its threads in it, is not.
-On its socket to the judge it answers each request with what the child wrote and how it ended. It
-kills whatever a sample leaves behind, and ends with its parent. Check programs are run by a second
-such process, which never runs a solution and never forks.
+It is single-threaded and holds no test data, so forking it is cheap and safe, which forking the
+test process, with a model and its threads in it, is not. No solution, argument or answer ever
+passes through it: a later solution, forked from it, would find them in its memory. The judge gets
+the child's own socket and talks to the child over that; on the socket to the judge it only forks,
+ends a child, and tells how one ended. It kills whatever a sample leaves behind, and ends with its
+parent. Check programs are run by a second such process, which never runs a solution and never
+forks.
 
 This file and those that it loads must import nothing but the standard library.
 """
@@ -47,8 +49,6 @@ NOT_PRELOADED = "colorsys"
 
 # How often to look for the child's end where the system has no pidfd, in seconds.
 TICK_S = 0.02
-# A process closes its pipe shortly before its end can be seen.
-CLOSING_S = 0.2
 # The name of the working folder, and a descriptor of the folder that it is in.
 SCRATCH: dict[str, int] = {}
 
@@ -101,13 +101,11 @@ class Zygote:
         sys.meta_path.append(AllowedPackages(config["modules"], config["folders"]))
         self._checks = config["role"] == "check"
         self._memory_mb = config["memory_mb"]
-        self._wall_s = config["wall_s"]
         self._packages = config["modules"]
         # What a child sees as its parent's number: nothing from inside another namespace.
         self._parent_of_children = 0
         self._limits: list[child.Limit] = []
-        # The process for the next sample, and the socket to it.
-        self._ahead: tuple[int, socket.socket] | None = None
+        self._processor: child.Setter | None = None
 
     def run(self) -> None:
         """Say what is missing, then serve until the judge closes its end."""
@@ -126,26 +124,24 @@ class Zygote:
             self._confine_children()
         gc.collect()
         gc.freeze()
-        hello = ("ready", self.layers.missing, broken)
-        messages.send(self.control, codec.encode(hello, max_bytes=1 << 16))
-        handle = self.check if self._checks else self.serve
-        while True:
-            if not self._checks:
-                self._fork_ahead()
-            message = messages.receive(self.control)
-            if message is None:
-                break
-            if message[0]:
-                messages.send(self.control, codec.encode(handle(*message), max_bytes=1 << 32))
-        if self._ahead is not None:
-            self._ahead[1].close()
-            clear(self._ahead[0], [])
+        self._tell("ready", self.layers.missing, broken)
+        if self._checks:
+            while (message := messages.receive(self.control)) is not None:
+                self._tell(*self.check(*message))
+        else:
+            while command := self.control.recv(1):
+                if command == messages.FORK:  # The other one came too late.
+                    self.serve()
+
+    def _tell(self, *fields: object) -> None:
+        messages.send(self.control, codec.encode(fields, max_bytes=1 << 16))
 
     def _confine_children(self) -> None:
         """Do beforehand what can be done for all of them."""
         if self.layers.wants("limits"):
             child.set_limits(child.lasting_limits())
-            self._limits = child.limits_of_one(self._wall_s, self._memory_mb)
+            self._limits = child.space_limit(self._memory_mb)
+            self._processor = child.processor_setter()
         self.layers.share()
 
     def _confine_itself(self) -> None:
@@ -174,7 +170,7 @@ class Zygote:
     def check(
         self, request: bytes, channel: int | None, wall_s: float, most: int
     ) -> tuple[object, ...]:
-        """Run one check program, asking the solution over `channel`; replies as `serve`."""
+        """Run one check program, asking the solution over `channel`: the note on the verdict."""
         fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
         source, entry_point = fields
         assert channel is not None
@@ -185,73 +181,48 @@ class Zygote:
         finally:
             os.close(channel)
             signal.setitimer(signal.ITIMER_REAL, 0)
-        return ("ended", 0, 0.0, 0, note)
+        return ("checked", note)
 
-    def _fork_ahead(self) -> None:
-        """Start the process of the next sample while the judge is busy with the last one.
+    def serve(self) -> None:
+        """Fork the process of a sample, hand its socket to the judge, and see to its end.
 
-        It is started after the last one has ended, so that no sample ever runs beside it.
+        It is forked while the judge is busy with the last one, but after that one has ended, so
+        that no sample ever runs beside it.
         """
-        if self._ahead is None:
-            with contextlib.suppress(OSError):  # tried again, and told, when there is a sample
-                self._ahead = self._fork()
-
-    def _fork(self) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair()
-        try:
-            pid = self.layers.fork()
-        except OSError:
-            ours.close()
+        with ours, theirs:
+            try:
+                pid = self.layers.fork()
+            except OSError as error:
+                self._tell("no fork", str(error))
+                return
+            if pid == 0:
+                self._be_a_sample(theirs)
             theirs.close()
-            raise
-        if pid:
-            theirs.close()
-            return pid, ours
+            messages.send_socket(self.control, codec.encode(("child",), max_bytes=64), ours)
+        reaped: list[Reaped] = []
+        end = watch(pid, self.control, reaped)
+        status, cpu_s, peak_kb = (
+            clear(pid, reaped) if self._parent_of_children else processes.end_namespace(pid)
+        )
+        if end == messages.GONE:
+            end_all()
+        self._tell("ended", status, cpu_s, peak_kb)
+
+    def _be_a_sample(self, end: socket.socket) -> NoReturn:
         try:
             parent = self._parent_of_children
-            child.confine(self.layers, self._limits, theirs.fileno(), parent, parent != 0)
+            child.confine(self.layers, self._limits, end.fileno(), parent, parent != 0)
             # Its number 3 is another socket of the same kind by now.
-            source, entry_point, calls, output_bytes = child.await_request(self.control, codec)
+            request = child.await_request(self.control, codec)
+            source, entry_point, calls, output_bytes, processor_s = request
+            child.limit_processor(self._processor, processor_s)
             if calls is None:
                 child.answer(source, entry_point, output_bytes, codec)
             else:
                 child.run(source, entry_point, calls, output_bytes, codec)
         finally:
             os._exit(0)
-
-    def serve(
-        self, request: bytes, channel: int | None, wall_s: float, most: int
-    ) -> tuple[object, ...]:
-        """Run one sample: how it was ended, its wait status, CPU seconds, peak KiB and output.
-
-        `channel`: a socket to the process that runs the check program, where there is one; then
-        no output comes here.
-        """
-        try:
-            pid, ours = self._ahead or self._fork()
-        except OSError as error:
-            return ("no fork", 0, 0.0, 0, str(error).encode())
-        self._ahead = None
-        output = bytearray()
-        reaped: list[Reaped] = []
-        with ours:
-            ended = "not ready"
-            if ours.recv(1) == child.READY:
-                deadline = time.monotonic() + wall_s
-                listened = ours.fileno() if channel is None else None
-                messages.hand_over(ours, request, channel)
-                ended = watch(pid, listened, self.control, deadline, output, most, reaped)
-            status, cpu_s, peak_kb = (
-                clear(pid, reaped) if self._parent_of_children else processes.end_namespace(pid)
-            )
-            if ended == "parent gone":
-                end_all()
-            # Nobody is left to write, but do not depend on it.
-            ours.setblocking(False)
-            with contextlib.suppress(OSError):
-                while channel is None and len(output) <= most and (chunk := ours.recv(1 << 16)):
-                    output += chunk
-        return (ended, status, cpu_s, peak_kb, bytes(output[:most]))
 
 
 def main() -> None:
@@ -302,44 +273,23 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
-def watch(
-    pid: int,
-    pipe: int | None,
-    control: socket.socket,
-    deadline: float,
-    output: bytearray,
-    most: int,
-    reaped: list[Reaped],
-) -> str:
-    """Collect the child's output until it ends, closes its pipe, writes too much or is late, or
-    the judge wants no more of it."""
+def watch(pid: int, control: socket.socket, reaped: list[Reaped]) -> bytes:
+    """Wait until the child ends or the judge wants that: GONE is its own end."""
     pidfd = processes.open_pidfd(pid)
     poller = select.poll()
-    for fd in (pipe, control.fileno(), pidfd):
+    for fd in (control.fileno(), pidfd):
         if fd is not None:
             poller.register(fd, select.POLLIN)
-    closed = False
     try:
-        while (left := deadline - time.monotonic()) > 0:
-            ready = dict(poller.poll(1000 * (left if pidfd is not None else min(left, TICK_S))))
+        while True:
+            ready = dict(poller.poll(None if pidfd is not None else 1000 * TICK_S))
             if control.fileno() in ready:
-                return "parent gone" if messages.receive(control) is None else "cancelled"
-            if pipe in ready:
-                assert pipe is not None
-                chunk = os.read(pipe, 1 << 16)
-                output += chunk
-                if len(output) > most:
-                    return "flood"
-                if not chunk:
-                    closed = True
-                    poller.unregister(pipe)
-                    deadline = min(deadline, time.monotonic() + CLOSING_S)
-            elif processes.has_ended(pid, reaped):
-                return "ended"
+                return control.recv(1)
+            if processes.has_ended(pid, reaped):
+                return messages.END
     finally:
         if pidfd is not None:
             os.close(pidfd)
-    return "closed" if closed else "timeout"
 
 
 def clear(pid: int, reaped: list[Reaped]) -> tuple[int, float, int]:

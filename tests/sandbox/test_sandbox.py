@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, Verdict
+from pytest_unlearn.sandbox import Limits, Mode, Sandbox, SandboxError, Verdict
 from pytest_unlearn.sandbox import sandbox as sandbox_module
 from pytest_unlearn.sandbox import worker as worker_module
 from pytest_unlearn.tasks.programs import CheckProgram
@@ -566,6 +566,67 @@ def test_a_thread_does_not_hold_the_process(sandbox: Sandbox) -> None:
     assert verdict.seconds < 2
 
 
+# A later sample is forked from a process that has never seen an earlier one
+
+SCAN = """
+import ctypes, os
+def pieces():
+    # What is mapped: by /proc where it is there, else by asking the kernel to read it.
+    try:
+        with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+            for line in maps:
+                span, rights, *_ = line.split()
+                if not rights.startswith("rw") or "[v" in line: continue
+                start, end = (int(n, 16) for n in span.split("-"))
+                memory.seek(start)
+                try: yield memory.read(end - start)
+                except OSError: continue
+        return
+    except OSError:
+        pass
+    libc = ctypes.CDLL(None)
+    libc.sbrk.restype = ctypes.c_void_p
+    top = libc.sbrk(0)
+    around = {id(o) >> 20 for o in [object(), 10 ** 20, "x" * 9, [], {}, b"x" * 300, pieces]}
+    spans = [(top - (24 << 20), top)] + [((n - 2) << 20, (n + 3) << 20) for n in around]
+    ours, theirs = os.pipe()
+    for start, end in spans:
+        for page in range(start & ~4095, end, 4096):
+            if libc.write(theirs, ctypes.c_void_p(page), ctypes.c_size_t(4096)) == 4096:
+                yield os.read(ours, 4096)
+def f(needles):
+    # Each is given with the next letter for every letter, or it would find itself.
+    following = bytes((n + 1) % 256 for n in range(256))
+    found = set()
+    for piece in pieces():
+        for place, needle in enumerate(needles):
+            if needle.encode() in piece.translate(following): found.add(place)
+    return sorted(found)
+"""
+
+
+@linux
+@pytest.mark.parametrize("mode", ["off", "auto"])
+@pytest.mark.parametrize("by_program", [False, True])
+def test_nothing_of_an_earlier_sample_is_in_memory(mode: Mode, by_program: bool) -> None:
+    """Not its source, nor its arguments, nor its answers: the base's solution would be there."""
+    words = [os.urandom(6).hex() for _ in range(3)]
+    source = f"# {words[0]}\ndef f(a): return a.replace({words[1]!r}, '')[::-1]\n"
+    call = Call((words[1] + words[2][::-1],), words[2])
+    needles = ["".join(chr(ord(letter) + 1) for letter in word) for word in words]
+    with Sandbox(Limits(wall_s=20), mode=mode) as it:
+        for _ in range(3):
+            if by_program:
+                program = f"assert f({call.args[0]!r}) == {call.expected!r}"
+                assert it.run(source, "f", CheckProgram(program)).passed
+            assert it.run(source, "f", [call]).passed
+            verdict = it.run(SCAN, "f", [Call((needles,), [])])
+            assert verdict.passed, verdict
+        # The search does find what is there.
+        there = f"x = b{words[1]!r} * 2\ny = bytearray(x * 99)\n" + SCAN
+        assert it.run(there, "f", [Call((needles,), [1])]).passed
+
+
 # Containment
 
 
@@ -760,7 +821,7 @@ def test_a_solution_that_kills_the_zygote(bare: Sandbox) -> None:
 
 @linux
 def test_a_solution_that_stops_the_zygote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sandbox_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(worker_module, "PATIENCE_S", 0.3)
     monkeypatch.setattr(worker_module, "STOP_S", 0.2)
     pids = tmp_path / "pids"
     source = f"""
