@@ -30,7 +30,7 @@ MAX_COMPILED = 256
 LONGEST_KEPT = 1 << 16
 # Four bytes a character at the most: a note has room for it.
 LONGEST_DETAIL = 900
-PIECE = 1 << 16
+PIECE, LARGE_PIECE = 1 << 16, 1 << 20
 _LENGTH = struct.Struct(">I")
 
 
@@ -153,7 +153,7 @@ class _Talk:
             )
         except self._codec.CodecError as error:
             self.end("unsupported", f"an argument of {call} cannot be sent: {error}")
-        data = _LENGTH.pack(len(body)) + body
+        data = memoryview(_LENGTH.pack(len(body)) + body)
         try:
             while data:
                 data = data[os.write(self._channel, data) :]
@@ -179,13 +179,15 @@ class _Talk:
     def _take(self, size: int) -> bytes:
         while len(self._received) < size:
             try:
-                chunk = os.read(self._channel, max(PIECE, size - len(self._received)))
+                missing = size - len(self._received)
+                chunk = os.read(self._channel, min(max(PIECE, missing), LARGE_PIECE))
             except OSError:
                 chunk = b""
             if not chunk:
                 self.end("ended", "")
             self._received += chunk
-        data = bytes(self._received[:size])
+        with memoryview(self._received) as received:
+            data = bytes(received[:size])
         del self._received[:size]
         return data
 

@@ -296,8 +296,11 @@ class _Reporter:
     def _write(self, data: bytes) -> None:
         if _getpid() != self.pid:
             _exit(1)  # The solution forked, and its other half must not report as well.
-        while data:
-            data = data[_write(RESULT_FD, data) :]
+        sent = _write(RESULT_FD, data)
+        if sent < len(data):
+            rest = memoryview(data)  # a copy of all that is left for each piece would take long
+            while sent < len(data):
+                sent += _write(RESULT_FD, rest[sent:])
 
 
 def _reset() -> None:
