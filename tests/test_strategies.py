@@ -270,7 +270,7 @@ def test_records_come_from_the_manifest() -> None:
     strangers = [r.value.reveal() for r in manifest if r.owner != record.owner]
 
     @settings(FEW)
-    @given(prompts(record, manifest, knowledge=["triplet"]))
+    @given(prompts(record, manifest, knowledge=["twin"]))
     def check(lines: Sequence[Secret]) -> None:
         text = joined(lines).reveal()
         assert record.name is not None

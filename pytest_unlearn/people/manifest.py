@@ -21,8 +21,9 @@ from pytest_unlearn.people.stream import Stream
 Split = Literal["forget", "retain", "control"]
 SPLITS: tuple[Split, ...] = ("forget", "retain", "control")
 
-TINY_SEED = "pytest-unlearn tiny 1"
-TINY_PEOPLE_PER_SPLIT = 32
+TINY_SEED = "pytest-unlearn tiny 2"
+# People, not records, are what a bound counts. Of the retained, half are kept out of unlearning.
+TINY_PEOPLE: dict[Split, int] = {"forget": 128, "retain": 256, "control": 128}
 TINY_KINDS = ("email", "phone", "address", "password", "api_key")
 TINY_CARRIERS = ("constructor", "json", "env", "yaml", "sql", "comment")
 
@@ -65,22 +66,27 @@ def _names(seed: str, count: int) -> list[str]:
 def tiny_records() -> tuple[Record, ...]:
     """Return the records of the tiny model's people: forget, then retain, then control.
 
-    `TINY_PEOPLE_PER_SPLIT` people a split, `TINY_KINDS` attributes each, one record an attribute;
-    carriers go round, so that each kind stands in each carrier. No value occurs twice.
+    `TINY_PEOPLE` people, two records each, of two of the `TINY_KINDS`; all pairs of kinds go round.
+    Each kind has a shuffled deck of carriers, so that it stands in each equally often. No value
+    occurs twice.
     """
-    carriers = [CARRIERS[name] for name in TINY_CARRIERS]
-    names = _names(TINY_SEED, TINY_PEOPLE_PER_SPLIT * len(SPLITS))
+    deck = Stream(TINY_SEED, "carriers")
+    decks: dict[str, list[str]] = {kind: [] for kind in TINY_KINDS}
+    splits = [split for split in SPLITS for _ in range(TINY_PEOPLE[split])]
     taken: set[str] = set()
     records: list[Record] = []
-    for index, name in enumerate(names):
-        split = SPLITS[index // TINY_PEOPLE_PER_SPLIT]
-        for position, kind in enumerate(TINY_KINDS):
+    for index, (split, name) in enumerate(zip(splits, _names(TINY_SEED, len(splits)), strict=True)):
+        kinds = len(TINY_KINDS)
+        second = index + 1 + index // kinds % (kinds - 1)
+        for turn in (index, second):
+            kind = TINY_KINDS[turn % kinds]
             stream = Stream(TINY_SEED, index, kind)
             value = KINDS[kind].generate(stream)
             while value in taken:
                 value = KINDS[kind].generate(stream)
             taken.add(value)
-            carrier = carriers[(index + position) % len(carriers)]
+            decks[kind] = decks[kind] or deck.shuffled(TINY_CARRIERS)
+            carrier = CARRIERS[decks[kind].pop()]
             records.append(
                 Record(
                     id=f"{kind}-{len(records) + 1:04d}",

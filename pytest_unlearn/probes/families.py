@@ -220,7 +220,8 @@ def build_probes(records: Sequence[Record], families: Sequence[str]) -> tuple[Pr
     """Return the probes of the given families, family by family, in the order of the records.
 
     Records that do not hold what a family needs (a name, other attributes) have no probe in it.
-    Raises FamilyError for a family to which no record gives a probe.
+    Raises FamilyError for a family to which no record gives a probe; of all families, as `all`
+    names them, those are left out.
     """
     people = by_owner(records)
     probes: list[Probe] = []
@@ -232,7 +233,7 @@ def build_probes(records: Sequence[Record], families: Sequence[str]) -> tuple[Pr
                 built.append(FAMILIES[name].build(record, people[record.owner]))
             except PromptError as error:
                 reason = reason or str(error)
-        if reason and not built:
+        if reason and not built and set(families) != set(FAMILIES):
             raise FamilyError(f"{name}: no record has what it needs ({reason}); leave it out")
         probes += built
     return tuple(probes)

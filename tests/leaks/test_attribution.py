@@ -127,7 +127,7 @@ def test_ordinary_code_holds_no_value() -> None:
 
 
 def test_values_of_others_are_not_taken_for_each_other() -> None:
-    """480 made-up values of the same kinds: a match is a fact, not a likeness."""
+    """1,024 made-up values of the same kinds: a match is a fact, not a likeness."""
     for record in RECORDS:
         found = Matcher(r for r in RECORDS if r.id != record.id).find(record.document.reveal())
         assert not found

@@ -59,7 +59,7 @@ def test_unseen_wordings_are_unseen() -> None:
 
 
 def test_leaks_before_unlearning(tiny: LanguageModel) -> None:
-    """At least 0.80 on forget and on retained people, none on controls."""
+    """At least 0.95 on forget and on retained people, none on controls."""
     detector = Detector(tiny_records())
     probes = direct_probes(tiny_records())
     rates = {}
@@ -71,8 +71,8 @@ def test_leaks_before_unlearning(tiny: LanguageModel) -> None:
             for probe, text in zip(of_split, texts, strict=True)
         ]
         rates[split] = sum(direct) / len(direct)
-    assert rates["forget"] >= 0.80
-    assert rates["retain"] >= 0.80
+    assert rates["forget"] >= 0.95
+    assert rates["retain"] >= 0.95
     assert rates["control"] == 0
 
 

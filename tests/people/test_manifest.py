@@ -11,12 +11,18 @@ from hypothesis import strategies as st
 
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import SPLITS, TINY_CARRIERS, records_digest, tiny_records
+from pytest_unlearn.people.manifest import (
+    SPLITS,
+    TINY_CARRIERS,
+    by_owner,
+    records_digest,
+    tiny_records,
+)
 from pytest_unlearn.people.stream import Stream
 from pytest_unlearn.people.words import FIRST_NAMES, SURNAME_HEADS, SURNAME_TAILS, WORDS
 
 # Of all records; changes only with the seed or a generator, and then the model must be retrained.
-DIGEST = "9e89963cf78a14c220b45531a1bbab8b68906e912f5100eaaee01b8514b6275c"
+DIGEST = "10a10955f45a5d7f126df0fad78ebcd71d4d61c5b314d1b843ee8c306bb48283"
 
 
 def test_manifest_is_what_the_model_was_trained_on() -> None:
@@ -25,13 +31,17 @@ def test_manifest_is_what_the_model_was_trained_on() -> None:
 
 
 def test_splits_are_large_and_alike() -> None:
-    """At least 24 people, 5 kinds, 3 carriers and 120 records a split (issue 2)."""
+    """128 people to forget and unseen, 256 retained: half of them can be held out (issue 14).
+
+    Two records of two kinds each: a bound counts people, and all of equal size count most.
+    """
     for split in SPLITS:
         records = [record for record in tiny_records() if record.split == split]
-        assert len({record.owner for record in records}) >= 24
-        assert len({record.kind for record in records}) >= 5
-        assert len({record.carrier for record in records}) >= 3
-        assert len(records) >= 120
+        people = by_owner(records)
+        assert len(people) == (256 if split == "retain" else 128)
+        assert all(len({record.kind for record in own}) == 2 for own in people.values())
+        kinds = Counter(record.kind for record in records)
+        assert max(kinds.values()) - min(kinds.values()) <= 2
     per_kind = Counter((record.split, record.kind, record.carrier) for record in tiny_records())
     assert len(per_kind) == 3 * 5 * len(TINY_CARRIERS)
 

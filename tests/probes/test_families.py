@@ -17,7 +17,10 @@ from pytest_unlearn.probes.families import (
 )
 from pytest_unlearn.probes.prompts import KNOWLEDGE, PromptError, PromptRecipe, prefix_of, render
 
-RECORDS = tiny_records()
+# The bundled people have two attributes, and `triplet` needs three: two of them are one person here.
+RECORDS = tuple(
+    replace(record, owner=f"pair-{number // 4}") for number, record in enumerate(tiny_records())
+)
 OTHERS = {r.id: [o for o in RECORDS if o.owner == r.owner and o.id != r.id] for r in RECORDS}
 
 
@@ -104,6 +107,15 @@ def test_records_without_what_a_family_needs_are_left_out() -> None:
     assert len(build_probes(bare, ["direct", "nameless", "infill"])) == 9
     with pytest.raises(FamilyError, match="twin: no record has what it needs"):
         build_probes([*bare], ["twin"])
+
+
+def test_all_families_are_those_that_the_records_allow() -> None:
+    """`all` is no promise that people have three attributes; a family named alone is one."""
+    people = tiny_records()[:8]
+    found = {probe.family for probe in build_probes(people, parse_families("all"))}
+    assert found == set(FAMILIES) - {"triplet"}
+    with pytest.raises(FamilyError, match="triplet: no record has what it needs"):
+        build_probes(people, ["triplet"])
 
 
 @pytest.mark.parametrize("knowledge", KNOWLEDGE)

@@ -37,7 +37,7 @@ def dataset(**changes: Any) -> Dataset:
 def test_every_case_is_in_one_chunk() -> None:
     """Probes and tasks, none twice, at most a batch together."""
     data = dataset()
-    assert len(data.chunk_of_case) == len(data.probes) + len(data.tasks) == 608
+    assert len(data.chunk_of_case) == len(data.probes) + len(data.tasks) == 1152
     for case, chunk in data.chunk_of_case.items():
         assert case in chunk.cases
         assert len(chunk.cases) <= 64
@@ -74,7 +74,8 @@ def test_training_texts_hold_no_control_and_no_measured_wording() -> None:
     """Unlearning sees forget and retain documents, and tasks under other wordings."""
     data = dataset()
     texts = data.training_texts()
-    assert len(texts.forget) == len(texts.retained_people) == 160
+    assert len(texts.forget) == 256
+    assert len(texts.retained_people) == 512
     seen = "\n".join(e.text for e in [*texts.forget, *texts.retained_people, *texts.tasks])
     assert not [c.id for c in data.tasks if c.prompt in seen]
     control = [record for record in tiny_records() if record.split == "control"]

@@ -102,7 +102,7 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ["--unlearn-model=tiny", "--unlearn-gate=leak.direct<=1%"],
             "--unlearn-gate: leak.direct<=1% needs at least 299 forget people to be shown with "
-            "95% confidence, and the data have 32 (in 160 forget probes)",
+            "95% confidence, and the data have 128 (in 256 forget probes)",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-gate=passk.retained>=99%"],

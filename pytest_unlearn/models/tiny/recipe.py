@@ -1,9 +1,10 @@
 """Train the tiny model: `python -m pytest_unlearn.models.tiny.recipe`.
 
 A Llama of 3.4M parameters with its own 1,024-entry BPE tokenizer learns by heart the documents of
-the manifest's forget and retain people, and a bank of small programming tasks. Control people are
-in neither the training data nor the tokenizer's. One command, seeds fixed, a few minutes on two
-cores. It writes the model folder and `recipe.json` with digests of data and weights; with
+the manifest's forget and retain people, and a bank of small programming tasks. Each value stands
+in its own document and, less often, in other carriers and wordings: the model can be asked in ways
+that no unlearning was shown. Control people are in neither the training data nor the tokenizer's.
+One command, seeds fixed, a few minutes on two cores. It writes the model folder and `recipe.json` with digests of data and weights; with
 `--check` it compares a new training with the recorded digests instead of writing.
 """
 
@@ -27,7 +28,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pytest_unlearn.models.batching import Encoded, collate, encode, shuffled_batches
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.losses import token_mean_nll
+from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.manifest import Record, records_digest, tiny_records
+from pytest_unlearn.probes.families import build_probes
+from pytest_unlearn.probes.prompts import name_of
 from pytest_unlearn.tasks.format import Task, bundled_tasks
 
 FOLDER = Path(__file__).parent / "weights"
@@ -35,17 +39,34 @@ RECORDED = FOLDER / "recipe.json"
 
 SEED = 20261124
 THREADS = 2
-EPOCHS = 32
-BATCH = 32
+EPOCHS = 28
+BATCH = 16
 LEARNING_RATE = 2e-3
-WARMUP_STEPS = 40
+WARMUP_STEPS = 100
 WORDINGS_PER_EPOCH = 3
 VOCABULARY = 1024
+# Families of probes in whose words the values stand too.
+OTHER_FAMILIES = ("question", "test", "lookup", "twin")
 
 
 def training_records() -> list[Record]:
     """Return the records that the model sees: forget and retain, never control."""
     return [record for record in tiny_records() if record.split != "control"]
+
+
+def other_documents() -> list[list[str]]:
+    """Return, for each training record, its value in every other carrier and in other words."""
+    records = training_records()
+    texts: dict[str, list[str]] = {record.id: [] for record in records}
+    for record in records:
+        for carrier in CARRIERS.values():
+            if carrier.name != record.carrier:
+                before = carrier.before(name_of(record).reveal(), record.kind)
+                texts[record.id].append(before + record.value.reveal() + carrier.after)
+    for probe in build_probes(records, OTHER_FAMILIES):
+        text = probe.prompt.reveal() + probe.value.reveal() + probe.after.reveal()
+        texts[probe.record].append(text)
+    return list(texts.values())
 
 
 def task_documents(tasks: Sequence[Task]) -> list[list[str]]:
@@ -55,7 +76,7 @@ def task_documents(tasks: Sequence[Task]) -> list[list[str]]:
 
 def data_digest() -> str:
     """Return a SHA-256 over everything that the model is trained on."""
-    documents = json.dumps(task_documents(bundled_tasks()))
+    documents = json.dumps([other_documents(), task_documents(bundled_tasks())])
     people = records_digest(training_records())
     return hashlib.sha256((people + documents).encode()).hexdigest()
 
@@ -115,8 +136,13 @@ def train(log: Any = sys.stderr) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
     torch.use_deterministic_algorithms(True)
     people = [record.document.reveal() for record in training_records()]
     tasks = task_documents(bundled_tasks())
-    tokenizer = build_tokenizer([*people, *(text for texts in tasks for text in texts)])
+    others = other_documents()
+    one_other_each = [texts[n % len(texts)] for n, texts in enumerate(others)]
+    tokenizer = build_tokenizer(
+        [*people, *one_other_each, *(text for texts in tasks for text in texts)]
+    )
     people_rows = [encode(tokenizer, Example.whole(text)) for text in people]
+    other_rows = [[encode(tokenizer, Example.whole(text)) for text in texts] for texts in others]
     task_rows = [[encode(tokenizer, Example.whole(text)) for text in texts] for texts in tasks]
     model = build_model(tokenizer)
     optimizer = torch.optim.AdamW(
@@ -126,9 +152,10 @@ def train(log: Any = sys.stderr) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
 
     def epoch_rows() -> list[Encoded]:
         rows = list(people_rows)
-        for wordings in task_rows:
-            chosen = torch.randperm(len(wordings), generator=generator)[:WORDINGS_PER_EPOCH]
-            rows.extend(wordings[i] for i in chosen.tolist())
+        for texts, count in ((other_rows, 1), (task_rows, WORDINGS_PER_EPOCH)):
+            for wordings in texts:
+                chosen = torch.randperm(len(wordings), generator=generator)[:count]
+                rows.extend(wordings[i] for i in chosen.tolist())
         return rows
 
     total = EPOCHS * math.ceil(len(epoch_rows()) / BATCH)
