@@ -98,7 +98,7 @@ def test_audit_of_the_leaking_model_fails(cold: Run, folder: Path) -> None:
     assert audit.code == 1
     assert "NOT FOR RELEASE: leak.direct FAIL" in audit.output
     exact = next(line for line in audit.output.splitlines() if line.startswith("forget tested"))
-    assert exact.split()[2:4] == ["160", "100.0%"]  # the greedy verdict is that of generation
+    assert exact.split()[2:4] == ["256", "100.0%"]  # the greedy verdict is that of generation
     assert "nothing to compare with; give --unlearn-baseline=NAME" in audit.output
 
 
