@@ -66,12 +66,10 @@ def _train(config: pytest.Config) -> int:
 def _trained(session: UnlearnSession) -> int:
     from transformers.utils.logging import disable_progress_bar
 
+    from pytest_unlearn.core.errors import UnlearningError, UserError
     from pytest_unlearn.models.loading import ModelLoadError, resolve_device
-    from pytest_unlearn.models.sources import ModelNotFoundError
     from pytest_unlearn.run.models import ModelPair
     from pytest_unlearn.unlearning import distributed
-    from pytest_unlearn.unlearning.errors import UnlearningError
-    from pytest_unlearn.unlearning.training_options import MethodError
 
     if session.sweeps:
         raise pytest.UsageError(
@@ -91,7 +89,7 @@ def _trained(session: UnlearnSession) -> int:
     _check_processes(settings)
     try:
         pair.resolve()
-    except ModelNotFoundError as error:
+    except UserError as error:
         raise pytest.UsageError(str(error)) from error
     if _started() > 1 and settings.plant and not pair.stored_planting():
         raise pytest.UsageError(
@@ -108,7 +106,7 @@ def _trained(session: UnlearnSession) -> int:
         if distributed.number() == 0:
             print(_told(settings, pair, distributed.count()))
         distributed.leave()
-    except (UnlearningError, MethodError, ModelLoadError) as error:
+    except (UnlearningError, UserError, ModelLoadError) as error:
         # By each process that has one: it may be of that one alone.
         print(f"ERROR (process {distributed.number()}): {error}", file=sys.stderr)
         return pytest.ExitCode.TESTS_FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.estimates import units_needed
 from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import FILTERS, METRICS, Metric
@@ -17,7 +18,7 @@ _EXAMPLE = "write METRIC<=LIMIT or METRIC>=LIMIT, as in leak.direct<=5% or passk
 _MOST_SAMPLES = 10**9
 
 
-class GateError(ValueError):
+class GateError(UserError):
     """A gate does not parse, or no number of rows at hand could meet it."""
 
 

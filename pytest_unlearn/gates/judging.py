@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pytest_unlearn.core.errors import naming
+from pytest_unlearn.core.option import Option
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.gate import Gate
@@ -20,59 +23,49 @@ Undecided = Literal["fail", "warn"]
 CONFIDENCE = 0.95
 
 
-class GateOption(NamedTuple):
-    """One flag and ini key: name, placeholder, help text; repeatable; without a value."""
-
-    name: str
-    metavar: str
-    help: str
-    many: bool = False
-    switch: bool = False
-
-
 GATE_OPTIONS = (
-    GateOption(
+    Option(
         "unlearn_gate",
         "GATE",
         "a condition of release such as 'leak.direct<=5%%'; repeatable, replaces the default "
         "gates, or the profile's gate of the same name",
         many=True,
     ),
-    GateOption(
+    Option(
         "unlearn_profile",
         "NAME",
         "a named set of gates: paper, release or strict (see --unlearn-metrics)",
     ),
-    GateOption(
+    Option(
         "unlearn_confidence",
         "C",
         "how sure each verdict has to be: the confidence of every one-sided bound, over 0.5 and "
         "under 1 (default: 0.95)",
     ),
-    GateOption(
+    Option(
         "unlearn_undecided",
         "fail|warn",
         "what a gate does whose bound decides nothing. fail: it forbids the release (default); "
         "warn: it does not, and is shown; an error, a FAIL or no evaluation is never let through",
     ),
-    GateOption(
+    Option(
         "unlearn_require_complete",
         "",
         "fail where a gate is not evaluated because not all cases were run",
         switch=True,
     ),
-    GateOption(
+    Option(
         "unlearn_stop",
         "off|curtail",
         "off: run every case (default); curtail: skip cases that can change no verdict any more",
     ),
-    GateOption(
+    Option(
         "unlearn_save",
         "NAME",
         "keep this run's rows as .unlearn/NAME.json, to compare later runs with",
     ),
-    GateOption("unlearn_compare", "NAME", "compare this run with a saved one, case by case"),
-    GateOption(
+    Option("unlearn_compare", "NAME", "compare this run with a saved one, case by case"),
+    Option(
         "unlearn_compare_fail",
         "CHANGE",
         "fail where a metric got worse since then by more points than that, as in "
@@ -103,20 +96,22 @@ class Judging:
 
 
 def read_judging(
-    given: Callable[[str], Any], pyproject: Path, recorded: Judging | None = None
+    given: Callable[[str], Any], pyproject: Path | None = None, recorded: Judging | None = None
 ) -> Judging:
     """Return the checked options. `given(name)` is what the user gave, None for nothing.
 
     Gates, confidence and what is undecided are those given, else those of the table in
-    `pyproject`, else those of an earlier run that is judged again (`recorded`), else the default.
+    `pyproject` (None: no file), else those of an earlier run that is judged again (`recorded`),
+    else the default.
     Raises GateError and BaselineError; messages begin with the flag, or with file and key.
     """
     from pytest_unlearn.gates.gate import GateError
     from pytest_unlearn.gates.profiles import gates_in_table, rules_in_table
     from pytest_unlearn.gates.saved_runs import check_name, parse_change
 
-    table = gates_in_table(pyproject)  # checked even if it is not used
-    rules = rules_in_table(pyproject)
+    table = gates_in_table(pyproject) if pyproject else ()  # checked even if it is not used
+    rules = rules_in_table(pyproject) if pyproject else {}
+    file = pyproject.name if pyproject else ""
     profile, save, compare = (
         given(f"unlearn_{name}") or None for name in ("profile", "save", "compare")
     )
@@ -126,11 +121,12 @@ def read_judging(
     changes = given("unlearn_compare_fail") or ()
     if changes and compare is None:
         raise GateError("--unlearn-compare-fail: name a saved run with --unlearn-compare=NAME")
-    source, gates = _gates(given("unlearn_gate") or (), pyproject.name, table, profile, recorded)
+    source, gates = _gates(given("unlearn_gate") or (), file, table, profile, recorded)
     confidence, undecided = (
-        _rule(name, given(f"unlearn_{name}"), pyproject.name, rules)
-        for name in ("confidence", "undecided")
+        _rule(name, given(f"unlearn_{name}"), file, rules) for name in ("confidence", "undecided")
     )
+    with naming("--unlearn-compare-fail"):
+        compare_fail = tuple(parse_change(text) for text in changes)
     return Judging(
         gates=gates,
         source=source,
@@ -142,9 +138,7 @@ def read_judging(
         curtail=stop == "curtail",
         save=check_name(save, "--unlearn-save") if save else None,
         compare=check_name(compare, "--unlearn-compare") if compare else None,
-        compare_fail=tuple(
-            _flagged("--unlearn-compare-fail", parse_change, text) for text in changes
-        ),
+        compare_fail=compare_fail,
     )
 
 
@@ -163,7 +157,8 @@ def _gates(
     own = "--unlearn-gate" if flags else file if table else ""
     sources = [f"--unlearn-profile={profile}" if profile else "", own]
     source = " and ".join(filter(None, sources)) or "the defaults"
-    return source, _flagged("--unlearn-gate", choose_gates, flags or table, profile)
+    with naming("--unlearn-gate"):
+        return source, choose_gates(flags or table, profile)
 
 
 def _rule(name: str, flag: Any, file: str, rules: dict[str, str]) -> tuple[str, Any]:
@@ -196,13 +191,3 @@ def _undecided(where: str, value: Any, default: Undecided) -> Undecided:
     if value not in ("fail", "warn"):
         raise GateError(f"{where}: write one of fail, warn")
     return cast("Undecided", value)
-
-
-def _flagged(flag: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    from pytest_unlearn.gates.gate import GateError
-
-    try:
-        return function(*arguments)
-    except GateError as error:
-        message = str(error)
-        raise GateError(message if message.startswith("--") else f"{flag}: {message}") from error

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.differences import paired_difference_bounds
 from pytest_unlearn.gates.estimates import units_of
@@ -32,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CHANGE = re.compile(r"(?P<metric>.+):(?P<sign>[+-])(?P<amount>[0-9.]+)(?P<percent>%?)")
 
 
-class BaselineError(ValueError):
+class BaselineError(UserError):
     """A saved run cannot be had or cannot be compared; the message says what to do."""
 
 

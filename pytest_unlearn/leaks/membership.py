@@ -22,6 +22,7 @@ from random import Random
 from statistics import NormalDist
 from typing import Any, Literal
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.leaks.extraction import MIN_K_SHARES
 
 # The share of the least likely tokens that min-k and min-k++ look at here, as in MUSE.
@@ -33,7 +34,7 @@ Verdict = Literal["under-unlearned", "over-unlearned", "indistinguishable"]
 Row = Mapping[str, Any]
 
 
-class AttackError(ValueError):
+class AttackError(UserError):
     """Attacks were named wrongly; the message says what to write."""
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pytest_unlearn.core.errors import UserError
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _CACHED = re.compile(r"models--(.+?)--(.+)")
 # What of a repository is fetched: no pickles, no other frameworks' weights, no code.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
 
-class ModelNotFoundError(ValueError):
+class ModelNotFoundError(UserError):
     """No model can be had under a name; the message says what to write or where to put it."""
 
 

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.styles import INFILLS, Infill, StyleError
 
 GROUP = "pytest_unlearn.presets"
@@ -22,7 +23,7 @@ _GATED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 _PLAIN = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
 
 
-class PresetError(ValueError):
+class PresetError(UserError):
     """A preset cannot be used, or not so; the message names it."""
 
 

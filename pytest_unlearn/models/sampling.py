@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from pytest_unlearn.core.errors import UserError
 
-class DecodingError(ValueError):
+
+class DecodingError(UserError):
     """A decoding scheme is out of range or cannot be read; the message says what to write."""
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_unlearn.core.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class StyleError(ValueError):
+class StyleError(UserError):
     """The model has no chat template, or no fill-in-the-middle tokens."""
+
+    flag = "--unlearn-probes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import re
 import string
 from collections.abc import Collection
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.stream import Stream
 
@@ -14,7 +15,7 @@ _MOST_DRAWS = 2000
 _ALPHABETS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
 
-class AlternateError(ValueError):
+class AlternateError(UserError):
     """No other value of a kind can be had; the message says what to do."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.people.kinds import KINDS, Kind
 from pytest_unlearn.people.stream import Stream
 
@@ -13,7 +14,7 @@ MOST_LISTED = 4096
 _FRUITLESS = 2000
 
 
-class DecoyError(ValueError):
+class DecoyError(UserError):
     """A kind has fewer values than decoys were asked for."""
 
 

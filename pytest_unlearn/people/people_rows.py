@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import check_keys, checked_string, json_name
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
 
 
-class RecordFileError(ValueError):
+class RecordFileError(UserError):
     """A data file cannot be used; the message names file, line, field and remedy."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.manifest import Record, Split, by_owner
@@ -212,8 +213,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-class FamilyError(ValueError):
+class FamilyError(UserError):
     """A family is unknown, or no record holds what it needs."""
+
+    flag = "--unlearn-probes"
 
 
 def build_probes(records: Sequence[Record], families: Sequence[str]) -> tuple[Probe, ...]:

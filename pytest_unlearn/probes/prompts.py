@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.manifest import Record
@@ -36,7 +37,7 @@ class PromptRecipe:
     wording: Wording = "snippet"
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A recipe needs what is not known of a record's person."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, summary
 from pytest_unlearn.reports.html import page
 from pytest_unlearn.run.result import Result
@@ -19,7 +20,7 @@ ENTRY_POINTS = "pytest_unlearn.reports"
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """A report was asked for wrongly; the message says what to write."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import read_any_objects
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.shares import shares
@@ -17,18 +18,18 @@ from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Resu
 _VALUES = ("value", "base_text", "tested_text")
 
 
-class ReplayError(ValueError):
+class ResultsFileError(UserError):
     """A file holds no results that can be judged again; the message names file and line."""
 
 
 def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
     """Read what `--unlearn-report=jsonl` wrote: the result of a run, or those of a sweep's pairs.
 
-    Values in it are left behind unless `show_values`. Raises ReplayError naming file and line.
+    Values in it are left behind unless `show_values`. Raises ResultsFileError naming file and line.
     """
     found: list[_Lines] = []
     number = 1
-    for number, line in read_any_objects(path, ReplayError, ("record",)):
+    for number, line in read_any_objects(path, ResultsFileError, ("record",)):
         if not found or line["record"] == "run":
             _check_head(path, number, line)
             found.append(_Lines(line, [], []))
@@ -39,7 +40,7 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
             else:
                 found[-1].cases.append(_case(line, show_values))
         except (KeyError, TypeError) as error:
-            raise ReplayError(
+            raise ResultsFileError(
                 f"{path}:{number}: no line of results ({type(error).__name__}: {error}); write the "
                 "file anew by --unlearn-report=jsonl"
             ) from error
@@ -47,7 +48,9 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
         _check_head(path, number, {})
     pairs = found[0].head.get("pairs", 1)
     if len(found) != pairs:
-        raise ReplayError(f"{path}: {len(found)} runs, and there were {pairs}: the file was cut")
+        raise ResultsFileError(
+            f"{path}: {len(found)} runs, and there were {pairs}: the file was cut"
+        )
     return tuple(_result(path, lines, show_values) for lines in found)
 
 
@@ -62,7 +65,7 @@ class _Lines(NamedTuple):
 def _check_head(path: Path, number: int, line: dict[str, Any]) -> None:
     version = SWEEP_VERSION if "pair" in line else SCHEMA_VERSION
     if line.get("schema") != SCHEMA or line.get("version") != version:
-        raise ReplayError(
+        raise ResultsFileError(
             f"{path}:{number}: no results of this version; give a file that "
             f"--unlearn-report=jsonl wrote (schema {SCHEMA}, version {SCHEMA_VERSION} or, of a "
             f"sweep, {SWEEP_VERSION})"
@@ -73,7 +76,7 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
     head, cases = lines.head, tuple(lines.cases)
     run = _made(RunFacts, head["run"])
     if len(cases) != run.expected:
-        raise ReplayError(
+        raise ResultsFileError(
             f"{path}: {len(cases)} cases, and the run had {run.expected}: the file was cut short"
         )
     run = replace(run, attacks=tuple(run.attacks), values_shown=run.values_shown and show_values)

@@ -350,9 +350,9 @@ class ModelPair:
         return self._plantings.stored(self._original)
 
     def _unlearn(self, key: str) -> Checkpoint:
+        from pytest_unlearn.core.errors import room_for
         from pytest_unlearn.unlearning import distributed
         from pytest_unlearn.unlearning.checkpoints import gathered, save_trained
-        from pytest_unlearn.unlearning.errors import room_for
         from pytest_unlearn.unlearning.loop import unlearn
 
         choice = self._settings.method

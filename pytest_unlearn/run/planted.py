@@ -74,7 +74,7 @@ class Plantings:
         `flag`: what asks for it, to be named in an error.
         Raises UnlearningError, also for a model that knew the forget split before planting.
         """
-        from pytest_unlearn.unlearning.errors import UnlearningError
+        from pytest_unlearn.core.errors import UnlearningError
         from pytest_unlearn.unlearning.planting import retrain
 
         planted = self.planted(original)
@@ -166,7 +166,7 @@ class Plantings:
         original: ModelSource,
         make: Callable[[Weights, Path], tuple[Any, PlantingReport]],
     ) -> None:
-        from pytest_unlearn.unlearning.errors import room_for
+        from pytest_unlearn.core.errors import room_for
 
         weights = self._load(original)
         model, report = make(weights, training_file(self._store, key))

@@ -19,22 +19,17 @@ from pytest_unlearn.core.costs import Phases, gpu_in_use, peak_memory
 from pytest_unlearn.core.secret import REDACTED, without
 from pytest_unlearn.core.store import digest_of, file_sha256
 from pytest_unlearn.people.manifest import records_digest
+from pytest_unlearn.run.settings import names_of_role
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.models import Models, State
     from pytest_unlearn.run.settings import Settings
+    from pytest_unlearn.tasks.format import TaskCase
 
 
 _LIBRARIES = ("pytest-unlearn", "torch", "transformers", "tokenizers", "peft", "accelerate")
-# Settings that change no result, or that the digests of the data stand for.
-_LEFT_OUT = frozenset(
-    (
-        *("forget", "retain", "control", "tasks"),
-        *("judging", "fail_on_leak", "check_tasks", "replay", "store"),
-        *("reports", "show_values", "fingerprint_key"),
-    )
-)
+_PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
 
 
 def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]]:
@@ -42,18 +37,21 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
     return {
         "data": {
             "records": records_digest(dataset.records),
-            "tasks": digest_of(
-                [[c.id, c.prompt, c.entry_point, repr(c.tests)] for c in dataset.tasks]
-            ),
+            "tasks": tasks_digest(dataset.tasks),
             "probes": ",".join(settings.probes),
         },
         "settings": {
-            field.name: _text(getattr(settings, field.name))
-            for field in dataclasses.fields(settings)
-            if field.name not in _LEFT_OUT
+            # Data has its digests, and what judges or shows changes no result.
+            name: _text(getattr(settings, name))
+            for name in names_of_role("model", "measure")
         },
         "versions": {"python": platform.python_version(), **installed_versions(_LIBRARIES)},
     }
+
+
+def tasks_digest(tasks: Iterable[TaskCase]) -> str:
+    """Return the digest of tasks: what is asked, and how an answer is tested."""
+    return digest_of([[c.id, c.prompt, c.entry_point, repr(c.tests)] for c in tasks])
 
 
 def _text(value: Any) -> str:
@@ -72,11 +70,6 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):  # xdist is optional
             found[name] = version(name)
     return found
-
-
-_PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
-# Settings that are no setting of the measurement, or must not be told.
-_UNTOLD = {"fingerprint_key"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,7 +123,7 @@ def manifest(
         "settings": {
             item.name: _plain(getattr(settings, item.name))
             for item in dataclasses.fields(settings)
-            if item.name not in _UNTOLD
+            if item.name != "fingerprint_key"
         },
         "command": shlex.join(
             ["pytest", *(redacted(part, settings.fingerprint_key, dataset) for part in command)]
@@ -186,10 +179,8 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
         if isinstance(path, Path)  # not the name of a bundled set
     ]
     return {
-        "records": digest_of(
-            [[r.id, r.split, r.before.reveal(), r.value.reveal()] for r in dataset.records]
-        ),
-        "tasks": digest_of([[case.id, case.prompt] for case in dataset.tasks]),
+        "records": records_digest(dataset.records),
+        "tasks": tasks_digest(dataset.tasks),
         "counts": {
             "forget": len(dataset.probes_of("forget")),
             "retain": len(dataset.probes_of("retain")),

@@ -1,11 +1,31 @@
-"""What a run was asked to do: `Settings`, and what can be refused before any model is loaded."""
+"""What a run was asked to do: `Settings`, one field an option, and what is refused before a model.
+
+This is the one table of options: a field of `Settings` holds its flag and ini key, help text,
+parser, default and role. The command line, `--help`, the reference and the digests follow from it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.option import (
+    Given,
+    Option,
+    a_path,
+    one_of,
+    paths,
+    switch,
+    text,
+    texts,
+    whole_number,
+)
+from pytest_unlearn.gates.judging import GATE_OPTIONS
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
@@ -15,57 +35,518 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.methods import MethodChoice
     from pytest_unlearn.unlearning.training_options import PlantOptions
 
+# What a setting is about: it makes a model, names data, changes what is measured of them, how the
+# measurements are judged, or only what is done and shown besides.
+Role = Literal["model", "data", "measure", "judge", "show"]
 
+# Where bare --unlearn-replay takes completions from.
+STORE = "store"
+# A key given here stands in no list of processes.
+FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
+_SHORTEST_KEY = 16
 # What `-k` can find; anything else in a name becomes a hyphen in a test's id.
 _NOT_IN_IDS = re.compile(r"[^\w.+:-]+", re.ASCII)
 
 
-class SettingsError(ValueError):
-    """A flag or ini key is wrong; the message names it and says what to write."""
+def setting(
+    *options: Option,
+    role: Role,
+    default: Any = dataclasses.MISSING,
+    factory: Callable[[], Any] | None = None,
+) -> Any:
+    """Return a field of `Settings` that these options make."""
+    metadata = {"options": options, "role": role}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    if default is dataclasses.MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# -- parsers of single options -------------------------------------------------------------------
+
+
+def _leaks_fail(given: Given) -> bool:
+    return one_of("record", "fail")(given) == "fail"
+
+
+def _device(given: Given) -> str:
+    value = str(given.value)
+    kind, colon, index = value.partition(":")
+    known = value in ("auto", "cpu", "cuda", "map") or (
+        kind == "cuda" and colon and index.isdigit()
+    )
+    if not known:
+        raise UserError(f"{given.flag}={value}: write auto, cpu, cuda, cuda:N or map")
+    return value
+
+
+def _fingerprint_key(given: Given) -> str:
+    key = str(given.value)
+    if len(key) < _SHORTEST_KEY:  # the message does not repeat it
+        raise UserError(
+            f"{given.flag}: write {_SHORTEST_KEY} characters or more; who guesses the "
+            "key can find short values (phone numbers) by their fingerprints"
+        )
+    return key
+
+
+def _planting(given: Given) -> PlantOptions:
+    from pytest_unlearn.unlearning.training_options import parse_planting
+
+    return parse_planting(given.value)
+
+
+def _families(given: Given) -> tuple[str, ...]:
+    from pytest_unlearn.probes.families import parse_families
+
+    return parse_families(given.value)
+
+
+def _decoding(given: Given) -> DecodingScheme:
+    from pytest_unlearn.models.sampling import parse_scheme
+
+    return parse_scheme(given.value)
+
+
+# -- defaults that cost an import ---------------------------------------------------------------
+
+
+def _default_method() -> MethodChoice:
+    from pytest_unlearn.unlearning.methods import DEFAULT, parse_method
+
+    return parse_method(DEFAULT)
+
+
+def _default_decoding() -> DecodingScheme:
+    from pytest_unlearn.models.sampling import DecodingScheme
+
+    return DecodingScheme()
+
+
+def _default_membership() -> tuple[str, ...]:
+    from pytest_unlearn.leaks.membership import parse_attacks
+
+    return parse_attacks("", has_reference=False)
+
+
+def _default_sampling() -> Sampling:
+    from pytest_unlearn.tasks.prompts import Sampling
+
+    return Sampling()
+
+
+def _default_judging() -> Judging:
+    from pytest_unlearn.gates.judging import read_judging
+
+    return read_judging(lambda name: None)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that the user chose, checked; made only when a model was named."""
+    """Everything that the user chose, checked. `Settings(model="tiny")` is what a bare run takes.
 
-    model: str
-    baseline: str | None
-    method: MethodChoice
-    plant: PlantOptions | None
-    forget: tuple[Path, ...]
-    retain: tuple[Path, ...]
-    control: tuple[Path, ...]
-    probes: tuple[str, ...]
-    decoding: DecodingScheme
-    membership: tuple[str, ...]
-    retrained: str | None
-    exposure: int
-    search: int
-    tasks: tuple[Path | str, ...]
-    sampling: Sampling
-    check_tasks: bool
-    replay: bool
-    judging: Judging
-    fail_on_leak: bool
-    seed: int
-    batch_size: int
-    device: str
-    dtype: str
-    store: Path
-    adapter: Path | None = None
-    revision: str | None = None
-    trusted: str | None = None
-    sandbox: Mode = "auto"
-    sandbox_imports: tuple[str, ...] = ()
-    reports: tuple[str, ...] = ()
-    show_values: bool = False
-    fingerprint_key: str | None = field(default=None, repr=False)
+    A command line's are made by `session.options.read_settings`, which also reads what several
+    options decide together.
+    """
+
+    model: str = setting(
+        Option(
+            "unlearn_model",
+            "NAME",
+            "the model to test: a preset (tiny, codeqwen, codellama, aixcoder, "
+            "qwen2.5-coder, starcoder2, deepseek-coder, smollm2), a model folder, a PEFT "
+            "adapter folder, a GGUF file, or a hub id; switches the plugin on; "
+            "repeatable: each model with each method",
+            many=True,
+        ),
+        role="model",
+    )
+    method: MethodChoice = setting(
+        Option(
+            "unlearn_method",
+            "METHOD",
+            "how to unlearn before testing: wga, ga+gd, npo+kl, ... (a wrong name lists "
+            "them all), retrain (the planted model's ideal), or none to audit the model "
+            "as it is; options after a colon, as in ga+gd:steps=80,lr=1e-4; repeatable "
+            "(default: wga, or none with --unlearn-baseline or --unlearn-adapter)",
+            many=True,
+        ),
+        factory=_default_method,
+        role="model",
+    )
+    plant: PlantOptions | None = setting(
+        Option(
+            "unlearn_plant",
+            "OPTIONS",
+            "first fine-tune the forget and retain documents into the model until they "
+            "leak; options as in target=0.9,cap=2000,repetitions=1/4/16/64,lr=5e-4, or "
+            "none (in an ini file: default); write it after the paths",
+            bare="default",
+            read=_planting,
+        ),
+        default=None,
+        role="model",
+    )
+    baseline: str | None = setting(
+        Option(
+            "unlearn_baseline",
+            "NAME",
+            "another model to compare with, instead of the model before unlearning",
+            read=text,
+        ),
+        default=None,
+        role="model",
+    )
+    adapter: Path | None = setting(
+        Option(
+            "unlearn_adapter",
+            "DIR",
+            "a PEFT adapter of the model: the model with it is tested, and compared with "
+            "the model without it",
+            read=a_path,
+        ),
+        default=None,
+        role="model",
+    )
+    revision: str | None = setting(
+        Option(
+            "unlearn_revision",
+            "REV",
+            "commit, branch or tag of a model of the hub (default: the preset's, or main)",
+            read=text,
+        ),
+        default=None,
+        role="model",
+    )
+    trusted: str | None = setting(
+        Option(
+            "unlearn_trust_remote_code",
+            "NAME",
+            "run the Python code that comes with the model of exactly this name (default: never)",
+            read=text,
+        ),
+        default=None,
+        role="model",
+    )
+    forget: tuple[Path, ...] = setting(
+        Option(
+            "unlearn_forget",
+            "FILE",
+            "records to be forgotten, JSON Lines, instead of the bundled people; repeatable",
+            many=True,
+            read=paths,
+        ),
+        default=(),
+        role="data",
+    )
+    retain: tuple[Path, ...] = setting(
+        Option(
+            "unlearn_retain",
+            "FILE",
+            "the same for records to be kept; the name of a task set (see "
+            "--unlearn-tasks) adds its tasks instead; repeatable",
+            many=True,
+        ),
+        default=(),
+        role="data",
+    )
+    control: tuple[Path, ...] = setting(
+        Option(
+            "unlearn_control",
+            "FILE",
+            "the same for records that the model never saw; repeatable",
+            many=True,
+            read=paths,
+        ),
+        default=(),
+        role="data",
+    )
+    probes: tuple[str, ...] = setting(
+        Option(
+            "unlearn_probes",
+            "FAMILIES",
+            "how records are asked for, separated by commas: direct (default), cross, "
+            "nameless, twin, triplet, prefix, inverse, hop, test, question, lookup, chat,"
+            " infill, or all",
+            read=_families,
+        ),
+        default=("direct",),
+        role="measure",
+    )
+    decoding: DecodingScheme = setting(
+        Option(
+            "unlearn_decoding",
+            "SCHEME",
+            "how an attacker samples, for the probability of a value: "
+            "temperature=0.8,top_k=40,top_p=0.95 or a part of it (default: temperature=1)",
+            read=_decoding,
+        ),
+        factory=_default_decoding,
+        role="measure",
+    )
+    membership: tuple[str, ...] = setting(
+        Option(
+            "unlearn_membership",
+            "ATTACKS",
+            "membership inference, separated by commas: loss, zlib, min_k, min_k++, "
+            "gradnorm, reference, or all, none (default: all that cost no further pass)",
+        ),
+        factory=_default_membership,
+        role="measure",
+    )
+    retrained: str | None = setting(
+        Option(
+            "unlearn_retrained",
+            "NAME",
+            "a model trained without the forget records: what forgetting should look "
+            "like, for PrivLeak and the attack reference; with --unlearn-plant, the word "
+            "retrain makes it by the planting's recipe",
+            read=text,
+        ),
+        default=None,
+        role="model",
+    )
+    exposure: int = setting(
+        Option(
+            "unlearn_exposure",
+            "N",
+            "rank each value among N decoys of its kind put in the same prompt (at least "
+            "1000 for 10 bits; default: 0, no exposure)",
+            read=whole_number(least=0),
+        ),
+        default=0,
+        role="measure",
+    )
+    search: int = setting(
+        Option(
+            "unlearn_search",
+            "N",
+            "look for prompts that leak what no probe leaked: at most N prompts a record,"
+            " on forget and, to see what the attack itself does, on control people "
+            "(default: 0, no search)",
+            read=whole_number(least=0),
+        ),
+        default=0,
+        role="measure",
+    )
+    tasks: tuple[Path | str, ...] = setting(
+        Option(
+            "unlearn_tasks",
+            "FILE",
+            "programming tasks: a file (HumanEval, MBPP, EvalPlus or the own JSON Lines; "
+            "a Python file), or sets by name, separated by commas: bundled (default), "
+            "neighbours (next to private data), humaneval (extra humaneval); repeatable",
+            many=True,
+        ),
+        default=(),
+        role="data",
+    )
+    sampling: Sampling = setting(
+        Option(
+            "unlearn_k", "K,...", "measure pass@k for each k; gates judge the first (default: 1)"
+        ),
+        Option("unlearn_samples", "N", "solutions drawn for each task (default: 1, greedy)"),
+        Option(
+            "unlearn_temperature",
+            "T",
+            "temperature of the samples (default: 0, greedy, for one sample; 0.8 for more)",
+        ),
+        Option(
+            "unlearn_top_p",
+            "P",
+            "share of probability that samples are drawn from (default: 0.95 at a "
+            "temperature over 0)",
+        ),
+        Option(
+            "unlearn_task_style",
+            "STYLE",
+            "how tasks are asked: completion, chat (through the chat template) or infill "
+            "(default: the preset's; completion where there is none)",
+        ),
+        Option(
+            "unlearn_task_tokens",
+            "N",
+            "tokens that a solution may take (default: 128, or what the canonical solution needs)",
+        ),
+        factory=_default_sampling,
+        role="measure",
+    )
+    check_tasks: bool = setting(
+        Option(
+            "unlearn_check_tasks",
+            "",
+            "run the canonical solutions first, and stop where one does not pass its own "
+            "tests or a wrong one does",
+            switch=True,
+            read=switch,
+        ),
+        default=False,
+        role="show",
+    )
+    replay: bool = setting(
+        Option(
+            "unlearn_replay",
+            "FILE",
+            "bare: judge the store's completions again; load, unlearn and generate "
+            "nothing. With the --unlearn-report=jsonl of an earlier run: judge its rows "
+            "by the gates given now, or by its own, and write reports; run no test. Put "
+            "the bare flag after the paths",
+            bare=STORE,
+        ),
+        default=False,
+        role="show",
+    )
+    judging: Judging = setting(
+        *GATE_OPTIONS,
+        factory=_default_judging,
+        role="judge",
+    )
+    fail_on_leak: bool = setting(
+        Option(
+            "unlearn_probe_outcome",
+            "record|fail",
+            "record: a leak is a result, and gates judge the rate (default); fail: each "
+            "leak fails its test",
+            read=_leaks_fail,
+        ),
+        default=False,
+        role="judge",
+    )
+    sandbox: Mode = setting(
+        Option(
+            "unlearn_sandbox",
+            "auto|strict|off",
+            "what is around the solutions of tasks. auto: every layer that this system "
+            "has (default); strict: refuse to run unless it has all of them; off: "
+            "DANGEROUS, solutions can read and write your files, use the network and "
+            "start programs",
+            read=one_of("auto", "strict", "off"),
+        ),
+        default="auto",
+        role="measure",
+    )
+    sandbox_imports: tuple[str, ...] = setting(
+        Option(
+            "unlearn_sandbox_imports",
+            "",
+            "installed packages that the solutions of tasks may import, such as numpy",
+            ini_only=True,
+            read=texts,
+        ),
+        default=(),
+        role="measure",
+    )
+    reports: tuple[str, ...] = setting(
+        Option(
+            "unlearn_report",
+            "FORMAT[:PATH]",
+            "write a report: html, jsonl (all cases), csv, summary (JSON), github (job "
+            "summary) or modelcard; repeatable",
+            many=True,
+            read=texts,
+        ),
+        default=(),
+        role="show",
+    )
+    show_values: bool = setting(
+        Option(
+            "unlearn_show_values",
+            "",
+            "write personal values and completions into reports of cases and under failing tests",
+            switch=True,
+            read=switch,
+        ),
+        default=False,
+        role="show",
+    )
+    fingerprint_key: str | None = setting(
+        Option(
+            "unlearn_fingerprint_key",
+            "KEY",
+            "16 characters or more; makes the fingerprints of values equal in all runs "
+            "with this key, so that reports can be matched; better set in the "
+            "environment, as UNLEARN_FINGERPRINT_KEY (default: a new key for each run)",
+            read=_fingerprint_key,
+        ),
+        default=None,
+        role="show",
+    )
+    seed: int = setting(
+        Option(
+            "unlearn_seed", "N", "seed of the unlearning (default: 0)", read=whole_number(least=0)
+        ),
+        default=0,
+        role="model",
+    )
+    batch_size: int = setting(
+        Option(
+            "unlearn_batch_size",
+            "N",
+            "prompts completed at once (default: 64)",
+            read=whole_number(least=1),
+        ),
+        default=64,
+        role="measure",
+    )
+    device: str = setting(
+        Option(
+            "unlearn_device",
+            "DEVICE",
+            "auto, cpu, cuda, cuda:N, or map to spread the model over all GPUs (default: "
+            "auto; map where the model does not fit one of several)",
+            read=_device,
+        ),
+        default="auto",
+        role="model",
+    )
+    dtype: str = setting(
+        Option(
+            "unlearn_dtype",
+            "DTYPE",
+            "auto, float32, bfloat16 or float16 (default: auto; float32 on a CPU, the "
+            "preset's or bfloat16 on a GPU)",
+            read=one_of("auto", "float32", "bfloat16", "float16"),
+        ),
+        default="auto",
+        role="model",
+    )
+    store: Path = setting(
+        Option(
+            "unlearn_store",
+            "DIR",
+            "where completions and unlearned adapters are kept (default: in pytest's cache folder)",
+            read=a_path,
+        ),
+        default=Path(".unlearn-store"),
+        role="show",
+    )
 
     @property
     def compares_two_states(self) -> bool:
         """Tell whether base and tested model differ; a mere audit has one model."""
         others = (self.method.method, self.method.retrains or None, self.baseline, self.adapter)
         return any(other is not None for other in others)
+
+
+def names_of_role(*roles: Role) -> tuple[str, ...]:
+    """Return the names of the settings that have one of these roles, in their order."""
+    return tuple(
+        item.name for item in dataclasses.fields(Settings) if item.metadata["role"] in roles
+    )
+
+
+def options_of(name: str) -> tuple[Option, ...]:
+    """Return the options that make a setting."""
+    (item,) = (item for item in dataclasses.fields(Settings) if item.name == name)
+    options: tuple[Option, ...] = item.metadata["options"]
+    return options
+
+
+# Every option, in the order of `--help`.
+OPTIONS = tuple(
+    option for item in dataclasses.fields(Settings) for option in item.metadata["options"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +579,15 @@ class Pair:
 
 
 def check_models(settings: Settings) -> None:
-    """Raise SettingsError for flags about models that exclude each other."""
+    """Raise UserError for flags about models that exclude each other."""
     if settings.adapter is not None and settings.method.method is not None:
-        raise SettingsError(
+        raise UserError(
             f"--unlearn-adapter={settings.adapter} is tested as it is, and --unlearn-method="
             f"{settings.method.name} would train another one: leave the method out, or start from "
             f"the adapted model by --unlearn-model={settings.adapter}"
         )
     if settings.trusted not in (None, settings.model, settings.baseline, settings.retrained):
-        raise SettingsError(
+        raise UserError(
             f"--unlearn-trust-remote-code={settings.trusted}: no model of this run has that name; "
             f"write what --unlearn-model names, {settings.model}"
         )

@@ -19,6 +19,7 @@ from pytest_unlearn.models.sources import ModelNotFoundError, ModelSource
 from pytest_unlearn.run.models import Checkpoint, ReplayError
 from pytest_unlearn.run.planted import Planting
 from pytest_unlearn.run.provenance import provenance
+from pytest_unlearn.run.settings import names_of_role
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Dataset
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 _NAMESPACE = "runs"
 # What makes the models of a run, besides its data.
 _NAMES = ("model", "baseline", "retrained")
-_SETTINGS = (*_NAMES, "method", "plant", "revision", "seed", "device", "dtype")
+# An adapter's folder may be elsewhere on another machine; whom one trusts makes no model.
+_SETTINGS = tuple(name for name in names_of_role("model") if name not in ("adapter", "trusted"))
 # The files of a folder that can change what a model writes.
 _FILES = frozenset((".safetensors", ".json", ".gguf", ".model", ".py"))
 
@@ -105,7 +107,6 @@ def recorded(settings: Settings, dataset: Dataset, store: Store) -> Recorded | N
 
 def _run_key(settings: Settings, dataset: Dataset) -> str:
     made = provenance(settings, dataset)
-    # An adapter's folder may be elsewhere on another machine.
     adapter = settings.adapter.name if settings.adapter else None
     chosen = {name: made["settings"][name] for name in _SETTINGS}
     data = [made["data"]["records"], made["data"]["tasks"]]

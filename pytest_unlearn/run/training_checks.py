@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.people.files import RecordFileError
-from pytest_unlearn.run.settings import Settings, SettingsError
+from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import RETRAIN
 from pytest_unlearn.unlearning.trainer import ADAMW, check_optimizer
 from pytest_unlearn.unlearning.training_options import MethodError
@@ -22,11 +23,11 @@ _NAMED = 5
 def check_training(settings: Settings, dataset: Dataset) -> list[str]:
     """Check data and options of what a run trains; return warnings.
 
-    Raises SettingsError naming the flag, or RecordFileError naming the rows.
+    Raises UserError naming the flag, or RecordFileError naming the rows.
     """
     method, plant = settings.method, settings.plant
     if plant is not None and settings.baseline is not None:
-        raise SettingsError(
+        raise UserError(
             "--unlearn-plant and --unlearn-baseline exclude each other: the base of a planted run "
             "is the planted model; leave one of them out"
         )
@@ -35,7 +36,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
         *([f"--unlearn-retrained={RETRAIN}"] if settings.retrained == RETRAIN else []),
     ]
     if retraining and plant is None:
-        raise SettingsError(
+        raise UserError(
             f"{retraining[0]} needs --unlearn-plant: without it the model has the "
             "forget set in its own training data, and no training of it that never saw the forget "
             "set can be made"
@@ -45,19 +46,19 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
     forget, retain = dataset.records_of("forget"), dataset.records_of("retain")
     if not forget:
         what = f"--unlearn-method={method.name}" if method.method else "--unlearn-plant"
-        raise SettingsError(
+        raise UserError(
             f"{what} needs records to forget; give --unlearn-forget=FILE, or --unlearn-method=none"
         )
     if retraining and not retain:
-        raise SettingsError(f"{retraining[0]} needs people to train on; give --unlearn-retain=FILE")
+        raise UserError(f"{retraining[0]} needs people to train on; give --unlearn-retain=FILE")
     options = method.options
     if options is not None and options.stop == "unseen" and not dataset.records_of("control"):
-        raise SettingsError(
+        raise UserError(
             "--unlearn-method: stop=unseen measures on people whom the model never saw; give "
             "--unlearn-control=FILE, or write stop=target"
         )
     if settings.dtype == "float16":
-        raise SettingsError(
+        raise UserError(
             "--unlearn-dtype=float16: gradients underflow in training; write bfloat16 or float32"
         )
     for flag, chosen in (("--unlearn-method", options), ("--unlearn-plant", plant)):
@@ -65,7 +66,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
             try:
                 check_optimizer(chosen.optimizer, _device(settings, chosen.optimizer))
             except MethodError as error:
-                raise SettingsError(f"{flag}: {error}") from error
+                raise UserError(f"{flag}: {error}") from error
     return list(_overlap(forget, retain))
 
 

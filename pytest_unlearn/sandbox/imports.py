@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import PurePath
 
+from pytest_unlearn.core.errors import UserError
+
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-class ImportNotFoundError(ValueError):
+class ImportNotFoundError(UserError):
     """A package that solutions were to import is not installed."""
+
+    flag = "unlearn_sandbox_imports"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.gates.estimates import percent
-from pytest_unlearn.gates.gate import GateError
 from pytest_unlearn.gates.reference import metric_lines
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
-from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
+from pytest_unlearn.reports.formats import choose_reports, write_reports
 from pytest_unlearn.reports.rejudge import recorded, rejudged
 from pytest_unlearn.reports.replay import (
-    ReplayError,
     advice_lines,
     changes,
     read_results,
@@ -22,7 +21,6 @@ from pytest_unlearn.reports.replay import (
 )
 from pytest_unlearn.reports.tables import aligned
 from pytest_unlearn.run.result import verdict_of_all
-from pytest_unlearn.run.settings import SettingsError
 from pytest_unlearn.session.options import given, is_active, judging_of
 from pytest_unlearn.session.terminal import written_lines
 
@@ -42,11 +40,10 @@ def replay(config: pytest.Config) -> int:
         if sweeps:
             reports = choose_reports(wanted, folder, os.environ, sweeps)
         judging = judging_of(config, recorded(before[0]))  # a sweep's pairs have the same rules
-        after = [rejudged(one, judging) for one in before]
-    except (ReplayError, ReportError, SettingsError) as error:
+        with naming(f"--unlearn-replay={results}"):
+            after = [rejudged(one, judging) for one in before]
+    except UserError as error:
         raise pytest.UsageError(str(error)) from error
-    except GateError as error:
-        raise pytest.UsageError(f"--unlearn-replay={results}: {error}") from error
     unwritten = write_reports(reports, *after)
     lines = [
         f"replay of {results}: {sum(len(one.rows) for one in after)} rows, no model",
@@ -75,7 +72,7 @@ def show(config: pytest.Config) -> int:
     if config.option.unlearn_metrics:
         try:
             confidence = judging_of(config).confidence
-        except SettingsError as error:
+        except UserError as error:
             raise pytest.UsageError(str(error)) from error
         print("\n".join(metric_lines(confidence)))
         return 0

@@ -10,29 +10,24 @@ from pathlib import Path
 
 import pytest
 
+from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import row_in
 from pytest_unlearn.gates.curtailment import REASON, Curtailment
-from pytest_unlearn.gates.gate import GateError
 from pytest_unlearn.gates.planning import check_feasible
-from pytest_unlearn.gates.saved_runs import BaselineError, SavedRun
+from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.leaks.searching import SEARCH_PROPERTY, SearchSummary
-from pytest_unlearn.models.presets import PresetError
-from pytest_unlearn.models.sources import ModelNotFoundError
-from pytest_unlearn.models.styles import StyleError
-from pytest_unlearn.people.alternates import AlternateError
-from pytest_unlearn.people.files import RecordFileError
-from pytest_unlearn.probes.families import FamilyError
-from pytest_unlearn.reports.formats import ReportError, choose_reports, write_reports
+from pytest_unlearn.reports.formats import choose_reports, write_reports
 from pytest_unlearn.reports.junit import add_manifest
 from pytest_unlearn.run import stored_models
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
 from pytest_unlearn.run.result import Result
-from pytest_unlearn.run.settings import Pair, Settings, SettingsError
+from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.run.training_checks import check_training
-from pytest_unlearn.sandbox import ImportNotFoundError, SandboxError
+from pytest_unlearn.sandbox import SandboxError
 from pytest_unlearn.session import collection, solutions, xdist
 from pytest_unlearn.session.collection import (
     CASE_PROPERTY,
@@ -41,10 +36,8 @@ from pytest_unlearn.session.collection import (
     RowCollector,
 )
 from pytest_unlearn.session.gate_items import gate_reports
-from pytest_unlearn.session.pair_run import PairRun
 from pytest_unlearn.session.redaction import Redactor
 from pytest_unlearn.session.sweep import read_grid
-from pytest_unlearn.tasks.format import TaskFileError
 
 SUITE = Path(__file__).parents[1] / "suite"
 _SEARCH = SUITE / "test_search.py"
@@ -73,7 +66,11 @@ class UnlearnSession:
             self.dataset = Dataset(self.settings)
             self._check_training()
             judging = self.settings.judging
-            check_feasible(judging.gates, self._cases, self.settings.exposure, judging.confidence)
+            profile = judging.profile
+            with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
+                check_feasible(
+                    judging.gates, self._cases, self.settings.exposure, judging.confidence
+                )
             self.runs: list[PairRun] = []
             for pair in self.pairs:
                 self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
@@ -83,24 +80,7 @@ class UnlearnSession:
             self.protection = first.engine.sandbox.protection() if self.dataset.tasks else None
             if self.settings.check_tasks and self.worker is None:
                 first.engine.check_tasks()
-        except GateError as error:
-            profile = self.settings.judging.profile
-            flag = f"--unlearn-profile={profile}" if profile else "--unlearn-gate"
-            raise pytest.UsageError(f"{flag}: {error}") from error
-        except ImportNotFoundError as error:
-            raise pytest.UsageError(f"unlearn_sandbox_imports: {error}") from error
-        except (FamilyError, StyleError) as error:
-            raise pytest.UsageError(f"--unlearn-probes: {error}") from error
-        except (
-            SettingsError,
-            RecordFileError,
-            TaskFileError,
-            ModelNotFoundError,
-            PresetError,
-            SandboxError,
-            BaselineError,
-            ReportError,
-        ) as error:
+        except (UserError, SandboxError) as error:
             raise pytest.UsageError(str(error)) from error
         if self.protection is not None and self.worker is None:
             solutions.warn(config, self.settings.sandbox, self.protection)
@@ -145,11 +125,8 @@ class UnlearnSession:
             settings = pair.settings
             warnings |= dict.fromkeys(check_training(settings, self.dataset))
             if settings.method.alternates[0] is not None:
-                try:
+                with naming(f"--unlearn-method={settings.method.name}"):
                     self.dataset.training_texts(*settings.method.alternates)
-                except AlternateError as error:
-                    name = settings.method.name
-                    raise pytest.UsageError(f"--unlearn-method={name}: {error}") from error
         for warning in warnings:
             self.config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
 
@@ -207,7 +184,7 @@ class UnlearnSession:
             try:
                 for run in self.runs:
                     run.engine.models.resolve()
-            except ModelNotFoundError as error:
+            except UserError as error:
                 raise pytest.UsageError(str(error)) from error
 
     def finish(self) -> None:

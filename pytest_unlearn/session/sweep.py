@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.run.settings import Pair, Settings, SettingsError, check_models
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.run.settings import Pair, Settings, check_models
 from pytest_unlearn.session.options import named_methods, named_models, read_settings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read_grid(config: pytest.Config) -> tuple[Pair, ...]:
-    """Return the pairs of an active run, model by model. Raises SettingsError."""
+    """Return the pairs of an active run, model by model. Raises UserError."""
     settings = read_settings(config)
     models, methods = named_models(config), named_methods(config)
     _check_no_twins("--unlearn-model", models, list(map(_place, models)))
@@ -71,27 +72,27 @@ def _check_no_twins(flag: str, texts: Sequence[str], meanings: Sequence[object])
         first = meanings.index(meaning)
         if first < number:
             same = texts[first] if texts[first] != texts[number] else "it"
-            raise SettingsError(
+            raise UserError(
                 f"{flag}={texts[number]}: {same} was named before, and nothing would tell the two "
                 "apart; name it once (the command line adds to addopts)"
             )
 
 
 def _check_grid(settings: Settings, models: int) -> None:
-    """Raise SettingsError for flags that are about one model, or about one pair."""
+    """Raise UserError for flags that are about one model, or about one pair."""
     single = {
         "--unlearn-revision": (settings.revision, "is a commit of one model"),
         "--unlearn-adapter": (settings.adapter, "is an adapter of one model"),
     }
     for flag, (value, what) in single.items():
         if value is not None and models > 1:
-            raise SettingsError(
+            raise UserError(
                 f"{flag}={value} {what}, and {models} are named; name one by --unlearn-model"
             )
     judging = settings.judging
     for flag, value in {"save": judging.save, "compare": judging.compare}.items():
         if value:
-            raise SettingsError(
+            raise UserError(
                 f"--unlearn-{flag}={value} is about the run of one model and one method; name "
                 "only one by --unlearn-model and one by --unlearn-method"
             )

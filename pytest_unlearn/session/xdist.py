@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.core.costs import Phase, Phases
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import current_key, new_key, use_key
-from pytest_unlearn.run.settings import SettingsError
 
 # The controller's terminal, told to the workers, which have none.
 TERMINAL_INPUT = "unlearn_terminal"
@@ -85,14 +85,14 @@ def visible_gpus() -> int:
 
 
 def check(config: pytest.Config, device: str) -> None:
-    """Raise SettingsError when more workers are asked for than there are GPUs to hold a model.
+    """Raise UserError when more workers are asked for than there are GPUs to hold a model.
 
     A model fills a GPU, so each worker needs one of its own; on a CPU nothing is limited. A model
     that is spread over all GPUs leaves room for one worker, and needs several GPUs.
     """
     count = len(getattr(config.option, "tx", None) or ())
     if device == "map" and (gpus := visible_gpus()) < 2:
-        raise SettingsError(
+        raise UserError(
             f"--unlearn-device=map spreads a model over several GPUs, and there "
             f"{'is' if gpus == 1 else 'are'} {gpus or 'none'}; write "
             f"--unlearn-device={'cuda' if gpus else 'cpu'}"
@@ -104,7 +104,7 @@ def check(config: pytest.Config, device: str) -> None:
         return  # loading will say that there is no GPU
     room = 1 if ":" in device or device == "map" else gpus
     if room and count > room:
-        raise SettingsError(
+        raise UserError(
             f"-n {count}: {count} workers need a GPU each, and there "
             f"{'is' if room == 1 else 'are'} {room}; write -n {room}, or --unlearn-device=cpu"
         )

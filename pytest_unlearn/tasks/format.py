@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import check_keys, checked_string, json_name, quoted
 from pytest_unlearn.tasks.programs import CheckProgram
 
@@ -46,7 +47,7 @@ MAX_TEXT = 2**20
 _ID = re.compile(r"[A-Za-z0-9._-]+")
 
 
-class TaskFileError(ValueError):
+class TaskFileError(UserError):
     """A user's task file cannot be used; the message names file, line, field and remedy."""
 
 

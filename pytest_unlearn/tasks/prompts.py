@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.tasks.format import TaskCase
 
 TaskStyle = Literal["completion", "chat", "infill"]
@@ -26,7 +27,7 @@ _CHAT_STOPS = STOPS[:5]
 SAMPLING_TEMPERATURE, SAMPLING_TOP_P = 0.8, 0.95
 
 
-class SamplingError(ValueError):
+class SamplingError(UserError):
     """Numbers of samples, k or temperature that do not fit together; the message names flags."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.batching import Encoded, collate
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import (
@@ -24,7 +25,6 @@ from pytest_unlearn.unlearning.data import (
     training_rows,
 )
 from pytest_unlearn.unlearning.distributed import run
-from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
 from pytest_unlearn.unlearning.lora import Targets, checkpointed
 from pytest_unlearn.unlearning.step import RunState, Step

@@ -11,8 +11,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.loading import peft_quietly
-from pytest_unlearn.unlearning.errors import UnlearningError
 
 if TYPE_CHECKING:
     from peft import PeftModel

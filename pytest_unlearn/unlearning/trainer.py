@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
+from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.checkpoints import SavedState
 from pytest_unlearn.unlearning.distributed import own_shard, sharded
-from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.lora import FullPolicy, Targets, with_new_adapter
 from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
 

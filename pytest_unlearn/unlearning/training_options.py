@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+from pytest_unlearn.core.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -38,7 +40,7 @@ _WANTED = {
 }
 
 
-class MethodError(ValueError):
+class MethodError(UserError):
     """A method or an option of it is unknown or out of range; the message says what to write."""
 
 

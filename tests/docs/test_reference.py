@@ -18,11 +18,11 @@ from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.probes.families import FAMILIES
 from pytest_unlearn.reports.formats import FORMATS
+from pytest_unlearn.run.settings import OPTIONS
 from pytest_unlearn.sandbox.layers import LAYERS
 from pytest_unlearn.sandbox.verdict import Status
 from pytest_unlearn.session import fixtures, hookspecs
 from pytest_unlearn.session.fixtures import MARKERS
-from pytest_unlearn.session.options import FLAGS
 from pytest_unlearn.tasks.sets import TASK_SETS
 from pytest_unlearn.unlearning.methods import METHODS, NONE, RETRAIN
 from tests.support.doc_blocks import PAGES, ROOT
@@ -49,7 +49,7 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("pytest_unlearn_")]
 @pytest.mark.parametrize(
     ("name", "things"),
     [
-        ("reference/flags", [flag.flag for flag in FLAGS]),
+        ("reference/flags", [option.flag for option in OPTIONS if not option.ini_only]),
         ("reference/flags", ["--unlearn-plan", "--unlearn-metrics", "unlearn_testpaths"]),
         ("reference/gates", [metric.form for metric in METRICS.values()]),
         ("explanation/measures", METRICS),

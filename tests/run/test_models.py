@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
+from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.models.examples import TrainingTexts
 from pytest_unlearn.models.sources import ModelSource
@@ -22,7 +23,6 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.tasks.prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
-from pytest_unlearn.unlearning.errors import UnlearningError
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
 from pytest_unlearn.unlearning.training_options import PlantOptions
 from tests.conftest import write_lines

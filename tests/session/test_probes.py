@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pytest_unlearn.probes.families import FAMILIES
-from pytest_unlearn.session.options import FLAGS
+from pytest_unlearn.run.settings import OPTIONS
 from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
 
 RECORDS = FORGET + RETAIN + CONTROL
@@ -51,7 +51,7 @@ def test_a_gate_on_a_family_that_is_not_asked(unlearn_run: UnlearnRun) -> None:
 
 def test_help_lists_every_family() -> None:
     """The help is written by hand, so that starting pytest loads no family."""
-    (option,) = [option for option in FLAGS if option.name == "unlearn_probes"]
+    (option,) = [option for option in OPTIONS if option.name == "unlearn_probes"]
     listed = re.findall(r"[a-z]+", option.help.partition(":")[2])
     assert [word for word in listed if word in FAMILIES] == list(FAMILIES)
 

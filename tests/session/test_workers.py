@@ -59,7 +59,7 @@ def test_one_worker_a_gpu(
     if fine:
         xdist.check(config, device)
     else:
-        with pytest.raises(xdist.SettingsError, match="need a GPU each"):
+        with pytest.raises(xdist.UserError, match="need a GPU each"):
             xdist.check(config, device)
 
 

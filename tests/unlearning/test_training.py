@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from pytest_unlearn.core.errors import UnlearningError, room_for
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.models.batching import IGNORED, Encoded, encode
 from pytest_unlearn.models.examples import Example
@@ -36,7 +37,6 @@ from pytest_unlearn.unlearning import (
     trainer,
 )
 from pytest_unlearn.unlearning.data import Encoder, cycle, parts
-from pytest_unlearn.unlearning.errors import UnlearningError, room_for
 from pytest_unlearn.unlearning.evaluation import (
     Look,
     Memory,

@@ -1,4 +1,4 @@
-"""What goes wrong in training, and the one place that words a full disk."""
+"""What goes wrong: what the user is told to change, and what fails while a run trains or writes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,30 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+
+
+class UserError(ValueError):
+    """A refusal: the message names the flag, or file and line, and says what to write instead.
+
+    Every refusal of the package is one of these, so that a session or a notebook needs one
+    `except`. `flag` is put in front of a message that does not begin with a flag.
+    """
+
+    flag = ""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if not self.flag or message.startswith("--") else f"{self.flag}: {message}"
+
+
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Put a flag in front of a refusal that names none, for what is read inside the block."""
+    try:
+        yield
+    except UserError as error:
+        error.flag = error.flag or flag
+        raise
 
 
 class UnlearningError(RuntimeError):

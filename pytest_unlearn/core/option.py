@@ -1,0 +1,94 @@
+"""One option of the command line and of the ini file: what it is called, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_unlearn.core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that the user gave for an option; relative paths in it are relative to `folder`."""
+
+    flag: str
+    value: Any
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A flag and the ini key of the same name.
+
+    `many`: repeatable. `switch`: takes no value. `bare`: what the flag without a value stands for,
+    where it may have none. `ini_only`: there is no flag, only an ini key of words. `read` turns
+    what was given into the setting, or raises UserError; None where several options make one.
+    """
+
+    name: str
+    metavar: str
+    help: str
+    many: bool = False
+    switch: bool = False
+    bare: str | None = None
+    ini_only: bool = False
+    read: Callable[[Given], Any] | None = None
+
+    @property
+    def flag(self) -> str:
+        """The name as it is written on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+
+def text(given: Given) -> str:
+    """Return the text as it was written."""
+    return str(given.value)
+
+
+def texts(given: Given) -> tuple[str, ...]:
+    """Return all texts that were given."""
+    return tuple(given.value)
+
+
+def switch(given: Given) -> bool:
+    """Return whether the switch is on."""
+    return bool(given.value)
+
+
+def a_path(given: Given) -> Path:
+    """Return a path, relative to where the option was written."""
+    return given.folder / str(given.value)
+
+
+def paths(given: Given) -> tuple[Path, ...]:
+    """Return all paths that were given."""
+    return tuple(given.folder / path for path in given.value)
+
+
+def one_of(*choices: str) -> Callable[[Given], str]:
+    """Return a parser of one of these words."""
+
+    def read(given: Given) -> str:
+        if given.value not in choices:
+            raise UserError(f"{given.flag}={given.value}: write one of {', '.join(choices)}")
+        return str(given.value)
+
+    return read
+
+
+def whole_number(least: int) -> Callable[[Given], int]:
+    """Return a parser of a whole number of at least `least`."""
+
+    def read(given: Given) -> int:
+        try:
+            number = int(given.value)
+        except ValueError:
+            raise UserError(f"{given.flag}={given.value}: write a whole number") from None
+        if number < least:
+            raise UserError(f"{given.flag}={given.value}: write a whole number of at least {least}")
+        return number
+
+    return read
