@@ -26,7 +26,7 @@ from pytest_unlearn.run.models import STATES, ModelPair, Models, ReplayError, St
 from pytest_unlearn.run.stored_models import recorded
 from pytest_unlearn.run.task_check import check_tasks
 from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
-from pytest_unlearn.tasks.extraction import Solution, solution
+from pytest_unlearn.tasks.program import Solution, solution
 from pytest_unlearn.tasks.prompts import suffix_of
 
 if TYPE_CHECKING:
