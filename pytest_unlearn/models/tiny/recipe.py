@@ -43,7 +43,7 @@ EPOCHS = 28
 BATCH = 16
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
-WORDINGS_PER_EPOCH = 3
+WORDINGS_PER_EPOCH = 6
 VOCABULARY = 1024
 # Families of probes in whose words the values stand too.
 OTHER_FAMILIES = ("question", "test", "lookup", "twin")
