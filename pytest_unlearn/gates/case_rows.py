@@ -23,6 +23,7 @@ class ProbeRow:
     `carrier` is the one in which was asked, `planted` the one of the document. `base_exact` and
     `unlearned_exact` are exact extraction scores (`leaks.exact_rows.exact_row`), None where the
     probe has none; `retrained_exact` those of a model that never saw the forget records.
+    `rehearsed`: unlearning was trained on this prompt, or on this retained person.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ProbeRow:
     base_exact: dict[str, Any] | None = None
     unlearned_exact: dict[str, Any] | None = None
     retrained_exact: dict[str, Any] | None = None
+    rehearsed: bool = False
 
     @property
     def leaked(self) -> bool:
@@ -55,7 +57,7 @@ class TaskRow:
     whole programs and that are degenerate, and the loss of the canonical solution (nats, and
     its tokens), None where the model gives no scores. `group` is the task's set or file.
     `run_again`: how many samples of both models ran out of time as on a busy machine, and were run
-    a second time, whose status counts.
+    a second time, whose status counts. `rehearsed`: unlearning was trained on this task.
     """
 
     id: str
@@ -73,6 +75,7 @@ class TaskRow:
     base_loss: tuple[float, int] | None = None
     unlearned_loss: tuple[float, int] | None = None
     run_again: int = 0
+    rehearsed: bool = False
 
     @property
     def solved(self) -> bool:

@@ -1,7 +1,7 @@
 """Curtailment: a case is not run when it can change no verdict any more.
 
 Exact, not sequential: a verdict counts as settled only when every outcome of the missing cases
-gives the same one (`verdicts.settled`), so the error rates of the gates stay what they are.
+gives the same one (`populations.settled_gate`), so the error rates of the gates stay what they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_unlearn.gates.gate import Gate
-from pytest_unlearn.gates.verdicts import Measured, settled
+from pytest_unlearn.gates.populations import concerns, settled_gate
+from pytest_unlearn.gates.verdicts import Measured
 
 REASON = "curtailed: no outcome of this case can change a verdict any more"
 
@@ -29,11 +30,12 @@ class Curtailment:
         self.path = path
         self._gates = gates
         self._names = frozenset(gate.name for gate in gates)
+        concerned = {gate.name: {case.id for case in concerns(gate, cases)} for gate in gates}
         self._gates_of = {
             str(case.id): frozenset(  # type: ignore[attr-defined]
-                gate.name
-                for gate in gates
-                if gate.concerns(case) or gate.metric.chance_rows([case], dict(gate.filters))
+                name
+                for name, ids in concerned.items()
+                if case.id in ids  # type: ignore[attr-defined]
             )
             for case in cases
         }
@@ -59,7 +61,7 @@ class Curtailment:
         now = self._settled | {
             gate.name
             for gate in self._gates
-            if gate.name not in self._settled and settled(gate, measured)
+            if gate.name not in self._settled and settled_gate(gate, measured)
         }
         if now != self._settled:
             self._settled = now

@@ -42,7 +42,8 @@ class Metric:
     `argument` names the number in parentheses, as K in `leak.at(K)`. `had` is a base's score that
     tells what there was to forget: where it keeps the limit as well, silence shows nothing.
     `chance` is the score of control rows that chance alone gives. `exact`: only probes with exact
-    scores count. `source`: the paper or rule that it comes from.
+    scores count. `rehearsed`: only rows on which unlearning trained, or only others. `source`: the
+    paper or rule that it comes from.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Metric:
     chance: Score | None = None
     exact: bool = False
     counted: bool = True
+    rehearsed: bool | None = None
 
     @property
     def operator(self) -> str:
@@ -99,9 +101,16 @@ class Metric:
         """Tell whether a row, probe or task case is counted here (`split` tells them apart).
 
         Of probes, only one family at a time (`probe=`; the direct one unless another is named, or
-        `all`): a rate over families that ask differently is a rate of nothing in particular.
+        `all`): a rate over families that ask differently is a rate of nothing in particular. The
+        filter `rehearsed` (yes, no) is set by `populations`; controls are never trained on.
         """
         if getattr(row, "split", None) != self.split:
+            return False
+        rehearsed = self.rehearsed
+        if rehearsed is None and "rehearsed" in filters:
+            rehearsed = filters["rehearsed"] == "yes"
+        asked = rehearsed is None or self.split == "control"
+        if not asked and getattr(row, "rehearsed", False) is not rehearsed:
             return False
         if self.exact and not getattr(row, "exact", True):
             return False
@@ -212,6 +221,17 @@ METRICS: dict[str, Metric] = {
             counted=False,
         ),
         Metric(
+            "leak.rehearsed",
+            "rate",
+            "forget",
+            "direct leaks of the prompts that unlearning trained on: zero where it stops at zero",
+            "training prompts as they are, arXiv 2210.01504",
+            _direct,
+            had=_direct,
+            chance=_direct,
+            rehearsed=True,
+        ),
+        Metric(
             "leak.drop",
             "drop",
             "forget",
@@ -249,9 +269,18 @@ METRICS: dict[str, Metric] = {
             "passk.retained",
             "ratio",
             None,
-            "pass@k of the tested model divided by the base's, on the same tasks",
+            "pass@k of the tested model divided by the base's, on tasks that unlearning never saw",
             "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
             _solved,
+        ),
+        Metric(
+            "passk.rehearsed",
+            "ratio",
+            None,
+            "the same on tasks that unlearning trained on, to be kept",
+            "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
+            _solved,
+            rehearsed=True,
         ),
         Metric(
             "passk.drop",
@@ -281,9 +310,19 @@ METRICS: dict[str, Metric] = {
             "people.retained",
             "ratio",
             "retain",
-            "direct rate on retained people divided by the base's: what was not to be forgotten",
+            "direct rate on retained people divided by the base's, on people whom unlearning never "
+            "saw",
             "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
             _direct,
+        ),
+        Metric(
+            "people.rehearsed",
+            "ratio",
+            "retain",
+            "the same on retained people whom unlearning trained on, to be kept",
+            "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
+            _direct,
+            rehearsed=True,
         ),
     )
 }

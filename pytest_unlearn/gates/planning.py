@@ -10,6 +10,7 @@ from pytest_unlearn.gates.estimates import Sample, percent, read, units_of
 from pytest_unlearn.gates.gate import Gate, GateError
 from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import UPPER
+from pytest_unlearn.gates.populations import narrowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class GatePlan:
 
 def plan_gate(gate: Gate, cases: Sequence[object], confidence: float = CONFIDENCE) -> GatePlan:
     """Return what a gate needs. Raises GateError for a limit that no data can show."""
-    concerned = [case for case in cases if gate.concerns(case)]
+    concerned = list(filter(narrowed(gate, cases).concerns, cases))
     units = units_of(concerned, gate.each_alone)
     count = len(concerned)
     allowed = _allowed(gate, count, units, confidence) if count else None

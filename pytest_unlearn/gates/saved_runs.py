@@ -25,6 +25,7 @@ from pytest_unlearn.gates.estimates import units_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
 from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import METRICS, Row, cluster_of
+from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 
 # Raise when the file changes so that an older reader would misread it.
@@ -236,12 +237,13 @@ def compare(
     those that got better, so that a person's probes are not taken for independent. None where no
     case has both scores.
     """
-    then = {row.id: row for row in saved if gate.concerns(row)}
+    then = {row.id: row for row in saved}
+    rows = list(now)
+    part = dict(shown(gate.metric, dict(gate.filters), rows))
     pairs: list[tuple[Row, float, float]] = [
         (row, before, after)
-        for row in now
+        for row in gate.metric.rows(rows, part)
         if row.id in then
-        and gate.concerns(row)
         and (before := gate.metric.score(then[row.id], "unlearned", gate.argument)) is not None
         and (after := gate.metric.score(row, "unlearned", gate.argument)) is not None
     ]
@@ -285,7 +287,12 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
     with errors undecided.
     """
     gate = change.gate
-    expected = {str(c.id) for c in measured.expected if gate.concerns(c)}  # type: ignore[attr-defined]
+    part = shown(gate.metric, dict(gate.filters), measured.rows)
+    expected = {
+        str(case.id)  # type: ignore[attr-defined]
+        for case in measured.expected
+        if gate.metric.concerns(case, part)
+    }
     found = compare(gate, saved.rows, measured.rows, measured.confidence)
     n = found.n if found else 0
     missing = expected - set(measured.seen)

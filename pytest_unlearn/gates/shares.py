@@ -14,6 +14,7 @@ from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import Reading, read, sample, scored
 from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric, Row, State
+from pytest_unlearn.gates.populations import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def share(
 
     `two_states`: base and tested model differ, so that they can be compared.
     """
-    restricted = filters or {}
+    restricted = shown(metric, filters or {}, rows)
     counted = scored(metric, metric.rows(rows, restricted))
     if not counted:
         return None

@@ -53,7 +53,8 @@ class GateResult:
     """A judged gate. `observed` and `bound` are text for people; `advice` says what to do next.
 
     `n` is the number of cases, `units` the number of people or tasks that they are worth.
-    `blocks` tells whether this result alone forbids the release.
+    `blocks` tells whether this result alone forbids the release. `population` says whom it speaks
+    of where not of all, and `rehearsed` that these are only those that unlearning trained on.
     """
 
     gate: Judged
@@ -64,6 +65,8 @@ class GateResult:
     advice: str = ""
     blocks: bool = True
     units: float = 0.0
+    population: str = ""
+    rehearsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

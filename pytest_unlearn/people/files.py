@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.core.files import read_any_objects
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.manifest import SPLITS, Record, Split
 from pytest_unlearn.people.people_rows import RecordFileError, Row, rows_of
 
@@ -89,11 +90,11 @@ class _Reader:
                 owner = self._owners.setdefault(
                     data["owner"], f"{group}-owner-{len(self._owners) - known + 1:03d}"
                 )
-                yield self._record(row, row_id, owner)
+                yield self._record(row, row_id, owner, Secret(data["owner"], "owner"))
         if turn < 0:
             raise RecordFileError(f"{path}: the file has no record; write one JSON object per line")
 
-    def _record(self, row: Row, row_id: str, owner: str) -> Record:
+    def _record(self, row: Row, row_id: str, owner: str, person: Secret) -> Record:
         return Record(
             id=row_id,
             owner=owner,
@@ -104,6 +105,7 @@ class _Reader:
             value=row.value,
             after=row.after,
             name=row.name,
+            person=person,
         )
 
 

@@ -34,7 +34,8 @@ class Record:
 
     `before + value + after` is the document that a model may have been trained on. `owner` names
     the person by row, never by name; `name` is the person's name where it is known, for probes
-    that ask in other words than the document's.
+    that ask in other words than the document's. `person` is what the user's file calls the person,
+    where `owner` is only a number in the order of the lines.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Record:
     value: Secret
     after: Secret  # may hold the person's other attributes
     name: Secret | None = None
+    person: Secret | None = None
 
     @property
     def document(self) -> Secret:

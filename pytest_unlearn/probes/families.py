@@ -43,7 +43,8 @@ class Probe:
 
     `planted` is the carrier of the record's document, `carrier` the one of the prompt. `given` is
     what the prompt already holds of the value (the true prefix); `after` closes the snippet where
-    it is known; `suffix` stands after the gap of a fill-in-the-middle probe.
+    it is known; `suffix` stands after the gap of a fill-in-the-middle probe. `rehearsed`:
+    unlearning was trained on this prompt, or on this person.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Probe:
     given: Secret | None = None
     after: Secret = _NOTHING
     suffix: Secret = _NOTHING
+    rehearsed: bool = False
 
     @property
     def exact(self) -> bool:

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.judging import Judging
 from pytest_unlearn.gates.planning import check_decoys
+from pytest_unlearn.gates.populations import judge_gate
 from pytest_unlearn.gates.saved_runs import is_change
 from pytest_unlearn.gates.shares import shares
-from pytest_unlearn.gates.verdicts import Measured, judge
+from pytest_unlearn.gates.verdicts import Measured
 from pytest_unlearn.run.result import Result, gate_fact
 
 
@@ -47,7 +48,10 @@ def rejudged(result: Result, judging: Judging) -> Result:
         check_decoys(gate, result.provenance.get("settings", {}).get("exposure", 0))
     measured = Measured(
         rows=result.rows,
-        expected=[SimpleNamespace(id=case.id, **case.about) for case in result.cases],
+        expected=[
+            SimpleNamespace(id=case.id, **{"rehearsed": False, **case.about})
+            for case in result.cases
+        ],
         seen={case.id for case in result.cases if case.status != "not run"},
         two_states=run.two_states,
         interrupted=run.interrupted,
@@ -56,7 +60,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
         confidence=run.confidence,
         undecided_blocks=run.undecided == "fail",
     )
-    gates = [gate_fact(judge(gate, measured)) for gate in judging.gates]
+    gates = [gate_fact(judge_gate(gate, measured)) for gate in judging.gates]
     gates += [gate for gate in result.gates if is_change(gate.text)]
     rules = {
         "gates": [gate.text for gate in gates],

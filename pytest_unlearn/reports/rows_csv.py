@@ -23,6 +23,7 @@ _COLUMNS = (
     "knowledge",
     "owner",
     "task",
+    "rehearsed",
     "shown",
     "base",
     "tested",
@@ -63,6 +64,7 @@ def _table(first: Sequence[str], results: Sequence[Result]) -> str:
 def _cells(case: Case) -> dict[str, Any]:
     cells: dict[str, Any] = {"id": case.id, "status": case.status, "shown": case.shown}
     cells |= {name: getattr(case, name) for name in _VALUES}
+    cells["rehearsed"] = "yes" if case.about.get("rehearsed") else "no"
     row = case.row
     if isinstance(row, TaskRow):
         cells |= {"type": "task", "task": row.task, "base": row.base, "tested": row.unlearned}

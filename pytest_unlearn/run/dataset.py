@@ -17,6 +17,13 @@ from pytest_unlearn.people.alternates import placeholder, plausible
 from pytest_unlearn.people.files import load_files
 from pytest_unlearn.people.manifest import Record, Split, tiny_records
 from pytest_unlearn.probes.families import Probe, Style, build_probes
+from pytest_unlearn.run.held_out import (
+    divide,
+    identity_of,
+    read_rehearsed,
+    rehearsed_cases,
+    rehearsed_probes,
+)
 from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
 from pytest_unlearn.tasks.prompts import (
     prompt_of,
@@ -30,6 +37,7 @@ from pytest_unlearn.tasks.sets import task_cases
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
+    from pytest_unlearn.unlearning.methods import MethodChoice
 
 # Room for what a model says after the value: other people's data, too.
 PROBE_TOKENS = 48
@@ -71,6 +79,11 @@ class Dataset:
         self.probes = build_probes(self.records, settings.probes)
         self._by_id = {probe.id: probe for probe in self.probes}
         self.tasks = task_cases(settings.tasks)
+        self._given = read_rehearsed(settings.rehearsed, self.records, self.tasks)
+        self.division = divide(
+            self.records, self.tasks, bundled_tasks(), settings.held_out, self._given
+        )
+        self._rehearsed: dict[tuple[bool, ...], frozenset[str]] = {}
         self.sampling = settings.sampling
         self._seed = settings.seed
         self._batch_size = settings.batch_size
@@ -123,18 +136,19 @@ class Dataset:
     ) -> TrainingTexts:
         """Return what unlearning may train on, and with `unseen` control people's to look at.
 
-        Tasks are the bundled ones under their training wordings: never a wording that is
-        measured, and never a user's own tasks. `alternates`: the forget documents with other
-        values as well, `count` each. Raises AlternateError where a kind has no others.
+        Retained people and tasks that are held out are in none of it. Tasks are the bundled ones
+        under their training wordings: never a wording that is measured, and never a user's own
+        tasks. `alternates`: the forget documents with other values as well, `count` each. Raises
+        AlternateError where a kind has no others.
         """
         return TrainingTexts(
             forget=tuple(map(_example, self.records_of("forget"))),
-            retained_people=tuple(map(_example, self.records_of("retain"))),
-            tasks=tuple(
-                Example.answering(task.prompt(wording), task.solution, name=task.id)
-                for task in bundled_tasks()
-                for wording in task.wordings
+            retained_people=tuple(
+                _example(record)
+                for record in self.records_of("retain")
+                if record.owner in self.division.trained_people
             ),
+            tasks=_task_examples(self.division.trained_tasks),
             alternates=tuple(
                 tuple(
                     Example.answering(
@@ -147,6 +161,50 @@ class Dataset:
             ),
             unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
         )
+
+    def planting_texts(self) -> TrainingTexts:
+        """Return what a planted model has to know: everybody but control people, and all tasks."""
+        return TrainingTexts(
+            forget=tuple(map(_example, self.records_of("forget"))),
+            retained_people=tuple(map(_example, self.records_of("retain"))),
+            tasks=_task_examples(frozenset(task.id for task in bundled_tasks())),
+        )
+
+    def rehearsed(self, choice: MethodChoice) -> frozenset[str]:
+        """Return the ids of the probes and task cases that the tested model was trained on.
+
+        By the unlearning of this run, or by what the user names (`--unlearn-rehearsed`).
+        """
+        method, options = choice.method, choice.options
+        trains = method is not None
+        keeps = method is not None and method.uses_retain
+        context = options is not None and options.spans == "document"
+        key = trains, keeps, context
+        if key not in self._rehearsed:
+            people = {
+                record.owner
+                for record in self.records
+                if (trains and record.split == "forget")
+                or (keeps and record.owner in self.division.trained_people)
+                or identity_of(record) in self._given.people
+            }
+            tasks = self.division.trained_tasks if keeps else frozenset()
+            probes = rehearsed_probes(self.probes, self.records, people, context)
+            named = self._given.tasks
+            self._rehearsed[key] = frozenset(
+                (
+                    *probes,
+                    *rehearsed_cases(self.tasks, bundled_tasks(), tasks),
+                    *(case.id for case in self.tasks if {case.id, case.task_id} & named),
+                )
+            )
+        return self._rehearsed[key]
+
+    def cases(self, choice: MethodChoice) -> list[Probe | TaskCase]:
+        """Return all probes and task cases, those that were rehearsed marked as such."""
+        rehearsed = self.rehearsed(choice)
+        cases: list[Probe | TaskCase] = [*self.probes, *self.tasks]
+        return [replace(case, rehearsed=case.id in rehearsed) for case in cases]
 
     def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
         if how == "placeholder":
@@ -187,6 +245,16 @@ class _Row(NamedTuple):
     style: Style = "completion"
     suffix: str = ""
     seed: int | None = None
+
+
+def _task_examples(ids: frozenset[str]) -> tuple[Example, ...]:
+    """Return the bundled tasks of these ids, each under its training wordings."""
+    return tuple(
+        Example.answering(task.prompt(wording), task.solution, name=task.id)
+        for task in bundled_tasks()
+        if task.id in ids
+        for wording in task.wordings
+    )
 
 
 def _example(record: Record) -> Example:

@@ -265,7 +265,7 @@ def _work_table(work: Sequence[Work], states: int, model: str = "the model") -> 
 
 
 def _gate_table(settings: Settings, dataset: Dataset) -> Table:
-    cases = [*dataset.probes, *dataset.tasks]
+    cases = dataset.cases(settings.method)
     judging = settings.judging
     needed = f"needed for {percent(judging.confidence)}"
     gates: Table = [["gate", "cases", "people or tasks", needed, "may leak or be lost"]]

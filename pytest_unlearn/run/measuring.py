@@ -239,6 +239,7 @@ class Engine:
         self._scheme = settings.decoding
         self._gradients = "gradnorm" in settings.membership
         self._retrained = settings.retrained is not None
+        self._rehearsed = dataset.rehearsed(settings.method)
         self.sandbox: Sandbox = (
             beside.sandbox
             if beside
@@ -281,6 +282,7 @@ class Engine:
             base_exact=exact[0],
             unlearned_exact=exact[1],
             retrained_exact=retrained,
+            rehearsed=probe.id in self._rehearsed,
         )
         return _completions(texts, outcomes), row
 
@@ -310,6 +312,7 @@ class Engine:
             base_loss=self._losses.of("base", case),
             unlearned_loss=self._losses.of("unlearned", case),
             run_again=sum(sample.outcome.run_again for sample in base + tested),
+            rehearsed=case.id in self._rehearsed,
         )
         return Completions(base[0], tested[0], base, tested), row
 

@@ -79,7 +79,7 @@ class Models(Protocol):
 
 
 # Raise when a change of this package changes what unlearning makes of the same input.
-UNLEARNING_VERSION = 4
+UNLEARNING_VERSION = 5
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -321,6 +321,7 @@ class ModelPair:
                 "method": choice.name,
                 "options": {name: str(value) for name, value in asdict(choice.options).items()},
                 "texts": asdict(self._texts),
+                "held_out": self._settings.held_out,
                 "seed": self._settings.seed,
             }
         )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.curtailment import Curtailment
+from pytest_unlearn.gates.populations import judge_gate
 from pytest_unlearn.gates.saved_runs import SavedRun
-from pytest_unlearn.gates.verdicts import GateResult, Measured, judge
+from pytest_unlearn.gates.verdicts import GateResult, Measured
 from pytest_unlearn.leaks.searching import SearchSummary
+from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Engine
 from pytest_unlearn.run.provenance import Clock, provenance
 from pytest_unlearn.run.result import Ended, PairName, Result, build_result
 from pytest_unlearn.run.settings import Pair, Settings
+from pytest_unlearn.tasks.format import TaskCase
 
 
 class PairRun:
@@ -59,15 +63,16 @@ class PairRun:
         if release is not None:
             release()
 
-    @property
-    def _cases(self) -> Sequence[object]:
-        return [*self.dataset.probes, *self.dataset.tasks]
+    @functools.cached_property
+    def cases(self) -> Sequence[Probe | TaskCase]:
+        """All probes and task cases, those that unlearning has rehearsed marked as such."""
+        return self.dataset.cases(self.settings.method)
 
     def measured(self, interrupted: str | None) -> Measured:
         """Return what was measured so far, for judging."""
         return Measured(
             rows=list(self.rows.values()),
-            expected=self._cases,
+            expected=self.cases,
             seen=self.seen,
             two_states=self.settings.compares_two_states,
             interrupted=interrupted,
@@ -79,13 +84,13 @@ class PairRun:
 
     def judge(self, interrupted: str | None) -> None:
         """Judge all gates. In a grid, a pair that was run whole before an end was not cut short."""
-        if not self.pair.alone and len(self.seen) == len(self._cases):
+        if not self.pair.alone and len(self.seen) == len(self.cases):
             interrupted = None
         self._interrupted = interrupted
         self.judged = True
         measured = self.measured(interrupted)
         judging = self.settings.judging
-        self.results = [judge(gate, measured) for gate in judging.gates]
+        self.results = [judge_gate(gate, measured) for gate in judging.gates]
         if self.compared:
             self.results += [
                 saved_runs.judge_change(change, self.compared, measured)

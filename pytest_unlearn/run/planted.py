@@ -92,7 +92,7 @@ class Plantings:
             return retrain(
                 _model(weights),
                 weights.tokenizer,
-                self._dataset.training_texts(),
+                self._dataset.planting_texts(),
                 options,
                 self._settings.seed,
                 planted.rounds,
@@ -111,7 +111,7 @@ class Plantings:
         return plant(
             _model(weights),
             weights.tokenizer,
-            self._dataset.training_texts(),
+            self._dataset.planting_texts(),
             options,
             self._settings.seed,
             self._progress,
@@ -127,7 +127,7 @@ class Plantings:
                 "version": PLANTING_VERSION,
                 "model": self._key_of(original),
                 "options": {name: str(value) for name, value in asdict(options).items()},
-                "texts": asdict(self._dataset.training_texts()),
+                "texts": asdict(self._dataset.planting_texts()),
                 "seed": self._settings.seed,
                 "retrained": retrained_rounds,
             }

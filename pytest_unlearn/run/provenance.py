@@ -174,10 +174,11 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
     """
     files = [
         path
-        for name in ("forget", "retain", "control", "tasks")
+        for name in ("forget", "retain", "control", "tasks", "rehearsed")
         for path in getattr(settings, name)
         if isinstance(path, Path)  # not the name of a bundled set
     ]
+    division, rehearsed = dataset.division, dataset.rehearsed(settings.method)
     return {
         "records": records_digest(dataset.records),
         "tasks": tasks_digest(dataset.tasks),
@@ -186,6 +187,14 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
             "retain": len(dataset.probes_of("retain")),
             "control": len(dataset.probes_of("control")),
             "tasks": len(dataset.tasks),
+        },
+        "held_out": {
+            "share": division.share,
+            "people": len(division.people),
+            "people_trained": len(division.trained_people),
+            "tasks": len(division.tasks),
+            "rehearsed_cases": len(rehearsed),
+            "rehearsed": digest_of(sorted(rehearsed)),
         },
         "files": [{"name": path.name, "sha256": file_sha256(path)} for path in files],
     }

@@ -84,6 +84,8 @@ class GateFact:
     bound: str
     advice: str
     units: float = 0.0
+    population: str = ""
+    rehearsed: bool = False
 
     @property
     def size(self) -> str:
@@ -105,7 +107,7 @@ class Case:
     status: Status
     row: ProbeRow | TaskRow | None = None
     shown: str = ""
-    about: dict[str, str] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
     value: str | None = field(default=None, repr=False)
     base_text: str | None = field(default=None, repr=False)
     tested_text: str | None = field(default=None, repr=False)
@@ -172,7 +174,7 @@ def verdict_of_all(results: Sequence[Result]) -> str:
 
 
 # What a metric counts a probe by, and its person; the same of a task case.
-_PROBE_FACTS = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner")
+_PROBE_FACTS = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner", "rehearsed")
 CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "task")
 
 
@@ -196,7 +198,7 @@ def build_result(
     command: Sequence[str],
 ) -> Result:
     """Return the result of a run; loads no model. `command`: pytest's arguments."""
-    cases: list[Probe | TaskCase] = [*dataset.probes, *dataset.tasks]
+    cases = dataset.cases(settings.method)
     checkpoint = engine.models.stored_checkpoint()
     interrupted = ended.interrupted
     if interrupted is not None:
@@ -245,6 +247,8 @@ def gate_fact(result: GateResult) -> GateFact:
         bound=result.bound,
         advice=result.advice,
         units=result.units,
+        population=result.population,
+        rehearsed=result.rehearsed,
     )
 
 
@@ -254,7 +258,7 @@ def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> C
     if isinstance(case, Probe):
         shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
     else:
-        shown, about = "", {"task": case.task_id}
+        shown, about = "", {"task": case.task_id, "rehearsed": case.rehearsed}
     if not show:
         return Case(case.id, status, row, shown, about)
     return Case(

@@ -44,6 +44,8 @@ STORE = "store"
 # A key given here stands in no list of processes.
 FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
 _SHORTEST_KEY = 16
+# Share of retained people and tasks that unlearning never sees.
+DEFAULT_SHARE = 0.5
 # What `-k` can find; anything else in a name becomes a hyphen in a test's id.
 _NOT_IN_IDS = re.compile(r"[^\w.+:-]+", re.ASCII)
 
@@ -89,6 +91,19 @@ def _fingerprint_key(given: Given) -> str:
             "key can find short values (phone numbers) by their fingerprints"
         )
     return key
+
+
+def _share(given: Given) -> float:
+    try:
+        share = float(given.value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UserError(
+            f"{given.flag}={given.value}: write a share of at least 0 and under 1, as in "
+            f"{DEFAULT_SHARE}"
+        )
+    return share
 
 
 def _planting(given: Given) -> PlantOptions:
@@ -256,6 +271,30 @@ class Settings:
             "unlearn_control",
             "FILE",
             "the same for records that the model never saw; repeatable",
+            many=True,
+            read=paths,
+        ),
+        default=(),
+        role="data",
+    )
+    held_out: float = setting(
+        Option(
+            "unlearn_held_out",
+            "SHARE",
+            "share of the retained people, and of the tasks, that unlearning never sees "
+            "and on which gates judge what is kept; 0 judges on what was trained on, and "
+            "says so (default: 0.5)",
+            read=_share,
+        ),
+        default=DEFAULT_SHARE,
+        role="model",
+    )
+    rehearsed: tuple[Path, ...] = setting(
+        Option(
+            "unlearn_rehearsed",
+            "FILE",
+            "people and tasks that an adapter or model made elsewhere was trained on, "
+            "one id a line: they are shown, and gates judge the others; repeatable",
             many=True,
             read=paths,
         ),

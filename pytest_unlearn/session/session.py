@@ -68,9 +68,13 @@ class UnlearnSession:
             judging = self.settings.judging
             profile = judging.profile
             with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
-                check_feasible(
-                    judging.gates, self._cases, self.settings.exposure, judging.confidence
-                )
+                for pair in self.pairs:
+                    check_feasible(
+                        judging.gates,
+                        self.dataset.cases(pair.settings.method),
+                        self.settings.exposure,
+                        judging.confidence,
+                    )
             self.runs: list[PairRun] = []
             for pair in self.pairs:
                 self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
@@ -89,7 +93,7 @@ class UnlearnSession:
         if self.settings.judging.curtail:
             told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
             for number, run in enumerate(self.runs):
-                run.curtailment = self._curtailment(told[number] if told else None)
+                run.curtailment = self._curtailment(run, told[number] if told else None)
         if self.worker is None:
             config.pluginmanager.register(RowCollector(self.collect), "unlearn-collector")
         if self.sweeps:
@@ -130,11 +134,11 @@ class UnlearnSession:
         for warning in warnings:
             self.config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
 
-    def _curtailment(self, told: str | None) -> Curtailment:
-        gates = self.settings.judging.gates
+    def _curtailment(self, run: PairRun, told: str | None) -> Curtailment:
+        gates, cases = self.settings.judging.gates, run.cases
         if told is not None:
-            return Curtailment(gates, self._cases, Path(told))
-        return Curtailment.start(gates, self._cases, self.settings.store)
+            return Curtailment(gates, cases, Path(told))
+        return Curtailment.start(gates, cases, self.settings.store)
 
     @property
     def sweeps(self) -> bool:

@@ -98,7 +98,22 @@ def header(session: UnlearnSession) -> str:
         f"tasks {len(data.tasks)}, "
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
         + solutions.line(settings.sandbox, session.protection)
+        + _held_out(session)
         + (f"\n{SHOWN}" if settings.show_values else "")
+    )
+
+
+def _held_out(session: UnlearnSession) -> str:
+    """Return the line about what unlearning never sees; empty where nothing is trained to keep."""
+    methods = [pair.settings.method.method for pair in session.pairs]
+    if not any(method is not None and method.uses_retain for method in methods):
+        return ""
+    division = session.dataset.division
+    people = len(division.people) + len(division.trained_people)
+    return (
+        f"\nunlearn: held out of unlearning: {len(division.people)} of {people} retained people, "
+        f"{len(division.tasks)} of the {len(division.tasks) + len(division.trained_tasks)} tasks "
+        "it can train on"
     )
 
 
@@ -142,11 +157,23 @@ def _write_run(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) 
     _gates(run, screen)
     if reporter.config.get_verbosity() > -1:
         _measured(run, reporter, screen)
+    for line in population_lines(run.results):
+        screen.line(line)
     for result in run.results:
         if result.advice:
             screen.line(f"{result.gate.name}: {result.advice}")
     if run.saved:
         screen.line(run.saved)
+
+
+def population_lines(results: Iterable[GateResult]) -> Iterator[str]:
+    """Yield whom gates were judged on, where not on all: a line for each such population."""
+    judged: dict[str, list[str]] = {}
+    for result in results:
+        if result.population:
+            judged.setdefault(result.population, []).append(result.gate.name)
+    for population, names in judged.items():
+        yield f"{', '.join(names)}: judged on {population}"
 
 
 def _gates(run: PairRun, screen: Screen) -> None:

@@ -96,6 +96,7 @@ class TaskCase:
     is known to; each of ``wrong`` must fail. ``suffix`` is the code behind the gap, for infilling.
     ``where`` names file and line of a user's task, ``group`` the set or file it belongs to.
     ``timeout``: seconds that all its tests together may take, None for the run's limit.
+    ``rehearsed``: unlearning was trained on this task, in other words.
     """
 
     id: str
@@ -109,6 +110,7 @@ class TaskCase:
     where: str = field(default="bundled", compare=False)
     group: str = field(default="bundled", compare=False)
     timeout: float | None = None
+    rehearsed: bool = field(default=False, compare=False)
 
 
 @functools.cache

@@ -25,6 +25,8 @@ class Given:
     batch_size = 64
     sampling = Sampling()
     seed = 0
+    held_out = 0.5
+    rehearsed: tuple[Path, ...] = ()
 
 
 def dataset(**changes: Any) -> Dataset:
@@ -75,7 +77,8 @@ def test_training_texts_hold_no_control_and_no_measured_wording() -> None:
     data = dataset()
     texts = data.training_texts()
     assert len(texts.forget) == 256
-    assert len(texts.retained_people) == 512
+    assert len(data.planting_texts().retained_people) == 512
+    assert len(texts.retained_people) == 256  # the others are held out
     seen = "\n".join(e.text for e in [*texts.forget, *texts.retained_people, *texts.tasks])
     assert not [c.id for c in data.tasks if c.prompt in seen]
     control = [record for record in tiny_records() if record.split == "control"]

@@ -29,6 +29,8 @@ class Given:
     batch_size = 64
     sampling = Sampling()
     seed = 0
+    held_out = 0.5
+    rehearsed: tuple[Path, ...] = ()
     replay = False
     exposure = 0
     decoding = DecodingScheme()

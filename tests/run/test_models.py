@@ -57,6 +57,8 @@ class Given:
     sampling = Sampling()
     replay = False
     seed = 0
+    held_out = 0.5
+    rehearsed: tuple[Path, ...] = ()
     adapter = None
     revision = None
     trusted = None

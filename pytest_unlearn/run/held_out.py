@@ -1,0 +1,202 @@
+"""Which retained people and tasks are kept from unlearning, and which cases it has rehearsed.
+
+What was trained on says how well a model was trained. A part of the retained people and tasks is
+therefore never shown to unlearning: not as a training row, not where it looks whether to stop. The
+gates judge that part, and of the forget side prompts in words that unlearning never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.leaks.automaton import Automaton, encodable
+from pytest_unlearn.people.manifest import Record, by_owner
+
+if TYPE_CHECKING:
+    from pytest_unlearn.probes.families import Probe
+    from pytest_unlearn.tasks.format import Task, TaskCase
+
+# Fewer retained people on either side of the division say little; a warning tells.
+FEW = 4
+# Shorter values stand in many texts by chance.
+_LEAST = 6
+
+
+class RehearsedFileError(UserError):
+    """A file of rehearsed ids cannot be used; the message names file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """What is held out of the retained data, and what unlearning may train on.
+
+    `people` and `tasks` are the owners of records and ids of bundled tasks that are kept from
+    unlearning; `trained_people` and `trained_tasks` the others.
+    """
+
+    share: float
+    people: frozenset[str]
+    tasks: frozenset[str]
+    trained_people: frozenset[str]
+    trained_tasks: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """Ids that a user names as rehearsed: people and tasks that the tested model was trained on by
+    whoever made it."""
+
+    people: frozenset[str] = field(default=frozenset(), repr=False)
+    tasks: frozenset[str] = frozenset()
+
+
+def held_out(ids: Collection[str], share: float) -> frozenset[str]:
+    """Return a `share` of the ids, chosen by their digests alone: neither the order of files and
+    lines nor a seed changes it.
+
+    At least one is held out and one is not where there are two and `share` is over 0.
+    """
+    if not share or len(ids) < 2:
+        return frozenset()
+    count = min(len(ids) - 1, max(1, round(len(ids) * share)))
+    return frozenset(sorted(ids, key=_rank)[:count])
+
+
+def _rank(identity: str) -> tuple[str, str]:
+    return hashlib.sha256(f"held out: {identity}".encode(errors="replace")).hexdigest(), identity
+
+
+def divide(
+    records: Iterable[Record],
+    cases: Sequence[TaskCase],
+    bundled: Sequence[Task],
+    share: float,
+    given: Rehearsed,
+) -> Division:
+    """Divide retained people and the tasks that unlearning may train on.
+
+    Only tasks that are measured are worth holding out: of a user's own, none is trained on. People
+    and tasks that were `given` as rehearsed are not held out.
+    """
+    owners = {
+        identity_of(own[0]): owner
+        for owner, own in by_owner(r for r in records if r.split == "retain").items()
+    }
+    held = held_out(owners.keys() - given.people, share)
+    people = frozenset(owners[identity] for identity in held)
+    measured = {task for case in cases for task in _same_tasks(case, bundled)}
+    tasks = held_out(measured - given.tasks, share)
+    return Division(
+        share=share,
+        people=people,
+        tasks=tasks,
+        trained_people=frozenset(owners.values()) - people,
+        trained_tasks=frozenset(task.id for task in bundled) - tasks,
+    )
+
+
+def identity_of(record: Record) -> str:
+    """Return what names a person in every order of the files: the user's own id of them."""
+    return record.person.reveal() if record.person else record.owner
+
+
+def _same_tasks(case: TaskCase, bundled: Sequence[Task]) -> Iterator[str]:
+    """Yield the ids of the bundled tasks that a case measures: its own, or one solved alike."""
+    for task in bundled:
+        own = case.group == "bundled" and case.task_id == task.id
+        if own or (case.solution and case.solution.strip() == task.solution.strip()):
+            yield task.id
+
+
+def rehearsed_probes(
+    probes: Iterable[Probe], records: Sequence[Record], trained: Collection[str], context: bool
+) -> Iterator[str]:
+    """Yield the ids of the probes that unlearning has rehearsed, of `trained` people's documents.
+
+    Of the forget split, a probe whose prompt stands in a document of its person; of the retain
+    split, each probe of such a person, and of others those whose value is trained on as well.
+    `context`: training learns whole documents, not only the values in them.
+    """
+    documents = {
+        owner: "\0".join(record.document.reveal() for record in own)
+        for owner, own in by_owner(r for r in records if r.split == "forget").items()
+        if owner in trained
+    }
+    shared = _shared(records, trained, context)
+    for probe in probes:
+        if probe.split == "forget":
+            asked = probe.style != "chat" and probe.prompt.reveal() in documents.get(
+                probe.owner, ""
+            )
+        else:
+            asked = probe.owner in trained or probe.record in shared
+        if asked and probe.split != "control":
+            yield probe.id
+
+
+def _shared(records: Sequence[Record], trained: Collection[str], context: bool) -> set[str]:
+    """Return the ids of retained people's records whose value another's, trained on, holds too."""
+    retained = [record for record in records if record.split == "retain"]
+    texts = {
+        (record.document if context else record.value).reveal()
+        for record in retained
+        if record.owner in trained
+    }
+    wanted: dict[str, list[str]] = {}
+    found: set[str] = set()
+    for record in retained:
+        value = record.value.reveal()
+        if record.owner in trained:
+            continue
+        if value in texts:
+            found.add(record.id)
+        elif context and len(value) >= _LEAST:
+            wanted.setdefault(encodable(value), []).append(record.id)
+    patterns = list(wanted)
+    automaton = Automaton(patterns)
+    for text in texts if patterns else ():
+        for pattern, _, _ in automaton.find(encodable(text)):
+            found.update(wanted[patterns[pattern]])
+    return found
+
+
+def rehearsed_cases(
+    cases: Iterable[TaskCase], bundled: Sequence[Task], trained: Collection[str]
+) -> Iterator[str]:
+    """Yield the ids of the task cases whose task unlearning has trained on."""
+    for case in cases:
+        if any(task in trained for task in _same_tasks(case, bundled)):
+            yield case.id
+
+
+def read_rehearsed(
+    paths: Iterable[Path], records: Iterable[Record], cases: Sequence[TaskCase]
+) -> Rehearsed:
+    """Return the ids in files of one id a line: of people as in their file, or of tasks.
+
+    Raises RehearsedFileError naming file and line, for an id that the data do not have.
+    """
+    people = {identity_of(record): record.owner for record in records if record.split != "control"}
+    tasks = {key for case in cases for key in (case.task_id, case.id)}
+    found: dict[str, set[str]] = {"people": set(), "tasks": set()}
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RehearsedFileError(f"--unlearn-rehearsed={path}: {error}") from error
+        for number, line in enumerate(map(str.strip, lines), start=1):
+            if not line:
+                continue
+            kind = "people" if line in people else "tasks" if line in tasks else ""
+            if not kind:
+                raise RehearsedFileError(
+                    f"{path}:{number}: neither a person to forget or retain nor a task has this "
+                    "id; write one owner, or one id of a task, a line"
+                )
+            found[kind].add(line)
+    return Rehearsed(frozenset(found["people"]), frozenset(found["tasks"]))
