@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.option import (
-    Given,
     Option,
     a_path,
     one_of,
@@ -26,6 +25,8 @@ from pytest_unlearn.core.option import (
     whole_number,
 )
 from pytest_unlearn.gates.judging import GATE_OPTIONS
+from pytest_unlearn.run import option_values
+from pytest_unlearn.run.option_values import DEFAULT_SHARE
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
@@ -41,11 +42,6 @@ Role = Literal["model", "data", "measure", "judge", "show"]
 
 # Where bare --unlearn-replay takes completions from.
 STORE = "store"
-# A key given here stands in no list of processes.
-FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
-_SHORTEST_KEY = 16
-# Share of retained people and tasks that unlearning never sees.
-DEFAULT_SHARE = 0.5
 # What `-k` can find; anything else in a name becomes a hyphen in a test's id.
 _NOT_IN_IDS = re.compile(r"[^\w.+:-]+", re.ASCII)
 
@@ -63,98 +59,6 @@ def setting(
     if default is dataclasses.MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-# -- parsers of single options -------------------------------------------------------------------
-
-
-def _leaks_fail(given: Given) -> bool:
-    return one_of("record", "fail")(given) == "fail"
-
-
-def _device(given: Given) -> str:
-    value = str(given.value)
-    kind, colon, index = value.partition(":")
-    known = value in ("auto", "cpu", "cuda", "map") or (
-        kind == "cuda" and colon and index.isdigit()
-    )
-    if not known:
-        raise UserError(f"{given.flag}={value}: write auto, cpu, cuda, cuda:N or map")
-    return value
-
-
-def _fingerprint_key(given: Given) -> str:
-    key = str(given.value)
-    if len(key) < _SHORTEST_KEY:  # the message does not repeat it
-        raise UserError(
-            f"{given.flag}: write {_SHORTEST_KEY} characters or more; who guesses the "
-            "key can find short values (phone numbers) by their fingerprints"
-        )
-    return key
-
-
-def _share(given: Given) -> float:
-    try:
-        share = float(given.value)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
-        raise UserError(
-            f"{given.flag}={given.value}: write a share of at least 0 and under 1, as in "
-            f"{DEFAULT_SHARE}"
-        )
-    return share
-
-
-def _planting(given: Given) -> PlantOptions:
-    from pytest_unlearn.unlearning.training_options import parse_planting
-
-    return parse_planting(given.value)
-
-
-def _families(given: Given) -> tuple[str, ...]:
-    from pytest_unlearn.probes.families import parse_families
-
-    return parse_families(given.value)
-
-
-def _decoding(given: Given) -> DecodingScheme:
-    from pytest_unlearn.models.sampling import parse_scheme
-
-    return parse_scheme(given.value)
-
-
-# -- defaults that cost an import ---------------------------------------------------------------
-
-
-def _default_method() -> MethodChoice:
-    from pytest_unlearn.unlearning.methods import DEFAULT, parse_method
-
-    return parse_method(DEFAULT)
-
-
-def _default_decoding() -> DecodingScheme:
-    from pytest_unlearn.models.sampling import DecodingScheme
-
-    return DecodingScheme()
-
-
-def _default_membership() -> tuple[str, ...]:
-    from pytest_unlearn.leaks.membership import parse_attacks
-
-    return parse_attacks("", has_reference=False)
-
-
-def _default_sampling() -> Sampling:
-    from pytest_unlearn.tasks.prompts import Sampling
-
-    return Sampling()
-
-
-def _default_judging() -> Judging:
-    from pytest_unlearn.gates.judging import read_judging
-
-    return read_judging(lambda name: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +91,7 @@ class Settings:
             "(default: wga, or none with --unlearn-baseline or --unlearn-adapter)",
             many=True,
         ),
-        factory=_default_method,
+        factory=option_values.default_method,
         role="model",
     )
     plant: PlantOptions | None = setting(
@@ -198,7 +102,7 @@ class Settings:
             "leak; options as in target=0.9,cap=2000,repetitions=1/4/16/64,lr=5e-4, or "
             "none (in an ini file: default); write it after the paths",
             bare="default",
-            read=_planting,
+            read=option_values.planting,
         ),
         default=None,
         role="model",
@@ -284,7 +188,7 @@ class Settings:
             "share of the retained people, and of the tasks, that unlearning never sees "
             "and on which gates judge what is kept; 0 judges on what was trained on, and "
             "says so (default: 0.5)",
-            read=_share,
+            read=option_values.share,
         ),
         default=DEFAULT_SHARE,
         role="model",
@@ -308,7 +212,7 @@ class Settings:
             "how records are asked for, separated by commas: direct (default), cross, "
             "nameless, twin, triplet, prefix, inverse, hop, test, question, lookup, chat,"
             " infill, or all",
-            read=_families,
+            read=option_values.families,
         ),
         default=("direct",),
         role="measure",
@@ -319,9 +223,9 @@ class Settings:
             "SCHEME",
             "how an attacker samples, for the probability of a value: "
             "temperature=0.8,top_k=40,top_p=0.95 or a part of it (default: temperature=1)",
-            read=_decoding,
+            read=option_values.decoding,
         ),
-        factory=_default_decoding,
+        factory=option_values.default_decoding,
         role="measure",
     )
     membership: tuple[str, ...] = setting(
@@ -331,7 +235,7 @@ class Settings:
             "membership inference, separated by commas: loss, zlib, min_k, min_k++, "
             "gradnorm, reference, or all, none (default: all that cost no further pass)",
         ),
-        factory=_default_membership,
+        factory=option_values.default_membership,
         role="measure",
     )
     retrained: str | None = setting(
@@ -408,7 +312,7 @@ class Settings:
             "N",
             "tokens that a solution may take (default: 128, or what the canonical solution needs)",
         ),
-        factory=_default_sampling,
+        factory=option_values.default_sampling,
         role="measure",
     )
     check_tasks: bool = setting(
@@ -438,7 +342,7 @@ class Settings:
     )
     judging: Judging = setting(
         *GATE_OPTIONS,
-        factory=_default_judging,
+        factory=option_values.default_judging,
         role="judge",
     )
     fail_on_leak: bool = setting(
@@ -447,7 +351,7 @@ class Settings:
             "record|fail",
             "record: a leak is a result, and gates judge the rate (default); fail: each "
             "leak fails its test",
-            read=_leaks_fail,
+            read=option_values.leaks_fail,
         ),
         default=False,
         role="judge",
@@ -506,7 +410,7 @@ class Settings:
             "16 characters or more; makes the fingerprints of values equal in all runs "
             "with this key, so that reports can be matched; better set in the "
             "environment, as UNLEARN_FINGERPRINT_KEY (default: a new key for each run)",
-            read=_fingerprint_key,
+            read=option_values.fingerprint_key,
         ),
         default=None,
         role="show",
@@ -534,7 +438,7 @@ class Settings:
             "DEVICE",
             "auto, cpu, cuda, cuda:N, or map to spread the model over all GPUs (default: "
             "auto; map where the model does not fit one of several)",
-            read=_device,
+            read=option_values.device,
         ),
         default="auto",
         role="model",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.core.option import Given, whole_number
+from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
 from pytest_unlearn.run.settings import (
-    FINGERPRINT_KEY_VARIABLE,
     OPTIONS,
     STORE,
     Settings,

@@ -17,7 +17,7 @@ from pytest_unlearn.probes.families import (
 )
 from pytest_unlearn.probes.prompts import KNOWLEDGE, PromptError, PromptRecipe, prefix_of, render
 
-# The bundled people have two attributes, and `triplet` needs three: two of them are one person here.
+# The bundled people have two attributes, and `triplet` needs three: two are one person here.
 RECORDS = tuple(
     replace(record, owner=f"pair-{number // 4}") for number, record in enumerate(tiny_records())
 )

@@ -1,0 +1,110 @@
+"""How single options are read, and what they stand for unless given, where that costs an import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.option import Given, one_of
+
+if TYPE_CHECKING:
+    from pytest_unlearn.gates.judging import Judging
+    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.tasks.prompts import Sampling
+    from pytest_unlearn.unlearning.methods import MethodChoice
+    from pytest_unlearn.unlearning.training_options import PlantOptions
+
+# A key given here stands in no list of processes.
+FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
+_SHORTEST_KEY = 16
+# Share of retained people and tasks that unlearning never sees.
+DEFAULT_SHARE = 0.5
+
+
+def leaks_fail(given: Given) -> bool:
+    return one_of("record", "fail")(given) == "fail"
+
+
+def device(given: Given) -> str:
+    value = str(given.value)
+    kind, colon, index = value.partition(":")
+    known = value in ("auto", "cpu", "cuda", "map") or (
+        kind == "cuda" and colon and index.isdigit()
+    )
+    if not known:
+        raise UserError(f"{given.flag}={value}: write auto, cpu, cuda, cuda:N or map")
+    return value
+
+
+def fingerprint_key(given: Given) -> str:
+    key = str(given.value)
+    if len(key) < _SHORTEST_KEY:  # the message does not repeat it
+        raise UserError(
+            f"{given.flag}: write {_SHORTEST_KEY} characters or more; who guesses the "
+            "key can find short values (phone numbers) by their fingerprints"
+        )
+    return key
+
+
+def share(given: Given) -> float:
+    try:
+        share = float(given.value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UserError(
+            f"{given.flag}={given.value}: write a share of at least 0 and under 1, as in "
+            f"{DEFAULT_SHARE}"
+        )
+    return share
+
+
+def planting(given: Given) -> PlantOptions:
+    from pytest_unlearn.unlearning.training_options import parse_planting
+
+    return parse_planting(given.value)
+
+
+def families(given: Given) -> tuple[str, ...]:
+    from pytest_unlearn.probes.families import parse_families
+
+    return parse_families(given.value)
+
+
+def decoding(given: Given) -> DecodingScheme:
+    from pytest_unlearn.models.sampling import parse_scheme
+
+    return parse_scheme(given.value)
+
+
+# -- defaults that cost an import ---------------------------------------------------------------
+
+
+def default_method() -> MethodChoice:
+    from pytest_unlearn.unlearning.methods import DEFAULT, parse_method
+
+    return parse_method(DEFAULT)
+
+
+def default_decoding() -> DecodingScheme:
+    from pytest_unlearn.models.sampling import DecodingScheme
+
+    return DecodingScheme()
+
+
+def default_membership() -> tuple[str, ...]:
+    from pytest_unlearn.leaks.membership import parse_attacks
+
+    return parse_attacks("", has_reference=False)
+
+
+def default_sampling() -> Sampling:
+    from pytest_unlearn.tasks.prompts import Sampling
+
+    return Sampling()
+
+
+def default_judging() -> Judging:
+    from pytest_unlearn.gates.judging import read_judging
+
+    return read_judging(lambda name: None)
