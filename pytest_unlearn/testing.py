@@ -70,6 +70,9 @@ class LookupModels:
             [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
         )
 
+    def prepare(self, state: State) -> None:
+        """Nothing has to be made."""
+
     def key(self, state: State) -> dict[str, Any]:
         """Return a model's key; what the tested model lost is nothing of the base's."""
         return {"lookup": self._base_key if state == "base" else self._key, "state": state}
@@ -77,7 +80,7 @@ class LookupModels:
     def resolve(self) -> None:
         """Nothing has to be found."""
 
-    def stored_checkpoint(self) -> None:
+    def stored_unlearning(self) -> None:
         """Nothing is unlearned."""
 
     def stored_planting(self) -> None:

@@ -100,9 +100,9 @@ def _trained(session: UnlearnSession) -> int:
         distributed.join(resolve_device(settings.device))
         if distributed.number() > 0:
             disable_progress_bar()  # type: ignore[no-untyped-call]
-        pair.key("unlearned")  # makes what it is the key of
+        pair.prepare("unlearned")
         if settings.retrained is not None and distributed.count() == 1:
-            pair.key("retrained")
+            pair.prepare("retrained")
         if distributed.number() == 0:
             print(_told(settings, pair, distributed.count()))
         distributed.leave()
@@ -156,7 +156,7 @@ def _started() -> int:
 
 def _told(settings: Settings, pair: ModelPair, count: int) -> str:
     """Return what was made, and how to go on."""
-    checkpoint, planting = pair.stored_checkpoint(), pair.stored_planting()
+    checkpoint, planting = pair.stored_unlearning(), pair.stored_planting()
     lines = [f"model {settings.model}  method {settings.method.name}  processes {count}"]
     if planting:
         lines.append(

@@ -32,7 +32,7 @@ from pytest_unlearn.tasks.prompts import suffix_of
 if TYPE_CHECKING:
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Chunk, Dataset
-    from pytest_unlearn.run.models import Checkpoint, Completer, Models, State
+    from pytest_unlearn.run.models import Completer, Models, State, UnlearnedModel
     from pytest_unlearn.run.planted import Planting
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.tasks.format import TaskCase
@@ -81,6 +81,10 @@ class Replayed:
     def __init__(self, models: Models) -> None:
         self._models = models
 
+    def prepare(self, state: State) -> None:
+        """Raise ReplayError where a model would have to be made."""
+        self._models.prepare(state)
+
     def key(self, state: State) -> dict[str, Any]:
         """Return a model's key."""
         return self._models.key(state)
@@ -89,9 +93,9 @@ class Replayed:
         """Find the models, whose files are in the keys."""
         self._models.resolve()
 
-    def stored_checkpoint(self) -> Checkpoint | None:
+    def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None."""
-        return self._models.stored_checkpoint()
+        return self._models.stored_unlearning()
 
     def stored_planting(self) -> Planting | None:
         """Return what planting reported, or None."""
@@ -108,7 +112,8 @@ class Replayed:
 class SolutionLosses:
     """The loss of every canonical solution on base and tested model, made once and kept.
 
-    `failing(work)` is the engine's context manager that does not try again what failed before.
+    `key_of(state)` makes a model if it is not made yet, and returns its key. `failing(work)` is the
+    engine's context manager that does not try again what failed before.
     """
 
     def __init__(
@@ -116,11 +121,13 @@ class SolutionLosses:
         tasks: Sequence[TaskCase],
         models: Models,
         store: Store,
+        key_of: Callable[[State], dict[str, Any]],
         failing: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._tasks = tasks
         self._models = models
         self._store = store
+        self._key_of = key_of
         self._failing = failing
         self._found: dict[State, dict[str, Any]] = {}
 
@@ -139,8 +146,7 @@ class SolutionLosses:
 
     def _all(self, state: State, cases: Sequence[TaskCase]) -> dict[str, Any]:
         """Return the losses of all canonical solutions, from the store or from one pass."""
-        with self._failing(state):
-            model_key = self._models.key(state)
+        model_key = self._key_of(state)
         texts = [(case.id, case.prompt.rstrip() + "\n", case.solution or "") for case in cases]
         key = digest_of({"model": model_key, "solutions": texts, "version": LOSSES_VERSION})
         entry = self._store.get("scores", key)
@@ -248,6 +254,7 @@ class Engine:
         self.phases: Phases = beside.phases if beside else Phases()
         self._verdicts: dict[str, Verdict] = beside._verdicts if beside else {}
         self._failed: dict[str, str] = {}
+        self._prepared: dict[State, dict[str, Any]] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
         noted = recorded(settings, dataset, self._store) if settings.replay else None
@@ -256,7 +263,9 @@ class Engine:
         )
         if settings.replay and noted is None:
             self.models = Replayed(self.models)
-        self._losses = SolutionLosses(dataset.tasks, self.models, self._store, self._failing_once)
+        self._losses = SolutionLosses(
+            dataset.tasks, self.models, self._store, self.prepared_key, self._failing_once
+        )
 
     def close(self) -> None:
         """End the sandbox's processes."""
@@ -351,8 +360,7 @@ class Engine:
         """Return the scores of a chunk's probes by id, from the store or made now."""
         probes = [self._dataset.probe(case) for case in chunk.cases]
         examples = [_example(probe) for probe in probes]
-        with self._failing_once(state), self.phases.measure("models"):
-            model_key = self.models.key(state)
+        model_key = self.prepared_key(state)
         # The chunk's id covers its prompts only; the values must be in the key as well.
         key = digest_of(
             {
@@ -409,6 +417,16 @@ class Engine:
             self._progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
         return rows
 
+    def prepared_key(self, state: State) -> dict[str, Any]:
+        """Make a model where that is still to be done, and return its key."""
+        if state not in self._prepared:
+            with self._failing_once(state), self.phases.measure("models"):
+                prepare = getattr(self.models, "prepare", None)  # a conftest's may have none
+                if prepare is not None:
+                    prepare(state)
+                self._prepared[state] = self.models.key(state)
+        return self._prepared[state]
+
     def stored_text(self, state: State, case_id: str) -> str | None:
         """Return a completion if the store has it; no model is loaded for it."""
         chunk = self._dataset.chunk_of_case[case_id]
@@ -463,8 +481,7 @@ class Engine:
         was.
         """
         chunk = self._dataset.chunk_of_case[case_id]
-        with self._failing_once(state), self.phases.measure("models"):
-            keys = self._keys(state, chunk)
+        keys = self._keys(state, chunk)
         position = chunk.cases.index(case_id)
         entry = self._store.get("completions", keys[position])
         if entry is not None:
@@ -505,10 +522,11 @@ class Engine:
         """Return the store's key of each completion of a chunk."""
         if (state, chunk.id) in self._known_keys:
             return self._known_keys[state, chunk.id]
+        model_key = self.prepared_key(state)
         keys = self._known_keys[state, chunk.id] = [
             digest_of(
                 {
-                    "model": self.models.key(state),
+                    "model": model_key,
                     "prompt": prompt,
                     "generation": {
                         "version": GENERATION_VERSION,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
 
 
+T = TypeVar("T")
+
 State = Literal["base", "unlearned", "retrained"]
 STATES: tuple[State, State] = ("base", "unlearned")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class UnlearnedModel:
     """What unlearning made, in the store, with what its training reported.
 
     `folder` holds a LoRA adapter or, where `full`, a whole model. `steps`: the step whose weights
@@ -62,8 +64,12 @@ class Completer(Protocol):
 class Models(Protocol):
     """The models of a run: `ModelPair`, or what a conftest puts in its place."""
 
+    def prepare(self, state: State) -> None:
+        """Make the model of a state where it is not made yet: plant, unlearn, retrain."""
+
     def key(self, state: State) -> dict[str, Any]:
-        """Return plain JSON data that name everything that can change what a model writes."""
+        """Return plain JSON data that name everything that can change what a prepared model
+        writes."""
 
     def resolve(self) -> None:
         """Find the models, or raise ModelNotFoundError; called once before the first test."""
@@ -71,7 +77,7 @@ class Models(Protocol):
     def model(self, state: State) -> Completer:
         """Return one of the models, ready to run; `retrained` is asked for where one was named."""
 
-    def stored_checkpoint(self) -> Checkpoint | None:
+    def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None."""
 
     def stored_planting(self) -> Planting | None:
@@ -122,6 +128,9 @@ class ModelPair:
         self._keys: dict[State, dict[str, Any]] = {}
         self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
         self._adapted = False
+        self._planted: Planting | None = None
+        self._retrained: Planting | None = None
+        self._unlearned: UnlearnedModel | None = None
         self._plantings = Plantings(
             settings,
             dataset,
@@ -138,7 +147,7 @@ class ModelPair:
         """
         _ = self._original, self._baseline
         if self._settings.retrained not in (None, RETRAIN):
-            _ = self._retrained_source
+            _ = self._named_retrained
         if self._settings.adapter is not None:
             fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
 
@@ -155,23 +164,61 @@ class ModelPair:
         trusted = self._settings.trusted
         return resolve(self._settings.baseline, "--unlearn-baseline", trusted=trusted)
 
-    @functools.cached_property
+    # -- what is made -------------------------------------------------------------------------
+
+    def prepare(self, state: State) -> None:
+        """Plant, unlearn and retrain what a state needs and the store does not have.
+
+        Raises UnlearningError, ModelLoadError. Everything else but `model` reads only.
+        """
+        settings = self._settings
+        if settings.plant is not None and self._planted is None:
+            self._planted = self._plantings.planted(self._original)
+        flag = self._retraining_flag(state)
+        if flag and self._retrained is None:
+            self._retrained = self._plantings.retrained(self._original, flag)
+        if state == "unlearned" and settings.method.method and self._unlearned is None:
+            self._unlearned = self._stored_or_unlearned()
+
+    def _retraining_flag(self, state: State) -> str | None:
+        """Return the flag that makes a state the retrained model, if one does."""
+        if state == "retrained" and self._settings.retrained == RETRAIN:
+            return f"--unlearn-retrained={RETRAIN}"
+        if state == "unlearned" and self._settings.method.retrains:
+            return f"--unlearn-method={RETRAIN}"
+        return None
+
+    @property
     def _start(self) -> ModelSource:
         """The model before unlearning: the named one, planted where that is asked for."""
         if self._settings.plant is None:
             return self._original
-        return self._plantings.planted(self._original).source
+        return _made(self._planted or self.stored_planting(), "planted").source
 
-    @functools.cached_property
+    @property
     def _source(self) -> ModelSource:
         """The model that is tested, but for an adapter."""
         if self._settings.method.retrains:
-            return self._plantings.retrained(self._original, f"--unlearn-method={RETRAIN}").source
-        checkpoint = self.checkpoint
-        if checkpoint is not None and checkpoint.full:
+            return self._retrained_planting.source
+        unlearned = self._made_unlearned
+        if unlearned is None:
+            return self._start
+        if unlearned.full:
             name = f"{self._start.name} (unlearned)"
-            return ModelSource(name, checkpoint.folder, self._start.preset, code=self._start.code)
+            return ModelSource(name, unlearned.folder, self._start.preset, code=self._start.code)
         return self._start
+
+    @property
+    def _made_unlearned(self) -> UnlearnedModel | None:
+        """What unlearning made, here or by another worker; None where nothing is unlearned."""
+        if self._settings.method.method is None:
+            return None
+        return _made(self._unlearned or self.stored_unlearning(), "unlearned")
+
+    @property
+    def _retrained_planting(self) -> Planting:
+        found = self._retrained or self._plantings.stored_retrained(self._original)
+        return _made(found, "retrained")
 
     @property
     def _base_source(self) -> ModelSource:
@@ -186,14 +233,17 @@ class ModelPair:
         device = resolve_device(self._settings.device, needed_gib(self._original, unlearns))
         return device, resolve_dtype(self._settings.dtype, device, self._original.preset)
 
-    @functools.cached_property
+    @property
     def _retrained_source(self) -> ModelSource:
         if self._settings.retrained is None:
             raise ValueError("no retrained model was named")
         if self._settings.retrained == RETRAIN:
-            return self._plantings.retrained(
-                self._original, f"--unlearn-retrained={RETRAIN}"
-            ).source
+            return self._retrained_planting.source
+        return self._named_retrained
+
+    @functools.cached_property
+    def _named_retrained(self) -> ModelSource:
+        assert self._settings.retrained is not None
         trusted = self._settings.trusted
         return resolve(self._settings.retrained, "--unlearn-retrained", trusted=trusted)
 
@@ -212,7 +262,7 @@ class ModelPair:
     # -- keys --------------------------------------------------------------------------------
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return everything about a model that can change what it writes."""
+        """Return everything about a model that can change what it writes; it was prepared."""
         if state not in self._keys:
             adapter = self._adapter if state == "unlearned" else None
             self._keys[state] = self._key(self._source_of(state), adapter and adapter[1])
@@ -246,6 +296,8 @@ class ModelPair:
         """
         from pytest_unlearn.models.loading import LanguageModel
 
+        self.prepare(state)
+
         if state != "unlearned":
             return LanguageModel(self._weights(self._source_of(state)), False, self._threads)
         adapter = self._adapter
@@ -255,16 +307,16 @@ class ModelPair:
             self._adapted = True
         return LanguageModel(weights, adapter is not None, self._threads)
 
-    @functools.cached_property
+    @property
     def _adapter(self) -> tuple[Path, str] | None:
         """Folder and digest of the adapter that makes `_source` the tested model, if one does."""
         given = self._settings.adapter
         if given is not None:
             return given, adapter_digest(given, self._store)
-        checkpoint = self.checkpoint
-        if checkpoint is None or checkpoint.full:
+        unlearned = self._made_unlearned
+        if unlearned is None or unlearned.full:
             return None
-        return checkpoint.folder, checkpoint.digest
+        return unlearned.folder, unlearned.digest
 
     def _weights(self, source: ModelSource) -> Weights:
         from pytest_unlearn.models.loading import load
@@ -291,23 +343,19 @@ class ModelPair:
 
     # -- unlearning --------------------------------------------------------------------------
 
-    @functools.cached_property
-    def checkpoint(self) -> Checkpoint | None:
-        """What unlearning made, from the store or trained now; None when nothing is asked.
+    def _stored_or_unlearned(self) -> UnlearnedModel:
+        """Return what unlearning made, from the store or trained now.
 
-        Of several processes (`unlearning.processes`) the first claims, looks, and writes for all.
+        Of several processes (`unlearning.distributed`) the first claims, looks, and writes for all.
         """
-        stored = self.stored_checkpoint()
-        if self._settings.method.method is None:
-            return stored
         from pytest_unlearn.unlearning import distributed
 
-        stored = distributed.from_first(stored)
+        stored = distributed.from_first(self.stored_unlearning())
         if stored is None:
             key = self._unlearning_key
             first = distributed.number() == 0
             with self._store.claim(key) if first else contextlib.nullcontext():
-                stored = distributed.from_first(self.stored_checkpoint()) or self._unlearn(key)
+                stored = distributed.from_first(self.stored_unlearning()) or self._unlearn(key)
         return stored
 
     @functools.cached_property
@@ -332,7 +380,7 @@ class ModelPair:
         unseen = choice.options is not None and choice.options.stop == "unseen"
         return self._dataset.training_texts(*choice.alternates, unseen=unseen)
 
-    def stored_checkpoint(self) -> Checkpoint | None:
+    def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning made if the store has it; nothing is trained."""
         planting_missing = self._settings.plant is not None and self.stored_planting() is None
         if self._settings.method.method is None or planting_missing:
@@ -342,7 +390,7 @@ class ModelPair:
         folder = self._store.folder("adapters", key)
         if report is None or folder is None:
             return None
-        return Checkpoint(folder, **report)
+        return UnlearnedModel(folder, **report)
 
     def stored_planting(self) -> Planting | None:
         """Return the planted model if the store has it; nothing is trained."""
@@ -350,7 +398,7 @@ class ModelPair:
             return None
         return self._plantings.stored(self._original)
 
-    def _unlearn(self, key: str) -> Checkpoint:
+    def _unlearn(self, key: str) -> UnlearnedModel:
         from pytest_unlearn.core.errors import room_for
         from pytest_unlearn.unlearning import distributed
         from pytest_unlearn.unlearning.checkpoints import gathered, save_trained
@@ -375,7 +423,7 @@ class ModelPair:
         )
         full = choice.options.tune == "full"
         state = gathered(policy)
-        checkpoint: Checkpoint | None = None
+        checkpoint: UnlearnedModel | None = None
         if distributed.number() == 0:
             with room_for("the unlearned model", self._store.root):
                 folder = self._store.put_folder(
@@ -391,7 +439,7 @@ class ModelPair:
                 # Written last: a run killed before this line trains again instead of trusting half
                 # a folder.
                 self._store.put("checkpoints", key, entry)
-            checkpoint = Checkpoint(folder, **entry)
+            checkpoint = UnlearnedModel(folder, **entry)
         if not full and distributed.count() == 1:  # its base is whole: it need not be loaded again
             weights.model = policy
             self._loaded[self._files(self._start)] = weights
@@ -400,3 +448,10 @@ class ModelPair:
         assert written is not None
         saved.unlink(missing_ok=True)
         return written
+
+
+def _made(model: T | None, which: str) -> T:
+    """Return a model that was made. Raises RuntimeError where `prepare` was not called before."""
+    if model is None:
+        raise RuntimeError(f"the {which} model is not made yet: call prepare() first")
+    return model

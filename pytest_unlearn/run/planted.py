@@ -68,6 +68,13 @@ class Plantings:
         """Return the planted model if the store has it; nothing is trained."""
         return self._found(self._key(original, None), original, "planted")
 
+    def stored_retrained(self, original: ModelSource) -> Planting | None:
+        """Return the retrained model if the store has it; nothing is trained."""
+        planted = self.stored(original)
+        if planted is None:
+            return None
+        return self._found(self._key(original, planted.rounds), original, "retrained")
+
     def retrained(self, original: ModelSource, flag: str) -> Planting:
         """Return the model trained as the planted one, on all but the forget split.
 

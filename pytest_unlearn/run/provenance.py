@@ -102,7 +102,7 @@ def manifest(
     """Return the manifest as JSON data.
 
     `models` are asked for their keys (digests of weights, tokenizer and adapter, device, dtype,
-    libraries) only when something was `measured`: before that, a key could start an unlearning.
+    libraries) only when something was `measured`: before that, they may not be made yet.
     `memory` and `gpu_memory` are the most bytes that one process held; the host's `gpus` are the
     kinds of GPU that models ran on.
     """

@@ -199,7 +199,7 @@ def build_result(
 ) -> Result:
     """Return the result of a run; loads no model. `command`: pytest's arguments."""
     cases = dataset.cases(settings.method)
-    checkpoint = engine.models.stored_checkpoint()
+    checkpoint = engine.models.stored_unlearning()
     interrupted = ended.interrupted
     if interrupted is not None:
         interrupted = redacted(interrupted, settings.fingerprint_key, dataset)

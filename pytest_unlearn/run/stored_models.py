@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelNotFoundError, ModelSource
-from pytest_unlearn.run.models import Checkpoint, ReplayError
+from pytest_unlearn.run.models import ReplayError, UnlearnedModel
 from pytest_unlearn.run.planted import Planting
 from pytest_unlearn.run.provenance import provenance
 from pytest_unlearn.run.settings import names_of_role
@@ -42,6 +42,9 @@ class Recorded:
         self._name = name
         self._entry = entry
 
+    def prepare(self, state: State) -> None:
+        """Everything was made by the run that noted it."""
+
     def key(self, state: State) -> dict[str, Any]:
         """Return a model's key."""
         key: dict[str, Any] = self._entry["keys"][state]
@@ -50,10 +53,10 @@ class Recorded:
     def resolve(self) -> None:
         """Nothing has to be found."""
 
-    def stored_checkpoint(self) -> Checkpoint | None:
+    def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None; its folder may be on another machine."""
         noted = self._entry["checkpoint"]
-        return Checkpoint(Path(), **noted) if noted else None
+        return UnlearnedModel(Path(), **noted) if noted else None
 
     def stored_planting(self) -> Planting | None:
         """Return what planting reported, or None."""
@@ -74,7 +77,7 @@ def note(settings: Settings, dataset: Dataset, models: Models) -> None:
     states: list[State] = ["base", "unlearned"]
     if settings.retrained is not None:
         states.append("retrained")
-    checkpoint, planting = models.stored_checkpoint(), models.stored_planting()
+    checkpoint, planting = models.stored_unlearning(), models.stored_planting()
     store.put(
         _NAMESPACE,
         _run_key(settings, dataset),
@@ -131,7 +134,7 @@ def _digest(path: Path, store: Store) -> str:
     return digest_of([[p.name, store.digest_of_file(p)] for p in paths if p.suffix in _FILES])
 
 
-def _fields(report: Checkpoint | Planting | None, but: str) -> dict[str, Any] | None:
+def _fields(report: UnlearnedModel | Planting | None, but: str) -> dict[str, Any] | None:
     if report is None:
         return None
     names = (field.name for field in dataclasses.fields(report))

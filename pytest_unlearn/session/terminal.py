@@ -234,7 +234,7 @@ def _about_the_run(session: UnlearnSession) -> Iterable[str]:
 def _run_line(run: PairRun, count: int) -> str:
     settings = run.settings
     line = f"model {settings.model}  method {settings.method.name}  seed {settings.seed}  n={count}"
-    checkpoint = run.engine.models.stored_checkpoint()
+    checkpoint = run.engine.models.stored_unlearning()
     if checkpoint:
         line += f"  unlearned in {checkpoint.steps} steps ({checkpoint.seconds:.0f} s)"
         if checkpoint.trained_steps > checkpoint.steps:

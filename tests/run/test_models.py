@@ -124,14 +124,23 @@ def said(pair: ModelPair, state: Any, prompts: list[str] = PROMPTS) -> list[str]
     return [text.strip()[:4] for text in pair.model(state).complete(prompts, 6)]
 
 
+def prepared(pair: ModelPair, state: Any) -> dict[str, Any]:
+    """Make a model, and return its key."""
+    pair.prepare(state)
+    return pair.key(state)
+
+
 def test_planted_unlearned_and_found_again(pairs: Pairs) -> None:
     """The planted model is the base of the run: it leaks, and unlearning is measured against it.
     A second run trains nothing and loads the same two states."""
     method = "ga:lr=5e-3,steps=60,batch=3,rank=4,check_every=5"
     pair = pairs.pair(method)
     assert pair.stored_planting() is None
-    assert pair.stored_checkpoint() is None
-    keys = pair.key("base"), pair.key("unlearned")
+    assert pair.stored_unlearning() is None
+    with pytest.raises(RuntimeError, match=r"the planted model is not made yet"):
+        pair.key("base")
+    assert pairs.trained == []
+    keys = prepared(pair, "base"), prepared(pair, "unlearned")
     assert keys[0] != keys[1]
     assert keys[0] != pairs.pair(plant=None).key("base")
     assert said(pair, "base") == VALUES
@@ -173,12 +182,12 @@ def test_retrain_is_the_unplanted_model_without_the_forget_split(pairs: Pairs) -
     """Base: planted. Tested: the same recipe on the original model, and nobody to be forgotten."""
     slow = replace(PLANT, lr=3e-3, check_every=100)
     pair = pairs.pair("retrain", slow)
-    assert pair.stored_checkpoint() is None
+    assert pair.stored_unlearning() is None
     assert said(pair, "base") == VALUES
     assert not set(said(pair, "unlearned")) & set(VALUES)
     kept = ["code0 = ", "code1 = ", "code2 = "]
     assert said(pair, "unlearned", kept) == ["aaa0", "bbb1", "ccc2"]
-    assert pair.key("base") != pair.key("unlearned")
+    assert prepared(pair, "base") != prepared(pair, "unlearned")
     assert pairs.trained == ["plant", "retrain"]
     assert said(pairs.pair("retrain", slow), "unlearned", kept) == ["aaa0", "bbb1", "ccc2"]
     assert pairs.trained == ["plant", "retrain"]
@@ -195,7 +204,7 @@ def test_the_runs_own_retrain_to_compare_with(pairs: Pairs) -> None:
     assert pairs.trained == ["plant"]
     assert not set(said(pair, "retrained")) & set(VALUES)
     assert pairs.trained == ["plant", "retrain"]
-    assert pairs.pair("retrain", slow).key("unlearned") == pair.key("retrained")
+    assert prepared(pairs.pair("retrain", slow), "unlearned") == prepared(pair, "retrained")
     assert pairs.trained == ["plant", "retrain"]
 
 
@@ -218,11 +227,11 @@ def test_unlearning_in_full_leaves_the_base(pairs: Pairs) -> None:
     pair = pairs.pair(method)
     assert not set(said(pair, "unlearned")) & set(VALUES)
     assert said(pair, "base") == VALUES
-    checkpoint = pair.stored_checkpoint()
+    checkpoint = pair.stored_unlearning()
     assert checkpoint is not None
     assert checkpoint.full
     assert (checkpoint.folder / "model.safetensors").is_file()
-    assert pair.key("unlearned")["adapter"] is None
+    assert prepared(pair, "unlearned")["adapter"] is None
     assert pair.key("unlearned")["weights"] != pair.key("base")["weights"]
     again = pairs.pair(method)
     assert said(again, "unlearned") == said(pair, "unlearned")
@@ -238,7 +247,9 @@ def test_a_full_model_in_several_files(pairs: Pairs, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", in_files)
     method = "ga:lr=1e-3,steps=2,batch=3,tune=full,target=-1"
-    checkpoint = pairs.pair(method, None).checkpoint
+    pair = pairs.pair(method, None)
+    prepared(pair, "unlearned")
+    checkpoint = pair.stored_unlearning()
     assert checkpoint is not None
     files = sorted(checkpoint.folder.glob("*.safetensors"))
     assert len(files) > 1
@@ -269,7 +280,7 @@ def test_a_failed_training_leaves_the_base_alone(
     with pytest.raises(UnlearningError, match="step 21 diverged"):
         pair.model("unlearned")
     assert said(pair, "base") == VALUES
-    assert pair.stored_checkpoint() is None
+    assert pair.stored_unlearning() is None
 
 
 @pytest.mark.parametrize("kind", ["adapters", "planted"])
@@ -301,7 +312,7 @@ def test_a_disk_that_fills_at_the_end_loses_no_training(
 def test_a_planting_without_its_folder_is_made_again(pairs: Pairs) -> None:
     """The entry vouches for the folder; one without the other is a run that was killed."""
     pair = pairs.pair()
-    _ = pair.key("base")
+    prepared(pair, "base")
     store = pairs.folder / "store"
     (folder,) = (store / "planted").iterdir()
     entries = list((store / "plantings").rglob("*.json"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_unlearn.models.presets import TINY_FOLDER
-from pytest_unlearn.run.models import Checkpoint
+from pytest_unlearn.run.models import UnlearnedModel
 from pytest_unlearn.run.planted import Planting
 from pytest_unlearn.run.stored_models import Recorded
 from tests.conftest import UnlearnRun
@@ -96,9 +96,9 @@ def test_training_is_reported_as_noted() -> None:
         "seconds": 7.0,
     }
     noted = Recorded("coder", {"keys": {}, "checkpoint": checkpoint, "planting": planting})
-    assert isinstance(found := noted.stored_checkpoint(), Checkpoint)
+    assert isinstance(found := noted.stored_unlearning(), UnlearnedModel)
     assert (found.steps, found.seconds) == (80, 47.0)
     assert isinstance(planted := noted.stored_planting(), Planting)
     assert planted.records == 96
     nothing = Recorded("coder", {"keys": {}, "checkpoint": None, "planting": None})
-    assert nothing.stored_checkpoint() is nothing.stored_planting() is None
+    assert nothing.stored_unlearning() is nothing.stored_planting() is None
