@@ -13,47 +13,127 @@ from pytest_unlearn.models.safetensors_header import HeaderError, shapes_in
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+    *(f".{head}" for head in _HEADS),
+)
+# The files of a tokenizer; any of the first three is one by itself.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = {
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    *TOKENIZERS,
+}
+# Kinds whose adapter is virtual tokens before the prompt. PEFT's generate() counts the positions
+# of a padded batch without them, and writes other text than a forward pass predicts.
+_PROMPT_LEARNING = frozenset(
+    (
+        "ADAPTION_PROMPT",
+        "CARTRIDGE",
+        "CPT",
+        "MULTITASK_PROMPT_TUNING",
+        "PREFIX_TUNING",
+        "PROMPT_TUNING",
+        "P_TUNING",
+    )
+)
 
 
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+    return holds_adapter(folder) and not (folder / "config.json").is_file()
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds an adapter, alone or beside a model."""
+    return (folder / CONFIG).is_file()
+
+
+def adapter_below(folder: Path) -> Path | None:
+    """Return the folder inside `folder` that holds an adapter, where PEFT saved it by a name."""
+    return next((path.parent for path in sorted(folder.glob(f"*/{CONFIG}"))), None)
 
 
 def check_adapter(folder: Path, flag: str) -> None:
     """Raise ModelNotFoundError for a folder that is no adapter with safetensors weights."""
     if not folder.is_dir():
         raise ModelNotFoundError(f"{flag}={folder}: no such folder")
-    if not (folder / CONFIG).is_file():
-        raise ModelNotFoundError(
-            f"{flag}={folder}: no {CONFIG} in this folder; write the folder that PEFT's "
-            "save_pretrained() made"
-        )
+    if not holds_adapter(folder):
+        below = adapter_below(folder)
+        advice = f"{flag}={below}" if below else "the folder that PEFT's save_pretrained() made"
+        raise ModelNotFoundError(f"{flag}={folder}: no {CONFIG} in this folder; write {advice}")
     if not (folder / WEIGHTS).is_file():
         pickled = any(folder.glob("*.bin"))
         hint = "; pickled weights (*.bin) run code when loaded: save the adapter again" * pickled
         raise ModelNotFoundError(f"{flag}={folder}: no {WEIGHTS} in this folder{hint}")
     try:
         shapes_in(folder / WEIGHTS)
-        if not isinstance(_config(folder), dict):
-            raise ValueError(f"{folder / CONFIG}: not a JSON object")
+        kind = _config(folder).get("peft_type")
     except ValueError as error:  # of either file
         raise ModelNotFoundError(f"{flag}={folder}: {error}") from error
+    if not isinstance(kind, str):
+        raise ModelNotFoundError(
+            f"{flag}={folder}: {CONFIG} names no peft_type; write the folder that PEFT's "
+            "save_pretrained() made"
+        )
+    if kind in _PROMPT_LEARNING:
+        raise ModelNotFoundError(
+            f"{flag}={folder}: adapters of the kind {kind} cannot be tested: with one, PEFT writes "
+            "other text to a padded batch than the model predicts, and a leak would read as "
+            "silence; train an adapter that changes weights (LoRA)"
+        )
 
 
-def _config(folder: Path) -> Any:
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises ValueError, which names the file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name}: not a JSON object")
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json_object(folder / CONFIG)
+
+
+def own_tokenizer(folder: Path) -> bool:
+    """Tell whether an adapter's folder holds a tokenizer, to be used in place of its base's."""
+    return any((folder / name).is_file() for name in TOKENIZERS)
+
+
+def stands_apart(folder: Path) -> bool:
+    """Tell whether the base cannot be had by switching an adapter off.
+
+    PEFT leaves trained biases and whole embeddings in place, and embeddings that were resized for
+    a tokenizer of the adapter's own; the tokenizer itself is another one, too.
+    """
+    whole = any(name.endswith(_EMBEDDINGS) for name in shapes_in(folder / WEIGHTS))
+    return whole or _config(folder).get("bias", "none") != "none" or own_tokenizer(folder)
 
 
 def base_of(folder: Path) -> str | None:
-    """Return the base model that an adapter names: a hub id or a path."""
+    """Return the base model that an adapter names: a hub id or a path. Raises ValueError."""
     name = _config(folder).get("base_model_name_or_path")
     return str(name) if name else None
 
 
 def adapter_digest(folder: Path, store: Store) -> str:
-    """Return a SHA-256 over an adapter's weights and configuration."""
-    return digest_of([store.digest_of_file(folder / name) for name in (WEIGHTS, CONFIG)])
+    """Return a SHA-256 over an adapter's weights, configuration and tokenizer."""
+    names = [WEIGHTS, CONFIG, *sorted(TOKENIZER_FILES)]
+    paths = [folder / name for name in names]
+    found = [path for path in paths if path.is_file()]
+    return digest_of([[path.name, store.digest_of_file(path)] for path in found])
 
 
 def check_base_name(folder: Path, hub_id: str | None, base: Path, flag: str) -> None:
@@ -82,12 +162,14 @@ def check_shapes(folder: Path, weights: list[Path], name: str, flag: str) -> Non
     try:
         shapes = {key: shape for path in weights for key, shape in shapes_in(path).items()}
     except HeaderError as error:
-        raise ModelNotFoundError(str(error)) from error
+        raise ModelNotFoundError(f"{flag}={folder}: its base {name}: {error}") from error
     wanted = _lora_shapes(folder)
     if not any(module in shapes for module in wanted):
         return
     for module, (rows, columns) in wanted.items():
         found = shapes.get(module)
+        if module in _HEADS and (found is None or own_tokenizer(folder)):
+            continue  # tied to the embedding, or resized for the adapter's tokenizer
         if found is None:
             raise ModelNotFoundError(
                 f"{flag}={folder}: the adapter changes {module}, and {name} has no such weight; it "
@@ -105,10 +187,9 @@ def _lora_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """Return rows and columns of each weight that a LoRA adapter changes, by the weight's name."""
     shapes = shapes_in(folder / WEIGHTS)
     return {
-        key.removeprefix(_PREFIX).replace(".lora_A.", "."): (
-            shapes[key.replace(".lora_A.", ".lora_B.")][0],
-            shape[1],
-        )
+        key.removeprefix(_PREFIX).replace(".lora_A.", "."): (other[0], shape[1])
         for key, shape in shapes.items()
         if ".lora_A." in key
+        and len(shape) == 2
+        and (other := shapes.get(key.replace(".lora_A.", ".lora_B.")))
     }

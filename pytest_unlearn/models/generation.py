@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,10 +30,65 @@ class GenerationError(RuntimeError):
     """The model did not give usable predictions; never to be read as "forgotten"."""
 
 
+class TooLongError(GenerationError):
+    """Some texts do not fit the model's context; `rows` are their places in what was given."""
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
+# What configurations call the most tokens that a model takes.
+_CONTEXTS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+)
+
+
 def context_of(model: PreTrainedModel | PeftModel) -> int | None:
     """Return the most tokens that a model takes, None for a model without a limit."""
-    limit: int | None = getattr(model.config, "max_position_embeddings", None)
-    return limit
+    config: Any = model.config
+    for part in (config.get_text_config(), config):  # that of a multimodal model is inside
+        for name in _CONTEXTS:
+            limit = getattr(part, name, None)
+            if isinstance(limit, int) and limit > 0:
+                return limit
+    return None
+
+
+def check_context(lengths: Sequence[int], context: int | None, what: str) -> None:
+    """Raise TooLongError where texts of `lengths` tokens do not fit a context.
+
+    A value that is cut off there would read as forgotten. `what`: the start of the message, with
+    `{}` for the length.
+    """
+    long = [row for row, length in enumerate(lengths) if context is not None and length > context]
+    if long:
+        raise TooLongError(
+            f"{what.format(max(lengths))} not fit the model's context of {context} tokens; leave "
+            "out records whose prompt or value is so long",
+            long,
+        )
+
+
+def check_ids(model: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Raise GenerationError where a row holds a token id beyond the model's vocabulary."""
+    size = int(model.get_input_embeddings().weight.shape[0])
+    highest = max((max(row) for row in rows if row), default=0)
+    if highest >= size:
+        raise GenerationError(
+            f"the tokenizer gave the token id {highest}, and the model's vocabulary has {size} "
+            f"(0 to {size - 1}): the tokenizer belongs to another model"
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell a lack of memory from other errors; on a CPU it has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class _RefuseNan(LogitsProcessor):
@@ -107,21 +163,24 @@ def write(
     suffixes: Sequence[str],
     decoding: Decoding,
     infill: Infill | None = None,
+    halved: Callable[[int], None] = lambda rows: None,
+    thinking: bool = False,
 ) -> list[str]:
     """Return what the model writes to each prompt in a style: completion, chat or infill.
 
     `suffixes` stand behind the gap of an infill, asked for as `infill` says (None: by the
-    tokenizer's own tokens). Raises as `complete_greedily`, and StyleError
-    where the tokenizer does not know the style.
+    tokenizer's own tokens). `halved` is told the rows of a batch that did not fit the memory.
+    `thinking`: a chat model may think first. Raises as `complete_greedily`, and StyleError where
+    the tokenizer does not know the style.
     """
     ends: list[int] = []
     if style == "chat":
-        encoded = [chat_ids(tokenizer, prompt) for prompt in prompts]
+        encoded = [chat_ids(tokenizer, prompt, thinking) for prompt in prompts]
     elif style == "infill":
         encoded, ends = _infill_rows(tokenizer, zip(prompts, suffixes, strict=True), infill)
     else:
         encoded = _prompt_ids(tokenizer, prompts)
-    return _continue(model, tokenizer, encoded, decoding, ends)
+    return _continue(model, tokenizer, encoded, decoding, ends, halved)
 
 
 def complete_greedily(
@@ -149,36 +208,6 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> l
     return list(encoded)
 
 
-def answer_greedily(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[str],
-    max_new_tokens: int,
-) -> list[str]:
-    """Return what the model answers to each message of a user, through its chat template.
-
-    Raises StyleError where the tokenizer has none, GenerationError on NaN.
-    """
-    encoded = [chat_ids(tokenizer, message) for message in messages]
-    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens))
-
-
-def infill_greedily(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[tuple[str, str]],
-    max_new_tokens: int,
-    style: Infill | None = None,
-) -> list[str]:
-    """Return what the model writes between each prefix and suffix.
-
-    `style`: None takes that of the tokenizer's own tokens. Raises StyleError where the tokenizer
-    has no tokens for it, GenerationError on NaN.
-    """
-    encoded, ends = _infill_rows(tokenizer, prompts, style)
-    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens), ends)
-
-
 def _infill_rows(
     tokenizer: PreTrainedTokenizerBase, prompts: Iterable[tuple[str, str]], style: Infill | None
 ) -> tuple[list[list[int]], list[int]]:
@@ -195,22 +224,57 @@ def _continue(
     encoded: Sequence[list[int]],
     decoding: Decoding,
     ends: Sequence[int] = (),
+    halved: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
-    """Decode after rows of token ids, padded on the left.
+    """Decode after rows of token ids.
 
-    `ends`: tokens that end a text, besides the model's own.
-
-    Raises GenerationError where prompt and completion do not fit the model's context: a value that
-    is cut off there would read as forgotten.
+    `ends`: tokens that end a text, besides the model's own. A batch that does not fit the memory is
+    halved and tried again; `halved` is told of how many rows it was. Raises TooLongError where
+    prompt and completion do not fit the model's context, GenerationError for a token id that the
+    model does not know and where not even one row fits the memory.
     """
-    width, max_new_tokens = max(map(len, encoded)), decoding.max_new_tokens
-    context = context_of(model)
-    if context is not None and width + max_new_tokens > context:
+    new = decoding.max_new_tokens
+    check_context(
+        [len(ids) + new for ids in encoded],
+        context_of(model),
+        f"a prompt and a completion of up to {new} tokens, {{}} together, do",
+    )
+    check_ids(model, encoded)
+    texts: list[str] | None = None
+    try:
+        texts = _decoded(model, tokenizer, encoded, decoding, ends)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    if texts is not None:
+        return texts
+    # Outside the handler: its traceback holds the tensors.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if len(encoded) == 1:
         raise GenerationError(
-            f"a prompt of {width} tokens and a completion of up to {max_new_tokens} do not fit the "
-            f"model's context of {context} tokens; leave out records whose prompt or value is so "
-            "long"
+            f"one prompt of {len(encoded[0])} tokens and {new} new ones do not fit the memory "
+            "beside the model, so that a smaller --unlearn-batch-size does not help; use a smaller "
+            "model or dtype (--unlearn-dtype), or shorter records"
         )
+    halved(len(encoded))
+    middle = len(encoded) // 2
+    out: list[str] = []
+    for part in (slice(None, middle), slice(middle, None)):
+        seeded = replace(decoding, seeds=decoding.seeds[part])
+        out += _continue(model, tokenizer, encoded[part], seeded, ends, halved)
+    return out
+
+
+def _decoded(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[list[int]],
+    decoding: Decoding,
+    ends: Sequence[int],
+) -> list[str]:
+    """Decode a batch, padded on the left."""
+    width, max_new_tokens = max(map(len, encoded)), decoding.max_new_tokens
     pad = int(tokenizer.pad_token_id)
     ids, mask = padded(encoded, pad, model.device, left=True)
     generate: Any = model.generate

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from pytest_unlearn.models.generation import GenerationError
+from pytest_unlearn.models.generation import GenerationError, check_ids, context_of
 from pytest_unlearn.models.value_rows import ValueRow, value_rows
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def gradient_norms(
     """
     if p not in (1, 2):
         raise ValueError(f"p is {p}: it must be 1 or 2")
-    context = getattr(model.config, "max_position_embeddings", None)
-    rows = value_rows(tokenizer, examples, context)
+    rows = value_rows(tokenizer, examples, context_of(model))
+    check_ids(model, [row.ids + row.answer for row in rows])
     # A caller may be in inference mode, in which nothing has a gradient.
     with torch.inference_mode(False), torch.enable_grad(), _only(model, choice) as parameters:
         return [_norm(model, row, parameters, p) for row in rows]

@@ -39,30 +39,104 @@ def head_is_fixed(model: Any) -> bool:
 
 def hidden_states(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the last hidden states, `[rows, tokens, hidden]`, ready for the head."""
-    states: torch.Tensor = (
-        causal_model(model).base_model(**inputs, use_cache=False).last_hidden_state
-    )
+    inner = causal_model(model)
+    body = inner._modules[_body_name(inner)]
+    states: torch.Tensor = body(**inputs, use_cache=False).last_hidden_state
     return states.to(inputs["input_ids"].device)
+
+
+def _body_name(inner: Any) -> str:
+    """Return the name of a model's body among its parts. Raises ValueError where there is none."""
+    parts: dict[str, Any] = inner._modules
+    if inner.base_model_prefix in parts:
+        return str(inner.base_model_prefix)
+    for name, part in parts.items():
+        if any(isinstance(module, torch.nn.ModuleList) for module in part.modules()):
+            return name
+    raise ValueError(f"{type(inner).__name__}: its body was not found")
 
 
 def logits_of(model: Any, states: torch.Tensor) -> torch.Tensor:
     """Return the logits `[n, vocabulary]` (float32) of hidden states `[n, hidden]`.
 
-    What some architectures do to their logits is done here as well: Granite divides, Cohere
-    multiplies, Gemma 2 caps.
+    The model's own forward pass makes them, with the states in the place of its body, so that what
+    an architecture does before and after its head (scaling, soft-capping, a layer in between) is
+    done as ever.
     """
     inner = causal_model(model)
-    logits: torch.Tensor = inner.get_output_embeddings()(states).to(states.device).float()
-    divisor = getattr(inner.config, "logits_scaling", None)
-    factor = getattr(inner.config, "logit_scale", None)
-    cap = getattr(inner.config, "final_logit_softcapping", None)
-    if divisor:
-        logits = logits / divisor
-    if factor:
-        logits = logits * factor
-    if cap:
-        logits = torch.tanh(logits / cap) * cap
+    name = _body_name(inner)
+    body = inner._modules[name]
+    inner._modules[name] = _Given(body, states[None])
+    try:
+        ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        output = inner.forward(input_ids=ids, use_cache=False)
+    finally:
+        inner._modules[name] = body
+    logits: torch.Tensor = output.logits.to(states.device)[0].float()
     return logits
+
+
+class _Given(torch.nn.Module):
+    """Stands in for a model's body, and gives the hidden states that it was made with."""
+
+    def __init__(self, body: torch.nn.Module, states: torch.Tensor) -> None:
+        super().__init__()
+        # Not as a submodule: nothing of the body is run or moved.
+        self.__dict__["_body"] = body
+        self.__dict__["_states"] = states
+
+    def forward(self, *arguments: Any, **inputs: Any) -> Any:
+        """Return the states as a body's output."""
+        return _States(self.__dict__["_states"])
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what a model asks its body for: `decoder` of OPT is the body itself."""
+        part = getattr(self.__dict__["_body"], name)
+        is_body = any(isinstance(m, torch.nn.ModuleList) for m in _parts_of(part))
+        return _Given(part, self.__dict__["_states"]) if is_body else part
+
+
+def _parts_of(value: Any) -> list[torch.nn.Module]:
+    return list(value.children()) if isinstance(value, torch.nn.Module) else []
+
+
+class _States:
+    """Hidden states as a body's output; None for whatever else a body might give."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getitem__(self, place: Any) -> Any:
+        return (self.last_hidden_state,)[place]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def check_logits(model: Any) -> None:
+    """Raise ValueError where `hidden_states` and `logits_of` do not give the model's own logits.
+
+    Every loss of training is made of them.
+    """
+    inner = causal_model(model)
+    device = inner.get_input_embeddings().weight.device
+    ids = torch.arange(1, 17, device=device)[None] % vocabulary_of(model)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        own = inner(**inputs, use_cache=False).logits[0].float().to(device)
+        try:
+            made = logits_of(model, hidden_states(model, inputs)[0])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{type(inner).__name__}: its head cannot be run apart from its body ({error})"
+            ) from error
+    off = float((made - own).norm() / own.norm().clamp(min=1e-12))
+    if not off <= (1e-3 if own.dtype == inner.dtype else 0.05):  # also NaN
+        raise ValueError(
+            f"{type(inner).__name__}: its head, run apart from its body, gives other logits than "
+            f"the model (by {off:.1%})"
+        )
 
 
 def over_chunks(
@@ -164,7 +238,7 @@ def layers_of(model: Any) -> Any:
     """Return the list of a model's layers. Raises ValueError where it is not found."""
     inner = causal_model(model)
     count = inner.config.num_hidden_layers
-    for module in inner.base_model.children():
+    for module in inner._modules[_body_name(inner)].children():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return module
     raise ValueError(f"{type(inner).__name__}: no list of its {count} layers was found")

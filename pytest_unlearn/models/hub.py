@@ -11,6 +11,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _CACHED = re.compile(r"models--(.+?)--(.+)")
 # What of a repository is fetched: no pickles, no other frameworks' weights, no code.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+# The same weights again, in the format of the model's authors or for another runtime.
+_IGNORED = ["*/*.safetensors", "*/*.json", "consolidated*"]
 
 
 class ModelNotFoundError(UserError):
@@ -47,7 +49,11 @@ def fetch(hub_id: str, revision: str, code: bool, flag: str) -> Path:
 
     patterns = [*_PATTERNS, "*.py"] if code else _PATTERNS
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=_IGNORED
+            )
+        )
     except RevisionNotFoundError as error:
         raise ModelNotFoundError(
             f"{flag}: the hub has no revision {revision!r} of {hub_id}; write a branch, tag or "

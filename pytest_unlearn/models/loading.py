@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pytest_unlearn.models.generation import (
-    answer_greedily,
-    complete_greedily,
-    infill_greedily,
+    is_out_of_memory,
     write,
 )
 from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_block
@@ -21,9 +19,12 @@ from pytest_unlearn.models.patching import (
     dequantized,
     merged,
     peft_quietly,
+    sample_logits,
     with_adapter,
 )
+from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.scoring import Scorer, ValueScores
+from pytest_unlearn.models.sources import ModelNotFoundError
 from pytest_unlearn.models.styles import infill_style
 from pytest_unlearn.models.tokenizer_files import load_tokenizer
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.presets import Preset
-    from pytest_unlearn.models.sampling import Decoding, DecodingScheme
+    from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.models.sources import ModelSource
     from pytest_unlearn.models.styles import Infill
 
@@ -44,6 +45,7 @@ __all__ = [
     "LanguageModel",
     "ModelLoadError",
     "Weights",
+    "check_loadable",
     "cpu_threads",
     "load",
     "needed_gib",
@@ -64,6 +66,8 @@ class Weights:
         self.source = source
         self.model: PreTrainedModel | PeftModel = model
         self.tokenizer = tokenizer
+        # Whether a chat model may think before it answers.
+        self.thinking = False
 
     @property
     def lora_targets(self) -> list[str] | str:
@@ -85,11 +89,21 @@ class Weights:
 class LanguageModel:
     """A model in one state: as it was loaded, or with its adapter."""
 
-    def __init__(self, weights: Weights, adapted: bool, threads: int | None = None) -> None:
-        """`threads`: CPU threads for `complete`; None leaves torch's number."""
+    knows_ends = True  # a text is empty where the model ended it at once
+
+    def __init__(
+        self,
+        weights: Weights,
+        adapted: bool,
+        threads: int | None = None,
+        progress: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """`threads`: CPU threads; None leaves torch's number. `progress` is told what had to be
+        done in another way."""
         self._weights = weights
         self._adapted = adapted
         self._threads = threads
+        self._progress = progress
         self._scorer: Scorer | None = None
 
     def __repr__(self) -> str:
@@ -114,8 +128,7 @@ class LanguageModel:
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy completion of each prompt; see `complete_greedily`."""
-        with cpu_threads(self._threads), self.active() as model:
-            return complete_greedily(model, self.tokenizer, prompts, max_new_tokens)
+        return self.write("completion", prompts, [""] * len(prompts), Decoding(max_new_tokens))
 
     def write(
         self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
@@ -123,7 +136,23 @@ class LanguageModel:
         """Return what the model writes to each prompt; see `generation.write`."""
         with cpu_threads(self._threads), self.active() as model:
             infill = self._weights.infill if style == "infill" else None
-            return write(model, self.tokenizer, style, prompts, suffixes, decoding, infill)
+            return write(
+                model,
+                self.tokenizer,
+                style,
+                prompts,
+                suffixes,
+                decoding,
+                infill,
+                halved=self._halved,
+                thinking=self._weights.thinking,
+            )
+
+    def _halved(self, rows: int) -> None:
+        self._progress(
+            f"{rows} prompts did not fit the memory at once and were halved; "
+            f"--unlearn-batch-size={rows // 2} saves the attempt"
+        )
 
     def score(
         self, examples: Sequence[Example], scheme: DecodingScheme | None = None
@@ -167,15 +196,13 @@ class LanguageModel:
             yield self._scorer
 
     def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy answer to each message of a user; see `answer_greedily`."""
-        with cpu_threads(self._threads), self.active() as model:
-            return answer_greedily(model, self.tokenizer, messages, max_new_tokens)
+        """Return the greedy answer to each message of a user, through the chat template."""
+        return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
 
     def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
-        """Return what stands between each (prefix, suffix); see `infill_greedily`."""
-        with cpu_threads(self._threads), self.active() as model:
-            style = self._weights.infill
-            return infill_greedily(model, self.tokenizer, prompts, max_new_tokens, style)
+        """Return the greedy text between each (prefix, suffix)."""
+        prefixes, suffixes = zip(*prompts, strict=True)
+        return self.write("infill", prefixes, suffixes, Decoding(max_new_tokens))
 
 
 def load(
@@ -191,28 +218,20 @@ def load(
     places: Any = None if device == "cpu" else {"": device}
     if device == "map":
         places = "balanced"
-    files: dict[str, Any] = {"trust_remote_code": source.code}
-    extra: dict[str, Any] = {}
-    if source.gguf is not None:
-        files["gguf_file"] = source.gguf
-        extra = dequantized()
+    extra = dequantized() if source.gguf is not None else {}
     try:
         tokenizer = load_tokenizer(source)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            dtype=DTYPES[dtype],
-            device_map=places,
-            max_memory=max_memory,
-            use_safetensors=True,
-            **files,
-            **extra,
+        model, loaded = _from_files(
+            source, dtype=DTYPES[dtype], device_map=places, max_memory=max_memory, **extra
         )
     except Exception as error:  # transformers raises what its many parts raise
         raise ModelLoadError(_reason(source, device, error)) from error
+    if unfit := _unfit_tensors(loaded):
+        raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {unfit}")
     if device == "map":
         _check_places(model, source)
     if source.adapter is not None:
-        model = merged(with_adapter(model, source.adapter), source.adapter)
+        model = merged(model, source.adapter)
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere, so any known token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -224,18 +243,138 @@ def load(
         eos_token_id=_ends(source, tokenizer, model.generation_config.eos_token_id),
         pad_token_id=tokenizer.pad_token_id,
     )
-    return Weights(source, model.eval(), tokenizer)
+    beyond = _beyond(tokenizer, model.get_input_embeddings().weight.shape[0])
+    if beyond and source.gguf is None:  # transformers adds tokens of its own to a GGUF file's
+        raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {beyond}")
+    _check_predictions(model.eval(), source)
+    return Weights(source, model, tokenizer)
+
+
+def check_loadable(source: ModelSource, flag: str) -> None:
+    """Raise ModelNotFoundError for a model whose files do not fit each other.
+
+    Tensors that are missing, unexpected or of another shape, and a tokenizer with ids beyond the
+    embedding: transformers would draw random weights, or fail at the first such token. Everything
+    but the weights themselves is read; a GGUF file is left to `load`.
+    """
+    if source.gguf is not None:
+        return
+    try:
+        with transformers_quietly():
+            model, loaded = _from_files(source, device_map={"": "meta"})
+            tokenizer = load_tokenizer(source)
+    except (RuntimeError, NotImplementedError):
+        return  # what cannot be made without memory says nothing about the files
+    except Exception as error:  # transformers raises what its many parts raise
+        raise ModelNotFoundError(f"{flag}: {_reason(source, 'memory', error)}") from error
+    fault = _unfit_tensors(loaded)
+    if fault is None and source.adapter is None:  # an adapter may bring embeddings
+        fault = _beyond(tokenizer, model.get_input_embeddings().weight.shape[0])
+    if fault is not None:
+        raise ModelNotFoundError(f"{flag}: {fault}")
+
+
+def _from_files(source: ModelSource, **how: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the model in a source's files, and what transformers says of the tensors in them."""
+    if source.gguf is not None:
+        how["gguf_file"] = source.gguf
+    load_both: Any = AutoModelForCausalLM.from_pretrained
+    model, loaded = load_both(
+        source.folder,
+        use_safetensors=True,
+        trust_remote_code=source.code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are told by name, and refused
+        # transformers looks here for an adapter: one that lies beside a model is merged by us.
+        adapter_kwargs={"subfolder": "none"},
+        **how,
+    )
+    return model, loaded
+
+
+def _unfit_tensors(loaded: dict[str, Any]) -> str | None:
+    """Return what is wrong with the tensors of a model's files, or None.
+
+    `loaded`: what transformers tells of loading them.
+    """
+    mismatched = [
+        f"{name} ({' x '.join(map(str, found))} for {' x '.join(map(str, expected))})"
+        for name, found, expected in loaded["mismatched_keys"]
+    ]
+    parts = [
+        f"{len(names)} {what}, {min(names)}{' for one' * (len(names) > 1)}"
+        for names, what in (
+            (loaded["missing_keys"], "missing"),
+            (loaded["unexpected_keys"], "unexpected"),
+            (mismatched, "of another shape"),
+        )
+        if names
+    ]
+    if not parts:
+        return None
+    return (
+        f"its tensors are not those of its config.json: {'; '.join(parts)}. With them the model "
+        "would run on random weights; save it again with save_pretrained()"
+    )
+
+
+def _beyond(tokenizer: Any, rows: int) -> str | None:
+    """Return what to say of a tokenizer with ids beyond the `rows` of the embedding, or None."""
+    token, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if number < rows:
+        return None
+    return (
+        f"its tokenizer gives {token!r} the id {number}, and the embedding has {rows} rows (0 to "
+        f"{rows - 1}); put the model's own tokenizer into the folder, or resize the embedding with "
+        "model.resize_token_embeddings()"
+    )
+
+
+def _check_predictions(model: Any, source: ModelSource) -> None:
+    """Raise ModelLoadError where a model predicts no number, or every token alike."""
+    try:
+        logits = sample_logits(model)
+    except (IndexError, RuntimeError, ValueError) as error:
+        text = f"{source.name} from {source.folder} cannot be run: {error}"
+        if not is_out_of_memory(error):
+            text += "; its config.json does not belong to its weights"
+        raise ModelLoadError(text) from error
+    reason = None
+    if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
+        reason = "its predictions are no numbers (NaN): its weights are broken"
+    elif bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
+        reason = "it predicts every token alike: its weights are zero"
+    if reason is not None:
+        raise ModelLoadError(f"{source.name} from {source.folder}: {reason}")
 
 
 def _ends(source: ModelSource, tokenizer: Any, own: int | list[int] | None) -> Any:
-    """Return the tokens that end a text: the model's own or the tokenizer's, and the preset's."""
-    first = own or tokenizer.eos_token_id
-    ends = list(first) if isinstance(first, list) else [first] * (first is not None)
+    """Return the tokens that end a text: the model's, the tokenizer's, and the preset's."""
+    ends = list(own) if isinstance(own, list) else [own] * (own is not None)
+    if tokenizer.eos_token_id is not None:
+        ends.append(int(tokenizer.eos_token_id))
     stops = source.preset.stops if source.preset else ()
     vocabulary = tokenizer.get_vocab() if stops else {}
     ends += [vocabulary[stop] for stop in stops if stop in vocabulary]
     unique = list(dict.fromkeys(ends))
     return unique if len(unique) > 1 else next(iter(unique), None)
+
+
+@contextlib.contextmanager
+def transformers_quietly() -> Iterator[None]:
+    """Leave out what transformers logs while a block runs."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _reason(source: ModelSource, device: str, error: Exception) -> str:

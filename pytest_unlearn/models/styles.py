@@ -89,20 +89,75 @@ INFILLS: dict[str, Infill] = {
 }
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, message: str) -> list[int]:
+def chat_ids(tokenizer: PreTrainedTokenizerBase, message: str, thinking: bool = False) -> list[int]:
     """Return the token ids of one user message, up to where the model answers.
 
-    Raises StyleError where the tokenizer has no chat template.
+    `thinking`: a model that thinks first may do so; otherwise it is asked to answer at once, by the
+    template's own switch or by closing the thought that the template opens. Raises StyleError where
+    the tokenizer has no chat template, or none that shows the message to the model.
     """
-    if not tokenizer.chat_template:
+    text = chat_text(tokenizer, message, thinking)
+    tokenize: Any = tokenizer
+    return list(tokenize(text, add_special_tokens=False)["input_ids"])
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, message: str, thinking: bool = False) -> str:
+    """Return what `chat_ids` tokenizes.
+
+    Templates differ in what they take: some refuse a conversation without a system message, some
+    want the content in parts. The first way that keeps the message is taken.
+    """
+    template = _chat_template(tokenizer)
+    apply: Any = tokenizer.apply_chat_template
+    failure: Exception | None = None
+    for content in (message, [{"type": "text", "text": message}]):
+        user = {"role": "user", "content": content}
+        for messages in ([user], [{"role": "system", "content": _SYSTEM}, user]):
+            try:
+                text = str(
+                    apply(
+                        messages,
+                        chat_template=template,
+                        add_generation_prompt=True,
+                        tokenize=False,
+                        enable_thinking=thinking,
+                        thinking=thinking,
+                    )
+                )
+            except Exception as error:  # templates raise what their authors wrote
+                failure = failure or error
+                continue
+            if message.strip() in text:
+                opened = not thinking and text.rstrip().endswith(_THINK)
+                return f"{text.rstrip()}\n\n</think>\n\n" if opened else text
+    reason = f"cannot be used ({failure})" if failure else "leaves out the user's message"
+    raise StyleError(
+        f"the tokenizer's chat template {reason}; leave chat out of --unlearn-probes and "
+        "--unlearn-task-style for this model, or correct its template"
+    )
+
+
+_SYSTEM = "You are a helpful assistant."
+_THINK = "<think>"
+
+
+def _chat_template(tokenizer: Any) -> str:
+    """Return a tokenizer's chat template, the default one of several. Raises StyleError."""
+    given = tokenizer.chat_template
+    if isinstance(given, list):
+        given = {each["name"]: each["template"] for each in given}
+    if isinstance(given, dict):
+        if "default" not in given and len(given) > 1:
+            raise StyleError(
+                f"the tokenizer has the chat templates {', '.join(sorted(given))}, and none is "
+                "called default; leave chat out of --unlearn-probes for this model"
+            )
+        given = given.get("default") or next(iter(given.values()), None)
+    if not given:
         raise StyleError(
             "the tokenizer has no chat template; leave chat out of --unlearn-probes for this model"
         )
-    apply: Any = tokenizer.apply_chat_template
-    encoded = apply(
-        [{"role": "user", "content": message}], add_generation_prompt=True, return_dict=True
-    )
-    return list(encoded["input_ids"])
+    return str(given)
 
 
 def infill_style(tokenizer: PreTrainedTokenizerBase) -> Infill:

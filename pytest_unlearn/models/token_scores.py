@@ -11,8 +11,11 @@ from pytest_unlearn.models.sampling import DecodingScheme
 
 def token_scores(
     logits: torch.Tensor, targets: torch.Tensor, scheme: DecodingScheme
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return log p, log p under the scheme, the z-score and the first choice, `[n]` each."""
+) -> tuple[torch.Tensor, ...]:
+    """Return log p, log p under the scheme, z-score, first choice, and margin, `[n]` each.
+
+    The margin (nats) is by how much a token is ahead of the best other one, negative behind it.
+    """
     logits, targets = logits.float(), targets.to(logits.device)
     log_probs = logits.log_softmax(dim=-1)
     own = log_probs.gather(1, targets[:, None])[:, 0]
@@ -27,7 +30,9 @@ def token_scores(
     variance = (weights * (finite - mean[:, None]).square()).sum(dim=-1)
     # A distribution without spread says nothing about a token: its score is 0.
     z = torch.where(variance > 1e-12, (own - mean) / variance.sqrt().clamp(min=1e-6), 0.0)
-    return own, of_scheme, z, chosen
+    others = logits.scatter(1, targets[:, None], -math.inf).amax(dim=-1)
+    margin = logits.gather(1, targets[:, None])[:, 0] - others
+    return own, of_scheme, z, chosen, margin
 
 
 def scheme_log_probs(logits: torch.Tensor, scheme: DecodingScheme) -> torch.Tensor:

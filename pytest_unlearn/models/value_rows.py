@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.generation import GenerationError
+from pytest_unlearn.models.generation import check_context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,8 +48,8 @@ def value_rows(
 ) -> list[ValueRow]:
     """Tokenize examples; see the module's docstring for where the cut is made.
 
-    `context`: the most tokens that the model takes, if it has a limit. Raises GenerationError for a
-    text beyond it, ValueError on an empty prompt or answer.
+    `context`: the most tokens that the model takes, if it has a limit. Raises TooLongError for
+    texts beyond it, ValueError on an empty prompt or answer.
     """
     tokenize: Any = tokenizer
     if not examples:
@@ -74,11 +74,7 @@ def value_rows(
         rest = example.text[len(prompt) : example.end]
         packed = len(zlib.compress(value.encode("utf-8", "surrogatepass")))
         rows.append(ValueRow(start, list(answer), lead, prompt, rest, packed))
-        if context is not None and rows[-1].length > context:
-            raise GenerationError(
-                f"a prompt and value of {rows[-1].length} tokens do not fit the model's "
-                f"context of {context} tokens; leave out records that are so long"
-            )
+    check_context([row.length for row in rows], context, "a prompt and value of {} tokens do")
     return rows
 
 

@@ -62,6 +62,16 @@ class Chunk:
     seeds: tuple[int, ...] = ()
     stops: tuple[str, ...] = ()
 
+    def part(self, numbers: Sequence[int]) -> Chunk:
+        """Return the chunk with some of its cases only."""
+        return replace(
+            self,
+            cases=tuple(self.cases[n] for n in numbers),
+            prompts=tuple(self.prompts[n] for n in numbers),
+            suffixes=tuple(self.suffixes[n] for n in numbers),
+            seeds=tuple(self.seeds[n] for n in numbers) if self.seeds else (),
+        )
+
     def __repr__(self) -> str:  # prompts may be personal data
         return f"<Chunk {self.id} of {len(self.cases)} cases>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -167,6 +168,7 @@ class SolutionLosses:
         if not hasattr(model, "losses"):
             return {}
         found = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
+        _check_count(found, len(texts), model, "losses")
         return {row[0]: loss for row, loss in zip(texts, found, strict=True) if loss is not None}
 
 
@@ -189,14 +191,17 @@ def completed(model: Completer, chunk: Chunk) -> list[str]:
         decoding = Decoding(
             chunk.max_new_tokens, chunk.temperature, chunk.top_p, chunk.seeds, chunk.stops
         )
-        return list(write(chunk.style, chunk.prompts, chunk.suffixes, decoding))
+        return checked_texts(
+            write(chunk.style, chunk.prompts, chunk.suffixes, decoding), chunk, model, "write"
+        )
     if chunk.seeds:
         raise CompletionError(
             f"{type(model).__name__} draws no samples, it has no write(); leave out "
             "--unlearn-samples and --unlearn-temperature"
         )
     if chunk.style == "completion":
-        return model.complete(chunk.prompts, chunk.max_new_tokens)
+        texts: Any = model.complete(chunk.prompts, chunk.max_new_tokens)
+        return checked_texts(texts, chunk, model, "complete")
     method = getattr(model, "answer" if chunk.style == "chat" else "infill", None)
     if method is None:
         raise CompletionError(
@@ -204,15 +209,55 @@ def completed(model: Completer, chunk: Chunk) -> list[str]:
             "--unlearn-probes and --unlearn-task-style"
         )
     if chunk.style == "chat":
-        return list(method(chunk.prompts, chunk.max_new_tokens))
+        return checked_texts(method(chunk.prompts, chunk.max_new_tokens), chunk, model, "answer")
     pairs = list(zip(chunk.prompts, chunk.suffixes, strict=True))
-    return list(method(pairs, chunk.max_new_tokens))
+    return checked_texts(method(pairs, chunk.max_new_tokens), chunk, model, "infill")
+
+
+def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str]:
+    """Return what a model gave for a chunk, if it is one text for each prompt.
+
+    Raises CompletionError otherwise, and where no text has a character: what is stored must be an
+    answer. An engine that knows where a text ends (`knows_ends`) may end each at once.
+    """
+    name = f"{type(model).__name__}.{method}()"
+    if not isinstance(texts, list | tuple):
+        raise CompletionError(
+            f"{name} returned {_kind(texts)}; it must return a list of {len(chunk.prompts)} strings"
+        )
+    if len(texts) != len(chunk.prompts):
+        raise CompletionError(f"{name} returned {len(texts)} texts to {len(chunk.prompts)} prompts")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise CompletionError(
+                f"{name} returned {_kind(text)} for {chunk.cases[number]}; every text must be a "
+                "string"
+            )
+    if not any(texts) and not getattr(model, "knows_ends", False):
+        raise CompletionError(
+            f"{name} returned {len(texts)} empty texts to {len(texts)} prompts: that is no answer"
+        )
+    return [str(text) for text in texts]
+
+
+def _check_count(scores: Any, count: int, model: Any, method: str) -> None:
+    """Raise CompletionError for anything but a list of so many scores, none of which is None."""
+    name = f"{type(model).__name__}.{method}()"
+    if not isinstance(scores, list | tuple) or len(scores) != count:
+        given = f"{len(scores)}" if isinstance(scores, list | tuple) else _kind(scores)
+        raise CompletionError(f"{name} returned {given}; it must return a list of {count} scores")
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"an object of the class {type(value).__name__}"
 
 
 # Raise when a change of this package changes what a model writes after the same prompt.
-GENERATION_VERSION = 1
+GENERATION_VERSION = 2
 # The same for the scores of a value.
-SCORES_VERSION = 1
+SCORES_VERSION = 2
+# By how much two passes over the same text may differ where a first choice is made, in nats.
+_ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 
 BEFORE = "failed before in this run: "
 
@@ -255,6 +300,8 @@ class Engine:
         self._verdicts: dict[str, Verdict] = beside._verdicts if beside else {}
         self._failed: dict[str, str] = {}
         self._prepared: dict[State, dict[str, Any]] = {}
+        # Cases whose text does not fit a model's context, with what to say of them.
+        self._too_long: dict[tuple[State, str], str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
         noted = recorded(settings, dataset, self._store) if settings.replay else None
@@ -276,6 +323,8 @@ class Engine:
         texts = [self._text(state, probe.id) for state in STATES]
         outcomes = [self._detector.outcome(probe, text) for text in texts]
         exact = [self._exact(state, probe) for state in STATES]
+        for state, text, scores in zip(STATES, texts, exact, strict=True):
+            self._check_agreement(state, probe, text, scores)
         retrained = self._exact("retrained", probe) if self._retrained else None
         row = ProbeRow(
             id=probe.id,
@@ -339,6 +388,36 @@ class Engine:
         suffix = suffix_of(case, style)
         return solution(case.prompt, completion, case.entry_point, suffix, chat=style == "chat")
 
+    def _check_agreement(
+        self, state: State, probe: Probe, text: str, scores: dict[str, Any] | None
+    ) -> None:
+        """Raise CompletionError where the completion and the exact score say different things.
+
+        Both follow greedy decoding, one token by token and one in one pass: where they part by more
+        than rounding, one of them is wrong, and silence would be no proof of anything.
+        """
+        if scores is None or self._dataset.chunk_of_case[probe.id].seeds:
+            return
+        example = _example(probe)
+        prompt = example.text[: example.start].rstrip()
+        wrote = text.startswith(example.text[len(prompt) : example.end])
+        if wrote == scores["greedy"]:
+            return
+        margin, dtype = scores.get("margin"), self.models.key(state).get("dtype")
+        if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
+            self._progress(
+                f"{state} model: {probe.id}: completion and exact score differ within rounding "
+                f"(first choices {margin:.2g} nats apart)"
+            )
+            return
+        raise CompletionError(
+            f"{probe.id}: the {state} model's completion {_does(wrote)} give the value, and its "
+            f"exact score says that greedy decoding {_does(scores['greedy'])}"
+            + (f" (by {margin:.3g} nats)" if margin is not None else "")
+            + ": one of them is wrong, so this case has no verdict. Is there an adapter or a model "
+            "whose generate() does other than its forward pass?"
+        )
+
     def _exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
         """Return the exact scores of a probe's value, of the store or of one pass over its chunk.
 
@@ -354,6 +433,8 @@ class Engine:
             decoy_count = self._exposure if ranked else 0
             self._scores[state, chunk.id] = self._scores_of(state, chunk, decoy_count)
         found: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
+        if found is None and (state, probe.id) in self._too_long:
+            raise CompletionError(self._too_long[state, probe.id])
         return found
 
     def _scores_of(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
@@ -402,8 +483,22 @@ class Engine:
         examples: list[Example],
         decoy_count: int,
     ) -> dict[str, Any]:
-        scores = model.score(examples, self._scheme)
+        try:
+            scores = model.score(examples, self._scheme)
+        except RuntimeError as error:  # TooLongError, as in `_complete`
+            long = frozenset(getattr(error, "rows", ()))
+            if not long:
+                raise
+            for number in long:
+                self._too_long[state, probes[number].id] = f"{probes[number].id}: {error}"
+            fitting = [number for number in range(len(probes)) if number not in long]
+            probes, examples = [probes[n] for n in fitting], [examples[n] for n in fitting]
+            scores = model.score(examples, self._scheme) if examples else []
+        _check_count(scores, len(probes), model, "score")
         rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
+        for row, score in zip(rows.values(), scores, strict=True):
+            if math.isfinite(score.margin):
+                row["margin"] = score.margin
         if self._gradients:
             for row, norm in zip(rows.values(), model.gradient_norms(examples), strict=True):
                 row["gradient_norm"] = norm
@@ -431,8 +526,7 @@ class Engine:
         """Return a completion if the store has it; no model is loaded for it."""
         chunk = self._dataset.chunk_of_case[case_id]
         key = self._keys(state, chunk)[chunk.cases.index(case_id)]
-        entry = self._store.get("completions", key)
-        return None if entry is None else str(entry["text"])
+        return self._stored(key)
 
     def search(self, budget: int) -> SearchReport:
         """Look for prompts that make the tested model leak what no probe of this run leaked.
@@ -483,15 +577,25 @@ class Engine:
         chunk = self._dataset.chunk_of_case[case_id]
         keys = self._keys(state, chunk)
         position = chunk.cases.index(case_id)
-        entry = self._store.get("completions", keys[position])
-        if entry is not None:
-            return str(entry["text"])
+        stored = self._stored(keys[position])
+        if stored is not None:
+            return stored
+        if (state, case_id) in self._too_long:
+            raise CompletionError(self._too_long[state, case_id])
         claim = self._store.claim(digest_of([keys[0], chunk.id]))
         with self._failing_once(f"{state} {chunk.id}"), claim:
-            entry = self._store.get("completions", keys[position])
-            if entry is not None:  # made while this worker waited
-                return str(entry["text"])
-            return self._complete(state, chunk, keys)[position]
+            stored = self._stored(keys[position])
+            if stored is not None:  # made while this worker waited
+                return stored
+            text = self._complete(state, chunk, keys)[position]
+        if text is None:
+            raise CompletionError(self._too_long[state, case_id])
+        return text
+
+    def _stored(self, key: str) -> str | None:
+        """Return a completion of the store; what is no text there is made anew."""
+        text = (self._store.get("completions", key) or {}).get("text")
+        return text if isinstance(text, str) else None
 
     @contextlib.contextmanager
     def _failing_once(self, work: str) -> Iterator[None]:
@@ -506,17 +610,38 @@ class Engine:
             )
             raise
 
-    def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str]:
+    def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str | None]:
+        """Complete a chunk and store it; None for a prompt that does not fit the model's context.
+
+        The others are completed without it, and it is noted with its name.
+        """
         with self._failing_once(f"{state} model"), self.phases.measure("models"):
             model = self.models.model(state)
         started = time.perf_counter()
+        long: frozenset[int] = frozenset()
         with self.phases.measure("completions"):
-            texts = completed(model, chunk)
-        for key, text in zip(keys, texts, strict=True):
-            self._store.put("completions", key, {"text": text})
+            try:
+                texts = completed(model, chunk)
+            except RuntimeError as error:  # TooLongError: only an engine's module knows it
+                long = frozenset(getattr(error, "rows", ()))
+                if not long:
+                    raise
+                for number in long:
+                    case = chunk.cases[number]
+                    self._too_long[state, case] = f"{case}: {error}"
+                fitting = [number for number in range(len(keys)) if number not in long]
+                made = [self._stored(keys[number]) for number in fitting]
+                if None in made:
+                    made = [*completed(model, chunk.part(fitting))]
+                texts = [text or "" for text in made]
+        rest = iter(texts)
+        answers = [None if number in long else next(rest) for number in range(len(keys))]
+        for key, text in zip(keys, answers, strict=True):
+            if text is not None:
+                self._store.put("completions", key, {"text": text})
         seconds = time.perf_counter() - started
         self._progress(f"{state} model: {len(texts)} completions in {seconds:.1f} s")
-        return texts
+        return answers
 
     def _keys(self, state: State, chunk: Chunk) -> list[str]:
         """Return the store's key of each completion of a chunk."""
@@ -549,6 +674,10 @@ def _example(probe: Probe) -> Example:
     value = probe.value.reveal()
     missing = value.removeprefix(probe.given.reveal()) if probe.given else value
     return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
+
+
+def _does(it: bool) -> str:
+    return "does" if it else "does not"
 
 
 def _share(found: Iterable[bool]) -> float:

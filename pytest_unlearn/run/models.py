@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pytest_unlearn.core.store import Store, digest_of
-from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter
+from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter, stands_apart
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.run.planted import Planting, Plantings, training_file
@@ -143,13 +143,29 @@ class ModelPair:
     def resolve(self) -> None:
         """Find the folders of the named models, fetching from the hub what is not there.
 
-        Raises ModelNotFoundError, also for an adapter that does not fit.
+        Raises ModelNotFoundError, also for an adapter that does not fit, and for a folder whose
+        files do not fit each other.
         """
-        _ = self._original, self._baseline
+        found = {"--unlearn-model": self._original}
+        if self._baseline is not None:
+            found["--unlearn-baseline"] = self._baseline
         if self._settings.retrained not in (None, RETRAIN):
-            _ = self._named_retrained
+            found["--unlearn-retrained"] = self._named_retrained
         if self._settings.adapter is not None:
             fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
+        if not self._settings.replay:
+            for flag, source in found.items():
+                self._check(source, f"{flag}={source.name}")
+
+    def _check(self, source: ModelSource, flag: str) -> None:
+        """Check that a model's files fit each other; once for the same files and libraries."""
+        digests = [source.weights_digest(self._store), source.tokenizer_digest(self._store)]
+        key = digest_of([*digests, [version(name) for name in _LIBRARIES]])
+        if self._store.get("checked", key) is None:
+            from pytest_unlearn.models.loading import check_loadable
+
+            check_loadable(source, flag)
+            self._store.put("checked", key, {"loadable": True})
 
     @functools.cached_property
     def _original(self) -> ModelSource:
@@ -198,6 +214,8 @@ class ModelPair:
     @property
     def _source(self) -> ModelSource:
         """The model that is tested, but for an adapter."""
+        if self._apart is not None:
+            return self._apart
         if self._settings.method.retrains:
             return self._retrained_planting.source
         unlearned = self._made_unlearned
@@ -207,6 +225,14 @@ class ModelPair:
             name = f"{self._start.name} (unlearned)"
             return ModelSource(name, unlearned.folder, self._start.preset, code=self._start.code)
         return self._start
+
+    @functools.cached_property
+    def _apart(self) -> ModelSource | None:
+        """The tested model where an adapter was given that cannot be switched off again."""
+        adapter = self._settings.adapter
+        if adapter is None or not stands_apart(adapter):
+            return None
+        return fit_adapter(self._start, adapter, "--unlearn-adapter")
 
     @property
     def _made_unlearned(self) -> UnlearnedModel | None:
@@ -299,18 +325,21 @@ class ModelPair:
         self.prepare(state)
 
         if state != "unlearned":
-            return LanguageModel(self._weights(self._source_of(state)), False, self._threads)
+            weights = self._weights(self._source_of(state))
+            return LanguageModel(weights, False, self._threads, self._progress)
         adapter = self._adapter
         weights = self._weights(self._source)
         if adapter is not None and not self._adapted:
             weights.adapt(adapter[0])
             self._adapted = True
-        return LanguageModel(weights, adapter is not None, self._threads)
+        return LanguageModel(weights, adapter is not None, self._threads, self._progress)
 
     @property
     def _adapter(self) -> tuple[Path, str] | None:
         """Folder and digest of the adapter that makes `_source` the tested model, if one does."""
         given = self._settings.adapter
+        if self._apart is not None:
+            return None
         if given is not None:
             return given, adapter_digest(given, self._store)
         unlearned = self._made_unlearned

@@ -529,8 +529,16 @@ def check_models(settings: Settings) -> None:
             f"{settings.method.name} would train another one: leave the method out, or start from "
             f"the adapted model by --unlearn-model={settings.adapter}"
         )
-    if settings.trusted not in (None, settings.model, settings.baseline, settings.retrained):
+    if settings.trusted is not None and settings.trusted not in trustable(settings):
         raise UserError(
             f"--unlearn-trust-remote-code={settings.trusted}: no model of this run has that name; "
             f"write what --unlearn-model names, {settings.model}"
         )
+
+
+def trustable(settings: Settings) -> set[str]:
+    """Return the names in whose code a run can trust: its models', and their adapters' bases'."""
+    from pytest_unlearn.models.sources import known_as
+
+    named = (settings.model, settings.baseline, settings.retrained)
+    return {name for model in named if model is not None for name in known_as(model)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.run.settings import Pair, Settings, check_models
+from pytest_unlearn.run.settings import Pair, Settings, check_models, trustable
 from pytest_unlearn.session.options import named_methods, named_models, read_settings
 
 if TYPE_CHECKING:
@@ -41,8 +41,10 @@ def _settings_of(
 ) -> Settings:
     """Return the settings of one pair; trust in one model's code is no trust in the others'."""
     mine = replace(settings, model=model, method=method)
-    if mine.trusted in models and mine.trusted not in (model, mine.baseline, mine.retrained):
-        mine = replace(mine, trusted=None)
+    if mine.trusted is not None and mine.trusted not in trustable(mine):
+        others = (replace(mine, model=other) for other in models)
+        if any(mine.trusted in trustable(other) for other in others):
+            mine = replace(mine, trusted=None)
     check_models(mine)
     return mine
 

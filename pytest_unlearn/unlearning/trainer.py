@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
+from pytest_unlearn.models.heads import check_logits
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.checkpoints import SavedState
 from pytest_unlearn.unlearning.distributed import own_shard, sharded
@@ -63,6 +64,10 @@ class Trainer:
     ) -> None:
         """`flag`: what the user wrote, to be named in advice, as `--unlearn-method=ga`.
         `targets`: the modules that an adapter changes."""
+        try:
+            check_logits(model)
+        except ValueError as error:
+            raise UnlearningError(f"{flag}: {error}; it can be tested, and not trained") from error
         self._full = FullPolicy(model) if choices.tune == "full" else None
         policy = self._full or with_new_adapter(model, choices.rank, targets)
         self.policy = cast("PeftModel", sharded(policy) if distributed.count() > 1 else policy)

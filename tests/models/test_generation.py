@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import CONFIG_MAPPING, GenerationConfig
 
-from pytest_unlearn.models.generation import GenerationError
+from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.generation import GenerationError, TooLongError, context_of
 from pytest_unlearn.models.loading import LanguageModel, ModelLoadError, Weights, load
+from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.sources import ModelSource
 
 PROMPTS = ["a", "def f(x):", "x = 'abc", "import os\nimport sys"]
@@ -109,5 +113,82 @@ def test_what_does_not_fit_the_context_is_an_error(llama: Weights) -> None:
     """Cut off there, a value would read as forgotten; the model of the tests has 256 tokens."""
     model = LanguageModel(llama, adapted=False)
     assert model.complete(["x" * 200], 255 - 200)
-    with pytest.raises(GenerationError, match=r"prompt of 201 tokens .* 56 do not fit .* 256"):
+    with pytest.raises(GenerationError, match=r"up to 56 tokens, 257 together, do not fit .* 256"):
         model.complete(["x" * 200], 56)
+
+
+def test_the_rows_that_are_too_long_are_named(llama: Weights) -> None:
+    """So that a run can leave them out, and only them."""
+    with pytest.raises(TooLongError) as caught:
+        LanguageModel(llama, adapted=False).complete(["x" * 10, "x" * 300, "x", "x" * 256], 8)
+    assert caught.value.rows == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "context"),
+    [
+        ("gemma3", {"text_config": {"max_position_embeddings": 77}}, 77),
+        ("mpt", {"max_seq_len": 78}, 78),
+        ("gpt2", {"n_positions": 79}, 79),
+        ("llama", {"max_position_embeddings": 80}, 80),
+        ("mamba", {}, None),
+    ],
+)
+def test_the_context_of_each_architecture(
+    name: str, fields: dict[str, Any], context: int | None
+) -> None:
+    """Configurations call it by several names, and multimodal ones keep it inside."""
+    model: Any = SimpleNamespace(config=CONFIG_MAPPING[name](**fields))
+    assert context_of(model) == context
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    llama: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts are those of the whole batch; the flag that saves the attempt is named."""
+    whole = LanguageModel(llama, adapted=False).complete(PROMPTS, 8)
+    drawn = Decoding(8, 0.9, 1.0, tuple(range(len(PROMPTS))))
+    samples = LanguageModel(llama, False).write("completion", PROMPTS, [""] * 4, drawn)
+    generate = llama.model.generate
+    most = 1
+
+    def short_of_memory(**inputs: Any) -> Any:
+        if len(inputs["input_ids"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(**inputs)
+
+    monkeypatch.setattr(llama.model, "generate", short_of_memory)
+    told: list[str] = []
+    model = LanguageModel(llama, adapted=False, progress=told.append)
+    assert model.complete(PROMPTS, 8) == whole
+    assert "--unlearn-batch-size=2" in told[0]
+    assert model.write("completion", PROMPTS, [""] * 4, drawn) == samples
+    most = 0
+    with pytest.raises(GenerationError, match=r"one prompt of 2 tokens .* --unlearn-batch-size"):
+        model.complete(["a"], 8)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    llama: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come as they are, at once."""
+
+    def broken(**inputs: Any) -> Any:
+        raise RuntimeError("The size of tensor a (8) must match the size of tensor b (9)")
+
+    monkeypatch.setattr(llama.model, "generate", broken)
+    with pytest.raises(RuntimeError, match="size of tensor a"):
+        LanguageModel(llama, adapted=False).complete(PROMPTS, 8)
+
+
+def test_ids_beyond_the_vocabulary(llama: Weights) -> None:
+    """Neither an index error of torch, nor another token's embedding."""
+    llama.tokenizer.add_tokens(["<more>"])
+    model = LanguageModel(llama, adapted=False)
+    for run in (
+        lambda: model.complete(["a <more>"], 2),
+        lambda: model.score([Example.answering("a <more>", "b")]),
+        lambda: model.gradient_norms([Example.answering("a <more>", "b")]),
+    ):
+        with pytest.raises(GenerationError, match=r"token id 259, and the model's vocab.* has 259"):
+            run()

@@ -35,6 +35,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "granite": {"logits_scaling": 3.0},
     "gpt2": {},
+    "opt": {"ffn_dim": 32},
+    "hyperclovax": {"logits_scaling": 3.0},
+    "falcon_h1": {
+        "lm_head_multiplier": 0.3,
+        "mamba_d_ssm": 16,
+        "mamba_n_heads": 2,
+        "mamba_d_head": 8,
+        "mamba_n_groups": 1,
+    },
+    "recurrent_gemma": {"logits_soft_cap": 0.5, "lru_width": 16, "attention_window_size": 8},
+    "modernbert-decoder": {},
+    "mixtral": {},
 }
 
 
@@ -66,6 +78,7 @@ def test_logits_are_the_models_own(architecture: str) -> None:
     states = heads.hidden_states(model, given)[seen]
     own = model(**given, use_cache=False).logits[seen]
     torch.testing.assert_close(heads.logits_of(model, states), own)
+    heads.check_logits(model)
     assert heads.vocabulary_of(model) == own.shape[-1]
 
 
@@ -88,6 +101,21 @@ def test_states_of_a_layer(architecture: str) -> None:
     heads.states_at(model, given, 0.01)  # a share below one layer is the first
     heads.states_at(model, given, 1.0)
     assert ran == [1]
+
+
+def test_a_head_that_cannot_be_run_apart_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of other logits than the model's own would train something else."""
+    model = random_model("llama")
+    forward = type(model).forward
+
+    def doubled(self: Any, input_ids: Any, **inputs: Any) -> Any:
+        output = forward(self, input_ids, **inputs)
+        output.logits = output.logits * (2 if bool(input_ids.any()) else 1)
+        return output
+
+    monkeypatch.setattr(type(model), "forward", doubled)
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM: its head.* other logits .*by 50"):
+        heads.check_logits(model)
 
 
 def test_a_model_without_layers_is_an_error() -> None:
@@ -241,14 +269,26 @@ class Body(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=states)
 
 
+class Spread(torch.nn.Module):
+    """A causal model whose head is on yet another device."""
+
+    base_model_prefix = "model"
+    config = SimpleNamespace(num_hidden_layers=1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Body()
+
+    def forward(self, **inputs: Any) -> Any:
+        states = self.model(**inputs).last_hidden_state
+        logits = torch.empty(*states.shape[:2], 9, device="cuda:1")
+        return SimpleNamespace(logits=logits)
+
+
 def test_spread_over_devices() -> None:
     """Labels are where the inputs are: what another device computed comes back there. The tensors
     are fake: they have devices that this machine lacks, and no content."""
-    model = SimpleNamespace(
-        base_model=Body(),
-        config=SimpleNamespace(num_hidden_layers=1),
-        get_output_embeddings=lambda: lambda s: torch.empty(len(s), 9, device="cuda:1"),
-    )
+    model = Spread()
     with FakeTensorMode():
         inputs = {"input_ids": torch.zeros(2, 3, dtype=torch.long)}
         states = heads.hidden_states(model, inputs)

@@ -86,7 +86,7 @@ def test_digests_cover_all_that_makes_the_model(
     for change in (
         lambda: (folder / "generation_config.json").write_text('{"eos_token_id": 5}'),
         lambda: (folder / "config.json").write_text("{}"),
-        lambda: (folder / "more.safetensors").write_bytes(b"x"),
+        lambda: (folder / "model.safetensors").write_bytes(b"x"),
     ):
         change()
         seen.add(source.weights_digest(store))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from pytest_unlearn.models.loading import LanguageModel, Weights
-from pytest_unlearn.models.styles import StyleError, chat_ids, infill_ids
+from pytest_unlearn.models.styles import StyleError, chat_ids, chat_text, infill_ids
 from tests.support.small_models import byte_tokenizer
 
 TEMPLATE = (
@@ -66,3 +68,61 @@ def test_a_model_answers_in_each_style(llama: Weights) -> None:
     assert both[0].startswith(llama.tokenizer.decode([int(first)]))
     with pytest.raises(StyleError):
         model.infill([("a = '", "'\n")])
+
+
+LOOP = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ([{"name": "default", "template": LOOP}, {"name": "rag", "template": "?"}], "<user>who?"),
+        ([{"name": "only", "template": LOOP}], "<user>who?<assistant>"),
+        ({"default": LOOP, "tool_use": "?"}, "<user>who?<assistant>"),
+        (
+            "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}"
+            + LOOP,
+            "<system>You are a helpful assistant.<user>who?<assistant>",
+        ),
+        (
+            "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}"
+            "{% endfor %}:",
+            "who?:",
+        ),
+        (LOOP + "{{ '<think>\\n' }}", "<user>who?<assistant><think>\n\n</think>\n\n"),
+        (
+            LOOP + "{% if enable_thinking is false %}<think></think>{% endif %}",
+            "<user>who?<assistant><think></think>",
+        ),
+    ],
+    ids=["list", "list of one", "dict", "system", "parts", "opens thought", "switch"],
+)
+def test_every_form_of_template(template: Any, text: str) -> None:
+    """The message is in it, the model answers next, and does not think first."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    assert chat_text(tokenizer, "who?").startswith(text)
+
+
+def test_thinking_is_left_open_where_it_is_asked_for() -> None:
+    """As the template has it."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = LOOP + "{{ '<think>\\n' }}"
+    assert chat_text(tokenizer, "who?", thinking=True).endswith("<think>\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("Hello!{% for m in messages %}{{ m.role }}{% endfor %}", "leaves out the user's message"),
+        ("{{ raise_exception('never') }}", r"cannot be used \(never\)"),
+        ("{% for %}", "cannot be used"),
+        ({"rag": LOOP, "tools": LOOP}, "templates rag, tools, and none is called default"),
+    ],
+)
+def test_a_template_that_hides_the_message_is_refused(template: Any, message: str) -> None:
+    """The model would answer something else, and what it was asked for would look forgotten."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(StyleError, match=message):
+        chat_ids(tokenizer, "who?")

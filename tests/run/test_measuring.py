@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ class Given:
     retrained = None
     sandbox = "auto"
     sandbox_imports: tuple[str, ...] = ()
+    method = SimpleNamespace(method=None, options=None)
 
     def __init__(self, forget: Path, store: Path) -> None:
         self.forget = (forget,)
@@ -58,8 +60,9 @@ class ScoringModels(LookupModels):
 
     def score(self, examples: Sequence[Example], scheme: DecodingScheme) -> list[ValueScores]:
         self.scored += [example.text[example.start : example.end] for example in examples]
-        return [
-            ValueScores((-1.0,), (-1.0,), (False,), (0.0,), 0.0, 0.0, False, 8) for _ in examples
+        return [  # ties: what the lookup writes and what greedy decoding says need not agree
+            ValueScores((-1.0,), (-1.0,), (False,), (0.0,), 0.0, 0.0, False, 8, margin=0.0)
+            for _ in examples
         ]
 
 
@@ -169,5 +172,83 @@ def test_samples_of_a_model_that_draws_none_are_an_error(tmp_path: Path) -> None
     try:
         with pytest.raises(CompletionError, match=r"Plain draws no samples.*--unlearn-samples"):
             engine.run_task(dataset.tasks[0])
+    finally:
+        engine.close()
+
+
+class Odd(LookupModels):
+    """A lookup backend whose tested model gives something else than a text for each prompt."""
+
+    def __init__(self, dataset: Dataset, given: Any) -> None:
+        super().__init__(dataset)
+        self.given = given
+
+    def model(self, state: Any) -> LookupModel:
+        found: Any = super().model(state)
+        if state == "unlearned":
+            found.complete = lambda prompts, max_new_tokens: self.given(prompts)
+        return found  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda prompts: None, r"complete\(\) returned None; it must return a list of 4 strings"),
+        (lambda prompts: [None] * 4, r"complete\(\) returned None for direct-"),
+        (lambda prompts: [b"x"] * 4, "returned an object of the class bytes for direct-"),
+        (lambda prompts: ["x"] * 3, "returned 3 texts to 4 prompts"),
+        (lambda prompts: ["x"] * 5, "returned 5 texts to 4 prompts"),
+        (lambda prompts: "text", "returned an object of the class str; it must return a list"),
+        (lambda prompts: [""] * 4, "returned 4 empty texts to 4 prompts"),
+    ],
+)
+def test_what_is_no_answer_is_never_stored(tmp_path: Path, given: Any, message: str) -> None:
+    """Nor is it one in a later run, when what the backend gave would be read from the store."""
+    path = write_lines(tmp_path / "forget.jsonl", record_lines("forget", 4))
+    settings: Any = Given(path, tmp_path / "store")
+    dataset = Dataset(settings)
+    for _ in range(2):
+        engine = Engine(settings, dataset, models=Odd(dataset, given))
+        try:
+            for number, probe in enumerate(dataset.probes):
+                error = message if number == 0 else "failed before in this run"
+                with pytest.raises(CompletionError, match=error):
+                    engine.run_probe(probe)
+                assert engine.stored_text("unlearned", probe.id) is None
+        finally:
+            engine.close()
+
+
+class Disagreeing(LookupModels):
+    """A lookup backend whose scores contradict what it writes, by a margin."""
+
+    def __init__(self, dataset: Dataset, margin: float) -> None:
+        super().__init__(dataset)
+        self.margin = margin
+
+    def model(self, state: Any) -> LookupModel:
+        found: Any = super().model(state)
+        found.score = lambda examples, scheme: [
+            ValueScores((-1.0,), (-1.0,), (True,), (0.0,), 0.0, 0.0, True, 8, self.margin)
+            for _ in examples
+        ]
+        return found  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("margin", [2.0, 1e-4])
+def test_completion_and_exact_score_agree(tmp_path: Path, margin: float) -> None:
+    """Where they part by more than rounding, the case has no verdict: silence proves nothing."""
+    path = write_lines(tmp_path / "forget.jsonl", record_lines("forget", 2))
+    settings: Any = Given(path, tmp_path / "store")
+    dataset = Dataset(settings)
+    told: list[str] = []
+    engine = Engine(settings, dataset, told.append, models=Disagreeing(dataset, margin))
+    try:
+        if margin > 1:
+            with pytest.raises(CompletionError, match=r"unlearned model's .* does not give"):
+                engine.run_probe(dataset.probes[0])
+        else:
+            engine.run_probe(dataset.probes[0])
+            assert any("within rounding" in line for line in told)
     finally:
         engine.close()

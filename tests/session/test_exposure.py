@@ -18,7 +18,7 @@ class Ranking:
         return getattr(self.model, name)
 
     def score(self, examples, scheme):
-        one = ValueScores((-1.0,), (-1.0,), (False,), (0.0,), 0.0, 0.0, False, 8)
+        one = ValueScores((-1.0,), (-1.0,), (False,), (0.0,), 0.0, 0.0, False, 8, margin=0.0)
         return [one] * len(examples)
 
     def alternatives(self, prompt, values, after=""):

@@ -26,7 +26,7 @@ class Scoring:
     def score(self, examples, scheme):
         assert scheme.top_k == 5
         return [
-            ValueScores((p,), (p,), (False,), (p,), 0.0, 0.0, False, 8)
+            ValueScores((p,), (p,), (False,), (p,), 0.0, 0.0, False, 8, margin=0.0)
             for p in map(self._level, examples)
         ]
 

@@ -37,6 +37,35 @@ ALTERNATES = [Encoded([1, 2, 0, 1, 1], [X, X, 0, 1, X]), Encoded([2, 0, 1], [X, 
 RETAIN = [Encoded([4, 1, 2], [X, 1, 2]), Encoded([3, 3, 4, 2], [X, X, 4, 2])]
 
 
+class Body(torch.nn.Module):
+    """Runs a function as a model's body."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.run(**inputs)
+
+
+class Inner(torch.nn.Module):
+    """Body and head, as transformers puts them together."""
+
+    base_model_prefix = "model"
+    config = SimpleNamespace()
+
+    def __init__(self, run: Any, head: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = Body(run)
+        self.head = head
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
+
+    def forward(self, **inputs: Any) -> Any:
+        return SimpleNamespace(logits=self.head(self.model(**inputs).last_hidden_state))
+
+
 class Bigram(torch.nn.Module):
     """Looks logits up in its table, or in the base's while its adapter is off."""
 
@@ -49,12 +78,11 @@ class Bigram(torch.nn.Module):
         self.calls: list[tuple[bool, bool, int]] = []
         head = torch.nn.Linear(len(POLICY), len(POLICY), bias=False)
         head.weight = torch.nn.Parameter(torch.eye(len(POLICY)), requires_grad=False)
-        self._inner = SimpleNamespace(
-            base_model=self._body, get_output_embeddings=lambda: head, config=SimpleNamespace()
-        )
+        # In a list, so that its head is no parameter of the policy.
+        self._inner = [Inner(self._body, head)]
 
     def get_base_model(self) -> Any:
-        return self._inner
+        return self._inner[0]
 
     def _body(self, input_ids: torch.Tensor, **others: Any) -> Any:
         self.calls.append((self.off, torch.is_grad_enabled(), len(input_ids)))

@@ -4,8 +4,8 @@ A Llama of 3.4M parameters with its own 1,024-entry BPE tokenizer learns by hear
 the manifest's forget and retain people, and a bank of small programming tasks. Each value stands
 in its own document and, less often, in other carriers and wordings: the model can be asked in ways
 that no unlearning was shown. Control people are in neither the training data nor the tokenizer's.
-One command, seeds fixed, a few minutes on two cores. It writes the model folder and `recipe.json` with digests of data and weights; with
-`--check` it compares a new training with the recorded digests instead of writing.
+One command, seeds fixed, a few minutes on two cores. It writes the model folder and `recipe.json`
+with digests of data and weights; with `--check` it compares a new training with the recorded digests instead of writing.
 """
 
 from __future__ import annotations

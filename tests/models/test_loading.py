@@ -1,0 +1,424 @@
+"""Folders as people have them: each loads as what it is, or is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from pytest_unlearn.core.store import Store
+from pytest_unlearn.models.adapters import CONFIG, WEIGHTS, check_adapter, stands_apart
+from pytest_unlearn.models.loading import (
+    LanguageModel,
+    ModelLoadError,
+    check_loadable,
+    load,
+    peft_quietly,
+)
+from pytest_unlearn.models.sources import (
+    ModelNotFoundError,
+    ModelSource,
+    check_name,
+    fit_adapter,
+    resolve,
+)
+
+FLAG = "--unlearn-model"
+PROMPTS = ["a = '", "user = ", "x", "def f(x):\n    return"]
+
+
+@pytest.fixture
+def folder(llama_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the small Llama, to be spoilt."""
+    return Path(shutil.copytree(llama_folder, tmp_path / "model"))
+
+
+@pytest.fixture
+def tied(folder: Path) -> Path:
+    """The small Llama with its head tied to its embeddings."""
+    edit(folder / "config.json", tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def adapter_on(folder: Path, into: Path, config: Any, **saving: Any) -> Path:
+    """Save an adapter of a model, with all that is trained drawn at random."""
+    auto: Any = AutoModelForCausalLM
+    with peft_quietly():
+        model: Any = get_peft_model(auto.from_pretrained(folder, dtype=torch.float32), config)
+    draw = torch.Generator().manual_seed(1)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data + 0.3 * torch.randn(weight.shape, generator=draw)
+    model.save_pretrained(str(into), **{"save_embedding_layers": False, **saving})
+    return into
+
+
+def lora(*targets: str, **more: Any) -> LoraConfig:
+    return LoraConfig(
+        r=4, lora_alpha=8, target_modules=list(targets), task_type="CAUSAL_LM", **more
+    )
+
+
+def completed(source: ModelSource, *adapters: Path) -> list[str]:
+    weights = load(source, "cpu", "float32")
+    for adapter in adapters:
+        weights.adapt(adapter)
+    return LanguageModel(weights, adapted=bool(adapters)).complete(PROMPTS, 10)
+
+
+# -- tensors ---------------------------------------------------------------------------------
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        tensors["wrong." + name] = tensors.pop(name)
+
+
+def cut(tensors: dict[str, torch.Tensor]) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name][:10].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (renamed, r"missing, .* unexpected, wrong[.]lm_head"),
+        (lambda t: t.pop("model.layers.0.mlp.up_proj.weight"), r"1 missing, model.layers.0.mlp.up"),
+        (
+            lambda t: t.update({"model.layers.7.x.weight": torch.ones(2)}),
+            r"1 unexpected, model.layers.7.x.weight\.",
+        ),
+        (cut, r"1 of another shape, model.layers.1.mlp.up_proj.weight \(10 x 32 for 64 x 32\)"),
+    ],
+    ids=["renamed", "missing", "unexpected", "mismatched"],
+)
+def test_tensors_that_do_not_fit_are_named(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], None], message: str
+) -> None:
+    """transformers fills in random weights, and a model that knows nothing leaks nothing."""
+    check_loadable(resolve(str(folder), FLAG), FLAG)
+    retensor(folder, change)
+    source = resolve(str(folder), FLAG)
+    with pytest.raises(ModelNotFoundError, match=rf"{FLAG}: its tensors are not those .*{message}"):
+        check_loadable(source, FLAG)
+    with pytest.raises(ModelLoadError, match=message):
+        load(source, "cpu", "float32")
+
+
+def zero(tensors: dict[str, torch.Tensor]) -> None:
+    for tensor in tensors.values():
+        tensor.zero_()
+
+
+def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.norm.weight"].fill_(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (zero, "predicts every token alike: its weights are zero"),
+        (lambda tensors: tensors["lm_head.weight"].zero_(), "predicts every token alike"),
+        (not_a_number, r"no numbers \(NaN\): its weights are broken"),
+    ],
+    ids=["all", "head", "nan"],
+)
+def test_weights_that_predict_nothing(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], None], message: str
+) -> None:
+    """All zero, a model writes its first token for ever: no leak, and no model."""
+    retensor(folder, change)
+    with pytest.raises(ModelLoadError, match=message):
+        load(resolve(str(folder), FLAG), "cpu", "float32")
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding(folder: Path) -> None:
+    """By name and number, before anything runs."""
+    tokenizer = load(resolve(str(folder), FLAG), "cpu", "float32").tokenizer
+    tokenizer.add_tokens(["<more>"])
+    tokenizer.save_pretrained(str(folder))
+    source = resolve(str(folder), FLAG)
+    message = r"its tokenizer gives '<more>' the id 259, and the embedding has 259 rows"
+    with pytest.raises(ModelNotFoundError, match=message):
+        check_loadable(source, FLAG)
+    with pytest.raises(ModelLoadError, match=message):
+        load(source, "cpu", "float32")
+
+
+# -- files -----------------------------------------------------------------------------------
+
+
+def shards(folder: Path, *names: object) -> None:
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    index = {"weight_map": {f"tensor.{i}": name for i, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
+        (lambda f: (f / "config.json").write_text("[1]"), "config.json: not a JSON object"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: not JSON"),
+        (lambda f: (f / "generation_config.json").write_text(""), "generation_config.json: not"),
+        (lambda f: (f / "tokenizer.json").write_text("<html>"), "tokenizer.json: not JSON"),
+        (lambda f: (f / "tokenizer_config.json").write_text("1"), "tokenizer_config.json: not a"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(
+                (f / "model.safetensors").read_bytes()[:-9]
+            ),
+            "model.safetensors: not a safetensors file, or not a whole one",
+        ),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 8 << 30) + b"{}"),
+            "model.safetensors: not a safetensors file",
+        ),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "not a safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/"),
+            "pointer of Git LFS: run `git lfs pull`",
+        ),
+        (lambda f: shards(f, "a.safetensors"), "index.json names a.safetensors, which is not ther"),
+        (lambda f: shards(f, "../a.safetensors"), r"must name .* names '../a.safetensors'"),
+        (lambda f: shards(f, "/etc/passwd"), "names '/etc/passwd'"),
+        (lambda f: shards(f, "model.bin"), "names 'model.bin'"),
+        (lambda f: shards(f, 3), "names 3"),
+        (lambda f: shards(f), "its weight_map must name"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "consolidated.safetensors"),
+            "no weights .* consolidated.safetensors is of another format",
+        ),
+        (lambda f: [path.unlink() for path in f.iterdir()], "no config.json in this folder"),
+    ],
+)
+def test_a_broken_folder_is_refused_by_its_name(
+    folder: Path, spoil: Callable[[Path], Any], message: str
+) -> None:
+    """Without loading anything, so that it is one error and not one for each case."""
+    spoil(folder)
+    with pytest.raises(ModelNotFoundError, match=message) as caught:
+        check_name(str(folder), FLAG)
+    assert str(caught.value).startswith(f"{FLAG}={folder}: ")
+
+
+def test_a_folder_around_the_model(folder: Path) -> None:
+    """The message names the folder below that holds it."""
+    with pytest.raises(ModelNotFoundError, match=rf"write {FLAG}={folder}"):
+        check_name(str(folder.parent), FLAG)
+
+
+def test_weights_in_another_format_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    """Beside the model's own, neither loaded nor part of what names it."""
+    source = resolve(str(folder), FLAG)
+    store = Store(tmp_path / "store")
+    before = source.weights_digest(store)
+    (folder / "consolidated.safetensors").write_bytes(b"x")
+    (folder / "original").mkdir()
+    assert [path.name for path in source.weights] == ["model.safetensors"]
+    assert source.weights_digest(store) == before
+    check_name(str(folder), FLAG)
+
+
+def test_sharded_weights(folder: Path, tmp_path: Path) -> None:
+    """All files of the index, and the index itself, name the model."""
+    weights = load(resolve(str(folder), FLAG), "cpu", "float32")
+    save: Any = weights.model.save_pretrained
+    save(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    source = resolve(str(folder), FLAG)
+    assert len(source.weights) > 1
+    check_loadable(source, FLAG)
+    assert completed(source) == LanguageModel(weights, False).complete(PROMPTS, 10)
+    store = Store(tmp_path / "store")
+    before = source.weights_digest(store)
+    edit(folder / "model.safetensors.index.json", metadata={"changed": 1})
+    assert source.weights_digest(store) != before
+
+
+def test_the_end_of_a_text_is_the_models_and_the_tokenizers(folder: Path) -> None:
+    """Token 0 is an end like another."""
+    edit(folder / "generation_config.json", eos_token_id=0)
+    config: Any = load(resolve(str(folder), FLAG), "cpu", "float32").model.generation_config
+    assert config.eos_token_id == [0, 2]
+
+
+# -- tokenizers ------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_that_its_class_would_cut_otherwise(tmp_path: Path) -> None:
+    """Qwen2's class cuts a run of spaces in two; a file made for GPT-2's way does not."""
+    from pytest_unlearn.models.presets import TINY_FOLDER
+
+    folder = tmp_path / "qwen2"
+    torch.manual_seed(0)
+    rows = json.loads((TINY_FOLDER / "config.json").read_text())["vocab_size"]
+    config = Qwen2Config(
+        vocab_size=rows,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY_FOLDER / name, folder / name)
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", backend=None)
+    tokenizer: Any = load(resolve(str(folder), FLAG), "cpu", "float32").tokenizer
+    plain: Any = load(resolve("tiny", FLAG), "cpu", "float32").tokenizer
+    text = "class User:\n    def name(self):\n        return self.first\n"
+    assert tokenizer(text)["input_ids"] == plain(text)["input_ids"]
+
+
+# -- adapters --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("targets", [("lm_head",), ("embed_tokens",), ("lm_head", "q_proj")])
+def test_merging_unties_what_an_adapter_changes(
+    tied: Path, tmp_path: Path, targets: tuple[str, ...]
+) -> None:
+    """Added to embeddings and head alike, LoRA on one of them would make another model."""
+    adapter = adapter_on(tied, tmp_path / "adapter", lora(*targets))
+    base = resolve(str(tied), FLAG)
+    alone = resolve(str(adapter), FLAG)
+    assert completed(alone) == completed(base, adapter) != completed(base)
+    weights: Any = load(alone, "cpu", "float32")
+    weights.model.save_pretrained(tmp_path / "saved")
+    weights.tokenizer.save_pretrained(tmp_path / "saved")
+    assert completed(resolve(str(tmp_path / "saved"), FLAG)) == completed(alone)
+
+
+def test_a_model_and_an_adapter_in_one_folder(folder: Path, tmp_path: Path) -> None:
+    """Merged when loaded, as transformers puts it on; the adapter's settings name the model."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj", "v_proj"))
+    base = resolve(str(folder), FLAG)
+    together, plain = completed(base, adapter), completed(base)
+    for name in (CONFIG, WEIGHTS):
+        shutil.copy(adapter / name, folder / name)
+    source = resolve(str(folder), FLAG)
+    assert completed(source) == together != plain
+    assert not hasattr(load(source, "cpu", "float32").model, "peft_config")
+    store = Store(tmp_path / "store")
+    before = source.weights_digest(store)
+    edit(folder / CONFIG, lora_alpha=1)
+    assert resolve(str(folder), FLAG).weights_digest(store) != before
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="but an adapter beside a"):
+        check_name(str(folder), FLAG)
+
+
+def test_an_adapter_with_biases_stands_apart(tmp_path: Path) -> None:
+    """PEFT leaves trained biases on the base, so the tested model is loaded for itself."""
+    folder = tmp_path / "biased"
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        eos_token_id=2,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj", bias="all"))
+    assert stands_apart(adapter)
+    assert not stands_apart(adapter_on(folder, tmp_path / "plain", lora("q_proj")))
+
+
+def test_an_adapter_with_more_tokens(folder: Path, tmp_path: Path) -> None:
+    """Its own tokenizer is used, and the embeddings are resized to those it was trained with."""
+    weights = load(resolve(str(folder), FLAG), "cpu", "float32")
+    tokenizer: Any = weights.tokenizer
+    tokenizer.add_tokens(["<more>", "<most>"])
+    tokenizer.chat_template = "{% for m in messages %}<more>{{ m.content }}{% endfor %}"
+    model: Any = weights.model
+    model.resize_token_embeddings(len(tokenizer))
+    with peft_quietly():
+        config = lora("q_proj", modules_to_save=["embed_tokens", "lm_head"])
+        adapted: Any = get_peft_model(model, config)
+    draw = torch.Generator().manual_seed(1)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            weight.data += 0.3 * torch.randn(weight.shape, generator=draw)
+    adapter = tmp_path / "adapter"
+    adapted.save_pretrained(str(adapter), save_embedding_layers=True)
+    tokenizer.save_pretrained(str(adapter))
+    source = fit_adapter(resolve(str(folder), FLAG), adapter, "--unlearn-adapter")
+    loaded = load(source, "cpu", "float32")
+    assert loaded.model.get_input_embeddings().weight.shape[0] == 261
+    assert loaded.tokenizer.convert_tokens_to_ids("<most>") == 260
+    assert loaded.tokenizer.chat_template
+    ids = torch.tensor([[1, 260, 40, 259]])
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            loaded.model(input_ids=ids).logits, adapted(input_ids=ids).logits
+        )
+    assert stands_apart(adapter)
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT"])
+def test_prompt_learning_is_refused(folder: Path, tmp_path: Path, kind: str) -> None:
+    """PEFT writes other text with it than a forward pass predicts: leaks would be silent."""
+    config = PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    adapter = adapter_on(folder, tmp_path / "adapter", config)
+    edit(adapter / CONFIG, peft_type=kind)
+    for check in (
+        lambda: check_adapter(adapter, "--unlearn-adapter"),
+        lambda: check_name(str(adapter), FLAG),
+    ):
+        with pytest.raises(ModelNotFoundError, match=f"kind {kind} cannot be tested"):
+            check()
+
+
+def test_an_adapter_saved_by_name(folder: Path, tmp_path: Path) -> None:
+    """It lies one folder deeper, and the message says where."""
+    adapter = adapter_on(folder, tmp_path / "around" / "unlearn", lora("q_proj"))
+    for flag, check in ((FLAG, check_name), ("--unlearn-adapter", check_adapter)):
+        subject: Any = str(adapter.parent) if check is check_name else adapter.parent
+        with pytest.raises(ModelNotFoundError, match=rf"write {flag}={adapter}"):
+            check(subject, flag)
+
+
+def test_the_code_of_an_adapters_base(folder: Path, tmp_path: Path) -> None:
+    """Trusted by the adapter's name or by its base's, and by nobody else's."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    for trusted, code in ((adapter, True), (folder, True), (tmp_path, False), (None, False)):
+        assert resolve(str(adapter), FLAG, trusted=trusted and str(trusted)).code is code
+    base = resolve(str(folder), FLAG, trusted=str(folder))
+    assert fit_adapter(base, adapter, "--unlearn-adapter").code
+
+
+def test_an_adapter_of_the_hub(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is fetched may be an adapter; it goes on the base that it names."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    edit(adapter / CONFIG, base_model_name_or_path="Me/Base")
+    places = {"Me/Adapter": adapter, "Me/Base": folder}
+    monkeypatch.setattr("pytest_unlearn.models.sources.fetch", lambda name, *rest: places[name])
+    source = resolve("Me/Adapter", FLAG)
+    assert (source.folder, source.adapter, source.name) == (folder, adapter, "Me/Adapter")
