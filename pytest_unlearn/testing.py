@@ -80,6 +80,9 @@ class LookupModels:
     def resolve(self) -> None:
         """Nothing has to be found."""
 
+    def release(self) -> None:
+        """Nothing is loaded."""
+
     def stored_unlearning(self) -> None:
         """Nothing is unlearned."""
 

@@ -17,6 +17,7 @@ from transformers import (
 
 from pytest_unlearn.models.batching import padded
 from pytest_unlearn.models.decoding import decode
+from pytest_unlearn.models.presets import CONTEXTS
 from pytest_unlearn.models.sampling import Decoding, DecodingScheme, cut_at
 from pytest_unlearn.models.styles import Infill, chat_ids, infill_ids, infill_style
 from pytest_unlearn.models.token_scores import scheme_log_probs
@@ -38,22 +39,11 @@ class TooLongError(GenerationError):
         self.rows = tuple(rows)
 
 
-# What configurations call the most tokens that a model takes.
-_CONTEXTS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-    "n_ctx",
-)
-
-
 def context_of(model: PreTrainedModel | PeftModel) -> int | None:
     """Return the most tokens that a model takes, None for a model without a limit."""
     config: Any = model.config
     for part in (config.get_text_config(), config):  # that of a multimodal model is inside
-        for name in _CONTEXTS:
+        for name in CONTEXTS:
             limit = getattr(part, name, None)
             if isinstance(limit, int) and limit > 0:
                 return limit

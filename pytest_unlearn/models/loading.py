@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from pytest_unlearn.models.engine import METHODS
 from pytest_unlearn.models.generation import (
+    check_context,
+    check_ids,
+    context_of,
     is_out_of_memory,
     write,
 )
 from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_block
+from pytest_unlearn.models.heads import states_at
 from pytest_unlearn.models.patching import (
     ModelLoadError,
     dequantized,
@@ -89,6 +94,7 @@ class Weights:
 class LanguageModel:
     """A model in one state: as it was loaded, or with its adapter."""
 
+    abilities: frozenset[str] = frozenset(METHODS)
     knows_ends = True  # a text is empty where the model ended it at once
 
     def __init__(
@@ -186,6 +192,29 @@ class LanguageModel:
         """Return the log-probability (nats) of many values after one prompt; see `Scorer`."""
         with self._scoring() as scorer:
             return scorer.alternatives(prompt, values, after)
+
+    @torch.inference_mode()
+    def hidden_states(self, texts: Sequence[str], depth: float = 1.0) -> list[torch.Tensor]:
+        """Return the hidden states `[tokens, hidden]` (float32, CPU) of each text.
+
+        `depth`: the share of the layers after which they are taken. Raises ValueError for a model
+        whose layers are not found, TooLongError for a text beyond its context.
+        """
+        tokenize: Any = self.tokenizer
+        rows = [list(tokenize(text)["input_ids"]) for text in texts]
+        with cpu_threads(self._threads), self.active() as model:
+            check_context([len(row) for row in rows], context_of(model), "a text of {} tokens does")
+            check_ids(model, rows)
+            states = []
+            for row in rows:
+                ids = torch.tensor([row], device=model.device)
+                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                states.append(states_at(model, inputs, depth)[0].float().cpu())
+            return states
+
+    def context(self) -> int | None:
+        """Return the most tokens of a text, None for no limit."""
+        return context_of(self._weights.model)
 
     @contextlib.contextmanager
     def _scoring(self) -> Iterator[Scorer]:

@@ -17,6 +17,15 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.styles import INFILLS, Infill, StyleError
 
 GROUP = "pytest_unlearn.presets"
+# What configurations call the most tokens that a model takes.
+CONTEXTS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+)
 TINY_FOLDER = Path(__file__).parent / "tiny" / "weights"
 
 _GATED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -177,6 +177,11 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
             if Path(name).suffix == ".json" and (folder / name).is_file():
                 json_object(folder / name)
         weights = weight_files(folder)
+        if weights and not any((folder / name).is_file() for name in TOKENIZERS):
+            raise ValueError(
+                f"no tokenizer in it ({', '.join(TOKENIZERS)}); save it there with "
+                "tokenizer.save_pretrained()"
+            )
         if missing := [path.name for path in weights if not path.is_file()]:
             raise ValueError(f"{_INDEX} names {missing[0]}, which is not there")
         for path in weights:
@@ -187,11 +192,6 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
         raise ModelNotFoundError(f"{flag}={folder}: {_no_weights(folder, flag)}")
     if holds_adapter(folder):
         check_adapter(folder, flag)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise ModelNotFoundError(
-            f"{flag}={folder}: no tokenizer in it ({', '.join(TOKENIZERS)}); "
-            "save it there with tokenizer.save_pretrained()"
-        )
     if trusted:
         _check_code(folder, flag)
 
@@ -208,7 +208,7 @@ def _elsewhere(folder: Path, flag: str) -> str:
 
 def _no_weights(folder: Path, flag: str) -> str:
     """Return what to say of a folder with a configuration and no weights that can be loaded."""
-    start = f"no weights ({_MODEL}, or {_INDEX} and its files) in it"
+    start = "no weights (*.safetensors) in it"
     if holds_adapter(folder):
         return (
             f"{start}, but an adapter beside a config.json; remove config.json to test the "

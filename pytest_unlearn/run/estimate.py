@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
-from pytest_unlearn.models.presets import presets
+from pytest_unlearn.models.adapters import base_of, is_adapter
+from pytest_unlearn.models.presets import CONTEXTS, presets
+from pytest_unlearn.models.sources import weight_files
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Chunk, Dataset
@@ -63,6 +65,7 @@ class ModelSize:
     cache_values: int
     count: Callable[[Sequence[str]], list[int]]
     exact: bool
+    context: int | None = None
 
 
 def model_size(name: str) -> ModelSize | None:
@@ -77,21 +80,32 @@ def model_size(name: str) -> ModelSize | None:
     width = config.get("head_dim") or hidden // heads
     count, exact = _counter(folder)
     return ModelSize(
-        parameters=sum(map(_parameters, sorted(folder.glob("*.safetensors")))),
+        parameters=sum(map(_parameters, weight_files(folder))),
         layers=layers,
         hidden=hidden,
         vocabulary=config.get("vocab_size", 0),
         cache_values=2 * layers * config.get("num_key_value_heads", heads) * width,
         count=count,
         exact=exact,
+        context=next((config[name] for name in CONTEXTS if config.get(name)), None),
     )
+
+
+def is_here(name: str | None) -> bool:
+    """Tell whether a model is a file or folder of this machine, so that nothing is fetched."""
+    preset = presets().get(str(name))
+    return Path(preset.source if preset else str(name)).exists()
 
 
 def _local_folder(name: str) -> Path | None:
     preset = presets().get(name)
     source = preset.source if preset else name
-    if Path(source).is_dir():
-        return Path(source)
+    path = Path(source)
+    if path.is_dir():  # an adapter is about as large as its base
+        base = base_of(path) if is_adapter(path) else None
+        return _local_folder(base) if base else path
+    if path.exists():  # a GGUF file
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -197,7 +211,8 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     size = model_size(settings.model)
     work = work_of(dataset, size.count if size else count_bytes)
     costs = _costs(settings, dataset, work, states, size)
-    return _lines(states, size, costs), [_work_table(work, states), _gate_table(settings, dataset)]
+    lines = [*_lines(states, size, costs), *_too_long(dataset, size)]
+    return lines, [_work_table(work, states), _gate_table(settings, dataset)]
 
 
 def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list[Table]]:
@@ -237,6 +252,27 @@ def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list
         ]
     tables = [_work_table(each, 1, model) for model, each in work.items()]
     return lines, [*tables, _gate_table(pairs[0].settings, dataset)]
+
+
+def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
+    """Return a line that names the cases which do not fit the model's context, if there are any."""
+    if size is None or size.context is None:
+        return []
+    long: list[str] = []
+    for chunk in dict.fromkeys(dataset.chunk_of_case.values()):
+        lengths = size.count([prompt.rstrip() for prompt in chunk.prompts])
+        long += [
+            case
+            for case, length in zip(chunk.cases, lengths, strict=True)
+            if length + chunk.max_new_tokens > size.context
+        ]
+    if not long:
+        return []
+    names = ", ".join(long[:5]) + f" and {len(long) - 5} more" * (len(long) > 5)
+    return [
+        f"will end in an error: {len(long)} cases do not fit the model's context of {size.context} "
+        f"tokens: {names}"
+    ]
 
 
 def _lines(states: int, size: ModelSize | None, costs: Sequence[Cost]) -> list[str]:

@@ -21,20 +21,22 @@ from pytest_unlearn.leaks.extraction import extraction
 from pytest_unlearn.leaks.outcomes import Outcome
 from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_records
 from pytest_unlearn.leaks.searching import search_targets
+from pytest_unlearn.models.engine import METHODS, abilities_of
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.sampling import Decoding
-from pytest_unlearn.run.models import STATES, ModelPair, Models, ReplayError, State
-from pytest_unlearn.run.stored_models import recorded
+from pytest_unlearn.run.answers import CompletionError, check_count, completed
+from pytest_unlearn.run.backends import Backend
+from pytest_unlearn.run.models import STATES, ModelPair, Models, State
+from pytest_unlearn.run.stored_models import Replayed, recorded
 from pytest_unlearn.run.task_check import check_tasks
 from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
 from pytest_unlearn.tasks.program import Solution, solution
 from pytest_unlearn.tasks.prompts import suffix_of
 
 if TYPE_CHECKING:
+    from pytest_unlearn.models.engine import Ability
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Chunk, Dataset
-    from pytest_unlearn.run.models import Completer, Models, State, UnlearnedModel
-    from pytest_unlearn.run.planted import Planting
+    from pytest_unlearn.run.models import Models, State
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.tasks.format import TaskCase
 
@@ -70,44 +72,6 @@ class Completions(Generic[Judged]):
 
 # Raise when a change of this package changes the loss of the same solution.
 LOSSES_VERSION = 1
-
-
-class CompletionError(RuntimeError):
-    """A model could not be had, or a chunk not be completed, earlier in this run."""
-
-
-class Replayed:
-    """The models of an earlier run, of which only what the store has can be read."""
-
-    def __init__(self, models: Models) -> None:
-        self._models = models
-
-    def prepare(self, state: State) -> None:
-        """Raise ReplayError where a model would have to be made."""
-        self._models.prepare(state)
-
-    def key(self, state: State) -> dict[str, Any]:
-        """Return a model's key."""
-        return self._models.key(state)
-
-    def resolve(self) -> None:
-        """Find the models, whose files are in the keys."""
-        self._models.resolve()
-
-    def stored_unlearning(self) -> UnlearnedModel | None:
-        """Return what unlearning reported, or None."""
-        return self._models.stored_unlearning()
-
-    def stored_planting(self) -> Planting | None:
-        """Return what planting reported, or None."""
-        return self._models.stored_planting()
-
-    def model(self, state: State) -> Completer:
-        """Raise ReplayError: something is asked for that the store does not have."""
-        raise ReplayError(
-            f"--unlearn-replay: something of the {state} model is not in the store; run once "
-            "without it, with the same data and settings"
-        )
 
 
 class SolutionLosses:
@@ -165,10 +129,10 @@ class SolutionLosses:
     ) -> dict[str, tuple[float, int]]:
         with self._failing(f"{state} model"):
             model: Any = self._models.model(state)
-        if not hasattr(model, "losses"):
+        if "losses" not in abilities_of(model):
             return {}
         found = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
-        _check_count(found, len(texts), model, "losses")
+        check_count(found, len(texts), model, "losses")
         return {row[0]: loss for row, loss in zip(texts, found, strict=True) if loss is not None}
 
 
@@ -182,74 +146,6 @@ def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
         "seed": chunk.seeds[number],
         **stops,
     }
-
-
-def completed(model: Completer, chunk: Chunk) -> list[str]:
-    """Run a chunk in its style. Models put in place by a conftest may know `complete` only."""
-    write: Any = getattr(model, "write", None)
-    if write is not None and (chunk.seeds or chunk.stops):
-        decoding = Decoding(
-            chunk.max_new_tokens, chunk.temperature, chunk.top_p, chunk.seeds, chunk.stops
-        )
-        return checked_texts(
-            write(chunk.style, chunk.prompts, chunk.suffixes, decoding), chunk, model, "write"
-        )
-    if chunk.seeds:
-        raise CompletionError(
-            f"{type(model).__name__} draws no samples, it has no write(); leave out "
-            "--unlearn-samples and --unlearn-temperature"
-        )
-    if chunk.style == "completion":
-        texts: Any = model.complete(chunk.prompts, chunk.max_new_tokens)
-        return checked_texts(texts, chunk, model, "complete")
-    method = getattr(model, "answer" if chunk.style == "chat" else "infill", None)
-    if method is None:
-        raise CompletionError(
-            f"{type(model).__name__} knows no {chunk.style} prompts; leave {chunk.style} out of "
-            "--unlearn-probes and --unlearn-task-style"
-        )
-    if chunk.style == "chat":
-        return checked_texts(method(chunk.prompts, chunk.max_new_tokens), chunk, model, "answer")
-    pairs = list(zip(chunk.prompts, chunk.suffixes, strict=True))
-    return checked_texts(method(pairs, chunk.max_new_tokens), chunk, model, "infill")
-
-
-def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str]:
-    """Return what a model gave for a chunk, if it is one text for each prompt.
-
-    Raises CompletionError otherwise, and where no text has a character: what is stored must be an
-    answer. An engine that knows where a text ends (`knows_ends`) may end each at once.
-    """
-    name = f"{type(model).__name__}.{method}()"
-    if not isinstance(texts, list | tuple):
-        raise CompletionError(
-            f"{name} returned {_kind(texts)}; it must return a list of {len(chunk.prompts)} strings"
-        )
-    if len(texts) != len(chunk.prompts):
-        raise CompletionError(f"{name} returned {len(texts)} texts to {len(chunk.prompts)} prompts")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise CompletionError(
-                f"{name} returned {_kind(text)} for {chunk.cases[number]}; every text must be a "
-                "string"
-            )
-    if not any(texts) and not getattr(model, "knows_ends", False):
-        raise CompletionError(
-            f"{name} returned {len(texts)} empty texts to {len(texts)} prompts: that is no answer"
-        )
-    return [str(text) for text in texts]
-
-
-def _check_count(scores: Any, count: int, model: Any, method: str) -> None:
-    """Raise CompletionError for anything but a list of so many scores, none of which is None."""
-    name = f"{type(model).__name__}.{method}()"
-    if not isinstance(scores, list | tuple) or len(scores) != count:
-        given = f"{len(scores)}" if isinstance(scores, list | tuple) else _kind(scores)
-        raise CompletionError(f"{name} returned {given}; it must return a list of {count} scores")
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"an object of the class {type(value).__name__}"
 
 
 # Raise when a change of this package changes what a model writes after the same prompt.
@@ -305,8 +201,9 @@ class Engine:
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
         noted = recorded(settings, dataset, self._store) if settings.replay else None
-        self.models = (
-            noted or models or ModelPair(settings, dataset, self._store, progress, threads)
+        given = None if models is None else Backend(models)
+        self.models: Models = (
+            noted or given or ModelPair(settings, dataset, self._store, progress, threads)
         )
         if settings.replay and noted is None:
             self.models = Replayed(self.models)
@@ -470,8 +367,19 @@ class Engine:
     ) -> dict[str, Any]:
         with self._failing_once(f"{state} model"), self.phases.measure("models"):
             model: Any = self.models.model(state)
-        if not hasattr(model, "score"):
+        abilities = abilities_of(model)
+        if "scores" not in abilities:
             return {}
+        asked: list[tuple[Ability, bool, str]] = [
+            ("gradients", self._gradients, "gradnorm out of --unlearn-membership"),
+            ("alternatives", decoy_count > 0, "--unlearn-exposure out"),
+        ]
+        for ability, needed, flag in asked:
+            if needed and ability not in abilities:
+                raise CompletionError(
+                    f"{type(model).__name__} has no ability {ability} "
+                    f"({METHODS[ability]}()); leave {flag}"
+                )
         with self.phases.measure("scores"):
             return self._score_rows(state, model, probes, examples, decoy_count)
 
@@ -494,7 +402,7 @@ class Engine:
             fitting = [number for number in range(len(probes)) if number not in long]
             probes, examples = [probes[n] for n in fitting], [examples[n] for n in fitting]
             scores = model.score(examples, self._scheme) if examples else []
-        _check_count(scores, len(probes), model, "score")
+        check_count(scores, len(probes), model, "score")
         rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
         for row, score in zip(rows.values(), scores, strict=True):
             if math.isfinite(score.margin):
@@ -516,9 +424,7 @@ class Engine:
         """Make a model where that is still to be done, and return its key."""
         if state not in self._prepared:
             with self._failing_once(state), self.phases.measure("models"):
-                prepare = getattr(self.models, "prepare", None)  # a conftest's may have none
-                if prepare is not None:
-                    prepare(state)
+                self.models.prepare(state)
                 self._prepared[state] = self.models.key(state)
         return self._prepared[state]
 
@@ -542,13 +448,13 @@ class Engine:
         wanted = [record for record, nothing in silent.items() if nothing]
         controls = [record.id for record in self._dataset.records_of("control")][: len(wanted)]
         records = self._dataset.records
-        score = getattr(self.models.model("unlearned"), "log_probabilities", None)
-        if score is None:
+        model: Any = self.models.model("unlearned")
+        if "probabilities" not in abilities_of(model):
             raise CompletionError("the model gives no probabilities: it has no log_probabilities()")
         return search_records(
             search_targets(records, wanted),
             search_targets(records, controls),
-            score,
+            model.log_probabilities,
             SearchOptions(budget=budget),
         )
 

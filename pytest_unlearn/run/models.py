@@ -6,13 +6,15 @@ import contextlib
 import functools
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter, stands_apart
+from pytest_unlearn.models.engine import TRANSFORMERS, engine_named
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.run.planted import Planting, Plantings, training_file
@@ -20,7 +22,7 @@ from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import TrainingTexts
-    from pytest_unlearn.models.loading import LanguageModel, Weights
+    from pytest_unlearn.models.loading import Weights
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.planted import Planting
     from pytest_unlearn.run.settings import Settings
@@ -82,6 +84,9 @@ class Models(Protocol):
 
     def stored_planting(self) -> Planting | None:
         """Return what planting reported, or None."""
+
+    def release(self) -> None:
+        """Let go of what loaded models need; whoever asks for one again loads it anew."""
 
 
 # Raise when a change of this package changes what unlearning makes of the same input.
@@ -146,6 +151,16 @@ class ModelPair:
         Raises ModelNotFoundError, also for an adapter that does not fit, and for a folder whose
         files do not fit each other.
         """
+        found = self.find()
+        if not self._settings.replay:
+            for flag, source in found.items():
+                self._check(source, f"{flag}={source.name}")
+
+    def find(self) -> dict[str, ModelSource]:
+        """Return the named models by their flags; nothing of torch is imported for a CPU.
+
+        Raises ModelNotFoundError, also for an adapter that does not fit.
+        """
         found = {"--unlearn-model": self._original}
         if self._baseline is not None:
             found["--unlearn-baseline"] = self._baseline
@@ -154,8 +169,19 @@ class ModelPair:
         if self._settings.adapter is not None:
             fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
         if not self._settings.replay:
-            for flag, source in found.items():
-                self._check(source, f"{flag}={source.name}")
+            self._check_device()
+        return found
+
+    def _check_device(self) -> None:
+        """Raise UserError for a GPU that is asked for and is not there."""
+        if self._settings.device.startswith(("cuda", "map")):
+            import torch
+
+            if not torch.cuda.is_available():
+                raise UserError(
+                    f"--unlearn-device={self._settings.device}: torch {torch.__version__} finds no "
+                    "GPU here; write --unlearn-device=cpu, or install torch with CUDA"
+                )
 
     def _check(self, source: ModelSource, flag: str) -> None:
         """Check that a model's files fit each other; once for the same files and libraries."""
@@ -291,13 +317,22 @@ class ModelPair:
         """Return everything about a model that can change what it writes; it was prepared."""
         if state not in self._keys:
             adapter = self._adapter if state == "unlearned" else None
-            self._keys[state] = self._key(self._source_of(state), adapter and adapter[1])
+            key = self._key(self._source_of(state), adapter and adapter[1])
+            self._keys[state] = {**key, **self._way_key()}
         return self._keys[state]
 
     def _source_of(self, state: State) -> ModelSource:
         if state == "base":
             return self._base_source
         return self._source if state == "unlearned" else self._retrained_source
+
+    def _way_key(self) -> dict[str, Any]:
+        """Return what of the way in which a model is run changes what it writes."""
+        key: dict[str, Any] = {"thinking": True} if self._settings.thinking else {}
+        engine = engine_named(self._settings.engine)
+        if engine.name != TRANSFORMERS:
+            key["engine"] = {"name": engine.name, **engine.key()}
+        return key
 
     def _key(self, source: ModelSource, adapter: str | None) -> dict[str, Any]:
         device, dtype = self._place
@@ -315,7 +350,7 @@ class ModelPair:
 
     # -- models ------------------------------------------------------------------------------
 
-    def model(self, state: State) -> LanguageModel:
+    def model(self, state: State) -> Completer:
         """Return one of the models, loaded, and unlearned where asked.
 
         Raises ModelLoadError, UnlearningError.
@@ -323,7 +358,8 @@ class ModelPair:
         from pytest_unlearn.models.loading import LanguageModel
 
         self.prepare(state)
-
+        if self._settings.engine != TRANSFORMERS:
+            return self._opened(state)
         if state != "unlearned":
             weights = self._weights(self._source_of(state))
             return LanguageModel(weights, False, self._threads, self._progress)
@@ -333,6 +369,23 @@ class ModelPair:
             weights.adapt(adapter[0])
             self._adapted = True
         return LanguageModel(weights, adapter is not None, self._threads, self._progress)
+
+    def _opened(self, state: State) -> Completer:
+        """Return a model of another engine, its adapter merged. Raises UserError."""
+        if self._settings.replay:
+            raise ReplayError(f"--unlearn-replay: the {state} model is not in the store")
+        engine, source = engine_named(self._settings.engine), self._source_of(state)
+        adapter = self._adapter if state == "unlearned" else None
+        if adapter is not None:
+            if source.adapter is not None:
+                raise UserError(
+                    f"--unlearn-engine={engine.name}: {source.name} is an adapter, and the engine "
+                    "takes one at most; merge it, or write --unlearn-engine=transformers"
+                )
+            source = replace(source, adapter=adapter[0])
+        engine.check(source, f"--unlearn-engine={engine.name}")
+        self._progress(f"loading {source.name} into {engine.name}")
+        return engine.open(source, *self._place, self._progress)
 
     @property
     def _adapter(self) -> tuple[Path, str] | None:
@@ -358,6 +411,7 @@ class ModelPair:
             self._progress(f"loading {source.name}")
             device, dtype = self._place
             self._loaded[files] = load(source, loading_device(device), dtype)
+            self._loaded[files].thinking = self._settings.thinking
         return self._loaded[files]
 
     @staticmethod

@@ -36,6 +36,12 @@ def device(given: Given) -> str:
     return value
 
 
+def engine(given: Given) -> str:
+    from pytest_unlearn.models.engine import engine_named
+
+    return engine_named(str(given.value)).name
+
+
 def fingerprint_key(given: Given) -> str:
     key = str(given.value)
     if len(key) < _SHORTEST_KEY:  # the message does not repeat it

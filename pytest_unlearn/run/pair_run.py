@@ -59,9 +59,7 @@ class PairRun:
 
     def release(self) -> None:
         """Let go of loaded models, so that the next pair's have room; they load again if asked."""
-        release = getattr(self.engine.models, "release", None)  # a conftest's may have none
-        if release is not None:
-            release()
+        self.engine.models.release()
 
     @functools.cached_property
     def cases(self) -> Sequence[Probe | TaskCase]:

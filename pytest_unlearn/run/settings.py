@@ -432,6 +432,28 @@ class Settings:
         default=64,
         role="measure",
     )
+    engine: str = setting(
+        Option(
+            "unlearn_engine",
+            "ENGINE",
+            "what runs the models: transformers, or an engine that is installed (default: "
+            "transformers)",
+            read=option_values.engine,
+        ),
+        default="transformers",
+        role="model",
+    )
+    thinking: bool = setting(
+        Option(
+            "unlearn_thinking",
+            "",
+            "let chat models that think before they answer do so; otherwise they answer at once",
+            switch=True,
+            read=switch,
+        ),
+        default=False,
+        role="model",
+    )
     device: str = setting(
         Option(
             "unlearn_device",

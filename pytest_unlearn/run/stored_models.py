@@ -23,7 +23,7 @@ from pytest_unlearn.run.settings import names_of_role
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.models import Models, State
+    from pytest_unlearn.run.models import Completer, Models, State
     from pytest_unlearn.run.settings import Settings
 
 _NAMESPACE = "runs"
@@ -53,6 +53,9 @@ class Recorded:
     def resolve(self) -> None:
         """Nothing has to be found."""
 
+    def release(self) -> None:
+        """Nothing is loaded."""
+
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None; its folder may be on another machine."""
         noted = self._entry["checkpoint"]
@@ -64,6 +67,43 @@ class Recorded:
         return Planting(ModelSource(self._name, Path()), **noted) if noted else None
 
     def model(self, state: State) -> NoReturn:
+        """Raise ReplayError: something is asked for that the store does not have."""
+        raise ReplayError(
+            f"--unlearn-replay: something of the {state} model is not in the store; run once "
+            "without it, with the same data and settings"
+        )
+
+
+class Replayed:
+    """The models of an earlier run, of which only what the store has can be read."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def prepare(self, state: State) -> None:
+        """Raise ReplayError where a model would have to be made."""
+        self._models.prepare(state)
+
+    def key(self, state: State) -> dict[str, Any]:
+        """Return a model's key."""
+        return self._models.key(state)
+
+    def resolve(self) -> None:
+        """Find the models, whose files are in the keys."""
+        self._models.resolve()
+
+    def stored_unlearning(self) -> UnlearnedModel | None:
+        """Return what unlearning reported, or None."""
+        return self._models.stored_unlearning()
+
+    def stored_planting(self) -> Planting | None:
+        """Return what planting reported, or None."""
+        return self._models.stored_planting()
+
+    def release(self) -> None:
+        """Nothing is loaded."""
+
+    def model(self, state: State) -> Completer:
         """Raise ReplayError: something is asked for that the store does not have."""
         raise ReplayError(
             f"--unlearn-replay: something of the {state} model is not in the store; run once "

@@ -9,8 +9,7 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.people.files import RecordFileError
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import RETRAIN
-from pytest_unlearn.unlearning.trainer import ADAMW, check_optimizer
-from pytest_unlearn.unlearning.training_options import MethodError
+from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
 
 if TYPE_CHECKING:
     from pytest_unlearn.people.manifest import Record
@@ -62,8 +61,11 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
             "--unlearn-dtype=float16: gradients underflow in training; write bfloat16 or float32"
         )
     for flag, chosen in (("--unlearn-method", options), ("--unlearn-plant", plant)):
-        if chosen is not None:
+        if chosen is not None and chosen.optimizer != OPTIMIZERS[0]:
             try:
+                # Imported where it is needed: with it comes torch.
+                from pytest_unlearn.unlearning.trainer import check_optimizer
+
                 check_optimizer(chosen.optimizer, _device(settings, chosen.optimizer))
             except MethodError as error:
                 raise UserError(f"{flag}: {error}") from error
@@ -72,7 +74,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
 
 def _device(settings: Settings, optimizer: str) -> str:
     """Return the device; what `auto` is takes torch to know, so only where it matters."""
-    if optimizer == ADAMW or settings.device != "auto":
+    if optimizer == OPTIMIZERS[0] or settings.device != "auto":
         return settings.device
     from pytest_unlearn.models.loading import resolve_device
 

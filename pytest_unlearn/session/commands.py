@@ -91,11 +91,22 @@ def show(config: pytest.Config) -> int:
 
 
 def _plan(config: pytest.Config) -> Iterator[str]:
-    from pytest_unlearn.run.estimate import plan, plan_sweep
+    from pytest_unlearn.run.estimate import is_here, plan, plan_sweep
+    from pytest_unlearn.run.models import ModelPair
     from pytest_unlearn.session.session import SESSION
     from pytest_unlearn.session.terminal import header
 
     session = config.stash[SESSION]
+    try:
+        for run in session.runs:
+            settings = run.settings
+            names = (settings.model, settings.baseline, settings.retrained)
+            if isinstance(run.engine.models, ModelPair) and all(
+                is_here(name) for name in names if name not in (None, "retrain")
+            ):
+                run.engine.models.find()
+    except UserError as error:  # as the run itself would end
+        raise pytest.UsageError(str(error)) from error
     lines, tables = (
         plan_sweep(session.pairs, session.dataset)
         if session.sweeps

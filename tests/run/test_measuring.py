@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.sampling import DecodingScheme
@@ -252,3 +254,60 @@ def test_completion_and_exact_score_agree(tmp_path: Path, margin: float) -> None
             assert any("within rounding" in line for line in told)
     finally:
         engine.close()
+
+
+class Alone:
+    """A model that completes, and nothing else: no key, no states."""
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        return ["..."] * len(prompts)
+
+
+def test_an_object_with_complete_alone_works(tmp_path: Path) -> None:
+    """It is one model in both states; without a key, a later run does not find what it wrote."""
+    path = write_lines(tmp_path / "forget.jsonl", record_lines("forget", 2))
+    settings: Any = Given(path, tmp_path / "store")
+    dataset = Dataset(settings)
+    models: Any = Alone()
+    engine = Engine(settings, dataset, models=models)
+    again = Engine(settings, dataset, models=models)
+    try:
+        row = engine.run_probe(dataset.probes[0])[1]
+        assert row.unlearned_exact is None
+        assert again.stored_text("base", dataset.probes[0].id) is None
+    finally:
+        engine.close()
+        again.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (object(), r"class object, which has neither model\(state\) nor complete\("),
+        (SimpleNamespace(model=lambda state: None), r"model\(state\) and no key\(state\)"),
+        (
+            SimpleNamespace(model=lambda state: None, key=lambda state: None),
+            r"key\('base'\) must be a dict",
+        ),
+        (
+            SimpleNamespace(model=lambda state: None, key=lambda state: {"x": object()}),
+            r"key\('base'\) is no plain JSON data",
+        ),
+        (
+            SimpleNamespace(model=lambda state: None, key=lambda state: {"x": state}),
+            r"model\('base'\): .*NoneType has no complete\(",
+        ),
+    ],
+)
+def test_a_backend_that_is_none_is_named(tmp_path: Path, given: Any, message: str) -> None:
+    """Where it stands, with what it lacks."""
+    path = write_lines(tmp_path / "forget.jsonl", record_lines("forget", 2))
+    settings: Any = Given(path, tmp_path / "store")
+    dataset = Dataset(settings)
+
+    def run() -> None:
+        with contextlib.closing(Engine(settings, dataset, models=given)) as engine:
+            engine.run_probe(dataset.probes[0])
+
+    with pytest.raises(UserError, match=message):
+        run()

@@ -11,7 +11,7 @@ from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.planning import plan_gate
 from pytest_unlearn.gates.verdicts import Verdict, judge
 from pytest_unlearn.run.estimate import count_bytes, model_size
-from tests.conftest import UnlearnRun
+from tests.conftest import UnlearnRun, record_lines, write_lines
 from tests.gates.test_verdicts import forget_rows, measured, task
 
 
@@ -103,3 +103,19 @@ def test_allowed_is_what_judging_allows(text: str) -> None:
 def test_nothing_is_allowed_where_the_data_are_too_few() -> None:
     assert plan_gate(parse_gate("leak.direct<=1%"), forget_rows(50, 0)).allowed is None
     assert plan_gate(parse_gate("leak.direct<=1%"), []).allowed is None
+
+
+def test_the_plan_names_what_does_not_fit_the_context(pytester: pytest.Pytester) -> None:
+    """Before anything is paid for; the tiny model takes 512 tokens."""
+    rows = record_lines("forget", 4)
+    rows[2] = {**rows[2], "id": "long-one", "prompt": "x = 1\n" * 400 + rows[2]["prompt"]}
+    write_lines(pytester.path / "forget.jsonl", rows)
+    result = pytester.runpytest(
+        "--unlearn-model=tiny",
+        "--unlearn-forget=forget.jsonl",
+        "--unlearn-plan",
+        "--unlearn-gate=leak.direct<=95%",
+    )
+    result.stdout.fnmatch_lines(
+        ["will end in an error: 1 cases do not fit the model's context of 512 tokens: *long-one*"]
+    )

@@ -5,7 +5,8 @@ the manifest's forget and retain people, and a bank of small programming tasks. 
 in its own document and, less often, in other carriers and wordings: the model can be asked in ways
 that no unlearning was shown. Control people are in neither the training data nor the tokenizer's.
 One command, seeds fixed, a few minutes on two cores. It writes the model folder and `recipe.json`
-with digests of data and weights; with `--check` it compares a new training with the recorded digests instead of writing.
+with digests of data and weights; with `--check` it compares a new training with the recorded
+digests instead of writing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,205 @@
+"""What runs a model: the protocol of an engine's models, and how each says what it can do.
+
+An engine gives models; a model completes prompts, and declares in `abilities` what else it can do.
+What it cannot do is not evaluated, with the reason: never zero, and never read as forgotten. Other
+packages add engines by an entry point of the group `pytest_unlearn.engines`: its name is the
+engine's, its object an `Engine`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+
+from pytest_unlearn.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.sampling import Decoding, DecodingScheme
+    from pytest_unlearn.models.scoring import ValueScores
+    from pytest_unlearn.models.sources import ModelSource
+
+GROUP = "pytest_unlearn.engines"
+TRANSFORMERS = "transformers"
+Ability = Literal[
+    "generate",
+    "samples",
+    "chat",
+    "infill",
+    "scores",
+    "losses",
+    "probabilities",
+    "alternatives",
+    "gradients",
+    "hidden_states",
+    "context",
+]
+# The method that an ability stands for.
+METHODS: dict[Ability, str] = {
+    "generate": "complete",
+    "samples": "write",
+    "chat": "answer",
+    "infill": "infill",
+    "scores": "score",
+    "losses": "losses",
+    "probabilities": "log_probabilities",
+    "alternatives": "alternatives",
+    "gradients": "gradient_norms",
+    "hidden_states": "hidden_states",
+    "context": "context",
+}
+
+
+class RunnableModel(Protocol):
+    """A model in one state, ready to run. Only `complete` must be there; see `METHODS`."""
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What the model can do."""
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy completion of each prompt, the prompt left out.
+
+        White space at the end of a prompt is left to the model to write.
+        """
+
+    def write(
+        self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
+    ) -> list[str]:
+        """Return what the model writes to each prompt as `completion`, `chat` or `infill`.
+
+        `suffixes` stand behind the gap of an infill. Row i is drawn with `decoding.seeds[i]`, the
+        same text for the same seed in any batch; a text ends before one of `decoding.stops`.
+        """
+
+    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy answer to each message of a user."""
+
+    def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy text between each (prefix, suffix)."""
+
+    def score(
+        self, examples: Sequence[Example], scheme: DecodingScheme | None = None
+    ) -> list[ValueScores]:
+        """Return the scores of each example's answer, from one teacher-forced pass."""
+
+    def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
+        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+
+    def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the log-probability (nats) of each value after its prompt."""
+
+    def alternatives(self, prompt: str, values: Sequence[str], after: str = "") -> list[float]:
+        """Return the log-probability (nats) of many values after one prompt."""
+
+    def gradient_norms(self, examples: Sequence[Example]) -> list[float]:
+        """Return the norm of the gradient of each example's loss."""
+
+    def hidden_states(self, texts: Sequence[str], depth: float = 1.0) -> list[Any]:
+        """Return hidden states `[tokens, hidden]` of each text, after a share of the layers."""
+
+    def context(self) -> int | None:
+        """Return the most tokens of a text, None for no limit."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """An inference engine. `open` gives a model of it; nothing of a model is read before."""
+
+    name: str
+    abilities: frozenset[str]
+
+    def key(self) -> dict[str, Any]:
+        """Return plain JSON data that name all of the engine that can change what a model writes:
+        its version and mode. Part of the key of every completion."""
+
+    def check(self, source: ModelSource, flag: str) -> None:
+        """Raise UserError where the engine cannot run a model, before anything is paid for."""
+
+    def open(
+        self,
+        source: ModelSource,
+        device: str,
+        dtype: str,
+        progress: Callable[[str], None],
+    ) -> RunnableModel:
+        """Return a model, ready to run; an adapter of the source is part of it."""
+
+
+def abilities_of(model: object) -> frozenset[str]:
+    """Return what a model can do: what it declares or, if it declares nothing, has methods for.
+
+    Raises UserError for a model that cannot complete a prompt, that declares an ability which
+    nobody knows, or one whose methods it lacks.
+    """
+    name = type(model).__name__
+    has = frozenset(
+        ability for ability, method in METHODS.items() if callable(getattr(model, method, None))
+    )
+    if "generate" not in has:
+        raise UserError(
+            f"the model of the class {name} has no complete(prompts, max_new_tokens): every model "
+            "must complete prompts"
+        )
+    declared = getattr(model, "abilities", None)
+    if declared is None:
+        return has
+    known = frozenset(get_args(Ability))
+    for ability in sorted(declared):
+        if ability not in known:
+            raise UserError(
+                f"the model of the class {name} declares the ability {ability!r}; known are "
+                f"{', '.join(sorted(known))}"
+            )
+        if ability not in has:
+            raise UserError(
+                f"the model of the class {name} declares the ability {ability}, and has no "
+                f"{METHODS[ability]}()"
+            )
+    return frozenset(declared) | {"generate"}
+
+
+# Engines of this package by name: modules of this room with an `ENGINE`.
+_OWN = {TRANSFORMERS: "transformers_engine", "vllm": "vllm_engine", "endpoint": "endpoint"}
+
+
+@functools.cache
+def engines() -> Mapping[str, Engine]:
+    """Return all engines by name. Raises UserError for an entry point that gives none."""
+    known: dict[str, Engine] = {}
+    for name, module in _OWN.items():
+        path = f"pytest_unlearn.models.{module}"
+        if importlib.util.find_spec(path) is not None:
+            known[name] = importlib.import_module(path).ENGINE
+    for point in entry_points(group=GROUP):
+        start = f"the engine {point.name} ({point.value})"
+        try:
+            engine = point.load()
+        except Exception as error:  # another package's code
+            raise UserError(f"{start}: {error}") from error
+        if not isinstance(engine, Engine) or engine.name != point.name:
+            raise UserError(
+                f"{start}: the entry point must name a pytest_unlearn.models.engine.Engine whose "
+                f"name is {point.name!r}"
+            )
+        if point.name in known:
+            raise UserError(f"{start}: there is an engine of this name already")
+        known[point.name] = engine
+    return known
+
+
+def engine_named(name: str) -> Engine:
+    """Return an engine. Raises UserError where there is none of the name."""
+    known = engines()
+    if name not in known:
+        raise UserError(
+            f"--unlearn-engine={name}: no engine of this name is installed; write "
+            f"{' or '.join(known)}, or install the package that brings it"
+        )
+    return known[name]

@@ -1,0 +1,48 @@
+"""transformers as an engine: the default, with which everything can be measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_unlearn.models.engine import METHODS, TRANSFORMERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_unlearn.models.engine import RunnableModel
+    from pytest_unlearn.models.sources import ModelSource
+
+
+class TransformersEngine:
+    """transformers' own `generate` and forward pass: everything can be measured with it.
+
+    Base and unlearned model share their weights there, so that `run.models` opens them itself.
+    """
+
+    name = TRANSFORMERS
+    abilities: frozenset[str] = frozenset(METHODS)
+
+    def key(self) -> dict[str, Any]:
+        """Return nothing: versions of the libraries are in every key."""
+        return {}
+
+    def check(self, source: ModelSource, flag: str) -> None:
+        """Raise ModelNotFoundError for a model whose files do not fit each other."""
+        from pytest_unlearn.models.loading import check_loadable
+
+        check_loadable(source, flag)
+
+    def open(
+        self,
+        source: ModelSource,
+        device: str,
+        dtype: str,
+        progress: Callable[[str], None],
+    ) -> RunnableModel:
+        """Return a model with its adapter merged."""
+        from pytest_unlearn.models.loading import LanguageModel, load
+
+        return LanguageModel(load(source, device, dtype), adapted=False, progress=progress)
+
+
+ENGINE = TransformersEngine()
