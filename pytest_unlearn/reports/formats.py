@@ -15,7 +15,7 @@ from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, sum
 from pytest_unlearn.reports.html import page
 from pytest_unlearn.run.result import Result
 
-# An installed package adds a format by an entry point of this group whose object is a `Format`.
+# An installed package adds a format by an entry point of this group, a `ReportFormat`.
 ENTRY_POINTS = "pytest_unlearn.reports"
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -25,7 +25,7 @@ class ReportError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class ReportFormat:
     """A kind of file. `render` gives its text, `path` is where it stands unless the user says so.
 
     `render_sweep` gives the text for all pairs of a sweep; a format without it is about one pair.
@@ -41,22 +41,24 @@ class Format:
     render_sweep: Callable[[Sequence[Result]], str] | None = None
 
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, ReportFormat] = {
     fmt.name: fmt
     for fmt in (
-        Format("html", "unlearn-report.html", page.render, render_sweep=page.render_sweep),
-        Format(
+        ReportFormat("html", "unlearn-report.html", page.render, render_sweep=page.render_sweep),
+        ReportFormat(
             "jsonl",
             "unlearn-results.jsonl",
             rows_jsonl.render,
             render_sweep=rows_jsonl.render_sweep,
         ),
-        Format("csv", "unlearn-results.csv", rows_csv.render, True, rows_csv.render_sweep),
-        Format(
+        ReportFormat("csv", "unlearn-results.csv", rows_csv.render, True, rows_csv.render_sweep),
+        ReportFormat(
             "summary", "unlearn-summary.json", summary.render, render_sweep=summary.render_sweep
         ),
-        Format("github", "unlearn-summary.md", github.render, render_sweep=github.render_sweep),
-        Format("modelcard", "unlearn-model-card.md", model_card.render),
+        ReportFormat(
+            "github", "unlearn-summary.md", github.render, render_sweep=github.render_sweep
+        ),
+        ReportFormat("modelcard", "unlearn-model-card.md", model_card.render),
     )
 }
 
@@ -65,7 +67,7 @@ FORMATS: dict[str, Format] = {
 class Report:
     """A report to be written. `append`: to what stands there already (GitHub's job summary)."""
 
-    format: Format
+    format: ReportFormat
     path: Path
     append: bool = False
 
@@ -116,10 +118,10 @@ def _parse(text: str, folder: Path) -> Report:
     return Report(fmt, folder / (path or fmt.path))
 
 
-def _installed(name: str) -> Format | None:
+def _installed(name: str) -> ReportFormat | None:
     for point in entry_points(group=ENTRY_POINTS, name=name):
         found = point.load()
-        if not isinstance(found, Format):
+        if not isinstance(found, ReportFormat):
             raise ReportError(
                 f"--unlearn-report={name}: {point.value} of the package {point.module} is no "
                 "pytest_unlearn.reports.formats.Format"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.rendering import code, markdown, markdown_table, plain, rendered
 from pytest_unlearn.reports.tables import forget_rows, relations
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
@@ -17,43 +17,29 @@ _OTHER_MARK = "⚠️"
 
 def render(result: Result) -> str:
     """Return the Markdown: verdict, gates, shares before and after, the manifest folded away."""
-    run = result.run
-    against = f"against `{run.baseline}`" if run.baseline else f"method `{run.method}`"
-    lines = [
-        f"## Unlearning: {result.verdict}",
-        "",
-        f"Model `{run.model}`, {against}, seed {run.seed}, {len(result.rows)} cases measured.",
-        "",
-    ]
-    if result.caveat:
-        lines += [f"> **Note:** {result.caveat}", ""]
-    lines += [*gate_table(result, marked=True), "", *share_table(result)]
-    said = relations(forget_rows(result.rows))
-    if said:
-        lines += ["", said[0].upper() + said[1:] + "."]
-    advice = [f"- `{gate.name}`: {gate.advice}" for gate in result.gates if gate.advice]
-    if advice:
-        lines += ["", "What to do next:", "", *advice]
-    lines += ["", "<details><summary>Provenance</summary>", "", *provenance_lines(result)]
-    return "\n".join([*lines, "", "</details>", "", ""])
+    return rendered(
+        "summary.md",
+        result=result,
+        run=result.run,
+        gates=gate_table(result, marked=True),
+        shares=share_table(result),
+        relations=relations(forget_rows(result.rows)),
+        advice=[(gate.name, gate.advice) for gate in result.gates if gate.advice],
+        provenance=provenance_lines(result),
+    )
 
 
 def render_sweep(results: Sequence[Result]) -> str:
     """Return the Markdown of a sweep: the pairs side by side, then each folded away."""
     found = standings(results)
     head, *rows = sweep_table(found)
-    lines = [
-        f"## Unlearning: {verdict_of_all(results)}",
-        "",
-        f"{len(results)} pairs of model and method. {front_sentence(found)}.",
-        "",
-        *markdown_table(head, rows),
-        "",
-    ]
-    for result in results:
-        title = f"<details><summary>{escape(result.label)}: {result.verdict}</summary>"
-        lines += [title, "", render(result), "</details>", ""]
-    return "\n".join([*lines, ""])
+    return rendered(
+        "sweep.md",
+        verdict=verdict_of_all(results),
+        front=plain(front_sentence(found)),
+        pairs=markdown_table(head, [map(markdown, row) for row in rows]),
+        results=[(result, render(result)) for result in results],
+    )
 
 
 def gate_table(result: Result, marked: bool = False) -> list[str]:
@@ -62,7 +48,7 @@ def gate_table(result: Result, marked: bool = False) -> list[str]:
         ["gate", "observed", "n", result.run.bound_head, "limit", "verdict"],
         [
             [
-                f"`{gate.name}`",
+                code(gate.name, cell=True),
                 gate.observed or "-",
                 gate.size,
                 gate.bound or "-",
@@ -80,7 +66,7 @@ def share_table(result: Result) -> list[str]:
     """Return the shares before and after, with their bounds, as a Markdown table."""
     return markdown_table(
         ["measured", "base", "tested", "n", result.run.bound_head],
-        [[f"`{share.name}`", *share.cells] for share in result.metrics],
+        [[code(share.name, cell=True), *share.cells] for share in result.metrics],
     )
 
 
@@ -91,14 +77,14 @@ def provenance_lines(result: Result) -> list[str]:
     """
     manifest = result.provenance
     settings = {name: value for name, value in manifest["settings"].items() if value}
-    lines = [f"- command: `{manifest['command']}`"]
+    lines = [f"- command: {code(manifest['command'])}"]
     for state, key in manifest["models"].items():
-        told = ", ".join(f"{name} `{_short(value)}`" for name, value in key.items() if value)
+        told = ", ".join(f"{name} {code(_short(value))}" for name, value in key.items() if value)
         lines.append(f"- {state} model: {told}")
     data = manifest["data"]
     lines += [
         f"- data: records `{data['records'][:12]}`, tasks `{data['tasks'][:12]}`",
-        *(f"- file `{file['name']}`: `{_short(file['sha256'])}`" for file in data["files"]),
+        *(f"- file {code(file['name'])}: `{_short(file['sha256'])}`" for file in data["files"]),
         f"- settings: {_code(settings)}",
         f"- started {manifest['started']}, {manifest['seconds']:.0f} s, {_memory(manifest)}",
         *(f"- {p['name']}: {p['seconds']:.1f} s, {_memory(p)}" for p in manifest["phases"]),
@@ -121,7 +107,7 @@ def _memory(cost: Mapping[str, Any]) -> str:
 
 def _code(data: Any) -> str:
     """Return JSON data as code in a line of Markdown."""
-    return f"``{json.dumps(data)}``"
+    return code(json.dumps(data))
 
 
 def annotate(gates: Iterable[GateFact], pair: str = "") -> list[str]:
@@ -139,12 +125,6 @@ def annotate(gates: Iterable[GateFact], pair: str = "") -> list[str]:
         for gate in gates
         if gate.blocks or gate.verdict == "UNDECIDED"
     ]
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a table in GitHub's Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def _short(value: object) -> str:

@@ -8,6 +8,7 @@ from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.reports.github import gate_table, provenance_lines, share_table
+from pytest_unlearn.reports.rendering import plain, rendered
 from pytest_unlearn.run.result import Result
 
 TASK_TYPE = "text-generation"
@@ -44,36 +45,21 @@ def render(result: Result) -> str:
         if not result.caveat
     ]
     card = ModelCardData(
-        model_name=run.model,
+        model_name=plain(run.model),
         base_model=_hub_id(run.baseline or run.model),
         tags=["unlearning", "pytest-unlearn"],
         eval_results=results or None,
     )
-    lines = [
-        "---",
-        card.to_yaml(),
-        "---",
-        "",
-        "## Unlearning evaluation",
-        "",
-        f"Measured with pytest-unlearn {result.provenance['pytest_unlearn']}: method "
-        f"`{run.method}`, seed {run.seed}. **{result.verdict}**.",
-        "",
-    ]
-    if result.caveat:
-        lines += [f"**{result.caveat} These are no results of the model.**", ""]
-    lines += [*gate_table(result), "", *share_table(result), ""]
-    lines += [
-        f"A gate passes only when the one-sided {percent(run.confidence)} bound on its rate keeps "
-        "the limit; the number in parentheses counts people or tasks. Of people that the model "
-        "never saw (`leak.control`), what comes out is chance.",
-        "",
-        "### Provenance",
-        "",
-        *provenance_lines(result),
-        "",
-    ]
-    return "\n".join(lines)
+    return rendered(
+        "card.md",
+        metadata=card.to_yaml(),
+        result=result,
+        run=run,
+        gates=gate_table(result),
+        shares=share_table(result),
+        confidence=percent(run.confidence),
+        provenance=provenance_lines(result),
+    )
 
 
 def _split(name: str) -> str:

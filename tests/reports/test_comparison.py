@@ -15,7 +15,7 @@ import pytest
 from pytest_unlearn.reports import github
 from pytest_unlearn.reports.comparison import front_sentence, standings
 from pytest_unlearn.reports.formats import FORMATS, ReportError, choose_reports
-from pytest_unlearn.reports.replay import ReplayError, read_results
+from pytest_unlearn.reports.replay import ResultsFileError, read_results
 from pytest_unlearn.run.result import Result, verdict_of_all
 from tests.reports.test_formats import SCHEMA, lines
 from tests.support.results import GATES, pair, sweep
@@ -52,7 +52,7 @@ def test_rows_are_read_back_pair_by_pair(tmp_path: Path) -> None:
         (one.pair, one.run.complete) for one in sweep()
     ]
     path.write_text("".join(rendered("jsonl", sweep()).splitlines(keepends=True)[: 4 * 33]))
-    with pytest.raises(ReplayError, match=r"4 runs, and there were 5"):
+    with pytest.raises(ResultsFileError, match=r"4 runs, and there were 5"):
         read_results(path, False)
 
 

@@ -18,8 +18,8 @@ import jsonschema
 import pytest
 from huggingface_hub import ModelCard
 
-from pytest_unlearn.reports import formats, github, rows_jsonl, summary
-from pytest_unlearn.reports.formats import FORMATS, Format, ReportError, choose_reports
+from pytest_unlearn.reports import formats, github, rendering, rows_jsonl, summary
+from pytest_unlearn.reports.formats import FORMATS, ReportError, ReportFormat, choose_reports
 from pytest_unlearn.run.result import Case
 from tests.support.results import GATES, PROVENANCE, gate, make
 
@@ -137,7 +137,7 @@ def test_job_summary() -> None:
     assert "- `leak.direct`: unlearn longer | or otherwise" in text
     assert "Indirect leaks, whose value: tested: retained (exact) 4." in text
     assert text.index("<details>") < text.index("records `cdcdcdcdcdcd`") < text.index("</details>")
-    assert github.markdown_table(["a"], [["x|y"]])[2] == "| x\\|y |"
+    assert rendering.markdown_table(["a"], [["x|y"]])[2] == "| x\\|y |"
     assert len(text.encode()) < 2**20  # what GitHub takes
 
 
@@ -272,7 +272,7 @@ def test_what_cannot_be_written_is_told_and_leaves_the_old_file(
 
 
 def test_another_package_adds_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an entry point whose object is a Format; anything else is refused by name."""
+    """By an entry point whose object is a ReportFormat; anything else is refused by name."""
     monkeypatch.setattr(
         formats,
         "entry_points",
@@ -285,5 +285,5 @@ def test_another_package_adds_a_format(tmp_path: Path, monkeypatch: pytest.Monke
         choose_reports(["NO_FORMAT"], tmp_path, {})
 
 
-VERDICT = Format("VERDICT", "verdict.txt", lambda result: result.verdict)
+VERDICT = ReportFormat("VERDICT", "verdict.txt", lambda result: result.verdict)
 NO_FORMAT = "text"

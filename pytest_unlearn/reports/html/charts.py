@@ -23,7 +23,7 @@ _STATES = ("base", "tested")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class BeforeAfter:
     """A label with an estimate and its interval on base and tested model."""
 
     label: str
@@ -31,7 +31,9 @@ class Pair:
     tested: tuple[float, float, float]
 
 
-def pairs_of_dots(pairs: Sequence[Pair], mark: float | None, percent: bool) -> tuple[float, str]:
+def pairs_of_dots(
+    pairs: Sequence[BeforeAfter], mark: float | None, percent: bool
+) -> tuple[float, str]:
     """Return height and drawing: a line a pair, values from 0 to 1. `mark`: a reference value."""
     x = linear(_LEFT, _RIGHT, 0.0, 1.0)
     bottom = 8 + 34.0 * len(pairs)

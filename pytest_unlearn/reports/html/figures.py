@@ -14,7 +14,7 @@ from pytest_unlearn.gates.shares import Share, share
 from pytest_unlearn.leaks.exact_rows import mean_leak_at
 from pytest_unlearn.leaks.outcomes import LABELS
 from pytest_unlearn.reports.html import charts
-from pytest_unlearn.reports.html.charts import Pair
+from pytest_unlearn.reports.html.charts import BeforeAfter
 from pytest_unlearn.reports.html.svg import Figure
 from pytest_unlearn.reports.tables import (
     forget_rows,
@@ -37,8 +37,8 @@ def figures(result: Result) -> Iterator[Figure]:
             yield figure
 
 
-def _pair(found: Share, label: str) -> Pair:
-    return Pair(
+def _pair(found: Share, label: str) -> BeforeAfter:
+    return BeforeAfter(
         label,
         (found.rate("base"), *_drawn(found.interval("base"))),
         (found.rate("tested"), *_drawn(found.interval("tested"))),
@@ -270,7 +270,7 @@ def _membership(result: Result) -> Figure | None:
     if not found:
         return None
     pairs = [
-        Pair(
+        BeforeAfter(
             attack,
             *((auc.estimate, auc.low, auc.high) for auc in (aucs["base"], aucs["unlearned"])),
         )
@@ -298,7 +298,7 @@ def _membership(result: Result) -> Figure | None:
 def _shares(result: Result) -> Figure | None:
     if not result.metrics:
         return None
-    pairs: Sequence[Pair] = [_pair(found, found.name) for found in result.metrics]
+    pairs: Sequence[BeforeAfter] = [_pair(found, found.name) for found in result.metrics]
     height, body = charts.pairs_of_dots(pairs, None, True)
     ability = next((s for s in result.metrics if s.name.startswith("passk.")), None)
     lead = "What was measured on base and tested model."

@@ -1,4 +1,4 @@
-"""Small pieces of SVG and HTML: escaped text, marks, axes, and the figure that they make up.
+"""Small pieces of SVG: escaped text, marks, axes, and the figure that they make up.
 
 Drawings are 480 units wide, which is legible on a phone and not huge on a desk. Colours come from
 the style sheet's classes, so that light and dark differ there alone.
@@ -32,24 +32,9 @@ class Figure:
     key: tuple[tuple[str, str], ...]
     table: Sequence[Sequence[str]]
 
-    def html(self) -> str:
-        """Return the section."""
-        key = "".join(
-            f'<span class="key"><svg viewBox="0 0 22 14" width="22" height="14" aria-hidden="true">'
-            f"{_KEY_MARKS[mark.partition(' ')[0]].format(mark=mark)}</svg>{escape(text)}</span>"
-            for mark, text in self.key
-        )
-        return (
-            f'<section aria-labelledby="{self.id}"><h2 id="{self.id}">{escape(self.title)}</h2>'
-            f"<p>{escape(self.lead)}</p><figure>"
-            f'<svg class="chart" viewBox="0 0 {WIDTH} {self.height:g}" role="img" '
-            f'aria-labelledby="{self.id}-title {self.id}-desc">'
-            f'<title id="{self.id}-title">{escape(self.title)}</title>'
-            f'<desc id="{self.id}-desc">{escape(self.description)}</desc>{self.body}</svg>'
-            + (f"<figcaption>{key}</figcaption>" if key else "")
-            + f"</figure><details><summary>{escape(self.title)}: the numbers</summary>"
-            f"{table(self.table, self.title)}</details></section>"
-        )
+    def key_mark(self, mark: str) -> str:
+        """Return the drawing of a mark of the key, as SVG."""
+        return _KEY_MARKS[mark.partition(" ")[0]].format(mark=mark)
 
 
 _KEY_MARKS = {
@@ -59,24 +44,6 @@ _KEY_MARKS = {
     "bar": '<rect class="{mark}" x="5" y="1" width="12" height="12"/>',
     "cell": '<rect class="{mark}" x="5" y="1" width="12" height="12"/>',
 }
-
-
-def table(rows: Sequence[Sequence[str]], name: str, id: str = "") -> str:
-    """Return an HTML table that scrolls by itself where the screen is narrow; first row is head."""
-    head, *body = rows
-    attribute = f' id="{id}"' if id else ""
-    cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = "".join(
-        "<tr>"
-        + f'<th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in body
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}, table">'
-        f"<table{attribute}><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", css: str = "") -> str:
