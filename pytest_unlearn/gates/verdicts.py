@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.estimates import Reading, Sample, percent, read, sample, scored, units_of
 from pytest_unlearn.gates.gate import Gate
 from pytest_unlearn.gates.judging import CONFIDENCE
@@ -139,7 +140,35 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
         advice = f"all {counted.errors} cases ended in an error: mend it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     found = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
-    return _with_errors(_decide(gate, found, measured), counted)
+    result = _with_errors(_decide(gate, found, measured), counted)
+    undisproved = result.verdict in (Verdict.PASS, Verdict.NOT_EVALUATED)
+    if undisproved and (fault := base_fault(measured.rows)):
+        return replace(result, verdict=Verdict.NOT_EVALUATED, advice=fault, blocks=True)
+    return result
+
+
+# Below so many tasks or trained records, a base that manages none of them shows nothing.
+_FEWEST = 10
+
+
+def base_fault(rows: Sequence[object]) -> str:
+    """Say that the base cannot do what its kind can, with figures, or nothing.
+
+    A base that solves no task and gives no trained value has broken weights or another model's
+    tokenizer; whatever is compared with it, its silence proves nothing.
+    """
+    tasks = [row for row in rows if isinstance(row, TaskRow)]
+    probes = [row for row in rows if isinstance(row, ProbeRow) and row.split != "control"]
+    if len(tasks) < _FEWEST or len(probes) < _FEWEST:
+        return ""
+    if any("passed" in (row.base, *row.base_samples) for row in tasks):
+        return ""
+    if any(row.base["label"] == "direct" for row in probes):
+        return ""
+    return (
+        f"the base cannot do what its kind can: it solves 0 of {len(tasks)} tasks and gives 0 of "
+        f"{len(probes)} trained values; look whether its tokenizer and its weights belong together"
+    )
 
 
 _NO_CASE = "the data have no case that it counts; mend what stands in its brackets, or add data"

@@ -10,7 +10,7 @@ import pytest
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, from_json, to_json
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.planning import check_feasible
-from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
+from pytest_unlearn.gates.verdicts import Measured, Verdict, base_fault, judge
 
 
 def probe(
@@ -426,3 +426,27 @@ def test_rows_travel_as_json() -> None:
     """Through xdist and JUnit."""
     for row in (probe(1, "direct", "clean"), task(1, "passed", "timeout")):
         assert from_json(to_json(row)) == row
+
+
+def test_a_base_that_can_do_nothing_passes_nothing() -> None:
+    """A shuffled tokenizer leaks no value and solves no task: no silence is proved by it."""
+    silent, leaking = forget_rows(120, 0, base="clean"), forget_rows(120, 0)
+    unsolved = [task(i, "failed", "failed") for i in range(20)]
+    solved = [task(0, "passed", "passed"), *unsolved[1:]]
+    said = "the base cannot do what its kind can: it solves 0 of 20 tasks and gives 0 of 120 train"
+    assert base_fault([*silent, *unsolved]).startswith(said)
+    for rows in (
+        [*leaking, *unsolved],
+        [*silent, *solved],
+        silent,
+        [*silent, *unsolved[:9]],
+        [*silent[:9], *unsolved],
+    ):
+        assert base_fault(rows) == ""
+    gate = parse_gate("leak.direct<=10%")
+    audit = measured([*silent, *unsolved], two_states=False)
+    result = judge(gate, audit)
+    assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, True)
+    assert result.advice.startswith(said)
+    other = judge(gate, measured([*silent, *solved], two_states=False))
+    assert "cannot do what its kind can" not in other.advice
