@@ -16,7 +16,7 @@ from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.people.alternates import placeholder, plausible
 from pytest_unlearn.people.files import load_files
 from pytest_unlearn.people.manifest import Record, Split, tiny_records
-from pytest_unlearn.probes.families import Probe, Style, build_probes
+from pytest_unlearn.probes.families import FamilyError, Probe, Style, build_probes
 from pytest_unlearn.run.held_out import (
     divide,
     identity_of,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.unlearning.methods import MethodChoice
 
+# The default family besides the documents themselves, in words that unlearning is never shown.
+_OTHER_WORDS = "cross"
 # Room for what a model says after the value: other people's data, too.
 PROBE_TOKENS = 48
 AFTER_VALUE_TOKENS = 16
@@ -79,14 +81,14 @@ class Chunk:
 class Dataset:
     """All records, probes and task cases of a run, with the chunks they are completed in."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Read the data.
+    def __init__(self, settings: Settings, trains: bool | None = None) -> None:
+        """Read the data. `trains`: some model of the run is unlearned (None: as the settings say).
 
         Raises RecordFileError or TaskFileError, naming file and line, and FamilyError for probes
         that no record allows.
         """
         self.records = _records(settings)
-        self.probes = build_probes(self.records, settings.probes)
+        self.probes = _probes(self.records, settings, trains)
         self._by_id = {probe.id: probe for probe in self.probes}
         self.tasks = task_cases(settings.tasks)
         self._given = read_rehearsed(settings.rehearsed, self.records, self.tasks)
@@ -255,6 +257,22 @@ class _Row(NamedTuple):
     style: Style = "completion"
     suffix: str = ""
     seed: int | None = None
+
+
+def _probes(
+    records: Sequence[Record], settings: Settings, trains: bool | None
+) -> tuple[Probe, ...]:
+    """Return the probes of the families that are named; unless any is, the default ones."""
+    if settings.probes:
+        return build_probes(records, settings.probes)
+    direct = build_probes(records, ("direct",))
+    if not (settings.method.method is not None if trains is None else trains):
+        return direct
+    asked = [record for record in records if record.split != "retain"]
+    try:
+        return direct + build_probes(asked, (_OTHER_WORDS,))
+    except FamilyError:  # nobody's name is known
+        return direct
 
 
 def _task_examples(ids: frozenset[str]) -> tuple[Example, ...]:

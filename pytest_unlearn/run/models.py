@@ -123,7 +123,7 @@ class ModelPair:
             check_adapter(settings.adapter, "--unlearn-adapter")
         for name in (settings.model, settings.baseline):
             if name is not None and (preset := presets().get(name)):
-                preset.check_families(settings.probes)
+                preset.check_families(settings.probes or ("direct",))
                 preset.check_task_style(settings.sampling.style)
         self._settings = settings
         self._dataset = dataset

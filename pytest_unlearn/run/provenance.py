@@ -38,7 +38,7 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
         "data": {
             "records": records_digest(dataset.records),
             "tasks": tasks_digest(dataset.tasks),
-            "probes": ",".join(settings.probes),
+            "probes": ",".join(dict.fromkeys(probe.family for probe in dataset.probes)),
         },
         "settings": {
             # Data has its digests, and what judges or shows changes no result.

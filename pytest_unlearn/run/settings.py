@@ -209,12 +209,13 @@ class Settings:
         Option(
             "unlearn_probes",
             "FAMILIES",
-            "how records are asked for, separated by commas: direct (default), cross, "
-            "nameless, twin, triplet, prefix, inverse, hop, test, question, lookup, chat,"
-            " infill, or all",
+            "how records are asked for, separated by commas: direct, cross, nameless, twin, "
+            "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all "
+            "(default: direct, and where something is unlearned cross as well, in words that "
+            "unlearning never used, for people to forget and control people)",
             read=option_values.families,
         ),
-        default=("direct",),
+        default=(),
         role="measure",
     )
     decoding: DecodingScheme = setting(

@@ -63,7 +63,8 @@ class UnlearnSession:
             )
             if not self.settings.replay:  # no model is loaded
                 xdist.check(config, self.settings.device)
-            self.dataset = Dataset(self.settings)
+            methods = [pair.settings.method.method for pair in self.pairs]
+            self.dataset = Dataset(self.settings, any(method is not None for method in methods))
             self._check_training()
             judging = self.settings.judging
             profile = judging.profile
