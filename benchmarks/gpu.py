@@ -34,7 +34,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pytest_unlearn.models.batching import Encoded, collate
+from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import complete_greedily
 from pytest_unlearn.models.loading import resolve_device

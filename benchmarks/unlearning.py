@@ -23,7 +23,7 @@ _RUN = """
 import copy, json, resource, sys, time
 import torch
 import torch.nn.functional as F
-from pytest_unlearn.models.batching import Encoded, collate
+from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.models.loading import load
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.unlearning.lora import with_new_adapter

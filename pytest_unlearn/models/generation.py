@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from pytest_unlearn.models.batching import padded
-from pytest_unlearn.models.decoding import decode
+from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.presets import CONTEXTS
+from pytest_unlearn.models.prompt_formats import Infill, chat_ids, infill_ids, infill_style
 from pytest_unlearn.models.sampling import Decoding, DecodingScheme, cut_at
-from pytest_unlearn.models.styles import Infill, chat_ids, infill_ids, infill_style
-from pytest_unlearn.models.token_scores import scheme_log_probs
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -316,3 +316,60 @@ def _new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, pa
     if text.startswith(prompt):
         return text[len(prompt) :]
     return decode(tokenizer, row[width:])
+
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BROKEN = "�"
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of token ids, special tokens left out; a broken character becomes U+FFFD.
+
+    SentencePiece tokenizers spell rare characters in tokens of one byte, and their decoder turns
+    a whole run of these into U+FFFD where any of it is no UTF-8: a completion that is cut inside
+    a character would lose the value written before it. Here only the bytes that fit nowhere do.
+    """
+    plain: Any = tokenizer.decode
+    text = str(plain(ids, skip_special_tokens=True))
+    if _BROKEN not in text:
+        return text
+    named: Any = tokenizer.convert_ids_to_tokens(list(ids))
+    # A model's vocabulary can be larger than its tokenizer's: such ids have no name.
+    matches = (_BYTE.fullmatch(name or "") for name in named)
+    numbers = [int(match[1], 16) if match else None for match in matches]
+    if not any(number is not None for number in numbers):
+        return text
+    spelled: list[int] = []
+    run: list[int] = []
+    for token, number in [*zip(ids, numbers, strict=True), (None, None)]:
+        if number is not None:
+            run.append(number)
+            continue
+        whole = bytes(run).decode("utf-8", "replace").encode()
+        found: Any = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in whole])
+        spelled += found
+        run = []
+        if token is not None:
+            spelled.append(token)
+    return str(plain(spelled, skip_special_tokens=True))
+
+
+def scheme_log_probs(logits: torch.Tensor, scheme: DecodingScheme) -> torch.Tensor:
+    """Return the log-probabilities from which a scheme samples, `[n, vocabulary]`.
+
+    Minus infinity where a token is left out. The rules are those of transformers' logits warpers,
+    ties included.
+    """
+    if scheme.temperature == 0:
+        out = torch.full_like(logits, -math.inf)
+        return out.scatter(1, logits.argmax(dim=-1, keepdim=True), 0.0)
+    kept = logits / scheme.temperature
+    if scheme.top_k is not None and scheme.top_k < kept.shape[-1]:
+        least = kept.topk(scheme.top_k, dim=-1).values[:, -1:]
+        kept = kept.masked_fill(kept < least, -math.inf)
+    if scheme.top_p < 1:
+        ascending, order = kept.sort(dim=-1, descending=False)
+        dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - scheme.top_p
+        dropped[:, -1] = False
+        kept = kept.masked_fill(dropped.scatter(1, order, dropped), -math.inf)
+    return kept.log_softmax(dim=-1)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from pytest_unlearn.models.generation import GenerationError, check_ids, context_of
-from pytest_unlearn.models.value_rows import ValueRow, value_rows
+from pytest_unlearn.models.scoring import ValueRow, value_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel

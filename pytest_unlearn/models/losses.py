@@ -12,7 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from pytest_unlearn.models.batching import IGNORED
+from pytest_unlearn.models.batches import IGNORED
 
 
 def _predicted(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.models.styles import INFILLS, Infill, StyleError
+from pytest_unlearn.models.prompt_formats import INFILLS, Infill, StyleError
 
 GROUP = "pytest_unlearn.presets"
 # What configurations call the most tokens that a model takes.

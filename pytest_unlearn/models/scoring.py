@@ -1,6 +1,12 @@
 """Scores of values, token by token, from one teacher-forced pass over prompt and value.
 
-Where prompt and value are cut into tokens, `value_rows.py` tells.
+What is scored is what generation would have to write: the prompt is tokenized alone and without
+the white space at its end, as `generation.py` does, and that white space and the value follow. The
+value's tokens are those of the whole document, up to the last one that overlaps the value: where a
+tokenizer merges the value's end with the closing quote, the merged token counts, for that is what
+a model learns from such a document. Other ways to cut the same text into tokens add to the true
+probability, so a probability given here is a lower bound. The greedy verdict is about text: a row
+whose first choice departs from these tokens but not from the value's text is decided by generation.
 """
 
 from __future__ import annotations
@@ -8,25 +14,26 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from pytest_unlearn.models.batching import padded
-from pytest_unlearn.models.decoding import decode
+from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import (
     GenerationError,
+    check_context,
     check_ids,
     complete_greedily,
     context_of,
+    decode,
     is_out_of_memory,
+    scheme_log_probs,
 )
 from pytest_unlearn.models.sampling import DecodingScheme
-from pytest_unlearn.models.token_scores import token_scores
-from pytest_unlearn.models.value_rows import ValueRow, value_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -400,3 +407,119 @@ def _cache_name(model: Any) -> str:
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     new = "cache" in inspect.signature(bare.forward).parameters
     return "cache" if new else "past_key_values"
+
+
+def token_scores(
+    logits: torch.Tensor, targets: torch.Tensor, scheme: DecodingScheme
+) -> tuple[torch.Tensor, ...]:
+    """Return log p, log p under the scheme, z-score, first choice, and margin, `[n]` each.
+
+    The margin (nats) is by how much a token is ahead of the best other one, negative behind it.
+    """
+    logits, targets = logits.float(), targets.to(logits.device)
+    log_probs = logits.log_softmax(dim=-1)
+    own = log_probs.gather(1, targets[:, None])[:, 0]
+    chosen = logits.argmax(dim=-1)
+    if scheme == DecodingScheme():
+        of_scheme = own
+    else:
+        of_scheme = scheme_log_probs(logits, scheme).gather(1, targets[:, None])[:, 0]
+    weights = log_probs.exp()
+    finite = log_probs.clamp(min=-1e6)  # 0 * infinity is NaN
+    mean = (weights * finite).sum(dim=-1)
+    variance = (weights * (finite - mean[:, None]).square()).sum(dim=-1)
+    # A distribution without spread says nothing about a token: its score is 0.
+    z = torch.where(variance > 1e-12, (own - mean) / variance.sqrt().clamp(min=1e-6), 0.0)
+    others = logits.scatter(1, targets[:, None], -math.inf).amax(dim=-1)
+    margin = logits.gather(1, targets[:, None])[:, 0] - others
+    return own, of_scheme, z, chosen, margin
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRow:
+    """Token ids of prompt and continuation; the value's first token is `answer[lead]`.
+
+    `rest` is the text that greedy decoding must write after `prompt`.
+    """
+
+    ids: list[int]
+    answer: list[int]
+    lead: int
+    prompt: str
+    rest: str
+    zlib_bytes: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and continuation."""
+        return len(self.ids) + len(self.answer)
+
+
+def value_rows(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], context: int | None
+) -> list[ValueRow]:
+    """Tokenize examples; see the module docstring for where the cut is made.
+
+    `context`: the most tokens that the model takes, if it has a limit. Raises TooLongError for
+    texts beyond it, ValueError on an empty prompt or answer.
+    """
+    tokenize: Any = tokenizer
+    if not examples:
+        return []
+    prompts = [example.text[: example.start].rstrip() for example in examples]
+    unique = list(dict.fromkeys(prompts))
+    if not all(unique):
+        raise ValueError("a prompt is empty or holds white space only")
+    ids_of = dict(zip(unique, tokenize(unique)["input_ids"], strict=True))
+    whole = tokenize([example.text for example in examples], return_offsets_mapping=True)
+    rows = []
+    for example, prompt, ids, offsets in zip(
+        examples, prompts, whole["input_ids"], whole["offset_mapping"], strict=True
+    ):
+        start = list(ids_of[prompt])
+        first, last = _span(offsets, example.start, example.end)
+        if start and ids[: len(start)] == start and first >= len(start):
+            answer, lead = ids[len(start) : last + 1], first - len(start)
+        else:
+            answer, lead = _tokens_of_rest(tokenize, example, prompt, start)
+        value = example.text[example.start : example.end]
+        rest = example.text[len(prompt) : example.end]
+        packed = len(zlib.compress(value.encode("utf-8", "surrogatepass")))
+        rows.append(ValueRow(start, list(answer), lead, prompt, rest, packed))
+    check_context([row.length for row in rows], context, "a prompt and value of {} tokens do")
+    return rows
+
+
+def _tokens_of_rest(
+    tokenizer: Any, example: Example, prompt: str, start: list[int]
+) -> tuple[list[int], int]:
+    """Tokenize what follows a prompt whose end the tokenizer would merge with the value.
+
+    Alone, or behind a character that is cut off again: SentencePiece tokenizers put a space
+    before a text's first word. What gives the same text when decoded behind the prompt is
+    taken. Raises ValueError where nothing does.
+    """
+    rest = example.text[len(prompt) :]
+    begin, end = example.start - len(prompt), example.end - len(prompt)
+    for anchor in ("", "\n", "=", '"', "("):
+        before = tokenizer(anchor, add_special_tokens=False)["input_ids"]
+        encoded = tokenizer(anchor + rest, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets, shift = encoded["input_ids"], encoded["offset_mapping"], len(anchor)
+        first, last = _span(offsets, begin + shift, end + shift)
+        if not start or ids[: len(before)] != before or first < len(before):
+            continue
+        answer = ids[len(before) : last + 1]
+        text = tokenizer.decode(start + answer, skip_special_tokens=True)
+        if text.startswith(tokenizer.decode(start, skip_special_tokens=True) + rest[:end]):
+            return answer, first - len(before)
+    raise ValueError(
+        f"the tokenizer gives no tokens for a value of {end - begin} characters behind its prompt"
+    )
+
+
+def _span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """Return the first and the last token that overlap `[start, end)`; ValueError for none."""
+    inside = [i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start]
+    if not inside or start >= end:
+        raise ValueError(f"no token lies in the answer [{start}, {end})")
+    return inside[0], inside[-1]

@@ -21,10 +21,10 @@ from pytest_unlearn.models.adapters import (
     is_adapter,
     json_object,
     own_tokenizer,
+    shapes_in,
 )
 from pytest_unlearn.models.hub import ModelNotFoundError, cached_id, fetch, is_hub_id
 from pytest_unlearn.models.presets import Preset, presets
-from pytest_unlearn.models.safetensors_header import shapes_in
 
 __all__ = ["ModelNotFoundError", "ModelSource", "check_name", "fit_adapter", "resolve"]
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batching import IGNORED, Batch, Encoded, TopTokens, collate, encode
+from pytest_unlearn.models.batches import IGNORED, Batch, Encoded, TopTokens, collate, encode
 from pytest_unlearn.models.generation import context_of
-from pytest_unlearn.models.heads import logits_of
+from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, run
 from pytest_unlearn.unlearning.lora import FullPolicy

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from pytest_unlearn.models.heads import layers_of
+from pytest_unlearn.models.lm_head import layers_of
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.lora import FullPolicy
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batching import Encoded, collate
+from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import (
     Encoder,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batching import Encoded, collate
-from pytest_unlearn.models.heads import logits_of
+from pytest_unlearn.models.batches import Encoded, collate
+from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning.data import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.evaluation import HELD_ROWS, HeldRows, Look, greedy_memory
 from pytest_unlearn.unlearning.lora import Targets, checkpointed

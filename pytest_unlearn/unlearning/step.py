@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from pytest_unlearn.models.batching import IGNORED, Batch, Encoded, collate, joined
-from pytest_unlearn.models.heads import (
+from pytest_unlearn.models.batches import IGNORED, Batch, Encoded, collate, joined
+from pytest_unlearn.models.lm_head import (
     head_is_fixed,
     hidden_states,
     logits_of,

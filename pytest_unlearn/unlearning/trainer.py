@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.heads import check_logits
+from pytest_unlearn.models.lm_head import check_logits
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.checkpoints import SavedState
 from pytest_unlearn.unlearning.distributed import own_shard, sharded

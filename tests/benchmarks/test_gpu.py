@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pytest_unlearn.models.batching import collate
+from pytest_unlearn.models.batches import collate
 from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.presets import presets
 

@@ -12,7 +12,7 @@ import torch
 from pytest_unlearn.leaks.exact_rows import exact_row
 from pytest_unlearn.leaks.extraction import extraction
 from pytest_unlearn.leaks.membership import ATTACKS, attack_score, auc
-from pytest_unlearn.models.batching import collate, encode
+from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError
 from pytest_unlearn.models.gradients import gradient_norms, last_block

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_unlearn.models.batching import padded
-from pytest_unlearn.models.generation import GenerationError, _AtStop
+from pytest_unlearn.models.batches import padded
+from pytest_unlearn.models.generation import GenerationError, _AtStop, scheme_log_probs
 from pytest_unlearn.models.loading import LanguageModel, Weights, load
-from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.models.prompt_formats import StyleError
+from pytest_unlearn.models.sampling import Decoding, DecodingScheme
 from pytest_unlearn.models.sources import resolve
-from pytest_unlearn.models.styles import StyleError
-from pytest_unlearn.models.token_scores import DecodingScheme, scheme_log_probs
 from pytest_unlearn.sandbox import Sandbox
 from pytest_unlearn.tasks.format import TaskCase, bundled_cases
 from pytest_unlearn.tasks.program import solution

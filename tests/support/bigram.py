@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pytest_unlearn.models.batching import IGNORED, Batch, Encoded, collate
+from pytest_unlearn.models.batches import IGNORED, Batch, Encoded, collate
 
 POLICY = [
     [0.3, -0.2, 1.1, 0.0, 0.4],

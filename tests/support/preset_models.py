@@ -17,12 +17,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pytest_unlearn.models.batching import Encoded, collate, encode
+from pytest_unlearn.models.batches import Encoded, collate, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.presets import Preset, presets
+from pytest_unlearn.models.prompt_formats import infill_ids
 from pytest_unlearn.models.sources import ModelSource
-from pytest_unlearn.models.styles import infill_ids
 
 # Values with spaces, digits, letters that only bytes spell, and borders that tokenizers merge.
 KNOWN = (

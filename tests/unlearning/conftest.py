@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_unlearn.models.batching import collate, encode
+from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.losses import token_mean_nll

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pytest_unlearn.models.batching import collate, encode
+from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.unlearning import loop

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_unlearn.models import heads
-from pytest_unlearn.models.batching import IGNORED, Encoded
+from pytest_unlearn.models import lm_head
+from pytest_unlearn.models.batches import IGNORED, Encoded
 from pytest_unlearn.models.losses import (
     token_kl,
     token_kl_top,
@@ -522,8 +522,8 @@ def test_top_share(top_p: float, kept: int) -> None:
 def test_chunks_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token at a time: the same loss and the same gradient."""
     results = []
-    for elements in (heads.CHUNK_ELEMENTS, 1):
-        monkeypatch.setattr(heads, "CHUNK_ELEMENTS", elements)
+    for elements in (lm_head.CHUNK_ELEMENTS, 1):
+        monkeypatch.setattr(lm_head, "CHUNK_ELEMENTS", elements)
         policy = Bigram()
         loss = taken(policy, name, **GOLDEN[name][0])
         loss.backward()  # type: ignore[no-untyped-call]

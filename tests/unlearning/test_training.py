@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pytest_unlearn.core.errors import UnlearningError, room_for
 from pytest_unlearn.core.store import Store
-from pytest_unlearn.models.batching import IGNORED, Encoded, encode
+from pytest_unlearn.models.batches import IGNORED, Encoded, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.losses import token_mean_nll

@@ -26,7 +26,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pytest_unlearn.models.batching import Encoded, collate, encode, shuffled_batches
+from pytest_unlearn.models.batches import Encoded, collate, encode, shuffled_batches
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.people.carriers import CARRIERS

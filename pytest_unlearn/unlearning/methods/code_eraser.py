@@ -32,7 +32,7 @@ def codeeraser_loss(step: Step, options: CodeEraserOptions) -> torch.Tensor:
     A value's terms are the mean over values of their token means; the others are token means.
     One pass of the base sees both batches.
     """
-    from pytest_unlearn.models.batching import joined
+    from pytest_unlearn.models.batches import joined
     from pytest_unlearn.unlearning.step import kl
 
     forget = step.forget

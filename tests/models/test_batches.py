@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from pytest_unlearn.models.batching import IGNORED, collate, encode, shuffled_batches
+from pytest_unlearn.models.batches import IGNORED, collate, encode, shuffled_batches
 from pytest_unlearn.models.examples import Example
 from tests.support.small_models import byte_tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pytest_unlearn.models.loading import LanguageModel, Weights
-from pytest_unlearn.models.styles import StyleError, chat_ids, chat_text, infill_ids
+from pytest_unlearn.models.prompt_formats import StyleError, chat_ids, chat_text, infill_ids
 from tests.support.small_models import byte_tokenizer
 
 TEMPLATE = (

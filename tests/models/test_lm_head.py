@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from pytest_unlearn.models import heads
-from pytest_unlearn.models.batching import Batch, Encoded, collate, joined
+from pytest_unlearn.models import lm_head
+from pytest_unlearn.models.batches import Batch, Encoded, collate, joined
 from pytest_unlearn.models.loading import Weights, peft_quietly
 
 SIZES = {
@@ -75,11 +75,11 @@ def test_logits_are_the_models_own(architecture: str) -> None:
     model = random_model(architecture)
     given = inputs()
     seen = given["attention_mask"].bool()
-    states = heads.hidden_states(model, given)[seen]
+    states = lm_head.hidden_states(model, given)[seen]
     own = model(**given, use_cache=False).logits[seen]
-    torch.testing.assert_close(heads.logits_of(model, states), own)
-    heads.check_logits(model)
-    assert heads.vocabulary_of(model) == own.shape[-1]
+    torch.testing.assert_close(lm_head.logits_of(model, states), own)
+    lm_head.check_logits(model)
+    assert lm_head.vocabulary_of(model) == own.shape[-1]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -88,18 +88,18 @@ def test_states_of_a_layer(architecture: str) -> None:
     """Those that transformers gives, and the layers above do not run."""
     model = random_model(architecture)
     given = inputs()
-    half, whole = (heads.states_at(model, given, depth) for depth in (0.5, 1.0))
+    half, whole = (lm_head.states_at(model, given, depth) for depth in (0.5, 1.0))
     all_states = model(**given, output_hidden_states=True, use_cache=False).hidden_states
     torch.testing.assert_close(half, all_states[1])
     assert not torch.equal(half, whole)
     ran: list[int] = []
-    heads.layers_of(model)[1].register_forward_pre_hook(lambda *_: ran.append(1))
-    hooks = len(heads.layers_of(model)[0]._forward_hooks)
-    heads.states_at(model, given, 0.5)
+    lm_head.layers_of(model)[1].register_forward_pre_hook(lambda *_: ran.append(1))
+    hooks = len(lm_head.layers_of(model)[0]._forward_hooks)
+    lm_head.states_at(model, given, 0.5)
     assert not ran
-    assert len(heads.layers_of(model)[0]._forward_hooks) == hooks
-    heads.states_at(model, given, 0.01)  # a share below one layer is the first
-    heads.states_at(model, given, 1.0)
+    assert len(lm_head.layers_of(model)[0]._forward_hooks) == hooks
+    lm_head.states_at(model, given, 0.01)  # a share below one layer is the first
+    lm_head.states_at(model, given, 1.0)
     assert ran == [1]
 
 
@@ -115,7 +115,7 @@ def test_a_head_that_cannot_be_run_apart_is_an_error(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(type(model), "forward", doubled)
     with pytest.raises(ValueError, match=r"LlamaForCausalLM: its head.* other logits .*by 50"):
-        heads.check_logits(model)
+        lm_head.check_logits(model)
 
 
 def test_a_model_without_layers_is_an_error() -> None:
@@ -123,7 +123,7 @@ def test_a_model_without_layers_is_an_error() -> None:
     model = random_model("llama")
     model.config.num_hidden_layers = 5
     with pytest.raises(ValueError, match="no list of its 5 layers was found"):
-        heads.states_at(model, inputs(), 0.5)
+        lm_head.states_at(model, inputs(), 0.5)
 
 
 def noting_chunks() -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], list[int]]:
@@ -142,8 +142,8 @@ def test_chunks_are_made_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPa
     rows = torch.arange(12.0).reshape(6, 2).requires_grad_()
     more = torch.arange(6.0)
     function, made = noting_chunks()
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 8)
-    result = heads.over_chunks(function, 2, rows, more)
+    monkeypatch.setattr(lm_head, "CHUNK_ELEMENTS", 8)
+    result = lm_head.over_chunks(function, 2, rows, more)
     assert made == [4, 2]
     result.sum().backward()  # type: ignore[no-untyped-call]
     assert sorted(made) == [2, 2, 4, 4]
@@ -151,7 +151,7 @@ def test_chunks_are_made_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(rows.grad, 2 * rows.detach() * more[:, None])
     made.clear()
     with torch.no_grad():
-        heads.over_chunks(function, 2, rows, more)
+        lm_head.over_chunks(function, 2, rows, more)
     assert made == [4, 2]
 
 
@@ -161,8 +161,8 @@ def test_chunks_are_made_once_where_the_head_is_fixed(monkeypatch: pytest.Monkey
     states = torch.arange(12.0).reshape(6, 2).requires_grad_()
     more = torch.arange(6.0)
     function, made = noting_chunks()
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 8)
-    result = heads.over_chunks(function, 2, states, more, fixed=True)
+    monkeypatch.setattr(lm_head, "CHUNK_ELEMENTS", 8)
+    result = lm_head.over_chunks(function, 2, states, more, fixed=True)
     (result.clamp(max=100).square()).sum().backward()  # type: ignore[no-untyped-call]
     assert made == [4, 2]
     expected = states.detach().clone().requires_grad_()
@@ -173,7 +173,7 @@ def test_chunks_are_made_once_where_the_head_is_fixed(monkeypatch: pytest.Monkey
     assert bool((states.grad == 0).any())
     made.clear()
     with torch.no_grad():
-        heads.over_chunks(function, 2, states, more, fixed=True)
+        lm_head.over_chunks(function, 2, states, more, fixed=True)
     assert made == [4, 2]
 
 
@@ -190,12 +190,12 @@ def test_gradients_in_chunks_are_those_of_the_whole(
     config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
     with peft_quietly():
         policy = get_peft_model(llama.model, config)  # type: ignore[arg-type]
-    assert heads.head_is_fixed(policy) is (targets == "all-linear")
+    assert lm_head.head_is_fixed(policy) is (targets == "all-linear")
     found = []
-    for elements in (heads.CHUNK_ELEMENTS, 5 * heads.vocabulary_of(policy)):
-        monkeypatch.setattr(heads, "CHUNK_ELEMENTS", elements)
+    for elements in (lm_head.CHUNK_ELEMENTS, 5 * lm_head.vocabulary_of(policy)):
+        monkeypatch.setattr(lm_head, "CHUNK_ELEMENTS", elements)
         policy.zero_grad()
-        seen = predictions(policy, whole_batch(3, 9), lambda s: heads.logits_of(policy, s))
+        seen = predictions(policy, whole_batch(3, 9), lambda s: lm_head.logits_of(policy, s))
         seen.nll().square().mean().backward()  # type: ignore[no-untyped-call]
         found.append({n: p.grad for n, p in policy.named_parameters() if p.requires_grad})
     assert found[0]
@@ -236,8 +236,8 @@ def test_logits_are_never_made_for_a_whole_batch(
     config = LoraConfig(r=2, target_modules="all-linear")
     with peft_quietly():
         policy = get_peft_model(llama.model, config)  # type: ignore[arg-type]
-    vocabulary = heads.vocabulary_of(policy)
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 40 * vocabulary)  # 48 tokens are learnt
+    vocabulary = lm_head.vocabulary_of(policy)
+    monkeypatch.setattr(lm_head, "CHUNK_ELEMENTS", 40 * vocabulary)  # 48 tokens are learnt
     step = Step(policy, whole_batch(8, 30), whole_batch(8, 20))
     for name in ("ga+kl", "undial", "codeeraser", "prod", "pdu"):
         with Largest(vocabulary) as largest:
@@ -291,7 +291,7 @@ def test_spread_over_devices() -> None:
     model = Spread()
     with FakeTensorMode():
         inputs = {"input_ids": torch.zeros(2, 3, dtype=torch.long)}
-        states = heads.hidden_states(model, inputs)
+        states = lm_head.hidden_states(model, inputs)
         assert states.device.type == "cpu"
-        assert heads.states_at(model, inputs, 1.0).device.type == "cpu"
-        assert heads.logits_of(model, states[0]).device.type == "cpu"
+        assert lm_head.states_at(model, inputs, 1.0).device.type == "cpu"
+        assert lm_head.logits_of(model, states[0]).device.type == "cpu"
