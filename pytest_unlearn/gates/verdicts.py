@@ -115,10 +115,16 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
     opposite bound breaks it, UNDECIDED between, which blocks unless the run lets it through. Gates
     that count to 0 or to a maximum FAIL on one event. A run with errors never passes, and what it
     leaves undecided always blocks. NOT EVALUATED when cases are missing, or when the
-    base had nothing to lose.
+    base had nothing to lose. A FAIL that no missing case can undo stands without them: with -k,
+    with -x, and after an interrupt.
     """
     counted = _counted(gate, measured)
     n = len(counted.rows)
+    cut_short = (counted.missing and not measured.curtailed) or measured.interrupted
+    if cut_short and n:  # nothing that is missing undoes a leak
+        early = _settled(gate, counted, measured)
+        if early is not None and early.verdict is Verdict.FAIL:
+            return early
     if measured.interrupted:
         reason = (
             f"the run was interrupted: {measured.interrupted}; run again, it goes on from there"

@@ -79,7 +79,13 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
         raise ResultsFileError(
             f"{path}: {len(cases)} cases, and the run had {run.expected}: the file was cut short"
         )
-    run = replace(run, attacks=tuple(run.attacks), values_shown=run.values_shown and show_values)
+    run = replace(
+        run,
+        attacks=tuple(run.attacks),
+        failures=tuple(run.failures),
+        left_out=tuple(run.left_out),
+        values_shown=run.values_shown and show_values,
+    )
     rows = [case.row for case in cases if case.row is not None]
     pair = _made(PairName, head["pair"]) if "pair" in head else None
     metrics = shares(rows, run.confidence, run.two_states)

@@ -44,6 +44,9 @@ class PairRun:
         # The cases that were run; one without a row ended in an error.
         self.seen: set[str] = set()
         self.judged = False
+        # Tests that failed, of this pair or of none, and pairs that were not run.
+        self.failures: list[str] = []
+        self.left_out: list[str] = []
         self.results: list[GateResult] = []
         self.search: SearchSummary | None = None
         # Why tasks were not solved, by row.
@@ -97,7 +100,15 @@ class PairRun:
 
     def build(self, clock: Clock, command: Sequence[str]) -> Result:
         """Make, keep and return the result that reports render. `command`: pytest's arguments."""
-        ended = Ended(self.rows, self.seen, self.results, self.search, self._interrupted)
+        ended = Ended(
+            self.rows,
+            self.seen,
+            self.results,
+            self.search,
+            self._interrupted,
+            self.failures,
+            self.left_out,
+        )
         result = build_result(ended, self.settings, self.dataset, self.engine, clock, command)
         if not self.pair.alone:
             name = PairName(self.pair.label, self.pair.model, self.pair.method)

@@ -43,7 +43,8 @@ class RunFacts:
     `values_shown`: the user asked for values in the reports. How it was judged: `confidence` of
     each bound, what an `undecided` gate does, whether a part counts as a failure
     (`require_complete`), and whether cases were left out because they could change no verdict
-    (`curtailed`).
+    (`curtailed`). `failures` are the tests that failed or ended in an error, with one of which
+    nothing is for release, and `left_out` the pairs of a sweep of which no case was run.
     """
 
     model: str
@@ -62,6 +63,8 @@ class RunFacts:
     undecided: Undecided = "fail"
     require_complete: bool = False
     curtailed: bool = False
+    failures: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def bound_head(self) -> str:
@@ -146,12 +149,8 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """What the gates say together: `FOR RELEASE`, `NOT FOR RELEASE` or `NO VERDICT`."""
-        if any(gate.blocks for gate in self.gates):
-            return "NOT FOR RELEASE"
-        if self.gates and all(gate.verdict == "PASS" for gate in self.gates):
-            return "FOR RELEASE"
-        return "NO VERDICT"
+        """What this run alone comes to: `FOR RELEASE`, `NOT FOR RELEASE` or `NO VERDICT`."""
+        return concluded([(gate.name, gate) for gate in self.gates], self.run.failures)[0]
 
     @property
     def caveat(self) -> str:
@@ -167,10 +166,51 @@ class Result:
 
 def verdict_of_all(results: Sequence[Result]) -> str:
     """Return what a sweep's verdicts say together: one that blocks blocks, all must pass."""
-    verdicts = {result.verdict for result in results}
-    if "NOT FOR RELEASE" in verdicts:
-        return "NOT FOR RELEASE"
-    return "FOR RELEASE" if verdicts == {"FOR RELEASE"} else "NO VERDICT"
+    gates = [(gate.name, gate) for result in results for gate in result.gates]
+    failures = [name for result in results for name in result.run.failures]
+    left_out = [label for result in results for label in result.run.left_out]
+    left_out += [result.label for result in results if not result.gates]
+    return concluded(gates, failures, left_out)[0]
+
+
+# As many failed tests are named in the verdict's line.
+_NAMED = 3
+
+
+def concluded(
+    gates: Sequence[tuple[str, GateFact]],
+    failures: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+) -> tuple[str, str]:
+    """Return the one verdict on a run, and why: screen, reports, replay and exit code read it.
+
+    `gates`: by the names under which they are shown. `failures`: tests that failed or ended in an
+    error. `left_out`: pairs of a sweep that were not run. FOR RELEASE takes a gate that passed, no
+    gate that did not, no failure and nothing left out.
+    """
+    said = [f"{name} {gate.verdict}" for name, gate in gates if gate.blocks]
+    if failures:
+        names = list(dict.fromkeys(failures))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        tests = "test" if len(names) == 1 else "tests"
+        said.append(f"{len(names)} {tests} failed ({', '.join(names[:_NAMED])}{more})")
+    if said:
+        return "NOT FOR RELEASE", ", ".join(said)
+    if left_out:
+        return "NO VERDICT", f"not run: {', '.join(dict.fromkeys(left_out))}"
+    if not gates:
+        return "NO VERDICT", "no case was run"
+    passed = [gate for _, gate in gates if gate.verdict == "PASS"]
+    if len(passed) == len(gates):
+        trained = [name for name, gate in gates if gate.rehearsed]
+        only = f" ({', '.join(trained)}: only on what unlearning trained on)" if trained else ""
+        return "FOR RELEASE", f"every gate passed{only}"
+    through = [name for name, gate in gates if gate.verdict == "UNDECIDED"]
+    untold = len(gates) - len(passed) - len(through)
+    said = [f"{untold} of {len(gates)} gates not evaluated"] if untold else []
+    if through:
+        said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
+    return "NO VERDICT", "; ".join(said)
 
 
 # What a metric counts a probe by, and its person; the same of a task case.
@@ -187,6 +227,8 @@ class Ended:
     gates: Sequence[GateResult]
     search: SearchSummary | None
     interrupted: str | None
+    failures: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
 
 def build_result(
@@ -220,6 +262,10 @@ def build_result(
         undecided=settings.judging.undecided,
         require_complete=settings.judging.require_complete,
         curtailed=settings.judging.curtail,
+        failures=tuple(
+            redacted(name, settings.fingerprint_key, dataset) for name in ended.failures
+        ),
+        left_out=tuple(ended.left_out),
     )
     return Result(
         run=run,

@@ -24,7 +24,7 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Engine
 from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
-from pytest_unlearn.run.result import Result
+from pytest_unlearn.run.result import Result, concluded, gate_fact
 from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.run.training_checks import check_training
 from pytest_unlearn.sandbox import SandboxError
@@ -35,7 +35,7 @@ from pytest_unlearn.session.collection import (
     PairOrder,
     RowCollector,
 )
-from pytest_unlearn.session.gate_items import gate_reports
+from pytest_unlearn.session.gate_items import VERDICT_PROPERTY, gate_reports
 from pytest_unlearn.session.redaction import Redactor
 from pytest_unlearn.session.sweep import read_grid
 
@@ -237,7 +237,13 @@ class UnlearnSession:
         """Take a test's row from its report; a test that was skipped was not measured."""
         if report.skipped or not (report.when == "call" or report.failed):
             return
+        named = dict(report.user_properties)
+        if VERDICT_PROPERTY in named:  # a gate's own report
+            return
         run = self._run_named_in(report.user_properties)
+        if report.failed:
+            for one in [run] if PAIR_PROPERTY in named else self.runs:
+                one.failures.append(report.nodeid)
         run.seen.update(str(v) for name, v in report.user_properties if name == CASE_PROPERTY)
         for name, value in report.user_properties:
             if name == SEARCH_PROPERTY:
@@ -258,6 +264,8 @@ class UnlearnSession:
         except BaseException as error:
             if self._judge(interrupted=str(error) or type(error).__name__):
                 self._write()
+            if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
+                error.returncode = pytest.ExitCode.INTERRUPTED  # what was cut short is no success
             raise
         if self.config.option.collectonly or self.worker:
             return
@@ -278,7 +286,22 @@ class UnlearnSession:
         for run in self.runs:
             if run.seen or unseen:
                 run.judge(interrupted)
+        left_out = [run.pair.label for run in self.runs if not run.judged]
+        for run in self.runs:
+            run.left_out = left_out
         return any(run.seen or unseen for run in self.runs)
+
+    def conclusion(self) -> tuple[str, str]:
+        """Return the verdict on all that was run, and why; see `concluded`."""
+        gates = [
+            (run.pair.named(result.gate.name), gate_fact(result))
+            for run in self.judged
+            for result in run.results
+        ]
+        failures = [name for run in self.runs for name in run.failures]
+        key = self.settings.fingerprint_key
+        left_out = self.runs[0].left_out if self.judged else ()
+        return concluded(gates, [redacted(n, key, self.dataset) for n in failures], left_out)
 
     def _save(self, name: str, run: PairRun) -> str:
         """Keep a complete run for later comparisons; return what became of it."""

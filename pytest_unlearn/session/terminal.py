@@ -65,6 +65,9 @@ _COLOURS = {
 }
 
 
+_VERDICT_COLOURS = {"FOR RELEASE": "green", "NOT FOR RELEASE": "red", "NO VERDICT": "yellow"}
+
+
 def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
     """Return category, letter and word of a measured test: leaked `L`, unsolved `U`.
 
@@ -129,12 +132,10 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
 
     Under `-q` the gates and what to do next; under `-qq` the verdict alone.
     """
-    if not session.judged:
-        return
     verbosity, screen = reporter.config.get_verbosity(), Screen(reporter, bool(reporter.isatty))
     if verbosity < 0 and session.settings.show_values:  # the header, which says so, was not shown
         screen.line(SHOWN)
-    if verbosity > -2:
+    if verbosity > -2 and session.judged:
         reporter.section("unlearning")
         for run in session.judged:
             if session.sweeps:
@@ -147,9 +148,9 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for result in session.built:
         for line in annotation_lines(result, os.environ):
             reporter.write_line(line)  # GitHub reads whole lines
-    named = [(run.pair.named(r.gate.name), r) for run in session.judged for r in run.results]
-    text, colour = conclusion(named)
-    screen.line(text, bold=True, **{colour: True})
+    if not reporter.config.option.collectonly:
+        verdict, why = session.conclusion()
+        screen.line(f"{verdict}: {why}", bold=True, **{_VERDICT_COLOURS[verdict]: True})
 
 
 def _write_run(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
@@ -374,22 +375,6 @@ def _details(
         yield "leaked: " + ", ".join(leaked)
     elif leaked:
         yield f"leaked: {len(leaked)} forget probes; -v lists them"
-
-
-def conclusion(results: Sequence[tuple[str, GateResult]]) -> tuple[str, str]:
-    """Return the last line and its colour, of judged gates by name."""
-    blocking = [f"{name} {result.verdict.value}" for name, result in results if result.blocks]
-    if blocking:
-        return f"NOT FOR RELEASE: {', '.join(blocking)}", "red"
-    passed = [name for name, result in results if result.verdict is Verdict.PASS]
-    if len(passed) == len(results):
-        return "FOR RELEASE: every gate passed", "green"
-    through = [name for name, r in results if r.verdict is Verdict.UNDECIDED]
-    untold = len(results) - len(passed) - len(through)
-    said = [f"{untold} of {len(results)} gates not evaluated"] if untold else []
-    if through:
-        said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
-    return f"NO VERDICT: {'; '.join(said)}", "yellow"
 
 
 # Of a file or a pipe nobody knows the width, and its reader can scroll: only what was named

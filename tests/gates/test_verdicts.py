@@ -123,11 +123,20 @@ def ids(rows: list[ProbeRow | TaskRow]) -> list[str]:
 
 
 def test_partial_and_interrupted_are_not_evaluated() -> None:
-    """Nothing is said about data that were not run, good or bad."""
-    rows = forget_rows(100, 100)
+    """Nothing good is said about data that were not run."""
+    rows = forget_rows(100, 0)
     for more in ({"expected": [*rows, probe(100, "direct", "clean")]}, {"interrupted": "Ctrl-C"}):
         result = judge(parse_gate("leak.direct<=5%"), measured(rows, **more))
         assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, False)
+
+
+@pytest.mark.parametrize("gate", ["leak.direct<=5%", "leak.direct<=0"])
+def test_a_leak_that_nothing_undoes_fails_without_the_rest(gate: str) -> None:
+    """With -k, -x, a shard or an interrupt: no missing case can make it better."""
+    rows = forget_rows(100, 100)
+    for more in ({"expected": [*rows, probe(100, "direct", "clean")]}, {"interrupted": "Ctrl-C"}):
+        result = judge(parse_gate(gate), measured(rows, **more))
+        assert (result.verdict, result.blocks) == (Verdict.FAIL, True)
 
 
 def test_filters_count_their_rows_only() -> None:
