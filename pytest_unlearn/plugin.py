@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.session import options
 from pytest_unlearn.session import options as flags
 from pytest_unlearn.session.fixtures import (
@@ -66,6 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
         state = config.stash[SESSION] = UnlearnSession(config)
         choose_paths(config, searches=bool(state.settings.search))
+    elif not (options.replays(config) or config.option.unlearn_metrics):
+        try:
+            options.refuse_without_model(config)
+        except UserError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -62,6 +62,28 @@ def add_options(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
+    parser.addini(
+        "unlearn_require_model",
+        help="end with a usage error where no model is named, as when CI lost the variable that "
+        "holds its name",
+        type="bool",
+        default=False,
+    )
+
+
+def refuse_without_model(config: pytest.Config) -> None:
+    """Raise UserError where the command line asks for a verdict and names no model."""
+    flags = (f"unlearn_{name}" for name in ("gate", "profile", "report", "require_complete"))
+    asked = [
+        "--" + name.replace("_", "-") for name in flags if config.getoption(name, None) is not None
+    ]
+    if config.getini("unlearn_require_model"):
+        asked.append("unlearn_require_model")
+    if asked:
+        raise UserError(
+            f"{asked[0]} wants a verdict, and no model is named: nothing would be tested; write "
+            "--unlearn-model=NAME (in CI, see whether the variable with its name is set)"
+        )
 
 
 def given(config: pytest.Config, name: str) -> Any:

@@ -1,0 +1,66 @@
+"""With a model named there is one verdict line; without one, nothing that wants a verdict runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("test", "arguments", "line", "code"),
+    [
+        ("def test_own(): assert False", [], "NOT FOR RELEASE: 1 test failed (*::test_own)", 1),
+        ("def test_own(): pass", [], "NO VERDICT: no case was run", 0),
+        ("def test_own(unlearn_pair): pass", ["--setup-only"], "NO VERDICT: no case was run", 0),
+        (
+            "import pytest\n\n@pytest.fixture\ndef late():\n    yield\n    raise OSError\n\n"
+            "def test_own(late): pass",
+            [],
+            "NOT FOR RELEASE: 1 test failed (*::test_own)",
+            1,
+        ),
+        (
+            "import pytest\n\n@pytest.fixture\ndef leave(): pytest.exit('bye', returncode=0)\n\n"
+            "def test_own(leave): pass",
+            [],
+            "NO VERDICT: no case was run",
+            2,
+        ),
+    ],
+)
+def test_always_one_verdict_line(
+    pytester: pytest.Pytester, test: str, arguments: Sequence[str], line: str, code: int
+) -> None:
+    path = pytester.makepyfile(test)
+    result = pytester.runpytest_subprocess(
+        path, "--unlearn-model=tiny", "--unlearn-method=none", *arguments
+    )
+    assert result.ret == code
+    result.stdout.fnmatch_lines([line])
+    result.stdout.no_fnmatch_line("FOR RELEASE*")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ini", "named"),
+    [
+        (["--unlearn-gate=leak.direct<=5%"], "", "--unlearn-gate"),
+        (["--unlearn-profile=release"], "", "--unlearn-profile"),
+        (["--unlearn-report=html"], "", "--unlearn-report"),
+        (["--unlearn-require-complete"], "", "--unlearn-require-complete"),
+        ([], "unlearn_require_model = true", "unlearn_require_model"),
+    ],
+)
+def test_a_verdict_without_a_model(
+    pytester: pytest.Pytester, arguments: Sequence[str], ini: str, named: str
+) -> None:
+    pytester.makeini(f"[pytest]\n{ini}\n")
+    pytester.makepyfile("def test_own(): pass")
+    result = pytester.runpytest(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{named} wants a verdict, and no model is named*"])
+
+
+def test_nothing_asked_nothing_refused(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_own(): pass")
+    assert pytester.runpytest().ret == pytest.ExitCode.OK
