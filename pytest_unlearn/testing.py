@@ -49,8 +49,11 @@ class LookupModels:
         self._cases: dict[tuple[Style, str], Probe | TaskCase | None] = {}
         for probe in dataset.probes:
             key = (probe.style, probe.prompt.reveal())
-            # A prompt that names nobody asks for many values: there is no one answer.
-            self._cases[key] = None if key in self._cases else probe
+            # A prompt that names nobody asks for many values: there is no one answer. Two families
+            # may ask for one value in the same words.
+            known = self._cases.setdefault(key, probe)
+            if known is not probe and getattr(known, "value", None) != probe.value:
+                self._cases[key] = None
         for case in dataset.tasks:
             style = dataset.sampling.style
             self._cases[style, prompt_of(case, style)] = case

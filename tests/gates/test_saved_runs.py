@@ -203,7 +203,7 @@ def test_save_and_compare_in_whole_runs(unlearn_run: UnlearnRun) -> None:
             "since main * then * now * change * 95% interval * worse * better * p",
             "leak.direct * 0.0% * 5.0% * +5.0 pp * to * 60 * 2 * 0 * 0.5",
             "not all else is equal to main (*): seed 0 -> 7",
-            "FOR RELEASE: every gate passed",
+            "FOR RELEASE: every gate passed*",
         ]
     )
     over = unlearn_run(*flags, "--unlearn-compare-fail=leak.direct:+4%")

@@ -75,7 +75,7 @@ def test_someone_elses_value_is_an_indirect_leak() -> None:
 
 def test_a_control_value_is_chance() -> None:
     """Nobody could have learnt it: on another's probe it is a fabrication that hit."""
-    control = next(p for p in PROBES if p.split == "control")
+    control = next(p for p in PROBES if p.split == "control" and p.kind == "email")
     assert DETECTOR.outcome(FORGET[0], control.value.reveal()).label == "fabrication"
     assert DETECTOR.outcome(control, control.value.reveal()).label == "direct"
 

@@ -62,6 +62,7 @@ class Given:
     adapter = None
     revision = None
     trusted = None
+    thinking = None
     retrained = None
     device = "cpu"
     dtype = "float32"

@@ -35,7 +35,7 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=gaa"],
-            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, npo, ",
+            "--unlearn-method: 'gaa' is not a method; write one of ga, ga+gd, ga+kl, wga, ",
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-method=ga:lr"],

@@ -30,7 +30,7 @@ def test_forgotten_and_able_passes(unlearn_run: UnlearnRun) -> None:
             "leak.control * 0 (0.0%) * 0 (0.0%) * 30 *",
             "people.retained * 30 (100.0%) * 30 (100.0%) * 30 (15) * >=81.9% of base",
             "shift: 60 direct leaks of the base became placeholder 60",
-            "FOR RELEASE: every gate passed",
+            "FOR RELEASE: every gate passed*",
         ]
     )
 

@@ -132,7 +132,7 @@ def test_all_pairs_pass(sweep: Sweep) -> None:
             f"*judged tiny 2 {CASES}",
             f"*judged other 2 {CASES}",
             "other/ga+gd *13/14 (92.9%)*FOR RELEASE *-",
-            "FOR RELEASE: every gate passed",
+            "FOR RELEASE: every gate passed*",
         ]
     )
     assert short_names(["a/model/", "b/model", "tiny"]) == ["model", "model.2", "tiny"]
