@@ -304,7 +304,7 @@ def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> C
     if isinstance(case, Probe):
         shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
     else:
-        shown, about = "", {"task": case.task_id, "rehearsed": case.rehearsed}
+        shown, about = "", {"rehearsed": case.rehearsed, "task": case.task_id}
     if not show:
         return Case(case.id, status, row, shown, about)
     return Case(

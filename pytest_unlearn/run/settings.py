@@ -211,8 +211,8 @@ class Settings:
             "FAMILIES",
             "how records are asked for, separated by commas: direct, cross, nameless, twin, "
             "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all "
-            "(default: direct, and where something is unlearned cross as well, in words that "
-            "unlearning never used, for people to forget and control people)",
+            "(default: the first, and where something is unlearned the second as well, in words "
+            "that unlearning never used, for people to forget and control people)",
             read=option_values.families,
         ),
         default=(),

@@ -198,13 +198,14 @@ def _sampling(config: pytest.Config) -> Sampling:
         flag = "--" + name.replace("_", "-")
         return whole_number(least)(Given(flag, value, Path()))
 
+    style = given(config, "unlearn_task_style") or _task_style(named_models(config))
     with naming("--unlearn-samples"):
         return parse_sampling(
             whole("unlearn_samples", 1, 1),
             given(config, "unlearn_k"),
             given(config, "unlearn_temperature"),
             given(config, "unlearn_top_p"),
-            given(config, "unlearn_task_style") or _task_style(named_models(config)),
+            style,
             whole("unlearn_task_tokens", 0, 0) or None,
         )
 

@@ -189,7 +189,7 @@ def test_errors_inside(unlearn_run: UnlearnRun) -> None:
     unlearn_run.lookup(also=BROKEN)
     flags = ("-vv", "--showlocals", "-rA", "--tb=long", "--junitxml=junit.xml", *EVERY_FORMAT)
     result = run_on_awkward(unlearn_run, *flags, "-k", f"{THREE} or forget-003")
-    assert result.parseoutcomes()["errors"] == 4
+    assert result.parseoutcomes()["errors"] == 8
     result.stdout.fnmatch_lines(["*RuntimeError: broken*"])
     scan(unlearn_run, result)
 

@@ -85,6 +85,7 @@ def test_all_formats_agree(unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPa
     assert {metric["name"] for metric in summary["metrics"]} == {
         *("leak.direct", "leak.indirect", "leak.control", "degenerate.rate"),
         *("passk.retained", "parse.rate", "people.retained"),
+        *("leak.rehearsed", "people.rehearsed"),
     }
     for metric in summary["metrics"]:
         name, n, units = metric["name"], metric["n"], metric["units"]

@@ -28,7 +28,7 @@ def test_forgotten_and_able_passes(unlearn_run: UnlearnRun) -> None:
             "leak.indirect * 0 (0.0%) * 60 (30) *PASS",
             "passk.retained * 30/30 (100.0%) * 30 * >=90.5% * >=90.0% * PASS",
             "leak.control * 0 (0.0%) * 0 (0.0%) * 30 *",
-            "people.retained * 30 (100.0%) * 30 (100.0%) * 30 (15) * >=81.9% of base",
+            "people.retained * 16 (100.0%) * 16 (100.0%) * 16 (8) * >=68.8% of base",
             "shift: 60 direct leaks of the base became placeholder 60",
             "FOR RELEASE: every gate passed*",
         ]
@@ -318,4 +318,4 @@ def test_tests_of_others_are_left_alone(unlearn_run: UnlearnRun) -> None:
     for flags in ([], ["-x"]):
         result = unlearn_run("test_other.py", *flags)
         result.assert_outcomes(passed=1, failed=1)
-        result.stdout.no_fnmatch_line("*unlearning*")
+        result.stdout.no_fnmatch_line("*= unlearning =*")

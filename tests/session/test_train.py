@@ -78,13 +78,13 @@ def test_one_process_trains_what_a_run_needs(
 ) -> None:
     """The tested model, then the retrained one where it is the run's own; and no test is run."""
     asked: list[str] = []
-    key = ModelPair.key
+    prepare = ModelPair.prepare
 
-    def noted(pair: ModelPair, state: Any) -> Any:
+    def noted(pair: ModelPair, state: Any) -> None:
         asked.append(state)
-        return key(pair, "unlearned")
+        prepare(pair, "unlearned")
 
-    monkeypatch.setattr(ModelPair, "key", noted)
+    monkeypatch.setattr(ModelPair, "prepare", noted)
     unlearn_run.model = llama_folder
     flags = [
         *unlearn_run.arguments(),
