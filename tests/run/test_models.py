@@ -63,6 +63,7 @@ class Given:
     revision = None
     trusted = None
     thinking = None
+    engine = "transformers"
     retrained = None
     device = "cpu"
     dtype = "float32"
@@ -86,13 +87,15 @@ class Pairs:
         for module, name in ((loop, "unlearn"), (planting, "plant"), (planting, "retrain")):
             monkeypatch.setattr(module, name, self._counting(name, getattr(module, name)))
         # The bundled tasks are long; two of them do.
-        texts = Dataset.training_texts
+        for name in ("training_texts", "planting_texts"):
+            monkeypatch.setattr(Dataset, name, self._short(getattr(Dataset, name)))
 
+    def _short(self, texts: Any) -> Any:
         def few(dataset: Dataset, *arguments: Any, **options: Any) -> TrainingTexts:
             found = texts(dataset, *arguments, **options)
             return replace(found, tasks=found.tasks[:2])
 
-        monkeypatch.setattr(Dataset, "training_texts", few)
+        return few
 
     def _counting(self, name: str, function: Any) -> Any:
         def counted(*arguments: Any) -> Any:
