@@ -1,4 +1,4 @@
-"""Reading a user's JSON Lines file: one object a line, every fault named by file, line and field.
+"""Files: a user's JSON Lines read with every fault named, and a file put in place as a whole.
 
 Plain or gzip (RFC 1952), one line in memory at a time. Values are never quoted in a message,
 because they may be personal data.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,24 @@ _JSON_NAMES = {
     float: "a number",
     type(None): "null",
 }
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield an empty file beside `path` that takes its place when the block ends without an error.
+
+    A reader sees the file before or this one, never half of it, and an error leaves nothing behind.
+    It is readable by its owner only. Raises OSError where the folder cannot be written.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
 
 
 def read_objects(

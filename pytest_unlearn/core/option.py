@@ -40,7 +40,12 @@ class Option:
     @property
     def flag(self) -> str:
         """The name as it is written on the command line."""
-        return "--" + self.name.replace("_", "-")
+        return flag_of(self.name)
+
+
+def flag_of(name: str) -> str:
+    """Return an option's name as it is written on the command line."""
+    return "--" + name.replace("_", "-")
 
 
 def text(given: Given) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from pytest_unlearn.core.files import replacing
 
 
 def digest_of(value: Any) -> str:
@@ -60,15 +61,8 @@ class Store:
         """Write an entry; a reader sees the old one, the new one, or none, never half of it."""
         path = self._path(namespace, key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                json.dump(entry, file)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
+            json.dump(entry, file)
 
     def folder(self, namespace: str, key: str) -> Path | None:
         """Return the folder stored under a key, or None."""

@@ -7,18 +7,16 @@ find hard does not blur the change.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.files import replacing
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.differences import paired_difference_bounds
 from pytest_unlearn.gates.estimates import units_of
@@ -162,16 +160,9 @@ def save(folder: Path, run: SavedRun, gates: Sequence[GateResult]) -> Path:
         ],
         "rows": [json.loads(to_json(row)) for row in run.rows],
     }
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")  # its owner's alone
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            json.dump(content, file, indent=1)
-        path = folder / f"{run.name}.json"
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    path = folder / f"{run.name}.json"
+    with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
+        json.dump(content, file, indent=1)
     return path
 
 

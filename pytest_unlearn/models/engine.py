@@ -12,10 +12,10 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.extensions import add_offered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,20 +177,7 @@ def engines() -> Mapping[str, Engine]:
         path = f"pytest_unlearn.models.{module}"
         if importlib.util.find_spec(path) is not None:
             known[name] = importlib.import_module(path).ENGINE
-    for point in entry_points(group=GROUP):
-        start = f"the engine {point.name} ({point.value})"
-        try:
-            engine = point.load()
-        except Exception as error:  # another package's code
-            raise UserError(f"{start}: {error}") from error
-        if not isinstance(engine, Engine) or engine.name != point.name:
-            raise UserError(
-                f"{start}: the entry point must name a pytest_unlearn.models.engine.Engine whose "
-                f"name is {point.name!r}"
-            )
-        if point.name in known:
-            raise UserError(f"{start}: there is an engine of this name already")
-        known[point.name] = engine
+    add_offered(known, GROUP, "an engine", Engine)
     return known
 
 

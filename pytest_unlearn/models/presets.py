@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.extensions import add_offered
 from pytest_unlearn.models.prompt_formats import INFILLS, Infill, StyleError
 
 GROUP = "pytest_unlearn.presets"
@@ -323,19 +323,5 @@ def presets() -> Mapping[str, Preset]:
     Raises PresetError for an entry point that does not load, is no `Preset`, or takes a name twice.
     """
     known = {preset.name: preset for preset in _BUILT_IN}
-    for point in entry_points(group=GROUP):
-        try:
-            preset = point.load()
-        except Exception as error:  # another package's code
-            raise PresetError(f"the preset {point.name} ({point.value}): {error}") from error
-        if not isinstance(preset, Preset) or preset.name != point.name:
-            raise PresetError(
-                f"the preset {point.name} ({point.value}): the entry point must name a "
-                f"pytest_unlearn.models.presets.Preset whose name is {point.name!r}"
-            )
-        if point.name in known:
-            raise PresetError(
-                f"the preset {point.name} ({point.value}): there is a preset of this name already"
-            )
-        known[point.name] = preset
+    add_offered(known, GROUP, "a preset", Preset, PresetError)
     return known

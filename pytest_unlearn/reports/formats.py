@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.files import replacing
 from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, summary
 from pytest_unlearn.reports.html import page
 from pytest_unlearn.run.result import Result
@@ -124,7 +123,7 @@ def _installed(name: str) -> ReportFormat | None:
         if not isinstance(found, ReportFormat):
             raise ReportError(
                 f"--unlearn-report={name}: {point.value} of the package {point.module} is no "
-                "pytest_unlearn.reports.formats.Format"
+                "pytest_unlearn.reports.formats.ReportFormat"
             )
         return found
     return None
@@ -189,16 +188,9 @@ def _replace(path: Path, text: str, private: bool) -> None:
 
     `private`: readable by the owner only, whatever the umask says.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        if not private:  # mkstemp's files are private
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        if not private:  # as it is made
             umask = os.umask(0)
             os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+            temporary.chmod(0o666 & ~umask)

@@ -1,4 +1,4 @@
-"""Leaks taken apart: by family, kind, carrier and knowledge, and from which outcome to which."""
+"""Tables beside the gates: leaks taken apart, exact extraction, coding, membership."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a case came to on both models of a run."""
+"""Every case run on base and tested model, each completion made once and kept; without pytest."""
 
 from __future__ import annotations
 

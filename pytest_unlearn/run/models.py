@@ -1,4 +1,11 @@
-"""What a run asks of its models, whoever holds them."""
+"""The models of a run, base and tested: made, found, loaded, and named by a key.
+
+A third, retrained without the forget records, may be given to compare with, or be made by the
+recipe of the planting; it is only scored. `Models` is what a run asks of them, whoever holds them.
+
+Keys are known without loading anything, so that a run whose completions are all in the store
+loads no model.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.models.loading import Weights
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.planted import Planting
     from pytest_unlearn.run.settings import Settings
 
 

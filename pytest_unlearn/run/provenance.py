@@ -1,4 +1,4 @@
-"""What a run was made from: its data, settings and library versions, without any value."""
+"""What a run was made from and what it cost, without any value: digests, settings, the manifest."""
 
 from __future__ import annotations
 

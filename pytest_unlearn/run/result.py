@@ -1,4 +1,4 @@
-"""One run's result, from which every report format renders; plain data, no pytest, no session."""
+"""One run's result, and how it is built: plain data from which every report format renders."""
 
 from __future__ import annotations
 

@@ -35,6 +35,14 @@ _SETTINGS = tuple(name for name in names_of_role("model") if name not in ("adapt
 _FILES = frozenset((".safetensors", ".json", ".gguf", ".model", ".py"))
 
 
+def _refuse(state: State) -> NoReturn:
+    """Raise ReplayError: something is asked for that the store does not have."""
+    raise ReplayError(
+        f"--unlearn-replay: something of the {state} model is not in the store; run once "
+        "without it, with the same data and settings"
+    )
+
+
 class Recorded:
     """The models of an earlier run as it noted them; none of them can be run."""
 
@@ -68,10 +76,7 @@ class Recorded:
 
     def model(self, state: State) -> NoReturn:
         """Raise ReplayError: something is asked for that the store does not have."""
-        raise ReplayError(
-            f"--unlearn-replay: something of the {state} model is not in the store; run once "
-            "without it, with the same data and settings"
-        )
+        _refuse(state)
 
 
 class Replayed:
@@ -105,10 +110,7 @@ class Replayed:
 
     def model(self, state: State) -> Completer:
         """Raise ReplayError: something is asked for that the store does not have."""
-        raise ReplayError(
-            f"--unlearn-replay: something of the {state} model is not in the store; run once "
-            "without it, with the same data and settings"
-        )
+        _refuse(state)
 
 
 def note(settings: Settings, dataset: Dataset, models: Models) -> None:

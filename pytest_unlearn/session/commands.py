@@ -1,4 +1,4 @@
-"""`--unlearn-replay`: an earlier run's rows, judged and rendered again without a model."""
+"""What is printed instead of a run: the metrics, the plan, or an earlier run judged again."""
 
 from __future__ import annotations
 

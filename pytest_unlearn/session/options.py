@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError, naming
-from pytest_unlearn.core.option import Given, whole_number
+from pytest_unlearn.core.option import Given, flag_of, whole_number
 from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
 from pytest_unlearn.run.settings import (
     OPTIONS,
@@ -74,9 +74,7 @@ def add_options(parser: pytest.Parser) -> None:
 def refuse_without_model(config: pytest.Config) -> None:
     """Raise UserError where the command line asks for a verdict and names no model."""
     flags = (f"unlearn_{name}" for name in ("gate", "profile", "report", "require_complete"))
-    asked = [
-        "--" + name.replace("_", "-") for name in flags if config.getoption(name, None) is not None
-    ]
+    asked = [flag_of(name) for name in flags if config.getoption(name, None) is not None]
     if config.getini("unlearn_require_model"):
         asked.append("unlearn_require_model")
     if asked:
@@ -195,8 +193,7 @@ def _sampling(config: pytest.Config) -> Sampling:
         value = given(config, name)
         if value in (None, ""):
             return default
-        flag = "--" + name.replace("_", "-")
-        return whole_number(least)(Given(flag, value, Path()))
+        return whole_number(least)(Given(flag_of(name), value, Path()))
 
     style = given(config, "unlearn_task_style") or _task_style(named_models(config))
     with naming("--unlearn-samples"):

@@ -1,4 +1,4 @@
-"""What is around the solutions of tasks, told in the header and, where it is not all, warned of."""
+"""About the solutions of tasks: what is around them, and why one did not solve its task."""
 
 from __future__ import annotations
 

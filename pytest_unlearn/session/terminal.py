@@ -1,4 +1,4 @@
-"""The summary at the end of a run, and the letters while it runs."""
+"""What the terminal shows: header, letters, the summary, in lines and tables that fit."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
-"""What a killed training run goes on from: one file, replaced as a whole at each look."""
+"""What a training leaves on disk: a state for a killed run to go on from, the trained policy."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pytest_unlearn.core.errors import room_for
+from pytest_unlearn.core.files import replacing
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, whole
 from pytest_unlearn.unlearning.lora import FullPolicy
@@ -35,17 +33,12 @@ def save_state(path: Path, state: SavedState) -> None:
     safetensors, so that reading it back runs no code. Raises UnlearningError on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    os.close(handle)
-    try:
-        with room_for("a checkpoint of the training", path.parent):
-            tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-            save_file(tensors, temporary, metadata={"notes": json.dumps(dict(state.notes))})
-            os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with (
+        room_for("a checkpoint of the training", path.parent),
+        replacing(path) as temporary,
+    ):
+        tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+        save_file(tensors, temporary, metadata={"notes": json.dumps(dict(state.notes))})
 
 
 def load_state(path: Path) -> SavedState | None:

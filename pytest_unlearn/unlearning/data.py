@@ -1,4 +1,8 @@
-"""Training texts as token rows that fit the model, and the seeded order in which they are seen."""
+"""Training texts as token rows that fit the model, with what a method needs of the base attached.
+
+The base is asked before the first step, once an example: nothing of it is computed again, and a
+run that changes the base's own weights can use it as well. Rows are seen in a seeded order.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,13 @@
-"""Several processes that train one model: who this one is, and what they tell one another.
+"""Several processes that train one model: who this one is, what they tell one another, and a policy
+whose weights lie in shards on them (FSDP, Zhao et al. 2023).
 
 `accelerate launch` and torchrun start them and say so in the environment. Alone, each function is
 the identity, so that the loop is written once. What decides anything (a look, a stop, an error) is
 the same on all processes: one that went on alone would wait for the others for ever.
+
+Each process holds a share of every weight, gathers a layer's weights when the layer runs, and
+receives its share of the summed gradient; so a model larger than one GPU can be trained, and the
+optimizer sees a share only. Every pass is a collective act: all processes must run equally many.
 """
 
 from __future__ import annotations

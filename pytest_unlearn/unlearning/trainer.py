@@ -1,4 +1,4 @@
-"""One model in training: its trained weights, their optimizer, one step, and its state on disk."""
+"""One model in training: its weights, optimizer and learning rate, one step, its state on disk."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_unlearn.core import extensions
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models import engine
 from pytest_unlearn.models.engine import METHODS, abilities_of, engine_named
@@ -86,7 +87,7 @@ def test_engines_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def points(name: str, value: str) -> None:
         point = EntryPoint(name, value, engine.GROUP)
-        monkeypatch.setattr(engine, "entry_points", lambda group: [point])
+        monkeypatch.setattr(extensions, "entry_points", lambda group: [point])
         engine.engines.cache_clear()
 
     try:

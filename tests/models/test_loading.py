@@ -36,6 +36,20 @@ FLAG = "--unlearn-model"
 PROMPTS = ["a = '", "user = ", "x", "def f(x):\n    return"]
 
 
+def save_qwen2(folder: Path, **options: int) -> None:
+    """Save a Qwen2 of one small layer with random weights."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        **options,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+
+
 @pytest.fixture
 def folder(llama_folder: Path, tmp_path: Path) -> Path:
     """A copy of the small Llama, to be spoilt."""
@@ -273,17 +287,8 @@ def test_a_tokenizer_that_its_class_would_cut_otherwise(tmp_path: Path) -> None:
     from pytest_unlearn.models.presets import TINY_FOLDER
 
     folder = tmp_path / "qwen2"
-    torch.manual_seed(0)
     rows = json.loads((TINY_FOLDER / "config.json").read_text())["vocab_size"]
-    config = Qwen2Config(
-        vocab_size=rows,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    save_qwen2(folder, vocab_size=rows)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TINY_FOLDER / name, folder / name)
     edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", backend=None)
@@ -333,17 +338,7 @@ def test_a_model_and_an_adapter_in_one_folder(folder: Path, tmp_path: Path) -> N
 def test_an_adapter_with_biases_stands_apart(tmp_path: Path) -> None:
     """PEFT leaves trained biases on the base, so the tested model is loaded for itself."""
     folder = tmp_path / "biased"
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=259,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        eos_token_id=2,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    save_qwen2(folder, vocab_size=259, eos_token_id=2)
     adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj", bias="all"))
     assert stands_apart(adapter)
     assert not stands_apart(adapter_on(folder, tmp_path / "plain", lora("q_proj")))

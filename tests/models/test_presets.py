@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_unlearn.core import extensions
 from pytest_unlearn.models import presets as presets_module
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.generation import decode
@@ -210,7 +211,7 @@ def test_other_packages_add_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """By an entry point; one that is broken is named, and never left out in silence."""
 
     def found(*points: EntryPoint) -> dict[str, Preset]:
-        monkeypatch.setattr(presets_module, "entry_points", lambda group: points)
+        monkeypatch.setattr(extensions, "entry_points", lambda group: points)
         return dict(presets_module.presets.__wrapped__())
 
     assert found(entry("mine", "MINE"))["mine"] is MINE
