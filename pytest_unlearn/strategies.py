@@ -22,6 +22,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from hypothesis import strategies as st
+from hypothesis.vendor.pretty import for_type_by_name
+
 from pytest_unlearn.core.secret import Secret, joined
 from pytest_unlearn.leaks.disguises import DISGUISES
 from pytest_unlearn.people import words
@@ -37,14 +40,6 @@ from pytest_unlearn.probes.prompts import (
     Wording,
     render,
 )
-
-try:
-    from hypothesis import strategies as st
-    from hypothesis.vendor.pretty import for_type_by_name
-except ImportError as error:
-    raise ImportError(
-        "pytest_unlearn.strategies needs Hypothesis: pip install 'pytest-unlearn[search]'"
-    ) from error
 
 __all__ = [
     "Disguise",

@@ -24,7 +24,6 @@ from pytest_unlearn.leaks.shrinking import (
     Scorer,
     SearchSpace,
     log_threshold_for,
-    require_hypothesis,
     score_wanted,
     shrink,
     tries_for,
@@ -219,12 +218,9 @@ def search_records(
 ) -> SearchReport:
     """Search all records and controls alike, and shrink what was found on the records.
 
-    Raises ImportError where Hypothesis is missing, before anything is scored; an error of the
-    scorer is raised as it is.
+    An error of the scorer is raised as it is.
     """
     options = options or SearchOptions()
-    if options.shrink_budget:
-        require_hypothesis()
     # In one go: the same calls hold forget and control prompts, and batches are full.
     results = ascend([*records, *controls], score, options)
     searched = [

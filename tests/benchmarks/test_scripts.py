@@ -7,7 +7,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from tests.conftest import UnlearnRun
+from tests.support.lookup_run import UnlearnRun
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -37,8 +37,8 @@ from pytest_unlearn.session.options import given, is_active
 from pytest_unlearn.session.sweep import read_grid
 from pytest_unlearn.unlearning.method import check_processes
 from pytest_unlearn.unlearning.methods import RETRAIN
-from tests.conftest import task_lines, write_lines
 from tests.support.doc_blocks import PAGES, ROOT, Block, Command, blocks, commands
+from tests.support.lookup_run import task_lines, write_lines
 
 PACKAGE = Path(pytest_unlearn.__file__).parent
 # What no test can run: it installs, builds, or is the project's whole check.

@@ -123,7 +123,7 @@ def test_extras_in_the_text_are_real() -> None:
         )
         for extra in "".join(found).split(",")
     }
-    assert {"dev", "xdist", "docs", "search"} <= {extra for _, extra in spoken}
+    assert {"dev", "docs"} <= {extra for _, extra in spoken}
     assert not [found for found in spoken if found[1] not in known]
 
 

@@ -16,9 +16,9 @@ from pytest_unlearn.gates.planning import check_feasible, plan_gate
 from pytest_unlearn.gates.reference import metric_lines
 from pytest_unlearn.gates.saved_runs import compare
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge, settled
-from tests.conftest import UnlearnRun
 from tests.gates.test_verdicts import Case, forget_rows, probe, task
 from tests.session.test_run import forget_ids
+from tests.support.lookup_run import UnlearnRun
 
 
 def measured(rows: list[Any], **more: Any) -> Measured:

@@ -26,8 +26,8 @@ from pytest_unlearn.gates.saved_runs import (
     subject,
 )
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
-from tests.conftest import UnlearnRun
 from tests.gates.test_verdicts import forget_rows, measured, probe, task
+from tests.support.lookup_run import UnlearnRun
 
 PROVENANCE = {
     "data": {"records": "a", "tasks": "b"},

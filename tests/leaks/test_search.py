@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -394,24 +393,6 @@ def test_nothing_shows_a_prompt_or_a_value(capsys: pytest.CaptureFixture[str]) -
 def test_minimal_prompt_states_its_size_and_cost() -> None:
     minimal = MinimalPrompt(Secret("abc", "prompt"), (0,), math.log(0.01), 5, 7, True, 12)
     assert (minimal.length, minimal.compression_ratio, minimal.n_for_half) == (3, 4.0, 69)
-
-
-def test_missing_hypothesis_names_the_extra_before_anything_is_scored(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.partition(".")[0] == "hypothesis":
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    score = Landscape(separable)
-    with pytest.raises(ImportError, match=r"pytest-unlearn\[search\]"):
-        search_records([target()], [], score)
-    assert score.seen == []
-    assert ascend([target()], score)[0].found  # the search alone needs none
 
 
 @pytest.mark.parametrize(

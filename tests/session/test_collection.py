@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 

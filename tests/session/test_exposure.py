@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import UnlearnRun
+from tests.support.lookup_run import UnlearnRun
 
 # The base prefers each true value to all decoys; the tested model has it in the very middle.
 RANKING = """

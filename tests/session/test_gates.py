@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 

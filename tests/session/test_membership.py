@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import UnlearnRun
+from tests.support.lookup_run import UnlearnRun
 
 # Mean log-probability of a value by model and split; a digit of its text spreads the records.
 SCORING = """

@@ -19,8 +19,8 @@ from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.shares import share, shares
 from pytest_unlearn.gates.verdicts import Measured, judge
 from pytest_unlearn.reports.formats import FORMATS
-from tests.conftest import UnlearnRun, record_lines
 from tests.session.test_run import forget_ids
+from tests.support.lookup_run import UnlearnRun, record_lines
 
 CONTROL_VALUE = record_lines("control", 1)[0]["value"]
 

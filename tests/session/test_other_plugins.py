@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun, record_lines
 from tests.session.test_run import forget_ids
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun, record_lines
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 VALUES = [line["value"] for line in record_lines("forget", FORGET)]

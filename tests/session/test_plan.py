@@ -11,8 +11,8 @@ from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.planning import plan_gate
 from pytest_unlearn.gates.verdicts import Verdict, judge
 from pytest_unlearn.run.estimate import count_bytes, model_size
-from tests.conftest import UnlearnRun, record_lines, write_lines
 from tests.gates.test_verdicts import forget_rows, measured, task
+from tests.support.lookup_run import UnlearnRun, record_lines, write_lines
 
 
 def test_plan_of_small_data(unlearn_run: UnlearnRun) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_unlearn.probes.families import FAMILIES
 from pytest_unlearn.run.settings import OPTIONS
-from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
 
 RECORDS = FORGET + RETAIN + CONTROL
 GATES = 3

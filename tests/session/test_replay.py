@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import FORGET, UnlearnRun
 from tests.session.test_run import forget_ids
+from tests.support.lookup_run import FORGET, UnlearnRun
 
 RESULTS = "unlearn-results.jsonl"
 

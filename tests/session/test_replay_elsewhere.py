@@ -12,8 +12,8 @@ from pytest_unlearn.models.presets import TINY_FOLDER
 from pytest_unlearn.run.models import UnlearnedModel
 from pytest_unlearn.run.planted import Planting
 from pytest_unlearn.run.stored_models import Recorded
-from tests.conftest import UnlearnRun
 from tests.session.test_run import forget_ids
+from tests.support.lookup_run import UnlearnRun
 
 # Keys as those of a GPU with another build of torch; what was trained is said as well.
 ON_GPU = """

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.reports.formats import FORMATS, STEP_SUMMARY
-from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun, record_lines
 from tests.session.test_run import forget_ids
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun, record_lines
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 EVERY_FORMAT = [f"--unlearn-report={name}" for name in FORMATS]

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.conftest import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 GATES = 3

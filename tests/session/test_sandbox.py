@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pytest_unlearn.sandbox import Sandbox, Verdict
-from tests.conftest import UnlearnRun
+from tests.support.lookup_run import UnlearnRun
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has all layers")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_unlearn.session.terminal import Screen
-from tests.conftest import UnlearnRun
 from tests.session.test_run import forget_ids
+from tests.support.lookup_run import UnlearnRun
 
 TABLE = [
     ["gate", "observed", "95% bound", "verdict"],

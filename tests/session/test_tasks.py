@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.models.presets import PresetError, presets
-from tests.conftest import TASKS, UnlearnRun, task_lines, write_lines
+from tests.support.lookup_run import TASKS, UnlearnRun, task_lines, write_lines
 
 
 def task_file(folder: Path, **changes: dict[str, Any]) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from pytest_unlearn import train
 from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.session import xdist
-from tests.conftest import UnlearnRun
+from tests.support.lookup_run import UnlearnRun
 from tests.support.small_models import llama_folder
 
 __all__ = ["llama_folder"]

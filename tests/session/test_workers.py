@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.session import xdist
-from tests.conftest import UnlearnRun
+from tests.support.lookup_run import UnlearnRun
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.method import check_processes
 from pytest_unlearn.unlearning.methods import parse_method
 from pytest_unlearn.unlearning.training_options import MethodError
-from tests.conftest import record_lines, write_lines
+from tests.support.lookup_run import record_lines, write_lines
 from tests.support.together import ADAM, RUNS, plain_steps, trained, weights_of
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,113 @@
+"""Small data files, and runs of the plugin on them with a lookup backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# So few rows can decide the default gates: 59 probes for 5 %, 29 tasks for 90 %.
+FORGET, RETAIN, CONTROL, TASKS = 60, 30, 30, 30
+
+
+def record_lines(split: str, count: int) -> list[dict[str, str]]:
+    """Return records whose values are plainly made up."""
+    value = {"email": f"{split}value%03d@example.com", "badge": f"{split}-%06d"}
+    return [
+        {
+            "id": f"{kind}-{split}-{number:03d}",
+            "prompt": f"{split} user {number} {kind} = '",
+            "value": value[kind] % number,
+            "kind": kind,
+            "owner": f"{split} person {number // 2}",
+            "after": "'\n",
+        }
+        for number in range(count)
+        for kind in [("email", "badge")[number % 2]]
+    ]
+
+
+def task_lines(count: int) -> list[dict[str, Any]]:
+    """Return tasks that each have a one-line solution."""
+    return [
+        {
+            "id": f"add-{number}",
+            "prompt": f'def add_{number}(x):\n    """Return x plus {number}."""\n',
+            "entry_point": f"add_{number}",
+            "tests": [{"args": [1], "expected": 1 + number}],
+            "solution": f"    return x + {number}\n",
+        }
+        for number in range(count)
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def data_flags(folder: Path, forget: int, retain: int, control: int, tasks: int) -> list[str]:
+    """Write so many small data into a folder; return the flags that name them, and a store."""
+    data: dict[str, list[dict[str, Any]]] = {
+        "forget": record_lines("forget", forget),
+        "retain": record_lines("retain", retain),
+        "control": record_lines("control", control),
+        "tasks": task_lines(tasks),
+    }
+    return [
+        *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
+        f"--unlearn-store={folder / 'store'}",
+    ]
+
+
+@dataclass
+class UnlearnRun:
+    """Runs pytest in a folder with small data files and a lookup backend."""
+
+    pytester: pytest.Pytester
+    model: str | Path = "tiny"
+
+    def lookup(self, also: str = "", **arguments: Any) -> None:
+        """Write a conftest whose models answer as `LookupModels(dataset, **arguments)`.
+
+        `also`: more source for the conftest.
+        """
+        self.pytester.makeconftest(
+            f"""
+from pathlib import Path
+from pytest_unlearn.testing import LookupModels
+
+def pytest_unlearn_models(dataset):
+    return LookupModels(dataset, log=Path({str(self.log)!r}), **{arguments!r})
+{also}
+"""
+        )
+
+    @property
+    def log(self) -> Path:
+        """Where the lookup backend notes what it generated."""
+        return self.pytester.path / "generated.log"
+
+    def generated(self) -> list[str]:
+        """Return what was generated, a line a completion."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def arguments(self) -> list[str]:
+        """Return the flags of a run on the small data."""
+        return [
+            f"--unlearn-model={self.model}",
+            *data_flags(self.pytester.path, FORGET, RETAIN, CONTROL, TASKS),
+            "--unlearn-batch-size=16",
+        ]
+
+    def __call__(self, *extra: str, subprocess: bool = False) -> pytest.RunResult:
+        """Run pytest with the data's flags and more."""
+        run: Callable[..., pytest.RunResult] = (
+            self.pytester.runpytest_subprocess if subprocess else self.pytester.runpytest_inprocess
+        )
+        return run(*self.arguments(), *extra)
