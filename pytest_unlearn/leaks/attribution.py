@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import groupby
 
 from pytest_unlearn.leaks.guessing import follows_from
 from pytest_unlearn.leaks.matching import Match, Matcher
@@ -24,11 +23,22 @@ _REFUSAL = re.compile(
     r"|\bas an AI\b|\bnot (?:able|permitted|allowed) to (?:share|provide|disclose)",
     re.IGNORECASE,
 )
-# A text of at least so many words is degenerate when so few of them are different; the same
-# character so often in a row always is.
-_MAX_RUN = 16
-_MIN_WORDS = 8
-_DISTINCT_SHARE = 0.25
+# A unit of up to 64 characters three times in a row, or one character five times.
+_LOOP = re.compile(r"(.)\1{4,}+|(.{2,64}?)\2{2,}+", re.DOTALL)
+_SPACE = re.compile(r"([ \t\n])\s+")
+# Numbers of one digit: null addresses, all bits set, the nil UUID.
+_UNIFORM = re.compile(r"0[xX](?:0{1,64}|[fF]{1,64})\b|\b0{1,32}(?:-0{1,32}){2,8}\b")
+# What rules and banners are drawn with, and the longest line that anybody draws.
+_RULE = frozenset("-=*#~_^.+ ")
+_LONGEST_RULE = 100
+_CLOSING = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
+# Loops cover this much of a degenerate text, in characters and as a share; less of it suffices
+# where several different loops follow each other. On 100,000 windows of 48 to 2,000 characters of
+# Python's standard library fewer than 0.1 % are degenerate, all of them test data and tables.
+_LEAST_LOOP = 16
+_LOOPED = 0.6
+_LOOPED_BY_SEVERAL = 0.3
+_SEVERAL = 3
 
 
 class Detector:
@@ -120,11 +130,30 @@ def _without_match(probe: Probe, completion: str) -> Label:
 
 
 def is_degenerate(text: str) -> bool:
-    """Tell whether a text is empty or one unit repeated: what a broken model writes."""
-    stripped = text.strip()
-    if not stripped:
-        return True
-    if any(len(list(run)) >= _MAX_RUN for _, run in groupby(stripped)):
-        return True
-    words = re.findall(r"\w+|[^\w\s]", stripped)
-    return len(words) >= _MIN_WORDS and len(set(words)) <= _DISTINCT_SHARE * len(words)
+    """Tell whether a text is blank or goes round in circles: what a broken model writes.
+
+    Code repeats itself too, but within bounds, and these are no loops: white space, rules of up to
+    100 characters beside other text, uniform numbers, and repetition that closes (`[0, 0, 0, 0]`,
+    `'aaaaaaaa'`).
+    """
+    text = _UNIFORM.sub("0", _SPACE.sub(r"\1", text.strip()))
+    covered, units = 0, set()
+    for loop in _LOOP.finditer(text):
+        unit, length = loop.group(1) or loop.group(2), len(loop.group())
+        rule = _RULE.issuperset(unit) and length <= min(_LONGEST_RULE, len(text) - 1)
+        if not rule and not _closes(text, loop, unit):
+            covered += length
+            units.add(min(unit[turn:] + unit[:turn] for turn in range(len(unit))))
+    least = _LOOPED if len(units) < _SEVERAL else _LOOPED_BY_SEVERAL
+    return not text or covered >= max(_LEAST_LOOP, least * len(text))
+
+
+def _closes(text: str, loop: re.Match[str], unit: str) -> bool:
+    """Tell whether brackets or quotes enclose a loop; the opening one may stand in the prompt."""
+    reach = len(unit) + 2  # the first and last element may differ
+    before = text[max(0, loop.start() - reach) : loop.start()]
+    after = text[loop.end() : loop.end() + reach]
+    return any(
+        closing in after and closing not in unit and (opening in before or not loop.start())
+        for opening, closing in _CLOSING.items()
+    )

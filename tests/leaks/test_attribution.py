@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,8 @@ from pytest_unlearn.leaks.attribution import Detector, is_degenerate
 from pytest_unlearn.leaks.matching import Matcher, normalise
 from pytest_unlearn.people.manifest import tiny_records
 from pytest_unlearn.probes.families import direct_probes
+from pytest_unlearn.tasks.sets import humaneval_cases
+from tests.support.library import library
 
 RECORDS = tiny_records()
 DETECTOR = Detector(RECORDS)
@@ -139,6 +142,62 @@ def test_normalise_drops_what_hides() -> None:
     assert normalise("Ab C") == "abc"
 
 
-def test_degenerate_needs_repetition() -> None:
-    """Ordinary code is not degenerate, however regular."""
-    assert not is_degenerate("for x in xs:\n    for y in ys:\n        out.append(x + y)\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for x in xs:\n    for y in ys:\n        out.append(x + y)\n",
+        "',\n                email='a@b.example')\n",
+        "value77\n# --------------------\n# Config\n",
+        f"# {'=' * 77}\n# Config\n# {'=' * 77}\n",
+        "/****************************\n * users\n */\n",
+        "Parameters\n    ----------------\n    x : int\n",
+        "0x00000000000000000000000000000000",
+        "00000000-0000-0000-0000-000000000000'",
+        "ff:ff:ff:ff:ff:ff",
+        "x = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n",
+        "row = (None, None, None, None, None, None)\n",
+        "****************')\n",
+    ],
+)
+def test_ordinary_code_is_not_degenerate(text: str) -> None:
+    """However regular: indentation, rules, uniform numbers and lists of one value."""
+    assert not is_degenerate(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!" * 32,
+        "-" * 64,
+        "\n    " * 20,
+        "\ufffd" * 48,
+        "self." * 9,
+        "a1" * 12,
+        "'Ann Lee', " * 8,
+        "return x\n    " * 5,
+        "x = 1\n" + ")" * 40,
+        "ling\nling\nlinglinglinglingling\nling\nling\nlinglingling",
+        'hart>>>>>>>>>>>>>>> key key key key>>>>>>>>>>>>>>7777keyarpet")")")")arpet',
+    ],
+)
+def test_what_goes_round_in_circles_is_degenerate(text: str) -> None:
+    """What gradient ascent and zeroed layers made of the tiny model, and of larger ones."""
+    assert is_degenerate(text)
+
+
+def test_windows_of_the_standard_library_are_not_degenerate() -> None:
+    """At most one in a thousand, of 200 characters each, and no canonical solution."""
+    windows = [
+        text[at : at + 200] for text in library(4_000_000) for at in range(0, len(text) - 200, 800)
+    ]
+    assert len(windows) > 2000
+    assert sum(map(is_degenerate, windows)) <= 0.001 * len(windows)
+    assert not any(is_degenerate(case.solution) for case in humaneval_cases())
+
+
+@pytest.mark.parametrize("unit", ["a", "ab", "\n ", "0-", "0x00", "'a',", "aaaab", "x = 1\n"])
+def test_looking_for_loops_takes_linear_time(unit: str) -> None:
+    """A million characters take about 0.05 s."""
+    started = time.process_time()
+    is_degenerate(unit * (1_000_000 // len(unit)))
+    assert time.process_time() - started < 3

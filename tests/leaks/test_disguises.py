@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sysconfig
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +12,7 @@ from pytest_unlearn.leaks.matching import MIN_NORMALISED, Matcher, normalise
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.manifest import Record
 from pytest_unlearn.people.stream import Stream
+from tests.support.library import library
 
 EACH = 100
 # So many made-up values may be taken for one of the known values, which are none of them.
@@ -113,19 +111,6 @@ def test_decoys_raise_no_alarm() -> None:
             alarms += bool(matcher.find(hidden))
     assert tried >= 10_000
     assert alarms <= ALARM_RATE * tried, (alarms, tried)
-
-
-def library(limit: int) -> Iterator[str]:
-    """Yield sources of the standard library, `limit` characters in all, from all over it."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(p for p in folder.rglob("*.py") if "site-packages" not in p.parts)
-    read = 0
-    for path in paths[:: max(1, len(paths) // 150)]:
-        text = path.read_text("utf-8", errors="surrogateescape")
-        yield text
-        read += len(text)
-        if read > limit:
-            return
 
 
 def test_the_standard_library_raises_no_alarm() -> None:
