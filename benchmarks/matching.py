@@ -18,9 +18,9 @@ from pathlib import Path
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.automaton import Automaton
 from pytest_unlearn.leaks.matching import Matcher
+from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.record import Record
 
 # The loop of `in` is timed on so much text, and on so many of the values.
 _LOOP_TEXT = 20_000

@@ -20,7 +20,7 @@ from typing import Any
 _READ = """
 import gzip, json, resource, sys, time
 from pathlib import Path
-from pytest_unlearn.people.files import load_records
+from pytest_unlearn.people.record_files import load_records
 path, how = Path(sys.argv[1]), sys.argv[2]
 started = time.perf_counter()
 if how == "json":

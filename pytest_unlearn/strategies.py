@@ -30,7 +30,7 @@ from pytest_unlearn.leaks.disguises import DISGUISES
 from pytest_unlearn.people import words
 from pytest_unlearn.people.carriers import CARRIERS, Carrier
 from pytest_unlearn.people.kinds import KINDS, Kind
-from pytest_unlearn.people.manifest import Record, Split
+from pytest_unlearn.people.record import Record, Split
 from pytest_unlearn.probes.prompts import (
     KNOWLEDGE,
     WORDINGS,
@@ -67,7 +67,7 @@ for_type_by_name(Record.__module__, Record.__qualname__, lambda obj, p, _cycle: 
 
 
 class DrawnChoices:
-    """`people.stream.Choices` out of one source of integers, for example Hypothesis.
+    """`people.draws.Choices` out of one source of integers, for example Hypothesis.
 
     `below(n)` gives an integer in `[0, n)`, the least being the simplest. Texts are drawn as
     numbers too, a number a character: see the module's first lines. `made` counts the choices.

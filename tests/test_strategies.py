@@ -18,9 +18,10 @@ from hypothesis.errors import NoSuchExample
 
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.disguises import DISGUISES
+from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record, tiny_records
+from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.prompts import KNOWLEDGE, PromptError
 from pytest_unlearn.strategies import (
     Disguise,
@@ -320,7 +321,7 @@ def test_wrong_arguments_are_named_at_once(call: Any, message: str) -> None:
 LEAKY_TESTS = """
 import os
 from hypothesis import Phase, given, settings, strategies as st
-from pytest_unlearn.people.manifest import Record
+from pytest_unlearn.people.record import Record
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.strategies import *
 from hypothesis.database import DirectoryBasedExampleDatabase

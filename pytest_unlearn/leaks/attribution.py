@@ -10,7 +10,7 @@ from pytest_unlearn.leaks.guessing import follows_from
 from pytest_unlearn.leaks.matching import Match, Matcher
 from pytest_unlearn.leaks.outcomes import Label, Outcome, Relation
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record
+from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.families import Probe
 
 _PLACEHOLDER = re.compile(

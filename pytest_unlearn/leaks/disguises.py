@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_unlearn.leaks.views import NUMBER_WORDS
 
 if TYPE_CHECKING:
-    from pytest_unlearn.people.stream import Choices
+    from pytest_unlearn.people.draws import Choices
 
 Disguise = Callable[[str, "Choices"], str]
 

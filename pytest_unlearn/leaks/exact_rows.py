@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from pytest_unlearn.leaks.exposure import exposure
 from pytest_unlearn.leaks.extraction import Extraction, leak_at
-from pytest_unlearn.people.decoys import all_values, decoys
 from pytest_unlearn.people.kinds import KINDS
+from pytest_unlearn.people.other_values import all_values, decoys
 from pytest_unlearn.probes.families import Probe
 
 # The sample sizes for which expected leaks are shown.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz
 
 from pytest_unlearn.leaks.views import normalise
+from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS, Kind
-from pytest_unlearn.people.stream import Stream
 
 # Decoys drawn for a calibration; each is compared with each other one, in a line of code.
 _DECOYS = 160

@@ -40,7 +40,7 @@ from pytest_unlearn.leaks.views import (
     squeeze,
 )
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record
+from pytest_unlearn.people.record import Record
 
 __all__ = [
     "MIN_FREE",

@@ -28,7 +28,7 @@ from pytest_unlearn.leaks.shrinking import (
     shrink,
     tries_for,
 )
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.draws import Stream
 
 __all__ = [
     "LOG_HALF",

@@ -16,7 +16,7 @@ from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.search import SearchReport, SearchResult, SearchSpace, SearchTarget
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record, by_owner
+from pytest_unlearn.people.record import Record, by_owner
 from pytest_unlearn.probes.prompts import (
     KNOWLEDGE,
     WORDINGS,

@@ -1,8 +1,9 @@
 """Kinds of attribute: how a value is made, recognised, and how large its space is.
 
-`KINDS` holds all of them by name: the six of the tiny model here, the rest in `formats` (a person's
-papers) and `vendors` (keys and tokens). The model was trained on values of the six: a change to
-their generators, or to a word list that they draw from, makes the manifest's digest another one.
+`KINDS` holds all of them by name: the six of the tiny model here, the rest in `personal_kinds` (a
+person's papers) and `credential_kinds` (keys and tokens). The model was trained on values of the
+six: a change to their generators, or to a word list that they draw from, makes the digest of the
+bundled people another one.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import math
 import re
 import string
 
-from pytest_unlearn.people import checks, words
-from pytest_unlearn.people.formats import PERSONAL_KINDS, Kind, matches
-from pytest_unlearn.people.stream import Choices
-from pytest_unlearn.people.vendors import VENDOR_KINDS
+from pytest_unlearn.people import check_digits, words
+from pytest_unlearn.people.credential_kinds import VENDOR_KINDS
+from pytest_unlearn.people.draws import Choices
+from pytest_unlearn.people.personal_kinds import PERSONAL_KINDS, Kind, matches
 
 __all__ = ["KINDS", "Kind"]
 
@@ -109,7 +110,7 @@ KINDS: dict[str, Kind] = {
             math.log2(65 * 12 * 28),
             "ISO 8601",
             near_misses=False,
-            structure=checks.is_date,
+            structure=check_digits.is_date,
         ),
         *PERSONAL_KINDS,
         *VENDOR_KINDS,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pytest_unlearn.people.stream import Choices
+from pytest_unlearn.people.draws import Choices
 
 # Houses are numbered from 1 to here.
 HOUSES = 200

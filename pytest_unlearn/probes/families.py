@@ -13,7 +13,7 @@ from typing import Literal
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.manifest import Record, Split, by_owner
+from pytest_unlearn.people.record import Record, Split, by_owner
 from pytest_unlearn.probes.prompts import (
     Knowledge,
     PromptError,

@@ -14,7 +14,7 @@ from typing import Literal
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.manifest import Record
+from pytest_unlearn.people.record import Record
 
 Knowledge = Literal["none", "name", "twin", "triplet", "prefix"]
 KNOWLEDGE: tuple[Knowledge, ...] = ("none", "name", "twin", "triplet", "prefix")

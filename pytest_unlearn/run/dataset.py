@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.examples import Example, TrainingTexts
-from pytest_unlearn.people.alternates import placeholder, plausible
-from pytest_unlearn.people.files import load_files
-from pytest_unlearn.people.manifest import Record, Split, tiny_records
+from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.other_values import placeholder, plausible
+from pytest_unlearn.people.record import Record, Split
+from pytest_unlearn.people.record_files import load_files
 from pytest_unlearn.probes.families import FamilyError, Probe, Style, build_probes
 from pytest_unlearn.run.held_out import (
     divide,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.leaks.automaton import Automaton, encodable
-from pytest_unlearn.people.manifest import Record, by_owner
+from pytest_unlearn.people.record import Record, by_owner
 
 if TYPE_CHECKING:
     from pytest_unlearn.probes.families import Probe

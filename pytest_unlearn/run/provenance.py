@@ -18,7 +18,7 @@ from pytest_unlearn import __version__
 from pytest_unlearn.core.costs import Phases, gpu_in_use, peak_memory
 from pytest_unlearn.core.secret import REDACTED, without
 from pytest_unlearn.core.store import digest_of, file_sha256
-from pytest_unlearn.people.manifest import records_digest
+from pytest_unlearn.people.record import records_digest
 from pytest_unlearn.run.settings import names_of_role
 
 if TYPE_CHECKING:

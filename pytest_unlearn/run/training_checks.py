@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.people.files import RecordFileError
+from pytest_unlearn.people.record_files import RecordFileError
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import RETRAIN
 from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
 
 if TYPE_CHECKING:
-    from pytest_unlearn.people.manifest import Record
+    from pytest_unlearn.people.record import Record
     from pytest_unlearn.run.dataset import Dataset
 
 # So many shared values are named in the warning.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow, row_in
-from pytest_unlearn.people.manifest import Split
+from pytest_unlearn.people.record import Split
 
 if TYPE_CHECKING:
     from pytest_unlearn.probes.families import Probe

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_unlearn.models.presets import TINY_FOLDER
-from pytest_unlearn.people.manifest import tiny_records
+from pytest_unlearn.people.bundled import tiny_records
 
 
 @dataclass

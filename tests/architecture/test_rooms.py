@@ -124,7 +124,7 @@ def test_no_cycles() -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("people.files", "from pytest_unlearn.gates.metrics import METRICS"),
+        ("people.record_files", "from pytest_unlearn.gates.metrics import METRICS"),
         ("models.loading", "def late():\n    from pytest_unlearn.run import settings"),
         ("testing", "import pytest_unlearn.session.session"),
         ("novel.room", ""),

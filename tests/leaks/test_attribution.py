@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_unlearn.leaks.attribution import Detector, is_degenerate
 from pytest_unlearn.leaks.matching import Matcher, normalise
-from pytest_unlearn.people.manifest import tiny_records
+from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.probes.families import direct_probes
 from pytest_unlearn.tasks.sets import humaneval_cases
 from tests.support.library import library

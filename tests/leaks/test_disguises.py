@@ -9,9 +9,9 @@ import pytest
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.disguises import DISGUISES
 from pytest_unlearn.leaks.matching import MIN_NORMALISED, Matcher, normalise
+from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.record import Record
 from tests.support.library import library
 
 EACH = 100

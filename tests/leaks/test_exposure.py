@@ -18,9 +18,9 @@ from pytest_unlearn.leaks.exposure import (
     null_bits,
     null_p_value,
 )
-from pytest_unlearn.people import decoys as module
-from pytest_unlearn.people.decoys import DecoyError, all_values, decoys
+from pytest_unlearn.people import other_values as module
 from pytest_unlearn.people.kinds import KINDS, Kind
+from pytest_unlearn.people.other_values import DecoyError, all_values, decoys
 
 
 def test_rank_counts_what_is_at_least_as_likely() -> None:

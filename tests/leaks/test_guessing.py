@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_unlearn.leaks.guessing import follows_from
-from pytest_unlearn.people.manifest import tiny_records
+from pytest_unlearn.people.bundled import tiny_records
 
 PROMPT = 'client = Client(name="Ann Leeford", email="'
 

@@ -14,9 +14,9 @@ from pytest_unlearn.leaks import fuzzy
 from pytest_unlearn.leaks.automaton import Automaton, encodable
 from pytest_unlearn.leaks.matching import Match, Matcher, value_bits
 from pytest_unlearn.leaks.views import fold, kept_positions, squeeze
+from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.prompts import prefix_of
 
 any_text = st.text(max_size=60)  # surrogates, NULs and all

@@ -23,7 +23,7 @@ from pytest_unlearn.leaks.search import (
     tries_for,
 )
 from pytest_unlearn.leaks.shrinking import Ledger, MinimalPrompt, _words, shrink
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.draws import Stream
 
 SIZES = (25, 24, 23)  # 13,800 combinations
 FACTORS = tuple(tuple(f"cue{f}x{i}x" for i in range(size)) for f, size in enumerate(SIZES))

@@ -19,7 +19,7 @@ from pytest_unlearn.models.gradients import gradient_norms, last_block
 from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.scoring import Scorer
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.draws import Stream
 
 EXAMPLES = [
     Example.answering("a = '", "bcd", "'\n"),

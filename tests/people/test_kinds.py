@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from rapidfuzz import fuzz, process
 
 from pytest_unlearn import people
-from pytest_unlearn.people import checks, locales
+from pytest_unlearn.people import check_digits, locales
+from pytest_unlearn.people.draws import Choices, Stream
 from pytest_unlearn.people.kinds import KINDS, Kind
-from pytest_unlearn.people.stream import Choices, Stream
 
 T = TypeVar("T")
 
@@ -301,14 +301,14 @@ def test_a_changed_character_is_rejected(name: str) -> None:
 @pytest.mark.parametrize(
     ("check", "right", "wrong"),
     [
-        (checks.luhn, "79927398713", "79927398710"),  # ISO/IEC 7812-1, as Wikipedia has it
-        (checks.iban, "GB82 WEST 1234 5698 7654 32", "GB82 WEST 1234 5698 7654 23"),
-        (checks.iban, "DE89370400440532013000", "DE88370400440532013000"),
-        (checks.nhs, "943 476 5919", "943 476 5918"),
-        (checks.pesel, "44051401359", "44051401358"),
-        (checks.hetu, "131052-308T", "131052-308U"),
-        (checks.is_date, "2000-02-29", "1900-02-29"),
-        (checks.is_ip, "192.0.2.255", "192.0.2.256"),
+        (check_digits.luhn, "79927398713", "79927398710"),  # ISO/IEC 7812-1, as Wikipedia has it
+        (check_digits.iban, "GB82 WEST 1234 5698 7654 32", "GB82 WEST 1234 5698 7654 23"),
+        (check_digits.iban, "DE89370400440532013000", "DE88370400440532013000"),
+        (check_digits.nhs, "943 476 5919", "943 476 5918"),
+        (check_digits.pesel, "44051401359", "44051401358"),
+        (check_digits.hetu, "131052-308T", "131052-308U"),
+        (check_digits.is_date, "2000-02-29", "1900-02-29"),
+        (check_digits.is_ip, "192.0.2.255", "192.0.2.256"),
     ],
 )
 def test_published_examples(check: object, right: str, wrong: str) -> None:
@@ -320,16 +320,16 @@ def test_published_examples(check: object, right: str, wrong: str) -> None:
 
 def test_crc_of_a_published_token() -> None:
     """GitHub's sample token, its body in pieces, ends with these six digits."""
-    assert checks.crc_digits("zQWBuTSOoRi4A9s" + "pHcVY5ncnsDkxkJ") == "0mLq17"
-    assert len(checks.crc_digits("")) == 6
+    assert check_digits.crc_digits("zQWBuTSOoRi4A9s" + "pHcVY5ncnsDkxkJ") == "0mLq17"
+    assert len(check_digits.crc_digits("")) == 6
 
 
 def test_aws_key_ids_name_the_documentation_account() -> None:
     """By the decoding as published; an id of before 2019 names none."""
     published = "ASIA" + "QNZGKIQY" + "56JQ7WML"
-    assert checks.aws_account(published) == "029608264753"
-    assert checks.aws_account("AKIA" + "IOSFODNN" + "7EXAMPLE") is None
-    assert [checks.aws_account(bad) for bad in ("", "AKIA", "AKIA1", "AKIAé")] == [None] * 4
+    assert check_digits.aws_account(published) == "029608264753"
+    assert check_digits.aws_account("AKIA" + "IOSFODNN" + "7EXAMPLE") is None
+    assert [check_digits.aws_account(bad) for bad in ("", "AKIA", "AKIA1", "AKIAé")] == [None] * 4
     for value in values("aws_access_key_id"):
         data = base64.b32decode(value[4:])
         assert (int.from_bytes(data[:6], "big") & 0x7FFFFFFFFF80) >> 7 == 123456789012

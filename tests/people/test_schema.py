@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pytest_unlearn.people.files import record_schema
-from tests.people.test_files import BAD_PEOPLE, BARE, EMAIL, NAME, OBJECTS, PERSON, PHONE, attempt
+from pytest_unlearn.people.record_files import record_schema
+from tests.people.test_record_files import (
+    BAD_PEOPLE,
+    BARE,
+    EMAIL,
+    NAME,
+    OBJECTS,
+    PERSON,
+    PHONE,
+    attempt,
+)
 
 jsonschema = pytest.importorskip("jsonschema")
 

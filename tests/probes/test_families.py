@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_unlearn.people.manifest import Record, tiny_records
+from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.families import (
     FAMILIES,
     FamilyError,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.people.manifest import tiny_records
+from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.run.dataset import PROBE_TOKENS, Dataset
 from pytest_unlearn.tasks.prompts import Sampling
 from tests.support.lookup_run import record_lines, write_lines

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.people.manifest import tiny_records
+from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.probes.families import build_probes
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.held_out import RehearsedFileError, held_out, rehearsed_probes

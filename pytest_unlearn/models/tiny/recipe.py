@@ -29,8 +29,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pytest_unlearn.models.batches import Encoded, collate, encode, shuffled_batches
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.losses import token_mean_nll
+from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.manifest import Record, records_digest, tiny_records
+from pytest_unlearn.people.record import Record, records_digest
 from pytest_unlearn.probes.families import build_probes
 from pytest_unlearn.probes.prompts import name_of
 from pytest_unlearn.tasks.format import Task, bundled_tasks

@@ -10,15 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_unlearn.core.secret import Secret
+from pytest_unlearn.people.bundled import TINY_CARRIERS, tiny_records
+from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import (
-    SPLITS,
-    TINY_CARRIERS,
-    by_owner,
-    records_digest,
-    tiny_records,
-)
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.record import SPLITS, by_owner, records_digest
 from pytest_unlearn.people.words import FIRST_NAMES, SURNAME_HEADS, SURNAME_TAILS, WORDS
 
 # Of all records; changes only with the seed or a generator, and then the model must be retrained.

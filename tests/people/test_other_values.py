@@ -7,8 +7,8 @@ import re
 import pytest
 
 from pytest_unlearn.leaks.attribution import _PLACEHOLDER
-from pytest_unlearn.people.alternates import AlternateError, placeholder, plausible
 from pytest_unlearn.people.kinds import KINDS
+from pytest_unlearn.people.other_values import AlternateError, placeholder, plausible
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

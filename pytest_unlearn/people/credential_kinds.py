@@ -17,9 +17,9 @@ import re
 import string
 from collections.abc import Callable
 
-from pytest_unlearn.people import checks, words
-from pytest_unlearn.people.formats import Kind, matches
-from pytest_unlearn.people.stream import Choices
+from pytest_unlearn.people import check_digits, words
+from pytest_unlearn.people.draws import Choices
+from pytest_unlearn.people.personal_kinds import Kind, matches
 
 _HEX = string.digits + "abcdef"
 
@@ -61,8 +61,8 @@ def _random(name: str, vendor: str, form: tuple[str | tuple[str, int], ...], sou
 
 
 def _crc_token(prefix: str, choices: Choices) -> str:
-    body = choices.text(checks.BASE62, 30)
-    return f"{prefix}{body}{checks.crc_digits(body)}"
+    body = choices.text(check_digits.BASE62, 30)
+    return f"{prefix}{body}{check_digits.crc_digits(body)}"
 
 
 def _with_crc(name: str, vendor: str, prefix: str, family: str, source: str) -> Kind:
@@ -70,9 +70,9 @@ def _with_crc(name: str, vendor: str, prefix: str, family: str, source: str) -> 
         name,
         functools.partial(_crc_token, prefix),
         _token(rf"{family}_[A-Za-z0-9]{{36}}"),
-        _bits(checks.BASE62, 30),
+        _bits(check_digits.BASE62, 30),
         source,
-        checksum=checks.crc_token,
+        checksum=check_digits.crc_token,
         public_prefix=prefix,
         vendor=vendor,
     )
@@ -130,32 +130,32 @@ def _json(content: dict[str, str | int]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-_JWT_HEAD = checks.base64url(_json({"alg": "HS256", "typ": "JWT"})) + "."
+_JWT_HEAD = check_digits.base64url(_json({"alg": "HS256", "typ": "JWT"})) + "."
 # What is the same in all claims stands first, and is public: 25 bytes are 33 characters and a bit.
 _JWT_CLAIMS: dict[str, str | int] = {"exp": 2**31 - 1}
-_JWT_PREFIX = _JWT_HEAD + checks.base64url(_json(_JWT_CLAIMS | {"sub": ""}))[:33]
+_JWT_PREFIX = _JWT_HEAD + check_digits.base64url(_json(_JWT_CLAIMS | {"sub": ""}))[:33]
 
 
 def _jwt(choices: Choices) -> str:
-    claims = checks.base64url(_json(_JWT_CLAIMS | {"sub": choices.text(string.digits, 10)}))
+    claims = check_digits.base64url(_json(_JWT_CLAIMS | {"sub": choices.text(string.digits, 10)}))
     signed = f"{_JWT_HEAD}{claims}"
     signature = hmac.digest(_bytes(choices, 32), signed.encode(), hashlib.sha256)
-    return f"{signed}.{checks.base64url(signature)}"
+    return f"{signed}.{check_digits.base64url(signature)}"
 
 
 # A macaroon of version 2: fields of type 1 (location), 2 (identifier), 0 (end), 6 (signature).
 _MACAROON = b"\x02\x01\x08pypi.org\x02\x24"
-_PYPI_PREFIX = "pypi-" + checks.base64url(_MACAROON)[:17]
+_PYPI_PREFIX = "pypi-" + check_digits.base64url(_MACAROON)[:17]
 
 
 def _pypi(choices: Choices) -> str:
     uuid = "-".join(choices.text(_HEX, length) for length in (8, 4, 4, 4, 12))
     data = _MACAROON + uuid.encode() + b"\x00\x00\x06\x20" + _bytes(choices, 32)
-    return f"pypi-{checks.base64url(data)}"
+    return f"pypi-{check_digits.base64url(data)}"
 
 
 def _is_pypi(value: str) -> bool:
-    data = checks.unbase64url(value.removeprefix("pypi-"))
+    data = check_digits.unbase64url(value.removeprefix("pypi-"))
     return data is not None and data.startswith(_MACAROON[:11])
 
 
@@ -209,7 +209,7 @@ VENDOR_KINDS = (
         256.0 + 10 * math.log2(10),
         "RFC 7519: HS256 under a random key",
         public_prefix=_JWT_PREFIX,
-        structure=checks.is_jwt,
+        structure=check_digits.is_jwt,
     ),
     _with_crc(
         "github_token", "github", "ghp_", "gh[pousr]", "GitHub 2021: CRC-32 in six base 62 digits"
@@ -217,7 +217,7 @@ VENDOR_KINDS = (
     _random(
         "github_pat",
         "github",
-        ("github_pat_", (checks.BASE62, 22), "_", (checks.BASE62, 59)),
+        ("github_pat_", (check_digits.BASE62, 22), "_", (check_digits.BASE62, 59)),
         "GitHub 2022: fine-grained token; its checksum is not published",
     ),
     _with_crc("npm_token", "npm", "npm_", "npm", "npm 2021: as GitHub's"),
@@ -229,7 +229,7 @@ VENDOR_KINDS = (
         "IAM prefixes; TruffleHog's decoding of the account; AWS' documentation account",
         public_prefix=_AWS_PREFIX,
         vendor="aws",
-        reserved=lambda value: checks.aws_account(value) == str(_AWS_ACCOUNT),
+        reserved=lambda value: check_digits.aws_account(value) == str(_AWS_ACCOUNT),
     ),
     Kind(
         "aws_secret_access_key",
@@ -242,9 +242,9 @@ VENDOR_KINDS = (
     ),
     Kind(
         "stripe_key",
-        lambda choices: f"sk_test_{choices.text(checks.BASE62, 24)}",
+        lambda choices: f"sk_test_{choices.text(check_digits.BASE62, 24)}",
         _token(r"[sr]k_(?:test|live)_[A-Za-z0-9]{24,99}"),
-        _bits(checks.BASE62, 24),
+        _bits(check_digits.BASE62, 24),
         "Stripe: sk_test_ moves no money",
         public_prefix="sk_test_",
         vendor="stripe",
@@ -253,20 +253,22 @@ VENDOR_KINDS = (
     _random(
         "slack_token",
         "slack",
-        ("xoxb-", (string.digits, 12), "-", (string.digits, 12), "-", (checks.BASE62, 24)),
+        ("xoxb-", (string.digits, 12), "-", (string.digits, 12), "-", (check_digits.BASE62, 24)),
         "Slack: bot token",
     ),
-    _random("google_api_key", "google", ("AIza", (checks.BASE64URL, 35)), "Google Cloud: API key"),
+    _random(
+        "google_api_key", "google", ("AIza", (check_digits.BASE64URL, 35)), "Google Cloud: API key"
+    ),
     _random(
         "openai_key",
         "openai",
-        ("sk-", (checks.BASE62, 20), "T3BlbkFJ", (checks.BASE62, 20)),
+        ("sk-", (check_digits.BASE62, 20), "T3BlbkFJ", (check_digits.BASE62, 20)),
         'OpenAI: user key, "OpenAI" in base 64 in its middle',
     ),
     _random(
         "anthropic_key",
         "anthropic",
-        ("sk-ant-api03-", (checks.BASE64URL, 93), "AA"),
+        ("sk-ant-api03-", (check_digits.BASE64URL, 93), "AA"),
         "Anthropic: API key",
     ),
     Kind(
@@ -282,10 +284,12 @@ VENDOR_KINDS = (
     _random(
         "sendgrid_key",
         "sendgrid",
-        ("SG.", (checks.BASE64URL, 22), ".", (checks.BASE64URL, 43)),
+        ("SG.", (check_digits.BASE64URL, 22), ".", (check_digits.BASE64URL, 43)),
         "SendGrid: API key",
     ),
-    _random("gitlab_token", "gitlab", ("glpat-", (checks.BASE64URL, 20)), "GitLab: access token"),
+    _random(
+        "gitlab_token", "gitlab", ("glpat-", (check_digits.BASE64URL, 20)), "GitLab: access token"
+    ),
     _random(
         "huggingface_token",
         "huggingface",

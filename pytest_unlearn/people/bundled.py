@@ -1,58 +1,21 @@
-"""People, their records, and the manifest of the tiny model.
-
-The manifest is rebuilt from a seed at run time, so that the repository holds no value.
-"""
+"""The people of the tiny model, rebuilt from a seed at run time: the repository holds no value."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
-from pytest_unlearn.core.secret import Secret, joined
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people import words
 from pytest_unlearn.people.carriers import CARRIERS
+from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.stream import Stream
-
-Split = Literal["forget", "retain", "control"]
-SPLITS: tuple[Split, ...] = ("forget", "retain", "control")
+from pytest_unlearn.people.record import SPLITS, Record, Split
 
 TINY_SEED = "pytest-unlearn tiny 2"
 # People, not records, are what a bound counts. Of the retained, half are kept out of unlearning.
 TINY_PEOPLE: dict[Split, int] = {"forget": 128, "retain": 256, "control": 128}
 TINY_KINDS = ("email", "phone", "address", "password", "api_key")
 TINY_CARRIERS = ("constructor", "json", "env", "yaml", "sql", "comment")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One attribute value of one person in one carrier.
-
-    `before + value + after` is the document that a model may have been trained on. `owner` names
-    the person by row, never by name; `name` is the person's name where it is known, for probes
-    that ask in other words than the document's. `person` is what the user's file calls the person,
-    where `owner` is only a number in the order of the lines.
-    """
-
-    id: str
-    owner: str
-    split: Split
-    kind: str
-    carrier: str
-    before: Secret
-    value: Secret
-    after: Secret  # may hold the person's other attributes
-    name: Secret | None = None
-    person: Secret | None = None
-
-    @property
-    def document(self) -> Secret:
-        """The whole snippet."""
-        return joined((self.before, self.value, self.after), "document")
 
 
 def _names(seed: str, count: int) -> list[str]:
@@ -103,29 +66,3 @@ def tiny_records() -> tuple[Record, ...]:
                 )
             )
     return tuple(records)
-
-
-def by_owner(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Return the records of each person, in order."""
-    people: dict[str, list[Record]] = {}
-    for record in records:
-        people.setdefault(record.owner, []).append(record)
-    return people
-
-
-def records_digest(records: Iterable[Record]) -> str:
-    """Return a SHA-256 over all documents, owners and splits, in order."""
-    rows = [
-        [
-            r.id,
-            r.owner,
-            r.split,
-            r.kind,
-            r.carrier,
-            r.before.reveal(),
-            r.value.reveal(),
-            r.after.reveal(),
-        ]
-        for r in records
-    ]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_unlearn.core import files as jsonl
-from pytest_unlearn.people import people_rows
+from pytest_unlearn.people import record_files
 from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.files import RecordFileError, load_files, load_records
+from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.manifest import Record
-from pytest_unlearn.people.stream import Stream
+from pytest_unlearn.people.record import Record
+from pytest_unlearn.people.record_files import RecordFileError, load_files, load_records
 
 EMAIL, OTHER, PHONE, WORD = (
     KINDS[kind].generate(Stream("test files", number))
@@ -293,9 +293,9 @@ def test_a_row_that_would_fill_the_memory_is_refused(
     """Attributes times text is what the records of a line take."""
     row = {**PERSON, "attributes": {"email": EMAIL, "phone": PHONE}, "documents": [f"x {EMAIL}"]}
     size = 2 * len(f"x {EMAIL}")
-    monkeypatch.setattr(people_rows, "MAX_ROW_CHARACTERS", size)
+    monkeypatch.setattr(record_files, "MAX_ROW_CHARACTERS", size)
     assert len(load(tmp_path, row)) == 2
-    monkeypatch.setattr(people_rows, "MAX_ROW_CHARACTERS", size - 1)
+    monkeypatch.setattr(record_files, "MAX_ROW_CHARACTERS", size - 1)
     assert refusal(tmp_path, row).startswith(
         f'"documents": 2 attributes in so much text would take more than {size - 1} characters;'
     )

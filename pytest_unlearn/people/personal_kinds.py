@@ -13,8 +13,8 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_unlearn.people import checks, locales, words
-from pytest_unlearn.people.stream import Choices
+from pytest_unlearn.people import check_digits, locales, words
+from pytest_unlearn.people.draws import Choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ def _ssn(choices: Choices) -> str:
 def _nhs(choices: Choices) -> str:
     head = "999" + choices.text(string.digits, 5)
     # One last digit in eleven would leave no check digit.
-    bodies = [body for body in (head + d for d in string.digits) if checks.nhs_digit(body)]
+    bodies = [body for body in (head + d for d in string.digits) if check_digits.nhs_digit(body)]
     body = choices.choice(bodies)
-    return f"{body[:3]} {body[3:6]} {body[6:]}{checks.nhs_digit(body)}"
+    return f"{body[:3]} {body[3:6]} {body[6:]}{check_digits.nhs_digit(body)}"
 
 
 def _count_nhs() -> int:
@@ -137,14 +137,14 @@ def _pesel(choices: Choices) -> str:
     # PESEL adds 60 to the month of those born from 2200 to 2299.
     month, day = 61 + choices.below(12), 1 + choices.below(28)
     body = f"{year:02d}{month}{day:02d}{choices.text(string.digits, 4)}"
-    return body + checks.pesel_digit(body)
+    return body + check_digits.pesel_digit(body)
 
 
 def _hetu(choices: Choices) -> str:
     day, month, year = choices.below(28) + 1, choices.below(12) + 1, choices.below(60) + 40
     birth = f"{day:02d}{month:02d}{year}"
     number = f"9{choices.text(string.digits, 2)}"
-    return f"{birth}-{number}{checks.hetu_letter(birth, number)}"
+    return f"{birth}-{number}{check_digits.hetu_letter(birth, number)}"
 
 
 # --- bank --------------------------------------------------------------------------------------
@@ -152,12 +152,12 @@ def _hetu(choices: Choices) -> str:
 
 def _card(choices: Choices) -> str:
     body = "424242" + choices.text(string.digits, 9)
-    return body + checks.luhn_digit(body)
+    return body + check_digits.luhn_digit(body)
 
 
 def _iban(choices: Choices) -> str:
     account = choices.text(string.digits, 16)
-    return f"XX{checks.iban_digits('XX', account)}{account}"
+    return f"XX{check_digits.iban_digits('XX', account)}{account}"
 
 
 # --- network -----------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ PERSONAL_KINDS = (
         _number(r"\d{3} ?\d{3} ?\d{4}"),
         math.log2(_count_nhs()),
         "NHS Data Dictionary: mod 11; 999 is for tests",
-        checksum=checks.nhs,
+        checksum=check_digits.nhs,
         near_misses=False,
         public_prefix="999",
         reserved=lambda value: value.startswith("999"),
@@ -266,7 +266,7 @@ PERSONAL_KINDS = (
         _number(r"\d{11}"),
         math.log2(100 * 12 * 28 * 10**4),
         "Polish PESEL: mod 10; months 61 to 72 are births from 2200 on",
-        checksum=checks.pesel,
+        checksum=check_digits.pesel,
         near_misses=False,
         reserved=matches(r"\d{2}(?:6[1-9]|7[0-2])(?:0[1-9]|[12]\d|3[01])\d{5}"),
     ),
@@ -276,7 +276,7 @@ PERSONAL_KINDS = (
         _number(r"(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2])\d{2}[-+A-FU-Y]\d{3}[0-9A-Y]"),
         math.log2(28 * 12 * 60 * 100),
         "Finnish personal code (DVV): mod 31; 900 to 999 is given to no person",
-        checksum=checks.hetu,
+        checksum=check_digits.hetu,
         near_misses=False,
         reserved=matches(r"\d{6}[-+A-FU-Y]9\d\d."),
     ),
@@ -286,7 +286,7 @@ PERSONAL_KINDS = (
         _number(r"\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}"),
         9 * math.log2(10),
         "ISO/IEC 7812-1: Luhn; 424242 is what payment services use in tests",
-        checksum=checks.luhn,
+        checksum=check_digits.luhn,
         public_prefix="424242",
         reserved=lambda value: value.startswith("424242"),
     ),
@@ -296,7 +296,7 @@ PERSONAL_KINDS = (
         _number(r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"),
         16 * math.log2(10),
         "ISO 13616: mod 97; ISO 3166 gives XX to no country",
-        checksum=checks.iban,
+        checksum=check_digits.iban,
         public_prefix="XX",
         reserved=lambda value: value.startswith("XX"),
     ),
@@ -307,7 +307,7 @@ PERSONAL_KINDS = (
         math.log2(3 * 256),
         "RFC 5737: TEST-NET-1, 2 and 3",
         near_misses=False,
-        reserved=lambda value: checks.in_networks(value, _TEST_NETS),
+        reserved=lambda value: check_digits.in_networks(value, _TEST_NETS),
     ),
     Kind(
         "ipv6",
@@ -316,8 +316,8 @@ PERSONAL_KINDS = (
         96.0,
         "RFC 3849: 2001:db8::/32, written as RFC 5952 asks",
         public_prefix="2001:db8:",
-        reserved=lambda value: checks.in_networks(value, ("2001:db8::/32",)),
-        structure=checks.is_ip,
+        reserved=lambda value: check_digits.in_networks(value, ("2001:db8::/32",)),
+        structure=check_digits.is_ip,
     ),
     Kind(
         "mac_address",
