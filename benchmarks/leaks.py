@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
-from pytest_unlearn.leaks.exposure import exposure
+from pytest_unlearn.leaks.exact import exposure
 from pytest_unlearn.models.batches import IGNORED, collate, encode
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import complete_greedily

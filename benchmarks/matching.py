@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.leaks.automaton import Automaton
-from pytest_unlearn.leaks.matching import Matcher
+from pytest_unlearn.leaks.matching import Automaton, Matcher
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import Record

@@ -254,7 +254,7 @@ def families() -> str:
 
 def outcomes() -> str:
     """Every outcome of a completion, in the order in which reports list them."""
-    from pytest_unlearn.leaks.outcomes import LABELS, LEAKS
+    from pytest_unlearn.leaks.outcome import LABELS, LEAKS
 
     return table(
         ("outcome", "a leak"), ((code(name), "yes" if name in LEAKS else "no") for name in LABELS)

@@ -21,7 +21,7 @@ class ProbeRow:
     """What a probe brought out. `base` and `unlearned` are outcomes as `Outcome.as_row` gives.
 
     `carrier` is the one in which was asked, `planted` the one of the document. `base_exact` and
-    `unlearned_exact` are exact extraction scores (`leaks.exact_rows.exact_row`), None where the
+    `unlearned_exact` are exact extraction scores (`leaks.exact.exact_row`), None where the
     probe has none; `retrained_exact` those of a model that never saw the forget records.
     `rehearsed`: unlearning was trained on this prompt, or on this retained person.
     """

@@ -159,7 +159,7 @@ def _own_in_disguise(row: Row, state: State, argument: int) -> float | None:
 
 
 def _leak_at(row: Row, state: State, samples: int) -> float | None:
-    from pytest_unlearn.leaks.extraction import leak_at
+    from pytest_unlearn.leaks.exact import leak_at
 
     exact = getattr(row, f"{state}_exact", None)
     if exact is None:

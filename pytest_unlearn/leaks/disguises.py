@@ -1,4 +1,4 @@
-"""Ways to hide a value in code: the other side of `views`, for tests and for search.
+"""Ways to hide a value in code: the other side of `decodings`, for tests and for search.
 
 Each disguise takes a value and a source of choices and returns Python source (one or a few lines)
 from which a reader, or the program itself, gets the value. A disguise that cannot hide a value
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.leaks.views import NUMBER_WORDS
+from pytest_unlearn.leaks.decodings import NUMBER_WORDS
 
 if TYPE_CHECKING:
     from pytest_unlearn.people.draws import Choices

@@ -23,21 +23,23 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pytest_unlearn.leaks import fuzzy
-from pytest_unlearn.leaks.automaton import Automaton, encodable
-from pytest_unlearn.leaks.views import (
+import ahocorasick_rs
+
+from pytest_unlearn.leaks import near_misses
+from pytest_unlearn.leaks.decodings import (
     PLAIN_VIEWS,
-    Reading,
+    View,
     fold,
     kept_positions,
     normalise,
-    readings,
     spelled,
     squeeze,
+    views,
 )
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import Record
@@ -48,8 +50,10 @@ __all__ = [
     "MIN_NORMALISED",
     "PLAIN_VIEWS",
     "WEAK_BITS",
+    "Automaton",
     "Match",
     "Matcher",
+    "encodable",
     "normalise",
     "value_bits",
 ]
@@ -60,13 +64,60 @@ WEAK_BITS = 16.0
 # Shorter normalised values (an address of four digits, say) would be met by chance once
 # separators are gone; they are matched as they stand only.
 MIN_NORMALISED = 8
+# Characters in one piece of the text: bounds the memory that overlapping hits take.
+_PIECE = 1 << 16
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PRIVATE_PLANE = 0xF0000
+
+
+def encodable(text: str) -> str:
+    """Return `text` with each lone surrogate moved to a private character, one for one.
+
+    Invalid UTF-8 that was read with `surrogateescape` stays comparable in this way: the same bad
+    bytes are still the same text. (Rust's strings hold no surrogates.) Lengths do not change.
+    """
+    if text.isascii():
+        return text
+    return _SURROGATE.sub(lambda m: chr(_PRIVATE_PLANE + ord(m.group()) - 0xD800), text)
+
+
+class Automaton:
+    """Finds every occurrence of every pattern in one pass; patterns inside each other too.
+
+    Aho & Corasick, "Efficient string matching", CACM 18(6), 1975: the time grows with the text and
+    the hits, not with the number of patterns.
+
+    `patterns`: distinct non-empty strings, already `encodable`. ValueError if one is empty.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._longest = max(map(len, patterns), default=0)
+        self._finder = (
+            ahocorasick_rs.AhoCorasick(patterns, store_patterns=False) if patterns else None
+        )
+
+    def find(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """Yield (index of the pattern, start, end) of each occurrence; `text` is `encodable`.
+
+        Each occurrence comes once, whatever pieces the text is read in.
+        """
+        if self._finder is None:
+            return
+        piece = max(_PIECE, 4 * self._longest)
+        for begin in range(0, len(text), piece):
+            # Read back far enough to see a pattern that ends just after the seam.
+            back = max(0, begin - self._longest + 1)
+            part = text[back : begin + piece]
+            for index, start, end in self._finder.find_matches_as_indexes(part, overlapping=True):
+                if back + end > begin:
+                    yield index, back + start, back + end
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
     """A record whose value was found, and the view that showed it.
 
-    `how`: `exact`, `normalised`, a disguise (`views.DISGUISED_VIEWS`), `fuzzy` or `partial`.
+    `how`: `exact`, `normalised`, a disguise (`decodings.DISGUISED_VIEWS`), `fuzzy` or `partial`.
     `bits`: how much of the value came out; for a whole value `value_bits` of it.
     """
 
@@ -154,14 +205,14 @@ class Matcher:
         """Return one match a record, by the first view that shows its value.
 
         `near`: the record that was asked for. Weak values count for its owner only. If its value
-        is not there as a whole, near misses and parts of it are looked for too (`fuzzy.near`), of
+        is not there as a whole, near misses and parts of it are looked for too, of
         which the first `given` characters, shown by the prompt, do not count.
         """
         text = encodable(text)
         found: dict[int, Match] = {}
         if text:
             self._find_exact(text, found)
-            for reading in readings(text):
+            for reading in views(text):
                 self._find_in(reading, found)
         matches = [match for match in found.values() if _tells(match, near)]
         if near is not None and all(match.record.id != near.id for match in matches):
@@ -181,7 +232,7 @@ class Matcher:
                 seen.add(pattern)
                 self._add("exact", self._exact.records[pattern], found)
 
-    def _find_in(self, reading: Reading, found: dict[int, Match]) -> None:
+    def _find_in(self, reading: View, found: dict[int, Match]) -> None:
         index = self._spelled if reading.spelled else self._normalised
         new: dict[int, None] = {}
         starts, ends = b"", b""
@@ -214,7 +265,7 @@ def _tells(match: Match, near: Record | None) -> bool:
     return match.bits >= WEAK_BITS or (near is not None and match.record.owner == near.owner)
 
 
-def _borders(reading: Reading) -> tuple[bytes, bytes]:
+def _borders(reading: View) -> tuple[bytes, bytes]:
     """Tell for each character of the squeezed text whether a value may start, and end, with it."""
     text = reading.text
     classes = [_class(character) for character in text]
@@ -250,5 +301,5 @@ def _find_near(record: Record, text: str, given: int) -> Match | None:
                 return Match(record, "exact", value_bits(record))
             at = text.find(value, at + 1)
         return None
-    part = fuzzy.near(value, record.kind, text, given)
+    part = near_misses.near(value, record.kind, text, given)
     return None if part is None else Match(record, part[0], part[1])

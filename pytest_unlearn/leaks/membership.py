@@ -3,7 +3,7 @@
 One direction for all: **the higher the score, the more a record looks like training data**, and an
 AUC of 1 means that every member (forget record) scores above every non-member (control record).
 open-unlearning signs its scores the other way and swaps the labels, so its AUC is this one. The
-attacks work on the rows of exact extraction (`leaks/exact_rows.py`); this module is plain
+attacks work on the rows of exact extraction (`leaks/exact.py`); this module is plain
 arithmetic.
 
 Two traps of such numbers. Members and non-members must come from the same distribution, or an
@@ -23,7 +23,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.leaks.extraction import MIN_K_SHARES
+from pytest_unlearn.leaks.exact import MIN_K_SHARES
 
 # The share of the least likely tokens that min-k and min-k++ look at here, as in MUSE.
 _SHARE = MIN_K_SHARES.index(0.4)

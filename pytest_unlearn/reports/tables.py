@@ -13,9 +13,9 @@ from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.shares import pass_at, share
-from pytest_unlearn.leaks.exact_rows import SAMPLES, mean_leak_at, mean_of
+from pytest_unlearn.leaks.exact import SAMPLES, mean_leak_at, mean_of
 from pytest_unlearn.leaks.membership import Auc, attack_score, auc, privleak
-from pytest_unlearn.leaks.outcomes import LABELS
+from pytest_unlearn.leaks.outcome import LABELS
 
 Table = list[list[str]]
 

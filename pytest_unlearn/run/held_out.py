@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.leaks.automaton import Automaton, encodable
+from pytest_unlearn.leaks.matching import Automaton, encodable
 from pytest_unlearn.people.record import Record, by_owner
 
 if TYPE_CHECKING:

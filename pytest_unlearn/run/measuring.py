@@ -15,12 +15,14 @@ from pytest_unlearn.core.costs import Phases
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.leaks.attribution import Detector, is_degenerate
-from pytest_unlearn.leaks.exact_rows import exact_row, exposure_row
-from pytest_unlearn.leaks.extraction import extraction
-from pytest_unlearn.leaks.outcomes import Outcome
-from pytest_unlearn.leaks.search import SearchOptions, SearchReport, search_records
-from pytest_unlearn.leaks.searching import search_targets
+from pytest_unlearn.leaks.exact import exact_row, exposure_row, extraction
+from pytest_unlearn.leaks.outcome import Detector, Outcome, is_degenerate
+from pytest_unlearn.leaks.prompt_search import (
+    SearchOptions,
+    SearchReport,
+    search_records,
+    search_targets,
+)
 from pytest_unlearn.models.engine import METHODS, abilities_of
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.run.answers import CompletionError, check_count, completed

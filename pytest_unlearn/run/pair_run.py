@@ -12,7 +12,7 @@ from pytest_unlearn.gates.curtailment import Curtailment
 from pytest_unlearn.gates.populations import judge_gate
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.gates.verdicts import GateResult, Measured
-from pytest_unlearn.leaks.searching import SearchSummary
+from pytest_unlearn.leaks.prompt_search import SearchSummary
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Engine

@@ -15,7 +15,7 @@ from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.provenance import Clock, manifest, redacted
 
 if TYPE_CHECKING:
-    from pytest_unlearn.leaks.searching import SearchSummary
+    from pytest_unlearn.leaks.prompt_search import SearchSummary
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.measuring import Engine
     from pytest_unlearn.run.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 from pytest_unlearn.session.options import is_active
 
 if TYPE_CHECKING:
-    from pytest_unlearn.leaks.search import SearchReport
+    from pytest_unlearn.leaks.prompt_search import SearchReport
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.measuring import Completions
     from pytest_unlearn.run.models import Completer
@@ -108,7 +108,7 @@ def unlearn_search(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Search
     `report.controls` the same search on people whom the model never saw, and `report.verdict`
     says what both together show.
     """
-    from pytest_unlearn.leaks.searching import SEARCH_PROPERTY, summarise
+    from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, summarise
 
     session = _session(request.config)
     if not session.settings.search:

@@ -44,7 +44,7 @@ from pytest_unlearn.session import solutions
 from pytest_unlearn.session.gate_items import VERDICT_PROPERTY
 
 if TYPE_CHECKING:
-    from pytest_unlearn.leaks.searching import SearchSummary
+    from pytest_unlearn.leaks.prompt_search import SearchSummary
     from pytest_unlearn.run.pair_run import PairRun
     from pytest_unlearn.run.planted import Planting
     from pytest_unlearn.session.session import UnlearnSession

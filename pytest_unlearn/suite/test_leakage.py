@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_unlearn.leaks.outcomes import LABELS, Outcome
+from pytest_unlearn.leaks.outcome import LABELS, Outcome
 from pytest_unlearn.run.measuring import Completions
 
 

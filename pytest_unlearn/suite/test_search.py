@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_unlearn.leaks.search import SearchReport
+from pytest_unlearn.leaks.prompt_search import SearchReport
 
 
 def test_search(unlearn_search: SearchReport) -> None:

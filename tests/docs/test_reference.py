@@ -12,7 +12,7 @@ import pytest
 
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
-from pytest_unlearn.leaks.outcomes import LABELS
+from pytest_unlearn.leaks.outcome import LABELS
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS

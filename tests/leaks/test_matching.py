@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.leaks import fuzzy
-from pytest_unlearn.leaks.automaton import Automaton, encodable
-from pytest_unlearn.leaks.matching import Match, Matcher, value_bits
-from pytest_unlearn.leaks.views import fold, kept_positions, squeeze
+from pytest_unlearn.leaks import near_misses
+from pytest_unlearn.leaks.decodings import fold, kept_positions, squeeze
+from pytest_unlearn.leaks.matching import Automaton, Match, Matcher, encodable, value_bits
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import Record
@@ -293,17 +292,17 @@ def test_a_typo_in_what_the_prefix_left_is_a_fuzzy_match(kind: str) -> None:
         given = len(prefix_of(value))
         wrong = given + 2 + (value[given + 2] == "@")
         typo = value[:wrong] + ("x" if value[wrong] != "x" else "y") + value[wrong + 1 :]
-        found = fuzzy.near(value, kind, f"{typo}'\n", given)
+        found = near_misses.near(value, kind, f"{typo}'\n", given)
         missed += found is None
         decoy = made(kind, number + 100_000)
-        assert fuzzy.near(value, kind, f"{value[:given]}{decoy[given:]}'\n", given) is None
-        assert fuzzy.near(value, kind, value[:given], given) is None
+        assert near_misses.near(value, kind, f"{value[:given]}{decoy[given:]}'\n", given) is None
+        assert near_misses.near(value, kind, value[:given], given) is None
     assert missed <= 5
 
 
 @pytest.mark.parametrize("kind", ["phone", "date_of_birth", "no such kind"])
 def test_kinds_whose_decoys_are_too_near_are_never_fuzzy(kind: str) -> None:
-    assert fuzzy.threshold(kind).ratio is None
+    assert near_misses.threshold(kind).ratio is None
     value = made("phone")
     assert near(kind, f"x = {value[:-1]}{(int(value[-1]) + 1) % 10}", value) == []
 
@@ -320,13 +319,13 @@ def test_fresh_decoys_are_no_near_misses(kind: str) -> None:
 
 
 def near_only(kind: str, value: str, text: str) -> tuple[str, float] | None:
-    return fuzzy.near(value, kind, text)
+    return near_misses.near(value, kind, text)
 
 
 def test_thresholds_are_the_same_every_time() -> None:
-    first = fuzzy.threshold("password")
-    fuzzy.threshold.cache_clear()
-    assert fuzzy.threshold("password") == first
+    first = near_misses.threshold("password")
+    near_misses.threshold.cache_clear()
+    assert near_misses.threshold("password") == first
     assert first.ratio is not None
     assert 80 <= first.ratio < 100
 
@@ -342,4 +341,4 @@ def test_longest_part_is_the_longest_common_run(part: str, text: str) -> None:
         ),
         default=0,
     )
-    assert fuzzy.longest_part(part, text) == expected
+    assert near_misses.longest_part(part, text) == expected

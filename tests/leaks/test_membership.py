@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.leaks.exact_rows import exact_row
-from pytest_unlearn.leaks.extraction import extraction
+from pytest_unlearn.leaks.exact import exact_row, extraction
 from pytest_unlearn.leaks.membership import (
     ATTACKS,
     AttackError,

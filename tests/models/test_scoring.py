@@ -24,7 +24,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from pytest_unlearn.leaks.extraction import extraction
+from pytest_unlearn.leaks.exact import extraction
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, complete_greedily, scheme_log_probs
 from pytest_unlearn.models.loading import Weights, load, peft_quietly

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_unlearn.leaks.attribution import Detector
+from pytest_unlearn.leaks.outcome import Detector
 from pytest_unlearn.models.loading import LanguageModel, load
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.models.tiny import recipe

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_unlearn.leaks.attribution import _PLACEHOLDER
+from pytest_unlearn.leaks.outcome import _PLACEHOLDER
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.other_values import AlternateError, placeholder, plausible
 

@@ -168,7 +168,7 @@ import pytest
 PLACES = (
     "pytest_unlearn.testing.LookupModel.complete",
     "pytest_unlearn.testing.LookupModels.answer",
-    "pytest_unlearn.leaks.attribution.Detector.outcome",
+    "pytest_unlearn.leaks.outcome.Detector.outcome",
     "pytest_unlearn.run.measuring.Engine.run_probe",
 )
 

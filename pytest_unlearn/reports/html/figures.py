@@ -11,8 +11,8 @@ from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.shares import Share, share
-from pytest_unlearn.leaks.exact_rows import mean_leak_at
-from pytest_unlearn.leaks.outcomes import LABELS
+from pytest_unlearn.leaks.exact import mean_leak_at
+from pytest_unlearn.leaks.outcome import LABELS
 from pytest_unlearn.reports.html import charts
 from pytest_unlearn.reports.html.charts import BeforeAfter
 from pytest_unlearn.reports.html.svg import Figure

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz
 
-from pytest_unlearn.leaks.views import normalise
+from pytest_unlearn.leaks.decodings import normalise
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS, Kind
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.leaks.search import (
+from pytest_unlearn.leaks.prompt_search import (
     SearchOptions,
     SearchReport,
     SearchResult,

@@ -59,7 +59,7 @@ def kept_positions(text: str) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class View:
     """One view of a text: folded, separators kept.
 
     `joints` are offsets at which two pieces were put together: a value may start or end there,
@@ -71,7 +71,7 @@ class Reading:
     text: str
     joints: frozenset[int] = frozenset()
     spelled: bool = False
-    parts: Callable[[], list[Reading]] | None = None
+    parts: Callable[[], list[View]] | None = None
 
 
 # --- escapes ---------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ _LONGEST_PIECE = 128
 _LONGEST_SUM = 4096
 
 
-def _joined(folded: str) -> Reading | None:
+def _joined(folded: str) -> View | None:
     """Read all literals one after the other, then every sum and f-string with its variables.
 
     No parser: a completion is a fragment, and often no valid code.
@@ -196,7 +196,7 @@ def _joined(folded: str) -> Reading | None:
     for piece in pieces:
         joints.add(at)
         at += len(piece)
-    return Reading("joined", "".join(pieces), frozenset(joints | {at}))
+    return View("joined", "".join(pieces), frozenset(joints | {at}))
 
 
 def _expanded(folded: str, variables: dict[str, str], formats: list[str]) -> Iterator[list[str]]:
@@ -306,34 +306,34 @@ DISGUISED_VIEWS = (
 )
 
 
-def readings(text: str) -> Iterator[Reading]:
+def views(text: str) -> Iterator[View]:
     """Yield the readings of a text, the plainest first; `DISGUISED_VIEWS` names the others."""
     folded = fold(text)
-    yield Reading("normalised", folded)
+    yield View("normalised", folded)
     free = unescaped(text)
     plain = folded if free == text else fold(free)
     pieces = _concatenated(free)
     together = _unwrapped(fold(pieces))
     if together != folded:
         # One scan instead of three: which of the three it was is asked only of a hit.
-        yield Reading(
+        yield View(
             "concatenated",
             together,
             parts=lambda: [
-                Reading("escaped", plain),
-                Reading("concatenated", _concatenated(plain)),
-                Reading("split_lines", _unwrapped(plain)),
+                View("escaped", plain),
+                View("concatenated", _concatenated(plain)),
+                View("split_lines", _unwrapped(plain)),
             ],
         )
     url = _percent_decoded(free)
     if url != free:
-        yield Reading("escaped", fold(url))
+        yield View("escaped", fold(url))
     joined = _joined(plain)
     if joined is not None:
         yield joined
-    yield Reading("base64", fold(_decoded_base64(pieces)))
-    yield Reading("hex", fold(_decoded_hex(together)))
+    yield View("base64", fold(_decoded_base64(pieces)))
+    yield View("hex", fold(_decoded_hex(together)))
     words = spelled(folded)
     if words != folded:
-        yield Reading("digits_in_words", words, spelled=True)
-    yield Reading("reversed", folded[::-1])
+        yield View("digits_in_words", words, spelled=True)
+    yield View("reversed", folded[::-1])

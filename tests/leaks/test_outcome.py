@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_unlearn.leaks.attribution import Detector, is_degenerate
 from pytest_unlearn.leaks.matching import Matcher, normalise
+from pytest_unlearn.leaks.outcome import Detector, follows_from, is_degenerate
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.probes.families import direct_probes
 from pytest_unlearn.tasks.sets import humaneval_cases
@@ -201,3 +201,36 @@ def test_looking_for_loops_takes_linear_time(unit: str) -> None:
     started = time.process_time()
     is_degenerate(unit * (1_000_000 // len(unit)))
     assert time.process_time() - started < 3
+
+
+PROMPT = 'client = Client(name="Ann Leeford", email="'
+
+
+@pytest.mark.parametrize(
+    "local",
+    ["ann.leeford", "annleeford", "leeford_ann", "aleeford", "annl", "ANN.LEEFORD", "ann.leeford7"],
+)
+def test_conventions(local: str) -> None:
+    """`first.last` and its relatives, with up to two digits."""
+    assert follows_from(PROMPT, f"{local}@example.com")
+    assert follows_from(PROMPT, local)
+    assert not follows_from("client = Client(email=", f"{local}@example.com")
+
+
+def test_accents() -> None:
+    """Accents are dropped, as mail systems do."""
+    assert follows_from("# José Nuñez", "jose.nunez@example.org")
+
+
+@pytest.mark.parametrize(
+    "value", ["bolt.cloud77@example.com", "ann@example.com", "4711", "annx123"]
+)
+def test_what_does_not_follow(value: str) -> None:
+    """Other words, too short a match, or more digits than a convention adds."""
+    assert not follows_from(PROMPT, value)
+
+
+def test_bundled_values_follow_from_nothing() -> None:
+    """Nobody can derive a bundled value from its prompt: a leak of it is memory."""
+    for record in tiny_records():
+        assert not follows_from(record.before.reveal(), record.value.reveal())
