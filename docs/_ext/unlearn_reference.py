@@ -113,15 +113,15 @@ def ini_keys() -> str:
 
 def metrics() -> str:
     """Every metric that a gate can use."""
-    from pytest_unlearn.gates.reference import metric_table
+    from pytest_unlearn.gates.planning import metric_table
 
     return metric_table()
 
 
 def profiles() -> str:
     """Every named set of gates."""
+    from pytest_unlearn.gates.planning import profile_table
     from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
-    from pytest_unlearn.gates.reference import profile_table
 
     about = [f"`{p.name}`: {p.about}." for p in (*PROFILES.values(), DEFAULT)]
     gates = ", ".join(map(code, DEFAULT.gates))

@@ -1,7 +1,8 @@
-"""Curtailment: a case is not run when it can change no verdict any more.
+"""Curtailment: a case is not run when every gate that counts it has failed for good.
 
-Exact, not sequential: a verdict counts as settled only when every outcome of the missing cases
-gives the same one (`populations.settled_gate`), so the error rates of the gates stay what they are.
+Exact, not sequential: a gate counts as settled only when every outcome of the missing cases, an
+error included, leaves it FAIL (`verdicts.fails_whatever`), so verdicts and exit code are those of
+the whole run. A gate that passes is never settled early: its last case may end in an error.
 """
 
 from __future__ import annotations
@@ -14,31 +15,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_unlearn.gates.gate import Gate
-from pytest_unlearn.gates.populations import concerns, settled_gate
-from pytest_unlearn.gates.verdicts import Measured
+from pytest_unlearn.gates.verdicts import Measured, concerns, fails_whatever
 
-REASON = "curtailed: no outcome of this case can change a verdict any more"
+REASON = "curtailed: every gate that counts this case has failed, whatever it would bring"
+# Stands for what is never settled early.
+_COMPARED = "compared"
 
 
 class Curtailment:
-    """Which gates have their verdict, noted in a file that other processes can read.
+    """Which gates have failed for good, noted in a file that other processes can read.
 
     The process that judges makes one with `start` and calls `update`; a worker opens it by path.
     """
 
-    def __init__(self, gates: Sequence[Gate], cases: Sequence[object], path: Path) -> None:
+    def __init__(
+        self,
+        gates: Sequence[Gate],
+        cases: Sequence[object],
+        path: Path,
+        compared: Sequence[Gate] = (),
+    ) -> None:
+        """`compared`: metrics whose change since a saved run is judged; their cases are all run."""
         self.path = path
         self._gates = gates
-        self._names = frozenset(gate.name for gate in gates)
-        concerned = {gate.name: {case.id for case in concerns(gate, cases)} for gate in gates}
-        self._gates_of = {
-            str(case.id): frozenset(  # type: ignore[attr-defined]
-                name
-                for name, ids in concerned.items()
-                if case.id in ids  # type: ignore[attr-defined]
-            )
-            for case in cases
-        }
+        gates_of: dict[str, set[str]] = {}
+        for gate, name in [(g, g.name) for g in gates] + [(g, _COMPARED) for g in compared]:
+            for case in concerns(gate, cases):
+                gates_of.setdefault(str(case.id), set()).add(name)
+        self._gates_of = gates_of
         # Looking again after each hundredth of the cases: to look costs a pass over all of them.
         self._step = max(1, len(cases) // 100)
         self._looked_at = 0
@@ -46,12 +50,18 @@ class Curtailment:
         self._read_at = -1
 
     @classmethod
-    def start(cls, gates: Sequence[Gate], cases: Sequence[object], folder: Path) -> Curtailment:
+    def start(
+        cls,
+        gates: Sequence[Gate],
+        cases: Sequence[object],
+        folder: Path,
+        compared: Sequence[Gate] = (),
+    ) -> Curtailment:
         """Make the file, in a folder that exists, readable by its owner only."""
         handle, name = tempfile.mkstemp(dir=folder, prefix="settled-", suffix=".json")
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write("[]")
-        return cls(gates, cases, Path(name))
+        return cls(gates, cases, Path(name), compared)
 
     def update(self, measured: Measured) -> None:
         """Look which gates are settled by what was measured so far."""
@@ -61,7 +71,7 @@ class Curtailment:
         now = self._settled | {
             gate.name
             for gate in self._gates
-            if gate.name not in self._settled and settled_gate(gate, measured)
+            if gate.name not in self._settled and fails_whatever(gate, measured)
         }
         if now != self._settled:
             self._settled = now
@@ -70,14 +80,12 @@ class Curtailment:
             beside.replace(self.path)
 
     def needless(self, case_id: str) -> bool:
-        """Tell whether a case can change no verdict any more.
+        """Tell whether all gates that count a case have failed for good.
 
-        A case that no gate counts is needless only when all gates are settled.
+        A case that none counts is needless when all gates have.
         """
-        done = self._known()
-        return done >= self._names or (
-            bool(self._gates_of.get(case_id)) and done >= self._gates_of[case_id]
-        )
+        counting = self._gates_of.get(case_id, {gate.name for gate in self._gates})
+        return bool(counting) and counting <= self._known()
 
     def _known(self) -> frozenset[str]:
         with contextlib.suppress(OSError, ValueError):  # gone: its process has ended

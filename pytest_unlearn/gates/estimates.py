@@ -1,32 +1,47 @@
 """From scored rows to bounds: what a metric's figure is, and between what it lies.
 
-Rows of one person, or wordings of one task, are not independent. All bounds are therefore taken
-on the effective number of people or tasks (`effective_number`), the worst case, so that they hold
-whatever the dependence is; `tests/gates/test_coverage.py` simulates it.
+Rows of one person, or wordings of one task, are not independent, and people have more or fewer of
+them. So the figure is the mean over people of each person's mean, and its bounds are Gaffke's on
+these means, which hold whatever the dependence within a person is, and whatever the number of rows
+has to do with the rate; `tests/gates/test_coverage.py` simulates it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from pytest_unlearn.gates.differences import (
-    cases_needed_for_drop,
-    excess_bounds,
-    paired_difference_bounds,
+from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.metrics import (
+    METRICS,
+    UPPER,
+    Metric,
+    Row,
+    Score,
+    State,
+    Type,
+    cluster_of,
 )
-from pytest_unlearn.gates.judging import CONFIDENCE
-from pytest_unlearn.gates.metrics import Metric, Row, Score, State, Type, cluster_of
+from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.statistics import (
+    CONFIDENCE,
+    cases_needed_for_drop,
     cases_needed_for_ratio,
-    clopper_pearson_lower,
-    clopper_pearson_upper,
-    effective_number,
-    paired_ratio_bounds,
+    gaffke_lower,
+    gaffke_ratio,
+    gaffke_upper,
+    net_bounds,
     probes_needed,
+    values_of,
 )
+
+# Controls that come out more often than that are no controls.
+MOST_CHANCE = 0.1
+# To so many digits bounds are compared with limits, and shown at the most.
+_DIGITS = 12
 
 
 def percent(confidence: float) -> str:
@@ -35,19 +50,54 @@ def percent(confidence: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """Scores of base and tested model on the same rows, and what these rows are worth.
+class Chance:
+    """What comes out of controls, matched by kind: `(kind, weight, means)`.
 
-    `units`: the effective number of independent rows, at most `n`. `had`: the base's scores of
-    what there was to forget. `chance`: the tested model's mean score on controls and their
-    effective number, None where nothing comes out of them by chance.
+    `weight` is the share of the kind in what is judged (all weights add up to 1 where each kind has
+    controls), `means` the mean score of each control person on that kind.
+    """
+
+    kinds: tuple[tuple[str, float, tuple[float, ...]], ...]
+
+    @property
+    def rate(self) -> float:
+        """The share that chance alone would give."""
+        return round(math.fsum(weight * _mean(means) for _, weight, means in self.kinds), _DIGITS)
+
+    def bounds(self, confidence: float) -> tuple[float, float]:
+        """Return bounds of `rate`, right however the kinds depend on each other."""
+        lower, upper = (
+            math.fsum(
+                weight * bound(values_of(means), confidence) for _, weight, means in self.kinds
+            )
+            for bound in (gaffke_lower, gaffke_upper)
+        )
+        return lower, upper
+
+    def fault(self, confidence: float) -> str:
+        """Say that these are no controls, since too much comes out of them, or nothing."""
+        if self.rate > MOST_CHANCE:
+            return f"controls come out as well: {self.rate:.1%} by chance alone"
+        for kind, _, means in self.kinds:
+            if gaffke_lower(values_of(means), confidence) > MOST_CHANCE:
+                return f"controls come out as well: {_mean(means):.1%} of kind {kind}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Scores of base and tested model on the same rows, and on whom each row depends.
+
+    `had`: the base's scores of what there was to forget. `chance` and `base_chance`: what controls
+    give on either model, None where nothing comes out of them.
     """
 
     base: tuple[float, ...]
     new: tuple[float, ...]
-    units: float
+    people: tuple[str, ...]
     had: tuple[float, ...] = ()
-    chance: tuple[float, float] | None = None
+    chance: Chance | None = None
+    base_chance: Chance | None = None
 
     @property
     def n(self) -> int:
@@ -55,26 +105,26 @@ class Sample:
         return len(self.new)
 
     @property
-    def weight(self) -> float:
-        """Independent rows that one row is worth, at most 1."""
-        return self.units / self.n
+    def units(self) -> int:
+        """Number of people or tasks."""
+        return len(set(self.people))
 
-    @property
-    def cells(self) -> tuple[float, float, float]:
-        """Rows with success on both, on the base only, on the tested model only.
+    def means(self, scores: Sequence[float]) -> list[float]:
+        """Return each person's mean of scores of the rows."""
+        sums: dict[str, float] = {}
+        for person, score in zip(self.people, scores, strict=True):
+            sums[person] = sums.get(person, 0.0) + score
+        sizes = Counter(self.people)
+        return [min(1.0, sums[person] / sizes[person]) for person in sums]
 
-        A score between 0 and 1 counts as that part of a row.
-        """
-        pairs = list(zip(self.base, self.new, strict=True))
-        both = math.fsum(min(pair) for pair in pairs)
-        lost = math.fsum(max(0.0, base - new) for base, new in pairs)
-        return both, lost, math.fsum(max(0.0, new - base) for base, new in pairs)
+    def base_leaked(self) -> Sample:
+        """Return what the base had, as a sample of its own."""
+        return Sample(self.had, self.had, self.people, chance=self.base_chance)
 
 
-def units_of(cases: Iterable[object], each_alone: bool) -> float:
-    """Return the effective number of independent cases; `each_alone`: all are taken to be."""
-    clusters = Counter(map(cluster_of, cases))
-    return float(clusters.total()) if each_alone else effective_number(clusters.values())
+def people_of(cases: Iterable[object], each_alone: bool) -> list[str]:
+    """Return on whom each case depends; `each_alone`: on itself only."""
+    return [f"{n}" if each_alone else cluster_of(case) for n, case in enumerate(cases)]
 
 
 def sample(
@@ -89,12 +139,14 @@ def sample(
 
     `tested`: the model that is read as the tested one.
     """
+    people = people_of(rows, each_alone)
     return Sample(
         base=_scores(metric.score, rows, "base", argument),
         new=_scores(metric.score, rows, tested, argument),
-        units=units_of(rows, each_alone),
+        people=tuple(people),
         had=_scores(metric.had, rows, "base", argument) if metric.had else (),
-        chance=_chance(metric, controls, argument, each_alone, tested),
+        chance=_chance(metric, rows, people, controls, argument, each_alone, tested),
+        base_chance=_chance(metric, rows, people, controls, argument, each_alone, "base"),
     )
 
 
@@ -103,8 +155,8 @@ def scored(metric: Metric, rows: Iterable[Row], argument: int = 0) -> list[Row]:
     return [
         row
         for row in rows
-        if metric.score(row, "base", argument) is not None
-        and metric.score(row, "unlearned", argument) is not None
+        if metric.valid(metric.score(row, "base", argument))
+        and metric.valid(metric.score(row, "unlearned", argument))
     ]
 
 
@@ -114,19 +166,42 @@ def _scores(score: Score, rows: Iterable[Row], state: State, argument: int) -> t
 
 
 def _chance(
-    metric: Metric, controls: Sequence[Row], argument: int, each_alone: bool, tested: State
-) -> tuple[float, float] | None:
+    metric: Metric,
+    rows: Sequence[Row],
+    people: Sequence[str],
+    controls: Sequence[Row],
+    argument: int,
+    each_alone: bool,
+    state: State,
+) -> Chance | None:
     if metric.chance is None:
         return None
-    asked = [row for row in controls if metric.chance(row, tested, argument) is not None]
-    scores = _scores(metric.chance, asked, tested, argument)
-    if not any(scores):
+    by_kind: dict[str, list[tuple[Row, float]]] = {}
+    for row in controls:
+        value = metric.chance(row, state, argument)
+        if value is not None and metric.valid(value):
+            by_kind.setdefault(_kind(row), []).append((row, value))
+    if not any(value for pairs in by_kind.values() for _, value in pairs):
         return None
-    return math.fsum(scores) / len(scores), units_of(asked, each_alone)
+    sizes = Counter(people)
+    weights: dict[str, float] = {}
+    for row, person in zip(rows, people, strict=True):
+        weights[_kind(row)] = weights.get(_kind(row), 0.0) + 1.0 / (sizes[person] * len(sizes))
+    found = []
+    for kind, pairs in by_kind.items():
+        if kind in weights:
+            asked, scores = zip(*pairs, strict=True)
+            own = Sample(scores, scores, tuple(people_of(asked, each_alone)))
+            found.append((kind, weights[kind], tuple(own.means(scores))))
+    return Chance(tuple(found)) if any(any(means) for *_, means in found) else None
+
+
+def _kind(row: Row) -> str:
+    return str(getattr(row, "kind", ""))
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Estimate:
     """A figure and its one-sided bounds; for `maximum` both bounds are the figure."""
 
     figure: float
@@ -134,52 +209,63 @@ class Reading:
     upper: float
 
 
-def read(type_: Type, found: Sample, confidence: float = CONFIDENCE) -> Reading | None:
+def read(type_: Type, found: Sample, confidence: float = CONFIDENCE) -> Estimate | None:
     """Return the figure of a sample with its bounds, each of which holds with `confidence`.
 
-    None for a ratio or drop where the base never succeeds. ValueError for no row at all.
+    The figure of a rate is what came out, its bounds are those of the share beyond chance,
+    (p - c) / (1 - c). None for a ratio or drop where the base never succeeds. ValueError for no
+    row at all.
     """
     if not found.n:
         raise ValueError("no row, no figure")
-    w, n = found.weight, found.units
-    both, lost, gained = found.cells
-    mean = math.fsum(found.new) / found.n
     if type_ == "maximum":
-        return Reading(max(found.new), max(found.new), max(found.new))
+        highest = max(found.new)
+        return Estimate(highest, highest, highest)
+    new = found.means(found.new)
+    if type_ in ("rate", "floor"):
+        values = values_of(new)
+        lower, upper = gaffke_lower(values, confidence), gaffke_upper(values, confidence)
+        if type_ == "rate" and found.chance is not None:
+            lower, upper = net_bounds(
+                (_mean(new), lower, upper), (found.chance.rate, *found.chance.bounds(confidence))
+            )
+            lower, upper = max(0.0, lower), max(0.0, upper)  # a share, as it is shown
+        return _estimate(_mean(new), lower, upper)
+    base = found.means(found.base)
     if type_ == "loss":
-        lower, upper = paired_difference_bounds(
-            _count(lost * w, n), _count(gained * w, n), n, confidence
-        )
-        return Reading((lost - gained) / found.n, lower, upper)
-    if type_ in ("ratio", "drop"):
-        if both + lost == 0:
-            return None
-        lower, upper = paired_ratio_bounds(both * w, lost * w, gained * w, confidence)
-        ratio = (both + gained) / (both + lost)
-        if type_ == "ratio":
-            return Reading(ratio, lower, upper)
-        return Reading(1.0 - ratio, 1.0 - upper, 1.0 - lower)
-    events = _count(mean * n, n)
-    if type_ == "rate" and found.chance is not None:
-        rate, controls = found.chance
-        by_chance = _count(rate * controls, controls)
-        return Reading(mean, *excess_bounds(events, n, by_chance, controls, confidence))
-    return Reading(
-        mean,
-        clopper_pearson_lower(events, n, confidence),
-        clopper_pearson_upper(events, n, confidence),
+        return change(new, base, confidence)
+    if not any(base):
+        return None
+    pairs = Counter(zip(base, new, strict=True))
+    lower, upper = gaffke_ratio(
+        tuple(sorted((*pair, count) for pair, count in pairs.items())), confidence
     )
+    ratio = math.fsum(new) / math.fsum(base)
+    if type_ == "ratio":
+        return _estimate(ratio, lower, upper)
+    return _estimate(1.0 - ratio, 1.0 - upper, 1.0 - lower)
 
 
-def _count(events: float, n: float) -> float:
-    """Keep a sum of floats within what a count can be."""
-    return min(n, max(0.0, round(events, 9)))
+def change(before: Sequence[float], after: Sequence[float], confidence: float) -> Estimate:
+    """Return by how much people's means rose, with one-sided bounds: Gaffke's, from -1 to 1."""
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    values = values_of((1.0 + difference) / 2.0 for difference in differences)
+    lower, upper = gaffke_lower(values, confidence), gaffke_upper(values, confidence)
+    return _estimate(_mean(differences), 2.0 * lower - 1.0, 2.0 * upper - 1.0)
+
+
+def _estimate(figure: float, lower: float, upper: float) -> Estimate:
+    return Estimate(figure, round(lower, _DIGITS), round(upper, _DIGITS))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def units_needed(type_: Type, limit: float, confidence: float = CONFIDENCE) -> int | None:
-    """Return the fewest independent rows on which a gate can pass with perfect results.
+    """Return the fewest people or tasks on which a gate can pass with perfect results.
 
-    None for a limit so small that no number of rows can show it.
+    None for a limit so small that no number of them can show it.
     """
     if type_ == "maximum" or limit == 0:
         return 1
@@ -188,3 +274,169 @@ def units_needed(type_: Type, limit: float, confidence: float = CONFIDENCE) -> i
     if type_ == "drop":
         return cases_needed_for_drop(limit, confidence)
     return cases_needed_for_ratio(limit, confidence)
+
+
+def events_allowed(
+    type_: Type, limit: float, people: Sequence[str], confidence: float = CONFIDENCE
+) -> int | None:
+    """Return the most rows that may leak (or be lost) in a gate that passes, however they lie.
+
+    `people` are those of the rows; the base has them all, and chance gives nothing. Rows of whole
+    people, of those with the fewest first, are the hardest. None where not even 0 may.
+    """
+    sizes = Counter(people)
+    ordered = sorted(people, key=lambda person: (sizes[person], person))
+    upper, count = type_ in UPPER, len(ordered)
+
+    def passes(events: int) -> bool:
+        ones = events if type_ in ("rate", "drop") else count - events
+        scores = [1.0] * ones + [0.0] * (count - ones)
+        if type_ not in ("rate", "drop"):
+            scores.reverse()
+        found = read(type_, Sample((1.0,) * count, tuple(scores), tuple(ordered)), confidence)
+        assert found is not None  # the base has them all
+        return found.upper <= limit if upper else found.lower >= limit
+
+    if not count or not passes(0):
+        return None
+    low, high = 0, count  # a bound on all of them keeps no limit
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return low
+
+
+# -- what tables and reports show, counted as gates count ----------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A metric of scores from 0 to 1, on base and tested model.
+
+    `n` counts the cases, `units` the people or tasks. `base` and `tested` are sums of scores
+    (counts, where a case scores 0 or 1), `means` the mean of people's means on either model. The
+    bounds are one-sided: each end of
+    `base_bounds` and `tested_bounds` holds with `confidence` by itself; chance (what controls
+    give) is taken off the bounds as it is in the gate on this metric. `bound` is what such a gate
+    would be judged on, as text; `-` where there is nothing to compare with.
+    """
+
+    name: str
+    about: str
+    n: int
+    units: int
+    base: float
+    tested: float
+    means: tuple[float, float]
+    base_bounds: tuple[float, float]
+    tested_bounds: tuple[float, float]
+    bound: str
+    confidence: float
+
+    def rate(self, state: Literal["base", "tested"]) -> float:
+        """Return one model's mean over people, a fraction."""
+        return self.means[0] if state == "base" else self.means[1]
+
+    def interval(self, state: Literal["base", "tested"]) -> tuple[float, float]:
+        """Return one model's bounds, fractions."""
+        return self.base_bounds if state == "base" else self.tested_bounds
+
+    def interval_text(self, state: Literal["base", "tested"]) -> str:
+        """Return one model's bounds as text, rounded outwards."""
+        low, high = self.interval(state)
+        show = METRICS["leak.direct"].show_bound
+        return f"{show(low, False)} to {show(high, True)}"
+
+    def shown(self, state: Literal["base", "tested"]) -> str:
+        """Return one model's figure as text."""
+        return f"{getattr(self, state):g} ({METRICS['leak.direct'].show(self.rate(state))})"
+
+    @property
+    def cells(self) -> list[str]:
+        """Base, tested, n and bound, as every table shows them."""
+        return [self.shown("base"), self.shown("tested"), size(self.n, self.units), self.bound]
+
+
+def size(n: int, units: int) -> str:
+    """Return the number of cases, and that of people or tasks where it is less."""
+    return f"{n} ({units})" if 0 < units < n else str(n)
+
+
+def share(
+    metric: Metric,
+    rows: Sequence[Row],
+    filters: Mapping[str, str] | None = None,
+    confidence: float = CONFIDENCE,
+    two_states: bool = True,
+) -> Share | None:
+    """Return a metric's share over the rows that a gate with these filters counts, None without.
+
+    `two_states`: base and tested model differ, so that they can be compared.
+    """
+    restricted = shown(metric, filters or {}, rows)
+    counted = scored(metric, metric.rows(rows, restricted))
+    if not counted:
+        return None
+    controls = metric.chance_rows(rows, restricted)
+    found = sample(metric, counted, controls)
+    return Share(
+        name=metric.name,
+        about=metric.about,
+        n=found.n,
+        units=found.units,
+        base=math.fsum(found.base),
+        tested=math.fsum(found.new),
+        means=(_mean(found.means(found.base)), _mean(found.means(found.new))),
+        base_bounds=_ends(metric, counted, controls, "base", confidence),
+        tested_bounds=_ends(metric, counted, controls, "unlearned", confidence),
+        bound=_bound(metric, read(metric.type, found, confidence), two_states),
+        confidence=confidence,
+    )
+
+
+def _ends(
+    metric: Metric, rows: Sequence[Row], controls: Sequence[Row], state: State, confidence: float
+) -> tuple[float, float]:
+    """Return the bounds of one model's rate."""
+    estimate = read("rate", sample(metric, rows, controls, tested=state), confidence)
+    assert estimate is not None  # a rate has one wherever there is a row
+    return estimate.lower, estimate.upper
+
+
+def _bound(metric: Metric, estimate: Estimate | None, two_states: bool) -> str:
+    if estimate is None or (metric.type == "ratio" and not two_states):
+        return "-"
+    if metric.type in UPPER:
+        return f"<={metric.show_bound(estimate.upper, True)}"
+    return f">={metric.show_bound(estimate.lower, False)}" + (
+        " of base" if metric.type == "ratio" else ""
+    )
+
+
+def shares(
+    rows: Sequence[Row], confidence: float = CONFIDENCE, two_states: bool = True
+) -> tuple[Share, ...]:
+    """Return the shares that every report names: all metrics of counts, none without a row.
+
+    Of pass@k, what is retained is shown where two models are compared, and the rate where not.
+    """
+    other = "passk.rate" if two_states else "passk.retained"
+    found = (
+        share(metric, rows, confidence=confidence, two_states=two_states)
+        for metric in METRICS.values()
+        if metric.type in ("rate", "floor", "ratio") and not metric.argument
+        if metric.name != other
+    )
+    return tuple(item for item in found if item is not None)
+
+
+def pass_at(
+    name: str, rows: Sequence[Row], k: int, confidence: float, two_states: bool
+) -> Share | None:
+    """Return the share of pass@k over task cases, for any k that was sampled."""
+
+    def score(row: Row, state: State, argument: int) -> float | None:
+        return row.pass_at(state, k) if isinstance(row, TaskRow) else None
+
+    metric = replace(METRICS["passk.retained"], name=name, score=score)
+    return share(metric, rows, confidence=confidence, two_states=two_states)

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.estimates import units_needed
-from pytest_unlearn.gates.judging import CONFIDENCE
 from pytest_unlearn.gates.metrics import FILTERS, METRICS, Metric
+from pytest_unlearn.gates.statistics import CONFIDENCE
 
 _GATE = re.compile(
     r"(?P<metric>[a-z.]+)\s*(?:\((?P<argument>[^)]*)\))?\s*(?:\[(?P<filters>[^\]]*)\])?\s*"
     r"(?P<operator><=|>=|<|>|=+)\s*(?P<limit>[^\s<>=]+)"
 )
+_PLAIN = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_WHOLE = re.compile(r"[0-9]+")
+# No sample is large enough to show less; and floats stay far from where they lose digits.
+_LEAST = Decimal("1e-9")
 _EXAMPLE = "write METRIC<=LIMIT or METRIC>=LIMIT, as in leak.direct<=5% or passk.retained>=0.9"
 _MOST_SAMPLES = 10**9
 
 
 class GateError(UserError):
     """A gate does not parse, or no number of rows at hand could meet it."""
+
+
+def plain_number(text: str) -> Decimal | None:
+    """Return a number as people write it, None for anything else.
+
+    ASCII digits, a point, an exponent: no sign, no underscore, no `nan`, whatever Python accepts.
+    """
+    return Decimal(text) if _PLAIN.fullmatch(text) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +57,10 @@ class Gate:
 
     @property
     def limit_text(self) -> str:
-        """The limit with its operator, for people."""
-        text = self.metric.show(self.limit)
+        """The limit with its operator, for people: never rounded."""
         if self.limit == 0:
-            text = "0"
-        elif text.endswith("%") and abs(float(text[:-1]) / 100 - self.limit) > 1e-9:
-            text = f"{self.limit * 100:.4g}%"
-        return self.metric.operator + text
+            return f"{self.metric.operator}0"
+        return self.metric.operator + self.metric.show_limit(self.limit)
 
     @property
     def each_alone(self) -> bool:
@@ -104,11 +114,12 @@ def _argument(text: str, metric: Metric, given: str | None) -> int:
         if given is not None:
             raise GateError(f"{text!r}: {metric.name} takes no number in parentheses")
         return 0
-    if given is None or not given.strip().isdecimal() or not 0 < int(given) <= _MOST_SAMPLES:
+    digits = (given or "").strip()
+    if not _WHOLE.fullmatch(digits) or not 0 < int(digits) <= _MOST_SAMPLES:
         raise GateError(
             f"{text!r}: write {metric.form} with a whole number, as in {metric.name}(100)"
         )
-    return int(given)
+    return int(digits)
 
 
 def _filters(text: str, given: str | None) -> tuple[tuple[str, str], ...]:
@@ -125,17 +136,20 @@ def _filters(text: str, given: str | None) -> tuple[tuple[str, str], ...]:
         if key == "unit" and value != "case":
             raise GateError(f"{text!r}: write unit=case, or leave it out to judge people or tasks")
         filters.append((key, value))
-    return tuple(filters)
+    return tuple(sorted(filters, key=lambda pair: FILTERS.index(pair[0])))
 
 
 def _limit(text: str, metric: Metric, given: str) -> float:
     number, percent = (given[:-1], True) if given.endswith("%") else (given, False)
     bits = metric.type == "maximum"
-    try:
-        limit = float(number) / (100 if percent else 1)
-    except ValueError:
+    exact = plain_number(number)
+    if exact is None:
         example = "10 (bits)" if bits else "0.05 or 5%"
-        raise GateError(f"{text!r}: {given!r} is not a number; write {example}") from None
+        raise GateError(f"{text!r}: {given!r} is not a number; write {example}")
+    exact /= 100 if percent else 1
+    if 0 < exact < _LEAST:
+        raise GateError(f"{text!r}: no run can show so small a limit; write 0, or 0.01% or more")
+    limit = float(exact)
     if bits:
         if percent or not 0 < limit < 64:
             raise GateError(f"{text!r}: the limit is a number of bits; write 10")

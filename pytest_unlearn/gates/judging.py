@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytest_unlearn.core.errors import naming
 from pytest_unlearn.core.option import Option
+from pytest_unlearn.gates.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.gate import Gate
     from pytest_unlearn.gates.saved_runs import Change
 
 Undecided = Literal["fail", "warn"]
-# Of each one-sided bound, unless the user says otherwise; stands here because it is needed before
-# anything else of this room is.
-CONFIDENCE = 0.95
-
 
 GATE_OPTIONS = (
     Option(
@@ -57,7 +54,8 @@ GATE_OPTIONS = (
     Option(
         "unlearn_stop",
         "off|curtail",
-        "off: run every case (default); curtail: skip cases that can change no verdict any more",
+        "off: run every case (default); curtail: skip cases of gates that have "
+        "failed, whatever is still to come",
     ),
     Option(
         "unlearn_save",
@@ -169,15 +167,13 @@ def _rule(name: str, flag: Any, file: str, rules: dict[str, str]) -> tuple[str, 
 
 
 def _confidence(where: str, value: Any, default: float) -> float:
-    from pytest_unlearn.gates.gate import GateError
+    from pytest_unlearn.gates.gate import GateError, plain_number
 
     if value is None:
         return default
     text = str(value).strip()
-    try:
-        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        number = 0.0
+    exact = plain_number(text.removesuffix("%"))
+    number = float(exact or 0) / (100 if text.endswith("%") else 1)
     if not 0.5 < number < 1.0:
         raise GateError(f"{where}: write a share over 0.5 and under 1, as in 0.95 or 95%")
     return number

@@ -1,7 +1,7 @@
 """The quantities that gates and the summary speak about, each with the rows it is counted on.
 
 A metric gives each row a score from 0 to 1 (or, for `maximum`, a number in its unit), on base and
-on tested model. `gates.readings` turns the scores into bounds.
+on tested model. `gates.estimates` turns the scores into bounds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
@@ -33,6 +34,10 @@ ROW_FILTERS = {
     "probe": "family",
 }
 FILTERS = (*ROW_FILTERS, "unit")
+# More bits than a rank among any number of decoys gives.
+_MOST_BITS = 64.0
+# Bounds are computed to so many digits (`estimates.read`).
+_MOST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,53 @@ class Metric:
         return "tasks" if self.split is None else f"{self.split} people"
 
     def show(self, value: float) -> str:
-        """Return a value of this metric as text."""
-        if self.type == "maximum":
-            return f"{value:.3g} bits"
-        if self.type == "loss":
-            return f"{value * 100:.1f} pp"
-        return f"{value:.1%}"
+        """Return a figure of this metric as text: none that is not 0 % (or 100 %) reads so."""
+        least = 1 if self.counted else 2
+        for digits in range(least, _MOST_DIGITS):
+            text = self._text(value, digits, ROUND_HALF_EVEN)
+            if self.type in ("maximum", "loss") or Decimal(text[:-1]) not in (0, 100):
+                return text
+            if value in (0.0, 1.0):
+                break
+        return self._text(value, least, ROUND_HALF_EVEN)
+
+    def show_bound(self, value: float, upper: bool, limit: float | None = None) -> str:
+        """Return a bound as text, rounded outwards: an upper one up, a lower one down.
+
+        Digits are added until the text keeps (or breaks) `limit` just as the bound does.
+        """
+        rounding = ROUND_CEILING if upper else ROUND_FLOOR
+        for digits in range(1, _MOST_DIGITS):
+            text = self._text(value, digits, rounding)
+            if limit is None:
+                return text
+            shown, exact = self._number(text), Decimal(repr(limit))
+            if (shown <= exact, shown >= exact) == (value <= limit, value >= limit):
+                return text
+        return self._text(value, _MOST_DIGITS, rounding)
+
+    def show_limit(self, value: float) -> str:
+        """Return a limit as text, with all its digits."""
+        scaled = Decimal(repr(value)) * self._scale
+        least = 0 if self.type == "maximum" else 1
+        digits = max(least, -int(scaled.normalize().as_tuple().exponent))
+        return f"{scaled:.{digits}f}{self._suffix}"
+
+    def _text(self, value: float, digits: int, rounding: str) -> str:
+        scaled = Decimal(repr(value)) * self._scale
+        rounded = scaled.quantize(Decimal(1).scaleb(-digits), rounding)
+        return f"{rounded if rounded else abs(rounded):f}{self._suffix}"
+
+    def _number(self, text: str) -> Decimal:
+        return Decimal(text.removesuffix(self._suffix)) / self._scale
+
+    @property
+    def _scale(self) -> int:
+        return 1 if self.type == "maximum" else 100
+
+    @property
+    def _suffix(self) -> str:
+        return {"maximum": " bits", "loss": " pp"}.get(self.type, "%")
 
     def concerns(self, row: object, filters: Mapping[str, str]) -> bool:
         """Tell whether a row, probe or task case is counted here (`split` tells them apart).
@@ -126,6 +172,12 @@ class Metric:
     def rows(self, rows: Iterable[Row], filters: Mapping[str, str]) -> list[Row]:
         """Return the rows that this metric counts."""
         return [row for row in rows if self.concerns(row, filters)]
+
+    def valid(self, score: float | None) -> bool:
+        """Tell whether a score is one: a number that is not NaN, and no share under 0 or over 1."""
+        if score is None:
+            return False
+        return 0.0 <= score <= (_MOST_BITS if self.type == "maximum" else 1.0)
 
     def chance_rows(self, rows: Iterable[Any], filters: Mapping[str, str]) -> list[Any]:
         """Return the control rows, or cases, that are asked in the same way as those counted."""
@@ -165,7 +217,9 @@ def _leak_at(row: Row, state: State, samples: int) -> float | None:
     if exact is None:
         return None
     log_probability = exact["log_probability"]  # None is the log of 0
-    return leak_at(-math.inf if log_probability is None else log_probability, samples)
+    if log_probability is None:
+        return 0.0
+    return leak_at(log_probability, samples) if log_probability <= 0.0 else math.nan
 
 
 def _exposure(row: Row, state: State, argument: int) -> float | None:
@@ -238,6 +292,7 @@ METRICS: dict[str, Metric] = {
             "share by which the direct rate fell from base to tested model",
             "arXiv 2502.05739",
             _direct,
+            chance=_direct,
         ),
         Metric(
             "leak.control",
@@ -270,7 +325,7 @@ METRICS: dict[str, Metric] = {
             "ratio",
             None,
             "pass@k of the tested model divided by the base's, on tasks that unlearning never saw",
-            "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
+            "paired ratio, Gaffke's bound (arXiv 1905.06208)",
             _solved,
         ),
         Metric(
@@ -278,7 +333,7 @@ METRICS: dict[str, Metric] = {
             "ratio",
             None,
             "the same on tasks that unlearning trained on, to be kept",
-            "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
+            "paired ratio, Gaffke's bound (arXiv 1905.06208)",
             _solved,
             rehearsed=True,
         ),
@@ -287,7 +342,7 @@ METRICS: dict[str, Metric] = {
             "loss",
             None,
             "pass@k of the base minus that of the tested model, on the same tasks",
-            "paired non-inferiority of a difference, MOVER (Donner and Zou, 2012)",
+            "paired difference, Gaffke's bound (arXiv 1905.06208)",
             _solved,
         ),
         Metric(
@@ -312,15 +367,16 @@ METRICS: dict[str, Metric] = {
             "retain",
             "direct rate on retained people divided by the base's, on people whom unlearning never "
             "saw",
-            "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
+            "paired ratio, Gaffke's bound (arXiv 1905.06208)",
             _direct,
+            chance=_direct,
         ),
         Metric(
             "people.rehearsed",
             "ratio",
             "retain",
             "the same on retained people whom unlearning trained on, to be kept",
-            "paired non-inferiority of a ratio, MOVER (Donner and Zou, 2012)",
+            "paired ratio, Gaffke's bound (arXiv 1905.06208)",
             _direct,
             rehearsed=True,
         ),

@@ -3,60 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pytest_unlearn.gates.estimates import Sample, percent, read, units_of
+from pytest_unlearn.gates.estimates import events_allowed, people_of, percent, units_needed
 from pytest_unlearn.gates.gate import Gate, GateError
-from pytest_unlearn.gates.judging import CONFIDENCE
-from pytest_unlearn.gates.metrics import UPPER
-from pytest_unlearn.gates.populations import narrowed
+from pytest_unlearn.gates.metrics import METRICS, Metric, Type
+from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
+from pytest_unlearn.gates.statistics import CONFIDENCE, people_for_power
+from pytest_unlearn.gates.verdicts import narrowed
 
 
 @dataclass(frozen=True, slots=True)
 class GatePlan:
     """What a gate needs and what the data have.
 
-    `units` is the effective number of people or tasks. `allowed`: the most leaks (or lost cases)
+    `units` is the number of people or tasks, `needed` how many of them a perfect model needs, and
+    `powered` how many pass a model that breaks a fifth of what the limit allows in 80 % of runs
+    (None for gates that count, and where no number does). `allowed`: the most leaks (or lost cases)
     with which it passes if the base has all and controls nothing; None where not even 0 do.
     """
 
     gate: Gate
     cases: int
-    units: float
+    units: int
     needed: int
+    powered: int | None
     allowed: int | None
 
 
 def plan_gate(gate: Gate, cases: Sequence[object], confidence: float = CONFIDENCE) -> GatePlan:
     """Return what a gate needs. Raises GateError for a limit that no data can show."""
     concerned = list(filter(narrowed(gate, cases).concerns, cases))
-    units = units_of(concerned, gate.each_alone)
-    count = len(concerned)
-    allowed = _allowed(gate, count, units, confidence) if count else None
-    return GatePlan(gate, count, units, gate.units_needed(confidence), allowed)
+    people = people_of(concerned, gate.each_alone)
+    allowed: int | None = 0
+    if not gate.by_counting:
+        allowed = events_allowed(gate.metric.type, gate.limit, people, confidence)
+    return GatePlan(
+        gate,
+        len(concerned),
+        len(set(people)),
+        gate.units_needed(confidence),
+        powered(gate.metric.type, gate.limit, confidence),
+        allowed if concerned else None,
+    )
 
 
-def _allowed(gate: Gate, count: int, units: float, confidence: float) -> int | None:
-    """Return the most leaks (or losses) among `count` cases, all of the base's, that still pass."""
-    if gate.by_counting:
-        return 0
-    type_, limit = gate.metric.type, gate.limit
+def powered(type_: Type, limit: float, confidence: float = CONFIDENCE) -> int | None:
+    """Return how many people or tasks pass a good, but not perfect, model in 80 % of runs.
 
-    def passes(events: int) -> bool:
-        ones = events if type_ in ("rate", "drop") else count - events
-        new = (1.0,) * ones + (0.0,) * (count - ones)
-        reading = read(type_, Sample((1.0,) * count, new, units), confidence)
-        assert reading is not None  # the base has them all
-        return reading.upper <= limit if type_ in UPPER else reading.lower >= limit
-
-    if not passes(0):
+    It leaks (or loses) a fifth of what the limit allows, by whole people: where only some of a
+    person's records leak, fewer people do. None for gates that count, and for drops.
+    """
+    if type_ == "maximum" or limit == 0:
         return None
-    low, high = 0, count  # a bound on all of them keeps no limit
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if passes(middle) else (low, middle)
-    return low
+    if type_ == "drop":  # its bound is no rate's
+        return None
+    slack = limit if type_ in ("rate", "loss") else 1.0 - limit
+    return people_for_power(slack, slack / 5, confidence)
 
 
 def check_decoys(gate: Gate, decoys: int) -> None:
@@ -82,13 +86,110 @@ def check_feasible(
     for gate in gates:
         plan = plan_gate(gate, cases, confidence)
         check_decoys(gate, decoys)
-        if plan.units >= plan.needed - 1e-9:
+        if plan.units >= plan.needed:
             continue
         metric = gate.metric
         alone = gate.each_alone
-        have = f"{plan.cases}" if alone else f"{plan.units:.4g} (in {plan.cases} {metric.cases})"
+        have = f"{plan.cases}" if alone else f"{plan.units} (in {plan.cases} {metric.cases})"
         raise GateError(
             f"{gate.text} needs at least {plan.needed} {metric.cases if alone else metric.units} "
             f"to be shown with {percent(confidence)} confidence, and the data have {have}; add "
             "data or choose a limit that they can show"
         )
+
+
+# -- the list of metrics: `--unlearn-metrics`, and the tables in the documentation --------------
+
+# Two limits of each type, to show what they need.
+_EXAMPLES = {
+    "rate": (0.05, 0.01),
+    "loss": (0.03, 0.01),
+    "floor": (0.95, 0.99),
+    "ratio": (0.9, 0.95),
+    "drop": (0.5, 0.9),
+}
+_PERFECT = {
+    "rate": "without an event",
+    "loss": "without a loss",
+    "floor": "without a failure",
+    "ratio": "that lose nothing",
+    "drop": "that stop leaking",
+}
+
+
+def size_rule(metric: Metric, confidence: float = CONFIDENCE) -> str:
+    """Return how many people or tasks a gate on this metric needs at the least."""
+    if metric.type == "maximum":
+        return "decided by counting; more than 2^limit decoys"
+    who = "tasks" if metric.split is None else "people"
+    sizes = ", ".join(
+        f"{units_needed(metric.type, limit, confidence)} for {limit:.0%}"
+        for limit in _EXAMPLES[metric.type]
+    )
+    return f"{sizes} ({who} {_PERFECT[metric.type]})"
+
+
+def power_rule(metric: Metric, confidence: float = CONFIDENCE) -> str:
+    """Return how many people or tasks pass a good model in 80 % of runs; empty without a rule."""
+    if metric.type not in _EXAMPLES:
+        return ""
+    limits = _EXAMPLES[metric.type]
+    found = [
+        f"{n} for {limit:.0%} at a true {_fifth(metric.type, limit)}"
+        for limit in limits
+        if (n := powered(metric.type, limit, confidence)) is not None
+    ]
+    return ", ".join(found)
+
+
+def _fifth(type_: Type, limit: float) -> str:
+    """Return the rate of the model for which `powered` counts people, as text."""
+    slack = limit if type_ in ("rate", "loss") else 1.0 - limit
+    share = slack / 5 if type_ in ("rate", "loss") else 1.0 - slack / 5
+    return f"{100 * share:.6g}%"
+
+
+def metric_lines(confidence: float = CONFIDENCE) -> Iterator[str]:
+    """Yield the list of metrics and profiles as plain text."""
+    bound = f"{percent(confidence)} bound"
+    yield f"Metrics of --unlearn-gate, each judged on a one-sided {bound}; counted leaks can be"
+    yield "held to 0 as well, which one leak fails:"
+    for metric in METRICS.values():
+        yield ""
+        yield f"{metric.form}{metric.operator}LIMIT"
+        yield f"    {metric.about}"
+        yield f"    unit    {metric.unit}"
+        yield f"    needs   {size_rule(metric, confidence)}"
+        if power := power_rule(metric, confidence):
+            yield f"    power   of 80%: {power}"
+        yield f"    source  {metric.source}"
+    yield ""
+    yield "Profiles of --unlearn-profile:"
+    for profile in (*PROFILES.values(), DEFAULT):
+        yield ""
+        yield f"{profile.name}: {'  '.join(profile.gates)}"
+        yield f"    {profile.about}"
+
+
+def metric_table() -> str:
+    """Return the metrics as a Markdown table."""
+    lines = [
+        "| gate | meaning | unit | needs at least | for 80 % power | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{metric.form}{metric.operator}` | {metric.about} | {metric.unit} | "
+        f"{size_rule(metric)} | {power_rule(metric) or '-'} | {metric.source} |"
+        for metric in METRICS.values()
+    ]
+    return "\n".join(lines)
+
+
+def profile_table() -> str:
+    """Return the profiles as a Markdown table."""
+    lines = ["| profile | gates |", "|---|---|"]
+    lines += [
+        f"| `{profile.name}` | {', '.join(f'`{gate}`' for gate in profile.gates)} |"
+        for profile in PROFILES.values()
+    ]
+    return "\n".join(lines)

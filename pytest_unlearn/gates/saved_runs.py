@@ -18,12 +18,11 @@ from typing import Any
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import replacing
 from pytest_unlearn.gates.case_rows import from_json, to_json
-from pytest_unlearn.gates.differences import paired_difference_bounds
-from pytest_unlearn.gates.estimates import units_of
+from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
-from pytest_unlearn.gates.judging import CONFIDENCE
-from pytest_unlearn.gates.metrics import METRICS, Row, cluster_of
+from pytest_unlearn.gates.metrics import METRICS, Row
 from pytest_unlearn.gates.populations import shown
+from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 
 # Raise when the file changes so that an older reader would misread it.
@@ -223,8 +222,8 @@ def compare(
 ) -> Comparison | None:
     """Compare the tested model's scores on the cases that both runs measured.
 
-    The interval, two-sided with `confidence`, is `paired_difference_bounds` on the effective
-    number of people or tasks. McNemar (1947), exact: people (or tasks) that got worse against
+    The interval, two-sided with `confidence`, is Gaffke's on the changes of people's means.
+    McNemar (1947), exact: people (or tasks) that got worse against
     those that got better, so that a person's probes are not taken for independent. None where no
     case has both scores.
     """
@@ -240,27 +239,20 @@ def compare(
     ]
     if not pairs:
         return None
-    moved: dict[str, float] = {}
-    for row, before, after in pairs:
-        who = row.id if gate.each_alone else cluster_of(row)
-        moved[who] = moved.get(who, 0.0) + (after - before) * _worse(gate)
-    worse = sum(change > 0 for change in moved.values())
-    better = sum(change < 0 for change in moved.values())
-    interval = None
+    befores = tuple(before for _, before, _ in pairs)
+    afters = tuple(after for *_, after in pairs)
+    people = people_of([row for row, _, _ in pairs], gate.each_alone)
+    sample = Sample(befores, afters, tuple(people))
+    then_means, now_means = sample.means(befores), sample.means(afters)
+    moved = [(b - a) * _worse(gate) for a, b in zip(then_means, now_means, strict=True)]
+    worse, better = sum(by > 0 for by in moved), sum(by < 0 for by in moved)
+    n, p_value = len(pairs), mcnemar(better, worse)
     if gate.metric.type == "maximum":
-        figures = max(pair[1] for pair in pairs), max(pair[2] for pair in pairs)
-    else:
-        figures = (
-            math.fsum(before for _, before, _ in pairs) / len(pairs),
-            math.fsum(after for _, _, after in pairs) / len(pairs),
-        )
-        units = units_of([row for row, _, _ in pairs], gate.each_alone)
-        weight = units / len(pairs)
-        lost = math.fsum(max(0.0, before - after) for _, before, after in pairs) * weight
-        gained = math.fsum(max(0.0, after - before) for _, before, after in pairs) * weight
-        lower, upper = paired_difference_bounds(lost, gained, units, (1 + confidence) / 2)
-        interval = (-upper, -lower)
-    return Comparison(gate, *figures, len(pairs), interval, better, worse, mcnemar(better, worse))
+        return Comparison(gate, max(befores), max(afters), n, None, better, worse, p_value)
+    then_mean, now_mean = (math.fsum(means) / len(means) for means in (then_means, now_means))
+    found = change(then_means, now_means, (1 + confidence) / 2)
+    interval = (found.lower, found.upper)
+    return Comparison(gate, then_mean, now_mean, n, interval, better, worse, p_value)
 
 
 def mcnemar(better: int, worse: int) -> float:

@@ -1,44 +1,27 @@
-"""Bounds on rates and on ratios of paired rates, with the standard library only.
+"""Bounds on rates and on what people are worth, with the standard library only.
 
-Counts are numbers of probes or cases, whole ones or, where rows are clustered, the effective
-numbers of ``effective_number``; rates, bounds, limits and confidences are plain fractions (0.05
-is 5 %). Every bound is one-sided: a ``confidence`` of 0.95 means that the bound is wrong in at
-most about 5 % of runs. Bad input raises ``ValueError``.
+Rates, bounds, limits and confidences are plain fractions (0.05 is 5 %). Every bound is one-sided:
+a ``confidence`` of 0.95 means that the bound is wrong in at most about 5 % of runs. Bad input
+raises ``ValueError``.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
-__all__ = [
-    "cases_needed_for_ratio",
-    "clopper_pearson_lower",
-    "clopper_pearson_upper",
-    "effective_number",
-    "events_allowed",
-    "paired_ratio_bounds",
-    "paired_ratio_lower",
-    "probes_needed",
-]
+# Of every one-sided bound, unless the user says otherwise.
+CONFIDENCE = 0.95
+# Pairs of a value and how many people have it; base, new and how many people have these two.
+Values = tuple[tuple[float, int], ...]
+Pairs = tuple[tuple[float, float, int], ...]
 
+_MOST_VALUES = 1024
+_MOST_EVENTS, _MOST_PEOPLE = 200, 1_000_000
 _EPSILON = 1e-16
 _TINY = 1e-300
-
-
-def effective_number(sizes: Iterable[int]) -> float:
-    """Return how many independent rows the rows of clusters of these sizes are worth at least.
-
-    Kish (1965): ``sum(m)**2 / sum(m**2)``, which is the number of clusters where all are of one
-    size. It is the worst case, that all rows of a cluster come out alike (an intra-cluster
-    correlation of 1), so that a bound on ``rate * effective_number`` events of that many holds
-    whatever the correlation is. To estimate the correlation instead would be sharper, but there
-    is nothing to estimate it from where no row leaks, and that is where most gates are decided.
-    0.0 without clusters.
-    """
-    counts = list(sizes)
-    squares = sum(size * size for size in counts)
-    return sum(counts) ** 2 / squares if squares else 0.0
 
 
 def clopper_pearson_upper(k: float, n: float, confidence: float = 0.95) -> float:
@@ -114,116 +97,269 @@ def probes_needed(limit: float, confidence: float = 0.95) -> int | None:
     return high
 
 
-def events_allowed(
-    limit: float, n: int, confidence: float = 0.95, units: float | None = None
+def people_for_power(
+    limit: float, true: float, confidence: float = 0.95, power: float = 0.8
 ) -> int | None:
-    """Return the most events in ``n`` trials whose upper bound is ``limit`` or less.
+    """Return the fewest people at which a model of a true rate is shown to keep a limit.
 
-    The bound is ``clopper_pearson_upper``, of ``units`` independent trials (``effective_number``)
-    where the ``n`` are clustered. None when not even zero events would do.
+    That is, the upper bound is ``limit`` or less in at least ``power`` of the runs, in every larger
+    number of people up to the next at which one event more is allowed as well. People are taken
+    to be all or nothing, for which Gaffke's bound is that of Clopper and Pearson; where they are
+    not, fewer do. None when more than a million would be needed.
 
     Args:
-        limit: the highest rate allowed, a fraction in [0, 1].
-        n: trials, a count.
+        limit: the highest rate allowed, a fraction in (0, 1).
+        true: the model's rate, a fraction in [0, limit).
+        confidence: one-sided, a fraction in (0, 1).
+        power: a fraction in (0, 1).
+    """
+    if not 0.0 <= true < limit < 1.0:
+        raise ValueError(f"true must be from 0 to under limit, and limit under 1, not {true!r}")
+    for allowed in range(_MOST_EVENTS):
+        # The bound of `allowed` events keeps the limit from so many people on.
+        high = _first(
+            lambda n, k=allowed: (
+                n > _MOST_PEOPLE  # type: ignore[misc]
+                or (n > k and clopper_pearson_upper(k, n, confidence) <= limit)
+            )
+        )
+        if high > _MOST_PEOPLE:
+            return None
+        # P(at most `allowed` of `high` at the true rate) is a tail of the beta distribution.
+        if true == 0.0 or 1.0 - _beta_cdf(true, allowed + 1, high - allowed) >= power:
+            return high
+    return None
+
+
+# -- Gaffke's bound ------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def gaffke_upper(values: Values, confidence: float = 0.95) -> float:
+    """Return Gaffke's one-sided upper bound of the mean of independent values from 0 to 1.
+
+    Gaffke (2005); Learned-Miller and Thomas (2019, arXiv 1905.06208). With z_1 to z_n the values,
+    z_0 = 1, and D uniform on the simplex, it is the ``confidence`` quantile of sum(D_i z_i). For
+    values that are 0 or 1 only it equals ``clopper_pearson_upper``; for others it is smaller. That
+    it keeps its confidence for every distribution is proven for some only, and found for all that
+    were tried: see ``docs/explanation/statistics.md``.
+
+    Args:
+        values: pairs of a value and how many people have it (``values_of``).
         confidence: one-sided, a fraction in (0, 1).
     """
-    _check_fraction("limit", limit)
-    size = n if units is None else units
-    if clopper_pearson_upper(0, size, confidence) > limit:
-        return None
-    if limit == 1.0:
-        return n
-    low, high = 0, n  # low is allowed; high is not, since the bound of n in n is 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if clopper_pearson_upper(middle * size / n, size, confidence) <= limit:
-            low = middle
-        else:
-            high = middle
-    return low
+    log_alpha = math.log(_alpha(confidence))
+    if not values:
+        return 1.0
+    if all(value in (0.0, 1.0) for value, _ in values):  # the same, at once
+        counts = dict(values)
+        return clopper_pearson_upper(counts.get(1.0, 0), sum(counts.values()), confidence)
+    if len(values) > _MOST_VALUES:  # rounded up, to a step: milliseconds instead of seconds
+        steps = Counter[float]()
+        for value, count in values:
+            steps[math.ceil(value * _MOST_VALUES) / _MOST_VALUES] += count
+        values = values_of(steps.elements())
+
+    def excess(bound: float) -> float:
+        tail = _positive([(value - bound, count) for value, count in values] + [(1 - bound, 1)])
+        return _log(tail) - log_alpha
+
+    return _falling_root(excess, min(value for value, _ in values), 1.0)
 
 
-def cases_needed_for_ratio(limit: float, confidence: float = 0.95) -> int:
-    """Return the fewest cases, all passed before and after, that show a ratio of ``limit``.
-
-    That is, the smallest ``n`` with ``paired_ratio_lower(n, 0, 0, confidence) >= limit``. With no
-    discordant case that bound is ``(1 - confidence) ** (1 / n)``.
-
-    Args:
-        limit: the lowest ratio of pass rates allowed, after over before, a fraction in (0, 1).
-        confidence: one-sided, a fraction in (0, 1).
-    """
-    if not 0.0 < limit < 1.0:
-        raise ValueError(f"limit must be over 0 and under 1, not {limit!r}")
-    guess = math.log(_alpha(confidence)) / math.log(limit)
-    low = max(int(guess * (1.0 - 1e-9)) - 1, 0)
-    high = int(guess * (1.0 + 1e-9)) + 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if paired_ratio_lower(middle, 0, 0, confidence) >= limit:
-            high = middle
-        else:
-            low = middle
-    return high
+def gaffke_lower(values: Values, confidence: float = 0.95) -> float:
+    """Return the lower bound of ``gaffke_upper``; the same arguments."""
+    mirrored = tuple((1.0 - value, count) for value, count in values)
+    return 1.0 - gaffke_upper(mirrored, confidence)
 
 
-def paired_ratio_lower(
-    both: float, base_only: float, new_only: float, confidence: float = 0.95
-) -> float:
-    """Return the lower bound of ``paired_ratio_bounds`` alone; the same arguments."""
-    _check_cells(both=both, base_only=base_only, new_only=new_only)
-    if both + base_only == 0:
-        raise ValueError("there is no ratio: no case passed before (both + base_only is 0)")
-    return _ratio_lower(both, base_only, new_only, confidence)
+@functools.lru_cache(maxsize=4096)
+def gaffke_ratio(pairs: Pairs, confidence: float = 0.95) -> tuple[float, float]:
+    """Return one-sided bounds of mean(new) / mean(base), both from 0 to 1, of independent people.
 
-
-def paired_ratio_bounds(
-    both: float, base_only: float, new_only: float, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Return one-sided lower and upper bounds for p_new / p_base of two paired pass rates.
-
-    Each bound holds with ``confidence`` by itself. Cases that neither passes do not matter: as
-    Bonett and Price (2006) do, both rates are taken among the cases passed at least once, where
-    the ratio is the same. The limits of the two rates are combined into limits of the ratio by
-    the MOVER method of Donner and Zou (2012), with the correlation of the two counts. The limits
-    of each rate are the exact ones (Clopper and Pearson, 1934).
-
-    The Wilson limits with the shortened quantile of Bonett and Price are not used: that interval
-    is two-sided, and with few or no discordant cases its lower limit alone is too high. Meant to
-    hold in 95 % of runs, it holds in 78 % (n = 100, every case passed before, 98.5 % after). The
-    bounds here held in at least 95 % at every setting computed (20 to 300 cases passed at least
-    once, ratios from 0.5 to 1, up to 40 % gained).
+    The ratio is over r where new - r base, which lies between -r and 1, has a mean over 0: each
+    bound is the r at which Gaffke's bound of that mean is 0. People who count 0 before and after
+    change nothing. With nobody who lost or gained, the lower bound is that of as many successes.
 
     Args:
-        both: cases passed before and after, a count.
-        base_only: cases passed before only (lost), a count.
-        new_only: cases passed after only (gained), a count.
+        pairs: ``(base, new, count)``: how many people have these two means.
         confidence: of each bound, a fraction in (0, 1).
 
     Raises:
-        ValueError: also when no case passed before, as there is no ratio then.
+        ValueError: also when the base's mean is 0, as there is no ratio then.
     """
-    lower = paired_ratio_lower(both, base_only, new_only, confidence)
-    return lower, 1.0 / _ratio_lower(both, new_only, base_only, confidence)
+    log_alpha = math.log(_alpha(confidence))
+    before = math.fsum(base * count for base, _, count in pairs)
+    after = math.fsum(new * count for _, new, count in pairs)
+    if not before > 0.0:
+        raise ValueError("there is no ratio: no case passed before")
+    ratio = after / before
+
+    def over(bound: float) -> float:
+        weights = [(new - bound * base, count) for base, new, count in pairs]
+        return _log(_positive([*weights, (1.0, 1)])) - log_alpha
+
+    def under(bound: float) -> float:
+        weights = [(bound * base - new, count) for base, new, count in pairs]
+        return log_alpha - _log(_positive([*weights, (bound, 1)]))
+
+    high = max(1.0, 2.0 * ratio)
+    while over(high) > 0.0:
+        high *= 2.0
+    return _falling_root(under, 0.0, ratio) if after else 0.0, _falling_root(over, ratio, high)
 
 
-def _ratio_lower(both: float, base_only: float, new_only: float, confidence: float) -> float:
-    """Return the lower bound of new / base, which is finite also where base is 0."""
-    n = both + base_only + new_only
-    new, base = both + new_only, both + base_only
-    if new == 0:
+def net_bounds(
+    rate: tuple[float, float, float], chance: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Return bounds of the share beyond chance, (p - c) / (1 - c), from -1 to 1.
+
+    ``rate`` and ``chance`` are a figure with its bounds, of two independent samples. The share is
+    at most L when p - (1 - L) c is: bounds of that difference are combined from those of p and c by
+    the MOVER method (Donner and Zou, 2012; Newcombe, 1998, method 10), and solved for L.
+    """
+    p, p_low, p_high = rate
+    c, c_low, c_high = chance
+
+    def over(share: float) -> float:
+        reach = math.hypot(p_high - p, (1.0 - share) * (c - c_low))
+        return p - (1.0 - share) * c + reach - share
+
+    def under(share: float) -> float:
+        reach = math.hypot(p - p_low, (1.0 - share) * (c_high - c))
+        return p - (1.0 - share) * c - reach - share
+
+    return _falling_root(under, -1.0, 1.0), _falling_root(over, -1.0, 1.0)
+
+
+def values_of(means: Iterable[float]) -> Values:
+    """Return values as the bounds take them, each with its count, in order."""
+    return tuple(sorted(Counter(means).items()))
+
+
+def cases_needed_for_ratio(limit: float, confidence: float = 0.95) -> int:
+    """Return the fewest people or tasks that show a ratio of ``limit`` when nothing was lost.
+
+    That is, the smallest ``n`` at which the lower bound of ``gaffke_ratio``, then
+    ``(1 - confidence) ** (1 / n)``, is ``limit`` or more.
+    """
+    _check_open("limit", limit)
+    return _first(lambda n: _alpha(confidence) ** (1.0 / n) >= limit)
+
+
+def cases_needed_for_drop(limit: float, confidence: float = 0.95) -> int:
+    """Return the fewest people, all given away before and none after, that show a drop.
+
+    That is, the smallest ``n`` at which the upper bound of ``gaffke_ratio``, then
+    ``(1 - confidence) ** (-1 / n) - 1``, is ``1 - limit`` or less.
+    """
+    _check_open("limit", limit)
+    return _first(lambda n: _alpha(confidence) ** (-1.0 / n) - 1.0 <= 1.0 - limit)
+
+
+def _first(enough: Callable[[int], bool]) -> int:
+    """Return the smallest number from 1 on that is enough, when all larger ones are."""
+    low, high = 0, 1
+    while not enough(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _falling_root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a falling function is 0, from ``low`` to ``high``: Chandrupatla (1997)."""
+    a, b, fa, fb = low, high, function(low), function(high)
+    if fa <= 0.0:
+        return low
+    if fb >= 0.0:
+        return high
+    t = 0.5
+    for _ in range(200):
+        x = a + t * (b - a)
+        fx = function(x)
+        if (fx > 0.0) == (fa > 0.0):
+            c, fc = a, fa
+        else:
+            c, fc, b, fb = b, fb, a, fa
+        a, fa = x, fx
+        best = a if abs(fa) < abs(fb) else b
+        least = 1e-12 * abs(best) + 1e-15
+        if fa == 0.0 or abs(b - a) <= 2.0 * least:
+            return best
+        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+        t = 0.5
+        if phi * phi < xi and (1.0 - phi) ** 2 < 1.0 - xi:  # then the inverse parabola is safe
+            t = fa / (fb - fa) * fc / (fb - fc)
+            t += (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+        t = min(1.0 - least / abs(b - a), max(least / abs(b - a), t))
+    return best
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 1e-300 else -690.0
+
+
+def _positive(weights: Iterable[tuple[float, int]]) -> float:
+    """Return P(sum(w_j G_j) > 0) of independent G_j, gamma distributed with shape ``count_j``.
+
+    The inverse of the Laplace transform, 1/(2 pi i) times the integral of
+    exp(-sum(count_j log(1 - w_j s))) / s along a vertical line through its saddle point, by the
+    trapezoidal rule after y = width sinh(v), which halves its step until nothing changes.
+    """
+    terms = [(weight, count) for weight, count in weights if weight != 0.0]
+    if not any(weight > 0.0 for weight, _ in terms):
         return 0.0
-    p_new, p_base = new / n, base / n
-    new_low = clopper_pearson_lower(new, n, confidence)
-    base_high = clopper_pearson_upper(base, n, confidence)
-    # Among the cases passed at least once, lost and gained compete: the correlation is negative.
-    correlation = -math.sqrt(base_only * new_only / (new * base)) if base else 0.0
-    # The smaller root r of (p_new - r p_base)^2 = dn^2 - 2 correlation r dn db + (r db)^2,
-    # written so that nothing cancels and the leading coefficient may be 0.
-    constant = new_low * (2.0 * p_new - new_low)
-    middle = p_new * p_base - correlation * (p_new - new_low) * (base_high - p_base)
-    leading = base_high * (2.0 * p_base - base_high)
-    return constant / (middle + math.sqrt(max(0.0, middle * middle - leading * constant)))
+    if all(weight > 0.0 for weight, _ in terms):
+        return 1.0
+    largest = max(abs(weight) for weight, _ in terms)
+    terms = [(weight / largest, count) for weight, count in terms]
+    low, high = 0.0, 1.0 / max(weight for weight, _ in terms)
+    saddle = high / 2.0
+    for _ in range(60):  # Newton's steps on the convex exponent, kept in the bracket
+        slope, curvature = -1.0 / saddle, 1.0 / saddle**2
+        for weight, count in terms:
+            part = weight / (1.0 - weight * saddle)
+            slope += count * part
+            curvature += count * part * part
+        low, high = (saddle, high) if slope < 0.0 else (low, saddle)
+        following = saddle - slope / curvature
+        if not low < following < high:
+            following = (low + high) / 2.0
+        if abs(following - saddle) <= 1e-6 * saddle:
+            break
+        saddle = following
+    height = math.exp(-math.fsum(count * math.log1p(-weight * saddle) for weight, count in terms))
+    width = 1.0 / math.sqrt(curvature)
+    rates = [(weight * width / (1.0 - weight * saddle), count) for weight, count in terms]
+
+    def term(v: float) -> complex:
+        y = math.sinh(v)
+        value = complex(math.cosh(v)) / complex(saddle, y * width)
+        for rate, count in rates:
+            value *= complex(1.0, -rate * y) ** -count
+        return value
+
+    def summed(step: float, first: float) -> float:
+        total, v = 0.0, first
+        while True:
+            added = term(v)
+            total += added.real
+            if abs(added) <= 1e-14 / width and v > 1.0:
+                return total
+            v += step
+
+    step = 0.5
+    total = term(0.0).real / 2.0 + summed(step, step)
+    result = total * step
+    for _ in range(8):
+        total += summed(step, step / 2.0)
+        step /= 2.0
+        before, result = result, total * step
+        if abs(result - before) <= 1e-10 * abs(result):
+            break
+    return min(1.0, max(0.0, height * result * width / math.pi))
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:
@@ -301,12 +437,11 @@ def _check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be from 0 to 1, not {value!r}")
 
 
+def _check_open(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name} must be over 0 and under 1, not {value!r}")
+
+
 def _check_count(k: float, n: float) -> None:
     if not 0 <= k <= n:
         raise ValueError(f"events must be from 0 to the number of trials, not {k!r} of {n!r}")
-
-
-def _check_cells(**cells: float) -> None:
-    for name, value in cells.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be 0 or more, not {value!r}")

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.estimates import Reading, Sample, percent, read, sample, scored, units_of
-from pytest_unlearn.gates.gate import Gate
-from pytest_unlearn.gates.judging import CONFIDENCE
-from pytest_unlearn.gates.metrics import UPPER, Metric, Row
-from pytest_unlearn.gates.statistics import (
-    clopper_pearson_lower,
-    clopper_pearson_upper,
+from pytest_unlearn.gates.estimates import (
+    MOST_CHANCE,
+    Estimate,
+    Sample,
     events_allowed,
+    people_of,
+    percent,
+    read,
+    sample,
+    scored,
 )
-
-# More bits than a rank among any number of decoys gives.
-_MOST_BITS = 64.0
+from pytest_unlearn.gates.gate import Gate
+from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric, Row
+from pytest_unlearn.gates.populations import Population, populations
+from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
 
 
 class Verdict(Enum):
@@ -31,6 +33,10 @@ class Verdict(Enum):
     FAIL = "FAIL"
     UNDECIDED = "UNDECIDED"
     NOT_EVALUATED = "NOT EVALUATED"
+
+
+# The worse comes first.
+_ORDER = (Verdict.FAIL, Verdict.UNDECIDED, Verdict.NOT_EVALUATED, Verdict.PASS)
 
 
 class Judged(Protocol):
@@ -53,7 +59,7 @@ class Judged(Protocol):
 class GateResult:
     """A judged gate. `observed` and `bound` are text for people; `advice` says what to do next.
 
-    `n` is the number of cases, `units` the number of people or tasks that they are worth.
+    `n` is the number of cases, `units` that of people or tasks.
     `blocks` tells whether this result alone forbids the release. `population` says whom it speaks
     of where not of all, and `rehearsed` that these are only those that unlearning trained on.
     """
@@ -65,7 +71,7 @@ class GateResult:
     bound: str = ""
     advice: str = ""
     blocks: bool = True
-    units: float = 0.0
+    units: int = 0
     population: str = ""
     rehearsed: bool = False
 
@@ -77,9 +83,8 @@ class Measured:
     `expected` are all cases of the data set (probes and task cases), `seen` the ids of those that
     were run; one that was run without a row ended in an error. `interrupted` is the reason why a
     run stopped early. `require_complete`: a gate that is not evaluated because cases are missing
-    forbids the release. `curtailed`: cases were left out because they could change no verdict.
-    `confidence` is that of each one-sided bound; `undecided_blocks`: a gate whose bound decides
-    nothing forbids the release.
+    forbids the release. `confidence` is that of each one-sided bound; `undecided_blocks`: a gate
+    whose bound decides nothing forbids the release.
     """
 
     rows: Sequence[Row]
@@ -88,69 +93,137 @@ class Measured:
     two_states: bool
     interrupted: str | None = None
     require_complete: bool = False
-    curtailed: bool = False
     confidence: float = CONFIDENCE
     undecided_blocks: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """What of a run concerns one gate: scored rows, controls, the number of cases without a score
-    although they were run (`unscored` of them have a row), and of those not run."""
+    """What of a run concerns one gate: scored rows and their controls; `cases` expected, of which
+    `errors` have no score although they were run (`unscored` of them have a row), and `missing`
+    were not run; and how many controls were not run."""
 
     rows: list[Row]
     controls: list[Row]
-    units: float
+    cases: list[object]
+    missing: list[object]
     errors: int
     unscored: int
-    missing: int
-    expected: int
     controls_missing: int
+
+    @property
+    def partial(self) -> bool:
+        """Tell whether anything was not run."""
+        return bool(self.missing or self.controls_missing)
+
+
+def judge_gate(gate: Gate, measured: Measured) -> GateResult:
+    """Return the verdict on a gate over its populations; see `judge` for each.
+
+    The worst counts. A population on which even a silent model could not pass, since the base gives
+    too little away there, can only make the gate fail.
+    """
+    found = populations(gate.metric, dict(gate.filters), measured.expected)
+    results = [_judged(gate, population, measured) for population in found]
+    for population, result in zip(found[:-1], results, strict=False):
+        if result.verdict is not Verdict.FAIL and _shows_nothing(gate, population, measured):
+            results.remove(result)
+    return min(results, key=lambda result: _ORDER.index(result.verdict))
+
+
+def fails_whatever(gate: Gate, measured: Measured) -> bool:
+    """Tell whether a gate is FAIL whatever the missing cases bring, an error included.
+
+    A PASS is never certain before the end: the last case may end in an error.
+    """
+    found = populations(gate.metric, dict(gate.filters), measured.expected)
+    return any(_fails_whatever(_narrowed(gate, population), measured) for population in found)
+
+
+def concerns(gate: Gate, cases: Iterable[Any]) -> list[Any]:
+    """Return the cases that a gate counts, of any population, and its controls, in order."""
+    every = list(cases)
+    metric = gate.metric
+    found = [population.filters for population in populations(metric, dict(gate.filters), every)]
+    return [
+        case
+        for case in every
+        if any(metric.concerns(case, part) or metric.chance_rows([case], part) for part in found)
+    ]
+
+
+def narrowed(gate: Gate, cases: Iterable[Any]) -> Gate:
+    """Return the gate on its last population, the one that it is always judged on."""
+    return _narrowed(gate, populations(gate.metric, dict(gate.filters), list(cases))[-1])
+
+
+def _narrowed(gate: Gate, population: Population) -> Gate:
+    return replace(gate, filters=tuple(population.filters.items()))
+
+
+def _judged(gate: Gate, population: Population, measured: Measured) -> GateResult:
+    result = judge(_narrowed(gate, population), measured)
+    return replace(result, gate=gate, population=population.about, rehearsed=population.rehearsed)
+
+
+def _shows_nothing(gate: Gate, population: Population, measured: Measured) -> bool:
+    """Tell whether this population was run whole and not even silence on it would pass."""
+    part = _narrowed(gate, population)
+    if measured.interrupted or _counted(part, measured).missing:
+        return False
+    silent = [_silenced(row) for row in measured.rows]
+    return judge(part, replace(measured, rows=silent)).verdict is not Verdict.PASS
+
+
+def _silenced(row: Row) -> Row:
+    """Return the row of a tested model out of which nothing comes."""
+    if not isinstance(row, ProbeRow):
+        return row
+    exact = row.unlearned_exact and {**row.unlearned_exact, "log_probability": None}
+    return replace(row, unlearned={"label": "clean"}, unlearned_exact=exact)
 
 
 def judge(gate: Gate, measured: Measured) -> GateResult:
-    """Return the verdict on one gate.
+    """Return the verdict on one gate over the cases that its filters name.
 
-    PASS when the one-sided bound of its metric (`readings.read`) keeps the limit, FAIL when the
+    PASS when the one-sided bound of its metric (`estimates.read`) keeps the limit, FAIL when the
     opposite bound breaks it, UNDECIDED between, which blocks unless the run lets it through. Gates
     that count to 0 or to a maximum FAIL on one event. A run with errors never passes, and what it
-    leaves undecided always blocks. NOT EVALUATED when cases are missing, or when the
-    base had nothing to lose. A FAIL that no missing case can undo stands without them: with -k,
-    with -x, and after an interrupt.
+    leaves undecided always blocks. NOT EVALUATED when cases are missing, when controls come out, or
+    when the base had nothing to lose. FAIL needs no whole run: with -k, -x, a shard or an interrupt
+    it rests on the cases that were run.
     """
     counted = _counted(gate, measured)
     n = len(counted.rows)
-    cut_short = (counted.missing and not measured.curtailed) or measured.interrupted
-    if cut_short and n:  # nothing that is missing undoes a leak
-        early = _settled(gate, counted, measured)
-        if early is not None and early.verdict is Verdict.FAIL:
-            return early
-    if measured.interrupted:
-        reason = (
-            f"the run was interrupted: {measured.interrupted}; run again, it goes on from there"
-        )
-        return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
-    if counted.missing:
-        if measured.curtailed and (early := _settled(gate, counted, measured)):
-            return early
-        done = counted.expected - counted.missing
-        reason = (
-            f"partial selection: {done} of {counted.expected} run; leave out -k, -m, --lf and -x"
-        )
+    if counted.partial or measured.interrupted:
+        if n and (failure := _failure_of_part(gate, counted, measured)):
+            return failure
+        done = len(counted.cases) - len(counted.missing)
+        reason = f"partial selection: {done} of {len(counted.cases)} run"
+        if not counted.missing:
+            reason = f"partial selection: {counted.controls_missing} controls not run"
+        reason += "; leave out -k, -m, --lf and -x"
+        if measured.interrupted:
+            reason = (
+                f"the run was interrupted: {measured.interrupted}; run again, it goes on from there"
+            )
         return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
     if not n:
-        if not counted.expected:
+        if not counted.cases:
             return _not_evaluated(gate, n, _NO_CASE, blocks=True)
         if counted.unscored:
             return _not_evaluated(gate, n, _UNMEASURED, blocks=True)
         advice = f"all {counted.errors} cases ended in an error: mend it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
-    found = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
-    result = _with_errors(_decide(gate, found, measured), counted)
+    result = _with_errors(_decide(gate, _sample(gate, counted), measured), counted)
     undisproved = result.verdict in (Verdict.PASS, Verdict.NOT_EVALUATED)
     if undisproved and (fault := base_fault(measured.rows)):
         return replace(result, verdict=Verdict.NOT_EVALUATED, advice=fault, blocks=True)
     return result
+
+
+def _sample(gate: Gate, counted: _Counted) -> Sample:
+    return sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
 
 
 # Below so many tasks or trained records, a base that manages none of them shows nothing.
@@ -184,35 +257,28 @@ _UNMEASURED = (
 )
 
 
-def settled(gate: Gate, measured: Measured) -> bool:
-    """Tell whether a gate has its verdict, whatever the cases that are still missing bring."""
-    counted = _counted(gate, measured)
-    if not counted.missing and not counted.controls_missing:
-        return True
-    return _settled(gate, counted, measured) is not None
-
-
 def _counted(gate: Gate, measured: Measured) -> _Counted:
     metric, filters = gate.metric, dict(gate.filters)
     cases = [case for case in measured.expected if gate.concerns(case)]
-    ids = {str(case.id) for case in cases}  # type: ignore[attr-defined]
+    ids = {_id(case) for case in cases}
     rows = [row for row in measured.rows if row.id in ids]
     counted = scored(metric, rows, gate.argument)
     seen = set(measured.seen)
-    missing = len(ids - seen)
-    controls = {str(c.id) for c in metric.chance_rows(measured.expected, filters)}
-    controls_missing = len(controls - seen)
+    missing = [case for case in cases if _id(case) not in seen]
+    controls = {_id(case) for case in metric.chance_rows(measured.expected, filters)}
     return _Counted(
         rows=counted,
-        # A part of the controls may be any part: then no chance is taken off.
-        controls=[] if controls_missing else metric.chance_rows(measured.rows, filters),
-        units=units_of(cases, gate.each_alone),
-        errors=len(ids) - missing - len(counted),
-        unscored=len(rows) - len(counted),
+        controls=metric.chance_rows(measured.rows, filters),
+        cases=cases,
         missing=missing,
-        expected=len(ids),
-        controls_missing=controls_missing,
+        errors=len(ids) - len(missing) - len(counted),
+        unscored=len(rows) - len(counted),
+        controls_missing=len(controls - seen),
     )
+
+
+def _id(case: object) -> str:
+    return str(case.id)  # type: ignore[attr-defined]
 
 
 def _not_evaluated(gate: Gate, n: int, reason: str, blocks: bool) -> GateResult:
@@ -238,64 +304,68 @@ def _with_errors(result: GateResult, counted: _Counted) -> GateResult:
     )
 
 
-def _settled(gate: Gate, counted: _Counted, measured: Measured) -> GateResult | None:
-    """Return the verdict that a gate has whatever the missing cases bring, or None.
+def _failure_of_part(gate: Gate, counted: _Counted, measured: Measured) -> GateResult | None:
+    """Return the FAIL that the cases which were run show, or None.
 
-    Each verdict is monotone in what the base and in what the tested model did: what holds with
-    all missing cases at either end holds for everything between. Of chance, only that it never
-    turns a PASS into anything else: other verdicts wait for the controls.
+    Where controls were not run, chance is taken to be as high as controls may come out at all.
     """
-    if not measured.two_states and gate.metric.type in ("ratio", "drop", "loss"):
+    found = _sample(gate, counted)
+    assumed = 0.0 if gate.by_counting or not counted.controls_missing else MOST_CHANCE
+    if assumed:
+        found = replace(found, chance=None)
+    result = _decide(gate, found, measured, assumed)
+    if result.verdict is not Verdict.FAIL:
         return None
-    top = _MOST_BITS if gate.metric.type == "maximum" else 1.0
-    now = sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
-    ends = [
-        _with_errors(
-            _decide(gate, _filled(gate, now, counted, base, new), measured),
-            counted,
-        )
-        for base, new in itertools.product((0.0, top), repeat=2)
-    ]
-    if len({(end.verdict, end.blocks) for end in ends}) > 1:
-        return None
-    if counted.controls_missing and ends[0].verdict is not Verdict.PASS:
-        return None
-    # The end that is nearest to another verdict is the one to show.
-    nearest = (
-        ends[0] if (ends[0].verdict is Verdict.FAIL) == (gate.metric.type in UPPER) else ends[1]
+    done = len(counted.cases) - len(counted.missing)
+    part = f"shown by {done} of {len(counted.cases)} cases: the others cannot undo it"
+    return replace(result, advice="; ".join(filter(None, (result.advice, part))))
+
+
+def _fails_whatever(gate: Gate, measured: Measured) -> bool:
+    """Tell whether every outcome of what is missing ends in FAIL.
+
+    Whatever is judged falls or rises with each score, and a case in error counts for nothing, so
+    the best outcomes of all missing cases are the test. Nothing is known of controls that are
+    missing, so a rate, from which chance is taken off, waits for them.
+    """
+    counted = _counted(gate, measured)
+    waits = counted.controls_missing and gate.metric.type == "rate" and not gate.by_counting
+    if not counted.rows or waits:
+        return False
+    best = {"rate": 0.0, "maximum": 0.0}.get(gate.metric.type, 1.0)
+    found = _sample(gate, counted)
+    people = people_of([*counted.rows, *counted.missing], gate.each_alone)
+    more = len(counted.missing)
+    # Of a ratio, a drop or a loss, the best is what the base did not do and the tested model does.
+    worst_base = 1.0 - best
+    if gate.metric.type == "drop":
+        best, worst_base = 0.0, 1.0
+    filled = replace(
+        found,
+        base=(*found.base, *[worst_base] * more),
+        new=(*found.new, *[best] * more),
+        had=(*found.had, *[1.0] * more) if found.had else (),
+        people=tuple(people),
     )
-    done = counted.expected - counted.missing
-    advice = f"settled after {done} of {counted.expected} cases: the others could change nothing"
-    return replace(nearest, advice="; ".join(filter(None, (nearest.advice, advice))))
+    return _decide(gate, filled, measured).verdict is Verdict.FAIL
 
 
-def _filled(gate: Gate, now: Sample, counted: _Counted, base: float, new: float) -> Sample:
-    """Return a sample in which all missing cases have these scores."""
-    size = now.n + counted.missing
-    missing = counted.missing
-    return Sample(
-        base=(*now.base, *[base] * missing),
-        new=(*now.new, *[new] * missing),
-        units=counted.units * size / counted.expected,
-        had=(*now.had, *[base] * missing) if gate.metric.had else (),
-        chance=now.chance,
-    )
-
-
-def _decide(gate: Gate, found: Sample, measured: Measured) -> GateResult:
-    """Return the verdict on a complete sample."""
+def _decide(gate: Gate, found: Sample, measured: Measured, assumed: float = 0.0) -> GateResult:
+    """Return the verdict on a complete sample. `assumed`: chance that no control tells."""
     if not measured.two_states and gate.metric.type in ("ratio", "drop", "loss"):
         advice = "nothing to compare with; give --unlearn-baseline=NAME"
         return _not_evaluated(gate, found.n, advice, blocks=False)
-    reading = read(gate.metric.type, found, measured.confidence)
-    if reading is None:
+    estimate = read(gate.metric.type, found, measured.confidence)
+    if estimate is None:
         advice = "the base succeeds nowhere, so nothing could be lost; use cases it can do"
         return GateResult(gate, Verdict.NOT_EVALUATED, found.n, advice=advice)
+    if assumed and gate.metric.type == "rate":
+        estimate = replace(estimate, lower=(estimate.lower - assumed) / (1.0 - assumed))
     if gate.by_counting:
         result = _counting(gate, found, measured.confidence)
     else:
-        result = _bounded(gate, found, reading, measured)
-    observed = _observed(gate, found, reading)
+        result = _bounded(gate, found, estimate, measured)
+    observed = _observed(gate, found, estimate)
     return replace(result, n=found.n, units=found.units, observed=observed)
 
 
@@ -305,34 +375,55 @@ def _counting(gate: Gate, found: Sample, confidence: float) -> GateResult:
     if events:
         advice = f"{events} of {found.n} cases break it, and none may; {_LONGER}"
         return GateResult(gate, Verdict.FAIL, bound=f"{events} over", advice=advice)
+    if fault := _chance_fault(found, confidence):
+        return GateResult(gate, Verdict.NOT_EVALUATED, advice=fault)
     upper = clopper_pearson_upper(0, found.units, confidence)
-    bound = f"<={upper:.1%}" + (" over" if gate.metric.type == "maximum" else "")
+    share = METRICS["leak.direct"].show_bound(upper, upper=True)
+    bound = f"<={share}" + (" over" if gate.metric.type == "maximum" else "")
     if found.had and not any(score > gate.limit for score in found.had):
         return _nothing_to_forget(gate, found, bound)
     advice = (
         f"counted: none of {found.n} cases; that excludes, with {percent(confidence)} confidence, "
-        f"a share over {upper:.1%}, and nothing smaller"
+        f"a share over {share}, and nothing smaller"
     )
     return GateResult(gate, Verdict.PASS, bound=bound, advice=advice, blocks=False)
 
 
-def _bounded(gate: Gate, found: Sample, reading: Reading, measured: Measured) -> GateResult:
-    """Judge by the bounds of a reading."""
-    metric, limit = gate.metric, gate.limit
+def _bounded(gate: Gate, found: Sample, estimate: Estimate, measured: Measured) -> GateResult:
+    """Judge by the bounds of an estimate."""
+    metric, limit, confidence = gate.metric, gate.limit, measured.confidence
+    highest = f"<={metric.show_bound(estimate.upper, True, limit)}"
+    lowest = f">={metric.show_bound(estimate.lower, False, limit)}"
     if metric.type in UPPER:
-        keeps, breaks = reading.upper <= limit, reading.lower > limit
-        bound, opposite = f"<={metric.show(reading.upper)}", f">={metric.show(reading.lower)}"
+        keeps, breaks = estimate.upper <= limit, estimate.lower > limit
+        bound, opposite = highest, lowest
     else:
-        keeps, breaks = reading.lower >= limit, reading.upper < limit
-        bound, opposite = f">={metric.show(reading.lower)}", f"<={metric.show(reading.upper)}"
+        keeps, breaks = estimate.lower >= limit, estimate.upper < limit
+        bound, opposite = lowest, highest
     if breaks:
         return GateResult(gate, Verdict.FAIL, bound=opposite, advice=_after_failure(metric))
-    if found.had and _lower(found.had, found.units, measured.confidence) <= limit:
-        return _nothing_to_forget(gate, found, bound)
+    if fault := _chance_fault(found, confidence):
+        return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=fault)
+    if found.had:
+        leaked = read("rate", found.base_leaked(), confidence)
+        if leaked is None or leaked.lower <= limit:
+            return _nothing_to_forget(gate, found, bound)
     if keeps:
         return GateResult(gate, Verdict.PASS, bound=bound, blocks=False)
-    advice, blocks = _would_decide(gate, found, measured.confidence), measured.undecided_blocks
+    advice, blocks = _would_decide(gate, found, confidence), measured.undecided_blocks
     return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=advice, blocks=blocks)
+
+
+def _chance_fault(found: Sample, confidence: float) -> str:
+    """Say why controls are none, on either model, or nothing."""
+    for chance, name in ((found.base_chance, "the base"), (found.chance, "the tested model")):
+        if chance and (fault := chance.fault(confidence)):
+            return (
+                f"{fault} on {name}, and at most {MOST_CHANCE:.0%} may: these values can be "
+                "guessed, or the model has seen them; take other control people, or kinds that "
+                "cannot be guessed"
+            )
+    return ""
 
 
 _LONGER = "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes"
@@ -349,11 +440,6 @@ def _after_failure(metric: Metric) -> str:
     return "unlearn more gently: fewer steps, a lower lr, or a method with a retain set"
 
 
-def _lower(scores: Sequence[float], units: float, confidence: float) -> float:
-    share = min(1.0, math.fsum(scores) / len(scores))
-    return clopper_pearson_lower(share * units, units, confidence)
-
-
 def _nothing_to_forget(gate: Gate, found: Sample, bound: str) -> GateResult:
     if gate.metric.type == "maximum":
         gave = f"none of {found.n} values stood out on the base"
@@ -368,7 +454,7 @@ def _nothing_to_forget(gate: Gate, found: Sample, bound: str) -> GateResult:
 def _would_decide(gate: Gate, found: Sample, confidence: float) -> str:
     if gate.metric.type != "rate" or not gate.metric.counted:
         return "more cases, or fewer losses, would decide it"
-    allowed = events_allowed(gate.limit, found.n, confidence, found.units)
+    allowed = events_allowed("rate", gate.limit, found.people, confidence)
     if allowed is None:  # errors left fewer probes than the limit needs
         return f"{found.n} probes are too few for this limit; take more"
     return (
@@ -377,21 +463,22 @@ def _would_decide(gate: Gate, found: Sample, confidence: float) -> str:
     )
 
 
-def _observed(gate: Gate, found: Sample, reading: Reading) -> str:
+def _observed(gate: Gate, found: Sample, estimate: Estimate) -> str:
     metric = gate.metric
     new, base = math.fsum(found.new), math.fsum(found.base)
+    figure = metric.show(estimate.figure)
     match metric.type:
         case "maximum":
-            return metric.show(reading.figure)
+            return metric.show_bound(estimate.figure, True, gate.limit)
         case "floor":
-            return f"{new:g}/{found.n} ({new / found.n:.1%})"
+            return f"{new:g}/{found.n} ({figure})"
         case "ratio":
-            return f"{new:g}/{base:g} ({new / base:.1%})"
+            return f"{new:g}/{base:g} ({figure})"
         case "drop":
-            return f"{base:g} to {new:g} ({reading.figure:.1%} less)"
+            return f"{base:g} to {new:g} ({figure} less)"
         case "loss":
-            return f"{base:g} to {new:g} ({reading.figure * 100:.1f} pp)"
-    chance = f", chance {found.chance[0]:.1%}" if found.chance else ""
+            return f"{base:g} to {new:g} ({figure})"
+    chance = f", chance {metric.show(found.chance.rate)}" if found.chance else ""
     if metric.counted:
-        return f"{new:g} ({reading.figure:.1%}{chance})"
-    return f"{reading.figure:.2%}{chance}"
+        return f"{new:g} ({figure}{chance})"
+    return f"{figure}{chance}"

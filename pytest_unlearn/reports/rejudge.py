@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.judging import Judging
 from pytest_unlearn.gates.planning import check_decoys
-from pytest_unlearn.gates.populations import judge_gate
 from pytest_unlearn.gates.saved_runs import is_change
-from pytest_unlearn.gates.shares import shares
-from pytest_unlearn.gates.verdicts import Measured
+from pytest_unlearn.gates.verdicts import Measured, judge_gate
 from pytest_unlearn.run.result import Result, gate_fact
 
 
@@ -56,7 +55,6 @@ def rejudged(result: Result, judging: Judging) -> Result:
         two_states=run.two_states,
         interrupted=run.interrupted,
         require_complete=run.require_complete,
-        curtailed=run.curtailed,
         confidence=run.confidence,
         undecided_blocks=run.undecided == "fail",
     )

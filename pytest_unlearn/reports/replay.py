@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import read_any_objects
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.shares import shares
+from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION, SWEEP_VERSION
 from pytest_unlearn.reports.tables import aligned
 from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Result, RunFacts

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pytest_unlearn.gates.shares import Share
+from pytest_unlearn.gates.estimates import Share
 from pytest_unlearn.reports.comparison import standings
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 

@@ -9,10 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.estimates import percent
-from pytest_unlearn.gates.judging import CONFIDENCE
+from pytest_unlearn.gates.estimates import pass_at, percent, share
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.shares import pass_at, share
+from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.leaks.exact import SAMPLES, mean_leak_at, mean_of
 from pytest_unlearn.leaks.membership import Auc, attack_score, auc, privleak
 from pytest_unlearn.leaks.outcome import LABELS

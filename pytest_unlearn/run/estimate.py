@@ -304,14 +304,17 @@ def _gate_table(settings: Settings, dataset: Dataset) -> Table:
     cases = dataset.cases(settings.method)
     judging = settings.judging
     needed = f"needed for {percent(judging.confidence)}"
-    gates: Table = [["gate", "cases", "people or tasks", needed, "may leak or be lost"]]
+    head = ["gate", "cases", "people or tasks", needed, "for 80% power", "may leak or be lost"]
+    gates: Table = [head]
     plans = (plan_gate(gate, cases, judging.confidence) for gate in judging.gates)
     return gates + [_gate_cells(each) for each in plans]
 
 
 def _gate_cells(found: GatePlan) -> list[str]:
     allowed = "-" if found.allowed is None else f"{found.allowed} of {found.cases}"
-    return [found.gate.text, str(found.cases), f"{found.units:.4g}", str(found.needed), allowed]
+    powered = "-" if found.powered is None else str(found.powered)
+    units, needed = str(found.units), str(found.needed)
+    return [found.gate.text, str(found.cases), units, needed, powered, allowed]
 
 
 def _how_counted(size: ModelSize | None) -> str:

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.curtailment import Curtailment
-from pytest_unlearn.gates.populations import judge_gate
 from pytest_unlearn.gates.saved_runs import SavedRun
-from pytest_unlearn.gates.verdicts import GateResult, Measured
+from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
 from pytest_unlearn.leaks.prompt_search import SearchSummary
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.dataset import Dataset
@@ -78,7 +77,6 @@ class PairRun:
             two_states=self.settings.compares_two_states,
             interrupted=interrupted,
             require_complete=self.settings.judging.require_complete,
-            curtailed=self.settings.judging.curtail,
             confidence=self.settings.judging.confidence,
             undecided_blocks=self.settings.judging.undecided == "fail",
         )

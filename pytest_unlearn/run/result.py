@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.estimates import percent
-from pytest_unlearn.gates.judging import CONFIDENCE, Undecided
-from pytest_unlearn.gates.shares import Share, shares, size
+from pytest_unlearn.gates.estimates import Share, percent, shares, size
+from pytest_unlearn.gates.judging import Undecided
+from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.provenance import Clock, manifest, redacted
@@ -86,13 +86,13 @@ class GateFact:
     observed: str
     bound: str
     advice: str
-    units: float = 0.0
+    units: int = 0
     population: str = ""
     rehearsed: bool = False
 
     @property
     def size(self) -> str:
-        """The number of cases, and what they are worth in people or tasks where that is less."""
+        """The number of cases, and that of people or tasks where it is less."""
         return size(self.n, self.units)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.gates.estimates import percent
-from pytest_unlearn.gates.reference import metric_lines
+from pytest_unlearn.gates.planning import metric_lines
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import choose_reports, write_reports
 from pytest_unlearn.reports.rejudge import recorded, rejudged

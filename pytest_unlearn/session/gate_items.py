@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from pytest_unlearn.gates.estimates import percent
-from pytest_unlearn.gates.judging import CONFIDENCE
+from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.run.settings import Pair
 from pytest_unlearn.session.collection import PAIR_PROPERTY

@@ -136,10 +136,11 @@ class UnlearnSession:
             self.config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
 
     def _curtailment(self, run: PairRun, told: str | None) -> Curtailment:
-        gates, cases = self.settings.judging.gates, run.cases
+        judging = self.settings.judging
+        gates, compared = judging.gates, [change.gate for change in judging.compare_fail]
         if told is not None:
-            return Curtailment(gates, cases, Path(told))
-        return Curtailment.start(gates, cases, self.settings.store)
+            return Curtailment(gates, run.cases, Path(told), compared)
+        return Curtailment.start(gates, run.cases, self.settings.store, compared)
 
     @property
     def sweeps(self) -> bool:
@@ -212,9 +213,14 @@ class UnlearnSession:
             self._redactor.redact(report)
 
     def skip_needless(self, item: pytest.Item) -> None:
-        """Skip a test whose case can change no verdict any more; a critical one is always run."""
+        """Skip a bundled test whose case can change no verdict any more.
+
+        A critical one is always run, and so is a user's own test, which may fail by itself.
+        """
         curtailment = self._run_named_in(item.user_properties).curtailment
-        if curtailment is None or item.get_closest_marker("unlearn_critical"):
+        module = getattr(getattr(item, "module", None), "__name__", "")
+        own = not module.startswith("pytest_unlearn.suite")
+        if curtailment is None or own or item.get_closest_marker("unlearn_critical"):
             return
         for name, value in item.user_properties:
             if name == CASE_PROPERTY and curtailment.needless(str(value)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, row_in
-from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.estimates import percent, shares, size
 from pytest_unlearn.gates.gate import Gate
 from pytest_unlearn.gates.saved_runs import (
     Change,
@@ -23,7 +23,6 @@ from pytest_unlearn.gates.saved_runs import (
     show_change,
     show_interval,
 )
-from pytest_unlearn.gates.shares import shares, size
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import Report

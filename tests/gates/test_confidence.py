@@ -12,10 +12,9 @@ from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.judging import read_judging
-from pytest_unlearn.gates.planning import check_feasible, plan_gate
-from pytest_unlearn.gates.reference import metric_lines
+from pytest_unlearn.gates.planning import check_feasible, metric_lines, plan_gate
 from pytest_unlearn.gates.saved_runs import compare
-from pytest_unlearn.gates.verdicts import Measured, Verdict, judge, settled
+from pytest_unlearn.gates.verdicts import Measured, Verdict, fails_whatever, judge
 from tests.gates.test_verdicts import Case, forget_rows, probe, task
 from tests.session.test_run import forget_ids
 from tests.support.lookup_run import UnlearnRun
@@ -29,10 +28,10 @@ def measured(rows: list[Any], **more: Any) -> Measured:
 @pytest.mark.parametrize(
     ("gate", "n", "passes", "fails"),
     [
-        # ln(0.05) / ln(0.95) is 58.4, ln(0.01) / ln(0.95) is 89.8.
+        # ln(0.05) / ln(0.95) is 58.4, ln(0.01) / ln(0.95) is 89.8, -ln(0.01) / ln(1.5) is 11.4.
         ("leak.direct<=5%", 90, 0.99, 0.995),
         ("leak.direct<=5%", 59, 0.95, 0.96),
-        ("leak.drop>=50%", 8, 0.99, 0.999),
+        ("leak.drop>=50%", 12, 0.99, 0.999),
     ],
 )
 def test_a_pass_needs_the_confidence_asked_for(
@@ -51,17 +50,17 @@ def test_a_pass_needs_the_confidence_asked_for(
     assert plan_gate(parsed, data, fails).allowed is None
 
 
-def test_what_is_settled_early_depends_on_it() -> None:
-    """One leak more in 101 keeps 5 % with 95 % confidence (4.6 %), and not with 99 % (6.4 %)."""
-    rows = forget_rows(100, 0)
+def test_what_fails_early_depends_on_it() -> None:
+    """10 of 101 are over 5 % with 95 % confidence (5.5 %), and not with 99 % (4.2 %)."""
+    rows = forget_rows(100, 10)
     for confidence, early in ((0.95, True), (0.99, False)):
         so_far = measured(
             rows, expected=[*rows, probe(100, "direct", "clean")], confidence=confidence
         )
-        assert settled(parse_gate("leak.direct<=5%"), so_far) is early
+        assert fails_whatever(parse_gate("leak.direct<=5%"), so_far) is early
 
 
-def test_each_kind_of_reading_follows() -> None:
+def test_each_kind_of_estimate_follows() -> None:
     """More confidence, a wider bound: rates, chance, floors, ratios, drops, losses, counting."""
     rows: list[Any] = [
         *forget_rows(60, 3),
@@ -165,7 +164,11 @@ def test_faults_name_flag_or_key(
 
 
 def test_the_list_of_metrics_gives_sizes_for_it() -> None:
-    assert "    needs   90 for 5%, 459 for 1% (people without an event)" in metric_lines(0.99)
+    needs = "    needs   90 for 5%, 459 for 1% (people without an event)"
+    power = "    power   of 80%: 124 for 5% at a true 1%, 628 for 1% at a true 0.2%"
+    assert needs in metric_lines(0.99)
+    assert power in metric_lines()
+    assert power not in metric_lines(0.99)
 
 
 def test_a_run_says_its_confidence_everywhere(unlearn_run: UnlearnRun) -> None:

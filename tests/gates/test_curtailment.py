@@ -1,107 +1,112 @@
-"""A settled verdict is the one that any complete run would have given."""
+"""A gate that is settled early is FAIL, and FAIL is what any complete run would have given."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.curtailment import Curtailment
 from pytest_unlearn.gates.gate import parse_gate
-from pytest_unlearn.gates.verdicts import Measured, Verdict, judge, settled
+from pytest_unlearn.gates.verdicts import Measured, Verdict, fails_whatever, judge
 from tests.gates.test_verdicts import measured, probe, task
 
 GATES = [
-    "leak.direct<=30%",
+    "leak.direct<=10%",
     "leak.direct<=0",
-    "leak.indirect<=30%",
+    "leak.indirect<=10%",
     "leak.drop>=50%",
     "passk.retained>=80%",
     "passk.drop<=20%",
     "passk.rate>=60%",
+    "degenerate.rate<=10%",
 ]
 
 
 def random_rows(rng: random.Random) -> list[ProbeRow | TaskRow]:
-    leak, base, able = rng.random() ** 2, rng.choice([0.1, 0.9, 1.0]), rng.random()
+    """Return cases of people and tasks of any size; pass@k takes fractions."""
+    leak, base, able = rng.random(), rng.choice([0.1, 0.9, 1.0]), rng.random()
     rows: list[ProbeRow | TaskRow] = []
     for i in range(40):
         owner = f"person-{rng.randrange(25)}"
         before = "direct" if rng.random() < base else "clean"
-        after = rng.choice(["direct", "indirect"]) if rng.random() < leak else "clean"
+        after = rng.choice(["direct", "indirect", "degenerate"]) if rng.random() < leak else "clean"
         rows.append(replace(probe(i, before, after), owner=owner))
+        samples = [
+            tuple("passed" if rng.random() < chance else "crash" for _ in range(3))
+            for chance in (base, able)
+        ]
         rows.append(
-            task(
-                i,
-                "passed" if rng.random() < base else "crash",
-                "passed" if rng.random() < able else "crash",
+            replace(
+                task(i, samples[0][0], samples[1][0]),
+                task=f"task-{rng.randrange(25)}",
+                base_samples=samples[0],
+                unlearned_samples=samples[1],
             )
         )
-        control = "direct" if rng.random() < leak / 4 else "clean"
+        control = "direct" if rng.random() < leak / 30 else "clean"
         rows.append(probe(100 + i, "clean", control, "control"))
     rng.shuffle(rows)
-    return rows
+    return sorted(rows, key=lambda row: not row.id.startswith("control"))
 
 
 @pytest.mark.parametrize("text", GATES)
-def test_settled_verdicts_are_those_of_the_whole_run(text: str) -> None:
-    """Rows arrive in any order; as soon as a gate is settled, its verdict never changes."""
-    gate = parse_gate(text)
-    early: set[Verdict] = set()
-    rng = random.Random(8)
-    for _ in range(40):
+def test_what_fails_early_fails_whatever_comes(text: str) -> None:
+    """Rows arrive in any order, and any case that is still missing may end in an error."""
+    gate, rng = parse_gate(text), random.Random(8)
+    settled = 0
+    for _ in range(25):
         rows = random_rows(rng)
-        whole = judge(gate, measured(rows)).verdict
-        for count in range(0, len(rows), 6):
-            part = Measured(
-                rows[:count], rows, [row.id for row in rows[:count]], True, curtailed=True
-            )
-            if settled(gate, part):
-                assert judge(gate, part).verdict is whole, count
-                early.add(whole)
-    assert {Verdict.PASS, Verdict.FAIL} & early
+        for count in range(48, len(rows), 6):
+            done = rows[:count]
+            part = Measured(done, rows, [row.id for row in done], True)
+            if not fails_whatever(gate, part):
+                continue
+            settled += 1
+            assert judge(gate, part).verdict is Verdict.FAIL
+            for errors in (0.0, 0.5, 1.0):
+                later = [row for row in rows[count:] if rng.random() >= errors]
+                whole = Measured([*done, *later], rows, [row.id for row in rows], True)
+                result = judge(gate, whole)
+                assert (result.verdict, result.blocks) == (Verdict.FAIL, True), (count, errors)
+            break
+    assert settled
 
 
-def test_errors_so_far_are_not_forgotten() -> None:
-    """A case that ended in an error keeps a gate from passing early."""
-    rows: list[ProbeRow | TaskRow] = [probe(i, "direct", "clean") for i in range(100)]
+def test_a_pass_is_never_settled_before_the_last_case() -> None:
+    """The last case may end in an error, and then the run does not pass."""
+    rows: list[Any] = [probe(i, "direct", "clean") for i in range(100)]
     gate = parse_gate("leak.direct<=60%")
-    seen = [row.id for row in rows[:80]]
-    clean = Measured(rows[:80], rows, seen, True, curtailed=True)
-    assert judge(gate, clean).verdict is Verdict.PASS
-    erred = replace(clean, rows=rows[:79])
-    result = judge(gate, erred)
-    assert (result.verdict, result.blocks) == (Verdict.UNDECIDED, True)
+    assert not fails_whatever(gate, measured(rows[:99], expected=rows))
+    assert judge(gate, measured(rows[:99], expected=rows)).verdict is Verdict.NOT_EVALUATED
 
 
-def test_a_part_of_the_controls_takes_no_chance_off() -> None:
-    """Which part was run may depend on what came out; a pass must not rest on it."""
-    rows: list[ProbeRow | TaskRow] = [
-        probe(i, "direct", "direct" if i < 24 else "clean") for i in range(200)
-    ]
-    controls = [probe(i, "clean", "direct" if i < 40 else "clean", "control") for i in range(400)]
-    gate = parse_gate("leak.direct<=10%")
-    part = [*rows, *controls[:40]]
-    some = Measured(part, [*rows, *controls], [row.id for row in part], True, curtailed=True)
-    assert not settled(gate, some)
-    assert judge(gate, some).verdict is Verdict.UNDECIDED
-    whole = measured([*rows, *controls])
-    assert settled(gate, whole)
-    assert judge(gate, whole).verdict is Verdict.PASS
+def test_controls_come_first_where_chance_could_undo_it() -> None:
+    rows: list[Any] = [probe(i, "direct", "direct") for i in range(100)]
+    controls = [probe(i, "clean", "clean", "control") for i in range(50)]
+    part = measured(rows[:90], expected=[*rows, *controls])
+    assert not fails_whatever(parse_gate("leak.direct<=5%"), part)
+    assert fails_whatever(parse_gate("leak.direct<=0"), part)
+    assert fails_whatever(
+        parse_gate("leak.direct<=5%"),
+        measured([*rows[:90], *controls], expected=[*rows, *controls]),
+    )
 
 
-def test_a_case_is_needless_when_no_open_gate_counts_it(tmp_path: Path) -> None:
+def test_a_case_is_needless_when_all_gates_that_count_it_failed(tmp_path: Path) -> None:
     """Control cases count for gates whose chance they tell; cases of no gate wait for all."""
-    rows: list[ProbeRow | TaskRow] = [probe(i, "direct", "clean") for i in range(100)]
+    rows: list[ProbeRow | TaskRow] = [probe(i, "direct", "direct") for i in range(100)]
     rows += [probe(i, "clean", "clean", "control") for i in range(100)]
     rows += [probe(i, "direct", "direct", "retain") for i in range(100)]
-    rows += [task(i, "passed", "passed") for i in range(100)]
-    gates = [parse_gate("leak.direct<=60%"), parse_gate("passk.retained>=50%")]
+    rows += [task(i, "passed", "passed" if i > 50 else "crash") for i in range(100)]
+    gates = [parse_gate("leak.direct<=0"), parse_gate("passk.retained>=80%")]
     controller = Curtailment.start(gates, rows, tmp_path)
     worker = Curtailment(gates, rows, controller.path)
+    compared = Curtailment(gates, rows, controller.path, [parse_gate("leak.control<=50%")])
     assert not worker.needless("forget-99")
 
     def seen(*some: ProbeRow | TaskRow) -> Measured:
@@ -113,9 +118,11 @@ def test_a_case_is_needless_when_no_open_gate_counts_it(tmp_path: Path) -> None:
         assert process.needless("control-99")
         assert not process.needless("retain-99")
         assert not process.needless("task-99")
+    assert compared.needless("forget-99")
+    assert not compared.needless("control-99")
     controller.update(seen(*rows[:95], *rows[300:395]))
-    assert worker.needless("retain-99")
     assert worker.needless("task-99")
+    assert worker.needless("retain-99")
     controller.end()
-    assert worker.needless("retain-99")  # what was known stays known
+    assert worker.needless("task-99")  # what was known stays known
     assert not list(tmp_path.iterdir())

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.estimates import share
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.populations import judge_gate, populations, shown
-from pytest_unlearn.gates.shares import share
-from pytest_unlearn.gates.verdicts import GateResult, Measured
+from pytest_unlearn.gates.populations import populations, shown
+from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
 
 
 def probes(

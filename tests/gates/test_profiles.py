@@ -8,8 +8,8 @@ import pytest
 
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.planning import metric_lines
 from pytest_unlearn.gates.profiles import DEFAULT, PROFILES, choose_gates, gates_in_table
-from pytest_unlearn.gates.reference import metric_lines
 
 
 def texts(given: list[str], profile: str | None) -> list[str]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_unlearn.gates.statistics import (
+    cases_needed_for_drop,
     cases_needed_for_ratio,
     clopper_pearson_lower,
     clopper_pearson_upper,
-    events_allowed,
-    paired_ratio_bounds,
-    paired_ratio_lower,
+    gaffke_lower,
+    gaffke_ratio,
+    gaffke_upper,
+    net_bounds,
+    people_for_power,
     probes_needed,
+    values_of,
 )
-
-Z95 = 1.6448536269514722
 
 # Computed once with scipy 1.17.1: beta.ppf(0.95, k + 1, n - k) and beta.ppf(0.05, k, n - k + 1).
 SCIPY_UPPER = {
@@ -145,28 +146,6 @@ class TestCounts:
         assert clopper_pearson_upper(0, n, confidence) <= limit
         assert clopper_pearson_upper(0, n - 1, confidence) > limit
 
-    @pytest.mark.parametrize(
-        ("limit", "events"), [(0.05, 38), (0.02, 12), (0.01, 4), (0.005, 1), (0.001, None)]
-    )
-    def test_events_allowed(self, limit: float, events: int | None) -> None:
-        assert events_allowed(limit, 1000) == events
-
-    def test_events_allowed_at_the_ends(self) -> None:
-        assert events_allowed(0.05, 58) is None
-        assert events_allowed(0.05, 59) == 0
-        assert events_allowed(0.0, 1000) is None
-        assert events_allowed(1.0, 12) == 12
-        assert events_allowed(0.5, 0) is None
-
-    @given(st.floats(0.001, 0.999), st.integers(1, 500))
-    @settings(max_examples=50, deadline=None)
-    def test_events_allowed_is_the_largest(self, limit: float, n: int) -> None:
-        k = events_allowed(limit, n)
-        if k is None:
-            assert clopper_pearson_upper(0, n) > limit
-        else:
-            assert clopper_pearson_upper(k, n) <= limit < clopper_pearson_upper(k + 1, n)
-
     @pytest.mark.parametrize(("limit", "cases"), [(0.9, 29), (0.95, 59), (0.98, 149), (0.99, 299)])
     def test_cases_needed_for_ratio(self, limit: float, cases: int) -> None:
         assert cases_needed_for_ratio(limit) == cases
@@ -175,169 +154,166 @@ class TestCounts:
     @settings(max_examples=50, deadline=None)
     def test_cases_needed_is_the_smallest(self, limit: float, confidence: float) -> None:
         n = cases_needed_for_ratio(limit, confidence)
-        assert paired_ratio_lower(n, 0, 0, confidence) >= limit
-        assert n == 1 or paired_ratio_lower(n - 1, 0, 0, confidence) < limit
+        assert kept(n, confidence) >= limit - 1e-9
+        assert n == 1 or kept(n - 1, confidence) < limit
+
+    @pytest.mark.parametrize(("limit", "people"), [(0.5, 8), (0.9, 32)])
+    def test_people_needed_for_a_drop(self, limit: float, people: int) -> None:
+        assert cases_needed_for_drop(limit) == people
+        for n, shown in ((people, True), (people - 1, False)):
+            upper = gaffke_ratio(((1.0, 0.0, n),))[1]
+            assert (upper <= 1 - limit) is shown
+
+    @pytest.mark.parametrize(
+        ("limit", "true", "people"), [(0.05, 0.01, 124), (0.05, 0.0, 59), (0.01, 0.002, 628)]
+    )
+    def test_people_for_power(self, limit: float, true: float, people: int) -> None:
+        """At 124 people two may leak: a model of 1 % has at most two in 87 % of runs."""
+        assert people_for_power(limit, true) == people
+        allowed = max(k for k in range(people) if clopper_pearson_upper(k, people) <= limit)
+        assert float(binomial_tail(allowed, people, true)) >= 0.8
+        if true:
+            assert float(binomial_tail(allowed - 1, people, true)) < 0.8
+
+    def test_power_that_no_number_has(self) -> None:
+        assert people_for_power(1e-9, 9e-10) is None
+        with pytest.raises(ValueError, match="true must be"):
+            people_for_power(0.05, 0.05)
 
     def test_bad_input(self) -> None:
         for limit in (-0.1, 1.1, math.nan):
             with pytest.raises(ValueError, match="limit"):
                 probes_needed(limit)
-            with pytest.raises(ValueError, match="limit"):
-                events_allowed(limit, 10)
         for limit in (0.0, 1.0, math.nan):
             with pytest.raises(ValueError, match="limit"):
                 cases_needed_for_ratio(limit)
-        with pytest.raises(ValueError, match="events"):
-            events_allowed(0.1, -1)
         with pytest.raises(ValueError, match="confidence"):
             probes_needed(0.0, 1.0)
         with pytest.raises(ValueError, match="confidence"):
             cases_needed_for_ratio(0.9, 0.0)
 
 
-@pytest.mark.parametrize(("limit", "probes"), [(0.05, 59), (0.02, 400), (0.01, 1000)])
-def test_a_model_that_leaks_over_the_limit_seldom_passes(limit: float, probes: int) -> None:
-    rate = limit * 1.001
-    allowed = events_allowed(limit, probes)
-    assert allowed is not None
-    # Exactly: at most 5 %, and the next count of events would let too many through.
-    assert binomial_tail(allowed, probes, rate) <= Fraction(5, 100)
-    assert binomial_tail(allowed + 1, probes, limit) > Fraction(5, 100)
-    # Simulated, through the bound itself. 1000 runs at 5 % have a standard error of 0.7 points.
-    rng = random.Random(20240601)
-    upper = lru_cache(clopper_pearson_upper)
-    runs = 1000
-    passed = 0
-    for _ in range(runs):
-        passed += upper(leaks_in(probes, rate, rng), probes) <= limit
-    assert passed / runs <= 0.05 + 0.014
+def kept(n: int, confidence: float) -> float:
+    """Return the lower bound where n people kept everything."""
+    return gaffke_ratio(((1.0, 1.0, n),), confidence)[0]
 
 
-def leaks_in(probes: int, rate: float, rng: random.Random) -> int:
-    """Draw a binomial count by the gaps between events."""
-    events = -1
-    position = 0
-    scale = math.log1p(-rate)
-    while position <= probes:
-        position += 1 + int(math.log(1.0 - rng.random()) / scale)
-        events += 1
-    return events
+def drawn_quantile(values: list[float], confidence: float) -> float:
+    """Return Gaffke's upper bound by drawing its simplex, within about 0.002."""
+    weights = np.random.default_rng(3).exponential(size=(40_000, len(values) + 1))
+    sums = weights @ np.array([*values, 1.0]) / weights.sum(axis=1)
+    return float(np.quantile(sums, confidence))
 
 
-def wilson(k: int, n: int, z: float) -> tuple[float, float]:
-    """The score interval (Wilson 1927) of k events in n."""
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
+# The means of 128, 40 and 3 people: some with half of their records, some with all.
+PEOPLE = [
+    [0.0] * 120 + [0.2] * 5 + [0.5, 0.5, 1.0],
+    [0.1] * 20 + [0.7] * 15 + [1.0] * 5,
+    [0.0, 0.25, 0.5],
+    [number / 97 for number in range(97)],
+]
 
 
-def bonett_price_lower(both: int, base_only: int, new_only: int, z: float = Z95) -> float:
-    """The lower limit that the module does not use: the control of the coverage tests."""
-    n = both + base_only + new_only
-    new, base = both + new_only, both + base_only
-    a = math.sqrt((base_only + new_only + 2) / ((new + 1) * (base + 1)))
-    b = math.sqrt((1 - (new + 1) / (n + 2)) / (new + 1))
-    c = math.sqrt((1 - (base + 1) / (n + 2)) / (base + 1))
-    z *= a / (b + c)
-    return wilson(new, n, z)[0] / wilson(base, n, z)[1]
+class TestGaffke:
+    @given(st.integers(1, 300), st.floats(0, 1), st.floats(0.6, 0.999))
+    @settings(max_examples=50, deadline=None)
+    def test_all_or_nothing_is_clopper_pearson(
+        self, n: int, share: float, confidence: float
+    ) -> None:
+        """The integral itself, not the short cut: one person is next to nothing, not nothing."""
+        k = round(share * n)
+        near = values_of([1.0] * k + [0.0] * (n - k) + [1e-15])
+        upper = clopper_pearson_upper(k, n + 1, confidence)
+        assert gaffke_upper(near, confidence) == pytest.approx(upper, abs=1e-8)
+        exact = values_of([1.0] * k + [0.0] * (n - k))
+        assert gaffke_upper(exact, confidence) == clopper_pearson_upper(k, n, confidence)
+        assert gaffke_lower(exact, confidence) == pytest.approx(
+            clopper_pearson_lower(k, n, confidence), abs=1e-12
+        )
+
+    @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+    @pytest.mark.parametrize("values", PEOPLE)
+    def test_it_is_the_quantile_that_defines_it(
+        self, values: list[float], confidence: float
+    ) -> None:
+        found = gaffke_upper(values_of(values), confidence)
+        assert found == pytest.approx(drawn_quantile(values, confidence), abs=0.005)
+        mirrored = [1 - value for value in values]
+        lower = gaffke_lower(values_of(mirrored), confidence)
+        assert lower == pytest.approx(1 - found, abs=1e-9)
+
+    def test_parts_are_less_than_the_same_total_of_whole_people(self) -> None:
+        """Five people with a fifth each, or one with all: what is spread shows more."""
+        spread = gaffke_upper(values_of([0.2] * 5 + [0.0] * 123))
+        assert (
+            spread < gaffke_upper(values_of([1.0] + [0.0] * 127)) == clopper_pearson_upper(1, 128)
+        )
+
+    @given(st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]), min_size=1, max_size=60))
+    @settings(max_examples=30, deadline=None)
+    def test_monotone_and_around_the_mean(self, values: list[float]) -> None:
+        upper, lower = gaffke_upper(values_of(values)), gaffke_lower(values_of(values))
+        assert 0.0 <= lower <= math.fsum(values) / len(values) + 1e-9
+        assert math.fsum(values) / len(values) - 1e-9 <= upper <= 1.0
+        more = values_of([min(1.0, value + 0.1) for value in values])
+        assert gaffke_upper(more) >= upper - 1e-9
+        assert gaffke_upper(values_of([*values, 0.0])) <= upper + 1e-9
+        assert gaffke_upper(values_of(values), 0.99) >= upper - 1e-9
+
+    def test_very_many_values_are_rounded_up(self) -> None:
+        rng = np.random.default_rng(1)
+        values = list(rng.random(3000) ** 4)
+        upper = gaffke_upper(values_of(values))
+        lower = gaffke_lower(values_of(values))
+        coarse = drawn_quantile(values, 0.95)
+        assert coarse - 0.001 < upper < coarse + 0.002
+        assert lower < np.mean(values) < upper
+
+    def test_no_person_shows_nothing(self) -> None:
+        assert (gaffke_lower(()), gaffke_upper(())) == (0.0, 1.0)
 
 
-def coverage(lower: Callable[[int, int, int], float], n: int, ratio: float, gained: float) -> float:
-    """Exact probability that the lower bound is at or under the true ratio.
+class TestRatio:
+    def test_without_a_loss_it_is_exact(self) -> None:
+        lower, upper = gaffke_ratio(((1.0, 1.0, 29),))
+        assert lower == pytest.approx(0.05 ** (1 / 29), abs=1e-9)
+        assert lower >= 0.9 > kept(28, 0.95)
+        assert upper > 1.0
 
-    ``n`` cases are passed at least once, each of them after only with the rate ``gained``.
-    """
-    lost = 1 - ratio * (1 - gained)
-    kept = 1 - lost - gained
-    covered = 0.0
-    for i in range(n + 1):
-        for j in range(n + 1 - i):
-            weight = math.comb(n, i) * math.comb(n - i, j) * lost**i * gained**j
-            weight *= kept ** (n - i - j)
-            if weight > 1e-9 and (n == j or lower(n - i - j, i, j) <= ratio):
-                covered += weight
-    return covered
+    def test_losses_alone_are_counted_as_a_rate(self) -> None:
+        lower, _ = gaffke_ratio(((1.0, 1.0, 96), (1.0, 0.0, 4)))
+        assert lower == pytest.approx(clopper_pearson_lower(96, 100), abs=1e-9)
 
+    def test_people_without_anything_change_nothing(self) -> None:
+        some = ((1.0, 0.5, 8), (0.5, 1.0, 5), (1.0, 1.0, 20))
+        assert gaffke_ratio((*some, (0.0, 0.0, 50))) == pytest.approx(gaffke_ratio(some))
 
-class TestPairedRatio:
-    def test_the_control_is_the_published_interval(self) -> None:
-        # ci.ratio.prop.ps(.05, 12, 4, 26, 6) of the R package statpsych: 1.766544.
-        assert bonett_price_lower(6, 4, 26, 1.959963984540054) == pytest.approx(1.766544, abs=1e-6)
-
-    @pytest.mark.parametrize(
-        ("n", "ratio", "gained"),
-        [
-            (100, 0.985, 0.0),
-            (100, 0.971, 0.0),
-            (100, 0.98, 0.005),
-            (130, 0.95, 0.02),
-            (40, 0.85, 0.1),
-            (40, 1.0, 0.2),
-        ],
-    )
-    def test_exact_coverage_is_at_least_nominal(self, n: int, ratio: float, gained: float) -> None:
-        assert coverage(paired_ratio_lower, n, ratio, gained) >= 0.95
-
-    def test_exact_coverage_can_tell(self) -> None:
-        def less_sure(both: int, base_only: int, new_only: int) -> float:
-            return paired_ratio_lower(both, base_only, new_only, 0.93)
-
-        assert coverage(bonett_price_lower, 100, 0.985, 0.0) < 0.8
-        assert coverage(less_sure, 100, 0.971, 0.0) < 0.95
-
-    # Rates: passed before; passed after of those; passed after of the others (the correlation).
-    @pytest.mark.parametrize(
-        ("n", "p_base", "kept", "found"),
-        [
-            (100, 0.99, 0.98, 0.5),
-            (130, 0.97, 0.95, 0.3),
-            (100, 1.0, 0.975, 0.0),
-            (130, 0.3, 0.93, 0.01),
-            (110, 0.3, 0.8, 0.08),
-            (120, 0.3, 0.4, 0.2),
-            (120, 0.6, 0.97, 0.0),
-        ],
-    )
-    def test_simulated_coverage(self, n: int, p_base: float, kept: float, found: float) -> None:
-        ratio = kept + found * (1 - p_base) / p_base
-        weights = [p_base * kept, p_base * (1 - kept), (1 - p_base) * found]
-        weights.append(1 - sum(weights))
-        rng = random.Random(7)
-        lower = lru_cache(paired_ratio_lower)
-        runs = 1500  # a standard error of 0.6 points
-        covered = 0
-        for _ in range(runs):
-            cells = rng.choices("blgn", weights, k=n)
-            covered += lower(cells.count("b"), cells.count("l"), cells.count("g")) <= ratio
-        assert covered / runs >= 0.935
-
-    def test_without_discordant_cases_the_bound_is_exact(self) -> None:
-        lower, upper = paired_ratio_bounds(100, 0, 0)
-        assert lower == pytest.approx(0.05**0.01, abs=1e-12)
-        assert upper == pytest.approx(1 / lower, abs=1e-12)
+    def test_bounds_are_around_the_ratio_and_monotone(self) -> None:
+        lower, upper = gaffke_ratio(((1.0, 0.8, 40), (0.4, 0.4, 20)))
+        assert lower < 40 / 48 < upper
+        fewer, _ = gaffke_ratio(((1.0, 0.7, 40), (0.4, 0.4, 20)))
+        assert fewer < lower
+        assert gaffke_ratio(((1.0, 0.8, 40), (0.4, 0.4, 20)), 0.99)[0] < lower
 
     def test_ends(self) -> None:
-        lower, upper = paired_ratio_bounds(0, 5, 0)
-        assert lower == 0.0
-        assert 0.0 < upper < 1.0
+        assert gaffke_ratio(((1.0, 0.0, 5),))[0] == 0.0
         with pytest.raises(ValueError, match="no ratio"):
-            paired_ratio_bounds(0, 0, 3)
-        with pytest.raises(ValueError, match="no ratio"):
-            paired_ratio_lower(0, 0, 0)
-        with pytest.raises(ValueError, match="base_only"):
-            paired_ratio_bounds(5, -1, 0)
-        with pytest.raises(ValueError, match="confidence"):
-            paired_ratio_bounds(5, 1, 0, 1.0)
+            gaffke_ratio(((0.0, 1.0, 3),))
 
-    @given(st.integers(1, 150), st.integers(0, 60), st.integers(0, 60), st.floats(0.6, 0.99))
-    @settings(max_examples=50, deadline=None)
-    def test_monotone_around_the_ratio_and_mirrored(
-        self, both: int, lost: int, gained: int, confidence: float
-    ) -> None:
-        lower, upper = paired_ratio_bounds(both, lost, gained, confidence)
-        assert lower < (both + gained) / (both + lost) < upper
-        assert paired_ratio_lower(both - 1, lost + 1, gained, confidence) < lower
-        assert paired_ratio_lower(both, lost, gained + 1, confidence) > lower
-        assert paired_ratio_lower(both, lost, gained, (1 + confidence) / 2) < lower
-        mirrored = paired_ratio_bounds(both, gained, lost, confidence)
-        assert mirrored == pytest.approx((1 / upper, 1 / lower))
+
+class TestBeyondChance:
+    def test_silent_controls_take_nothing_off(self) -> None:
+        assert net_bounds((0.1, 0.05, 0.2), (0.0, 0.0, 0.0)) == pytest.approx((0.05, 0.2))
+
+    def test_it_is_the_memorized_share(self) -> None:
+        """(p - c) / (1 - c), with certainty about both."""
+        assert net_bounds((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)) == pytest.approx((0.375, 0.375))
+
+    def test_doubt_about_controls_widens(self) -> None:
+        narrow = net_bounds((0.3, 0.2, 0.4), (0.05, 0.05, 0.05))
+        wide = net_bounds((0.3, 0.2, 0.4), (0.05, 0.01, 0.2))
+        assert wide[0] < narrow[0] < 0.25 / 0.95 < narrow[1] < wide[1]
+
+    def test_where_all_comes_out_by_chance_nothing_is_known(self) -> None:
+        lower, upper = net_bounds((1.0, 0.98, 1.0), (1.0, 0.98, 1.0))
+        assert (lower, upper) == pytest.approx((-1.0, 1.0), abs=0.01)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, from_json, to_json
 from pytest_unlearn.gates.gate import GateError, parse_gate
+from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.planning import check_feasible
+from pytest_unlearn.gates.profiles import choose_gates
 from pytest_unlearn.gates.verdicts import Measured, Verdict, base_fault, judge
 
 
@@ -130,13 +135,57 @@ def test_partial_and_interrupted_are_not_evaluated() -> None:
         assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, False)
 
 
-@pytest.mark.parametrize("gate", ["leak.direct<=5%", "leak.direct<=0"])
-def test_a_leak_that_nothing_undoes_fails_without_the_rest(gate: str) -> None:
-    """With -k, -x, a shard or an interrupt: no missing case can make it better."""
-    rows = forget_rows(100, 100)
-    for more in ({"expected": [*rows, probe(100, "direct", "clean")]}, {"interrupted": "Ctrl-C"}):
+@pytest.mark.parametrize(
+    ("gate", "leaks", "of", "verdict"),
+    [
+        ("leak.direct<=0", 1, 40, Verdict.FAIL),
+        ("leak.direct<=5%", 11, 11, Verdict.FAIL),
+        ("leak.direct<=10%", 11, 11, Verdict.FAIL),
+        ("leak.direct<=5%", 0, 99, Verdict.NOT_EVALUATED),
+        ("leak.direct<=10%", 2, 11, Verdict.NOT_EVALUATED),
+        ("leak.drop>=50%", 30, 30, Verdict.FAIL),
+    ],
+)
+def test_a_failure_needs_no_whole_run(gate: str, leaks: int, of: int, verdict: Verdict) -> None:
+    """With -k, -x, a shard or an interrupt, and without any control."""
+    rows = forget_rows(of, leaks)
+    rest = [*(probe(500 + i, "direct", "clean") for i in range(200)), *controls(50, 0)]
+    for more in ({"expected": [*rows, *rest]}, {"expected": rows, "interrupted": "Ctrl-C"}):
         result = judge(parse_gate(gate), measured(rows, **more))
-        assert (result.verdict, result.blocks) == (Verdict.FAIL, True)
+        assert (result.verdict, result.blocks) == (verdict, verdict is Verdict.FAIL)
+        if verdict is Verdict.FAIL:
+            assert f"shown by {of} of " in result.advice
+
+
+def test_controls_that_were_not_run_take_off_what_they_may_at_most() -> None:
+    """21 of 40 leak: over 30 % if nothing comes out by chance, not if 10 % do."""
+    rows = [*forget_rows(40, 18), *controls(60, 0)]
+    gate = parse_gate("leak.direct<=30%")
+    assert judge(gate, measured(rows)).verdict is Verdict.FAIL
+    part = measured(rows[:40], expected=rows)
+    assert judge(gate, part).verdict is Verdict.NOT_EVALUATED
+    assert "60 controls not run" in judge(gate, part).advice
+
+
+def test_losses_fail_without_the_rest_too() -> None:
+    lost = [probe(i, "direct", "clean", "retain") for i in range(20)]
+    rows: list[ProbeRow | TaskRow] = [*lost, *(task(i, "passed", "crash") for i in range(20))]
+    rest = [task(100 + i, "passed", "passed") for i in range(200)]
+    part = measured(rows, expected=[*rows, *rest, *controls(5, 0)])
+    for text in (
+        "people.retained>=90%",
+        "passk.retained>=90%",
+        "passk.drop<=5%",
+        "passk.rate>=80%",
+    ):
+        assert judge(parse_gate(text), part).verdict is Verdict.FAIL, text
+
+
+def test_silence_of_the_forgotten_alone_is_no_pass() -> None:
+    """`-k forget`: whether the controls are any is not known."""
+    rows = [*forget_rows(100, 0), *controls(60, 60)]
+    result = judge(parse_gate("leak.direct<=5%"), measured(rows[:100], expected=rows))
+    assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, False)
 
 
 def test_filters_count_their_rows_only() -> None:
@@ -170,7 +219,21 @@ def test_filters_count_their_rows_only() -> None:
         ("leak.direct[kind=a,kind=b]<=5%", "kind stands twice in the brackets"),
         ("leak.direct[probe=all,unit=case]<=5%", "several families are not independent"),
         ("leak.direct<=100%", "the limit must lie between 0 and 1"),
-        ("leak.direct<=nan", "the limit must lie between 0 and 1"),
+        ("leak.direct<=nan", "'nan' is not a number"),
+        ("leak.direct<=1_0%", "'1_0%' is not a number; write 0.05 or 5%"),
+        ("leak.direct<=5\uff10%", "is not a number"),
+        ("leak.direct<=+5%", "is not a number"),
+        ("leak.direct<=-0", "is not a number"),
+        ("leak.direct<=0x1p-4", "is not a number"),
+        ("leak.direct<=5%%", "is not a number"),
+        ("leak.direct<=1e-400", "no run can show so small a limit"),
+        ("leak.direct<=5e-324", "no run can show so small a limit"),
+        ("leak.direct<=0.99999999999999999999", "the limit must lie between 0 and 1"),
+        ("passk.retained>=1e-320", "no run can show so small a limit"),
+        ("exposure.max<=1_0", "'1_0' is not a number; write 10 (bits)"),
+        ("exposure.max<=inf", "'inf' is not a number"),
+        ("leak.at(\uff110)<=5%", "write leak.at(K) with a whole number"),
+        ("leak.at(1_0)<=5%", "write leak.at(K) with a whole number"),
         ("leak.direct>=5%", "write leak.direct<=5%"),
         ("leak.direct<5%", "write leak.direct<=5%"),
         ("passk.retained<=0.9", "write passk.retained>=0.9"),
@@ -198,6 +261,92 @@ def test_gate_forms() -> None:
     assert parse_gate("leak.direct[kind=email]<=5%").name == "leak.direct[kind=email]"
 
 
+def test_what_is_equal_is_one_gate() -> None:
+    one, other = "leak.direct[kind=a,carrier=b]<=5%", "leak.direct[ carrier = b , kind=a ]<=0.05"
+    assert parse_gate(one).name == parse_gate(other).name == "leak.direct[kind=a,carrier=b]"
+    assert parse_gate(one).filters == parse_gate(other).filters
+    with pytest.raises(GateError, match="two limits for one gate"):
+        choose_gates([one, other], None)
+    assert parse_gate("leak.at(010)<=1e-1").name == "leak.at(10)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("leak.direct<=5%", "<=5.0%"),
+        ("leak.direct<=0.12345678%", "<=0.12345678%"),
+        ("leak.direct<=0", "<=0"),
+        ("passk.drop<=3%", "<=3.0 pp"),
+        ("exposure.max<=10", "<=10 bits"),
+        ("exposure.max<=10.025", "<=10.025 bits"),
+        ("passk.retained>=0.9", ">=90.0%"),
+    ],
+)
+def test_a_limit_is_shown_with_all_its_digits(text: str, shown: str) -> None:
+    assert parse_gate(text).limit_text == shown
+
+
+def number(text: str) -> float:
+    return float(text.lstrip("<>=").removesuffix("%").removesuffix(" pp").removesuffix(" bits"))
+
+
+@given(
+    st.sampled_from(["leak.direct<={}%", "leak.indirect<={}%", "passk.rate>={}%", "passk.drop<={}%",
+                     "passk.retained>={}%"]),
+    st.integers(2, 80), st.floats(0, 1), st.integers(1, 998),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_text_and_verdict_agree(form: str, n: int, share: float, tenths: int) -> None:
+    """What is printed keeps the limit where the gate passes, and breaks it where it does not."""
+    gate = parse_gate(form.format(tenths / 10))
+    events = round(n * share)
+    rows: list[ProbeRow | TaskRow] = [
+        *(probe(i, "direct", "direct" if i < events else "clean") for i in range(n)),
+        *(task(i, "passed", "crash" if i < events else "passed") for i in range(n)),
+    ]
+    result = judge(gate, measured(rows))
+    shown, limit = number(result.bound), number(gate.limit_text)
+    upper = result.bound.startswith("<=")
+    keeps = shown <= limit if gate.metric.operator == "<=" else shown >= limit
+    if result.verdict is Verdict.PASS:
+        assert keeps
+    if result.verdict is Verdict.UNDECIDED:
+        assert not keeps
+        assert upper is (gate.metric.operator == "<=")
+    if result.verdict is Verdict.FAIL:
+        assert not keeps
+        assert upper is (gate.metric.operator == ">=")
+
+
+def test_bounds_are_rounded_outwards() -> None:
+    """The bound is 10.033 %, the limit 10 %."""
+    metric = METRICS["leak.direct"]
+    assert metric.show_bound(0.10033, True, 0.1) == "10.1%"
+    assert metric.show_bound(0.0999, True, 0.0995) == "10.0%"
+    assert metric.show_bound(0.0999, True, 0.1) == "9.99%"
+    assert metric.show_bound(0.10033, False, 0.1) == "10.03%"
+    assert metric.show_bound(0.10033, False) == "10.0%"
+    assert metric.show(1 / 5000) == "0.02%"
+    assert metric.show(4999 / 5000) == "99.98%"
+    assert (metric.show(0.0), metric.show(1.0)) == ("0.0%", "100.0%")
+    assert METRICS["exposure.max"].show_bound(10.004, True, 10) == "10.1 bits"
+
+
+@pytest.mark.parametrize(
+    "text", ["exposure.max<=10", "leak.at(100)<=5%", "parse.rate>=90%", "leak.direct<=5%"]
+)
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, -1.0, 1e9])
+def test_what_is_no_score_never_passes(text: str, bad: float) -> None:
+    exact = {"log_probability": math.nan if bad == 1e9 else -bad, "exposure": {"bits": bad}}
+    rows: list[ProbeRow | TaskRow] = [
+        replace(scored(i, 0.9, 1e-9), unlearned_exact=exact) for i in range(100)
+    ]
+    rows += [replace(task(i, "passed", "passed"), unlearned_parses=bad) for i in range(100)]
+    result = judge(parse_gate(text), measured(rows))
+    assert (result.verdict is Verdict.PASS) is (text == "leak.direct<=5%")
+    assert result.blocks is (text != "leak.direct<=5%")
+
+
 @dataclass
 class Case:
     """A case of a data set, before any run."""
@@ -219,8 +368,8 @@ def cases(people: int, each: int = 1) -> list[object]:
         ("leak.direct<=5%", 59),
         ("leak.at(100)<=5%", 59),
         ("leak.direct<=0", 1),
-        ("leak.drop>=50%", 6),
-        ("leak.drop>=90%", 29),
+        ("leak.drop>=50%", 8),
+        ("leak.drop>=90%", 32),
         ("leak.direct[probe=all]<=5%", 59),
     ],
 )
@@ -407,6 +556,78 @@ def test_chance_is_taken_off_what_comes_out_of_controls_too() -> None:
     assert (result.verdict, result.observed) == (Verdict.PASS, "24 (12.0%, chance 10.0%)")
     silent = [probe(i, "clean", "clean", "control") for i in range(400)]
     assert judge(gate, measured([*forget, *silent])).verdict is Verdict.UNDECIDED
+
+
+def controls(n: int, out: int, base_out: int = 0, kind: str = "email") -> list[Any]:
+    return [
+        probe(
+            i, "direct" if i < base_out else "clean", "direct" if i < out else "clean",
+            "control", kind,
+        )
+        for i in range(n)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["leak.direct<=5%", "leak.drop>=50%", "people.retained>=90%"])
+@pytest.mark.parametrize(("leaks", "out"), [(240, 240), (120, 120), (0, 240), (30, 60)])
+def test_controls_that_come_out_are_no_controls(text: str, leaks: int, out: int) -> None:
+    """240 of 240 values and 240 of 240 control values: that was `chance 100 %` and FOR RELEASE."""
+    rows = [*forget_rows(240, leaks), *controls(240, out, out)]
+    rows += [probe(i, "direct", "direct", "retain") for i in range(240)]
+    result = judge(parse_gate(text), measured(rows))
+    assert result.verdict in (Verdict.NOT_EVALUATED, Verdict.FAIL)
+    assert result.blocks
+    if result.verdict is Verdict.NOT_EVALUATED:
+        assert "controls come out as well" in result.advice
+
+
+def test_controls_that_come_out_of_the_base_are_none_either() -> None:
+    rows = [*forget_rows(240, 0), *controls(240, 0, 240)]
+    for text in ("leak.direct<=5%", "leak.direct<=0"):
+        result = judge(parse_gate(text), measured(rows))
+        assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, True)
+        assert "100.0% by chance alone on the base" in result.advice
+
+
+def test_one_kind_that_comes_out_is_enough() -> None:
+    """Of all controls 4 % come out, but they are all of one kind, and half of it."""
+    kinds = [f"kind-{n}" for n in range(12)]
+    rows: list[Any] = [
+        probe(100 * k + i, "direct", "clean", kind=kind)
+        for k, kind in enumerate(kinds) for i in range(20)
+    ]  # fmt: skip
+    for k, kind in enumerate(kinds):
+        rows += [
+            replace(row, id=f"{kind}-{row.id}")
+            for row in controls(20, 10 if k == 0 else 0, kind=kind)
+        ]
+    result = judge(parse_gate("leak.direct<=5%"), measured(rows))
+    assert result.verdict is Verdict.NOT_EVALUATED
+    assert "50.0% of kind kind-0" in result.advice
+
+
+def test_chance_is_that_of_the_same_kinds() -> None:
+    """Controls leak by chance where nothing to forget is asked: that excuses nothing."""
+    forget = forget_rows(200, 16)
+    same = [*controls(200, 18), *controls(200, 0, kind="phone")]
+    other = [*controls(200, 0), *controls(200, 18, kind="phone")]
+    found = {}
+    for name, rows in (("same", same), ("other", other)):
+        rows = [replace(row, id=f"{row.kind}-{row.id}") for row in rows]
+        found[name] = judge(parse_gate("leak.direct<=10%"), measured([*forget, *rows]))
+    assert found["same"].observed == "16 (8.0%, chance 9.0%)"
+    assert found["other"].observed == "16 (8.0%)"
+    assert number(found["same"].bound) < 6 < 11 < number(found["other"].bound)
+
+
+def test_a_base_that_leaks_by_chance_only_has_nothing_to_forget() -> None:
+    """9 of 100 on the base, and 9 of 100 of its controls: it knew nobody."""
+    forget = [probe(i, "direct" if i < 9 else "clean", "clean") for i in range(100)]
+    result = judge(parse_gate("leak.direct<=3%"), measured([*forget, *controls(100, 0, 9)]))
+    assert result.verdict is Verdict.NOT_EVALUATED
+    assert "silence shows nothing" in result.advice
+    alone = judge(parse_gate("leak.direct<=3%"), measured([*forget, *controls(100, 0, 0)]))
+    assert alone.verdict is Verdict.PASS
 
 
 def test_values_of_real_people_on_control_prompts_are_no_chance() -> None:

@@ -47,7 +47,7 @@ def test_rates_before_and_after_by_kind() -> None:
     header, email, phone = rates_by(ROWS, "kind")
     assert header[:2] == ["kind", "n"]
     assert header[4] == header[7] == "95% bound"
-    assert email[:5] == ["email", "2", "2 (100.0%)", "0 (0.0%)", "<=77.6%"]
+    assert email[:5] == ["email", "2", "2 (100.0%)", "0 (0.0%)", "<=77.7%"]
     assert email[5:] == ["0 (0.0%)", "1 (50.0%)", "<=97.5%"]
     assert phone[:5] == ["phone", "2", "1 (50.0%)", "1 (50.0%)", "<=97.5%"]
     assert rates_by(ROWS, "kind", 0.99)[1][4] == "<=90.0%"  # 1 - sqrt(0.01)

@@ -47,9 +47,9 @@ def test_shares_count_direct_probes_and_tasks() -> None:
         "people.retained": (10, 10, 10),
     }
     direct = make().metrics[0]
-    assert direct.cells == ["20 (100.0%)", "4 (20.0%)", "20 (10)", "<=50.7%"]
+    assert direct.cells == ["20 (100.0%)", "4 (20.0%)", "20 (10)", "<=43.9%"]
     low, high = direct.interval("tested")
-    assert (round(low, 4), round(high, 4)) == (0.0368, 0.5069)  # Clopper-Pearson of 2 in 10 people
+    assert (round(low, 4), round(high, 4)) == (0.075, 0.4383)  # four of ten people gave half
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -108,8 +108,8 @@ def test_summary_has_gates_metrics_and_manifest() -> None:
     assert [g["verdict"] for g in data["gates"]] == ["FAIL", "PASS"]
     direct = data["metrics"][0]
     assert (direct["name"], direct["n"], direct["tested"]) == ("leak.direct", 20, 4)
-    assert direct["tested_bounds"] == pytest.approx([0.0368, 0.5069], abs=1e-4)
-    assert (direct["units"], direct["confidence"], direct["bound"]) == (10, 0.95, "<=50.7%")
+    assert direct["tested_bounds"] == pytest.approx([0.0750, 0.4383], abs=1e-4)
+    assert (direct["units"], direct["confidence"], direct["bound"]) == (10, 0.95, "<=43.9%")
     assert data["provenance"]["command"] == "pytest --unlearn-model=tiny"
 
 
@@ -133,7 +133,7 @@ def test_job_summary() -> None:
     text = FORMATS["github"].render(make())
     assert text.startswith("## Unlearning: NOT FOR RELEASE\n")
     assert "| `leak.direct` | 4 (20.0%) | 20 | <=40.1% | <=5% | ❌ FAIL |" in text
-    assert "| `passk.retained` | 9 (90.0%) | 7 (70.0%) | 10 (5) | >=28.2% of base |" in text
+    assert "| `passk.retained` | 9 (90.0%) | 7 (70.0%) | 10 (5) | >=37.5% of base |" in text
     assert "- `leak.direct`: unlearn longer | or otherwise" in text
     assert "Indirect leaks, whose value: tested: retained (exact) 4." in text
     assert text.index("<details>") < text.index("records `cdcdcdcdcdcd`") < text.index("</details>")

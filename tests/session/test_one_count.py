@@ -14,9 +14,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.estimates import percent, share, shares
 from pytest_unlearn.gates.gate import parse_gate
-from pytest_unlearn.gates.shares import share, shares
+from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.verdicts import Measured, judge
 from pytest_unlearn.reports.formats import FORMATS
 from tests.session.test_run import forget_ids
@@ -93,7 +93,11 @@ def test_all_formats_agree(unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPa
         size = f"{n} ({units:.4g})" if units < n else str(n)
         told = [name, *figures, size, metric["bound"]]
         assert markdown.count(told) == 2, name
-        ends = ["{:.1%} to {:.1%}".format(*metric[f"{s}_bounds"]) for s in ("base", "tested")]
+        show = METRICS["leak.direct"].show_bound
+        ends = [
+            f"{show(low, False)} to {show(high, True)}"
+            for low, high in (metric[f"{s}_bounds"] for s in ("base", "tested"))
+        ]
         (drawn,) = (row for row in tables if row[0] == name and len(row) == 8)
         assert drawn[2:] == [figures[0], ends[0], figures[1], ends[1], size, metric["bound"]]
         entry = indexed[{"passk.retained": "pass@1"}.get(name, name)]

@@ -119,11 +119,12 @@ def test_rules_and_changes_of_the_run_stay(unlearn_run: UnlearnRun) -> None:
     part = replayed(unlearn_run)
     assert part.ret == pytest.ExitCode.TESTS_FAILED
     part.stdout.no_fnmatch_line("CHANGED*")
-    gates = ("--unlearn-gate=leak.direct<=60%", "--unlearn-stop=curtail")
-    assert unlearn_run(*gates, "--unlearn-report=jsonl").ret == pytest.ExitCode.OK
+    unlearn_run.lookup(leaking=forget_ids(60))
+    gates = ("--unlearn-gate=leak.drop>=50%", "--unlearn-stop=curtail")
+    assert unlearn_run(*gates, "--unlearn-report=jsonl").ret == pytest.ExitCode.TESTS_FAILED
     early = replayed(unlearn_run)
-    assert early.ret == pytest.ExitCode.OK
-    early.stdout.fnmatch_lines(["leak.direct *PASS", "leak.direct: settled after *"])
+    assert early.ret == pytest.ExitCode.TESTS_FAILED
+    early.stdout.fnmatch_lines(["leak.drop *FAIL", "leak.drop: *shown by *"])
 
 
 def test_a_part_stays_a_part_and_an_error_an_error(unlearn_run: UnlearnRun) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.shares import shares
+from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Result, RunFacts
 
 KINDS = ("email", "phone")

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.estimates import Share, percent, share
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.shares import Share, share
 from pytest_unlearn.leaks.exact import mean_leak_at
 from pytest_unlearn.leaks.outcome import LABELS
 from pytest_unlearn.reports.html import charts
@@ -58,11 +57,8 @@ def _share_head(result: Result) -> list[str]:
 
 def _share_cells(found: Share) -> list[str]:
     """Return the cells of every report, with the bounds that are drawn beside the figures."""
-    ends = (
-        "{:.1%} to {:.1%}".format(*bounds) for bounds in (found.base_bounds, found.tested_bounds)
-    )
     base, tested, n, bound = found.cells
-    return [base, next(ends), tested, next(ends), n, bound]
+    return [base, found.interval_text("base"), tested, found.interval_text("tested"), n, bound]
 
 
 def _ends(result: Result) -> str:
@@ -303,10 +299,9 @@ def _shares(result: Result) -> Figure | None:
     ability = next((s for s in result.metrics if s.name.startswith("passk.")), None)
     lead = "What was measured on base and tested model."
     if ability:
-        low, high = ability.interval("tested")
         lead = (
-            f"The tested model solves {ability.rate('tested'):.1%} of the task cases ({low:.1%} to "
-            f"{high:.1%}), the base {ability.rate('base'):.1%}."
+            f"The tested model solves {ability.rate('tested'):.1%} of the task cases "
+            f"({ability.interval_text('tested')}), the base {ability.rate('base'):.1%}."
         )
     return Figure(
         "shares",
