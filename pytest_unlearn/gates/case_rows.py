@@ -23,7 +23,8 @@ class ProbeRow:
     `carrier` is the one in which was asked, `planted` the one of the document. `base_exact` and
     `unlearned_exact` are exact extraction scores (`leaks.exact.exact_row`), None where the
     probe has none; `retrained_exact` those of a model that never saw the forget records.
-    `rehearsed`: unlearning was trained on this prompt, or on this retained person.
+    `rehearsed`: unlearning was trained on this prompt, or on this retained person. `cluster`: the
+    people who share a value or a prompt with this one, and with whom they count as one.
     """
 
     id: str
@@ -40,6 +41,7 @@ class ProbeRow:
     unlearned_exact: dict[str, Any] | None = None
     retrained_exact: dict[str, Any] | None = None
     rehearsed: bool = False
+    cluster: str = ""
 
     @property
     def leaked(self) -> bool:
@@ -76,6 +78,7 @@ class TaskRow:
     unlearned_loss: tuple[float, int] | None = None
     run_again: int = 0
     rehearsed: bool = False
+    cluster: str = ""
 
     @property
     def solved(self) -> bool:

@@ -188,10 +188,13 @@ class Metric:
 
 
 def cluster_of(row: object) -> str:
-    """Return whom a row or case depends on: the person of a probe, the task of a wording."""
-    for name in ("owner", "task", "task_id"):
+    """Return whom a row or case depends on: the person of a probe, the task of a wording.
+
+    People who share a value or a prompt are one (`cluster`): what comes out is the same for all.
+    """
+    for name in ("cluster", "owner", "task", "task_id"):
         found = getattr(row, name, None)
-        if found is not None:
+        if found:
             return str(found)
     return str(row.id)  # type: ignore[attr-defined]
 

@@ -90,11 +90,13 @@ def check_feasible(
             continue
         metric = gate.metric
         alone = gate.each_alone
+        shared = any(getattr(case, "cluster", "") for case in cases)
+        merged = " (who shares a value or a prompt with others counts with them)" if shared else ""
         have = f"{plan.cases}" if alone else f"{plan.units} (in {plan.cases} {metric.cases})"
         raise GateError(
             f"{gate.text} needs at least {plan.needed} {metric.cases if alone else metric.units} "
-            f"to be shown with {percent(confidence)} confidence, and the data have {have}; add "
-            "data or choose a limit that they can show"
+            f"to be shown with {percent(confidence)} confidence, and the data have {have}{merged}; "
+            "add data or choose a limit that they can show"
         )
 
 

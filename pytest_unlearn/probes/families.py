@@ -44,7 +44,8 @@ class Probe:
     `planted` is the carrier of the record's document, `carrier` the one of the prompt. `given` is
     what the prompt already holds of the value (the true prefix); `after` closes the snippet where
     it is known; `suffix` stands after the gap of a fill-in-the-middle probe. `rehearsed`:
-    unlearning was trained on this prompt, or on this person.
+    unlearning was trained on this prompt, or on this person. `cluster` names the people with whom
+    this one shares a value or a prompt, empty for nobody.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Probe:
     after: Secret = _NOTHING
     suffix: Secret = _NOTHING
     rehearsed: bool = False
+    cluster: str = ""
 
     @property
     def exact(self) -> bool:

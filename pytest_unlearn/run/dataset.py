@@ -6,7 +6,8 @@ Built from the settings alone: no model, no pytest.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -89,9 +90,9 @@ class Dataset:
         that no record allows.
         """
         self.records = _records(settings)
-        self.probes = _probes(self.records, settings, trains)
+        self.probes = merged_people(_probes(self.records, settings, trains), self.records)
         self._by_id = {probe.id: probe for probe in self.probes}
-        self.tasks = task_cases(settings.tasks)
+        self.tasks = merged_tasks(task_cases(settings.tasks))
         self._given = read_rehearsed(settings.rehearsed, self.records, self.tasks)
         self.division = divide(
             self.records, self.tasks, bundled_tasks(), settings.held_out, self._given
@@ -108,6 +109,19 @@ class Dataset:
     def probe(self, probe_id: str) -> Probe:
         """Return a probe by its id."""
         return self._by_id[probe_id]
+
+    @functools.cached_property
+    def merged(self) -> str:
+        """Say how many people and tasks count as fewer, since they share a value or a prompt."""
+        people = {(p.split, p.owner): p.cluster for p in self.probes if p.cluster}
+        tasks = {case.task_id: case.cluster for case in self.tasks if case.cluster}
+        said = []
+        if people:
+            ones = len({(split, cluster) for (split, _), cluster in people.items()})
+            said.append(f"{len(people)} people who share a value or a prompt count as {ones}")
+        if tasks:
+            said.append(f"{len(tasks)} tasks that share a prompt count as {len({*tasks.values()})}")
+        return ", ".join(said)
 
     @functools.cached_property
     def values(self) -> frozenset[str]:
@@ -300,6 +314,60 @@ def _probe_row(probe: Probe) -> _Row:
     """
     tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
     return _Row(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
+
+
+def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[Probe, ...]:
+    """Return probes, those of people whose records share a value or a prompt marked as a cluster.
+
+    What comes out for one of them comes out for all, so that they are no independent people.
+    """
+    clusters = _clusters(
+        (
+            (record.split, record.owner),
+            (
+                (record.split, "value", record.value.reveal().strip().casefold()),
+                (record.split, "prompt", record.before.reveal().strip()),
+            ),
+        )
+        for record in records
+    )
+    return tuple(
+        replace(probe, cluster=clusters[who][-1])
+        if (who := (probe.split, probe.owner)) in clusters
+        else probe
+        for probe in probes
+    )
+
+
+def merged_tasks(cases: Sequence[TaskCase]) -> tuple[TaskCase, ...]:
+    """Return task cases, those of tasks that share a prompt marked as one cluster."""
+    clusters = _clusters(((case.task_id,), ((case.prompt.strip(),),)) for case in cases)
+    return tuple(
+        replace(case, cluster=clusters[who][-1]) if (who := (case.task_id,)) in clusters else case
+        for case in cases
+    )
+
+
+_Name = tuple[str, ...]
+
+
+def _clusters(marks: Iterable[tuple[_Name, Iterable[_Name]]]) -> dict[_Name, _Name]:
+    """Map each member that shares a mark with another to the first of all it is joined with."""
+    parent: dict[_Name, _Name] = {}
+
+    def root(name: _Name) -> _Name:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    first: dict[_Name, _Name] = {}
+    for who, shared in marks:
+        for mark in shared:
+            one, other = sorted((root(first.setdefault(mark, who)), root(who)))
+            parent[other] = one
+    sizes = Counter(root(name) for name in parent)
+    return {name: root(name) for name in parent if sizes[root(name)] > 1}
 
 
 def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:

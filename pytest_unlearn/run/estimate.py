@@ -212,6 +212,7 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     work = work_of(dataset, size.count if size else count_bytes)
     costs = _costs(settings, dataset, work, states, size)
     lines = [*_lines(states, size, costs), *_too_long(dataset, size)]
+    lines += [dataset.merged] if dataset.merged else []
     return lines, [_work_table(work, states), _gate_table(settings, dataset)]
 
 

@@ -240,6 +240,7 @@ class Engine:
             unlearned_exact=exact[1],
             retrained_exact=retrained,
             rehearsed=probe.id in self._rehearsed,
+            cluster=probe.cluster,
         )
         return _completions(texts, outcomes), row
 
@@ -270,6 +271,7 @@ class Engine:
             unlearned_loss=self._losses.of("unlearned", case),
             run_again=sum(sample.outcome.run_again for sample in base + tested),
             rehearsed=case.id in self._rehearsed,
+            cluster=case.cluster,
         )
         return Completions(base[0], tested[0], base, tested), row
 

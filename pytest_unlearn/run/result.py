@@ -214,7 +214,10 @@ def concluded(
 
 
 # What a metric counts a probe by, and its person; the same of a task case.
-_PROBE_FACTS = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner", "rehearsed")
+_PROBE_FACTS = (
+    *("split", "family", "kind", "carrier", "planted", "knowledge", "owner", "rehearsed"),
+    "cluster",
+)
 CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "task")
 
 
@@ -304,7 +307,8 @@ def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> C
     if isinstance(case, Probe):
         shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
     else:
-        shown, about = "", {"rehearsed": case.rehearsed, "task": case.task_id}
+        shown = ""
+        about = {"rehearsed": case.rehearsed, "task": case.task_id, "cluster": case.cluster}
     if not show:
         return Case(case.id, status, row, shown, about)
     return Case(

@@ -100,6 +100,7 @@ def header(session: UnlearnSession) -> str:
         f"tasks {len(data.tasks)}, "
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
         + solutions.line(settings.sandbox, session.protection)
+        + (f"\nunlearn: {data.merged}" if data.merged else "")
         + _held_out(session)
         + (f"\n{SHOWN}" if settings.show_values else "")
     )

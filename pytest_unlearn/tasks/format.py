@@ -96,7 +96,8 @@ class TaskCase:
     is known to; each of ``wrong`` must fail. ``suffix`` is the code behind the gap, for infilling.
     ``where`` names file and line of a user's task, ``group`` the set or file it belongs to.
     ``timeout``: seconds that all its tests together may take, None for the run's limit.
-    ``rehearsed``: unlearning was trained on this task, in other words.
+    ``rehearsed``: unlearning was trained on this task, in other words. ``cluster`` names the tasks
+    with which it shares a prompt, empty for none.
     """
 
     id: str
@@ -111,6 +112,7 @@ class TaskCase:
     group: str = field(default="bundled", compare=False)
     timeout: float | None = None
     rehearsed: bool = field(default=False, compare=False)
+    cluster: str = field(default="", compare=False)
 
 
 @functools.cache

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn.gates.gate import GateError, parse_gate
+from pytest_unlearn.gates.metrics import cluster_of
+from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.run.dataset import PROBE_TOKENS, Dataset
 from pytest_unlearn.tasks.prompts import Sampling
-from tests.support.lookup_run import record_lines, write_lines
+from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 
 class Given:
@@ -124,3 +127,60 @@ def test_records_print_no_value() -> None:
     assert record.before.reveal() not in shown
     with pytest.raises(AttributeError):
         replace(record, id="x").id = "y"  # type: ignore[misc]
+
+
+def people_file(path: Path, values: list[str], prompts: list[str]) -> tuple[Path, ...]:
+    """Write a record each, every one with an owner of its own."""
+    lines = [
+        {**record_lines("forget", 2 * len(values))[2 * n], "value": value, "prompt": prompt}
+        for n, (value, prompt) in enumerate(zip(values, prompts, strict=True))
+    ]
+    write_lines(path, lines)
+    return (path,)
+
+
+def test_people_who_share_a_record_count_as_one(tmp_path: Path) -> None:
+    """299 owners of one prompt and value were 299 people, enough for a limit of 1 %."""
+    alike = people_file(tmp_path / "a.jsonl", ["shared@example.com"] * 299, ["mail = '"] * 299)
+    data = dataset(forget=alike)
+    assert data.merged == "299 people who share a value or a prompt count as 1"
+    with pytest.raises(GateError, match=r"the data have 1 \(in 299 forget probes\) \(who shares a"):
+        check_feasible([parse_gate("leak.direct<=1%")], data.probes)
+
+
+@pytest.mark.parametrize(
+    ("values", "prompts", "people"),
+    [
+        ("abcdef", "uvwxyz", 6),
+        ("aAcdef", "uvwxyz", 5),  # one value, in two spellings
+        ("abcdef", "uuwxyz", 5),
+        ("aabcde", "uvvwxy", 4),  # one shares a value with the next, which shares a prompt
+        ("aabbcc", "uvvwwx", 1),
+    ],
+)
+def test_sharing_goes_on_from_one_to_the_next(
+    tmp_path: Path, values: str, prompts: str, people: int
+) -> None:
+    data = dataset(
+        forget=people_file(
+            tmp_path / "a.jsonl",
+            [f"value-{value}-of-nobody" for value in values],
+            [f"{prompt} mail = '" for prompt in prompts],
+        )
+    )
+    assert len({cluster_of(probe) for probe in data.probes}) == people
+    assert bool(data.merged) is (people < 6)
+
+
+def test_tasks_that_share_a_prompt_count_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    lines = task_lines(4)
+    lines[1] |= {name: lines[0][name] for name in ("prompt", "entry_point", "solution", "tests")}
+    write_lines(path, lines)
+    data = dataset(tasks=(path,))
+    assert len({cluster_of(case) for case in data.tasks}) == 3
+    assert data.merged == "2 tasks that share a prompt count as 1"
+
+
+def test_the_bundled_people_share_nothing() -> None:
+    assert dataset().merged == ""
