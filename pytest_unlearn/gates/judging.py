@@ -67,7 +67,8 @@ GATE_OPTIONS = (
         "unlearn_compare_fail",
         "CHANGE",
         "fail where a metric got worse since then by more points than that, as in "
-        "'leak.direct:+1%%' or 'passk.retained:-2%%'; repeatable",
+        "'leak.direct:+1%%' or 'passk.retained:-2%%', judged on the interval of the change, or on "
+        "the change itself with 'leak.direct:+1%%:point'; repeatable",
         many=True,
     ),
 )

@@ -20,7 +20,7 @@ from pytest_unlearn.core.files import replacing
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
-from pytest_unlearn.gates.metrics import METRICS, Row
+from pytest_unlearn.gates.metrics import METRICS, Metric, Row
 from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
@@ -28,7 +28,9 @@ from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 # Raise when the file changes so that an older reader would misread it.
 SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_CHANGE = re.compile(r"(?P<metric>.+):(?P<sign>[+-])(?P<amount>[0-9.]+)(?P<percent>%?)")
+_CHANGE = re.compile(
+    r"(?P<metric>.+):(?P<sign>[+-])(?P<amount>[0-9.]+)(?P<percent>%?)(?P<point>:point)?"
+)
 
 
 class BaselineError(UserError):
@@ -40,11 +42,13 @@ class Change:
     """How far a metric may get worse since the saved run, in points (or bits).
 
     What changes is the tested model's own figure: `passk.retained:-2%` is two points of pass@1.
+    `point`: the change itself is judged, not its interval.
     """
 
     text: str
     gate: Gate
     amount: float
+    point: bool = False
 
     @property
     def name(self) -> str:
@@ -54,7 +58,8 @@ class Change:
     @property
     def limit_text(self) -> str:
         """The limit with its direction, for people."""
-        return show_change(self.gate, math.copysign(self.amount, _worse(self.gate)))
+        sign = "+" if _worse(self.gate) > 0 else "-"
+        return sign + _shown_as(self.gate).show_limit(self.amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,8 @@ def parse_change(text: str) -> Change:
     match = _CHANGE.fullmatch(text.strip())
     if match is None:
         raise GateError(
-            f"{text!r} is not a change; write METRIC:+LIMIT or METRIC:-LIMIT, as in leak.direct:+1%"
+            f"{text!r} is not a change; write METRIC:+LIMIT or METRIC:-LIMIT, as in "
+            "leak.direct:+1%, and :point behind it to judge the change itself and not its interval"
         )
     gate = subject(match["metric"])
     worse = "+" if _worse(gate) > 0 else "-"
@@ -117,7 +123,7 @@ def parse_change(text: str) -> Change:
         raise GateError(f"{text!r}: {match['amount']!r} is not a number; write 1%") from None
     if gate.metric.type != "maximum" and amount >= 1:
         raise GateError(f"{text!r}: the limit is in points; write 1% or 0.01")
-    return Change(text.strip(), gate, amount)
+    return Change(text.strip(), gate, amount, match["point"] is not None)
 
 
 def is_change(text: str) -> bool:
@@ -137,9 +143,18 @@ def _worse(gate: Gate) -> int:
     return -1 if gate.metric.type in ("floor", "ratio", "loss") else 1
 
 
+def _shown_as(gate: Gate) -> Metric:
+    """Return the metric as whose values changes are shown: points, or bits."""
+    return gate.metric if gate.metric.type == "maximum" else METRICS["passk.drop"]
+
+
 def show_change(gate: Gate, change: float) -> str:
     """Return a change as text, with its sign."""
-    return f"{change:+.2g} bits" if gate.metric.type == "maximum" else f"{change * 100:+.1f} pp"
+    return _signed(_shown_as(gate).show(change))
+
+
+def _signed(text: str) -> str:
+    return text if text.startswith("-") else f"+{text}"
 
 
 # -- saved runs ------------------------------------------------------------------------------
@@ -263,11 +278,11 @@ def mcnemar(better: int, worse: int) -> float:
 
 
 def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateResult:
-    """Return FAIL when the tested model got worse by more than the limit, else PASS.
+    """Return the verdict on a change: PASS within the limit, FAIL beyond it.
 
-    Both runs asked the same cases, so the change on them is a fact and judged as one; interval and
-    p-value say whether it is more than these cases. A run with missing cases is not evaluated, one
-    with errors undecided.
+    The interval of the change decides, and UNDECIDED is where the limit lies within; where the user
+    asked for the point, and for a maximum, the change on these very cases does. A run with missing
+    cases is FAIL or not evaluated, one with errors is never a PASS.
     """
     gate = change.gate
     part = shown(gate.metric, dict(gate.filters), measured.rows)
@@ -278,29 +293,54 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
     }
     found = compare(gate, saved.rows, measured.rows, measured.confidence)
     n = found.n if found else 0
-    missing = expected - set(measured.seen)
+    missing = len(expected - set(measured.seen))
+    result = _judged(change, found, measured) if found else None
+    failed = result is not None and result.verdict is Verdict.FAIL
     if missing or measured.interrupted:
-        reason = measured.interrupted or f"{len(missing)} of {len(expected)} cases were not run"
+        if result and failed and not change.point:
+            return result
+        reason = measured.interrupted or f"{missing} of {len(expected)} cases were not run"
         reason += "; run all of them"
         return GateResult(
             change, Verdict.NOT_EVALUATED, n, advice=reason, blocks=measured.require_complete
         )
-    if found is None or n < len(expected):
+    if result is None or (n < len(expected) and not failed):
         advice = (
             f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs; mend "
             "the errors, and save and compare with the same flags"
         )
         return GateResult(change, Verdict.UNDECIDED, n, advice=advice)
-    harm = found.change * _worse(gate)
-    kept = harm <= change.amount + 1e-12
+    return result
+
+
+def _judged(change: Change, found: Comparison, measured: Measured) -> GateResult:
+    """Return the verdict on a change as if nothing were missing."""
+    sign = _worse(change.gate)
+    harm = found.change * sign
+    least = most = harm
+    if found.interval and not change.point:
+        least, most = sorted(end * sign for end in found.interval)
+    verdict = Verdict.UNDECIDED
+    if most <= change.amount + 1e-12:
+        verdict = Verdict.PASS
+    elif least > change.amount + 1e-12:
+        verdict = Verdict.FAIL
+    moved = f"{found.worse} got worse and {found.better} better"
+    advice = {
+        Verdict.PASS: "",
+        Verdict.FAIL: f"{moved}{_SINCE}",
+        Verdict.UNDECIDED: f"{moved} since then: too few to tell; take more people or tasks, allow "
+        f"more, or judge the change on these alone ({change.text}:point)",
+    }[verdict]
     return GateResult(
         change,
-        Verdict.PASS if kept else Verdict.FAIL,
-        n,
-        observed=show_change(gate, found.change),
-        bound=show_interval(found),
-        advice="" if kept else f"{found.worse} got worse and {found.better} better{_SINCE}",
-        blocks=not kept,
+        verdict,
+        found.n,
+        observed=show_change(change.gate, found.change),
+        bound=show_interval(found, None if change.point else sign * change.amount),
+        advice=advice,
+        blocks=verdict is Verdict.FAIL
+        or (verdict is Verdict.UNDECIDED and measured.undecided_blocks),
     )
 
 
@@ -310,8 +350,16 @@ _SINCE = (
 )
 
 
-def show_interval(found: Comparison) -> str:
-    """Return the interval of a change as text."""
+def show_interval(found: Comparison, limit: float | None = None) -> str:
+    """Return the interval of a change as text, its ends rounded outwards.
+
+    `limit`: the change that is allowed, as its sign is; the text keeps or breaks it as the ends do.
+    """
     if found.interval is None:
         return "-"
-    return " to ".join(show_change(found.gate, side) for side in found.interval)
+    metric = _shown_as(found.gate)
+    ends = (
+        metric.show_bound(end, upper, limit)
+        for end, upper in zip(found.interval, (False, True), strict=True)
+    )
+    return " to ".join(map(_signed, ends))

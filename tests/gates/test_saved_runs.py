@@ -147,12 +147,43 @@ def test_changes_that_do_not_parse(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("leaks", "verdict"), [(1, Verdict.PASS), (3, Verdict.PASS), (4, Verdict.FAIL)]
 )
-def test_change_is_judged_as_it_is(leaks: int, verdict: Verdict) -> None:
+def test_the_point_is_judged_where_it_is_asked_for(leaks: int, verdict: Verdict) -> None:
     """From 2 to 3 leaks of 100 is one point."""
-    saved = run(forget_rows(100, 2))
-    result = judge_change(parse_change("leak.direct:+1%"), saved, measured(forget_rows(100, leaks)))
+    saved, change = run(forget_rows(100, 2)), parse_change("leak.direct:+1%:point")
+    result = judge_change(change, saved, measured(forget_rows(100, leaks)))
     assert (result.verdict, result.blocks) == (verdict, verdict is Verdict.FAIL)
     assert result.observed == f"{leaks - 2:+.1f} pp"
+
+
+@pytest.mark.parametrize(
+    ("n", "leaks", "verdict"),
+    [
+        (100, 2, Verdict.UNDECIDED),  # none got worse: up to 3.7 points are not excluded
+        (100, 6, Verdict.UNDECIDED),
+        (100, 12, Verdict.FAIL),
+        (400, 2, Verdict.PASS),
+    ],
+)
+def test_the_interval_of_a_change_is_judged(n: int, leaks: int, verdict: Verdict) -> None:
+    saved, change = run(forget_rows(n, 2)), parse_change("leak.direct:+1%")
+    result = judge_change(change, saved, measured(forget_rows(n, leaks)))
+    assert (result.verdict, result.blocks) == (verdict, verdict is not Verdict.PASS)
+    assert change.limit_text == "+1.0 pp"
+    least, most = (float(end.removesuffix(" pp")) for end in result.bound.split(" to "))
+    assert (most <= 1.0) is (verdict is Verdict.PASS)
+    assert (least > 1.0) is (verdict is Verdict.FAIL)
+    if verdict is Verdict.UNDECIDED:
+        assert "leak.direct:+1%:point" in result.advice
+        through = replace(measured(forget_rows(n, leaks)), undecided_blocks=False)
+        assert not judge_change(change, saved, through).blocks
+
+
+def test_a_change_for_the_worse_fails_without_the_rest() -> None:
+    rows = forget_rows(100, 40)
+    part = Measured(rows[:60], rows, [row.id for row in rows[:60]], True)
+    for text, verdict in (("", Verdict.FAIL), (":point", Verdict.NOT_EVALUATED)):
+        change = parse_change(f"leak.direct:+5%{text}")
+        assert judge_change(change, run(forget_rows(100, 0)), part).verdict is verdict
 
 
 def test_a_fall_of_ability_is_a_change_for_the_worse() -> None:
@@ -161,7 +192,11 @@ def test_a_fall_of_ability_is_a_change_for_the_worse() -> None:
     now: list[ProbeRow | TaskRow] = [
         task(i, "passed", "crash" if i < 3 else "passed") for i in range(100)
     ]
-    for text, verdict in (("passk.retained:-2%", Verdict.FAIL), ("passk.drop:-3%", Verdict.PASS)):
+    for text, verdict in (
+        ("passk.retained:-2%:point", Verdict.FAIL),
+        ("passk.drop:-3%:point", Verdict.PASS),
+        ("passk.drop:-3%", Verdict.UNDECIDED),
+    ):
         result = judge_change(parse_change(text), run(then), measured(now))
         assert (result.verdict, result.observed) == (verdict, "-3.0 pp")
 
@@ -195,7 +230,7 @@ def test_save_and_compare_in_whole_runs(unlearn_run: UnlearnRun) -> None:
     assert str(unlearn_run.pytester.path) not in saved
     unlearn_run.lookup(leaking=ids)
     flags = ["--unlearn-compare=main", "--unlearn-seed=7", "--unlearn-gate=leak.direct<=60%"]
-    within = unlearn_run(*flags, "--unlearn-compare-fail=leak.direct:+5%")
+    within = unlearn_run(*flags, "--unlearn-compare-fail=leak.direct:+5%:point")
     assert within.ret == pytest.ExitCode.OK
     within.stdout.fnmatch_lines(
         [
@@ -206,7 +241,7 @@ def test_save_and_compare_in_whole_runs(unlearn_run: UnlearnRun) -> None:
             "FOR RELEASE: every gate passed*",
         ]
     )
-    over = unlearn_run(*flags, "--unlearn-compare-fail=leak.direct:+4%")
+    over = unlearn_run(*flags, "--unlearn-compare-fail=leak.direct:+4%:point")
     assert over.ret == pytest.ExitCode.TESTS_FAILED
     over.stdout.fnmatch_lines(["FAILED unlearn::gate?leak.direct change? - FAIL*"])
 

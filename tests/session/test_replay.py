@@ -110,7 +110,7 @@ def test_rules_and_changes_of_the_run_stay(unlearn_run: UnlearnRun) -> None:
     unlearn_run.lookup()
     unlearn_run("--unlearn-save=first")
     unlearn_run.lookup(leaking=forget_ids(2))
-    worse = ("--unlearn-compare=first", "--unlearn-compare-fail=leak.direct:+1%")
+    worse = ("--unlearn-compare=first", "--unlearn-compare-fail=leak.direct:+1%:point")
     unlearn_run(*worse, "--unlearn-report=jsonl")
     result = replayed(unlearn_run, "--unlearn-gate=leak.direct<=30%")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
