@@ -225,22 +225,26 @@ class Engine:
         for state, text, scores in zip(STATES, texts, exact, strict=True):
             self._check_agreement(state, probe, text, scores)
         retrained = self._exact("retrained", probe) if self._retrained else None
+        same = (
+            "id",
+            "split",
+            "kind",
+            "carrier",
+            "owner",
+            "family",
+            "planted",
+            "knowledge",
+            "cluster",
+        )
+        facts: dict[str, Any] = {name: getattr(probe, name) for name in same}
         row = ProbeRow(
-            id=probe.id,
-            split=probe.split,
-            kind=probe.kind,
-            carrier=probe.carrier,
-            owner=probe.owner,
-            family=probe.family,
-            planted=probe.planted,
-            knowledge=probe.knowledge,
+            **facts,
             base=outcomes[0].as_row(),
             unlearned=outcomes[1].as_row(),
             base_exact=exact[0],
             unlearned_exact=exact[1],
             retrained_exact=retrained,
             rehearsed=probe.id in self._rehearsed,
-            cluster=probe.cluster,
         )
         return _completions(texts, outcomes), row
 

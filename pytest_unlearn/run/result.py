@@ -308,7 +308,7 @@ def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> C
         shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
     else:
         shown = ""
-        about = {"rehearsed": case.rehearsed, "task": case.task_id, "cluster": case.cluster}
+        about = {"rehearsed": case.rehearsed, "cluster": case.cluster, "task": case.task_id}
     if not show:
         return Case(case.id, status, row, shown, about)
     return Case(
