@@ -225,17 +225,7 @@ class Engine:
         for state, text, scores in zip(STATES, texts, exact, strict=True):
             self._check_agreement(state, probe, text, scores)
         retrained = self._exact("retrained", probe) if self._retrained else None
-        same = (
-            "id",
-            "split",
-            "kind",
-            "carrier",
-            "owner",
-            "family",
-            "planted",
-            "knowledge",
-            "cluster",
-        )
+        same = "id split kind carrier owner family planted knowledge cluster".split()
         facts: dict[str, Any] = {name: getattr(probe, name) for name in same}
         row = ProbeRow(
             **facts,
