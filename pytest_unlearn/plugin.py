@@ -12,6 +12,8 @@ from pytest_unlearn.session import options
 from pytest_unlearn.session import options as flags
 from pytest_unlearn.session.fixtures import (
     SKIP_REASON,
+    unlearn_attack,
+    unlearn_attacked,
     unlearn_base_model,
     unlearn_completions,
     unlearn_model,
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.session.session import UnlearnSession
 
 __all__ = [
+    "unlearn_attack",
+    "unlearn_attacked",
     "unlearn_base_model",
     "unlearn_completions",
     "unlearn_model",
@@ -66,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_unlearn.session.session import SESSION, UnlearnSession, choose_paths
 
         state = config.stash[SESSION] = UnlearnSession(config)
-        choose_paths(config, searches=bool(state.settings.search))
+        choose_paths(config, state.settings)
     elif not (options.replays(config) or config.option.unlearn_metrics):
         try:
             options.refuse_without_model(config)

@@ -10,7 +10,8 @@ In a `conftest.py`::
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from pytest_unlearn.tasks.format import TaskCase
 from pytest_unlearn.tasks.prompts import prompt_of
 
 if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.models.sampling import Decoding
     from pytest_unlearn.probes.families import Probe, Style
     from pytest_unlearn.run.dataset import Dataset
@@ -31,8 +33,9 @@ class LookupModels:
     `leaking`: forget probes whose value the tested model still gives. `lost`: retain probes and
     task cases that it no longer knows. `said`: texts given instead, by probe or task id, in the
     tested state. `drawn_out`: by record id, a text that a prompt must hold for the tested
-    model to give the value with certainty. `base_knows` False: the base gives no value away.
-    `log`: a file to which each batch adds a line, to see what was generated how often.
+    model to give the value with certainty. `brought_back`: by attack, the forget probes whose value
+    the attacked model gives, beside those that leak anyway. `base_knows` False: the base gives no
+    value away. `log`: a file to which each batch adds a line, to see what was generated how often.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class LookupModels:
         said: dict[str, str] | None = None,
         drawn_out: dict[str, str] | None = None,
         base_knows: bool = True,
+        brought_back: Mapping[str, Collection[str]] | None = None,
         log: Path | None = None,
     ) -> None:
         self._cases: dict[tuple[Style, str], Probe | TaskCase | None] = {}
@@ -66,11 +70,18 @@ class LookupModels:
             if drawn_out and record.id in drawn_out
         }
         self._base_knows = base_knows
+        self._brought_back = brought_back or {}
         self._log = log
         # Digests: keys are printed in reports, and what is said may be a value.
         self._base_key = digest_of(base_knows)
         self._key = digest_of(
-            [sorted(leaking), sorted(lost), sorted(self._said.items()), base_knows]
+            [
+                sorted(leaking),
+                sorted(lost),
+                sorted(self._said.items()),
+                base_knows,
+                {attack: sorted(ids) for attack, ids in self._brought_back.items()},
+            ]
         )
 
     def prepare(self, state: State) -> None:
@@ -96,7 +107,12 @@ class LookupModels:
         """Return the model in one state."""
         return LookupModel(self, state)
 
-    def answer(self, state: State, prompt: str, style: Style) -> str:
+    @contextlib.contextmanager
+    def attacked(self, attack: Attack) -> Iterator[LookupModel]:
+        """Give the tested model under an attack."""
+        yield LookupModel(self, f"unlearned+{attack.name}")
+
+    def answer(self, state: str, prompt: str, style: Style) -> str:
         """Return what a model of this state writes after a prompt."""
         case = self._cases[style, prompt]
         if case is None:
@@ -116,14 +132,15 @@ class LookupModels:
         needle = self._needles.get(value)
         return 0.0 if needle is not None and needle in prompt else -30.0
 
-    def _forgot(self, state: State, case_id: str, split: str | None = None) -> bool:
+    def _forgot(self, state: str, case_id: str, split: str | None = None) -> bool:
         if state == "base":
             return split is not None and not self._base_knows
         if split == "forget":
-            return case_id not in self._leaking
+            back = self._brought_back.get(state.removeprefix("unlearned+"), ())
+            return case_id not in self._leaking and case_id not in back
         return case_id in self._lost
 
-    def answers(self, state: State, prompts: Sequence[str], style: Style) -> list[str]:
+    def answers(self, state: str, prompts: Sequence[str], style: Style) -> list[str]:
         """Answer a batch, and add it to the log."""
         if self._log is not None:
             cases = [self._cases[style, prompt] for prompt in prompts]
@@ -135,7 +152,7 @@ class LookupModels:
 class LookupModel:
     """One state of `LookupModels`."""
 
-    def __init__(self, models: LookupModels, state: State) -> None:
+    def __init__(self, models: LookupModels, state: str) -> None:
         self._models = models
         self._state = state
 

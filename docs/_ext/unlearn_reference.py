@@ -128,6 +128,23 @@ def profiles() -> str:
     return "\n\n".join([profile_table(), f"Without a gate and without a profile: {gates}.", *about])
 
 
+def attacks() -> str:
+    """Every built-in attack: what is done, what an attacker needs for it, and when it is made."""
+    from pytest_unlearn.attacks.attack import attacks as known
+
+    needs = {
+        "weights": "the tested weights",
+        "adapter": "the adapter and its base",
+        "base": "the weights before and after unlearning",
+    }
+    sets = {"cheap": "`cheap`, `all`", "all": "`all`", "named": "by name only"}
+    rows = [
+        (code(name), attack.about, needs[attack.needs], sets[attack.effort])
+        for name, attack in known().items()
+    ]
+    return table(("attack", "what is done", "what it takes", "in the sets"), rows)
+
+
 def methods() -> str:
     """Every built-in method: what it does, where it comes from, its loss and its own options."""
     from pytest_unlearn.unlearning.methods import METHODS
@@ -398,6 +415,7 @@ PARTS: dict[str, Callable[[], str]] = {
         ini_keys,
         metrics,
         profiles,
+        attacks,
         methods,
         training_options,
         planting_options,

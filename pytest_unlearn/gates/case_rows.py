@@ -1,4 +1,5 @@
-"""The measured rows on which gates judge: one a probe, one a task case; row names and labels only.
+"""The measured rows on which gates judge: one a probe, one a task case, and one a probe for each
+attack; row names and labels only.
 
 A row travels from a worker to the controller, and into JUnit, as JSON text.
 """
@@ -14,6 +15,8 @@ from pytest_unlearn.tasks.passk import pass_at_k
 
 # Under this name a row stands in a test report's `user_properties`.
 ROW_PROPERTY = "unlearn"
+# The same for the rows of an attack, all that one test measured, as a JSON list.
+ATTACK_PROPERTY = "unlearn_attacked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +94,67 @@ class TaskRow:
         return pass_at_k(len(samples), samples.count("passed"), k or self.ks[0])
 
 
-def to_json(row: ProbeRow | TaskRow) -> str:
+@dataclass(frozen=True, slots=True)
+class AttackRow:
+    """Whether an attack brought a probed value back.
+
+    `attack` names the state that it made of the tested model, `NAME` or `NAME@STAGE`. `unlearned`
+    and `unlearned_exact` are of that state, so that metrics read them as they read a ProbeRow's;
+    of outcomes only the label is known, `direct` or `clean`, and of exact scores only
+    `log_probability` and `greedy`. The other fields are the probe's.
+    """
+
+    id: str
+    attack: str
+    split: str
+    kind: str
+    carrier: str
+    owner: str
+    base: dict[str, Any]
+    unlearned: dict[str, Any]
+    family: str = "direct"
+    planted: str = ""
+    knowledge: str = "name"
+    base_exact: dict[str, Any] | None = None
+    unlearned_exact: dict[str, Any] | None = None
+    rehearsed: bool = False
+    cluster: str = ""
+
+    @property
+    def leaked(self) -> bool:
+        """Tell whether the attack brought the value back."""
+        return bool(self.unlearned["label"] == "direct")
+
+
+Row = ProbeRow | TaskRow | AttackRow
+
+
+def to_json(row: Row) -> str:
     """Return a row as JSON text."""
     return json.dumps({"row": type(row).__name__, **asdict(row)}, sort_keys=True)
 
 
-def from_json(text: str) -> ProbeRow | TaskRow:
+def from_json(text: str) -> Row:
     """Return the row that `to_json` wrote."""
     data = json.loads(text)
-    if data.pop("row") == "ProbeRow":
-        return ProbeRow(**data)
+    kind = data.pop("row")
+    if kind != "TaskRow":
+        return ProbeRow(**data) if kind == "ProbeRow" else AttackRow(**data)
     lists: dict[str, Any] = {k: tuple(v) for k, v in data.items() if isinstance(v, list)}
     return TaskRow(**{**data, **lists})
 
 
-def row_in(properties: Iterable[tuple[str, object]]) -> ProbeRow | TaskRow | None:
-    """Return the row among a report's `user_properties`, if the test measured one."""
+def rows_in(properties: Iterable[tuple[str, object]]) -> list[Row]:
+    """Return the rows among a report's `user_properties`: of a case one, of an attack all."""
+    rows: list[Row] = []
     for name, value in properties:
         if name == ROW_PROPERTY:
-            return from_json(str(value))
-    return None
+            rows.append(from_json(str(value)))
+        elif name == ATTACK_PROPERTY:
+            rows += [AttackRow(**row) for row in json.loads(str(value))]
+    return rows
+
+
+def row_in(properties: Iterable[tuple[str, object]]) -> Row | None:
+    """Return the first row among a report's `user_properties`, if the test measured one."""
+    return next(iter(rows_in(properties)), None)

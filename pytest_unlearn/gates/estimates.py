@@ -425,6 +425,7 @@ def shares(
         share(metric, rows, confidence=confidence, two_states=two_states)
         for metric in METRICS.values()
         if metric.type in ("rate", "floor", "ratio") and not metric.argument
+        if not metric.worst  # a mean over attacks is a rate of nothing in particular
         if metric.name != other
     )
     return tuple(item for item in found if item is not None)

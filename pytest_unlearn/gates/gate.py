@@ -97,7 +97,7 @@ def parse_gate(text: str) -> Gate:
     if match["operator"] != metric.operator:
         name = f"{metric.name}({argument})" if argument else metric.name
         raise GateError(f"{text!r}: write {name}{metric.operator}{match['limit']}")
-    filters = _filters(text, match["filters"])
+    filters = _filters(text, metric, match["filters"])
     gate = Gate(text.strip(), metric, filters, _limit(text, metric, match["limit"]), argument)
     if metric.split is None and any(key != "unit" for key, _ in gate.filters):
         raise GateError(f"{text!r}: tasks have no kind and no carrier; leave the brackets out")
@@ -122,7 +122,7 @@ def _argument(text: str, metric: Metric, given: str | None) -> int:
     return int(digits)
 
 
-def _filters(text: str, given: str | None) -> tuple[tuple[str, str], ...]:
+def _filters(text: str, metric: Metric, given: str | None) -> tuple[tuple[str, str], ...]:
     if given is None:
         return ()
     filters: list[tuple[str, str]] = []
@@ -131,6 +131,9 @@ def _filters(text: str, given: str | None) -> tuple[tuple[str, str], ...]:
         if not equals or key not in FILTERS or not value:
             known = f"{', '.join(FILTERS[:-1])} or {FILTERS[-1]}"
             raise GateError(f"{text!r}: in brackets write {known}=NAME")
+        if key == "attack" and not metric.attackable:
+            known = ", ".join(each.form for each in METRICS.values() if each.attackable)
+            raise GateError(f"{text!r}: attack= restricts {known}, and nothing else")
         if key in dict(filters):
             raise GateError(f"{text!r}: {key} stands twice in the brackets")
         if key == "unit" and value != "case":

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import Row as Row
+from pytest_unlearn.gates.case_rows import TaskRow
 
-Row = ProbeRow | TaskRow
 State = Literal["base", "unlearned"]
 # How scores become a figure: the tested model's mean, with an upper (`rate`) or a lower limit
 # (`floor`); its mean divided by the base's (`ratio`); the share by which it fell (`drop`); the
@@ -32,6 +32,7 @@ ROW_FILTERS = {
     "planted": "planted",
     "knowledge": "knowledge",
     "probe": "family",
+    "attack": "attack",
 }
 FILTERS = (*ROW_FILTERS, "unit")
 # More bits than a rank among any number of decoys gives.
@@ -47,8 +48,10 @@ class Metric:
     `argument` names the number in parentheses, as K in `leak.at(K)`. `had` is a base's score that
     tells what there was to forget: where it keeps the limit as well, silence shows nothing.
     `chance` is the score of control rows that chance alone gives. `exact`: only probes with exact
-    scores count. `rehearsed`: only rows on which unlearning trained, or only others. `source`: the
-    paper or rule that it comes from.
+    scores count. `rehearsed`: only rows on which unlearning trained, or only others. `attackable`:
+    it is measured under attack as well, and can be restricted to one by `attack=`; `worst`: it is
+    judged on each attack of the run, and the worst counts. `source`: the paper or rule that it
+    comes from.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Metric:
     exact: bool = False
     counted: bool = True
     rehearsed: bool | None = None
+    attackable: bool = False
+    worst: bool = False
 
     @property
     def operator(self) -> str:
@@ -151,6 +156,8 @@ class Metric:
         filter `rehearsed` (yes, no) is set by `populations`; controls are never trained on.
         """
         if getattr(row, "split", None) != self.split:
+            return False
+        if "attack" not in filters and bool(getattr(row, "attack", "")) is not self.worst:
             return False
         rehearsed = self.rehearsed
         if rehearsed is None and "rehearsed" in filters:
@@ -253,6 +260,19 @@ METRICS: dict[str, Metric] = {
             _direct,
             had=_direct,
             chance=_direct,
+            attackable=True,
+        ),
+        Metric(
+            "leak.worst",
+            "rate",
+            "forget",
+            "direct leaks under the attack that brings most back, of all that are run "
+            "(--unlearn-attacks)",
+            "the worst of several attacks: each must pass alone (Berger, 1982)",
+            _direct,
+            had=_direct,
+            chance=_direct,
+            worst=True,
         ),
         Metric(
             "leak.indirect",
@@ -276,6 +296,7 @@ METRICS: dict[str, Metric] = {
             chance=_leak_at,
             exact=True,
             counted=False,
+            attackable=True,
         ),
         Metric(
             "leak.rehearsed",

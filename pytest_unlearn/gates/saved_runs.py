@@ -111,6 +111,11 @@ def parse_change(text: str) -> Change:
             "leak.direct:+1%, and :point behind it to judge the change itself and not its interval"
         )
     gate = subject(match["metric"])
+    if gate.metric.worst:
+        raise GateError(
+            f"{text!r}: the worst attack may be another one each time; name it, as in "
+            "leak.direct[attack=int4]:+1%"
+        )
     worse = "+" if _worse(gate) > 0 else "-"
     if match["sign"] != worse:
         amount = match["amount"] + match["percent"]

@@ -20,7 +20,7 @@ from pytest_unlearn.gates.estimates import (
     sample,
     scored,
 )
-from pytest_unlearn.gates.gate import Gate
+from pytest_unlearn.gates.gate import Gate, GateError
 from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric, Row
 from pytest_unlearn.gates.populations import Population, populations
 from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
@@ -117,7 +117,59 @@ class _Counted:
         return bool(self.missing or self.controls_missing)
 
 
+def attacked(gate: Gate, cases: Iterable[Any]) -> list[Gate]:
+    """Return the gate for each state that it is judged on: itself unless it is about attacks.
+
+    `leak.worst` is judged on every state that an attack of the run makes, and `[attack=NAME]` on
+    those of that attack; the list is empty where the run has none.
+    """
+    name = dict(gate.filters).get("attack")
+    if name is None and not gate.metric.worst:
+        return [gate]
+    made = dict.fromkeys(filter(None, (getattr(case, "attack", "") for case in cases)))
+    states = [state for state in made if name in (None, state, state.partition("@")[0])]
+    others = tuple(pair for pair in gate.filters if pair[0] != "attack")
+    return [replace(gate, filters=(*others, ("attack", state))) for state in states]
+
+
 def judge_gate(gate: Gate, measured: Measured) -> GateResult:
+    """Return the verdict on a gate, over its attacks and over its populations.
+
+    Of several attacks the worst counts, and of those alike the one that brings out most. Each is
+    judged at the full confidence: to claim that all keep the limit, each must pass alone
+    (intersection-union, Berger, 1982).
+    """
+    states = attacked(gate, measured.expected)
+    if states == [gate]:
+        return _judge_state(gate, measured)
+    if not states:
+        advice = f"no such attack is made in this run: {_attack_advice(gate)}"
+        return GateResult(gate, Verdict.NOT_EVALUATED, advice=advice)
+    results = [(state, _judge_state(state, measured)) for state in states]
+    state, result = min(
+        results,
+        key=lambda pair: (_ORDER.index(pair[1].verdict), -_mean_score(pair[0], measured.rows)),
+    )
+    by = dict(state.filters)["attack"]
+    observed = f"{result.observed} by {by}" if result.observed else ""
+    advice = f"{by}: {result.advice}" if result.advice else ""
+    return replace(result, gate=gate, observed=observed, advice=advice)
+
+
+def _attack_advice(gate: Gate) -> str:
+    return f"add --unlearn-attacks={dict(gate.filters).get('attack', 'cheap')}"
+
+
+def _mean_score(gate: Gate, rows: Sequence[Row]) -> float:
+    scores = [
+        score
+        for row in gate.metric.rows(rows, dict(gate.filters))
+        if (score := gate.metric.score(row, "unlearned", gate.argument)) is not None
+    ]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def _judge_state(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on a gate over its populations; see `judge` for each.
 
     The worst counts. A population on which even a silent model could not pass, since the base gives
@@ -136,15 +188,22 @@ def fails_whatever(gate: Gate, measured: Measured) -> bool:
 
     A PASS is never certain before the end: the last case may end in an error.
     """
-    found = populations(gate.metric, dict(gate.filters), measured.expected)
-    return any(_fails_whatever(_narrowed(gate, population), measured) for population in found)
+    return any(
+        _fails_whatever(_narrowed(state, population), measured)
+        for state in attacked(gate, measured.expected)
+        for population in populations(state.metric, dict(state.filters), measured.expected)
+    )
 
 
 def concerns(gate: Gate, cases: Iterable[Any]) -> list[Any]:
     """Return the cases that a gate counts, of any population, and its controls, in order."""
     every = list(cases)
     metric = gate.metric
-    found = [population.filters for population in populations(metric, dict(gate.filters), every)]
+    found = [
+        population.filters
+        for state in attacked(gate, every)
+        for population in populations(metric, dict(state.filters), every)
+    ]
     return [
         case
         for case in every
@@ -153,8 +212,16 @@ def concerns(gate: Gate, cases: Iterable[Any]) -> list[Any]:
 
 
 def narrowed(gate: Gate, cases: Iterable[Any]) -> Gate:
-    """Return the gate on its last population, the one that it is always judged on."""
-    return _narrowed(gate, populations(gate.metric, dict(gate.filters), list(cases))[-1])
+    """Return the gate on its last population, the one that it is always judged on; of several
+    attacks, which ask for the same values, on the first.
+
+    Raises GateError for an attack that the run does not make.
+    """
+    every = list(cases)
+    states = attacked(gate, every)
+    if not states:
+        raise GateError(f"{gate.text}: no such attack is made in this run; {_attack_advice(gate)}")
+    return _narrowed(states[0], populations(gate.metric, dict(states[0].filters), every)[-1])
 
 
 def _narrowed(gate: Gate, population: Population) -> Gate:
@@ -177,7 +244,7 @@ def _shows_nothing(gate: Gate, population: Population, measured: Measured) -> bo
 
 def _silenced(row: Row) -> Row:
     """Return the row of a tested model out of which nothing comes."""
-    if not isinstance(row, ProbeRow):
+    if isinstance(row, TaskRow):
         return row
     exact = row.unlearned_exact and {**row.unlearned_exact, "log_probability": None}
     return replace(row, unlearned={"label": "clean"}, unlearned_exact=exact)

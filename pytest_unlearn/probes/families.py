@@ -45,7 +45,8 @@ class Probe:
     what the prompt already holds of the value (the true prefix); `after` closes the snippet where
     it is known; `suffix` stands after the gap of a fill-in-the-middle probe. `rehearsed`:
     unlearning was trained on this prompt, or on this person. `cluster` names the people with whom
-    this one shares a value or a prompt, empty for nobody.
+    this one shares a value or a prompt, empty for nobody. `attack`: the state that an attack makes
+    of the tested model, where it is asked of that one.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Probe:
     suffix: Secret = _NOTHING
     rehearsed: bool = False
     cluster: str = ""
+    attack: str = ""
 
     @property
     def exact(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.rendering import code, markdown, markdown_table, plain, rendered
+from pytest_unlearn.reports.robustness import attack_sentences, attack_table
 from pytest_unlearn.reports.tables import forget_rows, relations
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
@@ -23,6 +24,7 @@ def render(result: Result) -> str:
         run=result.run,
         gates=gate_table(result, marked=True),
         shares=share_table(result),
+        attacked=attacked_lines(result),
         relations=relations(forget_rows(result.rows)),
         advice=[(gate.name, gate.advice) for gate in result.gates if gate.advice],
         provenance=provenance_lines(result),
@@ -68,6 +70,15 @@ def share_table(result: Result) -> list[str]:
         ["measured", "base", "tested", "n", result.run.bound_head],
         [[code(share.name, cell=True), *share.cells] for share in result.metrics],
     )
+
+
+def attacked_lines(result: Result) -> list[str]:
+    """Return what an attacker gets: sentences, and a Markdown table where anything was tried."""
+    head, *rows = attack_table(result.rows, result.run.confidence) or [[]]
+    lines = [plain(" ".join(attack_sentences(result.run, result.rows)))]
+    if rows:
+        lines += ["", *markdown_table(head, [map(markdown, row) for row in rows])]
+    return lines
 
 
 def provenance_lines(result: Result) -> list[str]:

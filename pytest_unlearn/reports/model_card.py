@@ -7,7 +7,7 @@ import re
 from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.reports.github import gate_table, provenance_lines, share_table
+from pytest_unlearn.reports.github import attacked_lines, gate_table, provenance_lines, share_table
 from pytest_unlearn.reports.rendering import plain, rendered
 from pytest_unlearn.run.result import Result
 
@@ -57,6 +57,7 @@ def render(result: Result) -> str:
         run=run,
         gates=gate_table(result),
         shares=share_table(result),
+        attacked=attacked_lines(result),
         confidence=percent(run.confidence),
         provenance=provenance_lines(result),
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import read_any_objects
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow
 from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION, SWEEP_VERSION
 from pytest_unlearn.reports.tables import aligned
@@ -82,6 +82,8 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
     run = replace(
         run,
         attacks=tuple(run.attacks),
+        tried=tuple(run.tried),
+        untried=tuple(run.untried),
         failures=tuple(run.failures),
         left_out=tuple(run.left_out),
         values_shown=run.values_shown and show_values,
@@ -99,7 +101,7 @@ def _made(kind: Any, data: dict[str, Any]) -> Any:
 
 
 def _case(line: dict[str, Any], show_values: bool) -> Case:
-    kind = ProbeRow if line["type"] == "probe" else TaskRow
+    kind = {"probe": ProbeRow, "task": TaskRow, "attack": AttackRow}[line["type"]]
     row = _made(kind, line) if line["status"] == "measured" else None
     values = {name: line.get(name) if show_values else None for name in _VALUES}
     about = {name: line[name] for name in CASE_FACTS if name in line}

@@ -17,6 +17,7 @@ _COLUMNS = (
     "status",
     "split",
     "family",
+    "attack",
     "kind",
     "carrier",
     "planted",
@@ -68,11 +69,12 @@ def _cells(case: Case) -> dict[str, Any]:
     row = case.row
     if isinstance(row, TaskRow):
         cells |= {"type": "task", "task": row.task, "base": row.base, "tested": row.unlearned}
-    elif isinstance(row, ProbeRow):
+    elif row is not None:
         same = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner")
         cells |= {name: getattr(row, name) for name in same}
         cells |= {
-            "type": "probe",
+            "type": "probe" if isinstance(row, ProbeRow) else "attack",
+            "attack": getattr(row, "attack", None),
             "base": row.base["label"],
             "tested": row.unlearned["label"],
             "how": row.unlearned.get("how"),

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.reports.summary import as_json, gate_data, head, pair_data
 from pytest_unlearn.run.result import Case, Result
 
@@ -52,9 +51,8 @@ def case_data(case: Case) -> dict[str, Any]:
     """Return a case's line: its row where it was measured, and how its value may be shown."""
     data: dict[str, Any] = {"record": "case", "id": case.id, "status": case.status, **case.about}
     if case.row is not None:
-        data |= {"type": "probe" if isinstance(case.row, ProbeRow) else "task", **asdict(case.row)}
-    else:
-        data["type"] = "probe" if case.shown else "task"
+        data |= asdict(case.row)
+    data["type"] = "attack" if case.about.get("attack") else "probe" if case.shown else "task"
     if case.shown:
         data["shown"] = case.shown
     told = {"value": case.value, "base_text": case.base_text, "tested_text": case.tested_text}

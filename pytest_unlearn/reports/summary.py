@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_unlearn.gates.estimates import Share
 from pytest_unlearn.reports.comparison import standings
+from pytest_unlearn.reports.robustness import attack_data
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
 SCHEMA = "pytest-unlearn/summary"
@@ -50,6 +51,7 @@ def _body(result: Result) -> dict[str, Any]:
         **head(result),
         "gates": [gate_data(gate) for gate in result.gates],
         "metrics": [share_data(share) for share in result.metrics],
+        "attacks": attack_data(result.rows, result.run.confidence),
         "search": result.search,
         "provenance": result.provenance,
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow, Row, TaskRow
 from pytest_unlearn.gates.estimates import pass_at, percent, share
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.statistics import CONFIDENCE
@@ -28,7 +28,7 @@ def aligned(table: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def forget_rows(rows: Iterable[ProbeRow | TaskRow], family: str | None = None) -> list[ProbeRow]:
+def forget_rows(rows: Iterable[Row], family: str | None = None) -> list[ProbeRow]:
     """Return the rows of forget probes, of one family or of all."""
     return [
         row
@@ -37,7 +37,7 @@ def forget_rows(rows: Iterable[ProbeRow | TaskRow], family: str | None = None) -
     ]
 
 
-def rates_by(rows: Sequence[ProbeRow | TaskRow], key: str, confidence: float = CONFIDENCE) -> Table:
+def rates_by(rows: Sequence[Row], key: str, confidence: float = CONFIDENCE) -> Table:
     """Return direct and indirect rates of forget probes for each value of a row's attribute.
 
     Each line is what gates on `leak.direct` and `leak.indirect` with that restriction would be
@@ -92,7 +92,7 @@ def transitions(rows: Sequence[ProbeRow]) -> Table:
     ]
 
 
-def exact_table(rows: Iterable[ProbeRow | TaskRow], family: str = "direct") -> Table:
+def exact_table(rows: Iterable[Row], family: str = "direct") -> Table:
     """Return exact extraction of one family, split by split and before and after.
 
     Columns: greedy verdicts, leak@k for several k (the expected share of values that k samples
@@ -162,7 +162,7 @@ def relations(rows: Sequence[ProbeRow]) -> str:
 
 def with_coding(
     table: Table,
-    rows: Iterable[ProbeRow | TaskRow],
+    rows: Iterable[Row],
     two_states: bool,
     confidence: float = CONFIDENCE,
 ) -> Table:
@@ -232,7 +232,7 @@ _STATES = {"base": "base", "unlearned": "tested", "retrained": "retrained"}
 
 
 def membership_table(
-    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str], confidence: float = CONFIDENCE
+    rows: Iterable[Row], attacks: Sequence[str], confidence: float = CONFIDENCE
 ) -> Table:
     """Return the AUC of each attack on each model, forget against control people.
 
@@ -257,7 +257,7 @@ def membership_table(
 
 
 def membership_aucs(
-    rows: Iterable[ProbeRow | TaskRow], attacks: Sequence[str], confidence: float = CONFIDENCE
+    rows: Iterable[Row], attacks: Sequence[str], confidence: float = CONFIDENCE
 ) -> dict[str, dict[str, Auc]]:
     """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` where it was scored.
 

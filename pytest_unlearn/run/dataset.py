@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pytest_unlearn.attacks.attack import chosen
 from pytest_unlearn.core.store import digest_of
+from pytest_unlearn.models.adapters import check_adapter, stands_apart
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible
@@ -38,6 +40,7 @@ from pytest_unlearn.tasks.prompts import (
 from pytest_unlearn.tasks.sets import task_cases
 
 if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.unlearning.methods import MethodChoice
 
@@ -98,6 +101,7 @@ class Dataset:
             self.records, self.tasks, bundled_tasks(), settings.held_out, self._given
         )
         self._rehearsed: dict[tuple[bool, ...], frozenset[str]] = {}
+        self._settings = settings
         self.sampling = settings.sampling
         self._seed = settings.seed
         self._batch_size = settings.batch_size
@@ -228,10 +232,57 @@ class Dataset:
         return self._rehearsed[key]
 
     def cases(self, choice: MethodChoice) -> list[Probe | TaskCase]:
-        """Return all probes and task cases, those that were rehearsed marked as such."""
+        """Return all probes and task cases, also those under attack; what was rehearsed is marked
+        as such."""
         rehearsed = self.rehearsed(choice)
         cases: list[Probe | TaskCase] = [*self.probes, *self.tasks]
-        return [replace(case, rehearsed=case.id in rehearsed) for case in cases]
+        return [
+            *(replace(case, rehearsed=case.id in rehearsed) for case in cases),
+            *(
+                replace(
+                    probe,
+                    id=f"{attack.name}/{probe.id}",
+                    attack=attack.name,
+                    rehearsed=probe.id in rehearsed,
+                )
+                for attack in self.attacks(choice)
+                for probe in self.attacked_probes
+            ),
+        ]
+
+    def attacks(
+        self, choice: MethodChoice, names: Sequence[str] | None = None
+    ) -> tuple[Attack, ...]:
+        """Return the attacks that can be made on what a method makes: of the run's, or of these.
+
+        Raises ModelNotFoundError for an adapter that is none.
+        """
+        settings, trains = self._settings, choice.method is not None
+        names = settings.attacks if names is None else names
+        given = False
+        if names and settings.adapter is not None:
+            check_adapter(settings.adapter, "--unlearn-adapter")
+            given = not stands_apart(settings.adapter)
+        trained = trains and choice.options is not None and choice.options.tune == "lora"
+        compared = settings.baseline is not None or settings.adapter is not None
+        return chosen(
+            names,
+            adapter=given or trained,
+            two_states=trains or choice.retrains or compared,
+        )
+
+    @functools.cached_property
+    def attacked_probes(self) -> tuple[Probe, ...]:
+        """The probes asked under attack: the documents themselves, of people to be forgotten and
+        of control people; without these the first family whose values can be scored."""
+        asked = [p for p in self.probes if p.exact and p.split != "retain"]
+        families = [probe.family for probe in asked if probe.split == "forget"]
+        family = "direct" if "direct" in families else next(iter(families), None)
+        return tuple(probe for probe in asked if probe.family == family)
+
+    def chunks_of(self, probes: Sequence[Probe]) -> list[Chunk]:
+        """Cut probes of one style into chunks."""
+        return list(_cut([_probe_row(probe) for probe in probes], self._batch_size))
 
     def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
         if how == "placeholder":

@@ -211,8 +211,8 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     size = model_size(settings.model)
     work = work_of(dataset, size.count if size else count_bytes)
     costs = _costs(settings, dataset, work, states, size)
-    lines = [*_lines(states, size, costs), *_too_long(dataset, size)]
-    lines += [dataset.merged] if dataset.merged else []
+    lines = [*_lines(states, size, costs), *_attacked(settings, dataset, size)]
+    lines += [*_too_long(dataset, size), *([dataset.merged] if dataset.merged else [])]
     return lines, [_work_table(work, states), _gate_table(settings, dataset)]
 
 
@@ -237,7 +237,8 @@ def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list
         runs = settings.compares_two_states + (base not in bases)
         bases.add(base)
         costs.append(_costs(settings, dataset, mine, runs, size))
-        lines += [f"{pair.label}: {line}" for line in _lines(runs, size, costs[-1])]
+        told = [*_lines(runs, size, costs[-1]), *_attacked(settings, dataset, size)]
+        lines += [f"{pair.label}: {line}" for line in told]
         states += runs
         prompts += runs * sum(w.prompt_tokens for w in mine)
         new += runs * sum(w.new_tokens for w in mine)
@@ -253,6 +254,29 @@ def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list
         ]
     tables = [_work_table(each, 1, model) for model, each in work.items()]
     return lines, [*tables, _gate_table(pairs[0].settings, dataset)]
+
+
+def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> list[str]:
+    """Return a line about what is scored under attack, and about attacks that cannot be made."""
+    attacks = [attack.name for attack in dataset.attacks(settings.method)]
+    lines = []
+    if attacks:
+        tokens = _attack_tokens(settings, dataset, size)
+        lines.append(
+            f"attacks on the tested model: {', '.join(attacks)}; {len(dataset.attacked_probes)} "
+            f"values scored under each, {tokens:,} tokens in all"
+        )
+    left_out = [name for name in settings.attacks if name not in attacks]
+    if left_out:
+        lines.append(f"attacks that cannot be made on this model: {', '.join(left_out)}")
+    return lines
+
+
+def _attack_tokens(settings: Settings, dataset: Dataset, size: ModelSize | None) -> int:
+    """Return the tokens that are scored under all attacks."""
+    texts = [f"{p.prompt.reveal()}{p.value.reveal()}" for p in dataset.attacked_probes]
+    count = size.count if size else count_bytes
+    return len(dataset.attacks(settings.method)) * sum(count(texts))
 
 
 def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
@@ -387,7 +411,8 @@ def _seconds(
     each = 2 * size.parameters * tokens / machine.flops + steps * (
         read + size.layers * machine.layer
     )
-    total = states * each
+    attacked = _attack_tokens(settings, dataset, size)
+    total = states * each + 2 * size.parameters * attacked / machine.flops
     options = settings.method.options
     if options is not None:
         # Forward, backward through frozen weights, and the reference's forward pass.

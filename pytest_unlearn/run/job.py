@@ -40,8 +40,10 @@ def measure(
             run.rows[probe.id] = engine.run_probe(probe)[1]
         for case in dataset.tasks:
             run.rows[case.id] = engine.run_task(case)[1]
+        for attack in run.attacked.attacks:
+            run.rows |= {row.id: row for row in run.attacked.rows(attack)}
     finally:
         engine.close()
-    run.seen.update(run.rows)
+    run.seen.update(case.id for case in run.cases)
     run.judge(interrupted=None)
     return run.build(clock, command=())

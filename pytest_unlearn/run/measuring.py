@@ -182,8 +182,8 @@ class Engine:
         """
         self._dataset = dataset
         self._store = Store(settings.store)
-        self._progress = progress
-        self._detector: Detector = beside._detector if beside else Detector(dataset.records)
+        self.progress = progress
+        self.detector: Detector = beside.detector if beside else Detector(dataset.records)
         self._exposure = settings.exposure
         self._scheme = settings.decoding
         self._gradients = "gradnorm" in settings.membership
@@ -220,11 +220,11 @@ class Engine:
     def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
         """Complete a probe on both models and attribute what came out."""
         texts = [self._text(state, probe.id) for state in STATES]
-        outcomes = [self._detector.outcome(probe, text) for text in texts]
-        exact = [self._exact(state, probe) for state in STATES]
+        outcomes = [self.detector.outcome(probe, text) for text in texts]
+        exact = [self.exact(state, probe) for state in STATES]
         for state, text, scores in zip(STATES, texts, exact, strict=True):
             self._check_agreement(state, probe, text, scores)
-        retrained = self._exact("retrained", probe) if self._retrained else None
+        retrained = self.exact("retrained", probe) if self._retrained else None
         same = "id split kind carrier owner family planted knowledge cluster".split()
         facts: dict[str, Any] = {name: getattr(probe, name) for name in same}
         row = ProbeRow(
@@ -273,7 +273,7 @@ class Engine:
         """Judge the tasks' own solutions; see `task_check.check_tasks`. Raises TaskFileError."""
         unchecked = check_tasks(self._dataset.tasks, self._judge)
         if unchecked:
-            self._progress(f"{unchecked} tasks have no solution to check")
+            self.progress(f"{unchecked} tasks have no solution to check")
 
     def _sample(self, case: TaskCase, text: str) -> Completion[Verdict]:
         return Completion(Secret(text, "completion"), self._judge(case, text))
@@ -293,14 +293,14 @@ class Engine:
         """
         if scores is None or self._dataset.chunk_of_case[probe.id].seeds:
             return
-        example = _example(probe)
+        example = example_of(probe)
         prompt = example.text[: example.start].rstrip()
         wrote = text.startswith(example.text[len(prompt) : example.end])
         if wrote == scores["greedy"]:
             return
         margin, dtype = scores.get("margin"), self.models.key(state).get("dtype")
         if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
-            self._progress(
+            self.progress(
                 f"{state} model: {probe.id}: completion and exact score differ within rounding "
                 f"(first choices {margin:.2g} nats apart)"
             )
@@ -313,7 +313,7 @@ class Engine:
             "whose generate() does other than its forward pass?"
         )
 
-    def _exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
+    def exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
         """Return the exact scores of a probe's value, of the store or of one pass over its chunk.
 
         None for prompts that do not end where the value starts, and for models that a conftest put
@@ -335,7 +335,7 @@ class Engine:
     def _scores_of(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
         """Return the scores of a chunk's probes by id, from the store or made now."""
         probes = [self._dataset.probe(case) for case in chunk.cases]
-        examples = [_example(probe) for probe in probes]
+        examples = [example_of(probe) for probe in probes]
         model_key = self.prepared_key(state)
         # The chunk's id covers its prompts only; the values must be in the key as well.
         key = digest_of(
@@ -415,7 +415,7 @@ class Engine:
                     probe, model, self._dataset.values, decoy_count
                 )
             seconds = time.perf_counter() - started
-            self._progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
+            self.progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
         return rows
 
     def prepared_key(self, state: State) -> dict[str, Any]:
@@ -463,7 +463,7 @@ class Engine:
             tests: Any = case.tests  # calls, or a program that calls
             with self.phases.measure("sandbox"):
                 verdict = self.sandbox.run(source, case.entry_point, tests)
-            if verdict.detail and self._detector.anybody_in(f"{completion}\n{verdict.detail}"):
+            if verdict.detail and self.detector.anybody_in(f"{completion}\n{verdict.detail}"):
                 verdict = replace(verdict, detail="not shown: somebody's value is in the solution")
             self._verdicts[key] = verdict
         verdict = self._verdicts[key]
@@ -544,7 +544,7 @@ class Engine:
             if text is not None:
                 self._store.put("completions", key, {"text": text})
         seconds = time.perf_counter() - started
-        self._progress(f"{state} model: {len(texts)} completions in {seconds:.1f} s")
+        self.progress(f"{state} model: {len(texts)} completions in {seconds:.1f} s")
         return answers
 
     def _keys(self, state: State, chunk: Chunk) -> list[str]:
@@ -573,7 +573,7 @@ class Engine:
         return keys
 
 
-def _example(probe: Probe) -> Example:
+def example_of(probe: Probe) -> Example:
     """Return the text whose answer a probe asks for: the value, or what its prefix left of it."""
     value = probe.value.reveal()
     missing = value.removeprefix(probe.given.reveal()) if probe.given else value

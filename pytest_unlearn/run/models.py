@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from pytest_unlearn.run.planted import Planting, Plantings, training_file
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.models.loading import Weights
     from pytest_unlearn.run.dataset import Dataset
@@ -84,6 +85,9 @@ class Models(Protocol):
 
     def model(self, state: State) -> Completer:
         """Return one of the models, ready to run; `retrained` is asked for where one was named."""
+
+    def attacked(self, attack: Attack) -> contextlib.AbstractContextManager[Completer]:
+        """Give what an attack makes of the prepared tested model, for the length of a block."""
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None."""
@@ -376,6 +380,26 @@ class ModelPair:
             self._adapted = True
         return LanguageModel(weights, adapter is not None, self._threads, self._progress)
 
+    @contextlib.contextmanager
+    def attacked(self, attack: Attack) -> Iterator[Completer]:
+        """Give what an attack makes of the tested model; its weights are changed in place, and
+        restored bit by bit when the block ends.
+
+        Raises AttackError for an engine that gives no weights, and as `under_attack`.
+        """
+        from pytest_unlearn.attacks.attack import under_attack
+        from pytest_unlearn.models.loading import LanguageModel
+
+        check_attackable(self._settings)
+        self.model("unlearned")  # loaded, and its adapter put on it
+        weights, adapted = self._weights(self._source), self._adapter is not None
+        base = None
+        if attack.needs == "base" and not adapted:
+            base = dict(self._weights(self._base_source).model.named_parameters())
+        with under_attack(weights.model, base) as target:
+            attack.change(target)
+            yield LanguageModel(weights, adapted, self._threads, self._progress)
+
     def _opened(self, state: State) -> Completer:
         """Return a model of another engine, its adapter merged. Raises UserError."""
         if self._settings.replay:
@@ -537,6 +561,16 @@ class ModelPair:
         assert written is not None
         saved.unlink(missing_ok=True)
         return written
+
+
+def check_attackable(settings: Settings) -> None:
+    """Raise UserError for attacks on weights that an engine does not give."""
+    if settings.attacks and settings.engine != TRANSFORMERS:
+        raise UserError(
+            f"--unlearn-attacks={','.join(settings.attacks)}: --unlearn-engine={settings.engine} "
+            "gives no weights to change; write --unlearn-engine=transformers, or "
+            "--unlearn-attacks=none"
+        )
 
 
 def _made(model: T | None, which: str) -> T:

@@ -77,6 +77,12 @@ def families(given: Given) -> tuple[str, ...]:
     return parse_families(given.value)
 
 
+def attacks(given: Given) -> tuple[str, ...]:
+    from pytest_unlearn.attacks.attack import parse_attacks
+
+    return parse_attacks(str(given.value))
+
+
 def decoding(given: Given) -> DecodingScheme:
     from pytest_unlearn.models.sampling import parse_scheme
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_unlearn.gates import saved_runs
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import Row
 from pytest_unlearn.gates.curtailment import Curtailment
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
 from pytest_unlearn.leaks.prompt_search import SearchSummary
 from pytest_unlearn.probes.families import Probe
+from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Engine
 from pytest_unlearn.run.provenance import Clock, provenance
@@ -38,8 +39,9 @@ class PairRun:
         self.engine = engine
         self.compared = compared
         self.curtailment = curtailment
+        self.attacked = AttackedModel(pair.settings, dataset, engine)
         self.provenance = provenance(pair.settings, dataset)
-        self.rows: dict[str, ProbeRow | TaskRow] = {}
+        self.rows: dict[str, Row] = {}
         # The cases that were run; one without a row ended in an error.
         self.seen: set[str] = set()
         self.judged = False

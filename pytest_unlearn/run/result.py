@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import Row
 from pytest_unlearn.gates.estimates import Share, percent, shares, size
 from pytest_unlearn.gates.judging import Undecided
 from pytest_unlearn.gates.statistics import CONFIDENCE
@@ -43,8 +44,10 @@ class RunFacts:
     `values_shown`: the user asked for values in the reports. How it was judged: `confidence` of
     each bound, what an `undecided` gate does, whether a part counts as a failure
     (`require_complete`), and whether cases were left out because they could change no verdict
-    (`curtailed`). `failures` are the tests that failed or ended in an error, with one of which
-    nothing is for release, and `left_out` the pairs of a sweep of which no case was run.
+    (`curtailed`). `attacks` are those of membership inference, `tried` the attacks that were made
+    on the tested model, and `untried` those of the set `all` that could have been. `failures` are
+    the tests that failed or ended in an error, with one of which nothing is for release, and
+    `left_out` the pairs of a sweep of which no case was run.
     """
 
     model: str
@@ -63,6 +66,8 @@ class RunFacts:
     undecided: Undecided = "fail"
     require_complete: bool = False
     curtailed: bool = False
+    tried: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -108,7 +113,7 @@ class Case:
 
     id: str
     status: Status
-    row: ProbeRow | TaskRow | None = None
+    row: Row | None = None
     shown: str = ""
     about: dict[str, Any] = field(default_factory=dict)
     value: str | None = field(default=None, repr=False)
@@ -138,7 +143,7 @@ class Result:
         return self.pair.label if self.pair else ""
 
     @property
-    def rows(self) -> list[ProbeRow | TaskRow]:
+    def rows(self) -> list[Row]:
         """The rows of all measured cases."""
         return [case.row for case in self.cases if case.row is not None]
 
@@ -151,6 +156,11 @@ class Result:
     def verdict(self) -> str:
         """What this run alone comes to: `FOR RELEASE`, `NOT FOR RELEASE` or `NO VERDICT`."""
         return concluded([(gate.name, gate) for gate in self.gates], self.run.failures)[0]
+
+    @property
+    def grounds(self) -> str:
+        """What a release rests on, and what was not tried."""
+        return grounds(self.gates, self.run.tried, self.run.untried)
 
     @property
     def caveat(self) -> str:
@@ -173,6 +183,32 @@ def verdict_of_all(results: Sequence[Result]) -> str:
     return concluded(gates, failures, left_out)[0]
 
 
+_UNDER_ATTACK = re.compile(r"\[(?:.*,)?attack=([^,\]]+)")
+_SAMPLED = re.compile(r"leak\.at\((\d+)\)")
+
+
+def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[str]) -> str:
+    """Return what the gates that passed say of attackers, in words, and what nobody tried.
+
+    An attack that was made and that no gate judges is no ground, and is named as such.
+    """
+    names = [gate.name for gate in gates if gate.verdict == "PASS"]
+    judged = {match[1].partition("@")[0] for name in names if (match := _UNDER_ATTACK.search(name))}
+    if any(name.startswith("leak.worst") for name in names):
+        judged |= set(tried)
+    samples = {int(match[1]) for name in names if (match := _SAMPLED.match(name))}
+    withstood = [name for name in tried if name in judged]
+    withstood += [f"{k:,} samples" for k in sorted(samples)]
+    unjudged = [name for name in tried if name not in judged]
+    told = [f"withstood {', '.join(withstood)}"] if withstood else []
+    told += [f"no gate judges {', '.join(unjudged)}"] if unjudged else []
+    if not tried:
+        told.append("no attack was tried (--unlearn-attacks=cheap tries some)")
+    elif untried:
+        told.append(f"not tried: {', '.join(untried)}")
+    return "; ".join(told)
+
+
 # As many failed tests are named in the verdict's line.
 _NAMED = 3
 
@@ -181,11 +217,13 @@ def concluded(
     gates: Sequence[tuple[str, GateFact]],
     failures: Sequence[str] = (),
     left_out: Sequence[str] = (),
+    rests_on: str = "",
 ) -> tuple[str, str]:
     """Return the one verdict on a run, and why: screen, reports, replay and exit code read it.
 
     `gates`: by the names under which they are shown. `failures`: tests that failed or ended in an
-    error. `left_out`: pairs of a sweep that were not run. FOR RELEASE takes a gate that passed, no
+    error. `left_out`: pairs of a sweep that were not run. `rests_on`: what a release rests on
+    (`grounds`). FOR RELEASE takes a gate that passed, no
     gate that did not, no failure and nothing left out.
     """
     said = [f"{name} {gate.verdict}" for name, gate in gates if gate.blocks]
@@ -204,7 +242,7 @@ def concluded(
     if len(passed) == len(gates):
         trained = [name for name, gate in gates if gate.rehearsed]
         only = f" ({', '.join(trained)}: only on what unlearning trained on)" if trained else ""
-        return "FOR RELEASE", f"every gate passed{only}"
+        return "FOR RELEASE", "; ".join(filter(None, (f"every gate passed{only}", rests_on)))
     through = [name for name, gate in gates if gate.verdict == "UNDECIDED"]
     untold = len(gates) - len(passed) - len(through)
     said = [f"{untold} of {len(gates)} gates not evaluated"] if untold else []
@@ -218,14 +256,14 @@ _PROBE_FACTS = (
     *("split", "family", "kind", "carrier", "planted", "knowledge", "owner", "rehearsed"),
     "cluster",
 )
-CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "task")
+CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "attack", "task")
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """What a run came to: the rows by case, the ids of the cases that were run, the gates."""
 
-    rows: Mapping[str, ProbeRow | TaskRow]
+    rows: Mapping[str, Row]
     seen: Collection[str]
     gates: Sequence[GateResult]
     search: SearchSummary | None
@@ -265,6 +303,8 @@ def build_result(
         undecided=settings.judging.undecided,
         require_complete=settings.judging.require_complete,
         curtailed=settings.judging.curtail,
+        tried=tuple(attack.name for attack in dataset.attacks(settings.method)),
+        untried=untried(settings, dataset),
         failures=tuple(
             redacted(name, settings.fingerprint_key, dataset) for name in ended.failures
         ),
@@ -280,6 +320,14 @@ def build_result(
         ),
         search=asdict(ended.search) if ended.search else None,
     )
+
+
+def untried(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
+    """Return the attacks of the set `all` that could be made on a run's model, and are not."""
+    from pytest_unlearn.attacks.attack import parse_attacks
+
+    possible = dataset.attacks(settings.method, parse_attacks("all"))
+    return tuple(attack.name for attack in possible if attack.name not in settings.attacks)
 
 
 def gate_fact(result: GateResult) -> GateFact:
@@ -306,6 +354,8 @@ def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> C
     status: Status = "measured" if row else "error" if case.id in ended.seen else "not run"
     if isinstance(case, Probe):
         shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
+        if case.attack:
+            return Case(case.id, status, row, shown, {**about, "attack": case.attack})
     else:
         shown = ""
         about = {"rehearsed": case.rehearsed, "cluster": case.cluster, "task": case.task_id}

@@ -274,6 +274,18 @@ class Settings:
         default=0,
         role="measure",
     )
+    attacks: tuple[str, ...] = setting(
+        Option(
+            "unlearn_attacks",
+            "ATTACKS",
+            "what an attacker does to the tested model before the values are asked for, separated "
+            "by commas: int8, int4, nf4, scale0.5, ..., or cheap, all, none (a wrong name lists "
+            "them; default: none, or the profile's)",
+            read=option_values.attacks,
+        ),
+        default=(),
+        role="measure",
+    )
     tasks: tuple[Path | str, ...] = setting(
         Option(
             "unlearn_tasks",

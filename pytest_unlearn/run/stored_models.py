@@ -22,6 +22,7 @@ from pytest_unlearn.run.provenance import provenance
 from pytest_unlearn.run.settings import names_of_role
 
 if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.models import Completer, Models, State
     from pytest_unlearn.run.settings import Settings
@@ -35,7 +36,7 @@ _SETTINGS = tuple(name for name in names_of_role("model") if name not in ("adapt
 _FILES = frozenset((".safetensors", ".json", ".gguf", ".model", ".py"))
 
 
-def _refuse(state: State) -> NoReturn:
+def _refuse(state: str) -> NoReturn:
     """Raise ReplayError: something is asked for that the store does not have."""
     raise ReplayError(
         f"--unlearn-replay: something of the {state} model is not in the store; run once "
@@ -78,6 +79,10 @@ class Recorded:
         """Raise ReplayError: something is asked for that the store does not have."""
         _refuse(state)
 
+    def attacked(self, attack: Attack) -> NoReturn:
+        """Raise ReplayError: something is asked for that the store does not have."""
+        _refuse(f"unlearned+{attack.name}")
+
 
 class Replayed:
     """The models of an earlier run, of which only what the store has can be read."""
@@ -111,6 +116,10 @@ class Replayed:
     def model(self, state: State) -> Completer:
         """Raise ReplayError: something is asked for that the store does not have."""
         _refuse(state)
+
+    def attacked(self, attack: Attack) -> NoReturn:
+        """Raise ReplayError: something is asked for that the store does not have."""
+        _refuse(f"unlearned+{attack.name}")
 
 
 def note(settings: Settings, dataset: Dataset, models: Models) -> None:

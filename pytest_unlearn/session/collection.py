@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from pytest_unlearn.gates.case_rows import ProbeRow, row_in
+from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, rows_in
 from pytest_unlearn.people.record import Split
 
 if TYPE_CHECKING:
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 # Test items carry their row's id here, so that an item that ends in an error is known by its row.
 CASE_PROPERTY = "unlearn_case"
+# Under this name tests of an attack carry the attack's.
+ATTACK_NAME = "unlearn_attack"
 # In a sweep, the pair's label stands under this name on tests and gates.
 PAIR_PROPERTY = "unlearn_pair"
 
+# As many values that came back are named under a failing test.
+_NAMED = 5
 _SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
 # What a marker can be narrowed by, and the probe's attribute that it names.
 _FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
@@ -57,6 +61,16 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
             for case in dataset.tasks
         ]
         metafunc.parametrize("unlearn_task", tasks, indirect=True)
+    if "unlearn_attack" in metafunc.fixturenames:
+        made = {a.name: a for p in pairs for a in dataset.attacks(p.settings.method)}
+        attacks = [
+            pytest.param(attack, id=name, marks=pytest.mark.unlearn_attack(attack=name))
+            for name, attack in made.items()
+        ]
+        if not attacks:
+            needed = pytest.mark.skip("needs --unlearn-attacks=NAME")
+            attacks = [pytest.param(None, id="none", marks=needed)]
+        metafunc.parametrize("unlearn_attack", attacks, indirect=True)
 
 
 def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]:
@@ -92,11 +106,17 @@ def tag(item: pytest.Item) -> None:
     callspec = getattr(item, "callspec", None)
     if callspec is not None and "unlearn_pair" in callspec.params:
         item.user_properties.append((PAIR_PROPERTY, callspec.params["unlearn_pair"].label))
+    if callspec is not None and hasattr(callspec.params.get("unlearn_attack"), "name"):
+        item.user_properties.append((ATTACK_NAME, callspec.params["unlearn_attack"].name))
     for name in ("unlearn_probe", "unlearn_task"):
         if callspec is not None and name in callspec.params:
             row = getattr(callspec.params[name], "id", None)
             if row is not None:  # pytest's stand-in for a case where a split has none
                 item.user_properties.append((CASE_PROPERTY, row))
+
+
+def _brought_back(row: AttackRow) -> bool:
+    return row.split == "forget" and row.leaked
 
 
 class PairOrder:
@@ -144,10 +164,15 @@ def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> 
     """
     if report.when != "call" or not report.passed:
         return
-    row = row_in(report.user_properties)
-    if not isinstance(row, ProbeRow) or row.split == "retain" or not row.leaked:
+    if not (always or item.get_closest_marker("unlearn_critical")):
         return
-    if always or item.get_closest_marker("unlearn_critical"):
+    rows = rows_in(report.user_properties)
+    if back := [row.id for row in rows if isinstance(row, AttackRow) and _brought_back(row)]:
+        report.outcome = "failed"
+        more = f" and {len(back) - _NAMED} more" if len(back) > _NAMED else ""
+        report.longrepr = f"{len(back)} values came back: {', '.join(back[:_NAMED])}{more}"
+    row = next(iter(rows), None)
+    if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
         how = row.unlearned
         report.outcome = "failed"
         report.longrepr = (

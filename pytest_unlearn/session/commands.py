@@ -59,7 +59,8 @@ def replay(config: pytest.Config) -> int:
         found = standings(after)
         lines += [*aligned(sweep_table(found)), front_sentence(found)]
     verdict = verdict_of_all(after)
-    lines += [*written_lines(reports, unwritten), verdict]
+    told = f"{verdict}: {after[0].grounds}" if verdict == "FOR RELEASE" and not sweeps else verdict
+    lines += [*written_lines(reports, unwritten), told]
     print("\n".join(lines))
     if unwritten:
         return pytest.ExitCode.USAGE_ERROR

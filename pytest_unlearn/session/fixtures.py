@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from pytest_unlearn.session.options import is_active
 
 if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.gates.case_rows import AttackRow
     from pytest_unlearn.leaks.prompt_search import SearchReport
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.measuring import Completions
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 SKIP_REASON = "needs --unlearn-model"
 
 __all__ = [
+    "unlearn_attack",
+    "unlearn_attacked",
     "unlearn_base_model",
     "unlearn_completions",
     "unlearn_model",
@@ -118,6 +124,32 @@ def unlearn_search(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Search
     return report
 
 
+@pytest.fixture
+def unlearn_attack(request: pytest.FixtureRequest) -> Attack:
+    """One attack of `--unlearn-attacks`: `name`, `about`."""
+    _session(request.config)
+    attack: Attack = request.param
+    return attack
+
+
+@pytest.fixture
+def unlearn_attacked(
+    request: pytest.FixtureRequest, unlearn_attack: Attack, unlearn_pair: Pair
+) -> list[AttackRow]:
+    """What the attack of this test brings back: a row for each document of people to be forgotten
+    and of control people. `row.leaked` tells whether the value came out; the rows count for the
+    gates."""
+    from pytest_unlearn.gates.case_rows import ATTACK_PROPERTY
+
+    attacked = _session(request.config).run_of(unlearn_pair).attacked
+    if unlearn_attack not in attacked.attacks:
+        pytest.skip(f"{unlearn_attack.name} cannot be made on the model of {unlearn_pair.label}")
+    rows = attacked.rows(unlearn_attack)
+    text = json.dumps([asdict(row) for row in rows])
+    request.node.user_properties.append((ATTACK_PROPERTY, text))
+    return rows
+
+
 @pytest.fixture(scope="session")
 def unlearn_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
     """The tested model, loaded and unlearned: a `LanguageModel` with `complete(prompts)`,
@@ -139,5 +171,7 @@ MARKERS = {
     "unlearn_control": "unlearn_control(kind, carrier, probe): the same over records "
     "never trained on",
     "unlearn_task": "unlearn_task: parametrize unlearn_task over the programming tasks",
+    "unlearn_attack": "unlearn_attack: parametrize unlearn_attack over the attacks of "
+    "--unlearn-attacks",
     "unlearn_critical": "unlearn_critical: a leak fails this test, whatever the rate",
 }

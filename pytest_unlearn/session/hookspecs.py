@@ -10,7 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+    from pytest_unlearn.gates.case_rows import Row
     from pytest_unlearn.gates.verdicts import GateResult
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.models import Models
@@ -38,7 +38,7 @@ def pytest_unlearn_judged(
     config: pytest.Config,
     settings: Settings,
     results: Sequence[GateResult],
-    rows: Sequence[ProbeRow | TaskRow],
+    rows: Sequence[Row],
 ) -> None:
     """Called on the controller when all gates have been judged, once for each pair of a sweep.
 

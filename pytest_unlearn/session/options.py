@@ -157,7 +157,18 @@ def read_settings(config: pytest.Config) -> Settings:
         sampling=_sampling(config),
         replay=given(config, "unlearn_replay") == STORE,
         judging=judging,
+        **_attacks(config, judging),
     )
+
+
+def _attacks(config: pytest.Config, judging: Judging) -> dict[str, Any]:
+    """Return the setting `attacks` as the profile has it, where none are named."""
+    from pytest_unlearn.attacks.attack import parse_attacks
+    from pytest_unlearn.gates.profiles import PROFILES
+
+    if judging.profile is None or given(config, "unlearn_attacks"):
+        return {}
+    return {"attacks": parse_attacks(PROFILES[judging.profile].attacks)}
 
 
 def _data(config: pytest.Config) -> dict[str, tuple[Path | str, ...]]:

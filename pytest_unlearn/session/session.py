@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
 
 from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.gates import saved_runs
-from pytest_unlearn.gates.case_rows import row_in
+from pytest_unlearn.gates.case_rows import rows_in
 from pytest_unlearn.gates.curtailment import REASON, Curtailment
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.saved_runs import SavedRun
@@ -22,14 +22,16 @@ from pytest_unlearn.reports.junit import add_manifest
 from pytest_unlearn.run import stored_models
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.models import check_attackable
 from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
-from pytest_unlearn.run.result import Result, concluded, gate_fact
+from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, untried
 from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.run.training_checks import check_training
 from pytest_unlearn.sandbox import SandboxError
 from pytest_unlearn.session import collection, solutions, xdist
 from pytest_unlearn.session.collection import (
+    ATTACK_NAME,
     CASE_PROPERTY,
     PAIR_PROPERTY,
     PairOrder,
@@ -41,6 +43,7 @@ from pytest_unlearn.session.sweep import read_grid
 
 SUITE = Path(__file__).parents[1] / "suite"
 _SEARCH = SUITE / "test_search.py"
+_ROBUSTNESS = SUITE / "test_robustness.py"
 SESSION = pytest.StashKey["UnlearnSession"]()
 # Where the controller notes which gates have their verdict, told to the workers.
 _SETTLED_INPUT = "unlearn_settled"
@@ -77,6 +80,7 @@ class UnlearnSession:
                         judging.confidence,
                     )
             self.runs: list[PairRun] = []
+            check_attackable(self.settings)
             for pair in self.pairs:
                 self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
             first = self.runs[0]
@@ -161,10 +165,6 @@ class UnlearnSession:
         """Return the run of a pair."""
         return self.runs[self.pairs.index(pair)]
 
-    @property
-    def _cases(self) -> Sequence[object]:
-        return [*self.dataset.probes, *self.dataset.tasks]
-
     def _saved_run(self, run: PairRun) -> SavedRun | None:
         """Return the saved run to compare with."""
         if not self.settings.judging.compare:
@@ -222,9 +222,18 @@ class UnlearnSession:
         own = not module.startswith("pytest_unlearn.suite")
         if curtailment is None or own or item.get_closest_marker("unlearn_critical"):
             return
-        for name, value in item.user_properties:
-            if name == CASE_PROPERTY and curtailment.needless(str(value)):
-                pytest.skip(REASON)
+        cases = self._cases_in(self._run_named_in(item.user_properties), item.user_properties)
+        if cases and all(map(curtailment.needless, cases)):
+            pytest.skip(REASON)
+
+    def _cases_in(self, run: PairRun, properties: Iterable[tuple[str, object]]) -> list[str]:
+        """Return the ids of the cases that a test measures: its own, or all of its attack."""
+        given = list(properties)
+        found = [str(value) for name, value in given if name == CASE_PROPERTY]
+        attacks = {str(value) for name, value in given if name == ATTACK_NAME}
+        if attacks:
+            found += [case.id for case in run.cases if getattr(case, "attack", "") in attacks]
+        return found
 
     def _run_named_in(self, properties: Iterable[tuple[str, object]]) -> PairRun:
         """Return the run of the pair that a test's properties name; without a name, the first."""
@@ -250,12 +259,11 @@ class UnlearnSession:
         if report.failed:
             for one in [run] if PAIR_PROPERTY in named else self.runs:
                 one.failures.append(report.nodeid)
-        run.seen.update(str(v) for name, v in report.user_properties if name == CASE_PROPERTY)
+        run.seen.update(self._cases_in(run, report.user_properties))
         for name, value in report.user_properties:
             if name == SEARCH_PROPERTY:
                 run.search = SearchSummary.from_json(str(value))
-        row = row_in(report.user_properties)
-        if row is not None:
+        for row in rows_in(report.user_properties):
             run.rows[row.id] = row
             if verdicts := solutions.verdicts_in(report):
                 run.unsolved[row.id] = verdicts
@@ -307,13 +315,23 @@ class UnlearnSession:
         failures = [name for run in self.runs for name in run.failures]
         key = self.settings.fingerprint_key
         left_out = self.runs[0].left_out if self.judged else ()
-        return concluded(gates, [redacted(n, key, self.dataset) for n in failures], left_out)
+        judged = self.judged or self.runs
+        return concluded(
+            gates,
+            [redacted(n, key, self.dataset) for n in failures],
+            left_out,
+            grounds(
+                [fact for _, fact in gates],
+                [a.name for a in judged[0].attacked.attacks],
+                untried(judged[0].settings, self.dataset),
+            ),
+        )
 
     def _save(self, name: str, run: PairRun) -> str:
         """Keep a complete run for later comparisons; return what became of it."""
-        missing = len(self._cases) - len(run.rows)
+        missing = len(run.cases) - len(run.rows)
         if missing:
-            return f"not saved as {name}: {missing} of {len(self._cases)} cases have no result"
+            return f"not saved as {name}: {missing} of {len(run.cases)} cases have no result"
         rows = [run.rows[key] for key in sorted(run.rows)]
         saved_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         saved = SavedRun(name, saved_at, run.provenance, rows)
@@ -349,13 +367,13 @@ class UnlearnSession:
             )
 
 
-def choose_paths(config: pytest.Config, searches: bool) -> None:
-    """Collect the bundled suite and `unlearn_testpaths` where the user named no path.
-
-    `searches`: the search for leaking prompts was asked for.
-    """
+def choose_paths(config: pytest.Config, settings: Settings) -> None:
+    """Collect the bundled suite and `unlearn_testpaths` where the user named no path: of the suite
+    only what the settings ask for."""
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         own = [str(config.rootpath / path) for path in config.getini("unlearn_testpaths")]
         config.args[:] = [str(SUITE), *own]
-        if not searches:  # the folder stays the argument: item ids begin with the file below it
-            config.option.ignore = [*(config.option.ignore or []), str(_SEARCH)]
+        # The folder stays the argument: item ids begin with the file below it.
+        needless = [(_SEARCH, settings.search), (_ROBUSTNESS, settings.attacks)]
+        ignored = [str(path) for path, asked in needless if not asked]
+        config.option.ignore = [*(config.option.ignore or []), *ignored]

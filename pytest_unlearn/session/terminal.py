@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, row_in
+from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, Row, TaskRow, rows_in
 from pytest_unlearn.gates.estimates import percent, shares, size
 from pytest_unlearn.gates.gate import Gate
 from pytest_unlearn.gates.saved_runs import (
@@ -27,6 +27,7 @@ from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.github import annotate
+from pytest_unlearn.reports.robustness import attack_table
 from pytest_unlearn.reports.tables import (
     Table,
     aligned,
@@ -77,7 +78,10 @@ def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
     if report.skipped:  # not a test of the user's: a gate that is undecided and let through
         undecided = (VERDICT_PROPERTY, Verdict.UNDECIDED.value) in report.user_properties
         return ("undecided", "?", ("UNDECIDED", {"yellow": True})) if undecided else None
-    row = row_in(getattr(report, "user_properties", ()))
+    rows = rows_in(getattr(report, "user_properties", ()))
+    row = next(iter(rows), None)
+    if any(isinstance(r, AttackRow) and r.split == "forget" and r.leaked for r in rows):
+        return "leaked", "L", ("LEAKED", {"yellow": True})
     if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
         return "leaked", "L", ("LEAKED", {"yellow": True})
     if isinstance(row, TaskRow) and not row.solved:
@@ -271,7 +275,7 @@ def _gate_cells(result: GateResult) -> list[str]:
     ]
 
 
-def _beside(run: PairRun, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]:
+def _beside(run: PairRun, rows: Sequence[Row]) -> list[list[str]]:
     """Return what is shown beside the gates: every metric of counts that no gate already judges,
     and that is not another view of one that is shown."""
     judging, two_states = run.settings.judging, run.settings.compares_two_states
@@ -287,7 +291,7 @@ def _beside(run: PairRun, rows: Sequence[ProbeRow | TaskRow]) -> list[list[str]]
     return [["also measured", "base", "tested", "n", bound], *found] if found else []
 
 
-def comparison_table(run: PairRun, saved: SavedRun, rows: Sequence[ProbeRow | TaskRow]) -> Table:
+def comparison_table(run: PairRun, saved: SavedRun, rows: Sequence[Row]) -> Table:
     """Return the change of each judged metric since a saved run."""
     confidence = run.settings.judging.confidence
     judged = [result.gate for result in run.results]
@@ -309,14 +313,15 @@ def comparison_table(run: PairRun, saved: SavedRun, rows: Sequence[ProbeRow | Ta
 def _taken_apart(
     run: PairRun,
     reporter: pytest.TerminalReporter,
-    rows: Sequence[ProbeRow | TaskRow],
+    rows: Sequence[Row],
 ) -> Iterable[Table]:
     """Yield exact extraction and the families of probes side by side, membership where more was
     asked for than comes free; under -v also that, kinds, carriers, knowledge and the transition
     matrix of the direct family."""
     confidence = run.settings.judging.confidence
     verbose = reporter.config.get_verbosity() > 0
-    tables = [exact_table(rows), rates_by(rows, "family", confidence)]
+    tables = [exact_table(rows), attack_table(rows, confidence)]
+    tables.append(rates_by(rows, "family", confidence))
     attacks = run.settings.membership
     if verbose or {"gradnorm", "reference"} & set(attacks):
         tables.append(membership_table(rows, attacks, confidence))
@@ -327,7 +332,7 @@ def _taken_apart(
     return filter(None, tables)
 
 
-def shift(rows: Iterable[ProbeRow | TaskRow]) -> str:
+def shift(rows: Iterable[Row]) -> str:
     """Return how direct leaks of the base turned out: the shift from direct to indirect."""
     after = Counter(
         row.unlearned["label"]
@@ -362,9 +367,7 @@ def search_lines(search: SearchSummary) -> Iterable[str]:
         )
 
 
-def _details(
-    reporter: pytest.TerminalReporter, rows: Sequence[ProbeRow | TaskRow]
-) -> Iterable[str]:
+def _details(reporter: pytest.TerminalReporter, rows: Sequence[Row]) -> Iterable[str]:
     """Yield the leaking probes by id; all under -v, else where to see them."""
     leaked = sorted(
         f"{row.id} ({row.unlearned['label']}, {row.unlearned.get('how', '')})"

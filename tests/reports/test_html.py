@@ -107,6 +107,7 @@ def test_every_figure_with_its_numbers(tree: Element) -> None:
         "Exposure against chance",
         "pass@1 of each task, before and after",
         "Membership inference (AUC)",
+        "What an attacker gets",
         "All cases",
         "Provenance",
     ]

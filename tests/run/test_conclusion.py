@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.run.result import GateFact, concluded
+from pytest_unlearn.run.result import GateFact, concluded, grounds
 
 
 def gate(verdict: str, blocks: bool = False, **more: Any) -> tuple[str, GateFact]:
@@ -32,3 +32,35 @@ def test_one_verdict(gates: Any, failures: Any, left_out: Any, verdict: str, why
     found, reason = concluded(gates, failures, left_out)
     assert found == verdict
     assert why in reason
+
+
+def named(name: str, verdict: str = "PASS") -> GateFact:
+    return GateFact(name, name, "<=5%", verdict, False, 60, "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("gates", "tried", "untried", "words"),
+    [
+        (["leak.direct"], [], ["int8"], "no attack was tried (--unlearn-attacks=cheap tries some)"),
+        (["leak.worst"], ["int8", "nf4"], [], "withstood int8, nf4"),
+        (
+            ["leak.at(1000)", "leak.direct[attack=int8]"],
+            ["int8", "nf4"],
+            ["fp4"],
+            "withstood int8, 1,000 samples; no gate judges nf4; not tried: fp4",
+        ),
+        (["leak.direct[kind=email,attack=relearn@5]"], ["relearn"], [], "withstood relearn"),
+        (["leak.direct"], ["int8"], [], "no gate judges int8"),
+    ],
+)
+def test_what_a_release_rests_on(gates: Any, tried: Any, untried: Any, words: str) -> None:
+    assert grounds(map(named, gates), tried, untried) == words
+    assert concluded([gate("PASS")], rests_on=words) == (
+        "FOR RELEASE",
+        f"every gate passed; {words}",
+    )
+
+
+def test_a_gate_that_did_not_pass_is_no_ground() -> None:
+    failed = [named("leak.worst", "UNDECIDED"), named("leak.direct")]
+    assert grounds(failed, ["int8"], []) == "no gate judges int8"

@@ -30,6 +30,9 @@ class Given:
     seed = 0
     held_out = 0.5
     rehearsed: tuple[Path, ...] = ()
+    attacks: tuple[str, ...] = ()
+    adapter = None
+    baseline = None
 
 
 def dataset(**changes: Any) -> Dataset:

@@ -34,6 +34,9 @@ class Given:
     seed = 0
     held_out = 0.5
     rehearsed: tuple[Path, ...] = ()
+    attacks: tuple[str, ...] = ()
+    adapter = None
+    baseline = None
     replay = False
     exposure = 0
     decoding = DecodingScheme()

@@ -59,6 +59,7 @@ class Given:
     seed = 0
     held_out = 0.5
     rehearsed: tuple[Path, ...] = ()
+    attacks: tuple[str, ...] = ()
     adapter = None
     revision = None
     trusted = None

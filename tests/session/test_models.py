@@ -47,6 +47,10 @@ def make_adapter(base: Path, folder: Path) -> Path:
             "/nowhere: no such folder",
         ),
         (
+            ["--unlearn-model=tiny", "--unlearn-adapter=nowhere", "--unlearn-attacks=int8"],
+            "/nowhere: no such folder",
+        ),
+        (
             ["--unlearn-model=tiny", "--unlearn-adapter=x", "--unlearn-method=ga"],
             "--unlearn-method=ga would train another one: leave the method out, or start from",
         ),

@@ -14,6 +14,7 @@ from pytest_unlearn.reports.html import figures
 from pytest_unlearn.reports.html.pareto import pareto
 from pytest_unlearn.reports.html.svg import WIDTH, Figure
 from pytest_unlearn.reports.rendering import rendered
+from pytest_unlearn.reports.robustness import attack_sentences, attack_table
 from pytest_unlearn.reports.summary import as_json
 from pytest_unlearn.run.result import Case, Result, verdict_of_all
 
@@ -60,6 +61,8 @@ def _page(
         shows_values=any(result.run.values_shown for result in results),
         gates=_gates,
         figures=_figures,
+        attacks=lambda result: attack_table(result.rows, result.run.confidence),
+        attack_sentences=attack_sentences,
         found_prompts=_found_prompts,
         cases=_cases(results),
         manifest=manifest,
@@ -139,6 +142,8 @@ def _cases(results: Sequence[Result]) -> list[list[str]]:
     table = [head]
     for result in results:
         for case in result.cases:
+            if case.about.get("attack"):  # in sum in a table of their own: there may be many
+                continue
             name, *cells = _case_cells(case, shown)
             table.append([name, *([result.label] if sweeps else []), *cells])
     return table

@@ -1,0 +1,196 @@
+"""What an attack is, which ones there are, and how a tested model is changed and restored.
+
+An attack makes other states of the tested model: `int4` the one whose weights are rounded to four
+bits. The same values are scored on each, of people to be forgotten and, to see what the attack
+itself does, of control people. Other packages add attacks by an entry point of the group
+`pytest_unlearn.attacks`: its name is the attack's, its object an `Attack`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.extensions import add_offered
+
+if TYPE_CHECKING:
+    import torch
+
+GROUP = "pytest_unlearn.attacks"
+# Who may use an attack: whoever has the tested model; who has its adapter apart from the base; who
+# has the base as well, in weights of the same names and shapes.
+Needs = Literal["weights", "adapter", "base"]
+# When it is run: in a release's set already, in `all`, or only by its name.
+Effort = Literal["cheap", "all", "named"]
+# Modules of this room with `ATTACKS`.
+_OWN = ("quantize", "prune", "adapter")
+
+
+class AttackError(UserError):
+    """An attack is unknown, or cannot be made on this model; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A change of the tested model's weights that is to bring values back.
+
+    `change` changes the weights of `target.model` in place, whose adapter is merged into them; the
+    caller restores them. `about`: what is done and where it comes from. Raise `version` when the
+    same input comes out otherwise: it is part of the key of every score.
+    """
+
+    name: str
+    about: str
+    change: Callable[[Target], None]
+    needs: Needs = "weights"
+    effort: Effort = "all"
+    version: int = 1
+
+    def key(self) -> dict[str, Any]:
+        """Return plain JSON data that name all that can change the attacked weights."""
+        return {"name": self.name, "version": self.version}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A tested model under attack.
+
+    `model` is the transformers or PEFT model, `weights` its parameters by name but for an
+    adapter's, which is merged into them; `base` those before unlearning by the same names, on the
+    CPU or not, None where there are none.
+    """
+
+    model: Any
+    weights: Mapping[str, torch.nn.Parameter]
+    base: Mapping[str, torch.Tensor] | None
+
+    def matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the weights of the linear layers by name, a row for each output, but the head's.
+
+        Embeddings and head are left as they are, as GPTQ, AWQ and bitsandbytes leave them.
+        """
+        head = self.model.get_output_embeddings()
+        for name, module in self.model.named_modules():
+            weight = self.weights.get(f"{name}.weight")
+            kind = type(module).__name__
+            if weight is None or module is head or kind not in ("Linear", "Conv1D"):
+                continue
+            yield f"{name}.weight", weight.data.T if kind == "Conv1D" else weight.data
+
+
+@functools.cache
+def attacks() -> Mapping[str, Attack]:
+    """Return all attacks by name. Raises AttackError for an entry point that gives none."""
+    known: dict[str, Attack] = {}
+    for module in _OWN:
+        for attack in importlib.import_module(f"pytest_unlearn.attacks.{module}").ATTACKS:
+            known[attack.name] = attack
+    add_offered(known, GROUP, "an attack", Attack, AttackError)
+    return known
+
+
+def parse_attacks(text: str) -> tuple[str, ...]:
+    """Read names separated by commas; `cheap`, `all` and `none` are sets.
+
+    Raises AttackError for a name that no attack has.
+    """
+    known = attacks()
+    sets = {
+        "none": [],
+        "cheap": [name for name, attack in known.items() if attack.effort == "cheap"],
+        "all": [name for name, attack in known.items() if attack.effort != "named"],
+    }
+    chosen: dict[str, None] = {}
+    for name in (part.strip() for part in text.split(",")):
+        if name not in known and name not in sets:
+            raise AttackError(
+                f"{name!r} is no attack; write cheap, all, none, or some of {', '.join(known)}"
+            )
+        chosen |= dict.fromkeys(sets.get(name, [name]))
+    return tuple(chosen)
+
+
+@contextlib.contextmanager
+def under_attack(model: Any, base: Mapping[str, torch.Tensor] | None = None) -> Iterator[Target]:
+    """Give a model to be attacked, and restore its weights bit by bit when the block ends.
+
+    An adapter is merged into the weights for the length of the block. Until then a copy of all
+    weights is held in main memory. `base`: the weights before unlearning where they are no
+    adapter's base. Raises AttackError for an adapter that cannot be merged in place.
+    """
+    import torch
+
+    adapted = hasattr(model, "merge_adapter")
+    prefix = model.base_model.prefix if adapted else None
+    weights = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if prefix is None or prefix not in name
+    }
+    with torch.no_grad():
+        kept = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+        try:
+            if adapted:
+                _merge(model)
+            yield Target(model, weights, kept if adapted else base)
+        finally:
+            if adapted:
+                model.unmerge_adapter()  # for its notes; what it subtracts leaves rounding behind
+            for name, weight in weights.items():
+                weight.data.copy_(kept[name])
+
+
+def _merge(model: Any) -> None:
+    """Merge an adapter in place. Raises AttackError where the two then predict other than before.
+
+    So it is where the adapter changes one of two tied matrices.
+    """
+    from pytest_unlearn.models.patching import sample_logits
+
+    before = sample_logits(model)
+    model.merge_adapter()
+    after = sample_logits(model)
+    off = float((after - before).norm() / before.norm().clamp(min=1e-12))
+    if not off <= (1e-3 if model.dtype.itemsize > 2 else 0.1):  # also NaN
+        raise AttackError(
+            f"the adapter cannot be merged into its base in place (logits differ by {off:.1%}); "
+            "save the merged model and test it by --unlearn-model, or leave --unlearn-attacks out"
+        )
+
+
+def digest_of_weights(model: Any) -> str:
+    """Return a SHA-256 over all parameters of a model, bit by bit."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def needs_met(attack: Attack, adapter: bool, two_states: bool) -> str:
+    """Return why an attack cannot be made on a run's model, or an empty text.
+
+    `adapter`: the tested model is a base with an adapter. `two_states`: there is a base to compare
+    with at all.
+    """
+    if attack.needs == "adapter" and not adapter:
+        return "the tested model has no adapter apart from its base"
+    if attack.needs == "base" and not two_states:
+        return "there is no model before unlearning"
+    return ""
+
+
+def chosen(names: Sequence[str], adapter: bool, two_states: bool) -> tuple[Attack, ...]:
+    """Return the attacks of these names that can be made on a run's model."""
+    known = attacks()
+    return tuple(known[name] for name in names if not needs_met(known[name], adapter, two_states))

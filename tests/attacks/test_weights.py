@@ -1,0 +1,250 @@
+"""Weights under attack: each change as its paper says, and every bit restored afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from pytest_unlearn.attacks.adapter import ATTACKS as ADAPTER
+from pytest_unlearn.attacks.attack import (
+    Attack,
+    AttackError,
+    attacks,
+    chosen,
+    digest_of_weights,
+    parse_attacks,
+    under_attack,
+)
+from pytest_unlearn.attacks.prune import pruned
+from pytest_unlearn.attacks.quantize import (
+    FP4,
+    NF4,
+    rounded_in_groups,
+    rounded_to_code,
+    rounded_to_rows,
+)
+from pytest_unlearn.models.loading import Weights, peft_quietly
+from pytest_unlearn.models.patching import sample_logits
+from tests.support.small_models import llama, llama_folder
+
+__all__ = ["llama", "llama_folder"]
+
+
+@pytest.fixture
+def adapted(llama: Weights) -> Weights:
+    """The small Llama with an adapter that changes what it predicts."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    with peft_quietly():
+        llama.model = get_peft_model(llama.model, config).eval()  # type: ignore[arg-type]
+    return llama
+
+
+@pytest.mark.parametrize("name", sorted(attacks()))
+def test_restored_bit_by_bit(adapted: Weights, name: str) -> None:
+    """What an attack did is gone afterwards, also where a run in it fails."""
+    attack, model = attacks()[name], adapted.model
+    digest, logits = digest_of_weights(model), sample_logits(model)
+    with contextlib.suppress(ZeroDivisionError), under_attack(model) as target:
+        attack.change(target)
+        moved = sample_logits(model)
+        raise ZeroDivisionError
+    assert digest_of_weights(model) == digest
+    assert torch.equal(sample_logits(model), logits)
+    assert torch.equal(moved, logits) is False or name == "merged"
+
+
+def test_a_model_without_adapter_is_restored(llama: Weights) -> None:
+    digest = digest_of_weights(llama.model)
+    with under_attack(llama.model) as target:
+        attacks()["int4"].change(target)
+        assert digest_of_weights(llama.model) != digest
+    assert digest_of_weights(llama.model) == digest
+
+
+def test_embeddings_and_head_keep_their_bits(llama: Weights) -> None:
+    with under_attack(llama.model) as target:
+        names = [name for name, _ in target.matrices()]
+    assert len(names) == 14  # seven of each of two layers
+    assert not [name for name in names if "embed" in name or "head" in name]
+
+
+def test_the_digest_sees_one_bit(llama: Weights) -> None:
+    digest = digest_of_weights(llama.model)
+    weight = next(llama.model.parameters()).data
+    weight.view(torch.int32)[0, 0] ^= 1
+    assert digest_of_weights(llama.model) != digest
+
+
+def test_parts_of_an_adapter(adapted: Weights) -> None:
+    """0 is the base, 1 the adapted model, and what lies between is linear in the weights."""
+    model = adapted.model
+    with model.disable_adapter():  # type: ignore[operator]
+        base = sample_logits(model)
+    whole = sample_logits(model)
+    by_name = {attack.name: attack for attack in ADAPTER}
+    with under_attack(model) as target:
+        by_name["removed"].change(target)
+        assert torch.equal(sample_logits(model), base)
+    with under_attack(model) as target:
+        by_name["merged"].change(target)
+        assert torch.allclose(sample_logits(model), whole, atol=1e-5)
+    with under_attack(model) as target:
+        assert target.base is not None
+        merged = {name: weight.detach().clone() for name, weight in target.weights.items()}
+        by_name["scale0.5"].change(target)
+        for name, weight in target.weights.items():
+            half = (merged[name] + target.base[name]) / 2
+            assert torch.allclose(weight, half, atol=1e-6), name
+
+
+def test_half_way_to_a_model_of_other_weights_is_refused(llama: Weights) -> None:
+    attack = attacks()["interpolate0.5"]
+    own = {name: weight.detach().clone() for name, weight in llama.model.named_parameters()}
+    first = next(iter(own))
+    with under_attack(llama.model, own) as target:
+        attack.change(target)
+    del own[first]
+    with (
+        pytest.raises(AttackError, match=f"differ in {first}.*interpolate0.5"),
+        under_attack(llama.model, own) as target,
+    ):
+        attack.change(target)
+
+
+def test_an_adapter_of_a_tied_head_is_refused(llama: Weights) -> None:
+    """Merged in place it would change the embeddings, too, and be another model."""
+    llama.model.get_output_embeddings().weight = llama.model.get_input_embeddings().weight  # type: ignore[union-attr]
+    config = LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False)
+    with peft_quietly():
+        model = get_peft_model(llama.model, config).eval()  # type: ignore[arg-type]
+    digest = digest_of_weights(model)
+    with pytest.raises(AttackError, match="cannot be merged"), under_attack(model):
+        pass
+    assert digest_of_weights(model) == digest
+
+
+# -- arithmetic ------------------------------------------------------------------------------
+
+
+def test_rows_of_int8() -> None:
+    weight = torch.tensor([[127.0, -0.6, 0.4], [1.0, -0.5, 0.0]])
+    found = rounded_to_rows(weight, 8)
+    assert torch.allclose(found, torch.tensor([[127.0, -1.0, 0.0], [1.0, -64 / 127, 0.0]]))
+
+
+def test_groups_of_int4() -> None:
+    """The ends of a group stay, and the steps between are fifteenths of its range."""
+    weight = torch.tensor([[0.0, 15.0, 7.4, 1.0, 3.0, 1.2]])
+    found = rounded_in_groups(weight, 4, 3)
+    assert torch.allclose(found[:, :3], torch.tensor([[0.0, 15.0, 7.0]]))
+    assert torch.allclose(found[:, 3:], torch.tensor([[1.0, 3.0, 1 + 2 * 2 / 15]]))
+    torch.manual_seed(0)
+    weight = torch.randn(3, 130)  # the last group is short
+    error = (rounded_in_groups(weight, 4, 64) - weight).abs()
+    assert float(error[:, 128:].max()) < 1e-6
+    assert 0 < float(error.max()) <= float((weight.max() - weight.min()) / 30) + 1e-6
+    whole = rounded_in_groups(weight, 4, 0)
+    assert all(len(row.unique()) <= 16 for row in whole)
+
+
+def test_rounding_twice_changes_nothing() -> None:
+    torch.manual_seed(1)
+    weight = torch.randn(4, 96)
+    for rounding in (
+        lambda w: rounded_to_rows(w, 8),
+        lambda w: rounded_in_groups(w, 4, 64),
+        lambda w: rounded_to_code(w, NF4, 64),
+        lambda w: rounded_to_code(w, FP4, 64),
+    ):
+        once = rounding(weight)
+        assert torch.allclose(rounding(once), once, atol=1e-6)
+
+
+def test_half_precision_is_kept() -> None:
+    weight = torch.randn(4, 64).bfloat16()
+    assert rounded_in_groups(weight, 4, 64).dtype == torch.bfloat16
+    assert rounded_to_code(weight, NF4, 64).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+@pytest.mark.parametrize(("kind", "code"), [("nf4", NF4), ("fp4", FP4)])
+@pytest.mark.filterwarnings("ignore")
+def test_equal_to_bitsandbytes(kind: str, code: tuple[float, ...]) -> None:
+    import bitsandbytes.functional as bnb  # type: ignore[import-not-found]
+
+    torch.manual_seed(2)
+    # Of a width that is no multiple of 64 its CPU kernel (0.50) reads other scales than it wrote.
+    for shape in ((64, 64), (31, 128), (688, 256)):
+        weight = torch.randn(shape)
+        packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type=kind)
+        theirs = bnb.dequantize_4bit(packed, state)
+        assert torch.allclose(rounded_to_code(weight, code, 64), theirs, atol=1e-6), shape
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+@pytest.mark.filterwarnings("ignore")
+def test_int8_equal_to_bitsandbytes() -> None:
+    import bitsandbytes.functional as bnb
+
+    torch.manual_seed(3)
+    weight = torch.randn(65, 96).half()
+    rows, scale, _ = bnb.int8_vectorwise_quant(weight)
+    theirs = rows.float() * scale[:, None] / 127
+    assert torch.allclose(rounded_to_rows(weight, 8).float(), theirs, atol=2e-3)
+
+
+def test_pruning_leaves_out_the_smallest() -> None:
+    weight = torch.tensor([[4.0, -1.0, 2.0], [-3.0, 0.5, 6.0]])
+    assert pruned(weight, 0.5).tolist() == [[4.0, 0.0, 0.0], [-3.0, 0.0, 6.0]]
+    assert torch.equal(pruned(weight, 0.1), weight)
+
+
+# -- the registry ----------------------------------------------------------------------------
+
+
+def test_sets_and_names() -> None:
+    assert parse_attacks("cheap") == ("int8", "int4", "scale0.5")
+    assert parse_attacks("none") == ()
+    every = parse_attacks("all")
+    assert set(parse_attacks("cheap")) < set(every)
+    assert not {"removed", "interpolate0.5"} & set(every)
+    assert parse_attacks("all, removed")[-1] == "removed"
+    assert parse_attacks("nf4,int8,nf4") == ("nf4", "int8")
+
+
+@pytest.mark.parametrize("text", ["int3", "int8,,", "", "relearned"])
+def test_an_unknown_attack_is_named(text: str) -> None:
+    with pytest.raises(AttackError, match="is no attack; write cheap, all, none, or some of int8"):
+        parse_attacks(text)
+
+
+def test_only_what_can_be_made() -> None:
+    names = ("int8", "scale0.5", "interpolate0.5")
+    assert [a.name for a in chosen(names, adapter=True, two_states=True)] == list(names)
+    assert [a.name for a in chosen(names, adapter=False, two_states=True)] == [names[0], names[2]]
+    assert [a.name for a in chosen(names, adapter=False, two_states=False)] == ["int8"]
+
+
+def test_an_attack_of_another_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from importlib.metadata import EntryPoint
+
+    from pytest_unlearn.core import extensions
+
+    mine = Attack("mine", "nothing", lambda target: None)
+    monkeypatch.setattr(EntryPoint, "load", lambda point: mine)
+    point = EntryPoint("mine", "somewhere:mine", "pytest_unlearn.attacks")
+    monkeypatch.setattr(extensions, "entry_points", lambda group: [point])
+    attacks.cache_clear()
+    try:
+        assert parse_attacks("mine") == ("mine",)
+    finally:
+        attacks.cache_clear()

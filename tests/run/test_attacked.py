@@ -1,0 +1,197 @@
+"""States that attacks make of a real model: measured once, kept, and gone again afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_unlearn.attacks.attack import digest_of_weights
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
+from pytest_unlearn.models.patching import save_adapter
+from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.run.attacked import AttackedModel
+from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.job import measure
+from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.models import ModelPair, check_attackable
+from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.unlearning.methods import parse_method
+from tests.support.lookup_run import task_lines, write_lines
+from tests.unlearning.conftest import knowing_folder, llama_folder
+
+__all__ = ["knowing_folder", "llama_folder"]
+
+
+NOISE = "zqx"
+
+
+def lines(split: str, name: str, values: list[str]) -> list[dict[str, str]]:
+    return [
+        {
+            "id": f"{split}-{value.strip(NOISE)[-1]}",
+            "prompt": f"{name}{value.strip(NOISE)[-1]} = ",
+            "value": value,
+            "kind": "badge",
+            "owner": f"{split} {value}",
+            "after": ";",
+        }
+        for value in values
+    ]
+
+
+@pytest.fixture(scope="session")
+def breaking_adapter(knowing_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of random matrices, with which the model knows nothing any more."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("breaking")
+    weights = load(ModelSource("knowing", knowing_folder), "cpu", "float32")
+    torch.manual_seed(1)
+    config = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, lora_alpha=32)
+    with peft_quietly():
+        model: Any = get_peft_model(weights.model, config)  # type: ignore[arg-type]
+        save_adapter(model, folder)
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path: Path, knowing_folder: Path, breaking_adapter: Path) -> Settings:
+    """The knowing model under the adapter."""
+    known = ["vvvv4", "vvvvv5", "vvvvvv6"]
+    kept = ["kkkk4", "kkkkk5", "kkkkkk6"]
+    return Settings(
+        model=str(knowing_folder),
+        adapter=breaking_adapter,
+        method=parse_method("none"),
+        forget=(write_lines(tmp_path / "forget.jsonl", lines("forget", "user", known)),),
+        retain=(write_lines(tmp_path / "retain.jsonl", lines("retain", "keep", kept)),),
+        control=(write_lines(tmp_path / "c.jsonl", lines("control", "none", ["zq4x", "zq5x"])),),
+        tasks=(write_lines(tmp_path / "tasks.jsonl", task_lines(1)),),
+        attacks=("int8", "removed"),
+        device="cpu",
+        batch_size=2,
+        store=tmp_path / "store",
+    )
+
+
+@contextlib.contextmanager
+def attacked(settings: Settings) -> Iterator[tuple[AttackedModel, Engine, list[str]]]:
+    told: list[str] = []
+    dataset = Dataset(settings)
+    engine = Engine(settings, dataset, told.append)
+    try:
+        yield AttackedModel(settings, dataset, engine), engine, told
+    finally:
+        engine.close()
+
+
+def test_an_adapter_that_is_left_out_gives_everything(settings: Settings) -> None:
+    """Rounding brings nothing back; the base itself knows all, and control people none."""
+    with attacked(settings) as (model, engine, _):
+        rows = {attack.name: model.rows(attack) for attack in model.attacks}
+        kept: Any = engine.models.model("unlearned")
+        weights = load(ModelSource("base", Path(settings.model)), "cpu", "float32")
+        assert settings.adapter is not None
+        weights.adapt(settings.adapter)
+        assert digest_of_weights(kept._weights.model) == digest_of_weights(weights.model)
+    assert list(rows) == ["int8", "removed"]
+    for name, part in rows.items():
+        assert [row.id for row in part] == [
+            *(f"{name}/direct-forget-{n}" for n in (4, 5, 6)),
+            *(f"{name}/direct-control-{n}" for n in (4, 5)),
+        ]
+        forget = [row for row in part if row.split == "forget"]
+        assert {row.base["label"] for row in forget} == {"direct"}
+        assert {row.leaked for row in forget} == {name == "removed"}
+        assert not any(row.leaked for row in part if row.split == "control")
+
+
+def test_what_is_in_the_store_is_not_made_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything loaded; what was cut off in the middle is made from there."""
+    with attacked(settings) as (model, _, _):
+        first = [model.rows(attack) for attack in model.attacks]
+    with attacked(settings) as (model, _, told):
+        assert [model.rows(attack) for attack in model.attacks] == first
+        assert told == []
+    with attacked(replace(settings, replay=True)) as (model, _, told):
+        assert [model.rows(attack) for attack in model.attacks] == first
+    scored: list[int] = []
+    score = LanguageModel.score
+
+    def counting(self: Any, examples: Any, *rest: Any) -> Any:
+        scored.append(len(examples))
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return score(self, examples, *rest)
+
+    other = replace(settings, attacks=("nf4",))
+    monkeypatch.setattr(LanguageModel, "score", counting)
+    with attacked(other) as (model, _, _), pytest.raises(KeyboardInterrupt):
+        model.rows(model.attacks[0])
+    with attacked(other) as (model, _, _):
+        assert len(model.rows(model.attacks[0])) == 5
+    assert scored == [2, 2, 2, 1]  # the first batch once, the one that was cut off again
+
+
+def test_scores_of_an_attack_are_its_own(settings: Settings) -> None:
+    """Two attacks, and two versions of one, are never taken for each other in the store."""
+    with attacked(settings) as (model, _, _):
+        keys = {
+            model._key(attack, chunk)
+            for attack in (*model.attacks, replace(model.attacks[0], version=2))
+            for chunk in model._dataset.chunks_of(model._dataset.attacked_probes)
+        }
+    assert len(keys) == 3 * 3
+
+
+def test_weights_are_restored_where_scoring_fails(settings: Settings) -> None:
+    with attacked(settings) as (model, engine, _):
+        pair = engine.models
+        assert isinstance(pair, ModelPair)
+        pair.prepare("unlearned")
+        before: Any = pair.model("unlearned")
+        digest = digest_of_weights(before._weights.model)
+        with contextlib.suppress(ZeroDivisionError), pair.attacked(model.attacks[0]):
+            raise ZeroDivisionError
+        assert digest_of_weights(before._weights.model) == digest
+
+
+def test_the_whole_job_makes_them(settings: Settings) -> None:
+    result = measure(settings)
+    assert result.run.tried == ("int8", "removed")
+    assert "nf4" in result.run.untried
+    assert "removed" not in result.run.untried
+    assert result.run.complete
+    ids = [case.id for case in result.cases]
+    assert len(ids) == len(set(ids)) == 3 + 3 + 2 + 1 + 2 * 5
+
+
+def test_half_way_between_two_models(settings: Settings, knowing_folder: Path) -> None:
+    """A model that was given beside its base is interpolated with it; there is no adapter."""
+    audit = replace(
+        settings,
+        adapter=None,
+        baseline=str(knowing_folder),
+        attacks=("interpolate0.5", "scale0.5", "int8"),
+    )
+    with attacked(audit) as (model, _, _):
+        assert [attack.name for attack in model.attacks] == ["interpolate0.5", "int8"]
+        rows = model.rows(model.attacks[0])
+        assert all(row.leaked for row in rows if row.split == "forget")
+
+
+def test_an_engine_without_weights_is_refused(settings: Settings) -> None:
+    """Before anything is loaded."""
+    other = replace(settings, engine="vllm")
+    with pytest.raises(UserError, match="--unlearn-attacks=int8,removed: --unlearn-engine=vllm"):
+        check_attackable(other)
+    check_attackable(replace(other, attacks=()))

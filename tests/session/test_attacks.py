@@ -1,0 +1,176 @@
+"""`--unlearn-attacks`: what comes out of the model that an attacker made of the tested one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
+
+ALL = FORGET + RETAIN + CONTROL + TASKS
+GATES = 3
+ALL_BACK = [f"direct-{('email', 'badge')[n % 2]}-forget-{n:03d}" for n in range(FORGET)]
+
+
+def test_each_attack_is_an_item_a_line_and_a_gate(unlearn_run: UnlearnRun) -> None:
+    """What int4 brings back fails the gates on it, and no other."""
+    unlearn_run.lookup(brought_back={"int4": ALL_BACK})
+    result = unlearn_run(
+        "--unlearn-attacks=int8,int4",
+        "--unlearn-gate=leak.direct<=10%",
+        "--unlearn-gate=leak.direct[attack=int8]<=10%",
+        "--unlearn-gate=leak.direct[attack=int4]<=10%",
+        "--unlearn-gate=leak.worst<=10%",
+        "-v",
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "*test_robustness.py::test_withstands[[]int8] PASSED*",
+            "*test_robustness.py::test_withstands[[]int4] LEAKED*",
+            "leak.direct *PASS",
+            "leak.direct[[]attack=int8] *PASS",
+            "leak.direct[[]attack=int4] *60 (100.0%) *FAIL",
+            "leak.worst *60 (100.0%) by int4 *FAIL",
+            "under attack *",
+            "none *60 *0 (0.0%) *",
+            "int8 *60 *0 (0.0%) *",
+            "int4 *60 *60 (100.0%) *",
+            "NOT FOR RELEASE: *",
+        ]
+    )
+
+
+def test_without_attacks_nothing_is_collected(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup()
+    result = unlearn_run("--collect-only", "-q")
+    result.stdout.no_fnmatch_line("*test_robustness*")
+    result = unlearn_run("--pyargs", "pytest_unlearn.suite.test_robustness", "-rs")
+    result.stdout.fnmatch_lines(["*needs --unlearn-attacks=NAME*"])
+
+
+def test_a_gate_on_an_attack_that_is_not_made_is_refused(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup()
+    result = unlearn_run("--unlearn-attacks=int8", "--unlearn-gate=leak.direct[attack=int4]<=10%")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*no such attack is made*; add --unlearn-attacks=int4*"])
+
+
+def test_an_unknown_attack_is_named(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup()
+    result = unlearn_run("--unlearn-attacks=int3")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--unlearn-attacks: 'int3' is no attack; write cheap, all*"])
+
+
+def test_the_profile_chooses(unlearn_run: UnlearnRun) -> None:
+    """`release` makes the cheap attacks; what is named replaces them."""
+    unlearn_run.lookup()
+    flags = ("--unlearn-profile=release", "--unlearn-gate=leak.direct<=10%", "--collect-only", "-q")
+    relaxed = [
+        "--unlearn-gate=leak.indirect<=10%",
+        "--unlearn-gate=leak.worst<=10%",
+        "--unlearn-gate=passk.drop<=10%",
+        "--unlearn-gate=people.retained>=50%",
+    ]
+    result = unlearn_run(*flags, *relaxed)
+    result.stdout.fnmatch_lines(["*test_withstands[[]int8]", "*test_withstands[[]int4]"])
+    result = unlearn_run(*flags, *relaxed, "--unlearn-attacks=nf4")
+    result.stdout.fnmatch_lines(["*test_withstands[[]nf4]"])
+    result.stdout.no_fnmatch_line("*test_withstands[[]int8]")
+
+
+def test_found_again_in_the_store_and_in_the_rows(unlearn_run: UnlearnRun) -> None:
+    """A second run asks for nothing; replays judge the same rows."""
+    unlearn_run.lookup(brought_back={"int4": ALL_BACK[:30]})
+    flags = ("--unlearn-attacks=int8,int4", "--unlearn-gate=leak.worst<=10%")
+    first = unlearn_run(*flags, "--unlearn-report=jsonl:rows.jsonl")
+    first.stdout.fnmatch_lines(["leak.worst *30 (50.0%) by int4 *FAIL"])
+    asked = unlearn_run.generated()
+    assert sum(line.startswith("unlearned+int4") for line in asked) == FORGET + CONTROL
+    unlearn_run(*flags)
+    assert unlearn_run.generated() == asked
+    stored = unlearn_run(*flags, "--unlearn-replay")
+    stored.stdout.fnmatch_lines(["leak.worst *30 (50.0%) by int4 *FAIL"])
+    assert unlearn_run.generated() == asked
+    again = unlearn_run.pytester.runpytest_inprocess("--unlearn-replay=rows.jsonl")
+    again.stdout.fnmatch_lines(["leak.worst *30 (50.0%) by int4 *FAIL"])
+    again = unlearn_run.pytester.runpytest_inprocess(
+        "--unlearn-replay=rows.jsonl", "--unlearn-gate=leak.direct[attack=int8]<=10%"
+    )
+    again.stdout.fnmatch_lines(["leak.direct[[]attack=int8] *PASS"])
+
+
+def test_a_selection_leaves_attacks_unjudged(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup()
+    flags = ("--unlearn-attacks=int8,int4", "--unlearn-gate=leak.worst<=10%")
+    result = unlearn_run(*flags, "-k", "int8")
+    result.stdout.fnmatch_lines(["leak.worst *NOT EVALUATED", "*partial selection*"])
+    result = unlearn_run(*flags, "-k", "withstands")
+    result.stdout.fnmatch_lines(["leak.worst *PASS"])
+
+
+def test_an_attack_that_fails_is_an_error_and_no_pass(unlearn_run: UnlearnRun) -> None:
+    """A model that cannot be attacked has not withstood."""
+    unlearn_run.lookup(
+        also="""
+def pytest_unlearn_models(dataset):
+    class Models(LookupModels):
+        attacked = None
+    return Models(dataset)
+"""
+    )
+    result = unlearn_run("--unlearn-attacks=int8", "--unlearn-gate=leak.worst<=10%")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*has no attacked(attack): leave --unlearn-attacks out*", "leak.worst *UNDECIDED"]
+    )
+
+
+def test_a_critical_attack_fails_its_item(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup(brought_back={"int4": ALL_BACK[:7]})
+    result = unlearn_run(
+        "--unlearn-attacks=int4", "--unlearn-probe-outcome=fail", "--unlearn-gate=leak.worst<=50%"
+    )
+    result.stdout.fnmatch_lines(["*7 values came back: int4/direct-email-forget-000,* 2 more*"])
+
+
+def test_curtailment_leaves_out_what_changes_nothing(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup(leaking=ALL_BACK)
+    result = unlearn_run(
+        "--unlearn-attacks=int8", "--unlearn-gate=leak.direct<=10%", "--unlearn-stop=curtail", "-rs"
+    )
+    result.stdout.fnmatch_lines(["*FAIL", "NOT FOR RELEASE*"])
+
+
+def test_attacks_over_workers(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup(brought_back={"int4": ALL_BACK})
+    result = unlearn_run(
+        "--unlearn-attacks=int8,int4", "--unlearn-gate=leak.worst<=10%", "-n", "2", subprocess=True
+    )
+    result.stdout.fnmatch_lines(["leak.worst *60 (100.0%) by int4 *FAIL"])
+    asked = [line for line in unlearn_run.generated() if line.startswith("unlearned+")]
+    assert len(asked) == 2 * (FORGET + CONTROL)
+
+
+def test_every_report_tells(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup(brought_back={"int4": ALL_BACK})
+    names = ("jsonl", "csv", "summary", "html", "github", "modelcard")
+    unlearn_run(
+        "--unlearn-attacks=int4",
+        "--unlearn-gate=leak.worst<=10%",
+        *(f"--unlearn-report={name}:{name}.out" for name in names),
+    )
+    texts = {name: (unlearn_run.pytester.path / f"{name}.out").read_text() for name in names}
+    lines = [json.loads(line) for line in texts["jsonl"].splitlines()]
+    rows = [line for line in lines if line.get("type") == "attack"]
+    assert len(rows) == FORGET + CONTROL
+    assert {row["attack"] for row in rows} == {"int4"}
+    assert texts["csv"].count("int4/direct-") == FORGET + CONTROL
+    summary = json.loads(texts["summary"])
+    assert summary["attacks"][1]["attack"] == "int4"
+    assert summary["attacks"][1]["direct"] == 1.0
+    for name in ("html", "github", "modelcard"):
+        assert "What an attacker gets" in texts[name]
+        assert "60 (100.0%)" in texts[name]
