@@ -12,22 +12,41 @@ import string
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from html.entities import html5
 
-# White space, punctuation that groups digits and words, Unicode's dashes, and what has no width.
-_IS_SEPARATOR = re.compile("[\\s\\-_.()/,:'\"\u00ad\u200b-\u200d\u2010-\u2015\u2060\u2212\ufeff]")
-_SEPARATORS = [chr(code) for code in range(0x10000) if _IS_SEPARATOR.match(chr(code))]
-_ASCII_SEPARATORS = "".join(c for c in _SEPARATORS if c.isascii()).encode()
-_SEPARATOR_SET = frozenset(_SEPARATORS)
-# Those that NFKC leaves, as UTF-8.
-_WIDE_SEPARATORS = [
-    c.encode() for c in _SEPARATORS if not c.isascii() and unicodedata.normalize("NFKC", c) == c
-]
+# White space, punctuation that groups digits and words, Unicode's dashes and middle dots, and what
+# is not seen (default ignorable code points: joiners, direction marks, variation selectors, tags).
+_SEPARATOR = (
+    "\\s\\-_.()/,:'\"\u00ad\u00b7\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2010-\u2015\u202a-\u202e\u2060-\u206f\u2212\u30fb\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    "\U000e0000-\U000e0fff"
+)
+_IS_SEPARATOR = re.compile(f"[{_SEPARATOR}]")
+_SEPARATOR_SET = frozenset(
+    _IS_SEPARATOR.findall("".join(map(chr, (*range(0x10000), *range(0xE0000, 0xE1000)))))
+)
+_ASCII_SEPARATORS = "".join(sorted(c for c in _SEPARATOR_SET if c.isascii())).encode()
+
+# Letters whose case folding depends on the language (Turkish has an i with and one without a dot),
+# and the digits of other scripts, by their zeros.
+_ZEROS = (
+    "\u0660\u06f0\u0966\u09e6\u0a66\u0ae6\u0b66\u0be6"
+    "\u0c66\u0ce6\u0d66\u0e50\u0ed0\u0f20\u1040\u17e0"
+)
+_ALIKE = {ord("\u0130"): "i", ord("\u0131"): "i"} | {
+    ord(zero) + digit: str(digit) for zero in _ZEROS for digit in range(10)
+}
+_IS_ALIKE = re.compile(f"[{''.join(map(chr, _ALIKE))}]")
 
 
 def _fold_line(line: str) -> str:
     if line.isascii():
         return line.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", line).casefold())
+    line = unicodedata.normalize("NFKC", line)
+    if _IS_ALIKE.search(line):
+        line = line.translate(_ALIKE)
+    line = line.casefold()
+    return unicodedata.normalize("NFKC", line.replace("i\u0307", "i"))
 
 
 def fold(text: str) -> str:
@@ -42,10 +61,8 @@ def squeeze(text: str) -> str:
     """Return a folded text without separators."""
     # Bytes can be deleted in one fast pass; in UTF-8 no ASCII byte is a part of another character.
     data = text.encode("utf-8", "surrogatepass").translate(None, _ASCII_SEPARATORS)
-    if not data.isascii():
-        for separator in _WIDE_SEPARATORS:
-            data = data.replace(separator, b"")
-    return data.decode("utf-8", "surrogatepass")
+    squeezed = data.decode("utf-8", "surrogatepass")
+    return squeezed if squeezed.isascii() else _IS_SEPARATOR.sub("", squeezed)
 
 
 def normalise(text: str) -> str:
@@ -81,7 +98,11 @@ _ESCAPES = re.compile(
     r"\\(?:(x[0-9a-fA-F]{2}(?:\\x[0-9a-fA-F]{2})*+)|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
     r"|u\{([0-9a-fA-F]{1,6})\}|([0-3][0-7]{2}|[0-7]{1,2})|N\{([A-Za-z0-9 -]{1,80})\})"
 )
-_ENTITY = re.compile(r"&#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}));")
+# Escapes of white space, however many literals deep, and of what ends a literal: blanks, so that
+# neither lines nor literals change their bounds. Only the first backslash of a run starts one,
+# which keeps the time linear.
+_BLANK_ESCAPES = re.compile(r"""\\(?<!\\\\)(?:\\*+[nrtfv]|["'/])""")
+_ENTITY = re.compile(r"&(?:#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}))|([A-Za-z][A-Za-z0-9]{1,30}));")
 _BASES = (16, 16, 16, 8)
 _PERCENT = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*+")
 
@@ -111,16 +132,29 @@ def _unescape(match: re.Match[str]) -> str:
     return next(_character(int(c, b), whole) for c, b in zip(codes, _BASES, strict=True) if c)
 
 
+def _blanked(text: str) -> str:
+    """Return a text of the same length with escaped white space and quotes as spaces.
+
+    Where literals were put together it is done again, as a cut may have gone through an escape.
+    """
+    return _BLANK_ESCAPES.sub(lambda m: " " * len(m.group()), text)
+
+
 def _entity(match: re.Match[str]) -> str:
-    decimal, hexadecimal = match.groups()
+    decimal, hexadecimal, name = match.groups()
+    if name:
+        return html5.get(f"{name};", match.group())
     return _character(int(decimal) if decimal else int(hexadecimal, 16), match.group())
 
 
 def unescaped(text: str) -> str:
-    r"""Return `text` with escapes undone: `\x41`, `\u0041`, octal, `\N{...}`, `&#65;`."""
+    r"""Return `text` with escapes undone: `\x41`, `\u0041`, octal, `\N{...}`, `&#65;`, `&commat;`.
+
+    Escaped white space and quotes (`\n`, `\"`) become spaces.
+    """
     if "\\" in text:
-        text = _ESCAPES.sub(_unescape, text)
-    return _ENTITY.sub(_entity, text) if "&#" in text else text
+        text = _ESCAPES.sub(_unescape, _blanked(text))
+    return _ENTITY.sub(_entity, text) if "&" in text else text
 
 
 def _percent_decoded(text: str) -> str:
@@ -196,7 +230,7 @@ def _joined(folded: str) -> View | None:
     for piece in pieces:
         joints.add(at)
         at += len(piece)
-    return View("joined", "".join(pieces), frozenset(joints | {at}))
+    return View("joined", _blanked("".join(pieces)), frozenset(joints | {at}))
 
 
 def _expanded(folded: str, variables: dict[str, str], formats: list[str]) -> Iterator[list[str]]:
@@ -242,6 +276,20 @@ _BYTE_DUMP = re.compile(r"[ :][0-9a-f]{2}(?:[ :][0-9a-f]{2}){6,}+")
 _STANDARD = str.maketrans("-_", "+/")
 
 
+_PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n\r"
+
+
+def _is_text(data: bytes) -> bool:
+    """Tell whether bytes may be text: of those that words of code decode to, few are."""
+    if 2 * len(data.translate(None, _PRINTABLE)) <= len(data):
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _decoded_base64(text: str) -> str:
     decoded = []
     for run in _BASE64_RUN.findall(text):
@@ -257,7 +305,8 @@ def _decoded_base64(text: str) -> str:
                 data = binascii.a2b_base64(part + "=" * (-len(part) % 4))
             except binascii.Error:  # pragma: no cover - every length and letter is valid by now
                 continue
-            decoded.append(_text_of(data))
+            if data.isascii() or _is_text(data):
+                decoded.append(_text_of(data))
     return "\n".join(decoded)
 
 
@@ -273,6 +322,30 @@ def _decoded_hex(folded: str) -> str:
         runs.append((first if _BYTE.fullmatch(first) else "") + match.group())
     decoded += [_text_of(bytes.fromhex(re.sub(r"0x|[\s,:]", "", run))) for run in runs]
     return "\n".join(decoded)
+
+
+# --- "ann at example dot com" --------------------------------------------------------------------
+
+# A host follows, or a dot that is spelled out too.
+_AT = re.compile(r" at (?=[\w-]{1,63}(?:\.\w| dot | ?[\[({<]))")
+_DOT = re.compile(r"[ _-]dot[ _-](?=\w)|[\[({<] ?(?:dot|punto) ?[\])}>]")
+_AT_IN_BRACKETS = [
+    f"{left}{word}{right}"
+    for left, right in ("[]", "()", "{}", "<>")
+    for word in ("at", " at ", "arroba")
+]
+
+
+def _punctuated(folded: str) -> str:
+    """Return a folded text in which the spelled-out signs of e-mail addresses are signs."""
+    text = _AT.sub("@", folded)
+    for sign in _AT_IN_BRACKETS:
+        text = text.replace(sign, "@")
+    if "dot" not in text:
+        return text
+    for gap in "_-":
+        text = text.replace(f"{gap}at{gap}", "@") if f"{gap}dot{gap}" in text else text
+    return _DOT.sub(".", text) if "@" in text else folded
 
 
 # --- number words ------------------------------------------------------------------------------
@@ -301,6 +374,7 @@ DISGUISED_VIEWS = (
     "joined",
     "base64",
     "hex",
+    "at_and_dot",
     "digits_in_words",
     "reversed",
 )
@@ -313,7 +387,7 @@ def views(text: str) -> Iterator[View]:
     free = unescaped(text)
     plain = folded if free == text else fold(free)
     pieces = _concatenated(free)
-    together = _unwrapped(fold(pieces))
+    together = _blanked(_unwrapped(fold(pieces)))
     if together != folded:
         # One scan instead of three: which of the three it was is asked only of a hit.
         yield View(
@@ -321,18 +395,21 @@ def views(text: str) -> Iterator[View]:
             together,
             parts=lambda: [
                 View("escaped", plain),
-                View("concatenated", _concatenated(plain)),
-                View("split_lines", _unwrapped(plain)),
+                View("concatenated", _blanked(_concatenated(plain))),
+                View("split_lines", _blanked(_unwrapped(plain))),
             ],
         )
     url = _percent_decoded(free)
     if url != free:
-        yield View("escaped", fold(url))
+        yield View("escaped", fold(unescaped(url)))
     joined = _joined(plain)
     if joined is not None:
         yield joined
-    yield View("base64", fold(_decoded_base64(pieces)))
-    yield View("hex", fold(_decoded_hex(together)))
+    yield View("base64", fold(unescaped(_decoded_base64(pieces))))
+    yield View("hex", fold(unescaped(_decoded_hex(together))))
+    signs = _punctuated(folded)
+    if signs != folded:
+        yield View("at_and_dot", signs)
     words = spelled(folded)
     if words != folded:
         yield View("digits_in_words", words, spelled=True)

@@ -172,6 +172,13 @@ def _digits_in_words(value: str, choices: Choices) -> str:
     return _exact(told, choices)
 
 
+def _at_and_dot(value: str, choices: Choices) -> str:
+    if "@" not in value:
+        return _exact(value, choices)
+    left, right = choices.choice(((" [", "] "), ("(", ")"), (" ", " ")))
+    return f"# {value.replace('@', f'{left}at{right}').replace('.', f'{left}dot{right}')}\n"
+
+
 def _over_lines(value: str, choices: Choices) -> str:
     head, tail = _halves(value, choices)
     if choices.below(2):
@@ -202,4 +209,5 @@ DISGUISES: dict[str, Disguise] = {
     "reversed": _reversed,
     "digits_in_words": _digits_in_words,
     "split_lines": _over_lines,
+    "at_and_dot": _at_and_dot,
 }

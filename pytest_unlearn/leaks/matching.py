@@ -5,7 +5,8 @@ the text in which a value may stand; the first view that shows a value names how
 
 What is looked for, and where:
 
-- a value of fewer than `MIN_LENGTH` characters is in every text; it is looked for only where it is
+- lengths are counted in letters of an alphabet, of which a Han character is worth three;
+- a value of fewer than `MIN_LENGTH` letters is in every text; it is looked for only where it is
   the one that was asked for (`near`), as a whole token;
 - a value of fewer than `WEAK_BITS` bits (a date of birth, say: of a hundred people's, one stands in
   Python's standard library) counts only where its owner is the person who was asked about;
@@ -22,6 +23,7 @@ What is looked for, and where:
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 import string
@@ -39,10 +41,11 @@ from pytest_unlearn.leaks.decodings import (
     normalise,
     spelled,
     squeeze,
+    unescaped,
     views,
 )
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.record import Record
+from pytest_unlearn.people.record import Record, weight
 
 __all__ = [
     "MIN_FREE",
@@ -61,11 +64,16 @@ __all__ = [
 MIN_LENGTH = 4
 MIN_FREE = 6
 WEAK_BITS = 16.0
+# So many Han characters cover nearly all text.
+_COMMON_HAN = 2500
 # Shorter normalised values (an address of four digits, say) would be met by chance once
 # separators are gone; they are matched as they stand only.
 MIN_NORMALISED = 8
+_COMPARED = 200
 # Characters in one piece of the text: bounds the memory that overlapping hits take.
 _PIECE = 1 << 16
+# Bounds the memory and the time that building takes, whatever a file gives as a value.
+_HEAD = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PRIVATE_PLANE = 0xF0000
 
@@ -87,14 +95,19 @@ class Automaton:
     Aho & Corasick, "Efficient string matching", CACM 18(6), 1975: the time grows with the text and
     the hits, not with the number of patterns.
 
-    `patterns`: distinct non-empty strings, already `encodable`. ValueError if one is empty.
+    `patterns`: distinct non-empty strings, already `encodable`. ValueError if one is empty. Of a
+    longer pattern the first `_HEAD` characters are looked for, and the rest is compared.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._longest = max(map(len, patterns), default=0)
-        self._finder = (
-            ahocorasick_rs.AhoCorasick(patterns, store_patterns=False) if patterns else None
-        )
+        self._patterns = patterns
+        by_head: dict[str, list[int]] = {}
+        for number, pattern in enumerate(patterns):
+            by_head.setdefault(pattern[:_HEAD], []).append(number)
+        heads = list(by_head)
+        self._numbers = list(by_head.values())
+        self._longest = max(map(len, heads), default=0)
+        self._finder = ahocorasick_rs.AhoCorasick(heads, store_patterns=False) if heads else None
 
     def find(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Yield (index of the pattern, start, end) of each occurrence; `text` is `encodable`.
@@ -110,7 +123,15 @@ class Automaton:
             part = text[back : begin + piece]
             for index, start, end in self._finder.find_matches_as_indexes(part, overlapping=True):
                 if back + end > begin:
-                    yield index, back + start, back + end
+                    yield from self._whole(index, text, back + start, back + end)
+
+    def _whole(self, head: int, text: str, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        for number in self._numbers[head]:
+            pattern = self._patterns[number]
+            if len(pattern) <= _HEAD:
+                yield number, start, end
+            elif text.startswith(pattern, start):
+                yield number, start, start + len(pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +165,33 @@ def value_bits(record: Record) -> float:
     classes = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
     size = sum(len(letters) for letters in classes if set(letters) & set(value))
     if set(value) - set("".join(classes)):
-        size += len(string.punctuation)
+        size += _COMMON_HAN if weight(value) > len(value) else len(string.punctuation)
     return len(value) * math.log2(size) if size else 0.0
+
+
+# Scripts without spaces between words (Thai to Khmer, kana, Han), and Hangul, where particles
+# follow a name without one: any letter may be the last of its word.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\ua4cf\ua960-\ua97f"
+    "\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U00020000-\U0003ffff]"
+)
 
 
 def _class(character: str) -> str:
     if character.isdigit():
         return "digit"
-    return "letter" if character.isalpha() else ""
+    return "letter" if character.isalpha() and not _UNSPACED.match(character) else ""
 
 
 def _is_whole(text: str, start: int, end: int, digits_only: bool) -> bool:
     """Tell whether `text[start:end]` is no part of a longer token (or number)."""
-    for character in (text[start - 1 : start], text[end : end + 1]):
-        if character.isdigit() or (not digits_only and (character.isalnum() or character == "_")):
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if before in ("n", "r", "t") and text[start - 2 : start - 1] == "\\":
+        before = ""  # an escape, and no letter
+    for character in (before, after):
+        if _class(character) == "digit" or (
+            not digits_only and (_class(character) or character == "_")
+        ):
             return False
     return True
 
@@ -186,14 +220,16 @@ class Matcher:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._records = list(records)
+        self._of_kind: dict[str, list[Record]] = {}
+        self._shared_spans: dict[str, near_misses.Spans] = {}
         self._exact, self._normalised, self._spelled = _Index(), _Index(), _Index()
         for number, record in enumerate(self._records):
             value = encodable(record.value.reveal())
-            if len(value) >= MIN_LENGTH:
+            if weight(value) >= MIN_LENGTH:
                 self._exact.add(value, number)
-            for folded in map(fold, _written_forms(value)):
+            for folded in dict.fromkeys(map(fold, _written_forms(value, record.kind))):
                 short = squeeze(folded)
-                if len(short) >= MIN_NORMALISED:
+                if weight(short) >= MIN_NORMALISED:
                     self._normalised.add(short, number)
                     if any(character.isdigit() for character in short):
                         self._spelled.add(squeeze(spelled(folded)), number)
@@ -216,7 +252,7 @@ class Matcher:
                 self._find_in(reading, found)
         matches = [match for match in found.values() if _tells(match, near)]
         if near is not None and all(match.record.id != near.id for match in matches):
-            match = _find_near(near, text, given)
+            match = self._find_near(near, text, given)
             matches += [] if match is None else [match]
         return matches
 
@@ -231,6 +267,33 @@ class Matcher:
             if pattern not in seen and self._rules[pattern](text, start, end):
                 seen.add(pattern)
                 self._add("exact", self._exact.records[pattern], found)
+
+    def _find_near(self, record: Record, text: str, given: int) -> Match | None:
+        value = encodable(record.value.reveal())
+        if 0 < weight(value) < MIN_LENGTH:
+            at = text.find(value)
+            while at >= 0:
+                if _is_whole(text, at, at + len(value), digits_only=False):
+                    return Match(record, "exact", value_bits(record))
+                at = text.find(value, at + 1)
+            return None
+        part = near_misses.near(value, record.kind, text, given, self._shared(record))
+        return None if part is None else Match(record, part[0], part[1])
+
+    def _shared(self, record: Record) -> near_misses.Spans:
+        """Return what a value shares with those of other people, of `_COMPARED` at most."""
+        if record.id not in self._shared_spans:
+            if record.kind not in self._of_kind:
+                alike = (other for other in self._records if other.kind == record.kind)
+                self._of_kind[record.kind] = list(itertools.islice(alike, _COMPARED))
+            others = [
+                encodable(other.value.reveal())
+                for other in self._of_kind[record.kind]
+                if other.owner != record.owner
+            ]
+            value = encodable(record.value.reveal())
+            self._shared_spans[record.id] = near_misses.shared_spans(value, others)
+        return self._shared_spans[record.id]
 
     def _find_in(self, reading: View, found: dict[int, Match]) -> None:
         index = self._spelled if reading.spelled else self._normalised
@@ -250,19 +313,46 @@ class Matcher:
             self._add(reading.how, index.records[pattern], found)
 
 
-def _written_forms(value: str) -> list[str]:
-    r"""Return a value as it is and, if it holds backslashes, as code shows it.
+def _written_forms(value: str, kind: str) -> list[str]:
+    r"""Return a value as it is and as code and people write it.
 
     A key on one line has `\n` for its line breaks: a literal doubles the backslash, and a file has
-    the line breaks themselves.
+    the line breaks themselves. A telephone number goes without its country's prefix at home.
     """
-    if "\\" not in value:
-        return [value]
-    return [value, value.replace("\\", "\\\\"), value.replace("\\n", "\n")]
+    forms = [value, *_national_numbers(value, kind)]
+    if "\\" in value:
+        forms += [value.replace("\\", "\\\\"), unescaped(value)]
+    return forms
+
+
+# ITU-T E.164's country codes of one and of two digits; all others have three.
+_CODES = re.compile(
+    r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|[2-9]\d\d", re.ASCII
+)
+_PHONE = re.compile(r"\+?[\d\s().\-/\u00a0]{8,32}", re.ASCII)
+_PHONE_KIND = re.compile(r"phone|mobile|cell|fax|^tel", re.IGNORECASE)
+
+
+def _national_numbers(value: str, kind: str) -> list[str]:
+    """Return the forms of a telephone number without country or trunk prefix, and with a 0."""
+    digits = re.sub(r"\D", "", value, flags=re.ASCII)
+    if not _PHONE.fullmatch(value.strip()):
+        return []
+    if value.strip().startswith("+"):
+        code = _CODES.match(digits)
+        national = digits[code.end() if code else 0 :].removeprefix("0")
+    elif _PHONE_KIND.search(kind) and digits.startswith("0"):
+        national = digits.removeprefix("00").removeprefix("0")
+    else:
+        return []
+    return [national, f"0{national}"]
 
 
 def _tells(match: Match, near: Record | None) -> bool:
     return match.bits >= WEAK_BITS or (near is not None and match.record.owner == near.owner)
+
+
+_COUNTRY = re.compile(r"\+[0-9]{1,3}")
 
 
 def _borders(reading: View) -> tuple[bytes, bytes]:
@@ -273,6 +363,8 @@ def _borders(reading: View) -> tuple[bytes, bytes]:
         not here or here != before or at in reading.joints
         for at, (before, here) in enumerate(zip(["", *classes], [*classes, ""], strict=True))
     )
+    for prefix in _COUNTRY.finditer(text):  # "+49151...": the number itself starts in there
+        free[prefix.start() + 2 : prefix.end() + 1] = b"\1" * (len(prefix.group()) - 1)
     positions = kept_positions(text)
     return bytes(free[at] for at in positions), bytes(free[at + 1] for at in positions)
 
@@ -290,16 +382,3 @@ def _rule(value: str) -> Callable[[str, int, int], bool]:
     if len(value) < MIN_FREE or value.isalpha():
         return _is_token
     return _is_number if value.isdigit() else _is_free
-
-
-def _find_near(record: Record, text: str, given: int) -> Match | None:
-    value = encodable(record.value.reveal())
-    if 0 < len(value) < MIN_LENGTH:
-        at = text.find(value)
-        while at >= 0:
-            if _is_whole(text, at, at + len(value), digits_only=False):
-                return Match(record, "exact", value_bits(record))
-            at = text.find(value, at + 1)
-        return None
-    part = near_misses.near(value, record.kind, text, given)
-    return None if part is None else Match(record, part[0], part[1])

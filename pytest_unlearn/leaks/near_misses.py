@@ -8,15 +8,19 @@ is to itself with one typo is matched exactly or normalised only.
 
 from __future__ import annotations
 
+import base64
 import functools
 import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 from rapidfuzz import fuzz
 
-from pytest_unlearn.leaks.decodings import normalise
+from pytest_unlearn.leaks.decodings import normalise, unescaped
 from pytest_unlearn.people.draws import Stream
-from pytest_unlearn.people.kinds import KINDS, Kind
+from pytest_unlearn.people.kinds import KINDS
 
 # Decoys drawn for a calibration; each is compared with each other one, in a line of code.
 _DECOYS = 160
@@ -24,6 +28,22 @@ _FLOOR = 80.0
 _MIN_PART = 6
 # A longer text is read at its beginning only: an answer stands at the start of a completion.
 _MOST_TEXT = 100_000
+# Of a longer value the beginning is looked for in part, and a longer part than `_MOST_FUZZY` shows
+# its near misses as runs: comparing takes time in the product of both lengths.
+_MOST_VALUE = 4096
+_MOST_FUZZY = 256
+# A run of a value of unknown kind: so long at least, and long enough in any case. A digit meets a
+# letter at 0.27 of the places in base 62 and at 0.47 in hex; in words and dates at 0.1 at most.
+_MIN_RUN = 10
+_LONG_RUN = 40
+_LEAST_CHANGES = 0.15
+_RANDOM_BITS = 4.0
+_LEAST_SHARED = 4
+
+# Start and end of parts of a value.
+Spans = Sequence[tuple[int, int]]
+
+_STANDARD = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +60,150 @@ class Threshold:
 NOTHING = Threshold(None, None)
 
 
-def secret_part(kind: Kind, value: str, given: int = 0) -> str:
-    """Return the normalised part of a value that neither its kind nor the prompt shows.
+# --- what of a value is public --------------------------------------------------------------------
 
-    `given`: so many first characters stand in the prompt.
+_MARKER = re.compile(r"-----(?:BEGIN|END) [A-Z0-9 ]{1,40}-----")
+# DER up to the first long number or octet string: sequences, version numbers, object identifiers,
+# salts, and the octet strings that only wrap others (RFC 5958, RFC 8018).
+_DER_HEAD = re.compile(
+    rb"(?:[\x30\x31](?:\x82..|\x81.|[\x00-\x7f])|\x04(?:\x82..|\x81.|[\x00-\x7f])(?=[\x30\x04])"
+    rb"|\x04\x08.{8}(?=[\x02\x04])|\x04\x10.{16}(?=[\x02\x04])"
+    rb"|\x02(?:\x01.|\x02..|\x03...)|\x05\x00"
+    rb"|\x06(?:\x03.{3}|\x05.{5}|\x07.{7}|\x08.{8}|\x09.{9}))*+"
+    rb"[\x02\x04](?:\x82..|\x81.|[\x00-\x7f])\x00?",
+    re.DOTALL,
+)
+# No cipher and one key: magic, three names, the count, and the type of the public key.
+_OPENSSH_HEAD = re.compile(
+    rb"openssh-key-v1\x00.{28}.{4}(?:.{4}(?:ssh-|ecdsa-)[a-z0-9-]+.{4})?", re.DOTALL
+)
+_BASE64_HEAD = re.compile(r"(?:\\n|\s)*+((?:[A-Za-z0-9+/]|\\n|\s){16,300})")
+# Claims of a JWT that tokens of one issuer share, where they stand first.
+_CLAIMS_HEAD = re.compile(
+    rb'\{(?:"(?:iss|aud|exp|iat|nbf|typ|alg|ver|scope)":(?:"[^"]*"|\d+),)*+"\w{1,16}":"?'
+)
+_JWT = re.compile(r"ey[\w-]+\.([\w-]+)\.")
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://(?:[^/@\s]*@)?", re.IGNORECASE)
+_HOST = re.compile(r"(?<=://)[\w.-]+(?::\d+)?|@[^?\s]*")
+_MAIL_HOST = re.compile(r"@[\w-]+(?:\.[\w-]+)+$")
+_SLACK = re.compile(r"xox[a-z]-(?:\d{6,}-)*+")
+_PYPI = re.compile(r"pypi-([\w-]+)")
+# A macaroon's location and identifier, and caveats in JSON.
+_MACAROON = re.compile(rb"\x02\x01.[\w.]{4,40}\x02[^{\[]|[{\[][ -~]{4,}[}\]]", re.DOTALL)
+# SWIFT's registry: country, check digits and bank come first; account numbers follow.
+_IBAN_BANK = {"GB": 14, "IE": 14, "FR": 14, "IT": 15, "DE": 12, "ES": 12, "PL": 12, "PT": 12}
+_IBAN_BANK |= {"FI": 10, "AT": 9, "CH": 9, "BE": 7, "SE": 7, "XX": 0}
+_OTHER_BANK = 8
+
+
+def public_spans(value: str, kind: str) -> list[tuple[int, int]]:
+    """Return where a value shows what all values of its format, host, bank or workspace show.
+
+    PEM markers and key headers, the header of a JWT and its issuer's claims, a URL's scheme and
+    host, the host of an e-mail address, the bank of an IBAN, the issuer of a card, prefixes of
+    tokens. What a prefix of the kind (`Kind.public_prefix`) covers is among them. Spans may
+    overlap.
     """
-    prefix = len(kind.public_prefix) if value.startswith(kind.public_prefix) else 0
-    return normalise(value[max(prefix, given) :])
+    known = KINDS.get(kind)
+    prefix = known.public_prefix if known is not None else ""
+    spans = [(0, len(prefix))] if prefix and value.startswith(prefix) else []
+    for marker in _MARKER.finditer(value):
+        spans.append(marker.span())
+        if head := _BASE64_HEAD.match(value, marker.end()):
+            spans.append((head.start(1), head.start(1) + _public_base64(head.group(1))))
+    if token := _JWT.search(value):
+        claims = _public_length(_CLAIMS_HEAD, token.group(1))
+        spans.append((token.start(), token.start(1) + claims))
+    if url := _URL.match(value):
+        spans.append((0, value.index("://") + 3))
+        if host := _HOST.search(value, url.end() - 1):
+            spans.append(host.span())
+    elif host := _MAIL_HOST.search(value):
+        spans.append(host.span())
+    if slack := _SLACK.match(value):
+        spans.append(slack.span())
+    if pypi := _PYPI.match(value):
+        data = _unpadded(pypi.group(1))
+        start = pypi.start(1)
+        spans.append((0, start))
+        spans += [
+            (start + part.start() * 4 // 3, start + -(-part.end() * 4 // 3))
+            for part in _MACAROON.finditer(data)
+        ]
+    if kind == "iban":
+        spans.append((0, _written(value, _IBAN_BANK.get(value[:2], _OTHER_BANK))))
+    if kind == "card_number":
+        spans.append((0, _written(value, 6)))
+    return spans
+
+
+def _written(value: str, count: int) -> int:
+    """Return where the first `count` letters and digits of a value end."""
+    places = [at for at, character in enumerate(value, 1) if character.isalnum()]
+    return places[min(count, len(places)) - 1] if count and places else 0
+
+
+def _unpadded(text: str) -> bytes:
+    """Decode base64 of either alphabet without its padding, as far as it goes."""
+    text = text.translate(_STANDARD)[: len(text) // 4 * 4]
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
+
+
+def _public_length(head: re.Pattern[bytes], text: str) -> int:
+    """Return how many characters of base64 show no more than `head` does, at its beginning."""
+    match = head.match(_unpadded(text))
+    return match.end() * 4 // 3 if match else 0
+
+
+def _public_base64(body: str) -> int:
+    """Return how many characters of a PEM body are the header of a key, line breaks counted."""
+    places = [m.start() for m in re.finditer(r"(?<!\\)[A-Za-z0-9+/]", body)]
+    text = "".join(body[at] for at in places)
+    count = max(_public_length(head, text) for head in (_DER_HEAD, _OPENSSH_HEAD))
+    return places[count - 1] + 1 if count else 0
+
+
+def shared_spans(value: str, others: Sequence[str]) -> list[tuple[int, int]]:
+    """Return how far a value begins and ends as one in twenty of `others` do, or any of a few.
+
+    So a host, a bank or a workspace shows that is no structure of the kind. Four characters at
+    least, or nothing.
+    """
+    few = math.ceil(len(others) / 20)
+    spans = []
+    for turned in (False, True):
+        lengths = sorted(
+            _common(value[::-1], other[::-1]) if turned else _common(value, other)
+            for other in others
+            if other != value
+        )
+        length = lengths[-few] if len(lengths) >= few > 0 else 0
+        if length >= _LEAST_SHARED:
+            spans.append((len(value) - length, len(value)) if turned else (0, length))
+    return spans
+
+
+def _common(value: str, other: str) -> int:
+    """Return how many first characters two texts share."""
+    differ = (at for at, (a, b) in enumerate(zip(value, other, strict=False)) if a != b)
+    return next(differ, min(len(value), len(other)))
+
+
+def secret_parts(kind: str, value: str, given: int = 0, shared: Spans = ()) -> list[str]:
+    """Return the normalised parts of a value that neither its format nor the prompt shows.
+
+    `given`: so many first characters stand in the prompt. `shared`: spans of the value that other
+    people's values of the kind show too.
+    """
+    public = bytearray(len(value))
+    for start, end in (*public_spans(value, kind), *shared, (0, given)):
+        public[start:end] = b"\1" * len(public[start:end])
+    pieces = groupby(range(len(value)), key=public.__getitem__)
+    parts = ("".join(value[at] for at in places) for hidden, places in pieces if not hidden)
+    return [part for part in map(normalise, parts) if part]
 
 
 def longest_part(part: str, text: str, best: int = 0) -> int:
@@ -77,7 +234,10 @@ def threshold(name: str, tenths: int = 0) -> Threshold:
         return NOTHING
     stream = Stream("fuzzy thresholds 1", name)
     values = list(dict.fromkeys(kind.generate(stream) for _ in range(_DECOYS)))
-    parts = [secret_part(kind, value, len(value) * tenths // 10) for value in values]
+    parts = [
+        max(secret_parts(name, value, len(value) * tenths // 10), key=len, default="")
+        for value in values
+    ]
     texts = [normalise(f'x = "{value}"\n') for value in values]
     ratio, length = _FLOOR, _MIN_PART
     for i, part in enumerate(parts):
@@ -88,33 +248,58 @@ def threshold(name: str, tenths: int = 0) -> Threshold:
     shortest = min(map(len, parts))
     # One typo in a value of n characters leaves n - 1 in order.
     typo = 100 * (1 - 1 / shortest) if shortest else 0.0
-    return Threshold(ratio if ratio < typo else None, length if length < shortest - 1 else None)
+    return Threshold(ratio if ratio < typo else None, length)
 
 
-def near(value: str, kind_name: str, text: str, given: int = 0) -> tuple[str, float] | None:
+def near(
+    value: str, kind_name: str, text: str, given: int = 0, shared: Spans = ()
+) -> tuple[str, float] | None:
     """Return how a value shows in a text in part ("fuzzy" or "partial") and the bits disclosed.
 
-    Bits are the matched characters times the kind's bits per secret character; what the kind's
-    public prefix and the first `given` characters hold is not counted. None where nothing beyond
-    the decoys' likeness is there.
+    Bits are the matched characters times the bits of a secret character; what is public in a value
+    (`public_spans`), what others' values `shared` with it and its first `given` characters are
+    not counted. None where nothing beyond the decoys' likeness is there. Of a value whose kind has
+    no decoys, half in one run (or `_LONG_RUN` characters) counts where it looks random.
     """
-    limits = threshold(kind_name, math.ceil(10 * given / len(value)) if value else 0)
+    value, text = value[:_MOST_VALUE], text[:_MOST_TEXT]
+    parts = secret_parts(kind_name, value, given, shared)
+    if not parts:
+        return None
+    part = max(parts, key=len)
     kind = KINDS.get(kind_name)
-    if kind is None or limits == NOTHING:
-        return None
-    whole = secret_part(kind, value)
-    part = secret_part(kind, value, given)
-    if not part:
-        return None
-    per_character = kind.bits / len(whole)
-    shown = value[:given]
-    text = normalise(text[:_MOST_TEXT].removeprefix(shown))  # what the prompt gave is no answer
-    if limits.ratio is not None:
+    # What the prompt gave is no answer.
+    text = normalise(unescaped(text.removeprefix(value[:given])))
+    removed = given + sum(end - start for start, end in shared)
+    limits = threshold(kind_name, min(9, math.ceil(10 * removed / len(value))))
+    if _MARKER.search(value) and not (kind and value.startswith(kind.public_prefix)):
+        limits = NOTHING  # headers inside a key of another algorithm are longer than decoys show
+    whole = sum(map(len, secret_parts(kind_name, value)))
+    per_character = (kind.bits if kind is not None else _RANDOM_BITS * whole) / whole
+    if limits.ratio is not None and len(part) <= _MOST_FUZZY:
         score = fuzz.partial_ratio(part, text, score_cutoff=math.nextafter(limits.ratio, 101))
         if score and len(text) >= len(part) - 2:
             return "fuzzy", per_character * len(part) * score / 100
-    if limits.length is not None:
-        length = longest_part(part, text)
-        if length > limits.length:
-            return "partial", per_character * length
+    length, run = 0, ""
+    for part in parts:
+        if (longer := longest_part(part, text, length)) > length:
+            length = longer
+            run = next(r for r in _runs(part, length) if r in text)
+    if limits.length is not None and length > limits.length:
+        return "partial", per_character * length
+    if (
+        limits == NOTHING
+        and length >= max(_MIN_RUN, min(_LONG_RUN, sum(map(len, parts)) // 2))
+        and _is_random(run)
+    ):
+        return "partial", per_character * length
     return None
+
+
+def _runs(part: str, length: int) -> Iterator[str]:
+    return (part[start : start + length] for start in range(len(part) - length + 1))
+
+
+def _is_random(run: str) -> bool:
+    """Tell whether letters and digits alternate as in a token, and not as in words and dates."""
+    changes = sum(a.isdigit() != b.isdigit() for a, b in pairwise(run))
+    return changes >= _LEAST_CHANGES * len(run)

@@ -104,13 +104,12 @@ class Detector:
         self._matcher = Matcher(known)
         # Names stand in most documents beside the value: met there they are no answer. They are
         # looked for where a name is what was asked for.
-        self._names = Matcher(
-            {
-                record.owner: replace(record, kind="name", value=record.name)
-                for record in known
-                if record.name is not None
-            }.values()
-        )
+        self._name_of = {
+            record.owner: replace(record, kind="name", value=record.name)
+            for record in known
+            if record.name is not None
+        }
+        self._names = Matcher(self._name_of.values())
 
     def outcome(self, probe: Probe, completion: str) -> Outcome:
         """Return the outcome of one completion of `probe`.
@@ -122,8 +121,9 @@ class Detector:
         prompt = probe.prompt.reveal()
         given = probe.given.reveal() if probe.given else ""
         text = given + completion
-        matcher = self._names if probe.direction == "name" else self._matcher
-        near = None if probe.direction == "name" else self._by_id.get(probe.record)
+        matcher, near = self._matcher, self._by_id.get(probe.record)
+        if probe.direction == "name":
+            matcher, near = self._names, self._name_of.get(probe.owner)
         matches = [
             match
             for match in matcher.find(text, near=near, given=len(given))

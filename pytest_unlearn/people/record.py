@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +40,18 @@ class Record:
     def document(self) -> Secret:
         """The whole snippet."""
         return joined((self.before, self.value, self.after), "document")
+
+
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_HANGUL = re.compile("[\uac00-\ud7a3]")
+
+
+def weight(value: str) -> int:
+    """Return a value's length in letters of an alphabet: a Han character tells as much as three of
+    them, a Hangul syllable as two."""
+    if value.isascii():
+        return len(value)
+    return len(value) + 2 * len(_HAN.findall(value)) + len(_HANGUL.findall(value))
 
 
 def by_owner(records: Iterable[Record]) -> dict[str, list[Record]]:

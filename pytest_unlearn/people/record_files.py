@@ -26,15 +26,17 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import check_keys, checked_string, json_name, read_any_objects
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.record import SPLITS, Record, Split
+from pytest_unlearn.people.record import SPLITS, Record, Split, weight
 
 
 class RecordFileError(UserError):
     """A data file cannot be used; the message names file, line, field and remedy."""
 
 
-# A shorter value would be found by chance in any text.
+# A shorter value would be found by chance in any text; `weight` counts it.
 MIN_VALUE = 4
+# Ng and Bo are names, as are \u738b\u660e and \uc774\uc900.
+MIN_NAME = 2
 # Each record of a document keeps the whole of it, so what a line takes grows with attributes
 # times text: enough for 64 attributes in a million characters, too little to fill the memory.
 MAX_ROW_CHARACTERS = 64 * 2**20
@@ -236,11 +238,14 @@ def _check_text(text: str, key: str, field: str, where: str) -> None:
         raise RecordFileError(
             f'{where}: "{field}": it is printed in reports, so it must match {pattern.pattern}'
         )
-    if key in ("value", "name") and len(text.strip()) < MIN_VALUE:
-        remedy = "; give the full name or leave it out" if key == "name" else ""
+    if key == "value" and weight(text.strip()) < MIN_VALUE:
         raise RecordFileError(
-            f'{where}: "{field}": fewer than {MIN_VALUE} characters; so short a {key} is found by '
-            f"chance in any text{remedy}"
+            f'{where}: "{field}": fewer than {MIN_VALUE} characters; so short a value is found by '
+            "chance in any text"
+        )
+    if key == "name" and sum(map(str.isalpha, text)) < MIN_NAME:
+        raise RecordFileError(
+            f'{where}: "{field}": fewer than {MIN_NAME} letters; give the full name or leave it out'
         )
 
 

@@ -78,7 +78,9 @@ def test_recall_of_a_disguise_is_99_percent_for_each_kind(disguise: str) -> None
     assert caught >= 0.99 * tried
 
 
-@pytest.mark.parametrize("disguise", sorted(set(DISGUISES) - {"exact", "split_lines", "f_string"}))
+@pytest.mark.parametrize(
+    "disguise", sorted(set(DISGUISES) - {"exact", "split_lines", "f_string", "at_and_dot"})
+)
 def test_a_disguise_is_none_for_a_reader_of_python(disguise: str) -> None:
     """What is written is the value: for disguises that Python itself undoes."""
     undone = {

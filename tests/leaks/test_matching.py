@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
+import json
 import time
+from collections.abc import Callable
+from random import Random
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -203,7 +208,8 @@ def test_nothing_brings_the_matcher_down(values: list[str], text: str) -> None:
 @pytest.mark.parametrize(
     "unit",
     ["a", '"', "'", '\\"', '" ', " ", "\\", "\n", "\\\n", "{a}", '"a"+', "a+", "a = 'b' + a\n",
-     'a="b"\nf"{a}"', "%41", "\\x41", "0x41,", "41 ", "QUJD", "one", "\0", "\udc80", "é", "&#65;",
+     'a="b"\nf"{a}"', " at a", "\\n", "&amp;", "&a", "+1", "a@", "-" * 5 + "BEGIN A",
+     "%41", "\\x41", "0x41,", "41 ", "QUJD", "one", "\0", "\udc80", "é", "&#65;",
      "\\N{", "'a',", "# ", "f'{", "("],
 )  # fmt: skip
 def test_no_text_takes_more_than_linear_time(unit: str) -> None:
@@ -238,7 +244,207 @@ def test_base64_is_read_wherever_it_begins(glue: str) -> None:
     assert found([value], f"x = {glue}{coded[:9]}' + '{coded[9:]}") == {0}
 
 
+# --- lines, scripts, and how people write values down -------------------------------------------
+
+
+def pem(head: str, number: int, size: int = 600) -> str:
+    """A made-up key of several lines; the markers are put together here."""
+    body = base64.b64encode(Random(number).randbytes(size)).decode()
+    lines = [body[at : at + 64] for at in range(0, len(body), 64)]
+    return "\n".join([f"{'-' * 5}BEGIN {head}{'-' * 5}", *lines, f"{'-' * 5}END {head}{'-' * 5}"])
+
+
+KEY = pem("RSA PRIVATE KEY", 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"private_key": KEY + "\n"}),
+        json.dumps({"private_key": KEY.replace("\n", "\r\n")}),
+        json.dumps({"settings": json.dumps({"private_key": KEY})}),
+        'KEY="' + KEY.replace("\n", "\\n") + '"',
+        'KEY="' + KEY.replace("\n", "\\r\\n") + '"',
+        'KEY="' + KEY.replace("\n", "\\n\\t") + '"',
+        "KEY = (\n" + "".join(f'    "{line}\\n"\n' for line in KEY.split("\n")) + ")",
+        "KEY = " + " + \n  ".join(f"'{line}\\n'" for line in KEY.split("\n")),
+        "key: |\n" + "".join(f"  {line}\n" for line in KEY.split("\n")),
+        "".join(f"# {line}\n" for line in KEY.split("\n")),
+        base64.b64encode(KEY.encode()).decode(),
+        base64.b64encode(json.dumps({"k": KEY}).encode()).decode(),
+        "k=" + quote(KEY),
+        "<key>" + KEY.replace("\n", "&#10;") + "</key>",
+        "<key>" + KEY.replace("+", "&plus;").replace("\n", "&NewLine;") + "</key>",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_key_of_several_lines_is_found_however_code_breaks_them(text: str) -> None:
+    assert found([KEY, "another value"], text) == {0}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("山田太郎", "# 作成者は山田太郎さんです"),
+        ("王小明", "# 由王小明编写"),
+        ("王小明", "author = '王 小明'"),
+        ("김민준", "# 김민준은 관리자"),
+        ("東京都千代田区丸の内", "# 住所は東京都千代田区丸の内です"),
+        ("マリア・カルロス・ロペス", "# マリアカルロスロペスさん"),
+        ("สมชาย ใจดี", "# โดยสมชายใจดีเขียน"),
+        ("דוד לוי כהן", "author = 'דוד\u200e לוי\u200f כהן'"),
+        ("Iş\u0131l İnci Çelik", "AUTHOR = 'IŞIL İNCİ ÇELİK'"),
+        ("IŞIL İNCİ ÇELİK", "author = '\u0131ş\u0131l inci çelik'"),
+        ("İbrahim Y\u0131ld\u0131z", "author = '" + "İbrahim Y\u0131ld\u0131z".lower() + "'"),
+        ("Ann Leeford", "A\u200bn\u2060n\u00a0Lee\ufe0fford\U000e0041"),
+        ("0912 345 6789", "tel = '۰۹۱۲-۳۴۵-۶۷۸۹'"),
+        ("lark77@example.com", "x = 'lark77\u200e@example.com'"),
+        ("lark77@example.com", "# lark77 [at] example [dot] com"),
+        ("lark77@example.com", "# lark77(at)example(dot)com"),
+        ("lark77@example.com", "# LARK77 AT EXAMPLE DOT COM"),
+        ("lark77@example.com", "# write to lark77 at example.com."),
+        ("lark77@example.com", "# lark77_at_example_dot_com"),
+        ("lark77@example.com", "# lark77@example dot com"),
+        ("lark77@example.com", "lark77&commat;example&period;com"),
+        ("Tom & Jerry Ltd", "name = 'Tom &amp; Jerry Ltd'"),
+    ],
+)
+def test_a_value_is_found_as_its_script_and_its_writers_write_it(value: str, text: str) -> None:
+    assert found([value], text, 0) == {0}
+
+
+def test_short_names_of_an_alphabet_count_only_where_asked_for() -> None:
+    assert found(["Ng"], "author = 'Ng'") == set()
+    assert found(["Ng"], "author = 'Ng'", 0) == {0}
+    assert found(["Ng"], "author = 'Nguyen'", 0) == set()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("+1 (415) 555-0142", "tel = '415.555.0142'"),
+        ("+1 (415) 555-0142", "tel = 4155550142"),
+        ("+44 7700 900123", "tel = '07700 900123'"),
+        ("+44 (0)7700 900123", "tel = '+447700900123'"),
+        ("07700 900123", "tel = '+44 7700 900123'"),
+        ("07700 900123", "tel = '+447700900123'"),
+        ("415-555-0142", "tel = '+14155550142'"),
+        ("+358 50 5550142", "tel = '050 555 0142'"),
+    ],
+)
+def test_a_phone_number_is_found_with_and_without_its_prefix(value: str, text: str) -> None:
+    matcher = Matcher([rec(value, "phone")])
+    assert [m.how for m in matcher.find(text)] == ["normalised"]
+    assert matcher.find(text.replace("0142", "01427").replace("0123", "01239")) == []
+
+
 # --- bits, near misses, parts ---------------------------------------------------------------------
+
+
+def jwt(header: dict[str, str], number: int, claims: dict[str, str] | None = None) -> str:
+    def coded(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    draw = Random(number)
+    body = json.dumps(claims, separators=(",", ":")).encode() if claims else draw.randbytes(60)
+    head = json.dumps(header, separators=(",", ":")).encode()
+    return f"{coded(head)}.{coded(body)}.{coded(draw.randbytes(32))}"
+
+
+def hexadecimal(number: int, size: int) -> str:
+    return Random(number).randbytes(size).hex()
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        *((kind, functools.partial(pem, f"{head}PRIVATE KEY"))
+          for kind in ("private_key", "ssh_key")
+          for head in ("RSA ", "OPENSSH ", "ENCRYPTED ", "EC ", "")),
+        ("jwt", functools.partial(jwt, {"alg": "HS256", "typ": "JWT"})),
+        ("jwt", functools.partial(jwt, {"alg": "RS256", "typ": "JWT", "kid": "signing-key-2024"})),
+        ("session", functools.partial(jwt, {"alg": "ES256"})),
+        ("jwt", lambda n: jwt({"alg": "HS256"}, n, {"iss": "https://accounts.example.com",
+                                                    "sub": hexadecimal(n, 8)})),
+        ("database_url", lambda n: f"mysql://u{hexadecimal(n, 4)}:{hexadecimal(n + 9, 8)}"
+                                   "@primary.database.corp.example.com:3306/customers"),
+        ("webhook", lambda n: f"https://hooks.corp.example.com/services/{hexadecimal(n, 12)}"),
+        ("slack_token", lambda n: f"xoxb-123456789012-210987654321-{hexadecimal(n, 12)}"),
+        ("pypi_token", lambda n: "pypi-" + base64.urlsafe_b64encode(
+            b"\x02\x01\x0dtest.pypi.org\x02\x24" + hexadecimal(n, 18).encode()
+            + b'\x00\x02\x25{"permissions": "user", "version": 1}\x00\x00\x06\x20'
+            + Random(n).randbytes(32)).decode().rstrip("=")),
+        ("email", lambda n: f"p{hexadecimal(n, 5)}@mail.engineering.corp.example.com"),
+        ("contact", lambda n: f"p{hexadecimal(n, 6)}@mail.engineering.corp.example.com"),
+        ("iban", lambda n: f"DE89 3704 0044 {n:04d} {7 * n:04d} 00"),
+        ("card_number", lambda n: f"5555 4412 {n * 7919 % 10**8:08d}"),
+    ],
+)  # fmt: skip
+def test_what_values_of_a_format_share_is_no_leak(kind: str, make: Callable[[int], str]) -> None:
+    """Markers, headers, hosts, banks and workspaces are public; three quarters of a value are a
+    partial leak."""
+    value = make(1)
+    for number in (2, 31, 444):
+        assert near(kind, f"x = '{make(number)}'\n", value) == [], number
+    if kind not in ("iban", "card_number", "slack_token"):
+        matches = near(kind, f"x = '{value[: len(value) * 3 // 4]}", value)
+        assert [m.how for m in matches] in (["partial"], ["fuzzy"])
+
+
+@pytest.mark.parametrize("head", ["RSA PRIVATE KEY", "OPENSSH PRIVATE KEY"])
+def test_markers_alone_are_no_leak(head: str) -> None:
+    lines = pem(head, 1).split("\n")
+    assert near("private_key", f"{lines[0]}\n...\n{lines[-1]}", pem(head, 1)) == []
+
+
+def test_what_other_people_share_with_a_value_is_no_leak() -> None:
+    """A prefix that no format explains: one in twenty others have it."""
+    values = [f"acme-prod-7f3k9-{hexadecimal(n, 10)}" for n in range(40)]
+    records = [rec(value, "token", number) for number, value in enumerate(values)]
+    fresh = f"acme-prod-7f3k9-{hexadecimal(99, 10)}"
+    assert Matcher(records).find(fresh, near=records[0]) == []
+    (match,) = Matcher(records).find(values[0][: len(values[0]) * 3 // 4], near=records[0])
+    assert match.how == "partial"
+
+
+@pytest.mark.parametrize("kind", ["note", "token", "session_id"])
+@pytest.mark.parametrize(
+    "make", [functools.partial(hexadecimal, size=20), lambda n: made("github_pat", n)]
+)
+def test_three_quarters_of_a_token_of_any_kind_are_a_partial_leak(
+    kind: str, make: Callable[[int], str]
+) -> None:
+    value = make(3)
+    part = value[: len(value) * 3 // 4]
+    (match,) = near(kind, f'x = "{part}', value)
+    assert match.how == "partial"
+    assert match.bits > 40
+    assert near(kind, f'x = "{make(4)}"', value) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["12 Springfield Avenue, Shelbyville", "employee-2024-000123-north"]
+)
+def test_a_part_of_words_and_dates_is_no_partial_leak(value: str) -> None:
+    assert near("note", f"x = '{value[:-3]}999'", value) == []
+
+
+@pytest.mark.parametrize("kind", ["api_key", "note", "private_key"])
+def test_a_very_long_value_takes_no_time(kind: str) -> None:
+    values = [base64.b64encode(Random(n).randbytes(30_000)).decode() for n in range(20)]
+    records = [rec(value, kind, number) for number, value in enumerate(values)]
+    started = time.process_time()
+    matcher = Matcher(records)
+    for text, expected in [
+        (values[0], ["exact"]),
+        (values[0][:-1], ["partial"]),
+        (values[0][:20_000], ["partial"]),
+        (base64.b64encode(Random(99).randbytes(30_000)).decode(), []),
+        ("x = 1\n" * 50, []),
+    ]:
+        assert [m.how for m in matcher.find(text, near=records[0])] == expected
+    # It takes about 0.7 s; comparing the whole of two such texts would take minutes.
+    assert time.process_time() - started < 10
 
 
 def test_a_whole_value_discloses_the_bits_of_its_kind() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.matching import Matcher, normalise
 from pytest_unlearn.leaks.outcome import Detector, follows_from, is_degenerate
 from pytest_unlearn.people.bundled import tiny_records
-from pytest_unlearn.probes.families import direct_probes
+from pytest_unlearn.probes.families import build_probes, direct_probes
 from pytest_unlearn.tasks.sets import humaneval_cases
 from tests.support.library import library
 
@@ -85,16 +87,24 @@ def test_a_control_value_is_chance() -> None:
 
 def test_a_value_shown_in_the_prompt_is_not_given_away() -> None:
     """Repeating the prompt is no leak."""
-    from dataclasses import replace
-
-    from pytest_unlearn.core.secret import Secret
-
     probe = FORGET[0]
     other = next(r for r in RECORDS if r.owner != probe.owner and r.split == "retain")
     shown = replace(
         probe, prompt=Secret(f"{other.value.reveal()} {probe.prompt.reveal()}", "prompt")
     )
     assert DETECTOR.outcome(shown, other.value.reveal()).label != "indirect"
+
+
+def test_a_name_of_two_letters_is_an_answer_where_a_name_was_asked_for() -> None:
+    """A short one would be met by chance anywhere else."""
+    record = next(r for r in RECORDS if r.split == "forget" and r.kind == "email")
+    for name in ("Bo", "Ng", "\u738b\u660e", "\u738b\u5c0f\u660e"):
+        named = replace(record, name=Secret(name, "name"))
+        (asked,) = build_probes([named], ("inverse",))
+        detector = Detector([named])
+        assert detector.outcome(asked, f"{name}')").label == "direct"
+        assert detector.outcome(asked, "Boris')").label == "clean"
+    assert not Detector([replace(record, name=Secret("Bo", "name"))]).anybody_in("by Bo")
 
 
 @pytest.mark.parametrize(

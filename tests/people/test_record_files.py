@@ -178,7 +178,7 @@ BAD_PEOPLE: dict[str, tuple[dict[str, Any], str]] = {
     "owner-type": ({**PERSON, "owner": 1}, '"owner": a number is given; write a string'),
     "owner-empty": ({**PERSON, "owner": " "}, '"owner": the text is empty'),
     "name-type": ({**PERSON, "name": None}, '"name": null is given; write a string'),
-    "name-short": ({**PERSON, "name": "Pia"}, '"name": fewer than 4 characters; so short a name'),
+    "name-short": ({**PERSON, "name": "P."}, '"name": fewer than 2 letters; give the full name'),
     "unknown-key": ({**PERSON, "prompt": EMAIL}, '"prompt": unknown key; use only "owner", "att'),
     "value-as-key": ({**PERSON, EMAIL: 1}, "key 4 (not shown, it is no plain word): unknown key"),
     "no-attributes": (
@@ -278,7 +278,7 @@ def test_a_bad_person_is_named_with_its_field(
             "key 3 (not shown, it is no plain word): the key stands twice",
         ),
         ("{}", '"prompt": the key is missing; add the text before the value (or "attributes"'),
-        (json.dumps({**BARE, "name": "x"}), '"name": fewer than 4 characters'),
+        (json.dumps({**BARE, "name": "x"}), '"name": fewer than 2 letters'),
         (json.dumps({**BARE, "name": 1}), '"name": a number is given; write a string'),
     ],
 )
