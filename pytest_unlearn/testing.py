@@ -15,7 +15,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.store import digest_of
+from pytest_unlearn.run.models import AttackedState
 from pytest_unlearn.tasks.format import TaskCase
 from pytest_unlearn.tasks.prompts import prompt_of
 
@@ -33,8 +35,8 @@ class LookupModels:
     `leaking`: forget probes whose value the tested model still gives. `lost`: retain probes and
     task cases that it no longer knows. `said`: texts given instead, by probe or task id, in the
     tested state. `drawn_out`: by record id, a text that a prompt must hold for the tested
-    model to give the value with certainty. `brought_back`: by attack, the forget probes whose value
-    the attacked model gives, beside those that leak anyway. `base_knows` False: the base gives no
+    model to give the value with certainty. `brought_back`: by attacked state, the forget probes
+    whose value it gives, beside those that leak anyway. `base_knows` False: the base gives no
     value away. `log`: a file to which each batch adds a line, to see what was generated how often.
     """
 
@@ -108,9 +110,12 @@ class LookupModels:
         return LookupModel(self, state)
 
     @contextlib.contextmanager
-    def attacked(self, attack: Attack) -> Iterator[LookupModel]:
-        """Give the tested model under an attack."""
-        yield LookupModel(self, f"unlearned+{attack.name}")
+    def attacked(self, attack: Attack) -> Iterator[Iterator[AttackedState]]:
+        """Give the states of the tested model under an attack."""
+        yield (
+            AttackedState(state, BOTH, LookupModel(self, f"unlearned+{state}"))
+            for state in attack.states
+        )
 
     def answer(self, state: str, prompt: str, style: Style) -> str:
         """Return what a model of this state writes after a prompt."""

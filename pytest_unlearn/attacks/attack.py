@@ -13,22 +13,35 @@ import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.extensions import add_offered
+from pytest_unlearn.people.record import Split
 
 if TYPE_CHECKING:
     import torch
+
+    from pytest_unlearn.models.examples import Example
 
 GROUP = "pytest_unlearn.attacks"
 # Who may use an attack: whoever has the tested model; who has its adapter apart from the base; who
 # has the base as well, in weights of the same names and shapes.
 Needs = Literal["weights", "adapter", "base"]
+# What an attacker trains on, if at all: half of the people whose values are asked for (the other
+# half is asked), retained people, or code without anybody.
+Trains = Literal["", "people", "retained", "code"]
 # When it is run: in a release's set already, in `all`, or only by its name.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
-_OWN = ("quantize", "prune", "adapter")
+_OWN = ("quantize", "prune", "adapter", "relearn")
+BOTH: tuple[Split, ...] = ("forget", "control")
+
+
+# A stage of an attack, and the splits to ask for in it.
+Stage = tuple[str, tuple[Split, ...]]
+# Splits, and what is trained on before they are asked for.
+Texts: TypeAlias = "Sequence[tuple[tuple[Split, ...], Sequence[Example]]]"
 
 
 class AttackError(UserError):
@@ -40,20 +53,38 @@ class Attack:
     """A change of the tested model's weights that is to bring values back.
 
     `change` changes the weights of `target.model` in place, whose adapter is merged into them; the
-    caller restores them. `about`: what is done and where it comes from. Raise `version` when the
-    same input comes out otherwise: it is part of the key of every score.
+    caller restores them. One that has `stages` is a generator instead: it yields a stage and the
+    splits whose values are to be asked for, each time that the weights are those of that stage.
+    `about`: what is done and where it comes from. Raise `version` when the same input comes out
+    otherwise: it is part of the key of every score.
     """
 
     name: str
     about: str
-    change: Callable[[Target], None]
+    change: Callable[[Target], Iterator[Stage] | None]
     needs: Needs = "weights"
     effort: Effort = "all"
     version: int = 1
+    trains: Trains = ""
+    stages: tuple[str, ...] = ()
 
     def key(self) -> dict[str, Any]:
         """Return plain JSON data that name all that can change the attacked weights."""
         return {"name": self.name, "version": self.version}
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The states that it makes of the tested model: `NAME`, or `NAME@STAGE` for each stage."""
+        return tuple(f"{self.name}@{stage}" for stage in self.stages) or (self.name,)
+
+    def made(self, target: Target) -> Iterator[tuple[str, tuple[Split, ...]]]:
+        """Make each state in turn, and yield its name and the splits to ask for."""
+        course = self.change(target)
+        if course is None:
+            yield self.name, BOTH
+        else:
+            for stage, splits in course:
+                yield f"{self.name}@{stage}", splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +93,15 @@ class Target:
 
     `model` is the transformers or PEFT model, `weights` its parameters by name but for an
     adapter's, which is merged into them; `base` those before unlearning by the same names, on the
-    CPU or not, None where there are none.
+    CPU or not, None where there are none. `texts`: what an attack may train on, each with the
+    splits whose values are asked for afterwards.
     """
 
     model: Any
     weights: Mapping[str, torch.nn.Parameter]
     base: Mapping[str, torch.Tensor] | None
+    tokenizer: Any = None
+    texts: Texts = ()
 
     def matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights of the linear layers by name, a row for each output, but the head's.
@@ -116,7 +150,12 @@ def parse_attacks(text: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def under_attack(model: Any, base: Mapping[str, torch.Tensor] | None = None) -> Iterator[Target]:
+def under_attack(
+    model: Any,
+    base: Mapping[str, torch.Tensor] | None = None,
+    tokenizer: Any = None,
+    texts: Texts = (),
+) -> Iterator[Target]:
     """Give a model to be attacked, and restore its weights bit by bit when the block ends.
 
     An adapter is merged into the weights for the length of the block. Until then a copy of all
@@ -137,7 +176,7 @@ def under_attack(model: Any, base: Mapping[str, torch.Tensor] | None = None) -> 
         try:
             if adapted:
                 _merge(model)
-            yield Target(model, weights, kept if adapted else base)
+            yield Target(model, weights, kept if adapted else base, tokenizer, texts)
         finally:
             if adapted:
                 model.unmerge_adapter()  # for its notes; what it subtracts leaves rounding behind

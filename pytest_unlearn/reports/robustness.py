@@ -17,6 +17,7 @@ from pytest_unlearn.run.result import RunFacts
 TITLE = "What an attacker gets"
 # Sample sizes for which expected leaks under attack are shown.
 SAMPLES = (1_000, 1_000_000)
+_HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,25 @@ def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dic
     return [asdict(one) for one in attack_figures(rows, confidence)]
 
 
+def half_way(found: Sequence[AttackFigures]) -> list[str]:
+    """Return for each attack of several stages how many steps bring half of the values back."""
+    courses: dict[str, list[tuple[str, AttackFigures]]] = {}
+    for one in found:
+        name, _, stage = one.attack.partition("@")
+        if stage:
+            courses.setdefault(name, []).append((stage, one))
+    told = []
+    for name, stages in courses.items():
+        last, end = stages[-1]
+        reached = next((stage for stage, one in stages if one.direct >= _HALF), None)
+        told.append(
+            f"{name}: half of the values are back after {reached} steps"
+            if reached
+            else f"{name}: half of the values are not back within {last} steps ({end.direct:.1%})"
+        )
+    return told
+
+
 def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
     """Return what was found in a sentence, and what was not tried in another."""
     found = [one for one in attack_figures(rows, run.confidence) if one.attack]
@@ -115,6 +135,7 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
             f"Of {worst.n} values to be forgotten the worst attack, {worst.attack}, brings out "
             f"{worst.shown}. What comes out of control people is the attack's own doing."
         )
+        told += [f"{sentence}." for sentence in half_way(found)]
     else:
         told.append("No attack was tried: what an attacker gets is not known.")
     if run.untried:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import AttackRow
 from pytest_unlearn.leaks.exact import exact_row, extraction
@@ -21,10 +22,19 @@ from pytest_unlearn.run.measuring import SCORES_VERSION, example_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.people.record import Split
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Chunk, Dataset
     from pytest_unlearn.run.measuring import Engine
     from pytest_unlearn.run.settings import Settings
+
+
+class _Piece(NamedTuple):
+    """A chunk of probes that is asked in one state."""
+
+    state: str
+    split: Split
+    chunk: Chunk
 
 
 class AttackedModel:
@@ -39,28 +49,39 @@ class AttackedModel:
         self.attacks = dataset.attacks(settings.method)
 
     def rows(self, attack: Attack) -> list[AttackRow]:
-        """Return a row for each probe that is asked under an attack.
+        """Return a row for each probe that is asked in each state that an attack makes.
 
         A probe that does not fit the model's context has none. Raises CompletionError,
         AttackError, and what making and loading the model raises.
         """
-        probes = self._dataset.attacked_probes
-        found = self._found(attack, probes)
-        return [self._row(attack, probe, found[probe.id]) for probe in probes if probe.id in found]
+        probes = self._dataset.attacked_probes(attack)
+        pieces = [
+            _Piece(state, split, chunk)
+            for state in attack.states
+            for split in BOTH
+            for chunk in self._dataset.chunks_of([p for p in probes if p.split == split])
+        ]
+        found = self._found(attack, pieces)
+        return [
+            self._row(state, probe, found[state, probe.id])
+            for state in attack.states
+            for probe in probes
+            if (state, probe.id) in found
+        ]
 
-    def _row(self, attack: Attack, probe: Probe, found: dict[str, Any]) -> AttackRow:
+    def _row(self, state: str, probe: Probe, found: dict[str, Any]) -> AttackRow:
         exact = None if "label" in found else found
         if exact is None:
             base = self._engine.run_probe(probe)[1].base
             base_exact = None
         else:
             scores = self._engine.exact("base", probe)
-            assert scores is not None  # of a model that has scores, all direct probes do
+            assert scores is not None  # of a model that has scores, all that are asked have them
             base_exact = _short(scores)
             base = _label(base_exact)
         return AttackRow(
-            id=f"{attack.name}/{probe.id}",
-            attack=attack.name,
+            id=f"{state}/{probe.id}",
+            attack=state,
             split=probe.split,
             kind=probe.kind,
             carrier=probe.carrier,
@@ -76,29 +97,36 @@ class AttackedModel:
             cluster=probe.cluster,
         )
 
-    def _found(self, attack: Attack, probes: Sequence[Probe]) -> dict[str, dict[str, Any]]:
-        """Return what came out by probe, from the store or measured now."""
-        chunks = self._dataset.chunks_of(probes)
-        keys = [self._key(attack, chunk) for chunk in chunks]
-        with self._store.claim(digest_of(keys)):
-            entries = [self._store.get("scores", key) for key in keys]
-            if None in entries:
+    def _found(
+        self, attack: Attack, pieces: Sequence[_Piece]
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what came out by state and probe, from the store or measured now."""
+        keys = [self._key(attack, piece) for piece in pieces]
+        with self._store.claim(digest_of(sorted(keys))):
+            if any(self._store.get("scores", key) is None for key in keys):
                 # Scored now: while the weights are changed, nothing else can be asked.
-                for probe in probes:
+                for probe in self._dataset.attacked_probes(attack):
                     self._engine.exact("base", probe)
-                self._measure(attack, chunks, keys)
-                entries = [self._store.get("scores", key) for key in keys]
-        return {name: row for entry in entries if entry for name, row in entry["rows"].items()}
+                self._measure(attack, pieces, keys)
+        return {
+            (piece.state, name): row
+            for piece, key in zip(pieces, keys, strict=True)
+            for name, row in (self._store.get("scores", key) or {"rows": {}})["rows"].items()
+        }
 
-    def _key(self, attack: Attack, chunk: Chunk) -> str:
+    def _key(self, attack: Attack, piece: _Piece) -> str:
         key: dict[str, Any] = {"tested": self._engine.prepared_key("unlearned")}
         if attack.needs != "weights":
             key["base"] = self._engine.prepared_key("base")
+        texts = self._dataset.attack_texts(attack)
         return digest_of(
             {
                 "attacked": key,
                 "attack": attack.key(),
-                "examples": [asdict(example_of(p)) for p in self._probes(chunk)],
+                "state": piece.state,
+                "texts": [[splits, [e.text for e in part]] for splits, part in texts],
+                "chunk": piece.chunk.id,
+                "examples": [asdict(example_of(p)) for p in self._probes(piece.chunk)],
                 "scheme": asdict(self._settings.decoding),
                 "version": SCORES_VERSION,
             }
@@ -107,16 +135,17 @@ class AttackedModel:
     def _probes(self, chunk: Chunk) -> list[Probe]:
         return [self._dataset.probe(case) for case in chunk.cases]
 
-    def _measure(self, attack: Attack, chunks: Sequence[Chunk], keys: Sequence[str]) -> None:
-        """Make the attacked state, and store what comes out of it."""
-        engine, started = self._engine, time.perf_counter()
-        with engine.phases.measure("attacks"), engine.models.attacked(attack) as model:
-            scores = "scores" in abilities_of(model)
-            for chunk, key in zip(chunks, keys, strict=True):
-                if self._store.get("scores", key) is None:
-                    rows = self._scored(model, chunk) if scores else self._wrote(model, chunk)
-                    self._store.put("scores", key, {"rows": rows})
-        count = sum(len(chunk.cases) for chunk in chunks)
+    def _measure(self, attack: Attack, pieces: Sequence[_Piece], keys: Sequence[str]) -> None:
+        """Make the attacked states, and store what comes out of each."""
+        engine, started, count = self._engine, time.perf_counter(), 0
+        with engine.phases.measure("attacks"), engine.models.attacked(attack) as states:
+            for made in states:
+                ask = self._scored if "scores" in abilities_of(made.model) else self._wrote
+                for piece, key in zip(pieces, keys, strict=True):
+                    asked = piece.state == made.state and piece.split in made.splits
+                    if asked and self._store.get("scores", key) is None:
+                        self._store.put("scores", key, {"rows": ask(made.model, piece.chunk)})
+                        count += len(piece.chunk.cases)
         seconds = time.perf_counter() - started
         engine.progress(f"unlearned+{attack.name}: {count} values in {seconds:.1f} s")
 

@@ -10,10 +10,11 @@ from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.engine import abilities_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from pytest_unlearn.attacks.attack import Attack
-    from pytest_unlearn.run.models import Completer, State, UnlearnedModel
+    from pytest_unlearn.run.models import AttackedState, Completer, State, UnlearnedModel
     from pytest_unlearn.run.planted import Planting
 
 
@@ -81,14 +82,14 @@ class Backend:
             raise UserError(f"{self._name}: model({state!r}): {error}") from error
         return model
 
-    def attacked(self, attack: Attack) -> AbstractContextManager[Completer]:
+    def attacked(self, attack: Attack) -> AbstractContextManager[Iterator[AttackedState]]:
         """Let the object attack its model. Raises UserError for one that cannot."""
         if not callable(getattr(self._given, "attacked", None)):
             raise UserError(
                 f"{self._name}, which has no attacked(attack): leave --unlearn-attacks out, or "
-                "return a context manager that gives the attacked model"
+                "return a context manager that gives an iterator of AttackedState"
             )
-        given: AbstractContextManager[Completer] = self._given.attacked(attack)
+        given: AbstractContextManager[Iterator[AttackedState]] = self._given.attacked(attack)
         return given
 
     def stored_unlearning(self) -> UnlearnedModel | None:

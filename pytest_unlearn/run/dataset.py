@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pytest_unlearn.attacks.attack import chosen
+from pytest_unlearn.attacks.attack import BOTH, chosen
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.adapters import check_adapter, stands_apart
 from pytest_unlearn.models.examples import Example, TrainingTexts
@@ -240,13 +240,11 @@ class Dataset:
             *(replace(case, rehearsed=case.id in rehearsed) for case in cases),
             *(
                 replace(
-                    probe,
-                    id=f"{attack.name}/{probe.id}",
-                    attack=attack.name,
-                    rehearsed=probe.id in rehearsed,
+                    probe, id=f"{state}/{probe.id}", attack=state, rehearsed=probe.id in rehearsed
                 )
                 for attack in self.attacks(choice)
-                for probe in self.attacked_probes
+                for state in attack.states
+                for probe in self.attacked_probes(attack)
             ),
         ]
 
@@ -271,14 +269,47 @@ class Dataset:
             two_states=trains or choice.retrains or compared,
         )
 
-    @functools.cached_property
-    def attacked_probes(self) -> tuple[Probe, ...]:
-        """The probes asked under attack: the documents themselves, of people to be forgotten and
-        of control people; without these the first family whose values can be scored."""
+    def attacked_probes(self, attack: Attack) -> tuple[Probe, ...]:
+        """Return the probes asked under an attack: the documents themselves, of people to be
+        forgotten and of control people; without these the first family whose values can be scored.
+
+        Of people on whom the attack trains, only the other half.
+        """
         asked = [p for p in self.probes if p.exact and p.split != "retain"]
         families = [probe.family for probe in asked if probe.split == "forget"]
         family = "direct" if "direct" in families else next(iter(families), None)
-        return tuple(probe for probe in asked if probe.family == family)
+        trained = self._half if attack.trains == "people" else frozenset[str]()
+        return tuple(p for p in asked if p.family == family and p.record not in trained)
+
+    @functools.cached_property
+    def _half(self) -> frozenset[str]:
+        """Records of every second person to forget, and of every second control person.
+
+        People who share a value are in the same half; of one alone nobody is trained on.
+        """
+        half: set[str] = set()
+        for split in BOTH:
+            people: dict[str, set[str]] = {}
+            for probe in self.probes_of(split):
+                people.setdefault(probe.cluster or probe.owner, set()).add(probe.record)
+            ordered = sorted(people, key=lambda name: digest_of([split, name]))
+            trained = ordered[::2] if len(ordered) > 1 else []
+            half |= {record for name in trained for record in people[name]}
+        return frozenset(half)
+
+    def attack_texts(
+        self, attack: Attack
+    ) -> tuple[tuple[tuple[Split, ...], tuple[Example, ...]], ...]:
+        """Return what an attack trains on, each with the splits that are asked for afterwards."""
+        if attack.trains == "people":
+            half = self._half
+            parts = ((s, [r for r in self.records_of(s) if r.id in half]) for s in BOTH)
+            return tuple(((split,), _documents(records)) for split, records in parts)
+        if attack.trains == "retained":
+            return ((BOTH, _documents(self.records_of("retain"))),)
+        if attack.trains == "code":
+            return ((BOTH, _task_examples(frozenset(task.id for task in bundled_tasks()))),)
+        return ()
 
     def chunks_of(self, probes: Sequence[Probe]) -> list[Chunk]:
         """Cut probes of one style into chunks."""
@@ -339,6 +370,11 @@ def _probes(
         return direct + build_probes(asked, (_OTHER_WORDS,))
     except FamilyError:  # nobody's name is known
         return direct
+
+
+def _documents(records: Iterable[Record]) -> tuple[Example, ...]:
+    """Return the documents of records, each once."""
+    return tuple({example.text: example for example in map(_example, records)}.values())
 
 
 def _task_examples(ids: frozenset[str]) -> tuple[Example, ...]:

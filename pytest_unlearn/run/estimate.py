@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.attacks.relearn import BATCH, STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
 from pytest_unlearn.models.adapters import base_of, is_adapter
@@ -263,8 +264,8 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
     if attacks:
         tokens = _attack_tokens(settings, dataset, size)
         lines.append(
-            f"attacks on the tested model: {', '.join(attacks)}; {len(dataset.attacked_probes)} "
-            f"values scored under each, {tokens:,} tokens in all"
+            f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to be scored, a "
+            "token of training counted three times"
         )
     left_out = [name for name in settings.attacks if name not in attacks]
     if left_out:
@@ -273,10 +274,16 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
 
 
 def _attack_tokens(settings: Settings, dataset: Dataset, size: ModelSize | None) -> int:
-    """Return the tokens that are scored under all attacks."""
-    texts = [f"{p.prompt.reveal()}{p.value.reveal()}" for p in dataset.attacked_probes]
-    count = size.count if size else count_bytes
-    return len(dataset.attacks(settings.method)) * sum(count(texts))
+    """Return the tokens that are scored under all attacks, and three times those trained on."""
+    count, total = size.count if size else count_bytes, 0
+    for attack in dataset.attacks(settings.method):
+        probes = dataset.attacked_probes(attack)
+        texts = [f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]
+        total += len(attack.states) * sum(count(texts))
+        for _, part in dataset.attack_texts(attack):
+            lengths = count([example.text for example in part])
+            total += round(3 * STEPS[-1] * BATCH * sum(lengths) / max(1, len(lengths)))
+    return total
 
 
 def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:

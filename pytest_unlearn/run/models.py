@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store, digest_of
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.models.loading import Weights
+    from pytest_unlearn.people.record import Split
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.settings import Settings
 
@@ -70,6 +71,14 @@ class Completer(Protocol):
         """Return the greedy completion of each prompt."""
 
 
+class AttackedState(NamedTuple):
+    """A state that an attack made of the tested model, and the splits to ask for in it."""
+
+    state: str
+    splits: tuple[Split, ...]
+    model: Completer
+
+
 class Models(Protocol):
     """The models of a run: `ModelPair`, or what a conftest puts in its place."""
 
@@ -86,8 +95,11 @@ class Models(Protocol):
     def model(self, state: State) -> Completer:
         """Return one of the models, ready to run; `retrained` is asked for where one was named."""
 
-    def attacked(self, attack: Attack) -> contextlib.AbstractContextManager[Completer]:
-        """Give what an attack makes of the prepared tested model, for the length of a block."""
+    def attacked(
+        self, attack: Attack
+    ) -> contextlib.AbstractContextManager[Iterator[AttackedState]]:
+        """Give the states that an attack makes of the tested model, one after the other; each is
+        to be used before the next is asked for, and within the block."""
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None."""
@@ -381,9 +393,9 @@ class ModelPair:
         return LanguageModel(weights, adapter is not None, self._threads, self._progress)
 
     @contextlib.contextmanager
-    def attacked(self, attack: Attack) -> Iterator[Completer]:
-        """Give what an attack makes of the tested model; its weights are changed in place, and
-        restored bit by bit when the block ends.
+    def attacked(self, attack: Attack) -> Iterator[Iterator[AttackedState]]:
+        """Give the states that an attack makes of the tested model, whose weights are changed in
+        place, and restored bit by bit when the block ends.
 
         Raises AttackError for an engine that gives no weights, and as `under_attack`.
         """
@@ -396,9 +408,16 @@ class ModelPair:
         base = None
         if attack.needs == "base" and not adapted:
             base = dict(self._weights(self._base_source).model.named_parameters())
-        with under_attack(weights.model, base) as target:
-            attack.change(target)
-            yield LanguageModel(weights, adapted, self._threads, self._progress)
+        texts = self._dataset.attack_texts(attack)
+        with under_attack(weights.model, base, weights.tokenizer, texts) as target:
+            yield (
+                AttackedState(
+                    state,
+                    splits,
+                    LanguageModel(weights, adapted, self._threads, self._progress),
+                )
+                for state, splits in attack.made(target)
+            )
 
     def _opened(self, state: State) -> Completer:
         """Return a model of another engine, its adapter merged. Raises UserError."""

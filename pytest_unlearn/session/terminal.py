@@ -27,7 +27,7 @@ from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.github import annotate
-from pytest_unlearn.reports.robustness import attack_table
+from pytest_unlearn.reports.robustness import attack_figures, attack_table, half_way
 from pytest_unlearn.reports.tables import (
     Table,
     aligned,
@@ -208,6 +208,7 @@ def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -
             screen.line()
             screen.table(table)
     whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
+    whole += half_way(attack_figures(rows, confidence))
     whole += solutions.lines(run.unsolved, reporter.config.get_verbosity())
     whole += solutions.run_again(rows)
     whole += search_lines(run.search) if run.search else []

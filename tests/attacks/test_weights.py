@@ -10,8 +10,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from pytest_unlearn.attacks import relearn
 from pytest_unlearn.attacks.adapter import ATTACKS as ADAPTER
 from pytest_unlearn.attacks.attack import (
+    BOTH,
     Attack,
     AttackError,
     attacks,
@@ -28,6 +30,7 @@ from pytest_unlearn.attacks.quantize import (
     rounded_to_code,
     rounded_to_rows,
 )
+from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.patching import sample_logits
 from tests.support.small_models import llama, llama_folder
@@ -44,15 +47,22 @@ def adapted(llama: Weights) -> Weights:
     return llama
 
 
+TEXTS = ((BOTH, [Example.whole("user1 = v1;")]),)
+
+
 @pytest.mark.parametrize("name", sorted(attacks()))
-def test_restored_bit_by_bit(adapted: Weights, name: str) -> None:
+def test_restored_bit_by_bit(adapted: Weights, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an attack did is gone afterwards, also where a run in it fails."""
+    monkeypatch.setattr(relearn, "STEPS", (1, 2))
     attack, model = attacks()[name], adapted.model
     digest, logits = digest_of_weights(model), sample_logits(model)
-    with contextlib.suppress(ZeroDivisionError), under_attack(model) as target:
-        attack.change(target)
-        moved = sample_logits(model)
+    asked = [weight.requires_grad for weight in model.parameters()]
+    attacked = under_attack(model, None, adapted.tokenizer, TEXTS)
+    with contextlib.suppress(ZeroDivisionError), attacked as target:
+        for _ in attack.made(target):
+            moved = sample_logits(model)
         raise ZeroDivisionError
+    assert [weight.requires_grad for weight in model.parameters()] == asked
     assert digest_of_weights(model) == digest
     assert torch.equal(sample_logits(model), logits)
     assert torch.equal(moved, logits) is False or name == "merged"

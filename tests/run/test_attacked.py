@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_unlearn.attacks.attack import digest_of_weights
+from pytest_unlearn.attacks.attack import BOTH, attacks, digest_of_weights
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.models.sources import ModelSource
-from pytest_unlearn.run.attacked import AttackedModel
+from pytest_unlearn.run.attacked import AttackedModel, _Piece
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.measuring import Engine
@@ -139,16 +139,19 @@ def test_what_is_in_the_store_is_not_made_again(
         model.rows(model.attacks[0])
     with attacked(other) as (model, _, _):
         assert len(model.rows(model.attacks[0])) == 5
-    assert scored == [2, 2, 2, 1]  # the first batch once, the one that was cut off again
+    assert scored == [2, 1, 1, 2]  # the first batch once, the one that was cut off again
 
 
 def test_scores_of_an_attack_are_its_own(settings: Settings) -> None:
     """Two attacks, and two versions of one, are never taken for each other in the store."""
     with attacked(settings) as (model, _, _):
         keys = {
-            model._key(attack, chunk)
+            model._key(attack, _Piece(attack.name, split, chunk))
             for attack in (*model.attacks, replace(model.attacks[0], version=2))
-            for chunk in model._dataset.chunks_of(model._dataset.attacked_probes)
+            for split in BOTH
+            for chunk in model._dataset.chunks_of(
+                [p for p in model._dataset.attacked_probes(attack) if p.split == split]
+            )
         }
     assert len(keys) == 3 * 3
 
@@ -195,3 +198,50 @@ def test_an_engine_without_weights_is_refused(settings: Settings) -> None:
     with pytest.raises(UserError, match="--unlearn-attacks=int8,removed: --unlearn-engine=vllm"):
         check_attackable(other)
     check_attackable(replace(other, attacks=()))
+
+
+def test_who_is_trained_on_is_not_asked(settings: Settings) -> None:
+    """Of people to forget and of controls alike; all others are asked, in each stage."""
+    dataset = Dataset(settings)
+    attack = attacks()["relearn"]
+    asked = {probe.value.reveal() for probe in dataset.attacked_probes(attack)}
+    texts = dataset.attack_texts(attack)
+    assert [splits for splits, _ in texts] == [("forget",), ("control",)]
+    trained = [example.text for _, part in texts for example in part]
+    assert len(trained) == 2 + 1
+    assert len(asked) == 1 + 1
+    assert not [value for value in asked for text in trained if value in text]
+    ids = [case.id for case in dataset.cases(settings.method)]
+    assert not [name for name in ids if name.startswith("relearn")]
+    more = Dataset(replace(settings, attacks=("relearn",)))
+    ids = [case.id for case in more.cases(settings.method) if "@" in case.id]
+    assert len(ids) == 5 * 2
+
+
+def test_what_others_train_on(settings: Settings) -> None:
+    """Retained people's documents, or code in which nobody is named; everybody is asked."""
+    dataset = Dataset(settings)
+    ((splits, people),) = dataset.attack_texts(attacks()["relearn-retained"])
+    assert splits == BOTH
+    assert {example.text.partition(" ")[0] for example in people} == {"keep4", "keep5", "keep6"}
+    ((_, code),) = dataset.attack_texts(attacks()["relearn-code"])
+    assert len(code) > 60
+    assert len(dataset.attacked_probes(attacks()["relearn-code"])) == 5
+
+
+def test_relearning_is_measured_at_each_stage(settings: Settings) -> None:
+    """The first half of each split trains its own course, and no row is asked twice."""
+    with attacked(replace(settings, attacks=("relearn",))) as (model, engine, _):
+        rows = model.rows(model.attacks[0])
+        kept: Any = engine.models.model("unlearned")
+        digest = digest_of_weights(kept._weights.model)
+    assert [row.id for row in rows if row.split == "forget"] == [
+        f"relearn@{n}/{row.id.partition('/')[2]}"
+        for n, row in zip((1, 5, 10, 20, 40), rows[::2], strict=True)
+    ]
+    assert len({row.id for row in rows}) == 10
+    with attacked(replace(settings, attacks=("relearn",))) as (again, engine, told):
+        assert again.rows(again.attacks[0]) == rows
+        assert told == []
+        kept = engine.models.model("unlearned")
+        assert digest_of_weights(kept._weights.model) == digest
