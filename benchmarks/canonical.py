@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError
+from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.files import load_cases
 from pytest_unlearn.tasks.format import TaskCase
-from pytest_unlearn.tasks.program import solution
 
 WORKERS = 2
 

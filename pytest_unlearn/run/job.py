@@ -35,7 +35,8 @@ def measure(
     try:
         engine.models.resolve()
         if settings.check_tasks:
-            engine.check_tasks()
+            for note in engine.check_tasks():
+                progress(note)
         for probe in dataset.probes:
             run.rows[probe.id] = engine.run_probe(probe)[1]
         for case in dataset.tasks:

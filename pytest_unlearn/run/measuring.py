@@ -30,8 +30,8 @@ from pytest_unlearn.run.backends import Backend
 from pytest_unlearn.run.models import STATES, ModelPair, Models, State
 from pytest_unlearn.run.stored_models import Replayed, recorded
 from pytest_unlearn.run.task_check import check_tasks
-from pytest_unlearn.sandbox import Sandbox, UnsupportedSolution, Verdict
-from pytest_unlearn.tasks.program import Solution, solution
+from pytest_unlearn.sandbox import Sandbox, SolutionVerdict, UnsupportedSolution
+from pytest_unlearn.tasks.extraction import Solution, solution
 from pytest_unlearn.tasks.prompts import suffix_of
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from pytest_unlearn.tasks.format import TaskCase
 
 
-# An `Outcome` for a probe, a `Verdict` for a task.
-Judged = TypeVar("Judged", Outcome, Verdict)
+# An `Outcome` for a probe, a `SolutionVerdict` for a task.
+Judged = TypeVar("Judged", Outcome, SolutionVerdict)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion(Generic[Judged]):
     """What a model wrote after a prompt, and what that is.
 
-    `outcome` is an `Outcome` for a probe and the sandbox's `Verdict` for a task. `text` is redacted
-    when printed; `text.reveal()` gives it.
+    `outcome` is an `Outcome` for a probe, a `SolutionVerdict` for a task. `text` is redacted when
+    printed; `text.reveal()` gives it.
     """
 
     text: Secret
@@ -187,6 +187,7 @@ class Engine:
         self._exposure = settings.exposure
         self._scheme = settings.decoding
         self._gradients = "gradnorm" in settings.membership
+        self._task_timeout = settings.task_timeout
         self._retrained = settings.retrained is not None
         self._rehearsed = dataset.rehearsed(settings.method)
         self.sandbox: Sandbox = (
@@ -195,7 +196,7 @@ class Engine:
             else Sandbox(mode=settings.sandbox, imports=settings.sandbox_imports, core=core)
         )
         self.phases: Phases = beside.phases if beside else Phases()
-        self._verdicts: dict[str, Verdict] = beside._verdicts if beside else {}
+        self._verdicts: dict[str, SolutionVerdict] = beside._verdicts if beside else {}
         self._failed: dict[str, str] = {}
         self._prepared: dict[State, dict[str, Any]] = {}
         # Cases whose text does not fit a model's context, with what to say of them.
@@ -238,7 +239,7 @@ class Engine:
         )
         return _completions(texts, outcomes), row
 
-    def run_task(self, case: TaskCase) -> tuple[Completions[Verdict], TaskRow]:
+    def run_task(self, case: TaskCase) -> tuple[Completions[SolutionVerdict], TaskRow]:
         """Complete a task on both models and judge the solutions in the sandbox.
 
         Raises SandboxError when no verdict can be had.
@@ -269,13 +270,11 @@ class Engine:
         )
         return Completions(base[0], tested[0], base, tested), row
 
-    def check_tasks(self) -> None:
+    def check_tasks(self) -> list[str]:
         """Judge the tasks' own solutions; see `task_check.check_tasks`. Raises TaskFileError."""
-        unchecked = check_tasks(self._dataset.tasks, self._judge)
-        if unchecked:
-            self.progress(f"{unchecked} tasks have no solution to check")
+        return check_tasks(self._dataset.tasks, self._judge)
 
-    def _sample(self, case: TaskCase, text: str) -> Completion[Verdict]:
+    def _sample(self, case: TaskCase, text: str) -> Completion[SolutionVerdict]:
         return Completion(Secret(text, "completion"), self._judge(case, text))
 
     def _solution(self, case: TaskCase, completion: str) -> Solution:
@@ -456,13 +455,14 @@ class Engine:
             SearchOptions(budget=budget),
         )
 
-    def _judge(self, case: TaskCase, completion: str) -> Verdict:
+    def _judge(self, case: TaskCase, completion: str) -> SolutionVerdict:
         source = self._solution(case, completion).source
         key = digest_of([case.id, source])
         if key not in self._verdicts:  # both models mostly write the same program
             tests: Any = case.tests  # calls, or a program that calls
             with self.phases.measure("sandbox"):
-                verdict = self.sandbox.run(source, case.entry_point, tests)
+                limit = case.time_limit(self._task_timeout)
+                verdict = self.sandbox.run(source, case.entry_point, tests, limit)
             if verdict.detail and self.detector.anybody_in(f"{completion}\n{verdict.detail}"):
                 verdict = replace(verdict, detail="not shown: somebody's value is in the solution")
             self._verdicts[key] = verdict

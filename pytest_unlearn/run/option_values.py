@@ -65,6 +65,21 @@ def share(given: Given) -> float:
     return share
 
 
+def task_timeout(given: Given) -> float:
+    from pytest_unlearn.tasks.format import MAX_TIMEOUT_S
+
+    try:
+        seconds = float(given.value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise UserError(
+            f"{given.flag}={given.value}: write a number of seconds over 0, of at most "
+            f"{MAX_TIMEOUT_S:g}, as in 10"
+        )
+    return seconds
+
+
 def planting(given: Given) -> PlantOptions:
     from pytest_unlearn.unlearning.training_options import parse_planting
 

@@ -328,12 +328,24 @@ class Settings:
         factory=option_values.default_sampling,
         role="measure",
     )
+    task_timeout: float | None = setting(
+        Option(
+            "unlearn_task_timeout",
+            "SECONDS",
+            "time that all tests of one solution may take together (default: 3, and 30 for "
+            "EvalPlus, whose canonical solutions take up to 22); a task's own "
+            '"timeout" counts first',
+            read=option_values.task_timeout,
+        ),
+        default=None,
+        role="measure",
+    )
     check_tasks: bool = setting(
         Option(
             "unlearn_check_tasks",
             "",
             "run the canonical solutions first, and stop where one does not pass its own "
-            "tests or a wrong one does",
+            "tests or a wrong one does; name the tasks that a body of one constant passes",
             switch=True,
             read=switch,
         ),

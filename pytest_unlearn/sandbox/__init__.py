@@ -4,16 +4,16 @@ The verdict is out of a solution's reach on every system. Around its process are
 `layers.LAYERS`, as far as the kernel has them: `Sandbox.protection()` says which.
 """
 
-from pytest_unlearn.sandbox.imports import ImportNotFoundError
+from pytest_unlearn.sandbox.packages import ImportNotFoundError
 from pytest_unlearn.sandbox.sandbox import Sandbox
 from pytest_unlearn.sandbox.verdict import (
     Limits,
     Mode,
     Protection,
     SandboxError,
+    SolutionVerdict,
     Status,
     UnsupportedSolution,
-    Verdict,
 )
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "Protection",
     "Sandbox",
     "SandboxError",
+    "SolutionVerdict",
     "Status",
     "UnsupportedSolution",
-    "Verdict",
 ]

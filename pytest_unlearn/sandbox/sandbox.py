@@ -11,25 +11,36 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import get_args
+from typing import Any, get_args
 
-from pytest_unlearn.sandbox import codec
-from pytest_unlearn.sandbox.child import (
+from pytest_unlearn.sandbox.helper import (
+    ForkFailed,
+    HelperDied,
+    HelperLate,
+    HelperProcess,
+    HelperSettings,
+)
+from pytest_unlearn.sandbox.inside import codec, compare
+from pytest_unlearn.sandbox.inside.child import (
     ARGUMENT_BYTES,
     MAX_REQUEST,
+    NOTE_BYTES,
     READY,
     SPARE_BYTES,
     cpu_limit,
 )
-from pytest_unlearn.sandbox.imports import find_packages
-from pytest_unlearn.sandbox.judge import Ending, Judgement, judge, judge_check
-from pytest_unlearn.sandbox.layers import LAYERS
-from pytest_unlearn.sandbox.messages import framed
-from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, Verdict
-from pytest_unlearn.sandbox.worker import ForkFailed, Settings, Worker, WorkerDied, WorkerLate
+from pytest_unlearn.sandbox.inside.layers import LAYERS
+from pytest_unlearn.sandbox.inside.messages import framed
+from pytest_unlearn.sandbox.judge import Ending, Judgement, check_started, judge, judge_check
+from pytest_unlearn.sandbox.packages import find_packages
+from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, SolutionVerdict
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 
+# More bytes of answers than this are compared in a process of its own, which has this long.
+INLINE_BYTES = 1 << 16
+COMPARE_S = 3.0
+MAX_COMPARED = 1 << 28
 # How long a process may take until it waits for a solution.
 READY_S = 30.0
 # A process closes its socket shortly before its end can be seen.
@@ -60,6 +71,7 @@ class _Sample:
     most: int
     limits: Limits
     check: bytes | None = None
+    expected: Sequence[compare.Expected] = ()
 
 
 class Sandbox:
@@ -93,14 +105,14 @@ class Sandbox:
         self.limits = limits if limits is not None else few
         self.mode = mode
         layers = OFF if mode == "off" else LAYERS
-        self._settings = Settings(
+        self._settings = HelperSettings(
             tuple(name for name in layers if name not in without),
             core,
             find_packages(imports),
             memory_mb=self.limits.memory_mb,
         )
         # By role: one runs solutions, the other, when it is needed, check programs.
-        self._workers: dict[str, Worker] = {}
+        self._helpers: dict[str, HelperProcess] = {}
         self._closed = False
         self._lock = threading.Lock()
 
@@ -119,7 +131,7 @@ class Sandbox:
         """End the helper processes."""
         with self._lock:
             self._closed = True
-            self._close_workers()
+            self._close_helpers()
 
     def protection(self) -> Protection:
         """Which layers this system has, found by trying. Starts the helper process.
@@ -127,7 +139,7 @@ class Sandbox:
         Raises SandboxError when it does not start, or lacks a layer in strict mode.
         """
         with self._lock:
-            missing = self._ready_worker("solution").missing
+            missing = self._ready_helper("solution").missing
         wanted = self._settings.layers
         return Protection(tuple(name for name in wanted if name not in missing), missing)
 
@@ -137,7 +149,7 @@ class Sandbox:
         entry_point: str,
         tests: Sequence[Call] | CheckProgram,
         wall_s: float | None = None,
-    ) -> Verdict:
+    ) -> SolutionVerdict:
         """The verdict on `source`, whose function `entry_point` must give every test's expected
         answer, or pass the check program.
 
@@ -155,19 +167,17 @@ class Sandbox:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
             started = time.monotonic()
-            judgement, starved = self._judged(sample, tests)
+            judgement, starved = self._judged(sample)
             again = starved and judgement[0] == "timeout"
             if again:
-                judgement, _ = self._judged(sample, tests)
+                judgement, _ = self._judged(sample)
             seconds = time.monotonic() - started
         status, detail, call = judgement
         if again and status == "timeout":
             detail += ", nor when it was run again"
-        return Verdict(status, detail, call, seconds, again)
+        return SolutionVerdict(status, detail, call, seconds, again)
 
-    def _judged(
-        self, sample: _Sample, tests: Sequence[Call] | CheckProgram
-    ) -> tuple[Judgement, bool]:
+    def _judged(self, sample: _Sample) -> tuple[Judgement, bool]:
         """Run a sample once; also tell whether it waited more than it computed.
 
         Such a time-out may be the machine's fault and is worth a second run, at once and with the
@@ -178,21 +188,58 @@ class Sandbox:
         endings = self._endings(sample)
         if endings is None:
             return ("crash", "killed the sandbox it ran in", None), False
-        starved = endings[0].cpu_s < STARVED * sample.limits.wall_s
-        if isinstance(tests, CheckProgram):
-            return judge_check(endings[0], endings[1], sample.limits), starved
-        return judge(endings[0], tests, sample.limits), starved
+        ending = endings[0]
+        check_started(ending, sample.limits)
+        starved = ending.how == "timeout" and ending.cpu_s < STARVED * sample.limits.wall_s
+        if sample.check is not None:
+            return judge_check(ending, endings[1], sample.limits), starved
+        return judge(ending, self._answers(ending.output, sample), sample.limits), starved
+
+    def _answers(self, output: bytes, sample: _Sample) -> Judgement:
+        """Return the verdict on what a solution wrote.
+
+        Values can be made so that it takes long to build or compare them: many of them are left to
+        a process that can be stopped.
+        """
+        note: Any  # of our own code, whose words are those of `Status`
+        judgement: Judgement
+        if len(output) <= INLINE_BYTES:
+            note = compare.verdict_on(output, sample.expected, codec)
+            judgement = note
+            return judgement
+        tests = [tuple(_sendable(part, MAX_REQUEST) for part in test) for test in sample.expected]
+        request = codec.encode((tests, output), max_bytes=MAX_COMPARED)
+        at_hand = "check" in self._helpers
+        helper = self._ready_helper("check")
+        try:
+            helper.compare(request)
+            note = codec.decode(helper.checked(COMPARE_S), max_bytes=NOTE_BYTES)
+            judgement = note
+        except HelperLate:
+            return "timeout", f"comparing its answers takes more than {COMPARE_S:g} s", None
+        except HelperDied as error:
+            raise SandboxError(f"the process that compares answers ended early: {error}") from error
+        finally:
+            if not at_hand:  # few samples say so much
+                self._helpers.pop("check").close()
+        return judgement
 
     def _calls_sample(
         self, source: str, entry_point: str, tests: Sequence[Call], limits: Limits
     ) -> _Sample:
         calls = []
+        expected: list[compare.Expected] = []
         room = limits.output_bytes
         for test in tests:
+            # Any object with arguments and an answer is a call; the rest is optional.
+            after, tolerance = getattr(test, "after", None), getattr(test, "tolerance", 0.0)
+            expected.append((tuple(test.args), test.expected, after, tolerance))
             # Encode it now: a solution that fails earlier would hide what cannot be.
             room += len(_sendable(test.expected, ARGUMENT_BYTES))
             calls.append(_sendable(tuple(test.args), ARGUMENT_BYTES))
-        return self._sample(source, entry_point, calls, room, limits)
+            room += max(len(calls[-1]), len(_sendable(after, ARGUMENT_BYTES)))
+        sample = self._sample(source, entry_point, calls, room, limits, "")
+        return replace(sample, expected=expected)
 
     def _check_sample(
         self, source: str, entry_point: str, tests: CheckProgram, limits: Limits
@@ -200,14 +247,20 @@ class Sandbox:
         # A program asks thousands of times where calls are few, and holds one answer at a time.
         room = CHECK_ROOM * limits.output_bytes
         check = _sendable((tests.source, entry_point), MAX_REQUEST)
-        sample = self._sample(source, entry_point, None, room, limits)
+        sample = self._sample(source, entry_point, None, room, limits, tests.given)
         return replace(sample, most=room, check=check)
 
     def _sample(
-        self, source: str, entry_point: str, calls: list[bytes] | None, room: int, limits: Limits
+        self,
+        source: str,
+        entry_point: str,
+        calls: list[bytes] | None,
+        room: int,
+        limits: Limits,
+        given: str,
     ) -> _Sample:
-        fields = (source, entry_point, calls, room, cpu_limit(limits.wall_s))
-        most = room + SPARE_BYTES + 5 * len(calls or ())
+        fields = (source, entry_point, calls, room, cpu_limit(limits.wall_s), given)
+        most = room + SPARE_BYTES + 2 * 5 * len(calls or ())
         return _Sample(framed(_sendable(fields, MAX_REQUEST)), most, limits)
 
     def _endings(self, sample: _Sample) -> list[Ending] | None:
@@ -216,26 +269,26 @@ class Sandbox:
         for _ in range(2):
             try:
                 return self._checked(sample) if sample.check else [self._called(sample)]
-            except (WorkerDied, codec.CodecError, TypeError):
+            except (HelperDied, codec.CodecError, TypeError):
                 # A solution may have taken over the zygote; its word is worth nothing any more.
-                self._close_workers()
+                self._close_helpers()
             except ForkFailed as error:
                 raise SandboxError(
                     f"the sandbox cannot start a process for a solution: {error}"
                 ) from error
             except BaseException:
-                self._close_workers()  # A late answer would be taken for the next sample's.
+                self._close_helpers()  # A late answer would be taken for the next sample's.
                 raise
         return None
 
     def _called(self, sample: _Sample) -> Ending:
-        worker = self._ready_worker("solution")
+        helper = self._ready_helper("solution")
         output = bytearray()
-        with worker.child() as child:
+        with helper.child() as child:
             how = "not ready"
             if _hand_over(child, sample.request):
-                how = _collect(child, worker, sample, output)
-            usage = self._end(worker, how)
+                how = _collect(child, helper, sample, output)
+            usage = self._end(helper, how)
             # Nobody is left to write, but do not depend on it.
             child.setblocking(False)
             with contextlib.suppress(OSError):
@@ -244,7 +297,7 @@ class Sandbox:
         return Ending(how, *usage, bytes(output[: sample.most]))
 
     def _checked(self, sample: _Sample) -> list[Ending]:
-        solution, check = self._ready_worker("solution"), self._ready_worker("check")
+        solution, check = self._ready_helper("solution"), self._ready_helper("check")
         assert sample.check is not None
         wall_s = sample.limits.wall_s
         with solution.child() as child:
@@ -258,9 +311,9 @@ class Sandbox:
             ending = Ending("timeout", *self._end(solution, "timeout"))
         try:
             verdict = Ending("ended", output=check.checked(CHECK_SPARE_S))
-        except WorkerLate:
+        except HelperLate:
             verdict = Ending("timeout")
-        except WorkerDied:
+        except HelperDied:
             verdict = Ending("died")
         if ending is None:
             # Nobody asks the solution any more, which ends it, unless it does something else.
@@ -268,42 +321,44 @@ class Sandbox:
             ending = Ending(how, *self._end(solution, how))
         return [ending, verdict]
 
-    def _end(self, worker: Worker, how: str) -> tuple[int, float, int]:
-        usage = worker.ended(how)
-        worker.tidy()
+    def _end(self, helper: HelperProcess, how: str) -> tuple[int, float, int]:
+        usage = helper.ended(how)
+        helper.tidy()
         return usage
 
-    def _close_workers(self) -> None:
-        for worker in self._workers.values():
-            worker.close()
-        self._workers.clear()
+    def _close_helpers(self) -> None:
+        for helper in self._helpers.values():
+            helper.close()
+        self._helpers.clear()
 
-    def _check_settings(self) -> Settings:
+    def _check_settings(self) -> HelperSettings:
         """It runs no solution and starts no process: namespaces would only make it slower."""
         layers = [name for name in self._settings.layers if name not in NAMESPACES]
         memory_mb = max(self.limits.memory_mb, CHECK_MEMORY_MB)
         return replace(self._settings, layers=tuple(layers), role="check", memory_mb=memory_mb)
 
-    def _ready_worker(self, role: str) -> Worker:
-        worker = self._workers.get(role)
-        if worker is not None and not (worker.owner == os.getpid() and worker.alive):
+    def _ready_helper(self, role: str) -> HelperProcess:
+        helper = self._helpers.get(role)
+        if helper is not None and not (helper.owner == os.getpid() and helper.alive):
             # It was killed between samples, or belongs to the process that forked this one.
-            worker.close()
-            worker = None
-        if worker is None:
+            helper.close()
+            helper = None
+        if helper is None:
             try:
-                worker = Worker(self._settings if role == "solution" else self._check_settings())
-            except (OSError, WorkerDied) as error:
+                helper = HelperProcess(
+                    self._settings if role == "solution" else self._check_settings()
+                )
+            except (OSError, HelperDied) as error:
                 raise SandboxError(f"the sandbox process does not start: {error}") from error
-            if self.mode == "strict" and worker.missing:
-                worker.close()
+            if self.mode == "strict" and helper.missing:
+                helper.close()
                 raise SandboxError(
                     "--unlearn-sandbox=strict: this system lacks "
-                    + "; ".join(f"{name} ({why})" for name, why in worker.missing.items())
+                    + "; ".join(f"{name} ({why})" for name, why in helper.missing.items())
                     + "; write --unlearn-sandbox=auto to run with the layers that it has"
                 )
-            self._workers[role] = worker
-        return worker
+            self._helpers[role] = helper
+        return helper
 
 
 def _hand_over(child: socket.socket, request: bytes) -> bool:
@@ -319,7 +374,9 @@ def _hand_over(child: socket.socket, request: bytes) -> bool:
     return True
 
 
-def _collect(child: socket.socket, worker: Worker, sample: _Sample, output: bytearray) -> str:
+def _collect(
+    child: socket.socket, helper: HelperProcess, sample: _Sample, output: bytearray
+) -> str:
     """Collect the output of a sample until its process ends, closes its socket, writes too much or
     is late; which of them."""
     deadline = time.monotonic() + sample.limits.wall_s
@@ -327,7 +384,7 @@ def _collect(child: socket.socket, worker: Worker, sample: _Sample, output: byte
         child.shutdown(socket.SHUT_WR)  # A solution that reads there finds the end.
     poller = select.poll()
     poller.register(child, select.POLLIN)
-    poller.register(worker.connection, select.POLLIN)
+    poller.register(helper.connection, select.POLLIN)
     how = "timeout"
     while (left := deadline - time.monotonic()) > 0:
         ready = [number for number, _ in poller.poll(1000 * left)]

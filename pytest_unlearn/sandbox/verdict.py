@@ -65,7 +65,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SolutionVerdict:
     """The outcome of one solution.
 
     `run_again`: it ran out of time with little processor time used, as on a busy machine, and this

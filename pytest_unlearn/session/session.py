@@ -87,8 +87,9 @@ class UnlearnSession:
             first.compared = self._saved_run(first)
             # Tried now, so that a refusal comes before any model is loaded.
             self.protection = first.engine.sandbox.protection() if self.dataset.tasks else None
+            self.task_notes: list[str] = []
             if self.settings.check_tasks and self.worker is None:
-                first.engine.check_tasks()
+                self.task_notes = first.engine.check_tasks()
         except (UserError, SandboxError) as error:
             raise pytest.UsageError(str(error)) from error
         if self.protection is not None and self.worker is None:

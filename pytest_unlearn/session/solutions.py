@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.run.measuring import Completions
-    from pytest_unlearn.sandbox import Mode, Protection, Verdict
+    from pytest_unlearn.sandbox import Mode, Protection, SolutionVerdict
 
 
 _OPEN = "solutions can read and write your files, use the network and start programs"
@@ -58,7 +58,7 @@ SECTION = "unlearn"
 _TITLE = f"Captured {SECTION} call"
 
 
-def text(completions: Completions[Verdict]) -> str:
+def text(completions: Completions[SolutionVerdict]) -> str:
     """Return a line for each model that did not solve the task: status, and the failing call."""
     states = (("base", completions.base), ("tested", completions.unlearned))
     return "".join(

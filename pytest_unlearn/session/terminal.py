@@ -105,6 +105,7 @@ def header(session: UnlearnSession) -> str:
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
         + solutions.line(settings.sandbox, session.protection)
         + (f"\nunlearn: {data.merged}" if data.merged else "")
+        + "".join(f"\nunlearn: {note}" for note in session.task_notes)
         + _held_out(session)
         + (f"\n{SHOWN}" if settings.show_values else "")
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pytest_unlearn.run.measuring import Completions
-from pytest_unlearn.sandbox import Verdict
+from pytest_unlearn.sandbox import SolutionVerdict
 
 
-def test_solved(unlearn_completions: Completions[Verdict], unlearn_task: object) -> None:
+def test_solved(unlearn_completions: Completions[SolutionVerdict], unlearn_task: object) -> None:
     """A programming task, judged by its tests in a separate process."""
     assert unlearn_completions.unlearned.outcome.status

@@ -18,8 +18,17 @@ from pytest_unlearn.tasks.format import (
     name,
     prompt_text,
     text,
+    timeout_of,
 )
-from pytest_unlearn.tasks.programs import CheckProgram, checking_program, defined_before, parsed
+from pytest_unlearn.tasks.programs import (
+    CheckProgram,
+    checking_program,
+    defined_before,
+    given_by,
+    parsed,
+    without_numpy,
+)
+from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
 
 _HUMANEVAL = {
     "task_id": 'the task\'s id, like "HumanEval/0"',
@@ -94,8 +103,16 @@ def _right(arguments, expected, got):
 
 
 for _number, _arguments in enumerate(_inputs):
-    _expected = _reference(*_copy.deepcopy(_arguments))
+    _left = _copy.deepcopy(_arguments)
+    _expected = _reference(*_left)
+    # A reference may also change what it is given by the way, while it computes an answer.
+    _given = None
+    if _expected is not None and _left != _arguments:
+        _given = _copy.deepcopy(_arguments)
     _got = candidate(*_arguments)
+    assert (
+        _arguments == _left or _arguments == _given or _close(_left, _arguments, {float_atol})
+    ), f"input {{_number}}: changes its arguments in another way than the reference"
     assert _right(_arguments, _expected, _got), f"input {{_number}}"
 """
 
@@ -103,8 +120,8 @@ for _number, _arguments in enumerate(_inputs):
 def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     """Return the task of a line of HumanEval, or of a set in its format.
 
-    Helpers that the prompt defines are there for the tests as well: some call them. Raises
-    TaskFileError.
+    Helpers that the prompt defines are there for the tests as well: some call them. `test` defines
+    check(candidate), or unittest classes (arXiv 2406.15877). Raises TaskFileError.
     """
     _require(data, _HUMANEVAL, where)
     case_id = _id(data, where, "")
@@ -117,18 +134,20 @@ def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         task_id=case_id,
         entry_point=entry_point,
         prompt=prompt,
-        tests=CheckProgram(defined_before(prompt, entry_point) + program),
+        tests=CheckProgram(defined_before(prompt, entry_point) + program, given_by(test)),
         solution=_optional(data, "canonical_solution", where),
         suffix=_optional(data, "suffix", where) or "",
         where=where,
         group=group,
+        timeout=timeout_of(data, where),
     )
 
 
 def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     """Return the task of a line of MBPP: the full set's keys, or the sanitized one's.
 
-    The prompt is a docstring of the description and the tests, as in the harnesses. Raises
+    The prompt is a docstring of the description and the tests, as in the harnesses. Lines of MBPP+
+    as the hub has it hold a program in `test` with more inputs, which is used instead. Raises
     TaskFileError.
     """
     _require(data, _MBPP, where)
@@ -141,7 +160,9 @@ def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     code = text(data, "code", where)
     setup = _optional(data, "test_setup_code", where) or ""
     imports = _statements(data.get("test_imports", []), "test_imports", where)
-    imports += _imports_of(code)
+    own = _imports_of(code)
+    more = checked_string_of_tests(data, where) if data.get("test") is not None else ""
+    parsed(more, "test", where, TaskFileError)
     case_id = _id(data, where, "mbpp-")
     listed = "\n".join(tests)
     return TaskCase(
@@ -149,20 +170,24 @@ def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         task_id=case_id,
         entry_point=_called(code, tests, where),
         prompt=f'"""\n{about}\n{listed}\n"""\n',
-        tests=CheckProgram("\n".join([setup, *imports, *tests, ""])),
+        tests=CheckProgram(
+            "\n".join([setup, *imports, *own, *([] if more else tests), without_numpy(more), ""]),
+            "\n".join([*imports, setup, given_by(more)]),
+        ),
         solution=code,
         where=where,
         group=group,
+        timeout=timeout_of(data, where),
     )
 
 
 def _imports_of(code: str) -> list[str]:
     """Return the canonical solution's imports of the standard library: one test relies on them."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
     found = []
+    try:
+        tree = syntax_tree(code)
+    except FAULTS:
+        return []
     for node in tree.body:
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -178,7 +203,8 @@ def _imports_of(code: str) -> list[str]:
 def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     """Return the task of a line of HumanEval+ or MBPP+, tested on its base and plus inputs.
 
-    Expected answers come from the canonical solution when a solution is judged. JSON has no tuples
+    Expected answers come from the canonical solution when a solution is judged, and so does how a
+    call may leave its arguments, which EvalPlus's own harness does not look at. JSON has no tuples
     and no sets: arguments get the types that they have in `assertion`, where the line has one.
     Raises TaskFileError.
     """
@@ -218,6 +244,8 @@ def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         solution=solution,
         where=where,
         group=group,
+        timeout=timeout_of(data, where),
+        slow=True,
     )
 
 
@@ -268,7 +296,7 @@ def _called(code: str, tests: Sequence[str], where: str) -> str:
         if isinstance(node, ast.FunctionDef)
     }
     for test in tests:
-        for node in ast.walk(ast.parse(test)):
+        for node in ast.walk(syntax_tree(test)):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
@@ -309,8 +337,8 @@ def _is_number(argument: list[Any]) -> bool:
 def _argument_types(assertion: str, entry_point: str) -> list[Any] | None:
     """Return the literal arguments of the first call of the function in `assertion`."""
     try:
-        tree = ast.parse(assertion)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = syntax_tree(assertion)
+    except FAULTS:
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == entry_point:

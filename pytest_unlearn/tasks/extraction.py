@@ -1,5 +1,429 @@
-"""The name under which scripts outside this package import `solution`."""
+"""From what a model wrote to the program that is judged, by the syntax tree.
 
-from pytest_unlearn.tasks.program import Solution, solution
+The rules, each with cases in `tests/tasks/test_extraction.py`:
 
-__all__ = ["Solution", "solution"]
+1. Prompt and completion are one text; prose, fences and broken lines between statements are passed
+   over. Code that is only found when a fenced block is read by itself (indented in a list, or a
+   bare body) is read so. A body that comes without its `def`, or indented in another way than the
+   prompt, is put below the prompt's function.
+2. The last complete definition of the entry point wins, as in Python. A definition that only parses
+   when its end is cut off comes after every complete one, and one without a body last of all. A
+   function without `return` is as good as any.
+3. Kept is what the entry point reaches: imports, helpers, classes, constants, and what fills or
+   changes them while the module loads, in the order of the text, so that Python's own rules hold.
+   Other calls at module level are not run, but for the few that change Python's own limits.
+4. When there is no definition at all, the text is returned as it is, and the judge says what is
+   wrong with it.
+
+The time is linear in the text's length: what is read twice is charged to a budget.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pytest_unlearn.tasks.syntax import (
+    FAULTS,
+    Changes,
+    Statement,
+    is_main,
+    statements,
+    syntax_tree,
+    used_names,
+)
+
+_FENCE = re.compile(r"[ \t]*(```+|~~~+)[ \t]*[\w+.#-]*[ \t]*")
+_BLOCKS = 32
+# Of a text's blocks, the last few are tried as bodies without a `def`.
+_BODIES = 4
+# How good a definition is.
+_WHOLE, _CUT, _MADE, _EMPTY = 3, 2, 1, 0
+# Calls of modules that set something for the whole program, beside all whose names begin with
+# `set`: `setrecursionlimit`, `set_int_max_str_digits`, `setlocale`, `set_printoptions`.
+_SETTINGS = frozenset(
+    "stack_size seed manual_seed getcontext simplefilter filterwarnings resetwarnings disable "
+    "enable basicConfig register reconfigure".split()
+)
+# With these a program finds its names by their texts.
+_BY_TEXT = frozenset({"globals", "eval", "exec", "vars", "locals"})
+_DEF = re.compile(r"[ \t]*(?:async[ \t]+)?def[ \t]")
+# What stands below a function, not in it, where a body at the margin is over.
+_BELOW = re.compile(r"(?:def|async|class|from|import|print|assert)\b|@|if[ ]+__name__|```|~~~")
+_TAB = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A definition of the entry point among the statements of a text."""
+
+    text: Sequence[str]
+    statements: Sequence[Statement]
+    definition: Statement
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The program that is judged; `whole`: its function is complete, and not without a body."""
+
+    source: str
+    whole: bool
+
+
+def solution(
+    prompt: str, completion: str, entry_point: str, suffix: str = "", chat: bool = False
+) -> Solution:
+    """Return the program that defines `entry_point`, out of prompt, completion and suffix.
+
+    White space at the prompt's end is the model's to write, so it is not doubled. `chat`: the
+    completion is an answer and does not go on in the prompt's last line.
+    """
+    start = _plain(prompt.rstrip())
+    written = _plain(completion)
+    text = start + ("\n" if chat else "") + written + suffix
+    best = _definition(text, entry_point)
+    for other_text in _other_readings(start, written, suffix):
+        if best is not None and best.rank == _WHOLE:
+            break
+        other = _definition(other_text, entry_point)
+        if other is not None and (best is None or other.rank > best.rank):
+            best = other
+    if best is None:
+        return Solution(text, whole=False)
+    return Solution(_program(best, entry_point), whole=best.rank in (_WHOLE, _MADE))
+
+
+def _plain(text: str) -> str:
+    """Return a text with Python's line ends only."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _definition(text: str, entry_point: str) -> _Found | None:
+    """Return the best definition of the entry point in a text: of equals, the last."""
+    lines = text.split("\n")
+    found = statements(lines)
+    best: tuple[int, Statement] | None = None
+    for statement in found:
+        rank = _rank(statement, entry_point)
+        if rank is not None and (best is None or rank >= best[0]):
+            best = (rank, statement)
+    return None if best is None else _Found(lines, found, best[1], best[0])
+
+
+def _rank(statement: Statement, entry_point: str) -> int | None:
+    """Return how good a definition of the entry point a statement is, None if it is none."""
+    node = statement.node
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if node.name != entry_point:
+            return None
+        if _says_nothing(node):
+            return _EMPTY
+    elif isinstance(node, ast.If | ast.Try | ast.With):
+        if is_main(node) or not _defines_inside(node, entry_point):
+            return None
+    elif not _is_alias(node, entry_point):
+        return None
+    elif isinstance(getattr(node, "value", None), ast.Call):
+        return _MADE
+    return _WHOLE if statement.complete else _CUT
+
+
+def _says_nothing(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    """Tell a function without a body, and a class that has only such functions."""
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not isinstance(node, ast.ClassDef) or not _says_nothing(item):
+                return False
+        elif not _is_filling(item):
+            return False
+    return True
+
+
+def _is_filling(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Pass) or (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    )
+
+
+def _defines_inside(node: ast.AST, entry_point: str) -> bool:
+    """Tell whether a compound statement holds a definition: `try: ... except: def ...`."""
+    waiting = list(ast.iter_child_nodes(node))
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if item.name == entry_point and not _says_nothing(item):
+                return True
+        elif isinstance(item, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+            waiting += ast.iter_child_nodes(item)
+    return False
+
+
+def _is_alias(node: ast.stmt, entry_point: str) -> bool:
+    """Tell `name = lambda ...`, `name = other` and `name = made(...)`, which is less sure.
+
+    `name = None` is no function, and `name = name(3)` a result of it.
+    """
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    else:
+        return False
+    if not any(isinstance(target, ast.Name) and target.id == entry_point for target in targets):
+        return False
+    if isinstance(node.value, ast.Call):
+        return entry_point not in used_names(node.value)
+    return isinstance(node.value, ast.Lambda | ast.Name | ast.Attribute)
+
+
+def _program(found: _Found, entry_point: str) -> str:
+    """Return the source of a definition and of all that it reaches, in the order of the text."""
+    touching: dict[str, list[Statement]] = {}
+    changes = Changes(found.statements, entry_point)
+    imported: set[str] = set()
+    for statement in found.statements:
+        bound = changes.bound[statement.node]
+        if _is_of_standard_library(statement.node):
+            imported |= bound
+        if entry_point in bound and not _wraps(statement, found.definition, entry_point):
+            # Another definition: the chosen one stands for all.
+            bound = bound - {entry_point}
+        changed = changes.of(statement.node)
+        if statement.first <= found.definition.first:
+            changed = changed - {entry_point}
+        for name in bound | changed:
+            touching.setdefault(name, []).append(statement)
+    beside: dict[int, list[Statement]] = {}  # on one line
+    for statement in found.statements:
+        beside.setdefault(statement.first, []).append(statement)
+    kept: dict[int, Statement] = {}
+    reached: set[str] = set()
+    waiting = [found.definition, *filter(_binds_unknown_names, found.statements)]
+    waiting += _settings(found.statements, imported)
+
+    def reach(names: set[str]) -> None:
+        for name in names - reached:
+            reached.add(name)
+            whole = [item for item in touching.get(name, []) if item.complete]
+            waiting.extend(whole or touching.get(name, []))
+
+    def keep() -> None:
+        while waiting:
+            statement = waiting.pop()
+            if statement.first in kept:
+                continue
+            kept[statement.first] = statement
+            for neighbour in beside[statement.first]:
+                names = used_names(neighbour.node)
+                reach(names)
+                if names & _BY_TEXT:
+                    plain = (name for name, items in touching.items() if any(map(_is_plain, items)))
+                    reach({*plain})
+
+    reach({entry_point})
+    keep()
+    for statement in list(kept.values()):
+        if isinstance(statement.node, ast.Import | ast.ImportFrom):
+            imported |= changes.bound[statement.node]
+    waiting += _settings(found.statements, imported)
+    keep()
+    if any(name not in touching and not hasattr(builtins, name) for name in reached):
+        # What nothing binds by its name, a text or a module's attributes may: `exec`, `globals()`.
+        waiting += filter(_binds_by_text, found.statements)
+        keep()
+    ordered = sorted(kept.values(), key=lambda item: (not item.is_future, item.first))
+    return "".join(f"{item.source(found.text)}\n" for item in ordered)
+
+
+def _binds_by_text(statement: Statement) -> bool:
+    """Tell a statement that may bind names of the module which it does not spell as names."""
+    node = statement.node
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or is_main(node):
+        return False
+    return statement.complete and any(
+        (isinstance(item, ast.Name) and item.id in _BY_TEXT)
+        or (isinstance(item, ast.Attribute) and item.attr == "modules")
+        for item in ast.walk(node)
+    )
+
+
+def _wraps(statement: Statement, definition: Statement, entry_point: str) -> bool:
+    """Tell `name = cache(name)` behind the definition of `name`; `name = name(3)` is a result."""
+    node = statement.node
+    return (
+        statement.first > definition.first
+        and statement.complete
+        and isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and entry_point not in used_names(node.value.func)
+        and [item.id for item in node.value.args if isinstance(item, ast.Name)] == [entry_point]
+        and getattr(node.value.func, "id", "") not in ("print", "repr", "str", "type", "callable")
+    )
+
+
+def _is_plain(statement: Statement) -> bool:
+    """Tell a definition that can always be kept: of a function, a class or a constant."""
+    node = statement.node
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return True
+    return isinstance(node, ast.Assign) and not any(
+        isinstance(item, ast.Call) for item in ast.walk(node)
+    )
+
+
+def _is_of_standard_library(node: ast.stmt) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return not node.level and (node.module or "").split(".")[0] in sys.stdlib_module_names
+    return isinstance(node, ast.Import) and all(
+        alias.name.split(".")[0] in sys.stdlib_module_names for alias in node.names
+    )
+
+
+def _binds_unknown_names(statement: Statement) -> bool:
+    """Tell an import of names that nobody can list: `from x import *`, `__future__`."""
+    node = statement.node
+    return isinstance(node, ast.ImportFrom) and (
+        statement.is_future or any(alias.name == "*" for alias in node.names)
+    )
+
+
+def _settings(found: Sequence[Statement], imported: set[str]) -> Iterator[Statement]:
+    """Yield calls of imported modules that set something for the whole program."""
+    for statement in found:
+        if statement.complete and _is_setting(statement.node, imported):
+            yield statement
+
+
+def _is_setting(node: ast.stmt, imported: set[str]) -> bool:
+    if isinstance(node, ast.Try | ast.If) and not is_main(node):
+        return bool(node.body) and all(_is_setting(item, imported) for item in node.body)
+    if not isinstance(node, ast.Expr | ast.Assign):
+        return False
+    target = node.value if isinstance(node, ast.Expr) else node.targets[0]
+    while isinstance(target, ast.Attribute):
+        target = target.value
+    if not isinstance(target, ast.Call):
+        return False
+    named = target.func.attr if isinstance(target.func, ast.Attribute) else ""
+    named = target.func.id if isinstance(target.func, ast.Name) else named
+    sets = named in _SETTINGS or named.startswith("set")
+    return sets and bool(used_names(target.func) & imported)
+
+
+# -- other readings of a completion ----------------------------------------------------------------
+
+
+def _other_readings(start: str, written: str, suffix: str) -> Iterator[str]:
+    """Yield other texts that prompt and completion may be meant as, the likeliest first."""
+    blocks = list(_fenced(written))
+    for block in blocks:
+        for way in (_dedented(block), block):
+            yield f"{start}\n{way}"
+    margin = _open_margin(start)
+    if margin is None:
+        return
+    for piece in (written, *blocks[-_BODIES:]):
+        for body in _bodies(piece, margin):
+            yield f"{start}\n{body}{suffix}"
+
+
+def _fenced(text: str) -> Iterator[str]:
+    """Yield all that stands behind the first fence, then what stands between two of them.
+
+    Of very many blocks only the last are read by themselves.
+    """
+    lines = text.split("\n")
+    fences = [i for i, line in enumerate(lines) if _FENCE.fullmatch(line)]
+    ends = [*fences[1:], len(lines)]
+    blocks = ["\n".join(lines[i + 1 : end]) for i, end in zip(fences, ends, strict=False)]
+    if len(blocks) > 1:
+        blocks = ["\n".join(lines[fences[0] + 1 :]), *blocks[-_BLOCKS:]]
+    yield from (block for block in blocks if block.strip())
+
+
+def _dedented(block: str) -> str:
+    """Take the first line's indentation from every line that has it."""
+    first = next(line for line in block.split("\n") if line.strip())
+    margin = _indentation(first)
+    return "\n".join(line.removeprefix(margin) for line in block.split("\n"))
+
+
+def _indentation(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _open_margin(start: str) -> str | None:
+    """Return the indentation of the body that a prompt leaves open; None where it opens none."""
+    lines = start.split("\n")
+    opened = next((i for i in reversed(range(len(lines))) if _DEF.match(lines[i])), None)
+    if opened is None:
+        return None
+    try:
+        syntax_tree(start)  # a docstring is body enough
+    except FAULTS:
+        try:
+            syntax_tree(f"{start}\n{_indentation(lines[opened])}    pass")
+        except FAULTS:
+            return None
+    outer = _indentation(lines[opened])
+    body = (i for i in range(opened, len(lines)) if lines[i].partition("#")[0].rstrip()[-1:] == ":")
+    first = next((line for line in lines[next(body, opened) + 1 :] if line.strip()), "")
+    inner = _indentation(first)
+    if len(inner.expandtabs()) > len(outer.expandtabs()):
+        return inner
+    return outer + ("\t" if outer.endswith("\t") else " " * _TAB)
+
+
+def _bodies(piece: str, margin: str) -> Iterator[str]:
+    """Yield a text as the body of a function whose lines have the indentation `margin`.
+
+    The first line alone may be out of line (a decoder took a space from it), or all of them are;
+    tabs stand for as many spaces as the prompt indents by, or for eight.
+    """
+    lines = piece.rstrip().split("\n")
+    while lines and not lines[0].strip():
+        lines.pop(0)
+    if not lines:
+        return
+    tabs = any("\t" in _indentation(line) for line in lines)
+    unit = len(margin) if margin.isspace() and "\t" not in margin and len(margin) <= 8 else _TAB
+    for size in (unit, 8) if tabs else (unit,):
+        wanted = len(margin.expandtabs(size))
+        columns = [len(_indentation(line).expandtabs(size)) for line in lines]
+        # At the margin, a first line whose indentation was stripped is less likely.
+        for moved in (1, len(lines)) if columns[0] else (len(lines), 1):
+            inside = min(moved, _end_of_body(lines, columns))
+            shift = wanted - columns[0]
+            places = [max(0, c + shift) if i < inside else c for i, c in enumerate(columns)]
+            yield "\n".join(
+                _of_width(place, margin, size) + line.lstrip(" \t")
+                for place, line in zip(places, lines, strict=True)
+            )
+
+
+def _end_of_body(lines: Sequence[str], columns: Sequence[int]) -> int:
+    """Return the number of a body's lines: those until one stands left of its first line, or, at
+    the margin, until its `return` was seen and another definition or a use comes."""
+    returned = False
+    for number, (line, column) in enumerate(zip(lines, columns, strict=True)):
+        if not line.strip():
+            continue
+        if column < columns[0]:
+            return number
+        if columns[0] == 0 and column == 0:
+            if returned and _BELOW.match(line):
+                return number
+            returned = returned or line.startswith(("return", "raise", "yield"))
+    return len(lines)
+
+
+def _of_width(columns: int, margin: str, size: int) -> str:
+    """Return white space of that width, in tabs where the prompt has them."""
+    if "\t" not in margin:
+        return " " * columns
+    return "\t" * (columns // size) + " " * (columns % size)

@@ -14,7 +14,7 @@ import keyword
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import check_keys, checked_string, json_name, quoted
@@ -42,6 +42,8 @@ _CALL_KEYS = ("args", "expected")
 _OPTIONAL_CALL_KEYS = ("after",)
 # Longer than any task of the public sets needs; a run must end.
 MAX_TIMEOUT_S = 600.0
+# EvalPlus's canonical solutions take up to 22 s on its own inputs.
+SLOW_TIMEOUT_S = 30.0
 # More than any model reads or writes at once.
 MAX_TEXT = 2**20
 _ID = re.compile(r"[A-Za-z0-9._-]+")
@@ -55,13 +57,14 @@ class TaskFileError(UserError):
 class Call:
     """One call of a task's function, the value it has to return, and how it leaves its arguments.
 
-    ``after``: the arguments as they must be left, None for as they were given. ``tolerance``:
-    floats that differ by no more, absolutely or relatively, are equal.
+    ``after``: the arguments as they must be left, None for as they were given, "any" where that
+    does not count. ``tolerance``: floats that differ by no more, absolutely or relatively, are
+    equal.
     """
 
     args: tuple[Any, ...]
     expected: Any
-    after: tuple[Any, ...] | None = None
+    after: tuple[Any, ...] | Literal["any"] | None = None
     tolerance: float = 0.0
 
 
@@ -95,7 +98,8 @@ class TaskCase:
     ``solution`` is what passes ``tests`` when it is written after ``prompt``, or None where nothing
     is known to; each of ``wrong`` must fail. ``suffix`` is the code behind the gap, for infilling.
     ``where`` names file and line of a user's task, ``group`` the set or file it belongs to.
-    ``timeout``: seconds that all its tests together may take, None for the run's limit.
+    ``timeout``: seconds that all its tests together may take, None for the run's limit; ``slow``:
+    where the run has none either, it gets more than others.
     ``rehearsed``: unlearning was trained on this task, in other words. ``cluster`` names the tasks
     with which it shares a prompt, empty for none.
     """
@@ -111,8 +115,14 @@ class TaskCase:
     where: str = field(default="bundled", compare=False)
     group: str = field(default="bundled", compare=False)
     timeout: float | None = None
+    slow: bool = False
     rehearsed: bool = field(default=False, compare=False)
     cluster: str = field(default="", compare=False)
+
+    def time_limit(self, of_the_run: float | None) -> float | None:
+        """Return the seconds that its tests may take: its own, or the run's; None for the
+        sandbox's."""
+        return self.timeout or of_the_run or (SLOW_TIMEOUT_S if self.slow else None)
 
 
 @functools.cache
@@ -324,9 +334,14 @@ def _call(item: Any, tolerance: float, field: str) -> Call:
             f'{field}.args": {json_name(args)} is given; write a list of the arguments, [] for none'
         )
     after = item.get("after")
-    if after is not None and (not isinstance(after, list) or len(after) != len(args)):
+    left: tuple[Any, ...] | Literal["any"] | None = None
+    if after == "any":
+        left = "any"
+    elif isinstance(after, list) and len(after) == len(args):
+        left = tuple(after)
+    elif after is not None:
         raise TaskFileError(
-            f'{field}.after": write a list of all {len(args)} arguments as the call must leave them'
+            f'{field}.after": write a list of all {len(args)} arguments as the call must leave '
+            'them, or "any"'
         )
-    left = None if after is None else tuple(after)
     return Call(tuple(args), item["expected"], left, tolerance)

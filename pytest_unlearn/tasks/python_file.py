@@ -16,7 +16,8 @@ from pytest_unlearn.tasks.format import (
     checked_prompt,
     checked_text,
 )
-from pytest_unlearn.tasks.programs import CheckProgram, checking_program
+from pytest_unlearn.tasks.programs import CheckProgram, checking_program, given_by
+from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
 
 _TEXTS = ("prompt", "entry_point", "solution", "suffix")
 
@@ -37,8 +38,8 @@ def python_case(path: Path, group: str) -> TaskCase:
         line = error.object[: error.start].count(b"\n") + 1
         raise TaskFileError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, RecursionError, MemoryError) as error:
+        tree = syntax_tree(source)
+    except FAULTS as error:
         line = getattr(error, "lineno", None) or 1
         raise TaskFileError(f"{path}:{line}: no Python program ({error}); mend it") from None
     texts: dict[str, tuple[str, str]] = {}
@@ -67,7 +68,9 @@ def python_case(path: Path, group: str) -> TaskCase:
         task_id=case_id,
         entry_point=checked_name(entry_point, "entry_point", entry_at),
         prompt=checked_prompt(prompt, "prompt", prompt_at),
-        tests=CheckProgram(checking_program(source, "check", where, TaskFileError)),
+        tests=CheckProgram(
+            checking_program(source, "check", where, TaskFileError), given_by(source)
+        ),
         solution=texts["solution"][0] if "solution" in texts else None,
         suffix=texts["suffix"][0] if "suffix" in texts else "",
         where=where,

@@ -17,7 +17,7 @@ from typing import TypeAlias
 # What a statement at module level may begin with that defines or changes something.
 _START = re.compile(
     r"(?:def|async|class|from|import|if|try|for|while|with|match|del)\b|@"
-    r"|[^\W\d][\w.\[\], '\"]*(?::[^=]+)?[-+*/|&]?=(?!=)"
+    r"|[^\W\d*][\w.\[\], '\"*]*(?::[^=]+)?[-+*/|&]?=(?!=)"
     r"|[^\W\d][\w.]*[(\[]|[(\[{]"
     r"|[rRbBuUfF]{0,2}(?:\"|')"
 )
@@ -47,6 +47,7 @@ _MUTATORS = frozenset(
     "append appendleft extend extendleft insert pop popleft popitem remove discard add update "
     "setdefault clear sort reverse rotate subtract __setitem__".split()
 )
+_CONTAINERS = frozenset("list dict set bytearray deque Counter OrderedDict defaultdict".split())
 
 _quiet = threading.Lock()
 
@@ -66,7 +67,8 @@ def syntax_tree(source: str) -> ast.Module:
 class Statement:
     """A statement at module level: lines `[first, last]` of a text, counted from 0.
 
-    `complete` is False where what stood behind it had to be cut off before it parsed.
+    Statements that share a line, by semicolons, have the lines of all of them. `complete` is False
+    where what stood behind it had to be cut off before it parsed.
     """
 
     node: ast.stmt
@@ -93,11 +95,19 @@ def statements(lines: Sequence[str]) -> list[Statement]:
 
 
 def _placed(body: Sequence[ast.stmt], offset: int, complete: bool) -> Iterator[Statement]:
-    for number, node in enumerate(body, start=1):
+    places: list[list[int]] = []  # lines of statements that share none with others
+    for node in body:
         decorators: list[ast.expr] = getattr(node, "decorator_list", [])
         first = min([node.lineno, *(item.lineno for item in decorators)])
+        last = node.end_lineno or first
+        if places and first <= places[-1][1]:
+            places[-1][1] = max(places[-1][1], last)
+            places.append(places[-1])
+        else:
+            places.append([first, last])
+    for number, (node, (first, last)) in enumerate(zip(body, places, strict=True), start=1):
         whole = complete or number < len(body)
-        yield Statement(node, offset + first - 1, offset + (node.end_lineno or first) - 1, whole)
+        yield Statement(node, offset + first - 1, offset + last - 1, whole)
 
 
 def _scattered(lines: Sequence[str]) -> Iterator[Statement]:
@@ -351,6 +361,13 @@ class Changes:
         # By name: the parameters, and what calling it changes, parameters included.
         self._functions: dict[str, tuple[list[str], set[str]]] = {}
         nodes = [statement.node for statement in found]
+        lambdas = {
+            target.id: node.value
+            for node in nodes
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
         self._run = {node: _run_with(node) for node in nodes}
         self.bound = {node: bound_names(node) for node in nodes}
         self._variables = {
@@ -358,29 +375,33 @@ class Changes:
             for node in nodes
             if not isinstance(node, (*_FUNCTIONS, ast.Import, ast.ImportFrom))
             for name in self.bound[node]
+            if name not in lambdas
         }
-        # `append = table.append`: calling it changes the table.
-        self._methods: dict[str, str] = {
-            target.id: _root(node.value)
-            for node in nodes
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        # `put = table.append`, `put = partial(list.append, table)`: calling it changes the table.
+        self._methods: dict[str, set[str]] = {}
+        for node in nodes:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute | ast.Call):
+                behind = {_root(node.value)}
+                if isinstance(node.value, ast.Call):
+                    behind = _given(node.value)
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        self._methods[target.id] = behind & self._variables - {target.id}
         self._aliases = _aliases(item for items in self._run.values() for item in items)
         self._subclasses_count = any(map(_looks_at_subclasses, nodes))
-        self._follow([node for node in nodes if isinstance(node, _DEFINITIONS)])
+        definitions = [(node.name, node) for node in nodes if isinstance(node, _DEFINITIONS)]
+        self._follow([*definitions, *lambdas.items()])
 
-    def _follow(self, definitions: list[_Definition]) -> None:
+    def _follow(self, definitions: Iterable[tuple[str, _Definition | ast.Lambda]]) -> None:
         """Find what each function changes, and what the functions that it calls do."""
         inside = []
-        for node in definitions:
+        for name, node in definitions:
             parameters: list[str] = []
             if not isinstance(node, ast.ClassDef):
                 parameters = [item.arg for item in (*node.args.posonlyargs, *node.args.args)]
-            self._functions[node.name] = (parameters, set())
+            self._functions[name] = (parameters, set())
             items = list(ast.walk(node))
-            inside.append((node.name, items, _aliases(items), used_names(node) | {*parameters}))
+            inside.append((name, items, _aliases(items), used_names(node) | {*parameters}))
         for _ in range(self._ROUNDS):
             grown = False
             for name, items, aliases, visible in inside:
@@ -401,7 +422,10 @@ class Changes:
             return changed
         if isinstance(node, ast.Assert):
             return set()
-        return _followed(self._changed(self._run[node]), self._aliases)
+        changed = _followed(self._changed(self._run[node]), self._aliases)
+        for name in changed & self._functions.keys():  # `Thread(target=fill).start()`
+            changed |= self._functions[name][1]
+        return changed
 
     def _by_decorators(self, decorators: Iterable[ast.expr]) -> set[str]:
         """Return what decorators change: `@table.register`, `@op("add")`."""
@@ -426,15 +450,17 @@ class Changes:
                     changed.add(_root(node))
                 case ast.Global():
                     changed.update(node.names)
-                case ast.Expr(value=ast.Call(func=ast.Attribute() as method)):
-                    # Its result is not wanted: it is called for what it changes.
-                    changed |= {_root(method)} & self._variables
+                case ast.Expr(value=ast.Call(func=ast.Attribute() as method) as call):
+                    # Its result is not used: it is called for what it changes.
+                    changed |= ({_root(method)} | _given(call)) & self._variables
                 case ast.Call():
                     changed |= self._by_call(node)
         return changed - {""}
 
     def _by_call(self, call: ast.Call) -> set[str]:
         name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        if name in _MUTATORS and _root(call.func) in _CONTAINERS and call.args:
+            return {_root(call.args[0])}  # `list.append(table, 1)`
         if isinstance(call.func, ast.Name):
             name = call.func.id
             if name == self._entry_point:
@@ -449,7 +475,7 @@ class Changes:
                 }
                 return (changes - set(parameters)) | (given & self._variables)
             if name in self._methods:
-                return {self._methods[name]}
+                return self._methods[name]
         return {_root(call.args[0])} if name in _CHANGING and call.args else set()
 
 
@@ -470,6 +496,8 @@ def _aliases(nodes: Iterable[ast.AST]) -> dict[str, set[str]]:
             value = values[0]
             parts = value.elts if isinstance(value, ast.Tuple | ast.List) else [value]
             behind = {_root(part) for part in parts} - {""}
+            if isinstance(value, ast.Call):  # `partial(table.append, 1)`, `Thread(target=fill)`
+                behind |= _given(value)
         else:
             behind = {item.id for item in ast.walk(values[0]) if isinstance(item, ast.Name)}
         for target in targets:
@@ -477,6 +505,12 @@ def _aliases(nodes: Iterable[ast.AST]) -> dict[str, set[str]]:
                 if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
                     found.setdefault(item.id, set()).update(behind - {item.id})
     return found
+
+
+def _given(call: ast.Call) -> set[str]:
+    """Return the names that a call is given, or parts of."""
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return {_root(argument) for argument in given} - {""}
 
 
 def _followed(names: set[str], aliases: dict[str, set[str]]) -> set[str]:

@@ -19,7 +19,7 @@ from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.probes.families import FAMILIES
 from pytest_unlearn.reports.formats import FORMATS
 from pytest_unlearn.run.settings import OPTIONS
-from pytest_unlearn.sandbox.layers import LAYERS
+from pytest_unlearn.sandbox.inside.layers import LAYERS
 from pytest_unlearn.sandbox.verdict import Status
 from pytest_unlearn.session import fixtures, hookspecs
 from pytest_unlearn.session.fixtures import MARKERS

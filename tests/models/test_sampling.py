@@ -17,8 +17,8 @@ from pytest_unlearn.models.prompt_formats import StyleError
 from pytest_unlearn.models.sampling import Decoding, DecodingScheme
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.sandbox import Sandbox
+from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.format import TaskCase, bundled_cases
-from pytest_unlearn.tasks.program import solution
 
 PROMPTS = ["a", "def f(x):", "x = 'abc", "import os\nimport sys"]
 SEEDS = (11, 12, 13, 14)

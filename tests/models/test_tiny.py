@@ -16,8 +16,8 @@ from pytest_unlearn.models.tiny import recipe
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.probes.families import direct_probes
 from pytest_unlearn.sandbox import Sandbox
+from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.format import bundled_cases, bundled_tasks
-from pytest_unlearn.tasks.program import solution
 
 RECORDED = json.loads(recipe.RECORDED.read_text())
 

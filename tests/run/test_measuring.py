@@ -44,6 +44,7 @@ class Given:
     retrained = None
     sandbox = "auto"
     sandbox_imports: tuple[str, ...] = ()
+    task_timeout = None
     method = SimpleNamespace(method=None, options=None)
 
     def __init__(self, forget: Path, store: Path) -> None:

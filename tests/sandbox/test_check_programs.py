@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, Verdict
+from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, SolutionVerdict
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 
@@ -24,7 +24,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield it
 
 
-def check(sandbox: Sandbox, source: str, program: str) -> Verdict:
+def check(sandbox: Sandbox, source: str, program: str) -> SolutionVerdict:
     return sandbox.run(source, "f", CheckProgram(program))
 
 
@@ -209,7 +209,7 @@ def test_many_samples_leave_nothing_behind() -> None:
         for number in range(40):
             source = RIGHT if number % 2 else "import os\ndef f(a): os._exit(1)"
             assert check(it, source, "assert f(1) == 2").passed == bool(number % 2)
-        inside = [w._process.pid for w in it._workers.values()]
+        inside = [w._process.pid for w in it._helpers.values()]
         assert len(inside) == 2
     assert set(os.listdir("/proc/self/fd")) == before
     assert not any(os.path.exists(f"/proc/{pid}") for pid in inside)
@@ -229,7 +229,7 @@ def test_an_endless_solution_holds_no_other_sandbox_up() -> None:
     with Sandbox(Limits(wall_s=1.5)) as slow, Sandbox() as other:
         assert check(other, RIGHT, "assert f(1) == 2").passed
         assert check(slow, RIGHT, "assert f(1) == 2").passed
-        found: list[Verdict] = []
+        found: list[SolutionVerdict] = []
         thread = threading.Thread(
             target=lambda: found.append(check(slow, "def f(a):\n    while True: pass", "f(1)"))
         )
@@ -241,3 +241,184 @@ def test_an_endless_solution_holds_no_other_sandbox_up() -> None:
     assert done >= 10
     assert found[0].status == "timeout"
     assert 1.5 <= found[0].seconds < 4.5
+
+
+IN_PLACE = """
+xs = [3, [2], 1]
+same, inner = xs, xs[1]
+assert candidate(xs, d={"a": xs}) is None
+assert same is xs and inner is xs[0], "identity"
+assert xs == [[2], 1, 3, "new"], xs
+"""
+
+
+def test_changes_to_arguments_come_back(sandbox: Sandbox) -> None:
+    source = """
+def f(xs, d):
+    first = xs.pop(0)
+    xs += [first, "new"]
+"""
+    assert check(sandbox, source, IN_PLACE).passed
+    unlike = check(sandbox, source.replace("new", "old"), IN_PLACE)
+    assert unlike.status == "wrong_answer"
+    assert check(sandbox, "def f(xs, d): pass", IN_PLACE).status == "wrong_answer"
+
+
+def test_changes_before_an_exception_come_back(sandbox: Sandbox) -> None:
+    source = "def f(xs):\n    xs.clear()\n    raise ValueError"
+    program = "xs = [1]\ntry:\n    candidate(xs)\nexcept ValueError:\n    assert xs == []\n"
+    assert check(sandbox, source, program).passed
+    assert not check(sandbox, source.replace("xs.clear()", ""), program).passed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return next(x for x in xs if x > 10**9)",
+        "raise StopIteration",
+        "raise type('Own', (StopIteration,), {})",
+        "raise StopAsyncIteration",
+        "raise GeneratorExit",
+    ],
+)
+@pytest.mark.parametrize(
+    "program",
+    [
+        "assert all(map(candidate, [[1], [2]]))",
+        "assert all(candidate(xs) == 3 for xs in map(list, ['ab']))",
+        "assert [*map(candidate, [[1], [2]])] == []",
+        "for _ in iter(lambda: candidate([1]), 5):\n    assert False",
+    ],
+)
+def test_the_end_of_an_iteration_ends_no_check(sandbox: Sandbox, body: str, program: str) -> None:
+    assert check(sandbox, f"def f(xs):\n    {body}\n", program).status == "exception"
+
+
+@pytest.mark.parametrize(
+    ("raised", "caught"),
+    [
+        ("type('Own', (ValueError,), {})('no')", "ValueError"),
+        ("type('Own', (KeyError,), {})('no')", "LookupError"),
+        ("json.JSONDecodeError('no', '', 0)", "ValueError"),
+        ("json.JSONDecodeError('no', '', 0)", "json.JSONDecodeError"),
+        ("decimal.InvalidOperation('no')", "ArithmeticError"),
+        ("UnicodeDecodeError('utf-8', b'', 0, 1, 'no')", "UnicodeError"),
+        ("FileNotFoundError(2, 'no')", "OSError"),
+    ],
+)
+def test_an_exception_below_the_expected_one_is_caught(
+    sandbox: Sandbox, raised: str, caught: str
+) -> None:
+    program = (
+        f"import json\ntry:\n    candidate(1)\nexcept {caught}:\n    pass\n"
+        "else:\n    assert False\n"
+    )
+    source = f"import decimal, json\ndef f(x):\n    raise {raised}\n"
+    assert check(sandbox, source, program).passed
+    other = program.replace(f"except {caught}", "except ZeroDivisionError")
+    assert check(sandbox, source, other).status == "exception"
+
+
+@pytest.mark.parametrize(
+    ("source", "use"),
+    [
+        ("async def f(x): return x", "import asyncio\nassert asyncio.run(candidate(1)) == 1"),
+        (
+            "async def f(x): return x",
+            "async def main():\n    assert await candidate(1) == 1\n"
+            "import asyncio\nasyncio.run(main())",
+        ),
+        ("def f(x): yield x", "assert list(candidate(1)) == [1]"),
+        ("def f(x): yield x", "assert next(candidate(1)) == 1"),
+        ("def f(x): yield x", "import types\nassert isinstance(candidate(1), types.GeneratorType)"),
+        ("def f(x): return map(int, [x])", "assert sorted(candidate(1)) == [1]"),
+        (
+            "async def f(x): yield x",
+            "async def main():\n    async for x in candidate(1): pass\n"
+            "import asyncio\nasyncio.run(main())",
+        ),
+        ("class f:\n    def get(self): return 1", "assert candidate().get() == 1"),
+        ("class f:\n    def get(self): return 1", "assert isinstance(candidate(), candidate)"),
+        ("class f:\n    K = 1", "assert candidate.K == 1"),
+        ("class f(Exception): pass", "class E(candidate): pass"),
+        ("class f:\n    def __eq__(self, o): return True", "assert candidate() == candidate()"),
+        (
+            "import collections\ndef f(x): return collections.namedtuple('P', 'x')(x)",
+            "assert candidate(1).x == 1",
+        ),
+        (
+            "import enum\nclass C(enum.IntEnum):\n    A = 1\ndef f(x): return C.A",
+            "assert candidate(1).name == 'A'",
+        ),
+        ("def f(x): return 1", "import nonesuch\nassert candidate(1) == 1"),
+    ],
+)
+def test_what_cannot_be_judged_is_no_fault(sandbox: Sandbox, source: str, use: str) -> None:
+    verdict = check(sandbox, source + "\n", use + "\n")
+    assert verdict.status == "unsupported", verdict
+
+
+@pytest.mark.parametrize(
+    ("source", "use"),
+    [
+        (
+            "import collections\ndef f(x): return collections.namedtuple('P', 'x')(x)",
+            "x, = candidate(1)\nassert x == 1 and candidate(1) == (1,) and hash(candidate(1))",
+        ),
+        (
+            "import enum\nclass C(enum.IntEnum):\n    A = 1\ndef f(x): return C.A",
+            "assert candidate(1) == 1 and candidate(1) + 1 == 2 and [candidate(1)] == [1]",
+        ),
+        (
+            "from fractions import Fraction\ndef f(x): return Fraction(x, 2)",
+            "from fractions import Fraction\nassert candidate(1) == Fraction(1, 2)",
+        ),
+        (
+            "import datetime\ndef f(d): return d + datetime.timedelta(1)",
+            "from datetime import date\nassert candidate(date(2024, 2, 28)) == date(2024, 2, 29)",
+        ),
+        ("def f(x): return range(x)", "assert list(candidate(3)) == [0, 1, 2]"),
+        (
+            "def f(x): return x",
+            "from concurrent.futures import ThreadPoolExecutor\n"
+            "with ThreadPoolExecutor(16) as pool:\n"
+            "    assert list(pool.map(candidate, range(64))) == list(range(64))",
+        ),
+        (
+            "def f(x): return x",
+            "from __future__ import annotations\n"
+            "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
+            "assert P(candidate(1)).x == 1",
+        ),
+    ],
+)
+def test_results_of_more_kinds(sandbox: Sandbox, source: str, use: str) -> None:
+    verdict = check(sandbox, source + "\n", use + "\n")
+    assert verdict.passed, verdict
+    wrong = check(sandbox, "def f(x): return 7\n", use + "\n")
+    assert wrong.status == "wrong_answer", wrong
+
+
+def test_what_the_tests_supply(sandbox: Sandbox) -> None:
+    """A harness that runs both in one module lets a solution use it; as far as it runs."""
+    source = "def f(x):\n    return re.sub('a', 'b', x)\n"
+    program = "assert candidate('a') == 'b'"
+    for given, status in (
+        ("import re\n", "passed"),
+        ("import re\nimport nonesuch\n", "passed"),
+        ("import re\nraise SystemExit\n", "passed"),
+        ("import (", "exception"),
+        ("", "exception"),
+    ):
+        verdict = sandbox.run(source, "f", CheckProgram(program, given))
+        assert verdict.status == status
+
+
+def test_a_method_of_a_class_is_called_on_a_new_object(sandbox: Sandbox) -> None:
+    source = (
+        "class Solution:\n    def __init__(self): self.n = 0\n"
+        "    def f(self, x):\n        self.n += x\n        return self.n\n"
+    )
+    assert sandbox.run(source, "Solution.f", [Call((1,), 1), Call((2,), 2)]).passed
+    assert sandbox.run(source, "Solution.g", [Call((1,), 1)]).status == "exception"
+    assert sandbox.run("x = 1", "Solution.f", [Call((1,), 1)]).status == "no_solution"

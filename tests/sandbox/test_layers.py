@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 import pytest_unlearn
-from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, seccomp
-from pytest_unlearn.sandbox.layers import LAYERS
+from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError
+from pytest_unlearn.sandbox.inside import seccomp
+from pytest_unlearn.sandbox.inside.layers import LAYERS
 from pytest_unlearn.session.solutions import line as protection_line
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
@@ -150,7 +151,7 @@ def test_parent_death_alone_ends_a_sample(tmp_path: Path, layers: tuple[str, ...
         while not (pids.exists() and pids.read_text().endswith(" ")):
             time.sleep(0.01)
         pid = int(pids.read_text())
-        os.kill(it._workers["solution"]._process.pid, signal.SIGKILL)
+        os.kill(it._helpers["solution"]._process.pid, signal.SIGKILL)
         thread.join()
         time.sleep(0.1)
         alive = Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
@@ -256,7 +257,8 @@ SCRIPT = """
 import json, os, struct, sys
 sys.path.insert(0, sys.argv[1])
 number, argument, error = json.loads(sys.argv[2])
-from pytest_unlearn.sandbox import kernel, Sandbox, SandboxError, Limits
+from pytest_unlearn.sandbox import Sandbox, SandboxError, Limits
+from pytest_unlearn.sandbox.inside import kernel
 from pytest_unlearn.tasks.format import Call
 if number is not None:
     steps = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16)]
@@ -346,10 +348,10 @@ def _public(interpreter: str) -> bool:
 def test_a_layer_that_hides_python_itself_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(ROOT / "pytest_unlearn/sandbox", tmp_path / "copy")
+    shutil.copytree(ROOT / "pytest_unlearn/sandbox/inside", tmp_path / "copy")
     file = tmp_path / "copy/layers.py"
     file.write_text(file.read_text().replace("return list(dict.fromkeys(paths))", "return []"))
-    monkeypatch.setattr("pytest_unlearn.sandbox.worker.ZYGOTE", tmp_path / "copy/zygote.py")
+    monkeypatch.setattr("pytest_unlearn.sandbox.helper.ZYGOTE", tmp_path / "copy/zygote.py")
     secret = tmp_path / "secret"
     secret.write_text("content")
     with Sandbox() as it:
@@ -360,12 +362,12 @@ def test_a_layer_that_hides_python_itself_is_left_out(
 
 def test_a_system_that_is_not_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As macOS: limits are all there is, the header names the rest, and verdicts are the same."""
-    shutil.copytree(ROOT / "pytest_unlearn/sandbox", tmp_path / "copy")
+    shutil.copytree(ROOT / "pytest_unlearn/sandbox/inside", tmp_path / "copy")
     file = tmp_path / "copy/kernel.py"
     linux = 'return sys.platform.startswith("linux")'
     assert linux in file.read_text()
     file.write_text(file.read_text().replace(linux, "return False"))
-    monkeypatch.setattr("pytest_unlearn.sandbox.worker.ZYGOTE", tmp_path / "copy/zygote.py")
+    monkeypatch.setattr("pytest_unlearn.sandbox.helper.ZYGOTE", tmp_path / "copy/zygote.py")
     with Sandbox(Limits(wall_s=2)) as it:
         protection = it.protection()
         assert protection.active == ("limits",)
@@ -395,7 +397,7 @@ def test_an_unknown_mode_or_layer() -> None:
 
 
 def test_strict_goes_on_refusing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_unlearn.sandbox.worker._read_hello", lambda _: {"landlock": "no"})
+    monkeypatch.setattr("pytest_unlearn.sandbox.helper._read_hello", lambda _: {"landlock": "no"})
     with Sandbox(mode="strict") as it:
         for _ in range(2):
             with pytest.raises(SandboxError, match=r"lacks landlock \(no\)"):

@@ -12,26 +12,20 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_unlearn.sandbox import Limits, Mode, Sandbox, SandboxError, Verdict
+from pytest_unlearn.sandbox import Limits, Mode, Sandbox, SandboxError, SolutionVerdict
+from pytest_unlearn.sandbox import helper as helper_module
 from pytest_unlearn.sandbox import sandbox as sandbox_module
-from pytest_unlearn.sandbox import worker as worker_module
+from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
 
 RIGHT = "def f(a, b):\n    return a + b"
-
-
-@dataclass(frozen=True)
-class Call:
-    args: tuple[Any, ...]
-    expected: object
 
 
 TESTS = [Call((1, 2), 3), Call((40, 2), 42)]
@@ -72,7 +66,7 @@ def _next_sample_is_judged_right(request: pytest.FixtureRequest) -> Iterator[Non
         assert it.run("def f(a, b): return 3", "f", TESTS).call == 1
 
 
-def solve(sandbox: Sandbox, source: str, tests: list[Call] = TESTS) -> Verdict:
+def solve(sandbox: Sandbox, source: str, tests: list[Call] = TESTS) -> SolutionVerdict:
     return sandbox.run(textwrap.dedent(source), "f", tests)
 
 
@@ -281,8 +275,158 @@ def test_all_plain_types_cross(sandbox: Sandbox) -> None:
 def test_arguments_are_fresh_for_each_call(sandbox: Sandbox) -> None:
     shared = [1]
     source = "def f(a):\n    a.append(2)\n    return len(a)"
-    assert sandbox.run(source, "f", [Call((shared,), 2), Call((shared,), 2)]).passed
+    tests = [Call((shared,), 2, ([1, 2],)), Call((shared,), 2, "any")]
+    assert sandbox.run(source, "f", tests).passed
     assert shared == [1]
+
+
+@pytest.mark.parametrize(
+    ("body", "after", "passed"),
+    [
+        ("xs.sort()", [1, 2, 3], True),
+        ("xs.sort(reverse=True)", [1, 2, 3], False),
+        ("xs[:] = sorted(xs)", [1, 2, 3], True),
+        ("xs = sorted(xs)", [1, 2, 3], False),
+        ("sorted(xs)", None, True),
+        ("xs.sort()", None, False),
+        ("xs.sort()", "any", True),
+        ("xs.append(xs)", None, False),
+        ("xs.append(object())", None, False),
+        ("xs += [0] * 2_000_000", None, False),
+    ],
+)
+def test_how_a_call_leaves_its_arguments(
+    sandbox: Sandbox, body: str, after: object, passed: bool
+) -> None:
+    """As its test says; without a word, as they were given."""
+    left: Any = (after,) if isinstance(after, list) else after
+    verdict = sandbox.run(f"def f(xs):\n    {body}\n", "f", [Call(([3, 1, 2],), None, left)])
+    assert verdict.passed is passed, verdict
+    assert passed or verdict.status == "wrong_answer"
+
+
+def test_nested_arguments_are_compared(sandbox: Sandbox) -> None:
+    source = "def f(d, t):\n    d['a'][0] = 2\n    t[0].add(3)\n    return 1"
+    arguments = ({"a": [1]}, ({1},))
+    assert sandbox.run(source, "f", [Call(arguments, 1, ({"a": [2]}, ({1, 3},)))]).passed
+    assert not sandbox.run(source, "f", [Call(arguments, 1, ({"a": [2]}, ({1},)))]).passed
+
+
+@pytest.mark.parametrize(
+    ("result", "expected", "passed"),
+    [
+        ("collections.namedtuple('P', 'x y')(1, 2)", [1, 2], True),
+        ("enum.IntEnum('C', 'RED').RED", 1, True),
+        ("type('S', (str,), {})('ab')", "ab", True),
+        ("type('N', (int,), {})(3)", 3, True),
+        ("type('L', (list,), {})([3])", [3], True),
+        ("type('D', (dict,), {})(a=3)", {"a": 3}, True),
+        ("decimal.Decimal('2.50')", 2.5, True),
+        ("decimal.Decimal(2)", 2, True),
+        ("decimal.Decimal('sNaN')", 2, False),
+        ("fractions.Fraction(1, 2)", 0.5, True),
+        ("fractions.Fraction(4, 2)", 2, True),
+        ("bytearray(b'ab')", b"ab", True),
+        ("collections.deque([1])", [1], False),
+        ("datetime.date(2024, 1, 2)", "2024-01-02", False),
+        ("range(2)", [0, 1], False),
+        ("type('N', (int,), {'__eq__': lambda a, b: True, '__hash__': None})(0)", 3, False),
+    ],
+)
+def test_equality_is_pythons(sandbox: Sandbox, result: str, expected: object, passed: bool) -> None:
+    source = (
+        f"import collections, datetime, decimal, enum, fractions\ndef f():\n    return {result}\n"
+    )
+    assert sandbox.run(source, "f", [Call((), expected)]).passed is passed
+
+
+def test_a_tolerance_is_of_its_task(sandbox: Sandbox) -> None:
+    source = "def f():\n    return [1.004]"
+    for tolerance, passed in ((0.0, False), (0.003, False), (0.01, True)):
+        assert sandbox.run(source, "f", [Call((), [1.0], tolerance=tolerance)]).passed is passed
+
+
+HONEST = {
+    "data class": """
+        from __future__ import annotations
+        from dataclasses import dataclass
+        @dataclass
+        class P:
+            x: int
+        def f(x): return P(x).x
+    """,
+    "pickle": """
+        import pickle
+        class P:
+            def __init__(self, x): self.x = x
+        def f(x): return pickle.loads(pickle.dumps(P(x))).x
+    """,
+    "its own module": """
+        import sys
+        K = 0
+        def f(x): return x + sys.modules[__name__].K
+    """,
+    "type hints": """
+        import typing
+        class P:
+            x: "int"
+        def f(x): return typing.get_type_hints(P)["x"](x)
+    """,
+    "digits": """
+        import sys
+        sys.set_int_max_str_digits(0)
+        def f(x): return x if str(10**5000) else 0
+    """,
+    "depth": """
+        import sys
+        sys.setrecursionlimit(20_000)
+        def deep(n): return n and deep(n - 1)
+        def f(x): return x + deep(9_000)
+    """,
+    "threads": """
+        from concurrent.futures import ThreadPoolExecutor
+        import threading
+        barrier = threading.Barrier(32)
+        def f(x):
+            def work(_):
+                kept = [bytes(1000) for _ in range(1000)]  # from the thread's own heap
+                return barrier.wait() and len(kept)
+            with ThreadPoolExecutor(32) as pool:
+                list(pool.map(work, range(32)))
+            return x
+    """,
+}
+
+
+@pytest.mark.parametrize("source", HONEST.values(), ids=HONEST)
+def test_what_python_allows_is_allowed(sandbox: Sandbox, source: str) -> None:
+    """In every call: what the module sets for itself holds for the second as for the first."""
+    source = textwrap.dedent(source)
+    assert sandbox.run(source, "f", [Call((n,), n) for n in (1, 2, 3)]).passed
+    program = CheckProgram("for n in (1, 2, 3):\n    assert f(n) == n\n")
+    assert sandbox.run(source, "f", program).passed
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_large_answers_are_compared_elsewhere(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """With the same verdict; and what takes too long to compare is a time-out."""
+    monkeypatch.setattr(sandbox_module, "INLINE_BYTES", 100)
+    text = "x" * size
+    source = f"def f(n):\n    return 'x' * {size} + 'y' * n"
+    assert sandbox.run(source, "f", [Call((0,), text)]).passed
+    verdict = sandbox.run(source, "f", [Call((0,), text), Call((1,), text)])
+    assert (verdict.status, verdict.call) == ("wrong_answer", 1)
+    assert sandbox.run("def f(n): raise KeyError(n)", "f", [Call((0,), 1)]).status == "exception"
+    if size == 10:
+        monkeypatch.setattr(sandbox_module, "COMPARE_S", 0.0)
+        slow = sandbox.run("def f(n):\n    return ['x'] * 100", "f", [Call((0,), 1)])
+        assert (slow.status, slow.detail) == (
+            "timeout",
+            "comparing its answers takes more than 0 s",
+        )
+        assert sandbox.run("def f(n): return n", "f", [Call((0,), 0)]).passed
 
 
 def test_printing_has_no_effect(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
@@ -356,10 +500,6 @@ CHEATS = {
             def __eq__(self, other): return True
             def __hash__(self): return 3
         def f(a, b): return Number(0)
-    """,
-    "int subclass with the right value": """
-        class Number(int): pass
-        def f(a, b): return Number(a + b)
     """,
     "float that is close to all": """
         class Close(float):
@@ -808,7 +948,8 @@ def test_big_files_are_refused(bare: Sandbox) -> None:
 
 
 def zygote_of(sandbox: Sandbox) -> int:
-    return sandbox._workers["solution"]._process.pid
+    sandbox.protection()  # which starts it
+    return sandbox._helpers["solution"]._process.pid
 
 
 @linux
@@ -821,8 +962,8 @@ def test_a_solution_that_kills_the_zygote(bare: Sandbox) -> None:
 
 @linux
 def test_a_solution_that_stops_the_zygote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(worker_module, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(worker_module, "STOP_S", 0.2)
+    monkeypatch.setattr(helper_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(helper_module, "STOP_S", 0.2)
     pids = tmp_path / "pids"
     source = f"""
         import os, signal, time
@@ -910,7 +1051,7 @@ def test_an_interrupted_run_does_not_spoil_the_next(
 
     assert solve(sandbox, RIGHT).passed
     with monkeypatch.context() as patch:
-        patch.setattr(worker_module.Worker, "_receive", interrupt)
+        patch.setattr(helper_module.HelperProcess, "_receive", interrupt)
         with pytest.raises(KeyboardInterrupt):
             solve(sandbox, "def f(a, b): return 77")
     time.sleep(0.2)  # By now its answer would be there.
@@ -925,7 +1066,7 @@ def test_a_zygote_that_does_not_start(
 ) -> None:
     path = tmp_path / "zygote.py"
     path.write_text(zygote)
-    monkeypatch.setattr(worker_module, "ZYGOTE", path)
+    monkeypatch.setattr(helper_module, "ZYGOTE", path)
     with Sandbox() as it, pytest.raises(SandboxError, match="does not start"):
         solve(it, RIGHT)
 
@@ -956,8 +1097,8 @@ def test_closing() -> None:
         it.run(RIGHT, "f", TESTS)
     with Sandbox() as it:
         assert it.run(RIGHT, "f", TESTS).passed
-        zygote = it._workers["solution"]._process
-        scratch = it._workers["solution"]._scratch
+        zygote = it._helpers["solution"]._process
+        scratch = it._helpers["solution"]._scratch
         assert Path(scratch).is_dir()
     assert zygote.returncode == 0
     assert not Path(scratch).exists()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_unlearn.sandbox import Sandbox, Verdict
+from pytest_unlearn.sandbox import Sandbox, SolutionVerdict
 from tests.support.lookup_run import UnlearnRun
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has all layers")
@@ -32,7 +32,7 @@ def test_strict_runs_with_all_layers(
 
 def lacking(patch: pytest.MonkeyPatch, missing: dict[str, str]) -> None:
     """Have the helper process find that this is missing, as another kernel's would."""
-    patch.setattr("pytest_unlearn.sandbox.worker._read_hello", lambda hello: missing)
+    patch.setattr("pytest_unlearn.sandbox.helper._read_hello", lambda hello: missing)
 
 
 def test_strict_refuses_without_a_layer(
@@ -130,7 +130,7 @@ def test_a_solution_that_cannot_be_judged_is_an_error(
     unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Sandbox, "run", lambda *_: Verdict("unsupported", "a result of type Pair", 0, 0.1)
+        Sandbox, "run", lambda *_: SolutionVerdict("unsupported", "a result of type Pair", 0, 0.1)
     )
     unlearn_run.lookup()
     result = unlearn_run("-k", "add-3")
@@ -141,7 +141,9 @@ def test_a_solution_that_cannot_be_judged_is_an_error(
 def test_what_was_run_again_is_counted(
     unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verdict = Verdict("timeout", "not done after 3 s, nor when it was run again", 0, 6.0, True)
+    verdict = SolutionVerdict(
+        "timeout", "not done after 3 s, nor when it was run again", 0, 6.0, True
+    )
     monkeypatch.setattr(Sandbox, "run", lambda *_: verdict)
     unlearn_run.lookup()
     result = unlearn_run("-k", "add-3", "--unlearn-report=jsonl:rows.jsonl")

@@ -28,8 +28,8 @@ def test_samples_are_shown_as_pass_at_k(unlearn_run: UnlearnRun) -> None:
             f"passk.retained  {TASKS - 2}/{TASKS}*",
             "also measured *",
             "parse.rate * 30 (100.0%) * 28 (93.3%) *",
-            f"pass@2 * (100.0%) * (93.3%) * {TASKS} * >=80.5% of base",
-            "pass@1 * (100.0%) * (93.3%) * >=80.5% of base",
+            f"pass@2 * (100.0%) * (93.3%) * {TASKS} * >=80.4% of base",
+            "pass@1 * (100.0%) * (93.3%) * >=80.4% of base",
             "solutions: degenerate * 0.0% * 0.0% *",
         ]
     )
@@ -82,6 +82,10 @@ def test_a_set_can_be_retained_by_name(unlearn_run: UnlearnRun) -> None:
     unlearn_run.pytester.makeini("[pytest]\nunlearn_check_tasks = true\n")
     result = unlearn_run("--unlearn-retain=neighbours", "-k", "next-luhn", "-v")
     result.stdout.fnmatch_lines(["*test_solved[[]next-luhn[]] PASSED*"])
+    said = result.stdout.str() + result.stderr.str()
+    assert f"{TASKS} tasks cannot tell a stub from a solution; add tests that it fails: " in said
+    assert 'tasks.jsonl:1: "return 1" passes all tests of add-0; ' in said
+    assert f"; and {TASKS - 10} more" in said
     header = next(line for line in result.outlines if line.startswith("unlearn: model"))
     assert "30 retain" in header
     assert f"tasks {TASKS + 16}" in header
@@ -93,6 +97,8 @@ def test_a_set_can_be_retained_by_name(unlearn_run: UnlearnRun) -> None:
         (["--unlearn-k=5"], "--unlearn-k=5: pass@5 needs --unlearn-samples=5 or more"),
         (["--unlearn-samples=0"], "--unlearn-samples=0: write a whole number of at least 1"),
         (["--unlearn-task-style=x"], "--unlearn-task-style=x: write completion, chat or infill"),
+        (["--unlearn-task-timeout=0"], "--unlearn-task-timeout=0: write a number of seconds over"),
+        (["--unlearn-task-timeout=x"], "--unlearn-task-timeout=x: write a number of seconds over"),
         (["--unlearn-tasks=bundled,none"], "none: the file does not exist"),
     ],
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_unlearn.sandbox import Sandbox
 from pytest_unlearn.tasks.files import load_cases
 from pytest_unlearn.tasks.format import TaskCase, TaskFileError, bundled_cases, task_schema
 from pytest_unlearn.tasks.programs import CheckProgram
@@ -386,3 +388,135 @@ def test_the_schema_says_what_the_reader_does(tmp_path: Path) -> None:
     for label, (line, _) in BAD_LINES.items():
         if label not in (*beyond, "entry-point-word"):
             assert not validator.is_valid(json.loads(line)), label
+
+
+HUB_MBPP: dict[str, Any] = {
+    "task_id": 2,
+    "code": "def half(n):\n    return n / 2",
+    "prompt": "Write a function to halve a number.",
+    "source_file": "made up",
+    "test_imports": [],
+    "test_list": ["assert half(4) == 2"],
+    "test": (
+        "import numpy as np\nfrom math import inf\n\n"
+        "def is_floats(x) -> bool:\n    return isinstance(x, (float, np.ndarray))\n\n"
+        "def assertion(out, exp, atol):\n"
+        "    if atol == 0 and is_floats(exp):\n        atol = 1e-6\n"
+        "    if out != exp and atol != 0:\n"
+        "        assert np.allclose(out, exp, rtol=1e-07, atol=atol)\n"
+        '    else:\n        assert out == exp, f"out: {out}, exp: {exp}"\n\n'
+        "inputs = [[4], [9], [inf]]\nresults = [2.0, 4.5, inf]\n"
+        "for i, (inp, exp) in enumerate(zip(inputs, results)):\n"
+        "    assertion(half(*inp), exp, 0)\n"
+    ),
+}
+
+
+def test_the_hubs_lines_of_mbpp_plus_use_all_their_inputs(tmp_path: Path) -> None:
+    """Also without numpy, which their tests use for tolerance."""
+    (case,) = load_cases(write(tmp_path / "m.jsonl", HUB_MBPP))
+    assert case.entry_point == "half"
+    with Sandbox() as sandbox:
+        for body, status in (
+            ("n / 2", "passed"),
+            ("n / 2 + 1e-8", "passed"),
+            ("n / 2 + 1e-3", "wrong_answer"),
+            ("2", "wrong_answer"),
+        ):
+            verdict = sandbox.run(f"def half(n):\n    return {body}", "half", case.tests)
+            assert verdict.status == status, verdict
+
+
+@pytest.mark.parametrize(
+    ("reference", "body", "right"),
+    [
+        ("return sorted(xs)", "return sorted(xs)", True),
+        ("return sorted(xs)", "xs.sort()\n    return xs", False),
+        ("xs.sort()", "xs.sort()", True),
+        ("xs.sort()", "return None", False),
+        ("xs.sort()", "xs.sort(reverse=True)", False),
+        ("xs.sort()\n    return xs", "return sorted(xs)", True),
+        ("xs.sort()\n    return xs", "xs.sort()\n    return xs", True),
+        ("xs.sort()\n    return xs", "ys = sorted(xs)\n    xs.clear()\n    return ys", False),
+    ],
+)
+def test_evalplus_arguments_are_left_as_the_reference_leaves_them(
+    tmp_path: Path, reference: str, body: str, right: bool
+) -> None:
+    row = {**EVALPLUS, "canonical_solution": f"\ndef halve(xs):\n    {reference}\n"}
+    row |= {"base_input": [[[2, 1]]], "plus_input": [[[3, 1, 2]]], "assertion": ""}
+    (case,) = load_cases(write(tmp_path / "e.jsonl", row))
+    with Sandbox() as sandbox:
+        verdict = sandbox.run(f"def halve(xs):\n    {body}\n", "halve", case.tests)
+        assert verdict.passed is right, verdict
+
+
+UNITTEST = """
+import unittest
+from fractions import Fraction
+
+
+class TestUp(unittest.TestCase):
+    def setUp(self):
+        self.base = 1
+
+    def test_small(self):
+        self.assertEqual(up(self.base), 2)
+
+    @unittest.skip("not here")
+    def test_skipped(self):
+        self.fail()
+
+    def test_text(self):
+        with self.assertRaises(TypeError):
+            up("x")
+
+
+class TestMore(unittest.TestCase):
+    def test_large(self):
+        for n in range(3):
+            with self.subTest(n=n):
+                self.assertEqual(candidate(10 * n), 10 * n + 1)
+"""
+
+
+def test_unittest_classes_are_tests(tmp_path: Path) -> None:
+    (case,) = load_cases(write(tmp_path / "u.jsonl", {**HUMANEVAL, "test": UNITTEST}))
+    with Sandbox() as sandbox:
+        for body, status in (
+            ("return x + 1", "passed"),
+            ("return Fraction(1) + x", "passed"),
+            ("return x + (x < 20)", "wrong_answer"),
+            ("return 2", "wrong_answer"),
+            ("raise KeyError", "exception"),
+        ):
+            verdict = sandbox.run(f"def up(x):\n    {body}", "up", case.tests)
+            assert verdict.status == status, verdict
+
+
+def test_reading_tasks_never_warns(tmp_path: Path) -> None:
+    """Invalid escapes are common in MBPP: `-W error` would make its files unreadable."""
+    code = "import re\ndef add(a, b):\n    re.match('\\d', '1')\n    return a + b"
+    rows = [
+        {**MBPP_FULL, "code": code, "test_list": ["assert add(1, len('\\d')) == 3"]},
+        {**HUMANEVAL, "test": "def check(c):\n    assert c(len('\\d')) == 3\n"},
+        {**EVALPLUS, "canonical_solution": "\ndef halve(xs):\n    return '\\d' and xs\n"},
+    ]
+    task = "prompt = 'def f(x):'\nentry_point = 'f'\n\n\ndef check(c):\n    assert c('\\d')\n"
+    (tmp_path / "t.py").write_text(task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for row in rows:
+            assert len(load_cases(write(tmp_path / "t.jsonl", row))) == 1
+        assert len(load_cases(tmp_path / "t.py")) == 1
+
+
+def test_each_format_may_name_a_time_limit(tmp_path: Path) -> None:
+    for row in (HUMANEVAL, MBPP_FULL, EVALPLUS):
+        (case,) = load_cases(write(tmp_path / "t.jsonl", {**row, "timeout": 0.5}))
+        assert case.time_limit(10) == 0.5
+        (case,) = load_cases(write(tmp_path / "t.jsonl", row))
+        assert case.time_limit(10) == 10
+        assert case.time_limit(None) == (30 if row is EVALPLUS else None)
+        with pytest.raises(TaskFileError, match='"timeout": write a number of seconds'):
+            load_cases(write(tmp_path / "t.jsonl", {**row, "timeout": -1}))

@@ -228,7 +228,7 @@ BAD_LINES = {
     ),
     "test-after": (
         changed(tests=[{"args": [[1], 2], "expected": 1, "after": [[1]]}]),
-        '"tests[0].after": write a list of all 2 arguments as the call must leave them',
+        '"tests[0].after": write a list of all 2 arguments as the call must leave them, or "any"',
     ),
     "test-after-type": (
         changed(tests=[{"args": [], "expected": 1, "after": "x"}]),

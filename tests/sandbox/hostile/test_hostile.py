@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.sandbox import Limits, Sandbox, Verdict
+from pytest_unlearn.sandbox import Limits, Sandbox, SolutionVerdict
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 from tests.sandbox.hostile.samples import FAMILIES, SAMPLES, Sample
@@ -118,7 +118,7 @@ def run_family(
     world: World,
     family: str,
     sandbox: Sandbox,
-    judge: Callable[[Sandbox, str], Verdict],
+    judge: Callable[[Sandbox, str], SolutionVerdict],
 ) -> None:
     """Judge every sample of a family, and compare what is outside before and after."""
     right = SAMPLES[0].source
@@ -149,11 +149,11 @@ def run_family(
     assert problems == []
 
 
-def by_calls(sandbox: Sandbox, source: str) -> Verdict:
+def by_calls(sandbox: Sandbox, source: str) -> SolutionVerdict:
     return sandbox.run(source, "f", CALLS)
 
 
-def by_program(sandbox: Sandbox, source: str) -> Verdict:
+def by_program(sandbox: Sandbox, source: str) -> SolutionVerdict:
     return sandbox.run(source, "f", PROGRAM)
 
 

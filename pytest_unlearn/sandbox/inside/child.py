@@ -7,8 +7,9 @@ are bound beforehand, so that a solution that patches modules spoils less of its
 The zygote loads this file by its path: it must import nothing but the standard library.
 
 A process is forked before there is a solution for it, and says by one byte that it is ready.
-Reports are one kind byte, a four-byte length and a body: `L` loaded, `R` one result,
-`E` exception (type, line, message, whether it comes of something forbidden), `M` out of memory, `X`
+Reports are one kind byte, a four-byte length and a body: `L` loaded, `A` the
+arguments as the call left them (where it changed any), `R` one result, `E` exception (type, the
+classes above it, line, message, whether it comes of something forbidden), `M` out of memory, `X`
 exit asked for, `N` no solution (why), `B` a result over the limits (why). They go to the judge
 where the calls are known beforehand. Where they are not, the judge gives its end of the socket to a
 process that runs the check program; that one sends each call as a length and an encoded
@@ -18,6 +19,7 @@ process that runs the check program; that one sends each call as a length and an
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import math
 import os
@@ -38,21 +40,27 @@ Limit: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, tuple[int
 Setter: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, int]"
 
 SOLUTION_FILE = "<solution>"
+GIVEN_FILE = "<given>"
+MODULE = "solution"
 RESULT_FD = 3
 HIGHEST_FD = 256
 FILE_BYTES = 1 << 20
 OPEN_FILES = 64
-NOTE_BYTES = 4096
+NOTE_BYTES = 1 << 14
 ARGUMENT_BYTES = 1 << 26
 MAX_REQUEST = 1 << 26
 # Room for the notes and the five bytes in front of each report.
-SPARE_BYTES = 16384
+SPARE_BYTES = 1 << 15
 # How long processes that a sample left behind may resist being killed.
 CLEAR_S = 5.0
 MAX_FRAMES = 100_000
 _MOST_SECONDS = 1 << 30
-# How far back the cause of an exception is looked for.
+# How far back the cause of an exception is looked for, and how far up its class.
 MAX_CAUSES = 10
+MAX_CLASSES = 12
+
+# Of these, a call can change nothing.
+_FIXED = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 READY = b"S"
 # Most messages come in one such piece. With more to be read at once, the C library tidies up all of
@@ -68,9 +76,12 @@ _getpid = os.getpid
 _settrace = sys.settrace
 _setprofile = sys.setprofile
 _setrecursionlimit = sys.setrecursionlimit
+_getrecursionlimit = sys.getrecursionlimit
 _RECURSION_LIMIT = sys.getrecursionlimit()
 # The C getters: an exception class cannot put its own code in front of them.
 _name_of = type.__dict__["__name__"].__get__
+_mro_of = type.__dict__["__mro__"].__get__
+_module_of = type.__dict__["__module__"].__get__
 _args_of = BaseException.__dict__["args"].__get__
 _traceback_of = BaseException.__dict__["__traceback__"].__get__
 _cause_of = BaseException.__dict__["__cause__"].__get__
@@ -170,38 +181,59 @@ def set_limits(limits: Sequence[Limit]) -> None:
             continue
 
 
-def run(source: str, entry_point: str, calls: Sequence[bytes], output_bytes: int, c: Any) -> None:
-    """Run the solution and report one result per call. `c` is the codec; `calls` are encoded
-    argument tuples, decoded anew for each call, so that a changed argument stays with its call."""
+def run(
+    source: str,
+    entry_point: str,
+    calls: Sequence[bytes],
+    output_bytes: int,
+    given: str,
+    c: Any,
+) -> None:
+    """Run the solution and report on each call. `c` is the codec; `calls` are encoded argument
+    tuples, decoded anew for each call, so that a changed argument stays with its call. `given`:
+    see `_load`."""
     reporter = _Reporter(c, output_bytes)
-    entry = _load(source, entry_point, reporter)
+    entry = _load(source, entry_point, given, reporter)
     if entry is None:
         return
     for encoded in calls:
         try:
-            result = entry(*c.decode(encoded, max_bytes=ARGUMENT_BYTES))
+            arguments = c.decode(encoded, max_bytes=ARGUMENT_BYTES)
+            reporter.resume()
+            result = entry(*arguments)
+            _settrace(None)  # before any function of ours is called
         except BaseException as error:
+            _settrace(None)
             reporter.raised(error)
             return
-        if not reporter.result(result):
+        if not (reporter.left(arguments, encoded) and reporter.result(result)):
             return
 
 
-def answer(source: str, entry_point: str, output_bytes: int, c: Any) -> None:
+def answer(source: str, entry_point: str, output_bytes: int, given: str, c: Any) -> None:
     """Run the solution and answer the calls that come over the channel until it is closed.
 
     After an exception the next call is answered as well: a check may want the exception.
     """
     reporter = _Reporter(c, output_bytes)
-    entry = _load(source, entry_point, reporter)
+    entry = _load(source, entry_point, given, reporter)
     while entry is not None and (encoded := _take()):
+        known: list[Any] = []
+        asked: Any = None
         try:
-            arguments, keywords = c.decode(encoded, max_bytes=ARGUMENT_BYTES)
+            asked = c.decode(encoded, max_bytes=ARGUMENT_BYTES)
+            arguments, keywords = asked
+            known = c.containers(asked)
+            reporter.resume()
             result = entry(*arguments, **keywords)
+            _settrace(None)
         except BaseException as error:
-            reporter.raised(error)
+            _settrace(None)
+            if reporter.left(asked, encoded, known):
+                reporter.raised(error)
         else:
-            reporter.result(result)
+            if reporter.left(asked, encoded, known):
+                reporter.result(result)
 
 
 def _take() -> bytes:
@@ -223,28 +255,51 @@ def _message(data: bytes, read: Callable[[int], bytes]) -> bytes:
     return bytes(whole[size:])
 
 
-def _load(source: str, entry_point: str, reporter: _Reporter) -> Callable[..., object] | None:
-    """Run the solution's module, and return its function or report why there is none."""
+def _load(
+    source: str, entry_point: str, given: str, reporter: _Reporter
+) -> Callable[..., object] | None:
+    """Run the solution's module, and return its function or report why there is none.
+
+    `given`: source that is run before, in the same module, as far as it runs. An entry point
+    `Class.method` is called on a new object each time.
+    """
     try:
         # Without `dont_inherit` this file's own __future__ imports would apply to the solution.
         code = compile(source, SOLUTION_FILE, "exec", dont_inherit=True)
     except BaseException as error:
         reporter.no_solution(f"does not compile: {type(error).__name__}: {error}")
         return None
+    # Data classes, pickle and `typing` look the module of a class up.
+    module = type(sys)(MODULE)
+    sys.modules[MODULE] = module
+    namespace = module.__dict__
     # This module has builtins of its own; the solution must get the real ones.
-    namespace: dict[str, Any] = {"__name__": "solution", "__builtins__": vars(builtins)}
+    namespace["__builtins__"] = vars(builtins)
+    with contextlib.suppress(BaseException):  # it may do without
+        exec(compile(given, GIVEN_FILE, "exec", dont_inherit=True), namespace)  # noqa: S102
     try:
         exec(code, namespace)  # noqa: S102 - running the solution is what this process is for
-        entry = namespace.get(entry_point)
+        owner, _, method = entry_point.partition(".")
+        entry = namespace.get(owner)
+        if method and callable(entry):
+            entry = _method(entry, method)
     except BaseException as error:
         reporter.raised(error)
         return None
     if not callable(entry):
         reporter.no_solution(f"does not define a function {entry_point}")
         return None
+    reporter.reset()
     reporter.send(b"L", b"")
     function: Callable[..., object] = entry
     return function
+
+
+def _method(owner: Callable[[], object], name: str) -> Callable[..., object]:
+    def call(*arguments: object, **keywords: object) -> object:
+        return getattr(owner(), name)(*arguments, **keywords)
+
+    return call
 
 
 class _Reporter:
@@ -252,9 +307,49 @@ class _Reporter:
         self.codec = codec
         self.room = output_bytes
         self.pid = os.getpid()
+        self.depth = _RECURSION_LIMIT
+
+    def reset(self) -> None:
+        """Take back settings that would get in the way of reporting."""
+        _settrace(None)
+        _setprofile(None)
+        self.depth = _getrecursionlimit()
+        _setrecursionlimit(_RECURSION_LIMIT)
+
+    def resume(self) -> None:
+        """Put back the recursion limit that the solution has set, for its next call."""
+        if self.depth != _RECURSION_LIMIT:
+            _setrecursionlimit(self.depth)
+
+    def left(self, arguments: Any, encoded: bytes, known: list[Any] | None = None) -> bool:
+        """Report the arguments as a call left them, unless they are as they were given.
+
+        `known`: their containers from before the call, whose contents are reported then.
+        """
+        self.reset()
+        if known is None and all(type(argument) in _FIXED for argument in arguments):
+            return True
+        if known is not None and len(known) < 2:  # the keyword arguments' own dict
+            return True
+        try:
+            with contextlib.suppress(self.codec.TooLarge):
+                if self.codec.encode(arguments, max_bytes=ARGUMENT_BYTES) == encoded:
+                    return True
+            if known is None:
+                body = self.codec.encode(arguments, max_bytes=self.room)
+            else:
+                body = self.codec.encode_contents(known, max_bytes=self.room)
+        except self.codec.TooLarge as error:
+            self.note(b"B", f"{error}, in an argument that was changed")
+            return False
+        except BaseException as error:
+            self.raised(error)
+            return False
+        self.room -= len(body)
+        self.send(b"A", body)
+        return True
 
     def result(self, value: object) -> bool:
-        _reset()
         try:
             body = self.codec.encode(value, max_bytes=self.room)
         except self.codec.TooLarge as error:
@@ -268,7 +363,7 @@ class _Reporter:
         return True
 
     def raised(self, error: BaseException) -> None:
-        _reset()
+        self.reset()
         # `isinstance` would also ask the object's own `__class__`.
         kind = type(error)
         if issubclass(kind, MemoryError) or _number_of(error) == errno.ENOMEM:
@@ -282,7 +377,8 @@ class _Reporter:
             message = args[0][:200] if len(args) == 1 and type(args[0]) is str else None
             if issubclass(kind, OSError) and len(args) == 2 and type(args[1]) is str:
                 message = args[1][:200]
-            self.note(b"E", (name, _line_of(error), message, _forbidden(error)))
+            classes = _classes_of(kind)
+            self.note(b"E", (name, classes, _line_of(error), message, _forbidden(error)))
 
     def no_solution(self, why: str) -> None:
         self.note(b"N", why[:400])
@@ -303,11 +399,14 @@ class _Reporter:
                 sent += _write(RESULT_FD, rest[sent:])
 
 
-def _reset() -> None:
-    """Take back settings that would get in the way of reporting."""
-    _settrace(None)
-    _setprofile(None)
-    _setrecursionlimit(_RECURSION_LIMIT)
+def _classes_of(kind: type) -> list[str]:
+    """Modules and names of a class and of those above it, as "builtins.ValueError"."""
+    found = []
+    for parent in _mro_of(kind)[:MAX_CLASSES]:
+        module, name = _module_of(parent), _name_of(parent)
+        if type(module) is str and type(name) is str:
+            found.append(f"{module[:100]}.{name[:100]}")
+    return found
 
 
 def _line_of(error: BaseException) -> int | None:

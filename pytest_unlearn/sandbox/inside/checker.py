@@ -10,20 +10,23 @@ The zygote loads this file by its path: it must import nothing but the standard 
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import functools
 import linecache
 import os
 import struct
+import sys
 from collections.abc import Callable
-from types import CodeType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     # The zygote puts it in place.
-    from pytest_unlearn.sandbox import child
+    from pytest_unlearn.sandbox.inside import child
 
 CHECK_FILE = "<check>"
+MODULE = "check"
 SHOWN = 200
 # Tasks come in the order of a file, one model after the other, or all samples of one in a row.
 MAX_COMPILED = 256
@@ -39,7 +42,8 @@ class Over(BaseException):
 
 
 class SolutionError(Exception):
-    """The solution raised an exception of a class of its own."""
+    """The solution raised an exception of a class of its own, or one that ends an iteration: a
+    StopIteration out of `all(map(candidate, ...))` would read as the end of the tests."""
 
 
 def run(program: str, entry_point: str, channel: int, output_bytes: int, c: Any) -> bytes:
@@ -59,7 +63,10 @@ def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
     """Status and detail, unless the talk is over: then that counts."""
     try:
         talk.start()
-        names: dict[str, Any] = {"__name__": "check", "__builtins__": {**vars(builtins)}}
+        # Data classes, pickle and `typing` look the module of a class up.
+        sys.modules[MODULE] = module = ModuleType(MODULE)
+        names: dict[str, Any] = module.__dict__
+        names["__builtins__"] = {**vars(builtins)}
         names["candidate"] = names[entry_point] = talk.stand_in()
         linecache.cache[CHECK_FILE] = (0, None, program.splitlines(keepends=True), CHECK_FILE)
         exec(_compiled(program), names)  # noqa: S102
@@ -75,6 +82,8 @@ def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
             return "unsupported", f"check, line {line}: {error}; it may be only in the solution"
         if isinstance(error, SystemExit):
             return "broken", f"line {line} of the check program ends it"
+        if isinstance(error, ModuleNotFoundError) and error is not talk.last_error:
+            return "unsupported", f"check, line {line}: {error}; see unlearn_sandbox_imports"
         what = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}; "
         return "wrong_answer", f"check, line {line}: {what}{text}{talk.last_call}"
     if not talk.calls:
@@ -112,11 +121,22 @@ class _Talk:
         self._opaque = _opaque_class(c.Opaque)
         self._received = bytearray()
         self._opaque.talk = self  # type: ignore[attr-defined]
+        # A check may call from several threads; the solution has one.
+        self._lock = _thread.allocate_lock()
 
     @property
     def last_call(self) -> str:
         """The last call and what it gave, for people."""
         return "" if self._shown is None else f"; {self._shown[0]} gave {self._shown[1]}"
+
+    def variant(self, value: Any, name: str) -> object:
+        """Return what stands for a value of a class below a builtin one."""
+        base: type = type(value)
+        kind = _variant_class(base)
+        kind.talk = self  # type: ignore[attr-defined]
+        made: Any = kind(value)
+        made.type_name = name
+        return made
 
     def start(self) -> None:
         """Wait until the solution is loaded. Raises Over when it does not load."""
@@ -127,24 +147,31 @@ class _Talk:
             self._stop(kind, body)
 
     def stand_in(self) -> Callable[..., object]:
-        """Return the function that asks the solution's."""
-
-        def stand_in(*arguments: object, **keywords: object) -> object:
-            return self._ask(arguments, keywords)
-
-        stand_in.__name__ = stand_in.__qualname__ = self._name
-        return stand_in
+        """Return what asks the solution's function."""
+        kind = _stand_in_class()
+        kind.talk = self  # type: ignore[attr-defined]
+        made: Any = kind()
+        made.__name__ = made.__qualname__ = self._name
+        made.__annotations__, made.__type_params__ = {}, ()
+        function: Callable[..., object] = made
+        return function
 
     def end(self, status: str, detail: str) -> NoReturn:
         """Settle the verdict; the first one stays."""
         self.over = self.over or (status, detail)
         raise Over
 
+    def ask(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> object:
+        """Have the solution's function called, and return what it gave."""
+        with self._lock:
+            return self._ask(arguments, keywords)
+
     def _ask(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> object:
         if self.over is not None:
             raise Over
         self.calls += 1
-        shown = [_short(a) for a in arguments] + [f"{k}={_short(v)}" for k, v in keywords.items()]
+        shown = [_short(a) for a in arguments]
+        shown += [f"{k}={_short(v)}" for k, v in keywords.items()]
         call = f"{self._name}({', '.join(shown)})"[:SHOWN]
         self._shown = None
         try:
@@ -160,6 +187,9 @@ class _Talk:
         except OSError:
             self.end("ended", "")
         kind, body = self._report()
+        if kind == b"A":
+            self._restore(body, self._codec.containers((arguments, keywords)))
+            kind, body = self._report()
         if kind == b"E":
             self._raise(body)
         if kind != b"R":
@@ -193,11 +223,23 @@ class _Talk:
 
     def _decoded(self, body: bytes) -> Any:
         try:
-            return self._codec.decode(body, max_bytes=len(body), opaque=self._opaque)
-        except self._codec.TooLarge as error:
-            self.end("wrong_answer", f"result {error}")
+            return self._codec.decode(
+                body, max_bytes=len(body), opaque=self._opaque, variant=self.variant
+            )
         except self._codec.CodecError as error:
-            self.end("crash", f"broke its result channel ({error})")
+            self._unreadable(error)
+
+    def _restore(self, body: bytes, known: list[Any]) -> None:
+        """Give the check's own arguments the contents that the call left in them."""
+        try:
+            self._codec.restore_contents(body, known, opaque=self._opaque, variant=self.variant)
+        except self._codec.CodecError as error:
+            self._unreadable(error)
+
+    def _unreadable(self, error: Exception) -> NoReturn:
+        if isinstance(error, self._codec.TooLarge):
+            self.end("wrong_answer", f"result {error}")
+        self.end("crash", f"broke its result channel ({error})")
 
     def _stop(self, kind: bytes, body: bytes) -> NoReturn:
         if kind == b"M":
@@ -214,21 +256,80 @@ class _Talk:
     def _raise(self, body: bytes) -> NoReturn:
         """Raise the solution's exception here: a check may want it."""
         note = self._decoded(body)
-        if not (isinstance(note, tuple) and len(note) == 4):
+        if not (isinstance(note, tuple) and len(note) == 5 and isinstance(note[1], list)):
             self.end("crash", "broke its result channel (a strange exception)")
-        name, line, message, self.refused = note
+        name, classes, line, message, self.refused = note
         where = f" (line {line})" if isinstance(line, int) else ""
         self.error_detail = (f"{name}" if message is None else f"{name}: {message}") + where
-        kind = vars(builtins).get(name) if isinstance(name, str) else None
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            kind = SolutionError
-        try:
-            self.last_error = kind(*(() if message is None else (message,)))
-        except TypeError:  # such as UnicodeDecodeError, which asks for more
-            self.last_error = SolutionError(name, message)
+        kind = _exception_class(name, classes)
+        # Its own initializer may ask for more than a message.
+        self.last_error = error = kind.__new__(kind)
+        error.args = () if message is None else (message,)
         if not self.calls:  # While it was loaded: no check wants that.
             self.end("forbidden" if self.refused else "exception", self.error_detail)
-        raise self.last_error
+        raise error
+
+
+def _exception_class(name: object, classes: list[object]) -> type[Exception]:
+    """Return a class that a check which expects the solution's exception catches: the standard one
+    of that name, or one below the nearest standard one above it."""
+    found = [kind for kind in map(_standard_exception, classes) if kind is not None]
+    ends = (StopIteration, StopAsyncIteration)
+    if not found or not isinstance(name, str) or any(issubclass(kind, ends) for kind in found):
+        return SolutionError
+    if found[0].__name__ == name:
+        return found[0]
+    own: type[Exception] = type(name if name.isidentifier() else "SolutionError", (found[0],), {})
+    return own
+
+
+def _standard_exception(path: object) -> type[Exception] | None:
+    """Return the exception class of that name, in a module that the check has loaded."""
+    if not isinstance(path, str):
+        return None
+    module, _, name = path.rpartition(".")
+    if module == MODULE or module.split(".")[0] not in sys.stdlib_module_names | {"builtins"}:
+        return None
+    kind = vars(sys.modules.get(module, builtins)).get(name)
+    if not isinstance(kind, type) or issubclass(kind, BaseExceptionGroup):
+        return None
+    return kind if issubclass(kind, Exception) else None
+
+
+@functools.cache
+def _stand_in_class() -> type:
+    """Return the class of the function that asks the solution's; `talk` is set on it.
+
+    What a check does with it beyond calling it may be right for the solution's own: as a class, by
+    an attribute that it sets.
+    """
+
+    def refuse(self: Any, *arguments: object) -> NoReturn:
+        talk: _Talk = type(self).talk
+        named = f".{arguments[0]}" if arguments and isinstance(arguments[0], str) else ""
+        talk.end("unsupported", f"the check does more than call the function{named}")
+
+    def call(self: Any, *arguments: object, **keywords: object) -> object:
+        return type(self).talk.ask(arguments, keywords)
+
+    refused = "getattr instancecheck subclasscheck mro_entries getitem".split()
+    methods: dict[str, Any] = {f"__{name}__": refuse for name in refused}
+    return type("function", (), {"__call__": call, "__doc__": None, **methods})
+
+
+@functools.cache
+def _variant_class(base: type) -> type:
+    """Return the class of what stands for a value of a class below `base`; `talk` is set on it.
+
+    It equals what the builtin value equals. What its own class may have made otherwise, its text
+    and its attributes, cannot be judged here.
+    """
+
+    def refuse(self: Any, *_: object) -> NoReturn:
+        talk: _Talk = type(self).talk
+        talk.end("unsupported", f"a result of type {self.type_name} cannot be sent whole")
+
+    return type("Variant", (base,), dict.fromkeys(("__getattr__", "__str__", "__format__"), refuse))
 
 
 @functools.cache
@@ -243,12 +344,20 @@ def _opaque_class(base: type) -> type:
         talk: _Talk = type(self).talk
         talk.end("unsupported", f"a result of type {self.type_name} cannot be sent")
 
+    def equal(self: Any, other: object) -> bool:
+        # Two objects of the solution's own may be equal for it.
+        return refuse(self) if type(other) is type(self) and other is not self else False
+
     methods = """
         bool str format len iter next contains getitem call float int index complex abs round neg
         pos invert lt le gt ge add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod
         rmod pow rpow and rand or ror xor rxor divmod rdivmod trunc floor ceil enter exit getattr
+        await aiter anext aenter aexit reversed setitem delitem fspath bytes
     """.split()
-    return type("Opaque", (base,), {f"__{name}__": refuse for name in methods})
+    refused: dict[str, Any] = {f"__{name}__": refuse for name in methods}
+    # `isinstance` asks for the class: a coroutine, a generator.
+    refused |= {"__class__": property(refuse), "__eq__": equal, "__hash__": base.__hash__}
+    return type("Opaque", (base,), refused)
 
 
 def _short(value: object) -> str:

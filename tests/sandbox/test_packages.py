@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 from pytest_unlearn.sandbox import ImportNotFoundError, Sandbox
-from pytest_unlearn.sandbox.imports import find_packages
+from pytest_unlearn.sandbox.packages import find_packages
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_unlearn.sandbox import codec
-from pytest_unlearn.sandbox.child import CLEAR_S
-from pytest_unlearn.sandbox.imports import Packages
-from pytest_unlearn.sandbox.messages import END, FORK, HEAD, LENGTH
+from pytest_unlearn.sandbox.inside import codec
+from pytest_unlearn.sandbox.inside.child import CLEAR_S
+from pytest_unlearn.sandbox.inside.messages import END, FORK, HEAD, LENGTH
+from pytest_unlearn.sandbox.packages import Packages
 
-ZYGOTE = Path(__file__).with_name("zygote.py")
+ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
 # A sample may use one core, and each thread's stack and buffers count against its memory.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Layers each of which alone keeps a solution from making a file.
@@ -38,7 +38,7 @@ MAX_MESSAGE = 1 << 17
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-class WorkerDied(Exception):
+class HelperDied(Exception):
     """The zygote ended, does not answer, or answers out of turn."""
 
 
@@ -47,7 +47,7 @@ class ForkFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class HelperSettings:
     """What a helper process is told: the layers to put on, which of the processor cores that it may
     use is its own, which installed packages are importable, and the memory of one solution. One in
     the role `check` runs check programs."""
@@ -59,17 +59,17 @@ class Settings:
     memory_mb: int = 0
 
 
-class WorkerLate(WorkerDied):
+class HelperLate(HelperDied):
     """The process does not answer in time."""
 
 
-class Worker:
+class HelperProcess:
     """A running zygote with a scratch folder as its working directory.
 
     `missing` says which layers the system lacks, with the reasons.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: HelperSettings) -> None:
         self.owner = os.getpid()
         scratch = tempfile.mkdtemp(prefix="unlearn-sandbox-")
         # By descriptor, because a solution can put a link where the folder was.
@@ -126,7 +126,7 @@ class Worker:
     def child(self) -> socket.socket:
         """Return the socket to the process of the next sample, which waits for its request.
 
-        Raises ForkFailed. A worker that fails otherwise is closed, as is one that is interrupted: a
+        Raises ForkFailed. A helper that fails otherwise is closed, as is one that is interrupted: a
         late answer would be taken for the next sample's.
         """
         with self._closing_on_failure():
@@ -134,7 +134,7 @@ class Worker:
             self._asked = False
             word, *fields = self._message(START_S)
             if word != "no fork" and not (word == "child" and self._given):
-                raise WorkerDied(f"says {word!r} instead of giving a child")
+                raise HelperDied(f"says {word!r} instead of giving a child")
         if word == "no fork":
             raise ForkFailed(*fields)
         return socket.socket(fileno=self._given.pop())
@@ -149,7 +149,7 @@ class Worker:
                 self._socket.sendall(END)
             word, *fields = self._message(PATIENCE_S)
             if word != "ended" or len(fields) != 3:
-                raise WorkerDied(f"says {word!r} instead of how the child ended")
+                raise HelperDied(f"says {word!r} instead of how the child ended")
             self._ask_for_a_child()
         status, cpu_s, peak_kb = fields
         return int(status), float(cpu_s), int(peak_kb)
@@ -167,13 +167,19 @@ class Worker:
             data = data[socket.send_fds(self._socket, [data], [channel]) :]
             self._socket.sendall(data)
 
+    def compare(self, request: bytes) -> None:
+        """Have answers compared. Fails as `child`."""
+        with self._closing_on_failure():
+            self._wait_at_most(START_S)
+            self._socket.sendall(HEAD.pack(len(request), 0.0, 0) + request)
+
     def checked(self, seconds: float) -> bytes:
-        """Wait for the note on the verdict. Raises WorkerLate when there is none; fails as
+        """Wait for the note on the verdict. Raises HelperLate when there is none; fails as
         `child`."""
         with self._closing_on_failure():
             word, *fields = self._message(seconds)
             if word != "checked" or len(fields) != 1 or type(fields[0]) is not bytes:
-                raise WorkerDied(f"says {word!r} instead of a verdict")
+                raise HelperDied(f"says {word!r} instead of a verdict")
             return fields[0]
 
     def says_something_within(self, seconds: float) -> bool:
@@ -187,39 +193,39 @@ class Worker:
         try:
             fields = codec.decode(body, max_bytes=MAX_MESSAGE)
         except codec.CodecError as error:
-            raise WorkerDied(f"sends what is no message: {error}") from error
+            raise HelperDied(f"sends what is no message: {error}") from error
         if not (isinstance(fields, tuple) and fields):
-            raise WorkerDied("sends what is no message")
+            raise HelperDied("sends what is no message")
         return fields
 
     @contextlib.contextmanager
     def _closing_on_failure(self) -> Iterator[None]:
         try:
             yield
-        except WorkerLate:
+        except HelperLate:
             self.kill()
             raise
         except OSError as error:
             self.close()
-            raise WorkerDied(str(error)) from error
+            raise HelperDied(str(error)) from error
         except BaseException:
             self.close()
             raise
 
     def tidy(self) -> None:
-        """Remove what a sample left in the scratch folder; if that fails, end the worker."""
+        """Remove what a sample left in the scratch folder; if that fails, end the helper."""
         if self._sealed:
             return
         if not (_empty(self._folder) and _is_folder(self._scratch, self._folder)):
             self.close()
 
     def _receive(self, seconds: float) -> bytes:
-        """The next message, as it came. Raises WorkerDied, WorkerLate."""
+        """The next message, as it came. Raises HelperDied, HelperLate."""
         deadline = time.monotonic() + seconds
         data, size = self._received, LENGTH.size
         while len(data) < size or len(data) < size + LENGTH.unpack_from(data)[0]:
             if len(data) >= size and LENGTH.unpack_from(data)[0] > MAX_MESSAGE:
-                raise WorkerDied(f"a message of {LENGTH.unpack_from(data)[0]} bytes")
+                raise HelperDied(f"a message of {LENGTH.unpack_from(data)[0]} bytes")
             data += self._some(deadline - time.monotonic())
         end = size + LENGTH.unpack_from(data)[0]
         body = bytes(data[size:end])
@@ -233,14 +239,14 @@ class Worker:
             self._wait_at_most(seconds)
             chunk, given, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 1, _CLOSE_ON_EXEC)
         except TimeoutError as error:
-            raise WorkerLate("no answer in time") from error
+            raise HelperLate("no answer in time") from error
         except OSError as error:
-            raise WorkerDied(str(error)) from error
+            raise HelperDied(str(error)) from error
         for number in given:
             os.set_inheritable(number, False)
         self._given += given
         if not chunk:
-            raise WorkerDied("the process ended")
+            raise HelperDied("the process ended")
         return chunk
 
     def _wait_at_most(self, seconds: float) -> None:
@@ -249,19 +255,19 @@ class Worker:
 
 
 def _read_hello(hello: bytes) -> dict[str, str]:
-    """Return what is missing. Raises WorkerDied when solutions could not run."""
+    """Return what is missing. Raises HelperDied when solutions could not run."""
     try:
         word, missing, broken = codec.decode(hello, max_bytes=MAX_MESSAGE)  # type: ignore[misc]
     except (codec.CodecError, TypeError, ValueError):
         word = missing = broken = None
     if word != "ready" or not isinstance(missing, dict):
-        raise WorkerDied(f"strange first message {hello[:100]!r}")
+        raise HelperDied(f"strange first message {hello[:100]!r}")
     if broken:
-        raise WorkerDied(f"solutions cannot import the standard library in it: {broken}")
+        raise HelperDied(f"solutions cannot import the standard library in it: {broken}")
     return missing
 
 
-def _start(fd: int, scratch: str, settings: Settings) -> subprocess.Popen[bytes]:
+def _start(fd: int, scratch: str, settings: HelperSettings) -> subprocess.Popen[bytes]:
     config: dict[str, Any] = {"fd": fd, "parent": os.getpid(), **asdict(settings)}
     config |= config.pop("packages")
     # An exec, not a fork, and with an empty environment: clearing os.environ in the process

@@ -26,24 +26,47 @@ import socket
 import sys
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
-    from pytest_unlearn.sandbox import (
-        checker,
-        child,
-        codec,
-        kernel,
-        layers,
-        messages,
-        processes,
-        rehearsal,
-    )
-    from pytest_unlearn.sandbox.processes import Reaped
+    from pytest_unlearn.sandbox.inside import checker, child, codec, kernel, layers, messages
 
+# What wait4 returns: number, status and usage.
+Reaped: TypeAlias = "tuple[int, int, resource.struct_rusage]"
+
+# What solutions usually import, so that not each of them pays for it. Not what few do: each fork
+# pays for what is loaded.
+PRELOAD = (
+    "bisect collections copy datetime functools heapq itertools json math operator random re "
+    "resource string typing"
+).split()
+# A solution of our own, of what most solutions are made of, run often enough for Python to
+# specialize what runs it.
+REHEARSALS = 40
+REHEARSED = """
+from typing import List, Dict
+import math
+def f(number: int, words: List[str]) -> Dict[str, int]:
+    \"\"\"Count.\"\"\"
+    found = {}
+    for place, word in enumerate(words):
+        if len(word) > 1 and not word.startswith("x") or number in (1, 2.5):
+            found[word.lower()] = found.get(word, 0) + place % 3
+        else:
+            try:
+                found[f"{word}"] = int(math.sqrt(number)) // 2
+            except ValueError as error:
+                raise KeyError(word) from error
+    while number > 0:
+        number -= 1
+    return {k: max(v, -1) for k, v in sorted(found.items(), key=lambda pair: pair[0])}
+"""
+REHEARSED_ARGUMENTS = (3, ["one", "two", "x"])
+REHEARSAL_ROOM = 1 << 16
 # In no list above, so that it shows whether solutions can still import something.
 NOT_PRELOADED = "colorsys"
 
@@ -69,9 +92,7 @@ if not TYPE_CHECKING:
     codec = load("codec")
     child = load("child")
     checker = load("checker", child=child)
-    processes = load("processes")
     messages = load("messages")
-    rehearsal = load("rehearsal", child=child, messages=messages)
     kernel = load("kernel")
     layers = load("layers", kernel=kernel, seccomp=load("seccomp"))
 
@@ -100,6 +121,8 @@ class Zygote:
         )
         sys.meta_path.append(AllowedPackages(config["modules"], config["folders"]))
         self._checks = config["role"] == "check"
+        # Loaded where it is used, and while files can still be read.
+        self._comparing: Any = load("compare") if self._checks else None
         self._memory_mb = config["memory_mb"]
         self._packages = config["modules"]
         # What a child sees as its parent's number: nothing from inside another namespace.
@@ -111,7 +134,8 @@ class Zygote:
         """Say what is missing, then serve until the judge closes its end."""
         # The environment holds nothing of the user's, but Python itself may have added LC_CTYPE.
         os.environ.pop("LC_CTYPE", None)
-        rehearsal.preload(self._packages)
+        kernel.share_one_heap()
+        preload(self._packages)
         self.layers.prepare()
         if not self.layers.active("pid-namespace"):
             self._parent_of_children = os.getpid()
@@ -120,7 +144,7 @@ class Zygote:
         if self._checks:
             self._confine_itself()
         else:
-            rehearsal.rehearse(self.control, codec)
+            rehearse(self.control, codec)
             self._confine_children()
         gc.collect()
         gc.freeze()
@@ -171,9 +195,10 @@ class Zygote:
         self, request: bytes, channel: int | None, wall_s: float, most: int
     ) -> tuple[object, ...]:
         """Run one check program, asking the solution over `channel`: the note on the verdict."""
-        fields: Any = codec.decode(request, max_bytes=child.MAX_REQUEST)
+        fields: Any = codec.decode(request, max_bytes=len(request))
+        if channel is None:
+            return ("checked", self._compare(*fields))
         source, entry_point = fields
-        assert channel is not None
         # The judge kills a program that hangs; this ends it when the judge itself is gone.
         signal.setitimer(signal.ITIMER_REAL, wall_s + child.CLEAR_S)
         try:
@@ -182,6 +207,15 @@ class Zygote:
             os.close(channel)
             signal.setitimer(signal.ITIMER_REAL, 0)
         return ("checked", note)
+
+    def _compare(self, tests: list[tuple[Any, ...]], output: bytes) -> bytes:
+        """Judge what a solution wrote: the note on the verdict."""
+        given = [tuple(codec.decode(part, max_bytes=len(part)) for part in test) for test in tests]
+        try:
+            status, detail, call = self._comparing.verdict_on(output, given, codec)
+        except MemoryError:
+            status, detail, call = "memory", "its answers are too large to be compared", None
+        return codec.encode((status, detail, call), max_bytes=child.NOTE_BYTES)
 
     def serve(self) -> None:
         """Fork the process of a sample, hand its socket to the judge, and see to its end.
@@ -203,7 +237,7 @@ class Zygote:
         reaped: list[Reaped] = []
         end = watch(pid, self.control, reaped)
         status, cpu_s, peak_kb = (
-            clear(pid, reaped) if self._parent_of_children else processes.end_namespace(pid)
+            clear(pid, reaped) if self._parent_of_children else end_namespace(pid)
         )
         if end == messages.GONE:
             end_all()
@@ -215,14 +249,58 @@ class Zygote:
             child.confine(self.layers, self._limits, end.fileno(), parent, parent != 0)
             # Its number 3 is another socket of the same kind by now.
             request = child.await_request(self.control, codec)
-            source, entry_point, calls, output_bytes, processor_s = request
+            source, entry_point, calls, output_bytes, processor_s, given = request
             child.limit_processor(self._processor, processor_s)
             if calls is None:
-                child.answer(source, entry_point, output_bytes, codec)
+                child.answer(source, entry_point, output_bytes, given, codec)
             else:
-                child.run(source, entry_point, calls, output_bytes, codec)
+                child.run(source, entry_point, calls, output_bytes, given, codec)
         finally:
             os._exit(0)
+
+
+def preload(packages: Sequence[str]) -> None:
+    """Import what solutions usually import, and the installed packages that they may."""
+    # The module random would draw a new seed in each child, which takes long and makes verdicts
+    # on solutions that draw numbers differ from run to run.
+    register = os.register_at_fork
+    os.register_at_fork = lambda **_: None
+    for name in PRELOAD:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    os.register_at_fork = register
+    sys.modules["random"].seed(0)
+    for name in packages:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def rehearse(control: socket.socket, codec: Any) -> None:
+    """Do in the zygote what its children will do. `control`: its socket, whose number they use.
+
+    Python keeps what it finds out while code runs (looked-up methods, specialized
+    instructions, addresses of functions). Each child would find it out anew, and copy the
+    pages where it is kept.
+    """
+    kept = os.dup(child.RESULT_FD)
+    call = codec.encode((REHEARSED_ARGUMENTS, {}), max_bytes=REHEARSAL_ROOM)
+    calls = [codec.encode(REHEARSED_ARGUMENTS, max_bytes=REHEARSAL_ROOM)]
+    for number in range(REHEARSALS):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            os.dup2(theirs.fileno(), child.RESULT_FD)
+            by_program = number % 2
+            fields = (REHEARSED, "f", None if by_program else calls, REHEARSAL_ROOM, 1, "")
+            messages.send(ours, codec.encode(fields, max_bytes=REHEARSAL_ROOM))
+            source, name, asked, room, _, given = child.await_request(control, codec)
+            if by_program:
+                messages.send(ours, call)
+                ours.shutdown(socket.SHUT_WR)
+                child.answer(source, name, room, given, codec)
+            else:
+                child.run(source, name, asked, room, given, codec)
+    os.dup2(kept, child.RESULT_FD, inheritable=False)
+    os.close(kept)
 
 
 def main() -> None:
@@ -273,9 +351,58 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
+# -- questions to the system about children, on every system that has an answer --------------------
+
+
+def open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def has_ended(pid: int, reaped: list[Reaped]) -> bool:
+    """Whether the child ended, if possible without reaping it: until then nothing else can get
+    its number. Python on macOS has no waitid before 3.13."""
+    if hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    result = os.wait4(pid, os.WNOHANG)
+    if result[0] == pid:
+        reaped.append(result)
+    return result[0] == pid
+
+
+def children() -> list[int]:
+    """The numbers of this process's children. Empty where there is no /proc."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/self/task/{me}/children") as file:
+            return [int(number) for number in file.read().split()]
+    except OSError:
+        pass  # The kernel may have been built without this file.
+    found = []
+    with contextlib.suppress(OSError):
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                # The command's name, in parentheses, may hold anything.
+                if int(file.read().rpartition(")")[2].split()[1]) == me:
+                    found.append(int(name))
+    return found
+
+
+def end_namespace(pid: int) -> tuple[int, float, int]:
+    """Kill and reap a child that is the first process of a namespace: all others in it end first.
+
+    A child that has ended stays unreaped until here, so its number is still its own.
+    """
+    os.kill(pid, signal.SIGKILL)
+    _, status, usage = os.wait4(pid, 0)
+    return status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+
+
 def watch(pid: int, control: socket.socket, reaped: list[Reaped]) -> bytes:
     """Wait until the child ends or the judge wants that: GONE is its own end."""
-    pidfd = processes.open_pidfd(pid)
+    pidfd = open_pidfd(pid)
     poller = select.poll()
     for fd in (control.fileno(), pidfd):
         if fd is not None:
@@ -285,7 +412,7 @@ def watch(pid: int, control: socket.socket, reaped: list[Reaped]) -> bytes:
             ready = dict(poller.poll(None if pidfd is not None else 1000 * TICK_S))
             if control.fileno() in ready:
                 return control.recv(1)
-            if processes.has_ended(pid, reaped):
+            if has_ended(pid, reaped):
                 return messages.END
     finally:
         if pidfd is not None:
@@ -315,7 +442,7 @@ def clear_rest() -> None:
             if os.getpid() == 1:  # Of a namespace of our own, where nobody else is.
                 os.kill(-1, signal.SIGKILL)
             # Killing these hands their own children to us, for the next round.
-            for orphan in processes.children():
+            for orphan in children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(orphan, signal.SIGKILL)
             if time.monotonic() > patience:

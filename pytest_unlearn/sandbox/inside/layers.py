@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     # The zygote puts these two in place.
-    from pytest_unlearn.sandbox import kernel, seccomp
+    from pytest_unlearn.sandbox.inside import kernel, seccomp
 
 LAYERS = (
     "parent-death",

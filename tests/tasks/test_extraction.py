@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import gc
 import sys
 import time
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.tasks.program import solution
+from pytest_unlearn.tasks.extraction import solution
 
 PROMPT = 'import math\n\ndef f(x):\n    """Double x."""\n'
 BODY = "\n    return 2 * x\n"
@@ -304,6 +305,24 @@ LOADED = {
     "digits": "    import sys\n"
     "    return 2 * x if sys.get_int_max_str_digits() == 4321 else 0\n\n\n"
     "import sys\ntry:\n    sys.set_int_max_str_digits(4321)\nexcept AttributeError:\n    pass\n",
+    "lambda that fills": "    return T[x]\n\n\nT = []\nadd = lambda i: T.append(2 * i)\n"
+    "for i in range(9):\n    add(i)\n",
+    "partial": "    return T[x]\n\n\nfrom functools import partial\nT = []\n"
+    "add = partial(list.append, T)\nfor i in range(9):\n    add(2 * i)\n",
+    "method of a type": "    return T[x]\n\n\nT = []\nfor i in range(9):\n"
+    "    list.append(T, 2 * i)\n",
+    "reduce": "    return T[x]\n\n\nimport functools\nT = []\n"
+    "functools.reduce(lambda t, i: (t.append(2 * i), t)[1], range(9), T)\n",
+    "thread": "    return T[x]\n\n\nimport threading\nT = []\n\n\ndef fill():\n"
+    "    T.extend([0, 2, 4, 6])\n\n\n"
+    "t = threading.Thread(target=fill); t.start(); t.join()\n",
+    "starred": "    return T[x]\n\n\nfirst, *T = range(-2, 18, 2)\n",
+    "one line": "    return T[x] + S[0]\n\n\nT = []; S = [0]; n = 9\n"
+    "for i in range(n): T.append(2 * i)\n",
+    "exec": "    return double(x)\n\n\nexec('def double(x): return 2 * x')\n",
+    "globals by text": "    return K * x\n\n\nglobals()['K'] = 2\n",
+    "setting of any module": "    return 2 * x if not gc.isenabled() else 0\n\n\n"
+    "import gc\ngc.disable()\n",
     "decimal": "    return 2 * x if decimal.getcontext().prec == 43 else 0\n\n\nimport decimal\n"
     "decimal.getcontext().prec = 43\n",
 }
@@ -318,6 +337,7 @@ def limits() -> Any:
         decimal.getcontext().prec,
     )
     yield
+    gc.enable()
     sys.setrecursionlimit(recursion)
     sys.set_int_max_str_digits(digits)
     decimal.getcontext().prec = precision
@@ -397,6 +417,7 @@ BODIES = {
         "\n    if x:\n        return 2 * x\n    return 0\n",
     ),
     "no def": (SPACES, "\ny = x\nfor _ in range(1):\n    y = 2 * y\nreturn y\n"),
+    "first line stripped": (SPACES, "y = x\n    return 2 * y\n"),
     "no def, helper": (SPACES, "\nreturn g(x)\n\n\ndef g(x):\n    return 2 * x\n"),
     "no def, own helper": (SPACES, "\ndef g(x):\n    return 2 * x\nreturn g(x)\n"),
     "no def, use": (SPACES, "\nreturn 2 * x\n\nprint(f(3))\n"),

@@ -1,9 +1,10 @@
 """Plain values as bytes, for the channel between the judge and untrusted code.
 
-Only exact builtin types cross, and the standard library's kinds of dict as plain ones, which they
-are equal to. Anything else, subclasses included, arrives as an `Opaque` that
-equals nothing, so an object that claims to be equal to everything cannot reach a comparison.
-Decoding builds plain values and nothing else; bytes, depth and nodes are limited on both ends.
+Builtin types cross, the standard library's numbers and dates, and what is equal to a builtin value
+because it inherits its `__eq__`: a named tuple, an IntEnum, a kind of dict. Anything else arrives
+as an `Opaque` that equals nothing, so an object that claims to be equal to everything cannot reach
+a comparison. Decoding builds plain values and nothing else; bytes, depth and nodes are limited on
+both ends.
 
 A value is one tag byte, for most tags followed by a four-byte count and that many bytes or values.
 
@@ -15,7 +16,8 @@ from __future__ import annotations
 import collections
 import struct
 import sys
-from typing import TypeGuard
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 MAX_DEPTH = 64
 # The largest answers of HumanEval+ have a million values.
@@ -23,18 +25,36 @@ MAX_NODES = 1 << 20
 # Integers that differ but share a hash make a dict quadratic. Plain data does not have this many.
 MAX_SAME_HASH = 64
 MAX_NAME = 100
+# Making a fraction looks for a common divisor, which takes quadratic time.
+MAX_FRACTION_BITS = 1 << 14
 
 _COUNT = struct.Struct(">I")
 _FLOAT = struct.Struct(">d")
 _COMPLEX = struct.Struct(">dd")
 
-# The C getter: a metaclass cannot put its own code in front of it, as it could for `kind.__name__`.
+# The C getters: a metaclass cannot put its own code in front of them, as it could for
+# `kind.__name__`.
 _name_of = type.__dict__["__name__"].__get__
-
+_mro_of = type.__dict__["__mro__"].__get__
+_names_in = type.__dict__["__dict__"].__get__
 
 _KINDS_OF_DICT = (collections.Counter, collections.defaultdict, collections.OrderedDict)
 # Theirs could be replaced by a solution.
 _items_of = dict.items
+# How a value of a class below a builtin one becomes that one's, by no method of its own.
+_PLAIN: tuple[tuple[type, Callable[[Any], object]], ...] = (
+    (int, int.__int__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (bytes, lambda value: bytes.__getitem__(value, slice(None))),
+    (list, lambda value: list.__getitem__(value, slice(None))),
+    (tuple, lambda value: tuple.__getitem__(value, slice(None))),
+    (dict, dict.copy),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
+)
+# Containers, and those that may hold some.
+_NESTED = (list, tuple, dict, set)
 
 
 class CodecError(ValueError):
@@ -75,18 +95,66 @@ def encode(value: object, *, max_bytes: int, strict: bool = False) -> bytes:
     return bytes(encoder.out)
 
 
-def decode(data: bytes, *, max_bytes: int, opaque: type[Opaque] = Opaque) -> object:
+# Makes what stands for a value of a class below a builtin one, of the builtin value and the name.
+Variant = Callable[[Any, str], object]
+
+
+def decode(
+    data: bytes,
+    *,
+    max_bytes: int,
+    opaque: type[Opaque] = Opaque,
+    variant: Variant | None = None,
+    known: list[Any] | None = None,
+) -> object:
     """Decode bytes that may come from a hostile process, or raise `CodecError`.
 
-    `opaque`: the class of what stands for values that are not plain data.
+    `opaque`: the class of what stands for values that are not plain data. `variant`: what stands
+    for a value of a subclass, the builtin value itself if left out. `known`: see `containers`.
     """
     if len(data) > max_bytes:
         raise TooLarge(f"too large (over {max_bytes} bytes)")
-    decoder = _Decoder(data, opaque)
+    decoder = _Decoder(data, opaque, variant, known or [])
     value = decoder.get(0)
     if decoder.position != len(data):
         raise CodecError("bytes left over after the value")
     return value
+
+
+def containers(value: object) -> list[Any]:
+    """Return the lists, dicts and sets in a plain value, in an order that its copies share."""
+    found: list[Any] = []
+    waiting: list[Any] = [value]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is not tuple:
+            found.append(item)
+        if type(item) is not set:
+            inner = item.values() if type(item) is dict else item
+            waiting += [part for part in inner if type(part) in _NESTED]
+    return found
+
+
+def encode_contents(known: list[Any], *, max_bytes: int) -> bytes:
+    """Encode what is in each of the containers by now; one inside another by its number."""
+    encoder = _Encoder(max_bytes, False, {id(item): n for n, item in enumerate(known)})
+    encoder.put_contents(known)
+    return bytes(encoder.out)
+
+
+def restore_contents(
+    data: bytes, known: list[Any], *, opaque: type[Opaque] = Opaque, variant: Variant | None = None
+) -> None:
+    """Give containers the contents of their copies elsewhere. Raises `CodecError`."""
+    found = decode(data, max_bytes=len(data), opaque=opaque, variant=variant, known=known)
+    if type(found) is not list or [*map(type, found)] != [*map(type, known)]:
+        raise CodecError("the contents are not those of these containers")
+    for item, content in zip(known, found, strict=True):
+        if type(item) is list:
+            item[:] = content
+        else:
+            item.clear()
+            item.update(content)
 
 
 def _is_dict(value: object) -> TypeGuard[dict[object, object]]:
@@ -105,15 +173,92 @@ def _check(nodes: int, depth: int) -> None:
         raise TooLarge(f"nested too deep (over {MAX_DEPTH} levels)")
 
 
+def _plain_form(kind: type) -> Callable[[Any], object] | None:
+    """Return what makes a class's values the builtin ones that they are equal to; None where the
+    class has a notion of equality of its own."""
+    for parent in _mro_of(kind):
+        for base, plain in _PLAIN:
+            if parent is base:
+                return plain
+        own = _names_in(parent)
+        if "__eq__" in own or "__hash__" in own:
+            break
+    return None
+
+
+def _of(value: object, module: str, name: str) -> bool:
+    """Tell whether a value is of exactly this class, which the process may not have loaded."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and type(value) is kind
+
+
+def _parts_of(value: Any) -> tuple[str, tuple[object, ...]] | None:
+    """Return a name for `_MAKERS` and what it takes; None for other values."""
+    if type(value) is range:
+        return "range", (value.start, value.stop, value.step)
+    if type(value) is bytearray:
+        return "bytearray", (bytes(value),)
+    if type(value) is collections.deque:
+        return "deque", tuple(value)
+    if _of(value, "decimal", "Decimal"):
+        return "Decimal", (str(value),)
+    if _of(value, "fractions", "Fraction"):
+        parts = (value.numerator, value.denominator)
+        small = all(part.bit_length() <= MAX_FRACTION_BITS for part in parts)
+        return ("Fraction", parts) if small else None
+    if _of(value, "datetime", "timedelta"):
+        return "timedelta", (value.days, value.seconds, value.microseconds)
+    if _of(value, "datetime", "date"):
+        return "date", (value.year, value.month, value.day)
+    if _of(value, "datetime", "datetime") or _of(value, "datetime", "time"):
+        zone = value.tzinfo
+        if zone is None or _of(zone, "datetime", "timezone"):
+            return type(value).__name__, (value.isoformat(), value.fold)
+    return None
+
+
+def _made(kind: str, parts: tuple[Any, ...]) -> object:
+    """Return the value of `_parts_of`."""
+    import datetime
+    import decimal
+    import fractions
+
+    if kind == "range" and len(parts) == 3:
+        return range(*parts)
+    if kind == "bytearray" and len(parts) == 1 and type(parts[0]) is bytes:
+        return bytearray(parts[0])
+    if kind == "deque":
+        return collections.deque(parts)
+    if kind == "Decimal" and len(parts) == 1 and type(parts[0]) is str:
+        return decimal.Decimal(parts[0])
+    small = (type(part) is int and part.bit_length() <= MAX_FRACTION_BITS for part in parts)
+    if kind == "Fraction" and len(parts) == 2 and all(small):
+        return fractions.Fraction(*parts)
+    if kind == "timedelta" and len(parts) == 3:
+        return datetime.timedelta(*parts)
+    if kind == "date" and len(parts) == 3:
+        return datetime.date(*parts)
+    if kind in ("datetime", "time") and len(parts) == 2:
+        return getattr(datetime, kind).fromisoformat(parts[0]).replace(fold=parts[1])
+    raise ValueError(f"no value of kind {kind!r}")
+
+
 class _Encoder:
     """Runs next to untrusted code, so it never calls a method of an object it was given unless
     the object's type is exactly a builtin one."""
 
-    def __init__(self, max_bytes: int, strict: bool) -> None:
+    def __init__(self, max_bytes: int, strict: bool, known: dict[int, int] | None = None) -> None:
         self.out = bytearray()
         self.nodes = 0
         self.max_bytes = max_bytes
         self.strict = strict
+        self.known = known or {}
+
+    def put_contents(self, known: list[Any]) -> None:
+        self._head(b"l", len(known))
+        for item in known:
+            self.nodes += 1
+            self._put_container(item, 1)
 
     def put(self, value: object, depth: int) -> None:
         self.nodes += 1
@@ -139,6 +284,9 @@ class _Encoder:
         elif type(value) is bytes:
             self._room(len(value))
             self._block(b"b", value)
+        elif self.known and id(value) in self.known:
+            self._room(0)
+            self.out += b"m" + _COUNT.pack(self.known[id(value)])
         else:
             self._put_container(value, depth)
 
@@ -158,7 +306,7 @@ class _Encoder:
                 self.put(key, depth + 1)
                 self.put(item, depth + 1)
         else:
-            self._put_opaque(value, depth)
+            self._put_other(value, depth)
 
     def _put_items(
         self,
@@ -170,7 +318,15 @@ class _Encoder:
         for item in items:
             self.put(item, depth + 1)
 
-    def _put_opaque(self, value: object, depth: int) -> None:
+    def _put_other(self, value: object, depth: int) -> None:
+        standard = _parts_of(value)
+        if standard is not None:
+            kind, parts = standard
+            if self.strict and kind in ("bytearray", "deque"):
+                raise CodecError(f"changes to a {kind} could not be brought back")
+            self._block(b"x", kind.encode())
+            self.put(parts, depth + 1)
+            return
         # A number of numpy's, where a solution may import it, means the plain number.
         numbers = getattr(sys.modules.get("numpy"), "generic", None)
         if type(numbers) is type and issubclass(type(value), numbers):
@@ -183,7 +339,10 @@ class _Encoder:
         name = name[:MAX_NAME] if type(name) is str else "?"
         if self.strict:
             raise CodecError(f"a value of type {name} is not plain data")
-        self._block(b"o", name.encode("utf-8", "surrogatepass"))
+        plain_of = _plain_form(type(value))
+        self._block(b"o" if plain_of is None else b"v", name.encode("utf-8", "surrogatepass"))
+        if plain_of is not None:
+            self.put(plain_of(value), depth + 1)
 
     def _head(self, tag: bytes, count: int) -> None:
         self._room(count)
@@ -199,9 +358,13 @@ class _Encoder:
 
 
 class _Decoder:
-    def __init__(self, data: bytes, opaque: type[Opaque]) -> None:
+    def __init__(
+        self, data: bytes, opaque: type[Opaque], variant: Variant | None, known: list[Any]
+    ) -> None:
         self.data = data
         self.opaque = opaque
+        self.variant = variant
+        self.known = known
         self.position = 0
         self.nodes = 0
 
@@ -232,7 +395,24 @@ class _Decoder:
             return set(self._keys(count, depth))
         if tag == b"Z":
             return frozenset(self._keys(count, depth))
+        if tag == b"x":
+            return self._standard(self._take(count), depth)
+        if tag == b"v":
+            name = self._scalar(b"s", self._take(count))
+            value = self.get(depth + 1)
+            return value if self.variant is None else self.variant(value, str(name)[:MAX_NAME])
+        if tag == b"m" and count < len(self.known):
+            return self.known[count]
         raise CodecError(f"unknown tag {tag!r}")
+
+    def _standard(self, kind: bytes, depth: int) -> object:
+        parts = self.get(depth + 1)
+        try:
+            if type(parts) is tuple:
+                return _made(kind.decode(), parts)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise CodecError(f"no value of kind {kind[:MAX_NAME]!r}") from error
+        raise CodecError("parts that are no tuple")
 
     def _scalar(self, tag: bytes, block: bytes) -> object:
         try:
