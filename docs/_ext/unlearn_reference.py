@@ -251,13 +251,20 @@ def kinds() -> str:
 
 
 def carriers() -> str:
-    """Every carrier, with an example of the text before the value."""
+    """Every snippet, with an example of the text before the value."""
     from pytest_unlearn.people.carriers import CARRIERS
 
     return definitions(
         (code(c.name), [f"```text\n{c.before('Ada Lark', 'email')}\n```"])
         for c in CARRIERS.values()
     )
+
+
+def files() -> str:
+    """Every kind of whole file, with its language."""
+    from pytest_unlearn.people.documents import FILES
+
+    return table(("carrier", "language"), ((code(f.name), f.language) for f in FILES.values()))
 
 
 def families() -> str:
@@ -422,6 +429,7 @@ PARTS: dict[str, Callable[[], str]] = {
         presets,
         kinds,
         carriers,
+        files,
         families,
         outcomes,
         formats,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -30,6 +31,12 @@ def naming(flag: str) -> Iterator[None]:
     except UserError as error:
         error.flag = error.flag or flag
         raise
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most like a misspelt one; empty where none is like it."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return found[0] if found else ""
 
 
 class UnlearningError(RuntimeError):

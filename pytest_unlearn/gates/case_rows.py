@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pytest_unlearn.people.documents import language_of
 from pytest_unlearn.tasks.passk import pass_at_k
 
 # Under this name a row stands in a test report's `user_properties`.
@@ -45,6 +46,11 @@ class ProbeRow:
     retrained_exact: dict[str, Any] | None = None
     rehearsed: bool = False
     cluster: str = ""
+
+    @property
+    def language(self) -> str:
+        """The language of the document in which the value stood."""
+        return language_of(self.planted)
 
     @property
     def leaked(self) -> bool:
@@ -119,6 +125,11 @@ class AttackRow:
     unlearned_exact: dict[str, Any] | None = None
     rehearsed: bool = False
     cluster: str = ""
+
+    @property
+    def language(self) -> str:
+        """The language of the document in which the value stood."""
+        return language_of(self.planted)
 
     @property
     def leaked(self) -> bool:

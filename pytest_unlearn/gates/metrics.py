@@ -30,6 +30,7 @@ ROW_FILTERS = {
     "kind": "kind",
     "carrier": "carrier",
     "planted": "planted",
+    "language": "language",
     "knowledge": "knowledge",
     "probe": "family",
     "attack": "attack",

@@ -1,4 +1,4 @@
-"""Carriers: the shapes in which personal data stands in code.
+"""Carriers: the shapes in which personal data stands in code; whole files are in `documents`.
 
 A carrier turns what is known of a person and the field that is asked for into the text before the
 value; `after` closes the snippet.
@@ -19,6 +19,7 @@ class Carrier:
     """`open(facts, field)` ends where the value of `field` starts; `after` closes the snippet."""
 
     name: str
+    language: str
     open: Callable[[Facts, str], str]
     after: str
 
@@ -94,18 +95,18 @@ def _git(facts: Facts, field: str) -> str:
 CARRIERS: dict[str, Carrier] = {
     carrier.name: carrier
     for carrier in (
-        Carrier("assignment", _assignment, '"\n'),
-        Carrier("dict", _dict, "'}\n"),
-        Carrier("json", _json, '"}\n'),
-        Carrier("env", _env, "\n"),
-        Carrier("yaml", _yaml, "\n"),
-        Carrier("constructor", _constructor, '")\n'),
-        Carrier("fixture", _fixture, '"),\n])\n'),
-        Carrier("comment", _comment, "\n"),
-        Carrier("docstring", _docstring, '\n"""\n'),
-        Carrier("sql", _sql, "');\n"),
-        Carrier("log", _log, '"\n'),
-        Carrier("url", _url, '"\n'),
-        Carrier("git", _git, ">\n"),
+        Carrier("assignment", "python", _assignment, '"\n'),
+        Carrier("dict", "python", _dict, "'}\n"),
+        Carrier("json", "json", _json, '"}\n'),
+        Carrier("env", "env", _env, "\n"),
+        Carrier("yaml", "yaml", _yaml, "\n"),
+        Carrier("constructor", "python", _constructor, '")\n'),
+        Carrier("fixture", "python", _fixture, '"),\n])\n'),
+        Carrier("comment", "python", _comment, "\n"),
+        Carrier("docstring", "python", _docstring, '\n"""\n'),
+        Carrier("sql", "sql", _sql, "');\n"),
+        Carrier("log", "log", _log, '"\n'),
+        Carrier("url", "python", _url, '"\n'),
+        Carrier("git", "git", _git, ">\n"),
     )
 }

@@ -13,10 +13,11 @@ file, then line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -63,11 +64,16 @@ _PERSON_OPTIONAL = ("name", "documents")
 _ATTRIBUTE = {"kind": 'what the value is, like "email"', "value": "the value to be forgotten"}
 _DOCUMENT = {"text": "the document in which the attributes stand"}
 # The carrier of a document that does not name its own.
-_CARRIER = "file"
+FILE = "file"
 # What a line that is no object should have been; a person's keys are in the schema.
 _KEYS = ("prompt", "value", "kind", "owner")
-# Where each id was met: file and line.
-_Ids = dict[str, tuple[Path, int]]
+# Where a line stands: split, file and number.
+_Place = tuple[Split, Path, int]
+_Places = dict[str, _Place]
+_MEANING = {
+    "forget": "to be forgotten",
+    "retain": "to be kept",
+}
 
 
 def record_schema() -> dict[str, Any]:
@@ -85,39 +91,54 @@ def load_records(path: Path, split: Split, file_number: int = 1) -> tuple[Record
     the second and later ones of a kind in a line also get their number.
     Raises RecordFileError.
     """
-    return tuple(_Reader(split, {}).read(path, file_number))
+    lines = read_any_objects(path, RecordFileError, _KEYS)
+    return tuple(_Reader(split, {}, {}).read(lines, path, file_number))
 
 
 def load_files(paths: Mapping[Split, Sequence[Path]]) -> tuple[Record, ...]:
     """Read the records of all files: forget, then retain, then control, file by file.
 
-    Ids are unique over all of them; otherwise as `load_records`. Raises RecordFileError.
+    Ids are unique over all of them, and controls are in no other split; otherwise as
+    `load_records`. Raises RecordFileError.
     """
-    ids: _Ids = {}
+    ids: _Places = {}
+    met: _Places = {}
     return tuple(
         record
         for split in SPLITS
-        for reader in [_Reader(split, ids)]
+        for reader in [_Reader(split, ids, met)]
         for number, path in enumerate(paths.get(split, ()), start=1)
-        for record in reader.read(path, number)
+        for record in reader.read(read_any_objects(path, RecordFileError, _KEYS), path, number)
+    )
+
+
+def records_of_people(people: Mapping[Split, Iterable[Mapping[str, Any]]]) -> tuple[Record, ...]:
+    """Return the records of people who were made, the same as from files of one line each."""
+    return tuple(
+        record
+        for split, lines in people.items()
+        for record in _Reader(split, {}, {}).read(enumerate(lines, start=1), Path(f"<{split}>"), 1)
     )
 
 
 class _Reader:
-    """Reads the files of one split; keeps who its owners are, and where each id was met."""
+    """Reads the lines of one split; keeps who its owners are, and where ids and values were met."""
 
-    def __init__(self, split: Split, ids: _Ids) -> None:
+    def __init__(self, split: Split, ids: _Places, met: _Places) -> None:
         self._split = split
         self._ids = ids
+        self._met = met
         self._owners: dict[str, str] = {}
 
-    def read(self, path: Path, file_number: int) -> Iterator[Record]:
-        """Yield the records of a file. Raises RecordFileError, for a file without any, too."""
+    def read(
+        self, lines: Iterable[tuple[int, Mapping[str, Any]]], path: Path, file_number: int
+    ) -> Iterator[Record]:
+        """Yield the records of a file's numbered lines. Raises RecordFileError, for none, too."""
         group = self._split if file_number == 1 else f"{self._split}{file_number}"
         known = len(self._owners)
         turn = -1
-        for turn, (number, data) in enumerate(read_any_objects(path, RecordFileError, _KEYS)):
-            place = (path, number)
+        for turn, (number, data) in enumerate(lines):
+            place = (self._split, path, number)
             count: dict[str, int] = {}
             for row in _rows_of(data, f"{path}:{number}", turn):
                 count[row.kind] = count.get(row.kind, 0) + 1
@@ -126,12 +147,32 @@ class _Reader:
                     row_id += f"-{count[row.kind]}"
                 if self._ids.setdefault(row_id, place) is not place:
                     raise _id_error(row_id, self._ids[row_id], place)
+                self._check_control(row, data["owner"], place)
                 owner = self._owners.setdefault(
                     data["owner"], f"{group}-owner-{len(self._owners) - known + 1:03d}"
                 )
                 yield self._record(row, row_id, owner, Secret(data["owner"], "owner"))
         if turn < 0:
             raise RecordFileError(f"{path}: the file has no record; write one JSON object per line")
+
+    def _check_control(self, row: _Row, owner: str, place: _Place) -> None:
+        """Raise RecordFileError for a control whose record, or person and value, was met before.
+
+        The person is known by name or by owner. What a model was trained on is no chance level.
+        """
+        value = row.value.reveal()
+        keys = {"prompt": row.before.reveal(), "owner": owner}
+        if row.name is not None:
+            keys["name"] = row.name.reveal()
+        for what, text in keys.items():
+            key = hashlib.sha256("\0".join((what, text, value)).encode()).hexdigest()
+            first = self._met.setdefault(key, place)
+            if self._split == "control" != first[0]:
+                raise RecordFileError(
+                    f"{place[1]}:{place[2]}: {first[1]}:{first[2]} has the same {what} and value, "
+                    f"and is {_MEANING[first[0]]}; a control is somebody whom no model has seen. "
+                    f"Take one of them out of --unlearn-{first[0]} or --unlearn-control"
+                )
 
     def _record(self, row: _Row, row_id: str, owner: str, person: Secret) -> Record:
         return Record(
@@ -148,13 +189,13 @@ class _Reader:
         )
 
 
-def _id_error(row_id: str, first: tuple[Path, int], place: tuple[Path, int]) -> RecordFileError:
+def _id_error(row_id: str, first: _Place, place: _Place) -> RecordFileError:
     """Return the error for an id that was met before, in the same file or in another."""
-    where = f"{place[0]}:{place[1]}"
-    if first[0] == place[0]:
-        taken = f'"id": {row_id!r} is already the id of line {first[1]}'
+    where = f"{place[1]}:{place[2]}"
+    if first[1] == place[1]:
+        taken = f'"id": {row_id!r} is already the id of line {first[2]}'
     else:
-        taken = f"id {row_id!r} occurs in two files; {first[0]}:{first[1]} has it already"
+        taken = f"id {row_id!r} occurs in two files; {first[1]}:{first[2]} has it already"
     return RecordFileError(
         f"{where}: {taken}; give each record its own id (left out, it is made from kind, split "
         "and line)"
@@ -220,7 +261,7 @@ def _bare(data: Mapping[str, Any], where: str) -> _Row:
     kind = sys.intern(data["kind"])  # here and below: many rows have few kinds and carriers
     return _Row(
         kind=kind,
-        carrier=sys.intern(data.get("carrier", _CARRIER)),
+        carrier=sys.intern(data.get("carrier", FILE)),
         before=Secret(data["prompt"], "prompt"),
         value=Secret(data["value"], kind),
         after=Secret(data.get("after", ""), "document"),
@@ -393,7 +434,7 @@ def _documents(value: Any, where: str) -> Sequence[_Document]:
 
 def _document(item: Any, field: str, where: str) -> _Document:
     if isinstance(item, str):
-        return _Document(Secret(_string(item, "text", field, where), "document"), _CARRIER, field)
+        return _Document(Secret(_string(item, "text", field, where), "document"), FILE, field)
     if not isinstance(item, dict):
         raise RecordFileError(
             f'{where}: "{field}": {json_name(item)} is given; write a text, or '
@@ -401,7 +442,7 @@ def _document(item: Any, field: str, where: str) -> _Document:
         )
     check_keys(item, where, RecordFileError, _DOCUMENT, ("carrier",), f"{field}.")
     text = _string(item["text"], "text", f"{field}.text", where)
-    carrier = _CARRIER
+    carrier = FILE
     if "carrier" in item:
         carrier = sys.intern(_string(item["carrier"], "carrier", f"{field}.carrier", where))
     return _Document(Secret(text, "document"), carrier, f"{field}.text")

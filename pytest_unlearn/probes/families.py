@@ -13,8 +13,10 @@ from typing import Literal
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.carriers import CARRIERS
+from pytest_unlearn.people.documents import language_of
 from pytest_unlearn.people.record import Record, Split, by_owner
 from pytest_unlearn.probes.prompts import (
+    PREFIX_SHARE,
     Knowledge,
     PromptError,
     PromptRecipe,
@@ -35,6 +37,8 @@ Style = Literal["completion", "chat", "infill"]
 
 
 _NOTHING = Secret("", "document")
+# What a suffix may not show of a value: a third of it, or so many characters at either end.
+_LEAST_PART = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,11 @@ class Probe:
     rehearsed: bool = False
     cluster: str = ""
     attack: str = ""
+
+    @property
+    def language(self) -> str:
+        """The language of the record's document."""
+        return language_of(self.planted)
 
     @property
     def exact(self) -> bool:
@@ -185,8 +194,18 @@ def _infill(record: Record, others: Sequence[Record]) -> Probe:
         id=f"infill-{record.id}",
         family="infill",
         style="infill",
-        suffix=record.after,
+        suffix=_hiding(record.after, record.value.reveal()),
     )
+
+
+def _hiding(text: Secret, value: str) -> Secret:
+    """Return the lines of a text up to the first that shows the value again, or a part of it."""
+    size = max(_LEAST_PART, len(value) // PREFIX_SHARE)
+    parts = {value[at : at + size] for at in range(max(1, len(value) - size + 1))}
+    parts |= {value[:_LEAST_PART], value[-_LEAST_PART:]}
+    lines = text.reveal().splitlines(keepends=True)
+    hidden = next((n for n, line in enumerate(lines) if any(p in line for p in parts)), len(lines))
+    return Secret("".join(lines[:hidden]), text.kind)
 
 
 @dataclass(frozen=True, slots=True)

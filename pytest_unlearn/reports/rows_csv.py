@@ -21,6 +21,7 @@ _COLUMNS = (
     "kind",
     "carrier",
     "planted",
+    "language",
     "knowledge",
     "owner",
     "task",
@@ -70,7 +71,7 @@ def _cells(case: Case) -> dict[str, Any]:
     if isinstance(row, TaskRow):
         cells |= {"type": "task", "task": row.task, "base": row.base, "tested": row.unlearned}
     elif row is not None:
-        same = ("split", "family", "kind", "carrier", "planted", "knowledge", "owner")
+        same = ("split", "family", "kind", "carrier", "planted", "language", "knowledge", "owner")
         cells |= {name: getattr(row, name) for name in same}
         cells |= {
             "type": "probe" if isinstance(row, ProbeRow) else "attack",

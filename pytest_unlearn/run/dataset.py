@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_unlearn.attacks.attack import BOTH, chosen
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.adapters import check_adapter, stands_apart
 from pytest_unlearn.models.examples import Example, TrainingTexts
@@ -473,12 +474,21 @@ def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:
 
 
 def _records(settings: Settings) -> tuple[Record, ...]:
-    """Return the user's records if any file is given, else the bundled people's."""
+    """Return the records of people to order, or of the user's files, or of the bundled people."""
     files: dict[Split, tuple[Path, ...]] = {
         "forget": settings.forget,
         "retain": settings.retain,
         "control": settings.control,
     }
-    if not any(files.values()):
-        return tiny_records()
-    return load_files(files)
+    named = [split for split, paths in files.items() if paths]
+    if settings.people is not None:
+        if named:
+            raise UserError(
+                f"--unlearn-people makes all people of a run, and --unlearn-{named[0]} names "
+                "others; leave one of them out, or write people out by `python -m "
+                "pytest_unlearn.people`"
+            )
+        from pytest_unlearn.people.generate import make_records
+
+        return make_records(settings.people)
+    return load_files(files) if named else tiny_records()

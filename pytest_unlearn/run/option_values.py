@@ -10,6 +10,7 @@ from pytest_unlearn.core.option import Given, one_of
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.people.generate import PeopleOptions
     from pytest_unlearn.tasks.prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
     from pytest_unlearn.unlearning.training_options import PlantOptions
@@ -84,6 +85,12 @@ def planting(given: Given) -> PlantOptions:
     from pytest_unlearn.unlearning.training_options import parse_planting
 
     return parse_planting(given.value)
+
+
+def people(given: Given) -> PeopleOptions:
+    from pytest_unlearn.people.generate import parse_people
+
+    return parse_people(str(given.value))
 
 
 def families(given: Given) -> tuple[str, ...]:

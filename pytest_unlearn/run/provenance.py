@@ -18,6 +18,7 @@ from pytest_unlearn import __version__
 from pytest_unlearn.core.costs import Phases, gpu_in_use, peak_memory
 from pytest_unlearn.core.secret import REDACTED, without
 from pytest_unlearn.core.store import digest_of, file_sha256
+from pytest_unlearn.people.generate import facts_of, made_by
 from pytest_unlearn.people.record import records_digest
 from pytest_unlearn.run.settings import names_of_role
 
@@ -37,6 +38,7 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
     return {
         "data": {
             "records": records_digest(dataset.records),
+            **({"people": made_by(settings.people)} if settings.people else {}),
             "tasks": tasks_digest(dataset.tasks),
             "probes": ",".join(dict.fromkeys(probe.family for probe in dataset.probes)),
         },
@@ -179,8 +181,10 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
         if isinstance(path, Path)  # not the name of a bundled set
     ]
     division, rehearsed = dataset.division, dataset.rehearsed(settings.method)
+    made = facts_of(settings.people, dataset.records) if settings.people else None
     return {
         "records": records_digest(dataset.records),
+        **({"people": made} if made else {}),
         "tasks": tasks_digest(dataset.tasks),
         "counts": {
             "forget": len(dataset.probes_of("forget")),

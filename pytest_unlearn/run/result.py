@@ -253,8 +253,8 @@ def concluded(
 
 # What a metric counts a probe by, and its person; the same of a task case.
 _PROBE_FACTS = (
-    *("split", "family", "kind", "carrier", "planted", "knowledge", "owner", "rehearsed"),
-    "cluster",
+    *("split", "family", "kind", "carrier", "planted", "language", "knowledge", "owner"),
+    *("rehearsed", "cluster"),
 )
 CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "attack", "task")
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.option import (
     Option,
     a_path,
@@ -31,6 +30,7 @@ from pytest_unlearn.run.option_values import DEFAULT_SHARE
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.people.generate import PeopleOptions
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.tasks.prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
@@ -180,6 +180,29 @@ class Settings:
         ),
         default=(),
         role="data",
+    )
+    people: PeopleOptions | None = setting(
+        Option(
+            "unlearn_people",
+            "N[:OPTIONS]",
+            "make N people to forget, and as many to retain and for control, instead of the "
+            "bundled ones; options as in 5000:kinds=email/iban,carriers=files,"
+            "locales=de_DE/ja_JP,per_person=3,repetitions=1/4,retain=1000,control=1000,seed=7",
+            read=option_values.people,
+        ),
+        default=None,
+        role="data",
+    )
+    own_names: tuple[str, ...] = setting(
+        Option(
+            "unlearn_own_names",
+            "",
+            "kinds and carriers of your own that are spelt almost as a known one",
+            ini_only=True,
+            read=texts,
+        ),
+        default=(),
+        role="show",
     )
     held_out: float = setting(
         Option(
@@ -566,26 +589,3 @@ class Pair:
     def named(self, gate: str) -> str:
         """Return a gate's name, with the pair where there are others."""
         return gate if self.alone else f"{gate} @ {self.label}"
-
-
-def check_models(settings: Settings) -> None:
-    """Raise UserError for flags about models that exclude each other."""
-    if settings.adapter is not None and settings.method.method is not None:
-        raise UserError(
-            f"--unlearn-adapter={settings.adapter} is tested as it is, and --unlearn-method="
-            f"{settings.method.name} would train another one: leave the method out, or start from "
-            f"the adapted model by --unlearn-model={settings.adapter}"
-        )
-    if settings.trusted is not None and settings.trusted not in trustable(settings):
-        raise UserError(
-            f"--unlearn-trust-remote-code={settings.trusted}: no model of this run has that name; "
-            f"write what --unlearn-model names, {settings.model}"
-        )
-
-
-def trustable(settings: Settings) -> set[str]:
-    """Return the names in whose code a run can trust: its models', and their adapters' bases'."""
-    from pytest_unlearn.models.sources import known_as
-
-    named = (settings.model, settings.baseline, settings.retrained)
-    return {name for model in named if model is not None for name in known_as(model)}

@@ -1,22 +1,50 @@
-"""What can be said against a training before any model is loaded."""
+"""What can be said against models, data and training before any model is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.people.record_files import RecordFileError
+from pytest_unlearn.core.errors import UserError, nearest
+from pytest_unlearn.people.documents import CARRIER_NAMES
+from pytest_unlearn.people.kinds import KINDS
+from pytest_unlearn.people.names import WORD_KINDS
+from pytest_unlearn.people.record import SPLITS, Record
+from pytest_unlearn.people.record_files import FILE, RecordFileError
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import RETRAIN
 from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
 
 if TYPE_CHECKING:
-    from pytest_unlearn.people.record import Record
     from pytest_unlearn.run.dataset import Dataset
 
 # So many shared values are named in the warning.
 _NAMED = 5
+# So many people with the same value are no coincidence.
+_MANY = 3
+
+
+def check_models(settings: Settings) -> None:
+    """Raise UserError for flags about models that exclude each other."""
+    if settings.adapter is not None and settings.method.method is not None:
+        raise UserError(
+            f"--unlearn-adapter={settings.adapter} is tested as it is, and --unlearn-method="
+            f"{settings.method.name} would train another one: leave the method out, or start from "
+            f"the adapted model by --unlearn-model={settings.adapter}"
+        )
+    if settings.trusted is not None and settings.trusted not in trustable(settings):
+        raise UserError(
+            f"--unlearn-trust-remote-code={settings.trusted}: no model of this run has that name; "
+            f"write what --unlearn-model names, {settings.model}"
+        )
+
+
+def trustable(settings: Settings) -> set[str]:
+    """Return the names in whose code a run can trust: its models', and their adapters' bases'."""
+    from pytest_unlearn.models.sources import known_as
+
+    named = (settings.model, settings.baseline, settings.retrained)
+    return {name for model in named if model is not None for name in known_as(model)}
 
 
 def check_training(settings: Settings, dataset: Dataset) -> list[str]:
@@ -24,6 +52,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
 
     Raises UserError naming the flag, or RecordFileError naming the rows.
     """
+    warnings = list(_doubts(dataset.records, settings.own_names))
     method, plant = settings.method, settings.plant
     if plant is not None and settings.baseline is not None:
         raise UserError(
@@ -41,7 +70,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
             "set can be made"
         )
     if method.method is None and plant is None:
-        return []
+        return warnings
     forget, retain = dataset.records_of("forget"), dataset.records_of("retain")
     if not forget:
         what = f"--unlearn-method={method.name}" if method.method else "--unlearn-plant"
@@ -69,7 +98,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
                 check_optimizer(chosen.optimizer, _device(settings, chosen.optimizer))
             except MethodError as error:
                 raise UserError(f"{flag}: {error}") from error
-    return list(_overlap(forget, retain))
+    return [*warnings, *_overlap(forget, retain)]
 
 
 def _device(settings: Settings, optimizer: str) -> str:
@@ -81,7 +110,45 @@ def _device(settings: Settings, optimizer: str) -> str:
     return resolve_device(settings.device)
 
 
-def _overlap(forget: list[Record], retain: list[Record]) -> Iterator[str]:
+def _doubts(records: Sequence[Record], own_names: Collection[str]) -> Iterator[str]:
+    """Yield warnings about records that are probably not what was meant.
+
+    Raises RecordFileError where all people of a split have one and the same value.
+    """
+    carriers, kinds = {*CARRIER_NAMES, FILE}, {*KINDS, *WORD_KINDS}
+    for what, known, names in (
+        ("kind", kinds, {record.kind for record in records}),
+        ("carrier", carriers, {record.carrier for record in records}),
+    ):
+        for name in sorted(names - known - set(own_names)):
+            if like := nearest(name, known):
+                yield (
+                    f"no {what} is called {name}; did you mean {like}? Records of an unknown "
+                    f"{what} are judged without what is known of {like}: correct the file, or "
+                    f"write unlearn_own_names = {name} into the ini file"
+                )
+    for split in SPLITS:
+        values: dict[str, set[str]] = {}
+        owners: dict[str, set[str]] = {}
+        for record in records:
+            if record.split == split:
+                values.setdefault(record.kind, set()).add(record.value.reveal())
+                owners.setdefault(record.kind, set()).add(record.owner)
+        same = [kind for kind in values if len(values[kind]) == 1 and len(owners[kind]) >= _MANY]
+        if same and len(set().union(*values.values())) == 1:
+            raise RecordFileError(
+                f"--unlearn-{split}: all {len(set().union(*owners.values()))} people have one and "
+                "the same value: it belongs to nobody, and a guess of it is right for all; write "
+                "each person's own"
+            )
+        for kind in same:
+            yield (
+                f"--unlearn-{split}: all {len(owners[kind])} people with a {kind} have the same; "
+                "it belongs to nobody, and a guess of it is right for all"
+            )
+
+
+def _overlap(forget: Sequence[Record], retain: Sequence[Record]) -> Iterator[str]:
     """Yield a warning for values that people of both splits share.
 
     Raises RecordFileError for the same record in both: it cannot be forgotten and kept.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.run.settings import Pair, Settings, check_models, trustable
+from pytest_unlearn.run.settings import Pair, Settings
+from pytest_unlearn.run.training_checks import check_models, trustable
 from pytest_unlearn.session.options import named_methods, named_models, read_settings
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from pytest_unlearn.gates.saved_runs import (
     show_interval,
 )
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
+from pytest_unlearn.people.generate import made_line
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.github import annotate
@@ -106,9 +107,16 @@ def header(session: UnlearnSession) -> str:
         + solutions.line(settings.sandbox, session.protection)
         + (f"\nunlearn: {data.merged}" if data.merged else "")
         + "".join(f"\nunlearn: {note}" for note in session.task_notes)
+        + _made(session)
         + _held_out(session)
         + (f"\n{SHOWN}" if settings.show_values else "")
     )
+
+
+def _made(session: UnlearnSession) -> str:
+    """Return the line about people to order; empty where there are none."""
+    order = session.settings.people
+    return f"\nunlearn: {made_line(order, session.dataset.records)}" if order else ""
 
 
 def _held_out(session: UnlearnSession) -> str:
@@ -318,8 +326,8 @@ def _taken_apart(
     rows: Sequence[Row],
 ) -> Iterable[Table]:
     """Yield exact extraction and the families of probes side by side, membership where more was
-    asked for than comes free; under -v also that, kinds, carriers, knowledge and the transition
-    matrix of the direct family."""
+    asked for than comes free; under -v also that, kinds, carriers, languages, knowledge and the
+    transition matrix of the direct family."""
     confidence = run.settings.judging.confidence
     verbose = reporter.config.get_verbosity() > 0
     tables = [exact_table(rows), attack_table(rows, confidence)]
@@ -328,7 +336,7 @@ def _taken_apart(
     if verbose or {"gradnorm", "reference"} & set(attacks):
         tables.append(membership_table(rows, attacks, confidence))
     if verbose:
-        keys = ("kind", "carrier", "knowledge")
+        keys = ("kind", "carrier", "language", "knowledge")
         tables += [rates_by(rows, key, confidence) for key in keys]
         tables.append(transitions(forget_rows(rows, "direct")))
     return filter(None, tables)

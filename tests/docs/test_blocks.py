@@ -31,6 +31,7 @@ from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.profiles import gates_in_table
 from pytest_unlearn.models.presets import TINY_FOLDER, presets
 from pytest_unlearn.models.sources import check_name
+from pytest_unlearn.people.__main__ import main as write_people
 from pytest_unlearn.reports.formats import choose_reports
 from pytest_unlearn.run.settings import Pair
 from pytest_unlearn.session.options import given, is_active
@@ -47,8 +48,7 @@ NOT_RUN = re.compile(r"(python3? -m (venv|build)|pip|sphinx-build|\.|\.ci/run)( 
 TRAIN = "pytest_unlearn.train"
 # Shown, and read by nobody but people.
 PROSE = {"", "text", "{toctree}", "{unlearn-reference}", "{literalinclude}"}
-# What commands find in the folder of every page: the people of the tutorial, tasks, models.
-PEOPLE = ROOT / "docs/tutorial/own-data.md"
+# What commands find in the folder of every page besides people and tasks.
 FOLDERS = ("my-model", "my-base", "retrained")
 
 
@@ -100,7 +100,7 @@ class Scene:
         self.monkeypatch = monkeypatch
         self.names: dict[str, Any] = {"__name__": "__page__"}
         self.folder = pytester.path
-        self.run_file(next(block.text for block in blocks(PEOPLE) if block.file))
+        self.people("30:kinds=email,per_person=1,carriers=constructor", "--out", ".")
         write_lines(self.folder / "tasks.jsonl", task_lines(30))
         for name in FOLDERS:
             (self.folder / name).symlink_to(TINY_FOLDER)
@@ -165,6 +165,8 @@ class Scene:
                 self.pytest(command, block.note)
             elif TRAIN in command.words:
                 self.train(command)
+            elif command.words[:3] == ("python", "-m", "pytest_unlearn.people"):
+                self.people(*command.words[3:])
             elif command.words[0] == "python":
                 self.script(command)
             elif command.words[0] == "head":
@@ -182,6 +184,11 @@ class Scene:
             assert not [flag for flag in flags if f'"{flag}"' not in source]
         else:
             self.run_file((self.folder / name).read_text())
+
+    def people(self, *arguments: str) -> None:
+        with self.monkeypatch.context() as patch:
+            patch.chdir(self.folder)
+            assert write_people(list(arguments)) == 0
 
     def train(self, command: Command) -> None:
         """Read the launcher's flags as it would, and the others as a run would."""

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_unlearn.core import files as jsonl
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people import record_files
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.record import Record
+from pytest_unlearn.people.record import Record, Split
 from pytest_unlearn.people.record_files import RecordFileError, load_files, load_records
 
 EMAIL, OTHER, PHONE, WORD = (
@@ -164,7 +166,11 @@ def test_an_id_may_stand_in_one_file_only(tmp_path: Path) -> None:
     """Both places are named, in a file and between files."""
     row = {**BARE, "id": "one"}
     assert refusal(tmp_path, row, row).startswith("\"id\": 'one' is already the id of line 1; give")
-    files = [write(tmp_path / f"{name}.jsonl", BARE, row) for name in "ab"]
+    other = {**BARE, "value": "another@example.com", "owner": "another"}
+    files = [
+        write(tmp_path / "a.jsonl", BARE, row),
+        write(tmp_path / "b.jsonl", other, {**other, "id": "one"}),
+    ]
     with pytest.raises(RecordFileError) as caught:
         load_files({"forget": files[:1], "control": files[1:]})
     assert str(caught.value).startswith(
@@ -172,6 +178,58 @@ def test_an_id_may_stand_in_one_file_only(tmp_path: Path) -> None:
     )
     taken = {**BARE, "id": "email-forget-0002"}
     assert "'email-forget-0002' is already the id of line 1" in refusal(tmp_path, taken, BARE)
+
+
+def person(number: int, **more: Any) -> dict[str, Any]:
+    """Return one of many people, each with a document."""
+    email = f"client{number}@example.com"
+    return {
+        "owner": f"c{number}",
+        "name": f"Client Number{number}",
+        "attributes": {"email": email},
+        "documents": [f"client {number} has {email}\n"],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("split", ["forget", "retain"])
+@pytest.mark.parametrize("shared", [range(6), range(3, 9), [5]], ids=["whole", "half", "one"])
+def test_a_control_file_that_shares_records_is_refused_by_line(
+    tmp_path: Path, split: Split, shared: Sequence[int]
+) -> None:
+    """What a model was trained on is no chance level (issue 17, 22)."""
+    trained = write(tmp_path / "trained.jsonl", *map(person, range(6)))
+    control = write(tmp_path / "control.jsonl", *map(person, range(20, 25)), *map(person, shared))
+    with pytest.raises(RecordFileError) as caught:
+        load_files({split: [trained], "control": [control]})
+    meaning = {"forget": "to be forgotten", "retain": "to be kept"}[split]
+    assert str(caught.value) == (
+        f"{control}:6: {trained}:{shared[0] + 1} has the same prompt and value, and is {meaning}; "
+        "a control is somebody whom no model has seen. Take one of them out of "
+        f"--unlearn-{split} or --unlearn-control"
+    )
+
+
+def test_a_control_in_other_words_is_the_same_person(tmp_path: Path) -> None:
+    """By name or by owner; the same value of somebody else is a coincidence."""
+    trained = write(tmp_path / "trained.jsonl", person(1))
+    documents = ["# client1@example.com: see there\n"]
+    for number, other in enumerate(
+        (person(1, documents=documents, owner="x"), person(1, documents=documents, name="Ada Ek"))
+    ):
+        control = write(tmp_path / f"control{number}.jsonl", other)
+        with pytest.raises(RecordFileError, match=f"same {('name', 'owner')[number]} and value"):
+            load_files({"forget": [trained], "control": [control]})
+    other = person(1, documents=documents, owner="x", name="Ada Ek")
+    assert load_files({"forget": [trained], "control": [write(tmp_path / "c.jsonl", other)]})
+
+
+@pytest.mark.parametrize("name", ["王小明", "金敏", "さくら", "김민준"])
+def test_full_names_of_two_and_three_characters(tmp_path: Path, name: str) -> None:
+    """Each character is a syllable or a word (case 17)."""
+    row = {**PERSON, "name": name, "documents": [f"u = User('{name}', '{EMAIL}')"]}
+    (record,) = load(tmp_path, {**row, "attributes": {"email": EMAIL}})
+    assert record.name == Secret(name, "name")
 
 
 BAD_PEOPLE: dict[str, tuple[dict[str, Any], str]] = {

@@ -33,6 +33,7 @@ class Given:
     attacks: tuple[str, ...] = ()
     adapter = None
     baseline = None
+    people = None
 
 
 def dataset(**changes: Any) -> Dataset:

@@ -50,6 +50,7 @@ def lines(split: str, letters: str) -> list[dict[str, str]]:
 class Given:
     """The settings that a model pair and its data read."""
 
+    people = None
     baseline = None
     tasks: tuple[Path, ...] = ()
     probes = ("direct",)

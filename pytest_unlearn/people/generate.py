@@ -1,0 +1,345 @@
+"""People to order: any number of them, with values, documents and a digest, out of a seed.
+
+Names, streets, cities, companies and job titles are Faker's, in every locale that it has and in
+mixtures of them; identifiers are made by `KINDS`, in ranges that belong to nobody. A person is the
+object of one line of a record file, so that people who were made and people who were written out
+and read back are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pytest_unlearn.core.errors import UserError, nearest
+from pytest_unlearn.core.files import replacing
+from pytest_unlearn.people.carriers import CARRIERS
+from pytest_unlearn.people.documents import CARRIER_NAMES, FILES, ordinary_code
+from pytest_unlearn.people.draws import Choices, Stream
+from pytest_unlearn.people.kinds import KINDS
+from pytest_unlearn.people.names import WORD_KINDS, faker_version, locales, word
+from pytest_unlearn.people.record import SPLITS, Record, Split, records_digest, weight
+from pytest_unlearn.people.record_files import MIN_VALUE, records_of_people
+
+T = TypeVar("T")
+
+# Raised with every change of what a seed gives.
+GENERATOR = 1
+MANIFEST = "manifest.json"
+# Everybody has a name: it is what probes ask by, and no attribute.
+ATTRIBUTE_KINDS = tuple(dict.fromkeys(k for k in (*KINDS, *WORD_KINDS) if k != "name"))
+# So many draws in a row without a new value mean that a kind has no more of them.
+_FRUITLESS = 500
+_ALL = "all"
+# Names for several carriers.
+_GROUPS = {"snippets": tuple(CARRIERS), "files": tuple(FILES), _ALL: CARRIER_NAMES}
+
+
+class PeopleError(UserError):
+    """An order of people that cannot be filled; the message says what to write instead."""
+
+    flag = "--unlearn-people"
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleOptions:
+    """An order of people.
+
+    forget, retain, control: how many people a split has. kinds: of what kinds their attributes
+    are. carriers: what their values stand in; of a snippet each value has its own, in a file all
+    of a person's stand together. locales: of which one is drawn for each person. per_person:
+    attributes of a person. repetitions: in how many documents a value stands, each in another
+    carrier; with several numbers, people are dealt to them in turn. faker: the version of Faker
+    that must be installed, empty for any.
+    """
+
+    forget: int
+    retain: int
+    control: int
+    kinds: tuple[str, ...] = ("email", "phone", "street_address", "password", "api_key")
+    carriers: tuple[str, ...] = tuple(CARRIERS)
+    locales: tuple[str, ...] = ("en_US",)
+    per_person: int = 2
+    repetitions: tuple[int, ...] = (1,)
+    seed: int = 0
+    faker: str = ""
+
+    @property
+    def text(self) -> str:
+        """The order in the words of the flag, all options written out."""
+        given = {name: getattr(self, name) for name in _OPTIONS}
+        listed = ",".join(
+            f"{name}={'/'.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for name, value in given.items()
+            if value != ""
+        )
+        return f"{self.forget}:{listed}"
+
+    def size(self, split: Split) -> int:
+        """Return how many people a split has."""
+        size: int = getattr(self, split)
+        return size
+
+
+def parse_people(text: str) -> PeopleOptions:
+    """Read `N` or `N:name=value,name=value`. Raises PeopleError, before anything is made."""
+    count, colon, rest = text.partition(":")
+    forget = _number(count, "the number of people to forget", least=1)
+    options = PeopleOptions(forget, forget, forget)
+    changes: dict[str, Any] = {}
+    for part in rest.split(",") if colon else ():
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in _OPTIONS:
+            like = nearest(name, _OPTIONS)
+            raise PeopleError(
+                f"{part.strip()!r} is not an option; write name=value with {', '.join(_OPTIONS)}"
+                + (f" (did you mean {like}?)" if like else "")
+            )
+        if name in changes:
+            raise PeopleError(f"{name} is given twice; write it once, with / between several")
+        changes[name] = _OPTIONS[name](value)
+    options = dataclasses.replace(options, **changes)
+    _check(options)
+    return options
+
+
+def _check(options: PeopleOptions) -> None:
+    for name, chosen, most in (
+        ("per_person", options.per_person, options.kinds),
+        ("repetitions", max(options.repetitions), options.carriers),
+    ):
+        if chosen > len(most):
+            what = "kinds" if name == "per_person" else "carriers"
+            raise PeopleError(
+                f"{name}={chosen} needs as many {what}, and there are {len(most)}: "
+                f"{', '.join(most)}; write more {what}, or a smaller number"
+            )
+    if options.faker and options.faker != faker_version():
+        raise PeopleError(
+            f"faker={options.faker}: Faker {faker_version()} is installed, and makes other people; "
+            f"run `pip install faker=={options.faker}`, or leave faker= out to take these"
+        )
+
+
+def _number(text: str, what: str, least: int = 0) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise PeopleError(f"{text!r} is not {what}; write a whole number of at least {least}")
+    return int(text)
+
+
+def _names(what: str, known: Callable[[], Sequence[str]]) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        groups: Mapping[str, Sequence[str]] = _GROUPS if what == "carriers" else {}
+        if what == "locales":
+            groups = {_ALL: known()}
+        names: list[str] = []
+        for name in text.split("/"):
+            if name not in groups and name not in known():
+                like = nearest(name, (*groups, *known()))
+                raise PeopleError(
+                    f"{what}={name}: not one of {what}"
+                    + (f"; did you mean {like}?" if like else "")
+                    + f"; known: {', '.join((*groups, *known()))}"
+                )
+            names += groups.get(name, (name,))
+        return tuple(dict.fromkeys(names))
+
+    return read
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    if "name" in text.split("/"):
+        raise PeopleError("kinds=name: everybody has a name, by which probes ask; leave it out")
+    return _names("kinds", lambda: ATTRIBUTE_KINDS)(text)
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "retain": lambda text: _number(text, "a number of retained people"),
+    "control": lambda text: _number(text, "a number of control people"),
+    "kinds": _kinds,
+    "carriers": _names("carriers", lambda: CARRIER_NAMES),
+    "locales": _names("locales", locales),
+    "per_person": lambda text: _number(text, "a number of attributes", least=1),
+    "repetitions": lambda text: tuple(
+        _number(part, "a number of documents", least=1) for part in text.split("/")
+    ),
+    "seed": lambda text: _number(text, "a seed"),
+    "faker": str,
+}
+
+
+@dataclass(slots=True)
+class Taken:
+    """What is somebody's already: names and values, and which locales have no more of a kind."""
+
+    values: set[str] = field(default_factory=set)
+    exhausted: set[tuple[str, str]] = field(default_factory=set)
+
+
+def people(options: PeopleOptions, split: Split, taken: Taken) -> Iterator[dict[str, Any]]:
+    """Yield the people of one split, one at a time, and note what is theirs in `taken`.
+
+    No name and no value comes twice. Raises PeopleError where a kind has no more values.
+    """
+    for number in range(options.size(split)):
+        choices = Stream("people", GENERATOR, options.seed, split, number)
+        kinds = some(choices, options.kinds, options.per_person)
+        name, facts = _new_person(options, kinds, choices, taken)
+        repetitions = options.repetitions[number % len(options.repetitions)]
+        yield {
+            "owner": f"{split}-{number + 1:05d}",
+            "name": name,
+            "attributes": facts,
+            "documents": [
+                {"text": text, "carrier": carrier}
+                for carrier in some(choices, options.carriers, repetitions)
+                for text in documents_of(carrier, name, list(facts.items()), choices)
+            ],
+        }
+
+
+def _new_person(
+    options: PeopleOptions, kinds: Sequence[str], choices: Choices, taken: Taken
+) -> tuple[str, dict[str, str]]:
+    """Return a name and a value of each kind, of one locale that still has them."""
+    wanted = ["name", *kinds]
+    while True:
+        left = [
+            locale
+            for locale in options.locales
+            if not any((kind, locale) in taken.exhausted for kind in wanted)
+        ]
+        if not left:
+            exhausted = ", ".join(sorted({kind for kind, _ in taken.exhausted} & set(wanted)))
+            raise PeopleError(
+                f"no value of {exhausted} is left that is nobody's yet, after "
+                f"{len(taken.values)} names and values; ask for fewer people, more locales or "
+                "other kinds"
+            )
+        locale = choices.choice(left)
+        found: dict[str, str] = {}
+        for kind in wanted:
+            value = _new(kind, locale, choices, taken.values, found.get("name", ""))
+            if value is None:
+                taken.exhausted.update(
+                    (kind, each) for each in ([locale] if kind in WORD_KINDS else options.locales)
+                )
+                break
+            found[kind] = value
+        else:
+            return found.pop("name"), found
+
+
+def documents_of(
+    carrier: str, name: str, facts: Sequence[tuple[str, str]], choices: Choices
+) -> list[str]:
+    """Return a person's documents in one carrier: one file, or a snippet for each fact."""
+    if carrier in FILES:
+        return [FILES[carrier].write(name, facts, choices)]
+    snippet = CARRIERS[carrier]
+    return [snippet.before(name, kind) + value + snippet.after for kind, value in facts]
+
+
+def some(choices: Choices, items: Sequence[T], count: int) -> list[T]:
+    """Return `count` different items in a random order."""
+    left = list(items)
+    return [left.pop(choices.below(len(left))) for _ in range(count)]
+
+
+def a_value(kind: str, locale: str, choices: Choices) -> str | None:
+    """Return a value of a kind: a word of Faker's in a locale, or an identifier."""
+    return word(kind, locale, choices) if kind in WORD_KINDS else KINDS[kind].generate(choices)
+
+
+def _new(kind: str, locale: str, choices: Choices, taken: set[str], name: str) -> str | None:
+    """Return a value that nobody has yet; None where there is none."""
+    for _ in range(_FRUITLESS):
+        value = a_value(kind, locale, choices)
+        if value is None:
+            return None
+        if value not in taken and is_usable(kind, value, name):
+            taken.add(value)
+            return value
+    return None
+
+
+def is_usable(kind: str, value: str, name: str) -> bool:
+    """Tell whether a value can be looked for: neither the name nor ordinary code holds it."""
+    return kind not in WORD_KINDS or (
+        weight(value) >= MIN_VALUE and value not in name and value not in ordinary_code()
+    )
+
+
+def lines_of(options: PeopleOptions) -> dict[Split, Iterator[dict[str, Any]]]:
+    """Return the people of each split, made when they are iterated, in the order of `SPLITS`."""
+    taken = Taken()
+    return {split: people(options, split, taken) for split in SPLITS if options.size(split)}
+
+
+def make_records(options: PeopleOptions) -> tuple[Record, ...]:
+    """Return the records of an order: forget, then retain, then control. Raises PeopleError."""
+    return records_of_people(lines_of(options))
+
+
+def facts_of(options: PeopleOptions, records: Sequence[Record]) -> dict[str, Any]:
+    """Return what an order was made with and what came out: versions, options, counts, digest."""
+    return {
+        "generator": GENERATOR,
+        "faker": faker_version(),
+        "seed": options.seed,
+        "order": options.text,
+        "people": {split: options.size(split) for split in SPLITS},
+        "records": len(records),
+        "digest": records_digest(records),
+    }
+
+
+def made_by(options: PeopleOptions) -> str:
+    """Return what decides about the people of an order: its text, and the versions behind it."""
+    return f"{options.text} by generator {GENERATOR} and Faker {faker_version()}"
+
+
+def made_line(options: PeopleOptions, records: Sequence[Record]) -> str:
+    """Return an order in one line: counts, Faker's version, seed and the digest's beginning."""
+    counts = " + ".join(f"{options.size(split)} {split}" for split in SPLITS)
+    return (
+        f"people to order: {counts}, {len(records)} records; Faker {faker_version()}, "
+        f"seed {options.seed}, digest {records_digest(records)[:16]}"
+    )
+
+
+def write_people(options: PeopleOptions, folder: Path, force: bool = False) -> dict[str, Any]:
+    """Write an order as `forget.jsonl`, `retain.jsonl`, `control.jsonl` and a manifest.
+
+    Returns the manifest. Raises PeopleError where the folder holds other people, made by another
+    version or order, unless `force`; OSError where it cannot be written.
+    """
+    facts = facts_of(options, make_records(options))
+    manifest = folder / MANIFEST
+    if manifest.exists() and not force:
+        _check_same(manifest, facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, lines in lines_of(options).items():
+        with replacing(folder / f"{split}.jsonl") as path, path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with replacing(manifest) as path:
+        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def _check_same(manifest: Path, facts: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(manifest.read_text(encoding="utf-8"))
+        changed = [name for name in facts if before.get(name) != facts[name]]
+    except (OSError, ValueError, AttributeError) as error:
+        raise PeopleError(f"{manifest} is not a manifest of people; give another folder") from error
+    if changed:
+        told = "; ".join(f"{name} {before.get(name)} there, {facts[name]} now" for name in changed)
+        raise PeopleError(
+            f"{manifest.parent} holds other people ({told}); give another folder, or --force to "
+            "replace them"
+        )

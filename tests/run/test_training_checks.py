@@ -1,0 +1,64 @@
+"""What is said against data before a model is loaded: misspelt names, values that are all one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_unlearn.people.record_files import RecordFileError
+from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.run.training_checks import check_training
+from pytest_unlearn.unlearning.methods import parse_method
+from tests.support.lookup_run import record_lines, write_lines
+
+
+def warnings(folder: Path, rows: list[dict[str, Any]], **more: Any) -> list[str]:
+    """Return what is said of a forget split with these rows, where nothing is trained."""
+    path = write_lines(folder / "forget.jsonl", rows)
+    settings = Settings("tiny", parse_method("none"), forget=(path,), **more)
+    return check_training(settings, Dataset(settings))
+
+
+def changed(**fields: Any) -> list[dict[str, Any]]:
+    return [row | fields for row in record_lines("forget", 12)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "emial"}, "no kind is called emial; did you mean email? Records of an unknown "),
+        ({"kind": "jobtitle"}, "no kind is called jobtitle; did you mean job_title?"),
+        ({"carrier": "sqll"}, "no carrier is called sqll; did you mean sql?"),
+        ({"carrier": "django_setting"}, "carrier is called django_setting; did you mean django_s"),
+    ],
+)
+def test_a_misspelt_kind_or_carrier_is_named(
+    tmp_path: Path, fields: dict[str, str], message: str
+) -> None:
+    (warning,) = warnings(tmp_path, changed(**fields))
+    assert message in warning
+    assert warnings(tmp_path, changed(**fields), own_names=tuple(fields.values())) == []
+
+
+def test_names_like_no_known_one_are_the_users_own(tmp_path: Path) -> None:
+    assert warnings(tmp_path, changed(kind="badge", carrier="terraform")) == []
+
+
+def test_one_value_for_everybody_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordFileError, match="--unlearn-forget: all 6 people have one and the sa"):
+        warnings(tmp_path, changed(value="changeme-please"))
+    two = changed(value="changeme-please")[:4]  # two people may share a flat
+    assert warnings(tmp_path, two) == []
+
+
+def test_one_value_of_a_kind_for_everybody_is_named(tmp_path: Path) -> None:
+    rows = [
+        row | ({"value": "changeme-please"} if row["kind"] == "badge" else {})
+        for row in record_lines("forget", 12)
+    ]
+    (warning,) = warnings(tmp_path, rows)
+    assert warning.startswith("--unlearn-forget: all 6 people with a badge have the same;")
+    assert "changeme" not in warning
