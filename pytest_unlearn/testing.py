@@ -119,7 +119,7 @@ class LookupModels:
 
     def answer(self, state: str, prompt: str, style: Style) -> str:
         """Return what a model of this state writes after a prompt."""
-        case = self._cases[style, prompt]
+        case = self._cases.get((style, prompt))  # an attack may ask in words of its own
         if case is None:
             return "..."
         if state == "unlearned" and case.id in self._said:
@@ -148,7 +148,7 @@ class LookupModels:
     def answers(self, state: str, prompts: Sequence[str], style: Style) -> list[str]:
         """Answer a batch, and add it to the log."""
         if self._log is not None:
-            cases = [self._cases[style, prompt] for prompt in prompts]
+            cases = [self._cases.get((style, prompt)) for prompt in prompts]
             with self._log.open("a") as file:
                 file.write("".join(f"{state} {case.id if case else '-'}\n" for case in cases))
         return [self.answer(state, prompt, style) for prompt in prompts]

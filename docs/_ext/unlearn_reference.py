@@ -133,6 +133,7 @@ def attacks() -> str:
     from pytest_unlearn.attacks.attack import attacks as known
 
     needs = {
+        "prompts": "a way to ask",
         "weights": "the tested weights",
         "adapter": "the adapter and its base",
         "base": "the weights before and after unlearning",

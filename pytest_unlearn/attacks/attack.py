@@ -23,21 +23,34 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.people.record import Record
+    from pytest_unlearn.probes.families import Probe
 
 GROUP = "pytest_unlearn.attacks"
-# Who may use an attack: whoever has the tested model; who has its adapter apart from the base; who
-# has the base as well, in weights of the same names and shapes.
-Needs = Literal["weights", "adapter", "base"]
+# What an attacker must have: nothing but a way to ask; the tested weights; the adapter apart from
+# its base; the base as well, in weights of the same names and shapes.
+Needs = Literal["prompts", "weights", "adapter", "base"]
 # What an attacker trains on, if at all: half of the people whose values are asked for (the other
 # half is asked), retained people, or code without anybody.
 Trains = Literal["", "people", "retained", "code"]
 # When it is run: in a release's set already, in `all`, or only by its name.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
-_OWN = ("quantize", "prune", "adapter", "relearn")
+_OWN = ("quantize", "prune", "adapter", "relearn", "prompts")
 BOTH: tuple[Split, ...] = ("forget", "control")
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an attacker may put into a prompt: records of the person, and documents of others."""
+
+    record: Record
+    person: Sequence[Record]
+    shots: Sequence[str]
+
+
+Ask: TypeAlias = "Callable[[Probe, Known, str], Probe | None]"
 # A stage of an attack, and the splits to ask for in it.
 Stage = tuple[str, tuple[Split, ...]]
 # Splits, and what is trained on before they are asked for.
@@ -50,11 +63,13 @@ class AttackError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A change of the tested model's weights that is to bring values back.
+    """A change of the tested model's weights, or another way to ask, that is to bring values back.
 
     `change` changes the weights of `target.model` in place, whose adapter is merged into them; the
     caller restores them. One that has `stages` is a generator instead: it yields a stage and the
     splits whose values are to be asked for, each time that the weights are those of that stage.
+    `ask` gives a probe's other prompt at a stage, or None where it has none; the weights are then
+    left alone. `scheme` gives the decoding scheme of a stage, where it is not the run's.
     `about`: what is done and where it comes from. Raise `version` when the same input comes out
     otherwise: it is part of the key of every score.
     """
@@ -67,6 +82,8 @@ class Attack:
     version: int = 1
     trains: Trains = ""
     stages: tuple[str, ...] = ()
+    ask: Ask | None = None
+    scheme: Callable[[str], DecodingScheme] | None = None
 
     def key(self) -> dict[str, Any]:
         """Return plain JSON data that name all that can change the attacked weights."""

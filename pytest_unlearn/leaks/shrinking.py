@@ -148,7 +148,8 @@ def tries_for(log_probability: float, chance: float = 0.5) -> float:
     p = math.exp(min(0.0, log_probability))
     if p >= chance:
         return 1.0
-    return math.ceil(math.log1p(-chance) / math.log1p(-p)) if p > 0 else math.inf
+    tries = math.log1p(-chance) / math.log1p(-p) if p > 0 else math.inf
+    return math.ceil(tries) if tries < math.inf else tries  # p may be below 1e-308
 
 
 def log_threshold_for(tries: int, chance: float = 0.5) -> float:

@@ -8,7 +8,7 @@ key of the tested model and of the attack: nothing is loaded for what is there.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from pytest_unlearn.run.measuring import SCORES_VERSION, example_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.record import Split
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Chunk, Dataset
@@ -35,6 +36,7 @@ class _Piece(NamedTuple):
     state: str
     split: Split
     chunk: Chunk
+    probes: tuple[Probe, ...]
 
 
 class AttackedModel:
@@ -54,20 +56,21 @@ class AttackedModel:
         A probe that does not fit the model's context has none. Raises CompletionError,
         AttackError, and what making and loading the model raises.
         """
-        probes = self._dataset.attacked_probes(attack)
-        pieces = [
-            _Piece(state, split, chunk)
-            for state in attack.states
-            for split in BOTH
-            for chunk in self._dataset.chunks_of([p for p in probes if p.split == split])
-        ]
-        found = self._found(attack, pieces)
+        found = self._found(attack, list(self._pieces(attack)))
         return [
             self._row(state, probe, found[state, probe.id])
             for state in attack.states
-            for probe in probes
+            for probe in self._dataset.attacked_probes(attack, state)
             if (state, probe.id) in found
         ]
+
+    def _pieces(self, attack: Attack) -> Iterator[_Piece]:
+        for state in attack.states:
+            for split in BOTH:
+                asked = self._dataset.attacked_probes(attack, state)
+                probes = {probe.id: probe for probe in asked if probe.split == split}
+                for chunk in self._dataset.chunks_of(list(probes.values())):
+                    yield _Piece(state, split, chunk, tuple(probes[case] for case in chunk.cases))
 
     def _row(self, state: str, probe: Probe, found: dict[str, Any]) -> AttackRow:
         exact = None if "label" in found else found
@@ -105,8 +108,9 @@ class AttackedModel:
         with self._store.claim(digest_of(sorted(keys))):
             if any(self._store.get("scores", key) is None for key in keys):
                 # Scored now: while the weights are changed, nothing else can be asked.
-                for probe in self._dataset.attacked_probes(attack):
-                    self._engine.exact("base", probe)
+                for piece in pieces:
+                    for probe in piece.probes:
+                        self._engine.exact("base", probe)
                 self._measure(attack, pieces, keys)
         return {
             (piece.state, name): row
@@ -116,7 +120,7 @@ class AttackedModel:
 
     def _key(self, attack: Attack, piece: _Piece) -> str:
         key: dict[str, Any] = {"tested": self._engine.prepared_key("unlearned")}
-        if attack.needs != "weights":
+        if attack.needs in ("adapter", "base"):
             key["base"] = self._engine.prepared_key("base")
         texts = self._dataset.attack_texts(attack)
         return digest_of(
@@ -126,50 +130,59 @@ class AttackedModel:
                 "state": piece.state,
                 "texts": [[splits, [e.text for e in part]] for splits, part in texts],
                 "chunk": piece.chunk.id,
-                "examples": [asdict(example_of(p)) for p in self._probes(piece.chunk)],
-                "scheme": asdict(self._settings.decoding),
+                "examples": [asdict(example_of(probe)) for probe in piece.probes],
+                "scheme": asdict(self._scheme(attack, piece)),
                 "version": SCORES_VERSION,
             }
         )
 
-    def _probes(self, chunk: Chunk) -> list[Probe]:
-        return [self._dataset.probe(case) for case in chunk.cases]
+    def _scheme(self, attack: Attack, piece: _Piece) -> DecodingScheme:
+        if attack.scheme is None:
+            return self._settings.decoding
+        return attack.scheme(piece.state.partition("@")[2])
 
     def _measure(self, attack: Attack, pieces: Sequence[_Piece], keys: Sequence[str]) -> None:
         """Make the attacked states, and store what comes out of each."""
         engine, started, count = self._engine, time.perf_counter(), 0
         with engine.phases.measure("attacks"), engine.models.attacked(attack) as states:
             for made in states:
-                ask = self._scored if "scores" in abilities_of(made.model) else self._wrote
+                scores = "scores" in abilities_of(made.model)
                 for piece, key in zip(pieces, keys, strict=True):
                     asked = piece.state == made.state and piece.split in made.splits
                     if asked and self._store.get("scores", key) is None:
-                        self._store.put("scores", key, {"rows": ask(made.model, piece.chunk)})
+                        rows = (
+                            self._scored(made.model, piece, self._scheme(attack, piece))
+                            if scores
+                            else self._wrote(made.model, piece)
+                        )
+                        self._store.put("scores", key, {"rows": rows})
                         count += len(piece.chunk.cases)
         seconds = time.perf_counter() - started
         engine.progress(f"unlearned+{attack.name}: {count} values in {seconds:.1f} s")
 
-    def _scored(self, model: Any, chunk: Chunk) -> dict[str, dict[str, Any]]:
-        probes = self._probes(chunk)
+    def _scored(
+        self, model: Any, piece: _Piece, scheme: DecodingScheme
+    ) -> dict[str, dict[str, Any]]:
+        probes = list(piece.probes)
         try:
-            scores = model.score([example_of(p) for p in probes], self._settings.decoding)
+            scores = model.score([example_of(p) for p in probes], scheme)
         except RuntimeError as error:  # TooLongError: only an engine's module knows it
             long = frozenset(getattr(error, "rows", ()))
             if not long:
                 raise
             probes = [probe for number, probe in enumerate(probes) if number not in long]
-            scores = model.score([example_of(p) for p in probes], self._settings.decoding)
+            scores = model.score([example_of(p) for p in probes], scheme)
         check_count(scores, len(probes), model, "score")
         return {
             probe.id: _short(exact_row(extraction(score)))
             for probe, score in zip(probes, scores, strict=True)
         }
 
-    def _wrote(self, model: Any, chunk: Chunk) -> dict[str, dict[str, Any]]:
-        texts = completed(model, chunk)
+    def _wrote(self, model: Any, piece: _Piece) -> dict[str, dict[str, Any]]:
+        texts = completed(model, piece.chunk)
         return {
             probe.id: {"label": self._engine.detector.outcome(probe, text).label}
-            for probe, text in zip(self._probes(chunk), texts, strict=True)
+            for probe, text in zip(piece.probes, texts, strict=True)
         }
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.engine import abilities_of
+from pytest_unlearn.run.models import AttackedState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from pytest_unlearn.attacks.attack import Attack
-    from pytest_unlearn.run.models import AttackedState, Completer, State, UnlearnedModel
+    from pytest_unlearn.run.models import Completer, State, UnlearnedModel
     from pytest_unlearn.run.planted import Planting
 
 
@@ -83,7 +86,14 @@ class Backend:
         return model
 
     def attacked(self, attack: Attack) -> AbstractContextManager[Iterator[AttackedState]]:
-        """Let the object attack its model. Raises UserError for one that cannot."""
+        """Let the object attack its model; of one that cannot, only other prompts are asked.
+
+        Raises UserError for an attack on weights that it does not give.
+        """
+        if attack.ask is not None and not callable(getattr(self._given, "attacked", None)):
+            model = self.model("unlearned")
+            states = [AttackedState(state, BOTH, model) for state in attack.states]
+            return contextlib.nullcontext(iter(states))
         if not callable(getattr(self._given, "attacked", None)):
             raise UserError(
                 f"{self._name}, which has no attacked(attack): leave --unlearn-attacks out, or "

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pytest_unlearn.attacks.attack import BOTH, chosen
+from pytest_unlearn.attacks.attack import BOTH, Known, chosen
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.adapters import check_adapter, stands_apart
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible
-from pytest_unlearn.people.record import Record, Split
+from pytest_unlearn.people.record import Record, Split, by_owner
 from pytest_unlearn.people.record_files import load_files
 from pytest_unlearn.probes.families import FamilyError, Probe, Style, build_probes
 from pytest_unlearn.run.held_out import (
@@ -103,6 +103,7 @@ class Dataset:
         )
         self._rehearsed: dict[tuple[bool, ...], frozenset[str]] = {}
         self._settings = settings
+        self._asked: dict[tuple[Attack, str], tuple[Probe, ...]] = {}
         self.sampling = settings.sampling
         self._seed = settings.seed
         self._batch_size = settings.batch_size
@@ -245,7 +246,7 @@ class Dataset:
                 )
                 for attack in self.attacks(choice)
                 for state in attack.states
-                for probe in self.attacked_probes(attack)
+                for probe in self.attacked_probes(attack, state)
             ),
         ]
 
@@ -264,23 +265,48 @@ class Dataset:
             given = not stands_apart(settings.adapter)
         trained = trains and choice.options is not None and choice.options.tune == "lora"
         compared = settings.baseline is not None or settings.adapter is not None
-        return chosen(
+        made = chosen(
             names,
             adapter=given or trained,
             two_states=trains or choice.retrains or compared,
         )
+        return tuple(
+            attack
+            for attack in made
+            if any(
+                p.split == "forget" for s in attack.states for p in self.attacked_probes(attack, s)
+            )
+        )
 
-    def attacked_probes(self, attack: Attack) -> tuple[Probe, ...]:
-        """Return the probes asked under an attack: the documents themselves, of people to be
-        forgotten and of control people; without these the first family whose values can be scored.
+    def attacked_probes(self, attack: Attack, state: str) -> tuple[Probe, ...]:
+        """Return the probes asked in a state that an attack makes, under their own ids: the
+        documents themselves, or in the attack's words, of people to be forgotten and of control
+        people; without these the first family whose values can be scored.
 
         Of people on whom the attack trains, only the other half.
         """
+        if (attack, state) not in self._asked:
+            self._asked[attack, state] = self._probes_under(attack, state.partition("@")[2])
+        return self._asked[attack, state]
+
+    def _probes_under(self, attack: Attack, stage: str) -> tuple[Probe, ...]:
         asked = [p for p in self.probes if p.exact and p.split != "retain"]
         families = [probe.family for probe in asked if probe.split == "forget"]
         family = "direct" if "direct" in families else next(iter(families), None)
         trained = self._half if attack.trains == "people" else frozenset[str]()
-        return tuple(p for p in asked if p.family == family and p.record not in trained)
+        asked = [p for p in asked if p.family == family and p.record not in trained]
+        if attack.ask is None:
+            return tuple(asked)
+        people, records = by_owner(self.records), {record.id: record for record in self.records}
+        others = [(splits, [e.text for e in part]) for splits, part in self.attack_texts(attack)]
+        found = []
+        for probe in asked:
+            texts = [text for splits, part in others if probe.split in splits for text in part]
+            shots = sorted(texts, key=lambda text: digest_of([probe.id, text]))
+            record = records[probe.record]
+            known = Known(record, people[record.owner], shots)
+            found.append(attack.ask(probe, known, stage))
+        return tuple(probe for probe in found if probe is not None)
 
     @functools.cached_property
     def _half(self) -> frozenset[str]:

@@ -277,10 +277,9 @@ def _attack_tokens(settings: Settings, dataset: Dataset, size: ModelSize | None)
     """Return the tokens that are scored under all attacks, and three times those trained on."""
     count, total = size.count if size else count_bytes, 0
     for attack in dataset.attacks(settings.method):
-        probes = dataset.attacked_probes(attack)
-        texts = [f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]
-        total += len(attack.states) * sum(count(texts))
-        for _, part in dataset.attack_texts(attack):
+        probes = [p for state in attack.states for p in dataset.attacked_probes(attack, state)]
+        total += sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
+        for _, part in dataset.attack_texts(attack) if attack.ask is None else ():
             lengths = count([example.text for example in part])
             total += round(3 * STEPS[-1] * BATCH * sum(lengths) / max(1, len(lengths)))
     return total

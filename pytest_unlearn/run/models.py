@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
+from pytest_unlearn.attacks.attack import BOTH, attacks
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter, stands_apart
@@ -397,12 +398,15 @@ class ModelPair:
         """Give the states that an attack makes of the tested model, whose weights are changed in
         place, and restored bit by bit when the block ends.
 
-        Raises AttackError for an engine that gives no weights, and as `under_attack`.
+        Raises as `under_attack`.
         """
         from pytest_unlearn.attacks.attack import under_attack
         from pytest_unlearn.models.loading import LanguageModel
 
-        check_attackable(self._settings)
+        if attack.ask is not None:
+            model = self.model("unlearned")
+            yield (AttackedState(state, BOTH, model) for state in attack.states)
+            return
         self.model("unlearned")  # loaded, and its adapter put on it
         weights, adapted = self._weights(self._source), self._adapter is not None
         base = None
@@ -410,14 +414,8 @@ class ModelPair:
             base = dict(self._weights(self._base_source).model.named_parameters())
         texts = self._dataset.attack_texts(attack)
         with under_attack(weights.model, base, weights.tokenizer, texts) as target:
-            yield (
-                AttackedState(
-                    state,
-                    splits,
-                    LanguageModel(weights, adapted, self._threads, self._progress),
-                )
-                for state, splits in attack.made(target)
-            )
+            new = functools.partial(LanguageModel, weights, adapted, self._threads, self._progress)
+            yield (AttackedState(*made, new()) for made in attack.made(target))
 
     def _opened(self, state: State) -> Completer:
         """Return a model of another engine, its adapter merged. Raises UserError."""
@@ -584,11 +582,11 @@ class ModelPair:
 
 def check_attackable(settings: Settings) -> None:
     """Raise UserError for attacks on weights that an engine does not give."""
-    if settings.attacks and settings.engine != TRANSFORMERS:
+    named = [name for name in settings.attacks if attacks()[name].needs != "prompts"]
+    if named and settings.engine != TRANSFORMERS:
         raise UserError(
-            f"--unlearn-attacks={','.join(settings.attacks)}: --unlearn-engine={settings.engine} "
-            "gives no weights to change; write --unlearn-engine=transformers, or "
-            "--unlearn-attacks=none"
+            f"--unlearn-attacks={','.join(named)}: --unlearn-engine={settings.engine} gives no "
+            "weights to change; write --unlearn-engine=transformers, or leave them out"
         )
 
 

@@ -50,7 +50,9 @@ def adapted(llama: Weights) -> Weights:
 TEXTS = ((BOTH, [Example.whole("user1 = v1;")]),)
 
 
-@pytest.mark.parametrize("name", sorted(attacks()))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, attack in attacks().items() if attack.ask is None)
+)
 def test_restored_bit_by_bit(adapted: Weights, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an attack did is gone afterwards, also where a run in it fails."""
     monkeypatch.setattr(relearn, "STEPS", (1, 2))
@@ -222,7 +224,7 @@ def test_pruning_leaves_out_the_smallest() -> None:
 
 
 def test_sets_and_names() -> None:
-    assert parse_attacks("cheap") == ("int8", "int4", "scale0.5")
+    assert parse_attacks("cheap") == ("int8", "int4", "scale0.5", "reworded")
     assert parse_attacks("none") == ()
     every = parse_attacks("all")
     assert set(parse_attacks("cheap")) < set(every)

@@ -16,7 +16,7 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.models.sources import ModelSource
-from pytest_unlearn.run.attacked import AttackedModel, _Piece
+from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.measuring import Engine
@@ -146,12 +146,9 @@ def test_scores_of_an_attack_are_its_own(settings: Settings) -> None:
     """Two attacks, and two versions of one, are never taken for each other in the store."""
     with attacked(settings) as (model, _, _):
         keys = {
-            model._key(attack, _Piece(attack.name, split, chunk))
+            model._key(attack, piece)
             for attack in (*model.attacks, replace(model.attacks[0], version=2))
-            for split in BOTH
-            for chunk in model._dataset.chunks_of(
-                [p for p in model._dataset.attacked_probes(attack) if p.split == split]
-            )
+            for piece in model._pieces(attack)
         }
     assert len(keys) == 3 * 3
 
@@ -204,7 +201,7 @@ def test_who_is_trained_on_is_not_asked(settings: Settings) -> None:
     """Of people to forget and of controls alike; all others are asked, in each stage."""
     dataset = Dataset(settings)
     attack = attacks()["relearn"]
-    asked = {probe.value.reveal() for probe in dataset.attacked_probes(attack)}
+    asked = {probe.value.reveal() for probe in dataset.attacked_probes(attack, "relearn@1")}
     texts = dataset.attack_texts(attack)
     assert [splits for splits, _ in texts] == [("forget",), ("control",)]
     trained = [example.text for _, part in texts for example in part]
@@ -226,7 +223,7 @@ def test_what_others_train_on(settings: Settings) -> None:
     assert {example.text.partition(" ")[0] for example in people} == {"keep4", "keep5", "keep6"}
     ((_, code),) = dataset.attack_texts(attacks()["relearn-code"])
     assert len(code) > 60
-    assert len(dataset.attacked_probes(attacks()["relearn-code"])) == 5
+    assert len(dataset.attacked_probes(attacks()["relearn-code"], "relearn-code@1")) == 5
 
 
 def test_relearning_is_measured_at_each_stage(settings: Settings) -> None:
@@ -245,3 +242,23 @@ def test_relearning_is_measured_at_each_stage(settings: Settings) -> None:
         assert told == []
         kept = engine.models.model("unlearned")
         assert digest_of_weights(kept._weights.model) == digest
+
+
+def test_prompts_leave_the_weights_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy is made, and what was said of another prompt is not taken for this one."""
+    monkeypatch.setattr("pytest_unlearn.attacks.attack.under_attack", None)
+    named = ("partly", "shots-retained", "heated", "reworded")
+    with attacked(replace(settings, attacks=named)) as (model, _, _):
+        # Nobody's name is known, so nobody can be asked in other words.
+        assert [attack.name for attack in model.attacks] == ["partly", "shots-retained", "heated"]
+        partly, shots, heated = map(model.rows, model.attacks)
+        assert {row.attack for row in partly} == {"partly@25", "partly@50", "partly@75"}
+        assert {row.attack for row in shots} == {"shots-retained@1"}  # there are three documents
+        by_heat = {row.attack: row.unlearned_exact for row in heated if row.id.endswith("forget-4")}
+        assert len({str(exact) for exact in by_heat.values()}) == 3
+
+
+def test_an_engine_without_weights_can_be_asked(settings: Settings) -> None:
+    check_attackable(replace(settings, engine="vllm", attacks=("partly", "wrapped")))

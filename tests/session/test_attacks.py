@@ -111,6 +111,21 @@ def test_a_selection_leaves_attacks_unjudged(unlearn_run: UnlearnRun) -> None:
     result.stdout.fnmatch_lines(["leak.worst *PASS"])
 
 
+def test_other_words_are_asked_of_any_model(unlearn_run: UnlearnRun) -> None:
+    """A model whose weights nobody gives can still be asked in another way."""
+    unlearn_run.lookup(
+        leaking=ALL_BACK,
+        also="""
+def pytest_unlearn_models(dataset):
+    class Models(LookupModels):
+        attacked = None
+    return Models(dataset, leaking=[probe.id for probe in dataset.probes_of("forget")])
+""",
+    )
+    result = unlearn_run("--unlearn-attacks=heated", "--unlearn-gate=leak.worst<=10%")
+    result.stdout.fnmatch_lines(["leak.worst *60 (100.0%) by heated@* *FAIL"])
+
+
 def test_an_attack_that_fails_is_an_error_and_no_pass(unlearn_run: UnlearnRun) -> None:
     """A model that cannot be attacked has not withstood."""
     unlearn_run.lookup(
