@@ -1,4 +1,7 @@
-"""Hypothesis strategies for people, their values, documents and prompts.
+"""Hypothesis strategies for people, their values, documents, records, data sets and prompts.
+
+They compose: `documents(people(["email"], locales=["ja_JP"]), carriers=["env"])`. All values come
+from the generators of `--unlearn-people`.
 
 Every choice is drawn by Hypothesis itself, so that a failing example shrinks choice by choice to
 the first words of the lists and the least numbers. (A seeded generator in a strategy shrinks the
@@ -10,18 +13,19 @@ Nothing that Hypothesis prints or stores shows a value: values are `Secret`, and
 drawn as numbers, for drawn texts stand in the example database, and in the blob of
 `@reproduce_failure`, as they are. A value that a test maps to a plain `str` is its own business.
 
-What a model was trained on is fixed, so a test of a model draws `records(manifest)` and fresh
+What a model was trained on is fixed, so a test of a model draws `records(known)` and fresh
 `decoys(kind)`; `people()` and what follows from them are for tests of matchers, filters and data
-pipelines.
+pipelines. Everybody here is made up: `reveal()` in a `note` shows a failing example in plain text.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import for_type_by_name
 
@@ -29,8 +33,13 @@ from pytest_unlearn.core.secret import Secret, joined
 from pytest_unlearn.leaks.disguises import DISGUISES
 from pytest_unlearn.people import words
 from pytest_unlearn.people.carriers import CARRIERS, Carrier
-from pytest_unlearn.people.kinds import KINDS, Kind
-from pytest_unlearn.people.record import Record, Split
+from pytest_unlearn.people.documents import CARRIER_NAMES, FILES, language_of
+from pytest_unlearn.people.draws import Choices
+from pytest_unlearn.people.generate import ATTRIBUTE_KINDS, a_value, documents_of, is_usable
+from pytest_unlearn.people.kinds import KINDS
+from pytest_unlearn.people.names import locales as known_locales
+from pytest_unlearn.people.record import SPLITS, Record, Split
+from pytest_unlearn.people.record_files import records_of_people
 from pytest_unlearn.probes.prompts import (
     KNOWLEDGE,
     WORDINGS,
@@ -43,10 +52,12 @@ from pytest_unlearn.probes.prompts import (
 
 __all__ = [
     "Disguise",
+    "Document",
     "DrawnChoices",
     "Person",
     "attributes",
     "carriers",
+    "datasets",
     "decoys",
     "disguises",
     "documents",
@@ -61,6 +72,10 @@ __all__ = [
 T = TypeVar("T")
 
 _MOST_PEOPLE = 9999
+# Words that have no frozen list are drawn in this locale where none is asked for.
+_LOCALE = "en_US"
+# So many people are drawn for one whose name and values nobody else has.
+_DRAWS = 5
 
 # Hypothesis prints every field of a dataclass, those of `repr=False` too.
 for_type_by_name(Record.__module__, Record.__qualname__, lambda obj, p, _cycle: p.text(repr(obj)))
@@ -117,6 +132,28 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """A text as code holds it, a snippet or a whole file, with values of one person in it."""
+
+    person: Person
+    carrier: str
+    text: Secret
+
+    @property
+    def language(self) -> str:
+        """The language of the text, such as `python` or `sql`."""
+        return language_of(self.carrier)
+
+    def left_in(self, text: str) -> list[Secret]:
+        """Return the person's values that stand in another text, as they are."""
+        return [
+            value
+            for value in self.person.attributes.values()
+            if value.reveal() in self.text.reveal() and value.reveal() in text
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class Disguise:
     """A way to write a value in code, by its name in `leaks.disguises.DISGUISES`.
 
@@ -144,9 +181,10 @@ class Disguise:
 def attributes(kind: str | None = None) -> st.SearchStrategy[Secret]:
     """Return values of a kind of `people.kinds.KINDS`, or of any kind.
 
-    Any kind shrinks towards the first. ValueError for a kind that is not known.
+    Cities, companies and job titles are kinds besides. Any kind shrinks towards the first.
+    ValueError for a kind that is not known.
     """
-    return _values(_kinds(None if kind is None else [kind]))
+    return _values(list(KINDS) if kind is None else _kinds([kind]))
 
 
 def secrets(vendor: str | None = None) -> st.SearchStrategy[Secret]:
@@ -177,14 +215,17 @@ def decoys(kind: str, avoid: Collection[Secret] = ()) -> st.SearchStrategy[Secre
 def people(
     kinds: Iterable[str] | None = None,
     *,
+    locales: Iterable[str] | None = None,
     min_attributes: int = 1,
     max_attributes: int | None = None,
 ) -> st.SearchStrategy[Person]:
     """Return people with between `min_attributes` and `max_attributes` attributes.
 
     `kinds`: of which kinds, simplest first (by default all but `name`, which everybody has); no
-    kind comes twice. For several people use `st.lists(people(), unique_by=lambda p: p.owner)`.
-    ValueError for unknown kinds, and for bounds that the kinds cannot meet.
+    kind comes twice. `locales`: of Faker's, one of which is drawn for each person; by default
+    names are frozen English ones, the same for every version of Faker. For several people use
+    `datasets()`, or `st.lists(people(), unique_by=lambda p: p.owner)`. ValueError for unknown
+    kinds and locales, and for bounds that the kinds cannot meet.
     """
     known = [kind for kind in _kinds(kinds) if kind != "name"]
     most = len(known) if max_attributes is None else max_attributes
@@ -193,11 +234,12 @@ def people(
             f"needs 0 <= min_attributes <= max_attributes <= {len(known)} (the number of kinds), "
             f"got {min_attributes} and {most}"
         )
-    return _people(known, min_attributes, most)
+    where = None if locales is None else _known("a locale of Faker", known_locales(), locales)
+    return _people(known, where, min_attributes, most)
 
 
 def carriers() -> st.SearchStrategy[Carrier]:
-    """Return carriers, the one that writes the least around a value first."""
+    """Return snippets, the one that writes the least around a value first."""
     return st.sampled_from(_simplest_carriers())
 
 
@@ -207,25 +249,66 @@ def knowledge() -> st.SearchStrategy[Knowledge]:
 
 
 def documents(
-    person: Person, *, kind: str | None = None, split: Split = "forget"
-) -> st.SearchStrategy[Record]:
-    """Return records of one attribute of a person (of `kind`, or any) in any carrier.
+    person: Person | st.SearchStrategy[Person] | None = None,
+    *,
+    carriers: Iterable[str] | None = None,
+) -> st.SearchStrategy[Document]:
+    """Return texts that hold all values of a person: snippets, one a line group, or a whole file.
 
-    ValueError if the person has no such attribute.
+    `person`: whose, or a strategy of people (default: `people()`). `carriers`: of which carriers,
+    by default all, the shortest snippet first and whole files last. ValueError for an unknown
+    carrier, and for a person without attributes.
     """
-    if not person.attributes or kind not in (None, *person.attributes):
-        raise ValueError(
-            f"{person.owner} has no attribute{f' {kind!r}' if kind else ''}; "
-            f"has: {', '.join(person.attributes) or 'none'}"
-        )
-    return _documents(person, tuple(person.attributes) if kind is None else (kind,), split)
+    if isinstance(person, Person):
+        _check_attributes(person, None)
+        person = st.just(person)
+    return _documents(people() if person is None else person, _carriers(carriers))
 
 
-def records(manifest: Sequence[Record]) -> st.SearchStrategy[Record]:
-    """Return records of a manifest, towards its first. ValueError if there are none."""
-    if not manifest:
-        raise ValueError("the manifest holds no record")
-    return st.sampled_from(manifest)
+def records(
+    source: Sequence[Record] | Person | st.SearchStrategy[Person] | None = None,
+    *,
+    kind: str | None = None,
+    split: Split = "forget",
+    carriers: Iterable[str] | None = None,
+) -> st.SearchStrategy[Record]:
+    """Return records: of those that are given, towards the first, or new ones.
+
+    `source`: known records, such as a run's own; or a person, or a strategy of people, of whom one
+    attribute (of `kind`, or any) stands in a document (default: `people()`). `carriers`: as for
+    `documents`, by default snippets only. ValueError if there is no record, no such attribute or
+    no such carrier.
+    """
+    if isinstance(source, Sequence):
+        if not source:
+            raise ValueError("the sequence holds no record")
+        return st.sampled_from(source)
+    if isinstance(source, Person):
+        _check_attributes(source, kind)
+        source = st.just(source)
+    if source is None:
+        source = people(None if kind is None else [kind])
+    names = [c.name for c in _simplest_carriers()] if carriers is None else _carriers(carriers)
+    return _records(source, kind, split, names)
+
+
+def datasets(
+    person: st.SearchStrategy[Person] | None = None,
+    *,
+    min_people: int = 1,
+    max_people: int = 3,
+    carriers: Iterable[str] | None = None,
+) -> st.SearchStrategy[tuple[Record, ...]]:
+    """Return the records of people of all three splits, as a run reads them from files.
+
+    `person`: a strategy of people (default: `people()`). Each split has between `min_people` and
+    `max_people` of them; no name and no value belongs to two. ValueError for wrong bounds and
+    unknown carriers.
+    """
+    if not 1 <= min_people <= max_people:
+        raise ValueError(f"needs 1 <= min_people <= max_people, got {min_people} and {max_people}")
+    names = [c.name for c in _simplest_carriers()] if carriers is None else _carriers(carriers)
+    return _datasets(people() if person is None else person, min_people, max_people, names)
 
 
 def prompts(
@@ -268,12 +351,38 @@ def disguises(draw: st.DrawFn) -> Disguise:
 
 
 def _kinds(names: Iterable[str] | None) -> list[str]:
-    """Return kinds by name, each once; all where None. ValueError for an unknown one."""
-    wanted = list(KINDS) if names is None else list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in KINDS:
-            raise ValueError(f"{name!r} is no kind of attribute; known: {', '.join(KINDS)}")
-    return wanted
+    """Return kinds by name, each once; all of `KINDS` where None. ValueError for an unknown one."""
+    if names is None:
+        return list(KINDS)
+    return _known("a kind of attribute", ("name", *ATTRIBUTE_KINDS), names)
+
+
+def _known(what: str, known: Collection[str], names: Iterable[str]) -> list[str]:
+    """Return names, each once. ValueError where there is none, or one that is not known."""
+    chosen = list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"{name!r} is not {what}; known: {', '.join(known)}")
+    return chosen
+
+
+def _carriers(names: Iterable[str] | None) -> list[str]:
+    """Return carriers by name, the simplest first. ValueError for an unknown one, and for none."""
+    simplest = [*(carrier.name for carrier in _simplest_carriers()), *FILES]
+    if names is None:
+        return simplest
+    chosen = _known("a carrier", CARRIER_NAMES, names)
+    if not chosen:
+        raise ValueError(f"no carrier is named; known: {', '.join(CARRIER_NAMES)}")
+    return sorted(chosen, key=simplest.index)
+
+
+def _check_attributes(person: Person, kind: str | None) -> None:
+    if not person.attributes or kind not in (None, *person.attributes):
+        raise ValueError(
+            f"{person.owner} has no attribute{f' {kind!r}' if kind else ''}; "
+            f"has: {', '.join(person.attributes) or 'none'}"
+        )
 
 
 def _fewest(make: Callable[[DrawnChoices], object]) -> int:
@@ -283,20 +392,28 @@ def _fewest(make: Callable[[DrawnChoices], object]) -> int:
     return simplest.made
 
 
+def _text(kind: str, locale: str | None, choices: Choices) -> str | None:
+    """Return a value of a kind: frozen words where no locale is asked for and there are some."""
+    if locale is None and kind in KINDS:
+        return KINDS[kind].generate(choices)
+    return a_value(kind, locale or _LOCALE, choices)
+
+
 @functools.cache
-def _fewest_of(kind: Kind) -> int:
-    return _fewest(kind.generate)
+def _fewest_of(kind: str, locale: str | None) -> int:
+    return _fewest(lambda choices: _text(kind, locale, choices))
 
 
-def _value(kind: str, choices: DrawnChoices, floor: int) -> Secret:
+def _value(kind: str, locale: str | None, choices: DrawnChoices, floor: int) -> Secret:
     """Return a value of a kind, made in at least `floor` choices and in those of its simplest.
 
     Kinds differ in how many choices they take, and variants of one kind too.
     """
     start = choices.made
-    value = Secret(KINDS[kind].generate(choices), kind)
-    choices.idle_until(start + max(floor, _fewest_of(KINDS[kind])))
-    return value
+    value = _text(kind, locale, choices)
+    assume(value is not None and is_usable(kind, value, ""))
+    choices.idle_until(start + max(floor, _fewest_of(kind, locale)))
+    return Secret(value or "", kind)
 
 
 def _simplest_carriers() -> list[Carrier]:
@@ -313,55 +430,118 @@ def _simplest_carriers() -> list[Carrier]:
 @st.composite
 def _values(draw: st.DrawFn, kinds: Sequence[str]) -> Secret:
     choices = DrawnChoices.drawn_by(draw)
-    return _value(choices.choice(kinds), choices, _fewest_of(KINDS[kinds[0]]))
+    return _value(choices.choice(kinds), None, choices, _fewest_of(kinds[0], None))
 
 
 @st.composite
-def _people(draw: st.DrawFn, kinds: Sequence[str], least: int, most: int) -> Person:
+def _people(
+    draw: st.DrawFn, kinds: Sequence[str], locales: Sequence[str] | None, least: int, most: int
+) -> Person:
     choices = DrawnChoices.drawn_by(draw)
     owner = f"person-{choices.below(_MOST_PEOPLE) + 1:03d}"
-    first = choices.choice(words.FIRST_NAMES)
-    surname = choices.choice(words.SURNAME_HEADS) + choices.choice(words.SURNAME_TAILS)
+    locale = None if locales is None else choices.choice(locales)
+    if locale is None:
+        first = choices.choice(words.FIRST_NAMES)
+        surname = choices.choice(words.SURNAME_HEADS) + choices.choice(words.SURNAME_TAILS)
+        name = Secret(f"{first} {surname}", "name")
+    else:
+        name = _value("name", locale, choices, 0)
     # The simplest person has the first kinds, so that no other kind may take less than these.
-    floor = max((_fewest_of(KINDS[kind]) for kind in kinds[:least]), default=0)
+    floor = max((_fewest_of(kind, locale) for kind in kinds[:least]), default=0)
+    # A choice a kind, each of which leaves the others as they are: what a failure does not need is
+    # dropped alone. The first kinds fill up what is lacking.
+    one_in = max(2, len(kinds) // 2)
     found: dict[str, Secret] = {}
-    while len(found) < most:
-        left = [kind for kind in kinds if kind not in found]
-        value = draw(_more(left, len(found) >= least, floor))
-        if value is None:
-            break
-        found[value.kind] = value
-    return Person(owner, Secret(f"{first} {surname}", "name"), found)
+    for kind in kinds:
+        if len(found) < most and choices.below(one_in) == one_in - 1:
+            found[kind] = draw(_attribute(kind, locale, floor))
+    for kind in kinds:
+        if len(found) < least and kind not in found:
+            found[kind] = draw(_attribute(kind, locale, floor))
+    assume(all(is_usable(kind, value.reveal(), name.reveal()) for kind, value in found.items()))
+    return Person(owner, name, {kind: found[kind] for kind in kinds if kind in found})
 
 
 @st.composite
-def _more(draw: st.DrawFn, kinds: Sequence[str], may_end: bool, floor: int) -> Secret | None:
-    """Return one more attribute, or None for the end.
+def _attribute(draw: st.DrawFn, kind: str, locale: str | None, floor: int) -> Secret:
+    """Return an attribute: a strategy of its own, so that Hypothesis drops one as a whole."""
+    return _value(kind, locale, DrawnChoices.drawn_by(draw), floor)
 
-    A strategy of its own, so that Hypothesis sees where an attribute begins and ends, and drops
-    one as a whole.
-    """
+
+def _facts(person: Person) -> list[tuple[str, str]]:
+    return [(kind, value.reveal()) for kind, value in person.attributes.items()]
+
+
+@st.composite
+def _documents(
+    draw: st.DrawFn, person: st.SearchStrategy[Person], carriers: Sequence[str]
+) -> Document:
+    whose = draw(person)
+    carrier = draw(st.sampled_from(carriers))
     choices = DrawnChoices.drawn_by(draw)
-    if may_end and choices.below(2) == 0:
-        return None
-    return _value(choices.choice(kinds), choices, floor)
+    texts = documents_of(carrier, whose.name.reveal(), _facts(whose), choices)
+    return Document(whose, carrier, Secret("".join(texts), "document"))
 
 
 @st.composite
-def _documents(draw: st.DrawFn, person: Person, kinds: Sequence[str], split: Split) -> Record:
-    kind = draw(st.sampled_from(kinds))
-    carrier = draw(carriers())
-    return Record(
-        id=f"{person.owner}-{kind}",
-        owner=person.owner,
-        split=split,
-        kind=kind,
-        carrier=carrier.name,
-        before=Secret(carrier.before(person.name.reveal(), kind), "prompt"),
-        value=person.attributes[kind],
-        after=Secret(carrier.after, "document"),
-        name=person.name,
-    )
+def _records(
+    draw: st.DrawFn,
+    source: st.SearchStrategy[Person],
+    kind: str | None,
+    split: Split,
+    carriers: Sequence[str],
+) -> Record:
+    whose = draw(source)
+    assume(whose.attributes and (kind is None or kind in whose.attributes))
+    kind = kind or draw(st.sampled_from(list(whose.attributes)))
+    carrier = draw(st.sampled_from(carriers))
+    line = _line(whose, carrier, DrawnChoices.drawn_by(draw))
+    record = next(r for r in records_of_people({split: [line]}) if r.kind == kind)
+    return replace(record, id=f"{whose.owner}-{kind}", owner=whose.owner, person=None)
+
+
+def _line(person: Person, carrier: str, choices: Choices) -> dict[str, object]:
+    """Return a person as a line of a record file holds one."""
+    name, facts = person.name.reveal(), _facts(person)
+    texts = documents_of(carrier, name, facts, choices)
+    return {
+        "owner": person.owner,
+        "name": name,
+        "attributes": dict(facts),
+        "documents": [{"text": text, "carrier": carrier} for text in texts],
+    }
+
+
+@st.composite
+def _datasets(
+    draw: st.DrawFn,
+    person: st.SearchStrategy[Person],
+    least: int,
+    most: int,
+    carriers: Sequence[str],
+) -> tuple[Record, ...]:
+    choices = DrawnChoices.drawn_by(draw)
+    taken: set[str] = set()
+    lines: dict[Split, list[dict[str, object]]] = {}
+    for split in SPLITS:
+        group = lines.setdefault(split, [])
+        while len(group) < most and (len(group) < least or choices.below(2)):
+            whose = draw(_another(person, taken))
+            taken |= {whose.name.reveal(), whose.owner, *(value for _, value in _facts(whose))}
+            group.append(_line(whose, choices.choice(carriers), choices))
+    return records_of_people(lines)
+
+
+@st.composite
+def _another(draw: st.DrawFn, person: st.SearchStrategy[Person], taken: Collection[str]) -> Person:
+    """Return somebody with attributes whose name and values are nobody's yet."""
+    for _ in range(_DRAWS):
+        whose = draw(person)
+        own = {whose.name.reveal(), whose.owner, *(value for _, value in _facts(whose))}
+        if whose.attributes and not own & set(taken):
+            return whose
+    assume(False)
+    raise AssertionError  # `assume` has left
 
 
 @st.composite

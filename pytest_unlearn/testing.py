@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class LookupModels:
     """A base that knows every trained record and task, and a tested model that lost some.
 
+    A prompt of no probe and no task is answered by `...`.
+
     `leaking`: forget probes whose value the tested model still gives. `lost`: retain probes and
     task cases that it no longer knows. `said`: texts given instead, by probe or task id, in the
     tested state. `drawn_out`: by record id, a text that a prompt must hold for the tested

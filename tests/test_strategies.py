@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
@@ -25,10 +26,12 @@ from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.prompts import KNOWLEDGE, PromptError
 from pytest_unlearn.strategies import (
     Disguise,
+    Document,
     DrawnChoices,
     Person,
     attributes,
     carriers,
+    datasets,
     decoys,
     disguises,
     documents,
@@ -80,7 +83,7 @@ def client(count: int = 2) -> Person:
 
 def records_of(person: Person) -> list[Record]:
     """Return the simplest record of each attribute."""
-    return [minimal(documents(person, kind=kind)) for kind in person.attributes]
+    return [minimal(records(person, kind=kind)) for kind in person.attributes]
 
 
 # --- what failing examples shrink to -----------------------------------------------------------
@@ -100,12 +103,26 @@ def test_a_person_keeps_only_what_the_failure_needs() -> None:
         lambda p: "phone" in p.attributes and int(p.attributes["phone"].reveal()[-2:]) >= 43,
     )
     assert shown(person) == {"name": "Ada Balbek", "phone": "200-555-0143"}
-    person = minimal(people(), lambda p: len(p.attributes) >= 2 and p.name.reveal() > "B")
-    assert shown(person) == {
-        "name": "Bea Balbek",
-        "email": "acornacorn100@example.com",
-        "phone": "200-555-0100",
-    }
+    kinds = ["ssn", "iban", "phone"]
+    person = minimal(people(kinds), lambda p: len(p.attributes) >= 2 and p.name.reveal() > "B")
+    assert person.name.reveal() == "Bea Balbek"
+    assert len(person.attributes) == 2  # which two, the failure does not say
+    for kind, value in person.attributes.items():
+        assert value.reveal() == KINDS[kind].generate(DrawnChoices(lambda n: 0))
+
+
+@pytest.mark.parametrize("locales", [None, ["en_GB", "fr_FR"]])
+def test_what_a_failure_does_not_need_is_dropped(locales: list[str] | None) -> None:
+    """From whichever example Hypothesis began with."""
+    clients = people(["email", "phone", "phone_uk"], locales=locales)
+    for seed in range(5):
+        person = find(
+            clients, lambda p: "phone_uk" in p.attributes, settings=QUIET, random=Random(seed)
+        )
+        assert shown(person) == {
+            "name": "Susan Savage" if locales else "Ada Balbek",
+            "phone_uk": "07700 900000",
+        }
 
 
 def test_two_people_of_one_name_shrink_to_the_simplest_two() -> None:
@@ -157,19 +174,75 @@ def test_secrets_are_of_the_vendors_kinds(vendor: str) -> None:
         find(secrets(vendor), lambda v: v.kind not in wanted, settings=FEW)
 
 
-def test_documents_shrink_to_the_shortest_carrier() -> None:
+def test_records_shrink_to_the_shortest_carrier() -> None:
     """The record is whole, and reads as its carrier writes it."""
     person = client()
-    record = minimal(documents(person))
+    record = minimal(records(person))
     assert record.document.reveal() == "# Ada Balbek\nEMAIL=acornacorn100@example.com\n"
     assert (record.owner, record.kind, record.split) == ("person-001", "email", "forget")
     assert record.name == person.name
-    in_sql = minimal(documents(person, split="retain"), lambda r: r.carrier == "sql")
+    in_sql = minimal(records(person, split="retain"), lambda r: r.carrier == "sql")
     assert in_sql.split == "retain"
     assert in_sql.document.reveal() == (
         "INSERT INTO clients (name, email) VALUES ('Ada Balbek', 'acornacorn100@example.com');\n"
     )
-    assert minimal(documents(person, kind="phone")).value == person.attributes["phone"]
+    assert minimal(records(person, kind="phone")).value == person.attributes["phone"]
+
+
+def test_documents_hold_all_values_and_shrink_to_the_shortest_snippet() -> None:
+    """Whole files come up too, and strategies of people compose with it."""
+    assert minimal(documents()).text.reveal() == "# Ada Balbek\nEMAIL=acornacorn100@example.com\n"
+    whole = minimal(
+        documents(people(["iban"]), carriers=["sql_seed", "env"]), lambda d: d.carrier == "sql_seed"
+    )
+    assert whole.language == "sql"
+    assert "'XX900000000000000000'" in whole.text.reveal()
+    assert 20 <= len(whole.text.reveal().splitlines()) <= 40
+
+    @settings(FEW)
+    @given(documents(people(["email", "city", "ssn"], locales=["ja_JP", "fr_FR"])))
+    def check(document: Document) -> None:
+        text = document.text.reveal()
+        assert document.left_in(text) == list(document.person.attributes.values())
+        assert document.left_in(text[::-1]) == []
+        assert not [v for v in document.person.attributes.values() if v.reveal() in repr(document)]
+
+    check()
+
+
+def test_people_of_a_locale_are_small_and_readable() -> None:
+    """The same words as those of an order, and the first of each list."""
+    simplest = minimal(people(["city", "email"], locales=["en_US"], min_attributes=2))
+    assert shown(simplest) == {
+        "name": "Aaron Smith",
+        "city": "North Aarontown",
+        "email": "acornacorn100@example.com",
+    }
+    mixed = people(["company"], locales=["en_US", "ja_JP"])
+    assert not minimal(mixed, lambda p: not p.name.reveal().isascii()).name.reveal().isascii()
+    assert minimal(attributes("job_title")).kind == "job_title"
+
+
+def test_new_records_and_data_sets_are_what_files_give() -> None:
+    """All three splits; no name and no value of two; the smallest is one record a split."""
+    assert minimal(records(kind="phone")).value.reveal() == "200-555-0100"
+    smallest = minimal(datasets(people(["phone"])))
+    assert [record.split for record in smallest] == ["forget", "retain", "control"]
+    values = [record.value.reveal() for record in smallest]
+    assert sorted(values)[0] == "200-555-0100"
+    assert all(re.fullmatch(r"20\d-555-01\d\d", value) for value in values)
+
+    @settings(FEW)
+    @given(datasets(people(["email", "phone"]), min_people=2, carriers=["env_file", "json"]))
+    def check(data: tuple[Record, ...]) -> None:
+        people_of = {(r.split, r.owner): r.name for r in data}
+        assert len(set(people_of.values())) == len(people_of) >= 6
+        owners = {record.value: record.owner for record in data}
+        assert all(owners[record.value] == record.owner for record in data)
+        assert all(record.value.reveal() in record.document.reveal() for record in data)
+        assert not [record for record in data if record.value.reveal() in repr(data)]
+
+    check()
 
 
 def test_carriers_and_knowledge_go_from_simple_to_rich() -> None:
@@ -299,14 +372,19 @@ def test_prompts_leave_out_what_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: attributes("shoe_size"), "'shoe_size' is no kind of attribute; known: email, "),
-        (lambda: decoys("shoe_size"), "'shoe_size' is no kind"),
+        (lambda: attributes("shoe_size"), "'shoe_size' is not a kind of attribute; known: name, "),
+        (lambda: decoys("shoe_size"), "'shoe_size' is not a kind"),
         (lambda: secrets("acme"), "no kind is of the vendor 'acme'; known: .*github"),
         (lambda: people(["email"], min_attributes=2), "<= 1 .*got 2 and 1"),
         (lambda: people(["email"], max_attributes=2), "<= 1 .*got 1 and 2"),
         (lambda: records([]), "holds no record"),
-        (lambda: documents(client(1), kind="phone"), "person-001 has no attribute 'phone'; has: e"),
+        (lambda: records(carriers=["jsonn"]), "'jsonn' is not a carrier; known: assignment, "),
+        (lambda: documents(carriers=[]), "no carrier is named"),
         (lambda: documents(minimal(people(min_attributes=0))), "has no attribute; has: none"),
+        (lambda: people(locales=["de_XX"]), "'de_XX' is not a locale of Faker; known: am_ET"),
+        (lambda: datasets(max_people=0), "1 <= min_people <= max_people, got 1 and 0"),
+        (lambda: records(client(1), kind="phone"), "person-001 has no attribute 'phone'; has: e"),
+        (lambda: records(minimal(people(min_attributes=0))), "has no attribute; has: none"),
         (lambda: DrawnChoices(lambda n: 0).below(0), "n >= 1, got 0"),
     ],
 )  # fmt: skip
@@ -343,7 +421,7 @@ def keep(*texts):
 @given(people(min_attributes=3), st.data())
 def test_person(person, data):
     keep(person.name.reveal(), *(v.reveal() for v in person.attributes.values()))
-    document = data.draw(documents(person))
+    document = data.draw(records(person))
     keep(document.before.reveal())
     lines = data.draw(prompts(document), label="lines")
     source = data.draw(disguises())(document.value)

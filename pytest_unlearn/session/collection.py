@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -26,6 +26,11 @@ PAIR_PROPERTY = "unlearn_pair"
 _NAMED = 5
 _SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
 # What a marker can be narrowed by, and the probe's attribute that it names.
+# What a test asks a model by.
+MODEL_FIXTURES = {
+    *("unlearn_model", "unlearn_base_model", "unlearn_completions", "unlearn_probe"),
+    *("unlearn_task", "unlearn_search", "unlearn_attacked"),
+}
 _FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
 
 
@@ -102,7 +107,11 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
 
 
 def tag(item: pytest.Item) -> None:
-    """Write row and pair into an item's properties, where every report of it carries them."""
+    """Write row and pair into an item's properties, where every report of it carries them.
+
+    A Hypothesis test gets the settings that a model needs.
+    """
+    _ease_property(item)
     callspec = getattr(item, "callspec", None)
     if callspec is not None and "unlearn_pair" in callspec.params:
         item.user_properties.append((PAIR_PROPERTY, callspec.params["unlearn_pair"].label))
@@ -117,6 +126,33 @@ def tag(item: pytest.Item) -> None:
 
 def _brought_back(row: AttackRow) -> bool:
     return row.split == "forget" and row.leaked
+
+
+def _ease_property(item: pytest.Item) -> None:
+    """Let Hypothesis take the time that a model takes, for a `@given` test that asks for one.
+
+    Our fixtures are the same for all examples of a test, so their scope is no fault; an example
+    that failed belongs to a model and not to the code, so none is kept for the next run. All
+    other settings are the user's.
+    """
+    test: Any = getattr(item, "obj", None)
+    test = getattr(test, "__func__", test)  # of a class, its function has the settings
+    asked = set(getattr(item, "fixturenames", ()))
+    if not getattr(test, "is_hypothesis_test", False) or not asked & MODEL_FIXTURES:
+        return
+    from hypothesis import HealthCheck, settings
+
+    mine = test._hypothesis_internal_use_settings
+    test._hypothesis_internal_use_settings = settings(
+        mine,
+        deadline=None,
+        database=None,
+        suppress_health_check=[
+            *mine.suppress_health_check,
+            *(HealthCheck.too_slow, HealthCheck.function_scoped_fixture),
+            HealthCheck.differing_executors,  # a class's test over probes; it minds the database
+        ],
+    )
 
 
 class PairOrder:
