@@ -1,12 +1,36 @@
-"""What goes wrong: what the user is told to change, and what fails while a run trains or writes."""
+"""What goes wrong: what the user is told to change, and what fails while a run trains or writes.
+
+Messages hold names from outside (a model, a file): `plain` and `plain_lines` make them harmless,
+here and wherever else such text is shown.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+# What GitHub Actions would take for a command: at the start of a line, and the old form anywhere.
+_COMMAND = re.compile(r"^\s*::|##\[")
+
+
+def plain(text: str) -> str:
+    """Return a text of one line in which nothing steers a terminal: such characters are spelled."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def plain_lines(text: str) -> str:
+    """Return a text of several lines that steers no terminal, and of which none is a command."""
+    return "\n".join(
+        _COMMAND.sub(lambda m: m.group()[:-1] + "\\" + m.group()[-1], plain(line))
+        for line in text.split("\n")
+    )
 
 
 class UserError(ValueError):
@@ -19,7 +43,7 @@ class UserError(ValueError):
     flag = ""
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = plain_lines(super().__str__())
         return message if not self.flag or message.startswith("--") else f"{self.flag}: {message}"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import html
 import json
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 # Made anew in each process unless a run sets one: two runs cannot be linked, and a low-entropy
 # value (a phone number) cannot be found by hashing all candidates, as it could with a plain digest.
@@ -75,30 +77,91 @@ def joined(parts: Iterable[Secret], kind: str = "prompt") -> Secret:
 
 
 REDACTED = "<redacted>"
-# A shorter line of a value tells little, and may be a bracket that stands everywhere.
-SHORTEST_LINE = 8
+# A part of so many characters counts as a value; shorter ones are met in any text.
+SHORTEST_PART = 8
+# What any value of a format shows, and other text as well.
+_PUBLIC = re.compile(r"^[a-z][a-z0-9+.-]{1,20}://|-{5}[A-Z0-9 ]{1,40}-{5}", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
 
 
 def without(text: str, values: frozenset[str]) -> str:
-    """Return a text without any of these values, as they are or as Python or JSON escapes them."""
-    for form in _forms(values):
-        if form in text:
-            text = text.replace(form, REDACTED)
-    return text
+    """Return a text without any of these values, and without any part of `SHORTEST_PART` letters.
 
-
-@functools.lru_cache(maxsize=4)
-def _forms(values: frozenset[str]) -> tuple[str, ...]:
-    """Return how values can stand in a text; a longer one first, as another can be a part of it.
-
-    A value of several lines also line by line: pytest puts something in front of each.
+    In any case of letters, and as Python, JSON and HTML escape them, twice too. A shorter value is
+    taken out where it is no part of a longer word.
     """
-    several = [value.splitlines() for value in values if len(value.splitlines()) > 1]
-    lines = {line.strip() for value in several for line in value}
-    forms = {
-        form
-        for value in values | {line for line in lines if len(line) >= SHORTEST_LINE}
-        for form in (value, repr(value)[1:-1], ascii(value)[1:-1], json.dumps(value)[1:-1])
-        if form
-    }
-    return tuple(sorted(forms, key=len, reverse=True))
+    return _redaction(values).clean(text) if values else text
+
+
+class _Redaction:
+    """Which parts of values a text may not show; built in about 5 us a value."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        # Hashes: the parts themselves would take three times the memory.
+        self._parts: set[int] = set()
+        self._words: set[str] = set()
+        self._others: set[str] = set()
+        for form in {form for value in values for form in _forms(value) if form}:
+            if len(form) < SHORTEST_PART:
+                (self._words if _WORD.fullmatch(form) else self._others).add(form)
+            for piece in _PUBLIC.split(_lower(form)):
+                self._parts.update(map(hash, _parts_of(piece)))
+
+    def clean(self, text: str) -> str:
+        """Return a text without values."""
+        pieces, kept = [], 0
+        for start, end in self._stretches(text):
+            pieces += [text[kept:start], REDACTED]
+            kept = end
+        text = "".join([*pieces, text[kept:]])
+        for form in self._others:
+            text = text.replace(form, REDACTED)
+        if not self._words:
+            return text
+        return _WORD.sub(lambda m: REDACTED if m.group() in self._words else m.group(), text)
+
+    def _stretches(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where parts of values stand, those that touch as one, white space around left."""
+        known = self._parts
+        found = [at for at, part in enumerate(_parts_of(_lower(text))) if hash(part) in known]
+        start = end = 0
+        for at in [*found, len(text) + 1]:
+            if at > end and end:
+                inner = text[start:end]
+                yield end - len(inner.lstrip()), start + len(inner.rstrip())
+            if at > end or not end:
+                start = at
+            end = at + SHORTEST_PART
+
+
+def _parts_of(text: str) -> Iterator[str]:
+    return (text[at : at + SHORTEST_PART] for at in range(len(text) - SHORTEST_PART + 1))
+
+
+def _lower(text: str) -> str:
+    """Return a text in lower case, each letter at its place."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else text
+
+
+# One set of values a run; a new one where tests run pytest in one process.
+_redaction = functools.lru_cache(maxsize=4)(_Redaction)
+
+
+def _forms(value: str) -> set[str]:
+    """Return how a value can stand in a text: as it is, escaped once or twice, or as bytes."""
+    if value.isascii() and value.isprintable() and not set("'\"\\&<>") & set(value):
+        return {value}
+    forms = {value, html.escape(value)}
+    for _ in range(2):
+        forms |= {
+            form
+            for text in forms
+            for form in (
+                repr(text)[1:-1],
+                ascii(text)[1:-1],
+                repr(text.encode("utf-8", "replace"))[2:-1],
+                json.dumps(text)[1:-1],
+            )
+        }
+    return forms

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pytest_unlearn.core.errors import plain
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
-from pytest_unlearn.reports.rendering import code, markdown, markdown_table, plain, rendered
+from pytest_unlearn.reports.rendering import code, markdown, markdown_table, rendered
 from pytest_unlearn.reports.robustness import attack_sentences, attack_table
 from pytest_unlearn.reports.tables import forget_rows, relations
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
@@ -144,6 +145,6 @@ def _short(value: object) -> str:
 
 
 def _escaped(text: str, property: bool = False) -> str:
-    """Escape as GitHub's toolkit does (`packages/core/src/command.ts`)."""
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """Escape a line as GitHub's toolkit does (`packages/core/src/command.ts`)."""
+    text = plain(text).replace("%", "%25")
     return text.replace(":", "%3A").replace(",", "%2C") if property else text

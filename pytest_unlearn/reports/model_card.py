@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from pytest_unlearn.core.errors import plain
 from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.reports.github import attacked_lines, gate_table, provenance_lines, share_table
-from pytest_unlearn.reports.rendering import plain, rendered
+from pytest_unlearn.reports.rendering import rendered
 from pytest_unlearn.run.result import Result
 
 TASK_TYPE = "text-generation"

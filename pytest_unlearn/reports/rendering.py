@@ -11,20 +11,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.core.errors import plain
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 # What Markdown or the HTML in it would read as markup.
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~]|<(?=[A-Za-z/!?])|&(?=#?\w))")
-
-
-def plain(text: str) -> str:
-    """Return a text of one line in which nothing steers a terminal: such characters are spelled."""
-    return "".join(char if char.isprintable() else _spelled(char) for char in text)
-
-
-def _spelled(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def markdown(text: str) -> str:
@@ -56,7 +49,7 @@ def _shown_in_html(autoescape: bool, value: Any) -> Any:
     """Spell out, in a page, what no page can hold or what turns text around; lines stay lines."""
     if not autoescape or not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "".join(c if c.isprintable() or c in "\n\t" else _spelled(c) for c in value)
+    return "".join(c if c in "\n\t" else plain(c) for c in value)
 
 
 @functools.cache

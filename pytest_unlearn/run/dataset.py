@@ -139,6 +139,11 @@ class Dataset:
         """The names of all people, where they are known."""
         return frozenset(record.name.reveal() for record in self.records if record.name)
 
+    @functools.cached_property
+    def personal(self) -> frozenset[str]:
+        """The values and names: what no output may show."""
+        return self.values | self.names
+
     def records_of(self, split: Split) -> list[Record]:
         """Return the records of one split, in order."""
         return [record for record in self.records if record.split == split]

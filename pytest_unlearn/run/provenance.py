@@ -144,7 +144,7 @@ def redacted(text: str, key: str | None, dataset: Dataset) -> str:
     """Return a text from outside (a command line, an error) without key, value or name."""
     if key:
         text = text.replace(key, REDACTED)
-    return without(text, dataset.values | dataset.names)
+    return without(text, dataset.personal)
 
 
 def _model_keys(settings: Settings, dataset: Dataset, models: Models) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
+from pytest_unlearn.core.errors import plain_lines
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, rows_in
 from pytest_unlearn.people.record import Split
 
@@ -190,7 +191,7 @@ def show_values(item: pytest.Item, report: pytest.TestReport) -> None:
     lines = [f"value: {probe.value.reveal()}"] if probe is not None else []
     lines.append(f"base wrote: {completions.base.text.reveal()}")
     lines.append(f"tested wrote: {completions.unlearned.text.reveal()}")
-    report.sections.append(("unlearn values", "\n".join(lines)))
+    report.sections.append(("unlearn values", plain_lines("\n".join(lines))))
 
 
 def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_unlearn.core.errors import UserError, naming
+from pytest_unlearn.core.errors import UserError, naming, plain_lines
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import metric_lines
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
@@ -61,7 +61,7 @@ def replay(config: pytest.Config) -> int:
     verdict = verdict_of_all(after)
     told = f"{verdict}: {after[0].grounds}" if verdict == "FOR RELEASE" and not sweeps else verdict
     lines += [*written_lines(reports, unwritten), told]
-    print("\n".join(lines))
+    print(plain_lines("\n".join(lines)))
     if unwritten:
         return pytest.ExitCode.USAGE_ERROR
     blocked = verdict == "NOT FOR RELEASE"
@@ -83,7 +83,7 @@ def show(config: pytest.Config) -> int:
 
     config._do_configure()  # as pytest's own --markers and --fixtures do
     try:
-        print("\n".join(_plan(config)))
+        print(plain_lines("\n".join(_plan(config))))
     finally:
         if SESSION in config.stash:
             config.stash[SESSION].finish()

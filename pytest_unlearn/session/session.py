@@ -109,7 +109,9 @@ class UnlearnSession:
         """Make and register what keeps values out of all that pytest tells."""
         key = self.settings.fingerprint_key
         redactor = Redactor(
-            self.config.invocation_params.dir, lambda text: redacted(text, key, self.dataset)
+            self.config.invocation_params.dir,
+            lambda text: redacted(text, key, self.dataset),
+            self.config.pluginmanager,
         )
         self.config.pluginmanager.register(redactor, "unlearn-redactor")
         return redactor

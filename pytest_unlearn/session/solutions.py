@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_unlearn.core.errors import plain_lines
 from pytest_unlearn.gates.case_rows import TaskRow
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def text(completions: Completions[SolutionVerdict]) -> str:
     """Return a line for each model that did not solve the task: status, and the failing call."""
     states = (("base", completions.base), ("tested", completions.unlearned))
     return "".join(
-        f"{state} model: {completion.outcome.status}: {completion.outcome.detail}\n"
+        f"{state} model: {completion.outcome.status}: {plain_lines(completion.outcome.detail)}\n"
         for state, completion in states
         if not completion.outcome.passed
     )

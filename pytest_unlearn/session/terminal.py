@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from pytest_unlearn.core.errors import plain
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, Row, TaskRow, rows_in
 from pytest_unlearn.gates.estimates import percent, shares, size
 from pytest_unlearn.gates.gate import Gate
@@ -100,8 +101,8 @@ def header(session: UnlearnSession) -> str:
     if settings.adapter is not None:
         baseline = f", adapter {settings.adapter}{baseline}"
     return (
-        f"unlearn: {_tested(session)}{baseline}, probes "
-        f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
+        plain(f"unlearn: {_tested(session)}{baseline}, probes ")
+        + f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
         f"tasks {len(data.tasks)}, "
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
         + solutions.line(settings.sandbox, session.protection)
@@ -152,7 +153,7 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
         reporter.section("unlearning")
         for run in session.judged:
             if session.sweeps:
-                reporter.section(run.pair.label, sep="-")
+                reporter.section(plain(run.pair.label), sep="-")
             _write_run(run, reporter, screen)
         if session.sweeps:
             _write_sweep(session, reporter, screen)
@@ -414,7 +415,9 @@ class Screen:
         self.width = columns if tty or columns < _USUAL else None
 
     def line(self, text: str = "", **markup: bool) -> None:
-        """Write a line, broken between words where it is too long."""
+        """Write a line, broken between words where it is too long; nothing in it steers the
+        terminal."""
+        text = plain(text)
         if self.width is None or len(text) <= self.width:
             self._writer.write_line(text, **markup)
             return
@@ -432,6 +435,7 @@ class Screen:
     def table(self, table: Sequence[Sequence[str]], colours: Sequence[str] = ()) -> None:
         """Write a table whose first row is its head; the last cell of each other row takes its
         colour."""
+        table = [list(map(plain, row)) for row in table]
         lines = aligned(table)
         if self.width is not None and max(map(len, lines)) > self.width:
             for line, colour in self._stacked(table, colours):

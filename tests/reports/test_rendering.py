@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_unlearn.core.errors import plain
 from pytest_unlearn.reports.formats import FORMATS
-from pytest_unlearn.reports.rendering import code, markdown, markdown_table, plain
+from pytest_unlearn.reports.rendering import code, markdown, markdown_table
 from tests.support.results import make
 
 HOSTILE = "a`b|c\n::error::x\x1b[31m<script>\u202eevil\ud800"
