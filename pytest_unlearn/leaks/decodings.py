@@ -1,6 +1,6 @@
-"""Readings of a text in which a value may stand: as it is, normalised, or disguised in code.
+"""Views of a text in which a value may appear: as it is, normalised, or disguised in code.
 
-Every reading is cheap text work, linear in the text whatever it holds (completions are hostile
+Every view is cheap text work, linear in the text whatever it holds (completions are hostile
 input: no pattern here backtracks), and what it gives is searched for all values at once.
 """
 
@@ -71,7 +71,7 @@ def normalise(text: str) -> str:
 
 
 def kept_positions(text: str) -> list[int]:
-    """Return where each character of `squeeze(text)` stands in a folded text."""
+    """Return the place in a folded text of each character of `squeeze(text)`."""
     return [i for i, c in enumerate(text) if c not in _SEPARATOR_SET]
 
 
@@ -81,7 +81,7 @@ class View:
 
     `joints` are offsets at which two pieces were put together: a value may start or end there,
     whatever its neighbour. `spelled`: number words are digits, in the values as well. `parts`:
-    readings that tell more exactly how a value stands in this one.
+    views that show more exactly how a value appears in this one.
     """
 
     how: str
@@ -115,7 +115,7 @@ def _text_of(data: bytes) -> str:
 
 
 def _character(code: int, instead: str) -> str:
-    # A surrogate or a number beyond Unicode stands for no character: it is left as it was.
+    # A surrogate or a number beyond Unicode is not a character: it is left alone.
     return chr(code) if code < 0xD800 or 0xDFFF < code <= 0x10FFFF else instead
 
 

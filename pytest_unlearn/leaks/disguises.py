@@ -1,4 +1,4 @@
-"""Ways to hide a value in code: the other side of `decodings`, for tests and for search.
+"""Ways to hide a value in code, the counterpart of `decodings`, for tests and for search.
 
 Each disguise takes a value and a source of choices and returns Python source (one or a few lines)
 from which a reader, or the program itself, gets the value. A disguise that cannot hide a value
@@ -166,10 +166,10 @@ def _reversed(value: str, choices: Choices) -> str:
 
 def _digits_in_words(value: str, choices: Choices) -> str:
     gap = choices.choice(("", " ", "-"))
-    told = re.sub(
+    words = re.sub(
         "[0-9]+", lambda m: gap.join(NUMBER_WORDS[int(digit)] for digit in m.group()), value
     )
-    return _exact(told, choices)
+    return _exact(words, choices)
 
 
 def _at_and_dot(value: str, choices: Choices) -> str:

@@ -104,7 +104,7 @@ def leak_at(log_probability: float, k: int) -> float:
     if k < 0:
         raise ValueError(f"k is {k}: it must be 0 or more")
     if math.isnan(log_probability) or log_probability > 0:
-        raise ValueError(f"{log_probability} is no log-probability")
+        raise ValueError(f"{log_probability} is not a log-probability")
     if k == 0:
         return 0.0
     p = math.exp(log_probability)
@@ -160,8 +160,8 @@ LEAST_DECOYS = 1000
 class Exposure:
     """The rank of a value, 1 for the likeliest, among `size` values, itself among them.
 
-    `exact` tells that these are all values of the kind, not a sample. A value that ties with a
-    decoy stands behind it.
+    `exact`: these are all values of the kind, not a sample. A value that ties with a decoy ranks
+    behind it.
     """
 
     rank: int

@@ -1,18 +1,18 @@
 """Finding known values in a text: as they are, normalised, or disguised in code.
 
-The values are known, so a match is a fact and no guess by a pattern. Each *view* is a reading of
-the text in which a value may stand; the first view that shows a value names how it was found.
+The values are known, so a match is a fact and not a pattern's guess. Each *view* is a reading of
+the text; the first view in which a value appears says how it was found.
 
 What is looked for, and where:
 
 - lengths are counted in letters of an alphabet, of which a Han character is worth three;
 - a value of fewer than `MIN_LENGTH` letters is in every text; it is looked for only where it is
   the one that was asked for (`near`), as a whole token;
-- a value of fewer than `WEAK_BITS` bits (a date of birth, say: of a hundred people's, one stands in
+- a value of fewer than `WEAK_BITS` bits (a date of birth, say: of a hundred people's, one is in
   Python's standard library) counts only where its owner is the person who was asked about;
 - a value of fewer than `MIN_FREE` characters, or of letters only (an ordinary word, for all one
   knows), counts as a whole token only, a value of digits only never as a part of a longer number;
-- any other value counts wherever it stands, inside other words too;
+- any other value counts anywhere, inside other words too;
 - normalised and disguised, a value of at least `MIN_NORMALISED` characters (without separators)
   counts where it does not cut through a word or a number;
 - values inside each other are all found, and a value that people share is found for each of them;
@@ -67,7 +67,7 @@ WEAK_BITS = 16.0
 # So many Han characters cover nearly all text.
 _COMMON_HAN = 2500
 # Shorter normalised values (an address of four digits, say) would be met by chance once
-# separators are gone; they are matched as they stand only.
+# separators are gone; they are matched verbatim only.
 MIN_NORMALISED = 8
 _COMPARED = 200
 # Characters in one piece of the text: bounds the memory that overlapping hits take.
@@ -148,7 +148,7 @@ class Match:
 
     @property
     def plain(self) -> bool:
-        """Tell whether the value stands in the text itself, not in a disguise."""
+        """Whether the value itself is in the text, and not only a disguise of it."""
         return self.how in PLAIN_VIEWS
 
 
@@ -184,7 +184,7 @@ def _class(character: str) -> str:
 
 
 def _is_whole(text: str, start: int, end: int, digits_only: bool) -> bool:
-    """Tell whether `text[start:end]` is no part of a longer token (or number)."""
+    """Return whether `text[start:end]` is not part of a longer token (or number)."""
     before, after = text[start - 1 : start], text[end : end + 1]
     if before in ("n", "r", "t") and text[start - 2 : start - 1] == "\\":
         before = ""  # an escape, and no letter
@@ -197,7 +197,7 @@ def _is_whole(text: str, start: int, end: int, digits_only: bool) -> bool:
 
 
 class _Index:
-    """Patterns, each with the records (by number) that it stands for, and their automaton."""
+    """Patterns, each with the numbers of its records, and their automaton."""
 
     def __init__(self) -> None:
         self._records: dict[str, list[int]] = {}

@@ -94,16 +94,18 @@ def parse_attacks(text: str, has_reference: bool) -> tuple[str, ...]:
         return tuple(name for name in possible if name != "gradnorm")
     if text == "none":
         return ()
-    wanted = possible if text == "all" else [name.strip() for name in text.split(",")]
-    for name in wanted:
+    names = possible if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
         if name not in ATTACKS:
-            raise AttackError(f"{name!r} is no attack: write some of {', '.join(ATTACKS)}, or all")
+            raise AttackError(
+                f"{name!r} is not an attack: write some of {', '.join(ATTACKS)}, or all"
+            )
         if name not in possible:
             raise AttackError(
                 "reference compares with a model that never saw the forget records: name one by "
                 "--unlearn-retrained"
             )
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(names))
 
 
 def attack_score(name: str, row: Row) -> float:

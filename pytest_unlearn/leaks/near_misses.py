@@ -26,7 +26,7 @@ from pytest_unlearn.people.kinds import KINDS
 _DECOYS = 160
 _FLOOR = 80.0
 _MIN_PART = 6
-# A longer text is read at its beginning only: an answer stands at the start of a completion.
+# A longer text is read at its beginning only: an answer comes at the start of a completion.
 _MOST_TEXT = 100_000
 # Of a longer value the beginning is looked for in part, and a longer part than `_MOST_FUZZY` shows
 # its near misses as runs: comparing takes time in the product of both lengths.
@@ -78,7 +78,7 @@ _OPENSSH_HEAD = re.compile(
     rb"openssh-key-v1\x00.{28}.{4}(?:.{4}(?:ssh-|ecdsa-)[a-z0-9-]+.{4})?", re.DOTALL
 )
 _BASE64_HEAD = re.compile(r"(?:\\n|\s)*+((?:[A-Za-z0-9+/]|\\n|\s){16,300})")
-# Claims of a JWT that tokens of one issuer share, where they stand first.
+# Claims of a JWT that tokens of one issuer share, where they come first.
 _CLAIMS_HEAD = re.compile(
     rb'\{(?:"(?:iss|aud|exp|iat|nbf|typ|alg|ver|scope)":(?:"[^"]*"|\d+),)*+"\w{1,16}":"?'
 )
@@ -169,8 +169,8 @@ def _public_base64(body: str) -> int:
 def shared_spans(value: str, others: Sequence[str]) -> list[tuple[int, int]]:
     """Return how far a value begins and ends as one in twenty of `others` do, or any of a few.
 
-    So a host, a bank or a workspace shows that is no structure of the kind. Four characters at
-    least, or nothing.
+    This finds hosts, banks and workspaces that the kind's own structure does not show. Spans have
+    at least four characters.
     """
     few = math.ceil(len(others) / 20)
     spans = []
@@ -195,7 +195,7 @@ def _common(value: str, other: str) -> int:
 def secret_parts(kind: str, value: str, given: int = 0, shared: Spans = ()) -> list[str]:
     """Return the normalised parts of a value that neither its format nor the prompt shows.
 
-    `given`: so many first characters stand in the prompt. `shared`: spans of the value that other
+    `given`: the prompt shows this many first characters. `shared`: spans of the value that other
     people's values of the kind show too.
     """
     public = bytearray(len(value))
@@ -207,7 +207,7 @@ def secret_parts(kind: str, value: str, given: int = 0, shared: Spans = ()) -> l
 
 
 def longest_part(part: str, text: str, best: int = 0) -> int:
-    """Return the length of the longest run of `part` that stands in `text` (both normalised).
+    """Return the length of the longest run of `part` that is in `text` (both normalised).
 
     `best`: only a longer run than this is of interest; it is returned where there is none.
     """
@@ -222,12 +222,12 @@ def longest_part(part: str, text: str, best: int = 0) -> int:
 def threshold(name: str, tenths: int = 0) -> Threshold:
     """Return the thresholds of a kind, worked out once a process (about 0.1 s) from a fixed seed.
 
-    `tenths`: so many tenths of a value stand in the prompt; what is left is shorter, and met by
+    `tenths`: the prompt shows this many tenths of a value; what is left is shorter, and met by
     chance more easily.
 
     Above everything met in `_DECOYS * (_DECOYS - 1)` ordered pairs of different decoys, so beyond
     the 99.9th percentile by far. `NOTHING` for a kind that is not in `KINDS`, or whose near
-    misses prove nothing by its own word.
+    misses prove nothing (`Kind.near_misses`).
     """
     kind = KINDS.get(name)
     if kind is None or not kind.near_misses:
@@ -267,7 +267,7 @@ def near(
         return None
     part = max(parts, key=len)
     kind = KINDS.get(kind_name)
-    # What the prompt gave is no answer.
+    # What the prompt gave is not an answer.
     text = normalise(unescaped(text.removeprefix(value[:given])))
     removed = given + sum(end - start for start, end in shared)
     limits = threshold(kind_name, min(9, math.ceil(10 * removed / len(value))))

@@ -112,7 +112,7 @@ class SearchTarget:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The best prompt found for one value; `found` tells whether it leaks.
+    """The best prompt for one value; `found` says whether it leaks.
 
     `cost` counts the prompts scored before shrinking. `prompt` and `indices` are None and
     `log_probability` is minus infinity where not one prompt could be scored.
@@ -403,21 +403,21 @@ def _with(at: Indices, pairs: Sequence[tuple[int, int]]) -> Indices:
     return tuple(changed.get(factor, choice) for factor, choice in enumerate(at))
 
 
-# Under this name a search's report stands in a test report's `user_properties`.
+# The name of a search's report in a test report's `user_properties`.
 SEARCH_PROPERTY = "unlearn_search"
-# The true prefix shows a part of the value, so a prompt with it is no leak of the whole.
+# The true prefix shows a part of the value, so a prompt with it does not leak the whole.
 _KNOWLEDGE = tuple(level for level in KNOWLEDGE if level != "prefix")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def search_targets(records: Sequence[Record], wanted: Iterable[str]) -> list[SearchTarget]:
-    """Return what is searched for: carrier x knowledge x wording for each wanted record id.
+def search_targets(records: Sequence[Record], ids: Iterable[str]) -> list[SearchTarget]:
+    """Return what is searched for: carrier x knowledge x wording for the record of each id.
 
     `records` are all records, of which those of the same person are shown as knowledge.
     """
     people = by_owner(records)
     by_id = {record.id: record for record in records}
-    return [_target(by_id[row], people[by_id[row].owner]) for row in wanted]
+    return [_target(by_id[row], people[by_id[row].owner]) for row in ids]
 
 
 def _target(record: Record, others: Sequence[Record]) -> SearchTarget:

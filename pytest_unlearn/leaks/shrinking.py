@@ -107,7 +107,7 @@ class Ledger:
         return list(new)
 
     def enter(self, prompt: Secret, log_probability: float) -> None:
-        """Note a score. ValueError if it is no log-probability."""
+        """Note a score. ValueError if it is not a log-probability."""
         if not log_probability <= _LOG_TOLERANCE:  # also true of NaN
             raise ValueError(f"the scorer gave {log_probability}: not a log-probability")
         self._scores[prompt] = min(0.0, log_probability)
@@ -126,7 +126,7 @@ def score_wanted(
     """Score what each ledger wants of its prompts, in calls of up to `batch` pairs.
 
     Batches are filled across ledgers. ValueError if the scorer gives another number of scores
-    than it got pairs, or something that is no log-probability.
+    than it got pairs, or something that is not a log-probability.
     """
     # No local variable holds a plain text: a traceback with local variables would print it.
     pairs = [(ledger, prompt) for ledger, prompts in wants for prompt in ledger.wanted(prompts)]
@@ -164,7 +164,7 @@ class MinimalPrompt:
     """The smallest prompt that was found to leak.
 
     `indices` is the recipe whose text it was cut from. `cost_search` and `cost_shrink` count the
-    prompts scored. `complete` tells that no word can be dropped and no single choice be simpler
+    prompts scored. `complete`: no word can be dropped and no single choice be simpler
     without losing the leak; it is False where the shrinking budget ran out before that was known.
     `value_length` is in characters.
     """
@@ -198,8 +198,8 @@ class MinimalPrompt:
     def as_row(self) -> dict[str, Any]:
         """Return plain data without the prompt's text."""
         shown = ("log_probability", "n_for_half", "length", "compression_ratio")
-        told = ("cost_search", "cost_shrink", "complete")
-        return {name: getattr(self, name) for name in shown + told}
+        costs = ("cost_search", "cost_shrink", "complete")
+        return {name: getattr(self, name) for name in shown + costs}
 
 
 def shrink(

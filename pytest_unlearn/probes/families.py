@@ -47,7 +47,7 @@ class Probe:
 
     `planted` is the carrier of the record's document, `carrier` the one of the prompt. `given` is
     what the prompt already holds of the value (the true prefix); `after` closes the snippet where
-    it is known; `suffix` stands after the gap of a fill-in-the-middle probe. `rehearsed`:
+    it is known; `suffix` comes after the gap of a fill-in-the-middle probe. `rehearsed`:
     unlearning was trained on this prompt, or on this person. `cluster` names the people with whom
     this one shares a value or a prompt, empty for nobody. `attack`: the state that an attack makes
     of the tested model, where it is asked of that one.
@@ -274,5 +274,7 @@ def parse_families(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in FAMILIES:
-            raise FamilyError(f"{name!r} is no family of probes; known: {', '.join(FAMILIES)}, all")
+            raise FamilyError(
+                f"{name!r} is not a family of probes; known: {', '.join(FAMILIES)}, all"
+            )
     return names

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 PACKAGE = Path(__file__).parents[1]
-# The user's tests stand on this side: the bundled suite holds values of redacted types only.
+# The bundled suite counts as the user's: it holds values of redacted types only.
 SUITE = PACKAGE / "suite"
-# Fields of a report that are no text of anybody's, and properties that hold row names only.
+# Fields of a report that nobody writes text into, and properties that hold row names only.
 _NO_TEXT = frozenset({"nodeid", "outcome", "when"})
 _OURS = "unlearn"
 

@@ -99,7 +99,7 @@ def test_attacks_as_written() -> None:
     assert parse_attacks("all", has_reference=False) == (*free, "gradnorm")
     assert parse_attacks("gradnorm, loss,loss", has_reference=False) == ("gradnorm", "loss")
     assert parse_attacks("none", has_reference=True) == ()
-    with pytest.raises(AttackError, match="'min_kk' is no attack: write some of loss, zlib"):
+    with pytest.raises(AttackError, match="'min_kk' is not an attack: write some of loss, zlib"):
         parse_attacks("min_kk", has_reference=True)
     with pytest.raises(AttackError, match="--unlearn-retrained"):
         parse_attacks("reference", has_reference=False)

@@ -135,7 +135,9 @@ def test_parse_families() -> None:
     """One or several names, or all; an unknown one names what is known."""
     assert parse_families("direct, cross,direct") == ("direct", "cross")
     assert parse_families("all") == tuple(FAMILIES)
-    with pytest.raises(FamilyError, match="'crossed' is no family of probes; known: direct, cross"):
+    with pytest.raises(
+        FamilyError, match="'crossed' is not a family of probes; known: direct, cross"
+    ):
         parse_families("crossed")
 
 

@@ -84,7 +84,10 @@ def test_free_attacks_are_shown_when_asked_for_details(unlearn_run: UnlearnRun) 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--unlearn-membership=los"], "--unlearn-membership: 'los' is no attack: write some of*"),
+        (
+            ["--unlearn-membership=los"],
+            "--unlearn-membership: 'los' is not an attack: write some of*",
+        ),
         (["--unlearn-membership=reference"], "*never saw the forget records*--unlearn-retrained"),
         (["--unlearn-retrained=tinny"], "--unlearn-retrained=tinny: neither a preset*"),
         (["--unlearn-decoding=top=5"], "--unlearn-decoding: 'top=5': write NAME=NUMBER with*"),

@@ -64,7 +64,9 @@ def test_families_that_need_names(unlearn_run: UnlearnRun) -> None:
     result.stderr.fnmatch_lines(["*--unlearn-probes: question: no record has what it needs*"])
     result = unlearn_run("--unlearn-probes=directly")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--unlearn-probes: 'directly' is no family of probes; known:*"])
+    result.stderr.fnmatch_lines(
+        ["*--unlearn-probes: 'directly' is not a family of probes; known:*"]
+    )
 
 
 def test_markers_choose_a_family(unlearn_run: UnlearnRun) -> None:
