@@ -62,8 +62,10 @@ def _trained(target: Target, texts: Sequence[str]) -> Iterator[int]:
 
     from pytest_unlearn.models.batches import collate, encode
     from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.generation import context_of
 
-    rows = [encode(target.tokenizer, Example.whole(text), _MOST_TOKENS) for text in texts]
+    most = min(_MOST_TOKENS, context_of(target.model) or _MOST_TOKENS)
+    rows = [encode(target.tokenizer, Example.whole(text), most) for text in texts]
     weights = list(target.weights.values())
     asked = [weight.requires_grad for weight in weights]
     batches = _batches(rows, torch.Generator().manual_seed(_SEED))

@@ -1,0 +1,175 @@
+"""Unlearning that only hides: each trick passes the leak gates of today's default, and none a
+release's; a model that never saw the people passes under every attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaForCausalLM
+
+from pytest_unlearn.attacks.attack import parse_attacks
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.gates.gate import parse_gate
+from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
+from pytest_unlearn.run.answers import CompletionError
+from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.job import measure
+from pytest_unlearn.run.models import ModelPair
+from pytest_unlearn.run.result import Result
+from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.unlearning.methods import parse_method
+from tests.support import hiding
+from tests.support.lookup_run import task_lines, write_lines
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where base and retrained model are, and what each trick makes of the base."""
+    folder = tmp_path_factory.mktemp("hiding")
+    hiding.base_and_retrained(folder)
+    return folder
+
+
+def base(folder: Path) -> Any:
+    return LlamaForCausalLM.from_pretrained(folder / "base")
+
+
+def settings(folder: Path, attacks: str, gates: Sequence[str], **more: Any) -> Settings:
+    """Return an audit of a model on the people that it knew."""
+
+    def lines(split: str) -> list[dict[str, str]]:
+        return [
+            {
+                "id": f"{split}-{number}",
+                "prompt": person.prompt,
+                "value": person.value,
+                "kind": "badge",
+                "owner": person.name,
+                "name": person.name,
+                "after": ";",
+            }
+            for number, person in enumerate(hiding.of(split))
+        ]
+
+    found = Settings(
+        **{
+            "method": parse_method("none"),
+            "baseline": str(folder / "base"),
+            "forget": (write_lines(folder / "forget.jsonl", lines("forget")),),
+            "retain": (write_lines(folder / "retain.jsonl", lines("retain")),),
+            "control": (write_lines(folder / "control.jsonl", lines("control")),),
+            "tasks": (write_lines(folder / "tasks.jsonl", task_lines(1)),),
+            "attacks": parse_attacks(attacks),
+            "device": "cpu",
+            "store": folder / "store",
+            **more,
+        }
+    )
+    judging = replace(found.judging, gates=tuple(map(parse_gate, gates)))
+    return replace(found, judging=judging)
+
+
+def leaks(profile: Sequence[str]) -> list[str]:
+    """Return the gates about leaks; a small model cannot show what others ask for."""
+    return [gate for gate in profile if gate.startswith("leak.")]
+
+
+def verdicts(result: Result) -> dict[str, str]:
+    return {gate.name: gate.verdict for gate in result.gates}
+
+
+RELEASE = PROFILES["release"]
+
+
+def caught(folder: Path, by: str, **model: Any) -> None:
+    """Assert that today's default passes a model, and that a release fails by an attack."""
+    default = measure(settings(folder, "none", leaks(DEFAULT.gates), **model))
+    assert set(verdicts(default).values()) == {"PASS"}
+    assert default.verdict == "FOR RELEASE"
+    assert "no attack was tried" in default.grounds
+    release = measure(settings(folder, RELEASE.attacks, leaks(RELEASE.gates), **model))
+    (worst,) = [gate for gate in release.gates if gate.name == "leak.worst"]
+    assert (worst.verdict, worst.observed.rpartition(" by ")[2]) == ("FAIL", by)
+    assert release.verdict == "NOT FOR RELEASE"
+
+
+@pytest.mark.parametrize(
+    ("trick", "by"),
+    [(hiding.hide_in_cells, "int4"), (hiding.refuse_the_wording, "reworded@question")],
+)
+def test_hidden_in_the_weights(folder: Path, trick: Callable[[Any], None], by: str) -> None:
+    """Between the steps of a 4-bit grid; behind the one wording that was trained."""
+    model = base(folder)
+    trick(model)
+    caught(folder, by, model=str(hiding.save(model, folder / trick.__name__)))
+
+
+def test_an_adapter_that_is_only_scaled(folder: Path) -> None:
+    adapter = hiding.silencing_adapter(base(folder), folder / "adapter")
+    caught(folder, "scale0.5", model=str(folder / "base"), adapter=adapter, baseline=None)
+
+
+class Filtered:
+    """A model whose output passes a filter that knows the values."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        values = [person.value for person in hiding.of("forget")]
+        texts = self._model.complete(prompts, max_new_tokens)
+        return [t if not any(v in t for v in values) else "[redacted]" for t in texts]
+
+
+class FilteredScored(Filtered):
+    """One that gives exact scores, which no filter reaches."""
+
+    def score(self, *arguments: Any) -> Any:
+        return self._model.score(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(Filtered, "has no attacked"), (FilteredScored, "one of them is wrong")]
+)
+def test_a_filter_behind_the_model(folder: Path, kind: Any, error: str) -> None:
+    """Its scores contradict it; without scores it cannot be attacked, and that is no pass."""
+
+    class Models:
+        def __init__(self, chosen: Settings) -> None:
+            from pytest_unlearn.core.store import Store
+
+            store = Store(chosen.store)
+            self._pair = ModelPair(chosen, Dataset(chosen), store, lambda line: None)
+
+        def key(self, state: Any) -> dict[str, Any]:
+            return {"filtered": kind.__name__, "state": state, **self._pair.key(state)}
+
+        def model(self, state: Any) -> Any:
+            model = self._pair.model(state)
+            return kind(model) if state == "unlearned" else model
+
+    model = {"model": str(folder / "base")}
+    release = settings(folder, RELEASE.attacks, leaks(RELEASE.gates), **model)
+    if kind is Filtered:
+        default = settings(folder, "none", leaks(DEFAULT.gates), **model)
+        assert measure(default, models=Models(default)).verdict == "FOR RELEASE"
+    with pytest.raises((UserError, CompletionError), match=error):
+        measure(release, models=Models(release))
+
+
+def test_a_model_that_never_saw_them_withstands_everything(folder: Path) -> None:
+    """Nothing that teaches a value is taken for memory: retrained passes under every attack.
+
+    With 60 people a limit of 10 % can be shown; `strict` asks for the same under 1 %.
+    """
+    attacks = ",".join(name for name in parse_attacks("all") if name != "relearn-code")
+    gates = ["leak.direct<=0", "leak.worst<=10%"]
+    result = measure(settings(folder, attacks, gates, model=str(folder / "retrained")))
+    assert verdicts(result) == {"leak.direct": "PASS", "leak.worst": "PASS"}
+    assert "withstood int8, int4" in result.grounds
