@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -111,6 +113,81 @@ def test_seccomp_alone_stops_changing_files(tmp_path: Path) -> None:
     with only("seccomp") as it:
         assert value(it, f"os.unlink({str(file)!r})").startswith("forbidden")
         assert value(it, f"return open({str(file)!r}).read()") == "'contentx'"  # as it says
+
+
+@pytest.mark.parametrize(
+    ("body", "done"),
+    [
+        ("r, w = os.pipe(); fcntl.fcntl(r, 8, {pid}); return 1", "1"),
+        ("r, w = os.pipe(); return fcntl.fcntl(r, 10, 9)", "0"),
+        ("r, w = os.pipe(); return fcntl.fcntl(r, fcntl.F_SETFL, 0o20000)", "0"),
+        ("a, b = socket.socketpair(); fcntl.ioctl(a, 0x5452, struct.pack('i', 1)); return 1", "1"),
+        (
+            "a, _ = socket.socketpair(); fcntl.ioctl(a, 0x8901, struct.pack('i', {pid})); return 1",
+            "1",
+        ),
+        (
+            "a, b = socket.socketpair()\n    import array; m = array.array('B', bytes(4096))\n"
+            "    q = fcntl.ioctl(a, 0x8912, struct.pack('iL', 4096, m.buffer_info()[0]))\n"
+            "    return struct.unpack('iL', q)[0] > 0",
+            "True",
+        ),
+        ("os.close(os.open({file!r}, os.O_RDONLY | os.O_TRUNC)); return 1", "1"),
+        ("return len(os.listxattr({file!r})) >= 0", "True"),
+        ("return os.readlink({link!r})", "'file'"),
+        ("return os.statvfs({file!r}).f_bsize > 0", "True"),
+        ("return libc.inotify_init() > 0 or calls()", "True"),
+        ("f = os.open({folder!r}, os.O_RDONLY); return fcntl.fcntl(f, 1026, 2)", "0"),
+        ("return libc.msgctl({queue}, 2, bytes(4096)) == 0 or calls()", "True"),
+    ],
+    ids=(
+        "setown setsig async fioasync fiosetown addresses truncate xattr link disk inotify dnotify "
+        "sysv"
+    ).split(),
+)
+def test_seccomp_alone_stops_what_namespaces_would(tmp_path: Path, body: str, done: str) -> None:
+    """On old kernels and in containers there are none."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("file")
+    libc = ctypes.CDLL(None, use_errno=True)
+    queue = libc.msgget(0, 0o1600) if "{queue}" in body else -1
+    head = (
+        "import ctypes, fcntl, struct; libc = ctypes.CDLL(None, use_errno=True)\n"
+        "    def calls(): raise OSError(ctypes.get_errno(), 'refused')\n    "
+    )
+    names = {"file": str(tmp_path / "file"), "link": str(tmp_path / "link")}
+    body = body.format(pid=os.getpid(), folder=str(tmp_path), queue=queue, **names)
+    try:
+        stops("seccomp", head + body, done, "forbidden")
+    finally:
+        libc.msgctl(queue, 0, None)
+
+
+def test_landlock_and_seccomp_leave_no_file_to_empty(tmp_path: Path) -> None:
+    """Landlock alone lets files that may be read be emptied, before its third version."""
+    with only("landlock", "seccomp") as it:
+        need(it, "landlock")
+        body = "return os.open(os.__file__, os.O_RDONLY | os.O_TRUNC)"
+        assert value(it, body).startswith("forbidden")
+        assert value(it, "return open('/dev/null', 'w').write('x')") == "1"
+
+
+def test_a_limit_from_outside_is_a_limit(tmp_path: Path) -> None:
+    """`ulimit -v` below what is tried: the layer holds, and strict runs."""
+    script = (
+        "from pytest_unlearn.sandbox import Sandbox\nfrom pytest_unlearn.tasks.format import Call\n"
+        "with Sandbox(mode='strict') as it:\n"
+        "    print(it.protection().missing)\n"
+        "    print(it.run('def f(): return bytes(4 << 30)', 'f', [Call((), 1)]).status)\n"
+        "    print(it.run('def f(): return 1', 'f', [Call((), 1)]).status)\n"
+    )
+    command = f"ulimit -v 4000000; exec {sys.executable} -c {shlex.quote(script)}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    if "this system lacks" in done.stderr and "limits" not in done.stderr:
+        pytest.skip("no strict sandbox here")
+    assert done.stdout.split("\n")[:3] == ["{}", "memory", "passed"], done.stderr
 
 
 def test_a_call_of_another_machine_ends_the_process() -> None:
@@ -227,8 +304,15 @@ def test_the_filters_decide(machine: str, deny_writing: bool) -> None:
     assert decide("prlimit64", 1) == denied
     assert decide("prctl", 15) == decide("prctl", 0x53564D41) == allowed
     assert decide("prctl", 1) == denied
-    assert decide("ioctl", 0, 0x5412) == decide("ioctl", 0, 0x541C) == denied
-    assert decide("ioctl", 0, 0x5401) == allowed
+    for request in (0x5412, 0x541C, 0x5452, 0x8901, 0x8902, 0x8912):
+        assert decide("ioctl", 0, request) == denied
+    assert decide("ioctl", 0, 0x5401) == decide("ioctl", 0, 0x802C542A) == allowed
+    for command in (8, 10, 15, 1024, 1026):
+        assert decide("fcntl", 0, command) == denied
+    assert decide("fcntl", 0, 4, 0o20000) == decide("fcntl", 0, 4, 0o24000) == denied
+    assert decide("fcntl", 0, 4, 0o4000) == decide("fcntl", 0, 3) == allowed
+    assert decide("fcntl", 0, 1030) == decide("fcntl", 0, 1) == allowed
+    assert decide("openat", 0, 0, 0o1000) == denied
     assert decide("socketpair", 1, 1 | 0o2000000) == allowed
     assert decide("socketpair", 1, 2) == decide("socketpair", 2, 1) == denied
     writing = denied if deny_writing else allowed

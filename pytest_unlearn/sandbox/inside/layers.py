@@ -176,9 +176,11 @@ class Layers:
     def _limits_work(self) -> None:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_PROBE_BYTES, _PROBE_BYTES))
+        highest = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v` may have set one
+        most = _PROBE_BYTES if highest == resource.RLIM_INFINITY else min(_PROBE_BYTES, highest)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         with contextlib.suppress(OSError):
-            mmap.mmap(-1, _PROBE_BYTES).close()
+            mmap.mmap(-1, most).close()
             raise RuntimeError("the limit on memory has no effect")
 
     def _privileges_work(self) -> None:

@@ -23,11 +23,20 @@ AF_UNIX = 1
 SOCK_STREAM = 1
 # Type of a socket without its flags.
 SOCK_TYPE = 0xF
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+# Terminals' attributes and size, whether there is something to read, and a descriptor's flags. What
+# else there is sends signals (FIOASYNC, FIOSETOWN), types into terminals, or tells the machine's
+# addresses (SIOCGIFCONF, which any socket answers).
+IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
+# Who gets a signal when a descriptor is ready, and which (F_SETOWN, F_SETSIG, F_SETOWN_EX); leases
+# and watched folders (F_SETLEASE, F_NOTIFY), which signal as well.
+FCNTL_DENIED = (8, 10, 15, 1024, 1026)
+F_SETFL, O_ASYNC = 4, 0o20000
 # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: what the C library and Python's threads use.
 PRCTL_ALLOWED = (15, 16, 0x53564D41)
 # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC; O_TMPFILE needs one of the first two.
 OPEN_WRITING = 0o1 | 0o2 | 0o100 | 0o1000
+# Opened for reading, a file is emptied as well; Landlock stops that from its third version on.
+O_ACCMODE, O_TRUNC = 0o3, 0o1000
 
 # Same numbers everywhere since Linux 5.1.
 _UNIFIED = {
@@ -58,7 +67,9 @@ def _table(names: str, numbers: str) -> dict[str, int]:
     return {name: int(number) for name, number in pairs if number != "-"}
 
 
-# Network, processes, other processes' memory, mounts, keys, clocks and the kernel itself.
+# Network, processes, other processes' memory, mounts, keys, clocks and the kernel itself; objects
+# of System V, whose numbers can be guessed; what is said of files besides their contents; watching
+# folders.
 _NAMES = """
     socket connect accept accept4 bind listen fork vfork execve execveat ptrace process_vm_readv
     process_vm_writev kcmp mount umount2 pivot_root chroot unshare setns bpf perf_event_open
@@ -70,7 +81,10 @@ _NAMES = """
     clock_adjtime personality modify_ldt iopl ioperm name_to_handle_at open_by_handle_at vhangup
     uselib seccomp setpriority sched_setaffinity sched_setparam sched_setscheduler sched_setattr
     ioprio_set migrate_pages move_pages sync syncfs rt_sigqueueinfo rt_tgsigqueueinfo fanotify_init
-    clone kill tkill tgkill prctl ioctl socketpair prlimit64
+    shmctl msgsnd msgrcv msgctl semop semctl semtimedop
+    getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr readlink readlinkat
+    statfs fstatfs ustat inotify_init inotify_init1 inotify_add_watch
+    clone kill tkill tgkill prctl ioctl fcntl socketpair prlimit64
     open openat creat unlink unlinkat rename renameat renameat2 mkdir mkdirat rmdir symlink
     symlinkat link linkat
 """
@@ -89,7 +103,10 @@ TABLES = {
     305 135 154 172 173 303 304 153
     134 317 141 203 142 144 314
     251 256 279 162 306 129 297 300
-    56 62 200 234 157 16 53 302
+    31 69 70 71 65 66 220
+    191 192 193 194 195 196 89 267
+    137 138 136 253 294 254
+    56 62 200 234 157 16 72 53 302
     2 257 85 87 263 82 264 316 83 258 84 88
     266 86 265
 """,
@@ -108,7 +125,10 @@ TABLES = {
     266 92 - - - 264 265 58
     - 277 140 122 118 119 274
     30 238 239 81 267 138 240 262
-    220 129 130 131 167 29 199 261
+    195 189 188 187 193 191 192
+    8 9 10 11 12 13 - 78
+    43 44 - - 26 27
+    220 129 130 131 167 29 25 199 261
     - 56 - - 35 - 38 276 - 34 - -
     36 - 37
 """,
@@ -122,7 +142,7 @@ WRITING = (
     "linkat"
 ).split()
 _OPENING = ("open", "openat")
-_BY_ARGUMENT = ("clone", "kill", "tkill", "tgkill", "prctl", "ioctl", "socketpair", "prlimit64")
+_BY_ARGUMENT = "clone kill tkill tgkill prctl ioctl fcntl socketpair prlimit64".split()
 _ABSENT = ("clone3", "openat2")
 # Starting, watching, confining and killing the processes of solutions.
 OF_A_ZYGOTE = (
@@ -167,10 +187,10 @@ def build(machine: str, deny_writing: bool) -> bytes:
         if name in _ABSENT:
             steps += [(_EQUAL, 0, 1, number), absent]
         elif name in _OPENING:
-            if deny_writing:
-                flags = _argument(1 if name == "open" else 2)
-                refuse = [(_ANY_BIT, 0, 1, OPEN_WRITING), _return(_ERRNO | errno.EPERM)]
-                steps += _block(number, [flags, *refuse])
+            flags = _argument(1 if name == "open" else 2)
+            emptying = [(_AND, 0, 0, O_ACCMODE | O_TRUNC), (_EQUAL, 0, 1, O_TRUNC)]
+            refused = [(_ANY_BIT, 0, 1, OPEN_WRITING)] if deny_writing else emptying
+            steps += _block(number, [flags, *refused, _return(_ERRNO | errno.EPERM)])
         elif name in _BY_ARGUMENT and name not in OF_A_ZYGOTE:
             steps += _block(number, _arguments(name, 0))
         elif name not in OF_A_ZYGOTE and (name not in WRITING or deny_writing):
@@ -221,7 +241,14 @@ def _arguments(name: str, pid: int) -> list[Instruction]:
             denied,
         ]
     if name == "ioctl":
-        return [_argument(1), (_EQUAL, 1, 0, TIOCSTI), (_EQUAL, 0, 1, TIOCLINUX), denied]
+        last = len(IOCTL_ALLOWED)
+        known = [(_EQUAL, last - n, 0, number) for n, number in enumerate(IOCTL_ALLOWED)]
+        return [_argument(1), *known, denied]
+    if name == "fcntl":
+        last = len(FCNTL_DENIED) + 2
+        known = [(_EQUAL, last - n, 0, number) for n, number in enumerate(FCNTL_DENIED)]
+        flags = [(_EQUAL, 0, 3, F_SETFL), _argument(2), (_ANY_BIT, 0, 1, O_ASYNC)]
+        return [_argument(1), *known, *flags, denied]
     # A pair of streams that are connected to each other reaches nobody else; asyncio needs one.
     return [
         _argument(0),
