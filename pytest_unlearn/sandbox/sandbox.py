@@ -25,6 +25,7 @@ from pytest_unlearn.sandbox.inside.child import (
     ARGUMENT_BYTES,
     MAX_REQUEST,
     NOTE_BYTES,
+    PROGRAM,
     READY,
     SPARE_BYTES,
     cpu_limit,
@@ -153,6 +154,10 @@ class Sandbox:
         """The verdict on `source`, whose function `entry_point` must give every test's expected
         answer, or pass the check program.
 
+        `entry_point` may be a `Class.method`, called on a new object each time, or `__main__`: then
+        the source is a program, which reads each test's one argument from its standard input and
+        prints the expected text.
+
         `wall_s`: this sample's own limit in seconds, instead of the one in `limits`. Raises
         `SandboxError` when there can be no verdict.
         """
@@ -233,6 +238,7 @@ class Sandbox:
         for test in tests:
             # Any object with arguments and an answer is a call; the rest is optional.
             after, tolerance = getattr(test, "after", None), getattr(test, "tolerance", 0.0)
+            after = "output" if entry_point == PROGRAM else after
             expected.append((tuple(test.args), test.expected, after, tolerance))
             # Encode it now: a solution that fails earlier would hide what cannot be.
             room += len(_sendable(test.expected, ARGUMENT_BYTES))

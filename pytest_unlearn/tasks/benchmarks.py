@@ -123,6 +123,8 @@ def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     Helpers that the prompt defines are there for the tests as well: some call them. `test` defines
     check(candidate), or unittest classes (arXiv 2406.15877). Raises TaskFileError.
     """
+    if "prompt" not in data and "complete_prompt" in data:  # BigCodeBench
+        data = {**data, "prompt": data["complete_prompt"]}
     _require(data, _HUMANEVAL, where)
     case_id = _id(data, where, "")
     entry_point = name(data, "entry_point", where)
@@ -134,7 +136,9 @@ def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         task_id=case_id,
         entry_point=entry_point,
         prompt=prompt,
-        tests=CheckProgram(defined_before(prompt, entry_point) + program, given_by(test)),
+        tests=CheckProgram(
+            defined_before(prompt, entry_point) + without_numpy(program), given_by(test)
+        ),
         solution=_optional(data, "canonical_solution", where),
         suffix=_optional(data, "suffix", where) or "",
         where=where,
@@ -172,7 +176,7 @@ def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         prompt=f'"""\n{about}\n{listed}\n"""\n',
         tests=CheckProgram(
             "\n".join([setup, *imports, *own, *([] if more else tests), without_numpy(more), ""]),
-            "\n".join([*imports, setup, given_by(more)]),
+            given_by("\n".join([*imports, more])) + setup,
         ),
         solution=code,
         where=where,

@@ -12,7 +12,9 @@ The rules, each with cases in `tests/tasks/test_extraction.py`:
 3. Kept is what the entry point reaches: imports, helpers, classes, constants, and what fills or
    changes them while the module loads, in the order of the text, so that Python's own rules hold.
    Other calls at module level are not run, but for the few that change Python's own limits.
-4. When there is no definition at all, the text is returned as it is, and the judge says what is
+4. A task whose solution is a whole program (entry point `__main__`) keeps all: of an answer, the
+   last block that is Python, of other text what stands before a fence, or else its statements.
+5. When there is no definition at all, the text is returned as it is, and the judge says what is
    wrong with it.
 
 The time is linear in the text's length: what is read twice is charged to a budget.
@@ -24,9 +26,11 @@ import ast
 import builtins
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_unlearn.tasks.format import PROGRAM
 from pytest_unlearn.tasks.syntax import (
     FAULTS,
     Changes,
@@ -81,10 +85,14 @@ def solution(
     """Return the program that defines `entry_point`, out of prompt, completion and suffix.
 
     White space at the prompt's end is the model's to write, so it is not doubled. `chat`: the
-    completion is an answer and does not go on in the prompt's last line.
+    completion is an answer and does not go on in the prompt's last line. `entry_point` may be a
+    `Class.method`, or `__main__`.
     """
     start = _plain(prompt.rstrip())
     written = _plain(completion)
+    if entry_point == PROGRAM:
+        return _whole_program(written + suffix, chat)
+    entry_point = entry_point.partition(".")[0]
     text = start + ("\n" if chat else "") + written + suffix
     best = _definition(text, entry_point)
     for other_text in _other_readings(start, written, suffix):
@@ -96,6 +104,26 @@ def solution(
     if best is None:
         return Solution(text, whole=False)
     return Solution(_program(best, entry_point), whole=best.rank in (_WHOLE, _MADE))
+
+
+def _whole_program(written: str, chat: bool) -> Solution:
+    """Return a completion as a program; `whole`: all of it is Python, and it does something."""
+    blocks = list(_fenced(written))
+    if chat or _FENCE.match(written.lstrip()):
+        pieces = [*reversed(blocks[-_BODIES:]), written]
+    else:
+        lines = written.split("\n")
+        end = next((i for i, line in enumerate(lines) if _FENCE.fullmatch(line)), len(lines))
+        pieces = ["\n".join(lines[:end]), *blocks[:1]]
+    for piece in map(textwrap.dedent, pieces):
+        try:
+            body = syntax_tree(piece).body
+        except FAULTS:
+            continue
+        if not all(map(_is_filling, body)):
+            return Solution(piece, whole=True)
+    lines = (pieces[0] if pieces else written).split("\n")
+    return Solution("".join(f"{item.source(lines)}\n" for item in statements(lines)), whole=False)
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,8 @@
 """A user's task files: formats told apart by their keys, every fault named by file, line, field.
 
-Known are HumanEval, MBPP (full and sanitized), EvalPlus (HumanEval+ and MBPP+) and the package's
-own format as JSON Lines, plain or gzip, or as one JSON list; and a Python file that holds one task.
+Known are HumanEval, MBPP (full, sanitized, and MBPP+ as the hub has it), EvalPlus (HumanEval+ and
+MBPP+), LiveCodeBench and the package's own format as JSON Lines, plain or gzip, or as one JSON
+list; and a Python file that holds one task.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from pytest_unlearn.core.files import read_any_objects
 from pytest_unlearn.tasks.benchmarks import evalplus_case, humaneval_case, mbpp_case
 from pytest_unlearn.tasks.format import OWN_KEYS, TaskCase, TaskFileError, own_case
+from pytest_unlearn.tasks.livecodebench import livecodebench_case
 from pytest_unlearn.tasks.python_file import python_case
 
 __all__ = ["TaskFileError", "load_cases"]
@@ -34,6 +36,7 @@ FORMATS: tuple[Format, ...] = (
     Format("the own format", frozenset({"tests", "id"}), own_case),
     Format("EvalPlus", frozenset({"base_input", "plus_input"}), evalplus_case),
     Format("MBPP", frozenset({"test_list"}), mbpp_case),
+    Format("LiveCodeBench", frozenset({"public_test_cases"}), livecodebench_case),
     Format("HumanEval", frozenset({"test", "canonical_solution"}), humaneval_case),
 )
 

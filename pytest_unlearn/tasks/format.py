@@ -40,6 +40,9 @@ OWN_KEYS = {
 _OPTIONAL = ("solution", "suffix", "wrong", "timeout", "tolerance")
 _CALL_KEYS = ("args", "expected")
 _OPTIONAL_CALL_KEYS = ("after",)
+# The entry point of a task whose solution is a program: a call's one argument is what it reads from
+# standard input, and the expected answer what it prints.
+PROGRAM = "__main__"
 # Longer than any task of the public sets needs; a run must end.
 MAX_TIMEOUT_S = 600.0
 # EvalPlus's canonical solutions take up to 22 s on its own inputs.
@@ -94,6 +97,8 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class TaskCase:
     """What is measured: one task under one wording.
+
+    ``entry_point``: the function that is called; a ``Class.method`` of a new object; or `PROGRAM`.
 
     ``solution`` is what passes ``tests`` when it is written after ``prompt``, or None where nothing
     is known to; each of ``wrong`` must fail. ``suffix`` is the code behind the gap, for infilling.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from dataclasses import dataclass
 
 from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
@@ -118,7 +119,8 @@ def given_by(source: str) -> str:
     kinds = (ast.Import, ast.ImportFrom, ast.ClassDef)
     tests = ("TestCase",)
     return "".join(
-        f"{ast.unparse(node)}\n"
+        # What cannot be imported is left out alone.
+        f"try:\n{textwrap.indent(ast.unparse(node), '    ')}\nexcept Exception:\n    pass\n"
         for node in tree.body
         if isinstance(node, kinds)
         and not (isinstance(node, ast.ImportFrom) and node.module == "__future__")

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.tasks.format import TaskCase
+from pytest_unlearn.tasks.format import PROGRAM, TaskCase
 
 TaskStyle = Literal["completion", "chat", "infill"]
 
 # Tokens of a solution, at least; more where the canonical solution is long.
 TASK_TOKENS = 128
+# Of a program or a class for a programming contest.
+CONTEST_TOKENS = 1024
 # What comes after a solution in a text that runs on: marks that end a document, and code that uses
 # the function. None of them can stand inside a function, unless in a text at its margin.
 STOPS = (
@@ -119,6 +121,11 @@ def prompt_of(case: TaskCase, style: TaskStyle) -> str:
     code = case.prompt.rstrip()
     if style != "chat":
         return code
+    if case.entry_point == PROGRAM:
+        return (
+            "Write a Python program that does what is described. Answer with all of the code in "
+            f"one block, ready to run.\n\n```python\n{code}\n```"
+        )
     return (
         f"Complete this Python code so that `{case.entry_point}` does what is described. Answer "
         f"with all of the code in one block, ready to run.\n\n```python\n{code}\n```"
@@ -130,9 +137,9 @@ def suffix_of(case: TaskCase, style: TaskStyle) -> str:
     return case.suffix or "\n" if style == "infill" else ""
 
 
-def stops_of(style: TaskStyle) -> tuple[str, ...]:
-    """Return the texts that end a solution."""
-    return _CHAT_STOPS if style == "chat" else STOPS
+def stops_of(style: TaskStyle, programs: bool = False) -> tuple[str, ...]:
+    """Return the texts that end a solution; `programs`: one that prints is not over."""
+    return _CHAT_STOPS if programs or style == "chat" else STOPS
 
 
 def room_for(case: TaskCase, sampling: Sampling) -> int:
@@ -146,7 +153,8 @@ def room_for(case: TaskCase, sampling: Sampling) -> int:
     size = len((case.solution or "").encode())
     if sampling.style == "chat":
         size += len(case.prompt.encode()) + 2 * TASK_TOKENS
-    return max(TASK_TOKENS, size // 2)
+    contest = "." in case.entry_point or case.entry_point == PROGRAM
+    return max(CONTEST_TOKENS if contest else TASK_TOKENS, size // 2)
 
 
 def sample_id(case_id: str, number: int, samples: int) -> str:

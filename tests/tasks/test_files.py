@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import pickle
 import sys
 import warnings
+import zlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.sandbox import Sandbox
+from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.files import load_cases
 from pytest_unlearn.tasks.format import TaskCase, TaskFileError, bundled_cases, task_schema
 from pytest_unlearn.tasks.programs import CheckProgram
@@ -480,8 +484,26 @@ class TestMore(unittest.TestCase):
 """
 
 
-def test_unittest_classes_are_tests(tmp_path: Path) -> None:
-    (case,) = load_cases(write(tmp_path / "u.jsonl", {**HUMANEVAL, "test": UNITTEST}))
+def test_the_hubs_lines_of_humaneval_plus_do_without_numpy(tmp_path: Path) -> None:
+    """Their tests import it first, and other modules after it."""
+    test = (
+        "\n\nimport numpy as np\nimport re\n\ndef check(candidate):\n"
+        "    for inp, exp in zip([[1], [2.5]], [2, 3.5]):\n"
+        "        assert np.allclose(candidate(*inp), exp, rtol=1e-07, atol=1e-6)\n"
+    )
+    (case,) = load_cases(write(tmp_path / "h.jsonl", {**HUMANEVAL, "test": test}))
+    with Sandbox() as sandbox:
+        for body, passed in (("x + 1 + 1e-8 * bool(re)", True), ("x + 1.1", False)):
+            verdict = sandbox.run(f"def up(x):\n    return {body}", "up", case.tests)
+            assert verdict.passed is passed, verdict
+
+
+@pytest.mark.parametrize("key", ["prompt", "complete_prompt"])
+def test_unittest_classes_are_tests(tmp_path: Path, key: str) -> None:
+    """As in BigCodeBench, which calls the prompt otherwise."""
+    row = {**HUMANEVAL, "test": UNITTEST}
+    row[key] = row.pop("prompt")
+    (case,) = load_cases(write(tmp_path / "u.jsonl", row))
     with Sandbox() as sandbox:
         for body, status in (
             ("return x + 1", "passed"),
@@ -520,3 +542,103 @@ def test_each_format_may_name_a_time_limit(tmp_path: Path) -> None:
         assert case.time_limit(None) == (30 if row is EVALPLUS else None)
         with pytest.raises(TaskFileError, match='"timeout": write a number of seconds'):
             load_cases(write(tmp_path / "t.jsonl", {**row, "timeout": -1}))
+
+
+def packed(tests: object) -> str:
+    """As LiveCodeBench packs its private tests."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(tests)))).decode()
+
+
+CONTEST: dict[str, Any] = {
+    "question_title": "Sum",
+    "question_content": "Print the sum of n numbers.\n\nInput: n, then \\(n\\) numbers.",
+    "platform": "atcoder",
+    "question_id": "abc900_a",
+    "contest_date": "2024-01-01T00:00:00",
+    "starter_code": "",
+    "difficulty": "easy",
+    "public_test_cases": json.dumps([{"input": "2\n1 2\n", "output": "3\n", "testtype": "stdin"}]),
+    "private_test_cases": packed([{"input": "1\n5", "output": "5", "testtype": "stdin"}]),
+    "metadata": "{}",
+}
+METHOD: dict[str, Any] = {
+    **CONTEST,
+    "question_id": "3900",
+    "starter_code": "class Solution:\n    def total(self, xs: List[int], k: int) -> int:\n        ",
+    "public_test_cases": json.dumps(
+        [{"input": "[1, 2]\n1", "output": "4", "testtype": "functional"}]
+    ),
+    "private_test_cases": packed([{"input": "[]\n7", "output": "7"}]),
+    "metadata": json.dumps({"func_name": "total"}),
+}
+SUM = "n = int(input())\nprint(sum(map(int, input().split())))\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "chat", "status"),
+    [
+        (f"\n{SUM}", False, "passed"),
+        (f"Here:\n```python\n{SUM}```\nIt adds.", True, "passed"),
+        (f"```python\n{SUM}```", False, "passed"),
+        (f"\n{SUM}```\nThat is all.", False, "passed"),
+        (f"First:\n```\nprint(3)\n```\nBetter:\n```\n{SUM}```\n", True, "passed"),
+        (
+            "def main():\n    input()\n    print(sum(map(int, input().split())))\n\n\n"
+            "if __name__ == '__main__':\n    main()\n",
+            False,
+            "passed",
+        ),
+        (f"import sys\n{SUM}sys.exit()\n", False, "passed"),
+        (f"{SUM}exit()\n", False, "passed"),
+        ("print(3)\n", False, "wrong_answer"),
+        (SUM.replace("print", "float"), False, "wrong_answer"),
+        ("I cannot do that.", True, "wrong_answer"),
+        (f"{SUM}input()\n", False, "exception"),
+    ],
+)
+def test_a_contests_program_is_run_on_its_inputs(
+    tmp_path: Path, answer: str, chat: bool, status: str
+) -> None:
+    (case,) = load_cases(write(tmp_path / "c.jsonl", CONTEST))
+    assert case.prompt.startswith("# Print the sum of n numbers.\n#\n# Input: n, then \\(n\\)")
+    found = solution(case.prompt, answer, case.entry_point, chat=chat)
+    with Sandbox() as sandbox:
+        assert sandbox.run(found.source, case.entry_point, case.tests).status == status
+
+
+def test_a_contests_method_is_called(tmp_path: Path) -> None:
+    (case,) = load_cases(write(tmp_path / "c.jsonl", METHOD))
+    with Sandbox() as sandbox:
+        for body, status in (
+            ("return sum(xs) + k", "passed"),
+            ("return reduce(add, xs, k)", "exception"),
+            ("return accumulate and sum(Counter(xs).elements()) + k", "passed"),
+            ("xs.append(k)\n        return sum(xs)", "passed"),
+            ("return 4", "wrong_answer"),
+        ):
+            found = solution(case.prompt, f"\n        {body}\n", case.entry_point)
+            assert sandbox.run(found.source, case.entry_point, case.tests).status == status
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**METHOD, "metadata": "{}"}, '"metadata": no "func_name"'),
+        ({**METHOD, "public_test_cases": CONTEST["public_test_cases"]}, "test 1: .*hold JSON"),
+        ({**CONTEST, "private_test_cases": "?"}, "neither JSON nor packed"),
+        ({**CONTEST, "private_test_cases": packed([1])}, "write a list of"),
+        (
+            {
+                **CONTEST,
+                "private_test_cases": base64.b64encode(
+                    zlib.compress(pickle.dumps(["a", "b"]))
+                ).decode(),
+            },
+            "neither JSON nor packed",
+        ),
+        ({**CONTEST, "public_test_cases": "[]", "private_test_cases": ""}, "the list is empty"),
+    ],
+)
+def test_bad_lines_of_a_contest(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskFileError, match=message):
+        load_cases(write(tmp_path / "c.jsonl", row))

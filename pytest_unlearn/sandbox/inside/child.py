@@ -42,6 +42,8 @@ Setter: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, int]"
 SOLUTION_FILE = "<solution>"
 GIVEN_FILE = "<given>"
 MODULE = "solution"
+# The entry point of a program: each call is a text on its standard input, and gives what it prints.
+PROGRAM = "__main__"
 RESULT_FD = 3
 HIGHEST_FD = 256
 FILE_BYTES = 1 << 20
@@ -54,6 +56,8 @@ SPARE_BYTES = 1 << 15
 # How long processes that a sample left behind may resist being killed.
 CLEAR_S = 5.0
 MAX_FRAMES = 100_000
+# How long what a program has printed may take to arrive, when something still holds its output.
+DRAIN_S = 1.0
 _MOST_SECONDS = 1 << 30
 # How far back the cause of an exception is looked for, and how far up its class.
 MAX_CAUSES = 10
@@ -193,7 +197,11 @@ def run(
     tuples, decoded anew for each call, so that a changed argument stays with its call. `given`:
     see `_load`."""
     reporter = _Reporter(c, output_bytes)
-    entry = _load(source, entry_point, given, reporter)
+    entry = (
+        _program(source, reporter)
+        if entry_point == PROGRAM
+        else _load(source, entry_point, given, reporter)
+    )
     if entry is None:
         return
     for encoded in calls:
@@ -293,6 +301,69 @@ def _load(
     reporter.send(b"L", b"")
     function: Callable[..., object] = entry
     return function
+
+
+def _program(source: str, reporter: _Reporter) -> Callable[[str], str] | None:
+    """Return what runs a program from its beginning, as `python FILE` does; None as `_load`."""
+    import atexit
+    import io
+    import threading
+
+    try:
+        code = compile(source, SOLUTION_FILE, "exec", dont_inherit=True)
+    except BaseException as error:
+        reporter.no_solution(f"does not compile: {type(error).__name__}: {error}")
+        return None
+    closed = os.dup(0), os.dup(1)  # /dev/null
+    most = reporter.room
+
+    def run_once(text: str) -> str:
+        written = bytearray()
+        done = threading.Event()
+        (reading, feeding), (draining, writing) = os.pipe(), os.pipe()
+
+        def feed() -> None:
+            with contextlib.suppress(OSError), os.fdopen(feeding, "wb") as file:
+                file.write(text.encode("utf-8", "surrogatepass"))
+
+        def drain() -> None:
+            with contextlib.suppress(OSError), os.fdopen(draining, "rb", 0) as file:
+                while len(written) <= most and (chunk := file.read(1 << 16)):
+                    written.extend(chunk)
+            done.set()
+
+        for given, number in ((reading, 0), (writing, 1)):
+            os.dup2(given, number)
+            os.close(given)
+        read, write = io.FileIO(0, closefd=False), io.FileIO(1, "w", closefd=False)
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(read), encoding="utf-8")
+        sys.stdout = out = io.TextIOWrapper(io.BufferedWriter(write), encoding="utf-8")
+        for ours in (feed, drain):
+            threading.Thread(target=ours, daemon=True).start()
+        module = type(sys)(PROGRAM)
+        sys.modules[PROGRAM] = module
+        module.__dict__["__builtins__"] = vars(builtins)
+        try:
+            exec(code, module.__dict__)  # noqa: S102 - what this process is for
+        except SystemExit:
+            pass
+        finally:
+            _settrace(None)
+            for thread in threading.enumerate():
+                if thread is not threading.current_thread() and not thread.daemon:
+                    thread.join()
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, out):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            for kept, number in zip(closed, (0, 1), strict=True):
+                os.dup2(kept, number)
+            done.wait(DRAIN_S)
+        return written.decode("utf-8", "replace")
+
+    reporter.reset()
+    reporter.send(b"L", b"")
+    return run_once
 
 
 def _method(owner: Callable[[], object], name: str) -> Callable[..., object]:

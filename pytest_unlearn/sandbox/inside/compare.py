@@ -138,7 +138,7 @@ class BrokenReport(Exception):
 
 
 # What each call must give: arguments, expected answer, arguments as they must be left (None: as
-# they were given; "any"), tolerance.
+# they were given; "any"; "output": the answer is a text that a program prints), tolerance.
 Expected = tuple[tuple[Any, ...], Any, Any, float]
 
 
@@ -194,6 +194,10 @@ def _arguments(body: bytes, codec: Any) -> tuple[Any, ...]:
 def _wrong(test: Expected, got: object, left: tuple[Any, ...] | None) -> str:
     """What is wrong with one answer; empty when it is right."""
     arguments, expected, after, tolerance = test
+    if after == "output":
+        if isinstance(got, str) and _same_output(expected, got, tolerance):
+            return ""
+        return f"input {short(arguments[0])}: expected {short(expected)}, got {short(got)}"
     if not same(expected, got, tolerance):
         return f"arguments {short(arguments)}: expected {short(expected)}, got {short(got)}"
     if after == "any":
@@ -203,6 +207,33 @@ def _wrong(test: Expected, got: object, left: tuple[Any, ...] | None) -> str:
     if same(right, left, tolerance):
         return ""
     return f"arguments {short(arguments)}: left as {short(left)}, not as {short(right)}"
+
+
+def _same_output(expected: str, got: str, tolerance: float) -> bool:
+    """Whether a program printed what it should: line by line and word by word, where numbers of one
+    value are the same, as in the judges of programming contests and in LiveCodeBench."""
+    right, printed = expected.rstrip().split("\n"), got.rstrip().split("\n")
+    return len(right) == len(printed) and all(
+        r.strip() == p.strip() or _same_words(r.split(), p.split(), tolerance)
+        for r, p in zip(right, printed, strict=True)
+    )
+
+
+def _same_words(right: list[str], printed: list[str], tolerance: float) -> bool:
+    return len(right) == len(printed) and all(
+        r == p or _same_number(r, p, tolerance) for r, p in zip(right, printed, strict=True)
+    )
+
+
+def _same_number(right: str, printed: str, tolerance: float) -> bool:
+    try:
+        first, second = Decimal(right), Decimal(printed)
+        # Underscores, which Decimal reads, are no part of an answer.
+        return "_" not in printed and (
+            first == second or (tolerance > 0 and _close(float(first), float(second), tolerance))
+        )
+    except (ArithmeticError, ValueError):
+        return False
 
 
 def _stopped(kind: bytes, body: bytes, codec: Any) -> tuple[str, str]:

@@ -144,6 +144,8 @@ class Zygote:
         if self._checks:
             self._confine_itself()
         else:
+            # The module `site`, which is left out, would define them; programs end by them.
+            builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
             rehearse(self.control, codec)
             self._confine_children()
         gc.collect()
