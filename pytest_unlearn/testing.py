@@ -19,7 +19,7 @@ from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.run.models import AttackedState
 from pytest_unlearn.tasks.format import TaskCase
-from pytest_unlearn.tasks.prompts import prompt_of
+from pytest_unlearn.tasks.task_prompts import prompt_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pytest_unlearn.people.documents import language_of
-from pytest_unlearn.tasks.passk import pass_at_k
+from pytest_unlearn.tasks.task_prompts import pass_at_k
 
 # Under this name a row stands in a test report's `user_properties`.
 ROW_PROPERTY = "unlearn"

@@ -30,7 +30,8 @@ from pytest_unlearn.run.held_out import (
     rehearsed_probes,
 )
 from pytest_unlearn.tasks.format import PROGRAM, TaskCase, bundled_tasks
-from pytest_unlearn.tasks.prompts import (
+from pytest_unlearn.tasks.sets import task_cases
+from pytest_unlearn.tasks.task_prompts import (
     prompt_of,
     room_for,
     sample_id,
@@ -38,7 +39,6 @@ from pytest_unlearn.tasks.prompts import (
     stops_of,
     suffix_of,
 )
-from pytest_unlearn.tasks.sets import task_cases
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack

@@ -32,7 +32,7 @@ from pytest_unlearn.run.stored_models import Replayed, recorded
 from pytest_unlearn.run.task_check import check_tasks
 from pytest_unlearn.sandbox import Sandbox, SolutionVerdict, UnsupportedSolution
 from pytest_unlearn.tasks.extraction import Solution, solution
-from pytest_unlearn.tasks.prompts import suffix_of
+from pytest_unlearn.tasks.task_prompts import suffix_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.engine import Ability

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
-    from pytest_unlearn.tasks.prompts import Sampling
+    from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
     from pytest_unlearn.unlearning.training_options import PlantOptions
 
@@ -133,7 +133,7 @@ def default_membership() -> tuple[str, ...]:
 
 
 def default_sampling() -> Sampling:
-    from pytest_unlearn.tasks.prompts import Sampling
+    from pytest_unlearn.tasks.task_prompts import Sampling
 
     return Sampling()
 

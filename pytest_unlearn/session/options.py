@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.judging import Judging
-    from pytest_unlearn.tasks.prompts import Sampling
+    from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 
@@ -198,7 +198,7 @@ def _membership(config: pytest.Config) -> tuple[str, ...]:
 
 
 def _sampling(config: pytest.Config) -> Sampling:
-    from pytest_unlearn.tasks.prompts import parse_sampling
+    from pytest_unlearn.tasks.task_prompts import parse_sampling
 
     def whole(name: str, default: int, least: int) -> int:
         value = given(config, name)

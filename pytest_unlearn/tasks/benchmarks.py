@@ -10,6 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_unlearn.core.files import json_name
+from pytest_unlearn.tasks.check_programs import (
+    CheckProgram,
+    checking_program,
+    defined_before,
+    given_by,
+    parsed,
+    without_numpy,
+)
 from pytest_unlearn.tasks.format import (
     TaskCase,
     TaskFileError,
@@ -19,14 +27,6 @@ from pytest_unlearn.tasks.format import (
     prompt_text,
     text,
     timeout_of,
-)
-from pytest_unlearn.tasks.programs import (
-    CheckProgram,
-    checking_program,
-    defined_before,
-    given_by,
-    parsed,
-    without_numpy,
 )
 from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
 

@@ -7,6 +7,7 @@ list; and a Python file that holds one task.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,25 @@ from typing import Any
 
 from pytest_unlearn.core.files import read_any_objects
 from pytest_unlearn.tasks.benchmarks import evalplus_case, humaneval_case, mbpp_case
-from pytest_unlearn.tasks.format import OWN_KEYS, TaskCase, TaskFileError, own_case
+from pytest_unlearn.tasks.check_programs import CheckProgram, checking_program, given_by
+from pytest_unlearn.tasks.format import (
+    OWN_KEYS,
+    TaskCase,
+    TaskFileError,
+    checked_id,
+    checked_name,
+    checked_prompt,
+    checked_text,
+    own_case,
+)
 from pytest_unlearn.tasks.livecodebench import livecodebench_case
-from pytest_unlearn.tasks.python_file import python_case
+from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
 
 __all__ = ["TaskFileError", "load_cases"]
+
+
+# What a Python file may define beside check().
+_TEXTS = ("prompt", "entry_point", "solution", "suffix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +118,68 @@ def _listed(path: Path) -> list[Any] | None:
     except (OSError, ValueError, RecursionError):
         return None  # read line by line, which names what is wrong
     return data if isinstance(data, list) else None
+
+
+def python_case(path: Path, group: str) -> TaskCase:
+    """Return the task of a Python file, `prompt`, `entry_point` and `check(candidate)`.
+
+    Its id is the file's name without `.py`. The file is read as a syntax tree and never run here;
+    it is the trusted side of the judging later.
+
+    Raises TaskFileError for a file that is no Python, or that lacks a name or gives it another
+    value than a text.
+    """
+    try:
+        source = checked_text(path.read_bytes().decode("utf-8-sig"), "source", f"{path}:1")
+    except FileNotFoundError:
+        raise TaskFileError(f"{path}: the file does not exist; give the path of a task") from None
+    except OSError as error:
+        raise TaskFileError(f"{path}: the file cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise TaskFileError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+    try:
+        tree = syntax_tree(source)
+    except FAULTS as error:
+        line = getattr(error, "lineno", None) or 1
+        raise TaskFileError(f"{path}:{line}: no Python program ({error}); mend it") from None
+    texts: dict[str, tuple[str, str]] = {}
+    check: ast.FunctionDef | None = None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "check":
+            check = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Name) and target.id in _TEXTS:
+                    texts[target.id] = _text_of(node.value, target.id, f"{path}:{node.lineno}")
+    for key in ("prompt", "entry_point"):
+        if key not in texts:
+            raise TaskFileError(f'{path}: "{key}": no such text in the file; add {key} = "..."')
+    if check is None:
+        raise TaskFileError(
+            f'{path}: "check": no such function; add def check(candidate), with asserts in it'
+        )
+    where = f"{path}:{check.lineno}"
+    prompt, prompt_at = texts["prompt"]
+    entry_point, entry_at = texts["entry_point"]
+    case_id = checked_id(path.stem, "file name", str(path))
+    return TaskCase(
+        id=case_id,
+        task_id=case_id,
+        entry_point=checked_name(entry_point, "entry_point", entry_at),
+        prompt=checked_prompt(prompt, "prompt", prompt_at),
+        tests=CheckProgram(
+            checking_program(source, "check", where, TaskFileError), given_by(source)
+        ),
+        solution=texts["solution"][0] if "solution" in texts else None,
+        suffix=texts["suffix"][0] if "suffix" in texts else "",
+        where=where,
+        group=group,
+    )
+
+
+def _text_of(value: ast.expr | None, key: str, where: str) -> tuple[str, str]:
+    if not isinstance(value, ast.Constant) or not isinstance(value.value, str):
+        raise TaskFileError(f'{where}: "{key}": write the text itself, like {key} = "..."')
+    return checked_text(value.value, key, where), where

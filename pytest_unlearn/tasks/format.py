@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.files import check_keys, checked_string, json_name, quoted
-from pytest_unlearn.tasks.programs import CheckProgram
+from pytest_unlearn.tasks.check_programs import CheckProgram
 
 __all__ = [
     "Call",

@@ -13,7 +13,7 @@ from pytest_unlearn.gates.metrics import cluster_of
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.run.dataset import PROBE_TOKENS, Dataset
-from pytest_unlearn.tasks.prompts import Sampling
+from pytest_unlearn.tasks.task_prompts import Sampling
 from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 

@@ -17,7 +17,7 @@ from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.models.scoring import ValueScores
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import CompletionError, Engine
-from pytest_unlearn.tasks.prompts import Sampling
+from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.testing import LookupModel, LookupModels
 from tests.support.lookup_run import record_lines, task_lines, write_lines
 

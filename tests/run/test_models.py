@@ -21,7 +21,7 @@ from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.run import planted
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.models import ModelPair
-from pytest_unlearn.tasks.prompts import Sampling
+from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
 from pytest_unlearn.unlearning.training_options import PlantOptions

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.sandbox import Sandbox
+from pytest_unlearn.tasks.check_programs import CheckProgram
 from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.files import load_cases
 from pytest_unlearn.tasks.format import TaskCase, TaskFileError, bundled_cases, task_schema
-from pytest_unlearn.tasks.programs import CheckProgram
 from pytest_unlearn.tasks.sets import neighbour_cases, set_names, task_cases
 from tests.tasks.test_format import BAD_LINES, VALID
 

@@ -1,4 +1,4 @@
-"""How tasks are asked: the style of the prompt, how many samples, their seeds, where they stop."""
+"""How tasks are asked and counted: style, samples, their seeds, where they stop, and pass@k."""
 
 from __future__ import annotations
 
@@ -169,3 +169,19 @@ def seed_of(seed: int, case_id: str, number: int) -> int:
     """
     digest = hashlib.sha256(f"{seed}/{case_id}/{number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """Return the unbiased estimate of pass@k: 1 - C(n-c, k) / C(n, k).
+
+    That is the chance that k of the n samples, drawn without replacement, hold one of the c that
+    passed (Chen et al., arXiv 2107.03374). Computed as -expm1(sum log1p(-k/i)) over
+    i = n-c+1 ... n: no cancellation where nearly all fail, no overflow for large n. Raises
+    ValueError for counts that cannot be.
+    """
+    if not 0 <= passed <= samples or not 1 <= k <= samples:
+        raise ValueError(f"no pass@{k} of {samples} samples, {passed} of which passed")
+    failed = samples - passed
+    if failed < k:
+        return 1.0
+    return -math.expm1(math.fsum(math.log1p(-k / i) for i in range(failed + 1, samples + 1)))
