@@ -60,7 +60,7 @@ def _fault_of_solution(case: TaskCase, judge: Judge) -> list[str]:
         said = f"{verdict.status} ({verdict.detail}{call})"
     return [
         f'{case.where}: "solution": the canonical solution of {case.id} does not pass the tests: '
-        f"{said}; mend one of them"
+        f"{said}; fix one of them"
     ]
 
 

@@ -48,8 +48,8 @@ class ForkFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HelperSettings:
-    """What a helper process is told: the layers to put on, which of the processor cores that it may
-    use is its own, which installed packages are importable, and the memory of one solution. One in
+    """A helper process's configuration: the layers to put on, which of the processor cores is its
+    own, which installed packages are importable, and the memory of one solution. One in
     the role `check` runs check programs."""
 
     layers: tuple[str, ...]
@@ -193,9 +193,9 @@ class HelperProcess:
         try:
             fields = codec.decode(body, max_bytes=MAX_MESSAGE)
         except codec.CodecError as error:
-            raise HelperDied(f"sends what is no message: {error}") from error
+            raise HelperDied(f"sent something that is not a message: {error}") from error
         if not (isinstance(fields, tuple) and fields):
-            raise HelperDied("sends what is no message")
+            raise HelperDied("sent something that is not a message")
         return fields
 
     @contextlib.contextmanager
@@ -326,7 +326,7 @@ def _kill_tree(root: int) -> None:
 
 
 def _parents() -> dict[int, int]:
-    """The parent of every process; empty where there is no /proc."""
+    """Return the parent of every process; empty without /proc."""
     parents = {}
     with contextlib.suppress(OSError):
         for name in filter(str.isdigit, os.listdir("/proc")):

@@ -141,8 +141,8 @@ class Sandbox:
         """
         with self._lock:
             missing = self._ready_helper("solution").missing
-        wanted = self._settings.layers
-        return Protection(tuple(name for name in wanted if name not in missing), missing)
+        layers = self._settings.layers
+        return Protection(tuple(name for name in layers if name not in missing), missing)
 
     def run(
         self,

@@ -51,7 +51,7 @@ _EVALPLUS = {
 }
 
 # Where EvalPlus asks for less than equality: order and repetition do not count, or any answer but
-# None stands for True.
+# None counts as True.
 _AS_SETS = frozenset(
     "similar_elements find_char_long common_in_nested_lists extract_singly larg_nnum "
     "intersection_array find_dissimilar Diff".split()
@@ -66,7 +66,7 @@ _EVALPLUS_PROGRAM = """
 
 import copy as _copy
 import math as _math
-from math import inf, nan  # as they stand in the inputs
+from math import inf, nan  # as the inputs spell them
 
 _reference = {entry_point}
 _inputs = {inputs}
@@ -224,7 +224,7 @@ def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         for typed in _inputs(data[key], key, types, where)
     ]
     if not inputs:
-        raise TaskFileError(f'{where}: "base_input": there is no input; add a list of arguments')
+        raise TaskFileError(f'{where}: "base_input": the list is empty; add a list of arguments')
     atol = data.get("atol", 0)
     if isinstance(atol, bool) or not isinstance(atol, int | float) or atol < 0:
         raise TaskFileError(f'{where}: "atol": write a number of at least 0')

@@ -57,13 +57,13 @@ class CheckProgram:
 
 
 def parsed(source: str, key: str, where: str, error: type[ValueError]) -> ast.Module:
-    """Return the syntax tree of test source; raises `error`, naming `key`, when it is no Python."""
+    """Return the syntax tree of test source. Raises `error`, naming `key`, if it is not Python."""
     try:
         return syntax_tree(source)
     except FAULTS as fault:
         line = getattr(fault, "lineno", None)
         at = f" (line {line} of the text)" if line else ""
-        raise error(f'{where}: "{key}": the text is no Python program{at}; mend it') from None
+        raise error(f'{where}: "{key}": the text is no Python program{at}; fix it') from None
 
 
 def checking_program(source: str, key: str, where: str, error: type[ValueError]) -> str:
@@ -139,7 +139,7 @@ def _can_fail(check: ast.FunctionDef) -> bool:
 def defined_before(prompt: str, entry_point: str) -> str:
     """Return what a prompt defines above its function: imports, and helpers that tests may call.
 
-    Empty for a prompt that is no code or does not open the function.
+    Empty for a prompt that is not code or does not open the function.
     """
     try:
         tree = syntax_tree(f"{prompt.rstrip()}\n    pass\n")

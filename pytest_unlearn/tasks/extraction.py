@@ -13,7 +13,7 @@ The rules, each with cases in `tests/tasks/test_extraction.py`:
    changes them while the module loads, in the order of the text, so that Python's own rules hold.
    Other calls at module level are not run, but for the few that change Python's own limits.
 4. A task whose solution is a whole program (entry point `__main__`) keeps all: of an answer, the
-   last block that is Python, of other text what stands before a fence, or else its statements.
+   last block that is Python, of other text what comes before a fence, or else its statements.
 5. When there is no definition at all, the text is returned as it is, and the judge says what is
    wrong with it.
 
@@ -56,7 +56,7 @@ _SETTINGS = frozenset(
 # With these a program finds its names by their texts.
 _BY_TEXT = frozenset({"globals", "eval", "exec", "vars", "locals"})
 _DEF = re.compile(r"[ \t]*(?:async[ \t]+)?def[ \t]")
-# What stands below a function, not in it, where a body at the margin is over.
+# What comes after a function, not inside it: there a body at the margin ends.
 _BELOW = re.compile(r"(?:def|async|class|from|import|print|assert)\b|@|if[ ]+__name__|```|~~~")
 _TAB = 4
 
@@ -194,7 +194,7 @@ def _defines_inside(node: ast.AST, entry_point: str) -> bool:
 def _is_alias(node: ast.stmt, entry_point: str) -> bool:
     """Tell `name = lambda ...`, `name = other` and `name = made(...)`, which is less sure.
 
-    `name = None` is no function, and `name = name(3)` a result of it.
+    `name = None` is not a function, and `name = name(3)` a result of it.
     """
     if isinstance(node, ast.Assign):
         targets = node.targets
@@ -219,7 +219,7 @@ def _program(found: _Found, entry_point: str) -> str:
         if _is_of_standard_library(statement.node):
             imported |= bound
         if entry_point in bound and not _wraps(statement, found.definition, entry_point):
-            # Another definition: the chosen one stands for all.
+            # Another definition: the chosen one replaces all.
             bound = bound - {entry_point}
         changed = changes.of(statement.node)
         if statement.first <= found.definition.first:
@@ -361,7 +361,7 @@ def _other_readings(start: str, written: str, suffix: str) -> Iterator[str]:
 
 
 def _fenced(text: str) -> Iterator[str]:
-    """Yield all that stands behind the first fence, then what stands between two of them.
+    """Yield all after the first fence, then what is between two of them.
 
     Of very many blocks only the last are read by themselves.
     """
@@ -411,7 +411,7 @@ def _bodies(piece: str, margin: str) -> Iterator[str]:
     """Yield a text as the body of a function whose lines have the indentation `margin`.
 
     The first line alone may be out of line (a decoder took a space from it), or all of them are;
-    tabs stand for as many spaces as the prompt indents by, or for eight.
+    a tab counts for as many spaces as the prompt indents by, or for eight.
     """
     lines = piece.rstrip().split("\n")
     while lines and not lines[0].strip():
@@ -421,12 +421,12 @@ def _bodies(piece: str, margin: str) -> Iterator[str]:
     tabs = any("\t" in _indentation(line) for line in lines)
     unit = len(margin) if margin.isspace() and "\t" not in margin and len(margin) <= 8 else _TAB
     for size in (unit, 8) if tabs else (unit,):
-        wanted = len(margin.expandtabs(size))
+        column = len(margin.expandtabs(size))
         columns = [len(_indentation(line).expandtabs(size)) for line in lines]
         # At the margin, a first line whose indentation was stripped is less likely.
         for moved in (1, len(lines)) if columns[0] else (len(lines), 1):
             inside = min(moved, _end_of_body(lines, columns))
-            shift = wanted - columns[0]
+            shift = column - columns[0]
             places = [max(0, c + shift) if i < inside else c for i, c in enumerate(columns)]
             yield "\n".join(
                 _of_width(place, margin, size) + line.lstrip(" \t")
@@ -435,7 +435,7 @@ def _bodies(piece: str, margin: str) -> Iterator[str]:
 
 
 def _end_of_body(lines: Sequence[str], columns: Sequence[int]) -> int:
-    """Return the number of a body's lines: those until one stands left of its first line, or, at
+    """Return the number of a body's lines: those until one begins left of its first line, or, at
     the margin, until its `return` was seen and another definition or a use comes."""
     returned = False
     for number, (line, column) in enumerate(zip(lines, columns, strict=True)):

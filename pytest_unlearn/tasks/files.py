@@ -1,4 +1,4 @@
-"""A user's task files: formats told apart by their keys, every fault named by file, line, field.
+"""A user's task files: the format is known by the keys, and errors name file, line, field.
 
 Known are HumanEval, MBPP (full, sanitized, and MBPP+ as the hub has it), EvalPlus (HumanEval+ and
 MBPP+), LiveCodeBench and the package's own format as JSON Lines, plain or gzip, or as one JSON
@@ -126,7 +126,7 @@ def python_case(path: Path, group: str) -> TaskCase:
     Its id is the file's name without `.py`. The file is read as a syntax tree and never run here;
     it is the trusted side of the judging later.
 
-    Raises TaskFileError for a file that is no Python, or that lacks a name or gives it another
+    Raises TaskFileError for a file that is not Python, or that lacks a name or gives it another
     value than a text.
     """
     try:
@@ -142,7 +142,7 @@ def python_case(path: Path, group: str) -> TaskCase:
         tree = syntax_tree(source)
     except FAULTS as error:
         line = getattr(error, "lineno", None) or 1
-        raise TaskFileError(f"{path}:{line}: no Python program ({error}); mend it") from None
+        raise TaskFileError(f"{path}:{line}: no Python program ({error}); fix it") from None
     texts: dict[str, tuple[str, str]] = {}
     check: ast.FunctionDef | None = None
     for node in tree.body:

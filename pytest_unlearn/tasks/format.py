@@ -233,7 +233,7 @@ def _number(value: Any) -> float | None:
 
 
 def checked_id(case_id: str, key: str, where: str) -> str:
-    """Return a case's id, which stands in test ids. Raises TaskFileError."""
+    """Return a case's id, which is part of test ids. Raises TaskFileError."""
     if not _ID.fullmatch(case_id):
         raise TaskFileError(
             f'{where}: "{key}": {case_id!r} is empty or has other characters than '
@@ -331,7 +331,7 @@ def _call(item: Any, tolerance: float, field: str) -> Call:
         json.dumps(item, allow_nan=False)
     except (ValueError, RecursionError):
         raise TaskFileError(
-            f'{field}": NaN or Infinity, or too deep, which is no plain JSON; write finite numbers'
+            f'{field}": NaN or Infinity, or too deep, which is not plain JSON; write finite numbers'
         ) from None
     args = item["args"]
     if not isinstance(args, list):

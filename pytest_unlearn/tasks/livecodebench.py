@@ -138,5 +138,5 @@ def _call(test: dict[str, Any], is_program: bool, where: str) -> Call:
         return Call(arguments, json.loads(test["output"]), "any")
     except (ValueError, RecursionError):
         raise TaskFileError(
-            f'{where}: "input" and "output" of a function hold JSON, an argument a line; mend them'
+            f'{where}: "input" and "output" of a function hold JSON, one argument a line; fix them'
         ) from None

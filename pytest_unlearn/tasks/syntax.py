@@ -55,7 +55,7 @@ _quiet = threading.Lock()
 def syntax_tree(source: str) -> ast.Module:
     """Return the syntax tree of a program, without the warnings that parsing gives.
 
-    Raises one of `FAULTS` for what is no program.
+    Raises one of `FAULTS` for what is not a program.
     """
     # The filters are the process's: one thread's must not be put back by another.
     with _quiet, warnings.catch_warnings():
@@ -68,7 +68,7 @@ class Statement:
     """A statement at module level: lines `[first, last]` of a text, counted from 0.
 
     Statements that share a line, by semicolons, have the lines of all of them. `complete` is False
-    where what stood behind it had to be cut off before it parsed.
+    where what followed it had to be cut off before it parsed.
     """
 
     node: ast.stmt
@@ -87,7 +87,7 @@ class Statement:
 
 
 def statements(lines: Sequence[str]) -> list[Statement]:
-    """Return the statements of a text, in order; what is no Python is passed over."""
+    """Return the statements of a text, in order; what is not Python is passed over."""
     try:
         return list(_placed(syntax_tree("\n".join(lines)).body, 0, True))
     except FAULTS:
@@ -166,7 +166,7 @@ def _end(lines: Sequence[str], start: int, budget: int) -> tuple[int, int]:
 def _parsed(
     lines: Sequence[str], start: int, end: int, budget: int
 ) -> tuple[list[ast.stmt], int, int]:
-    """Parse lines `[start, end)`; where that fails, what stands above the line at fault.
+    """Parse lines `[start, end)`; where that fails, what is above the line at fault.
 
     Returns the statements, the line where they were cut, and the characters read.
     """
@@ -221,7 +221,7 @@ def used_names(node: ast.AST) -> set[str]:
 def bound_names(node: ast.AST) -> set[str]:
     """Return the module's names that a statement gives a value.
 
-    `table[0] = 1` and `function.limit = 3` change what a name stands for: see `Changes`.
+    `table[0] = 1` and `function.limit = 3` change the value behind a name: see `Changes`.
     """
     return {name for item in _run_with(node, inner=False) for name in _binding(item)}
 
@@ -514,7 +514,7 @@ def _given(call: ast.Call) -> set[str]:
 
 
 def _followed(names: set[str], aliases: dict[str, set[str]]) -> set[str]:
-    """Return the names with those that they stand for."""
+    """Return the names with those that they are aliases of."""
     found = set(names)
     waiting = list(names)
     while waiting:

@@ -17,7 +17,7 @@ TASK_TOKENS = 128
 # Of a program or a class for a programming contest.
 CONTEST_TOKENS = 1024
 # What comes after a solution in a text that runs on: marks that end a document, and code that uses
-# the function. None of them can stand inside a function, unless in a text at its margin.
+# the function. None of them can occur inside a function, unless in a text at its margin.
 STOPS = (
     *("<|endoftext|>", "<|endofmask|>", "<|im_end|>", "<file_sep>", "</s>"),
     *("\nif __name__", "\nprint(", "\nassert "),

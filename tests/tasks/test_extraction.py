@@ -443,7 +443,7 @@ def test_a_method_body_of_another_indentation() -> None:
 
 
 def test_a_body_that_is_wrong_stays_wrong() -> None:
-    """Nothing is mended but where the body stands."""
+    """Only the place of the body is corrected."""
     assert run(solution_source(SPACES, "\nreturn 3 * x\n", "f"))(3) == 9
     assert not solution(SPACES, "\n   return 2 * x +\n", "f").whole
     assert not solution(SPACES, "\nI cannot say.\n", "f").whole

@@ -130,7 +130,7 @@ class _Talk:
         return "" if self._shown is None else f"; {self._shown[0]} gave {self._shown[1]}"
 
     def variant(self, value: Any, name: str) -> object:
-        """Return what stands for a value of a class below a builtin one."""
+        """Return the stand-in for a value of a subclass of a builtin class."""
         base: type = type(value)
         kind = _variant_class(base)
         kind.talk = self  # type: ignore[attr-defined]
@@ -319,7 +319,7 @@ def _stand_in_class() -> type:
 
 @functools.cache
 def _variant_class(base: type) -> type:
-    """Return the class of what stands for a value of a class below `base`; `talk` is set on it.
+    """Return the class of stand-ins for values of subclasses of `base`; `talk` is set on it.
 
     It equals what the builtin value equals. What its own class may have made otherwise, its text
     and its attributes, cannot be judged here.
@@ -334,7 +334,7 @@ def _variant_class(base: type) -> type:
 
 @functools.cache
 def _opaque_class(base: type) -> type:
-    """Return the class of what stands for a value that is not plain data; `talk` is set on it.
+    """Return the class of stand-ins for values that are not plain data; `talk` is set on it.
 
     It equals nothing. Every other use cannot be judged here, and says so instead of failing: the
     solution may be right.

@@ -95,7 +95,7 @@ def encode(value: object, *, max_bytes: int, strict: bool = False) -> bytes:
     return bytes(encoder.out)
 
 
-# Makes what stands for a value of a class below a builtin one, of the builtin value and the name.
+# Makes the stand-in for a value of a subclass from the builtin value and the class's name.
 Variant = Callable[[Any, str], object]
 
 
@@ -109,8 +109,9 @@ def decode(
 ) -> object:
     """Decode bytes that may come from a hostile process, or raise `CodecError`.
 
-    `opaque`: the class of what stands for values that are not plain data. `variant`: what stands
-    for a value of a subclass, the builtin value itself if left out. `known`: see `containers`.
+    `opaque`: the class that replaces values that are not plain data. `variant` makes the
+    replacement of a value of a subclass; the builtin value itself if left out. `known`: see
+    `containers`.
     """
     if len(data) > max_bytes:
         raise TooLarge(f"too large (over {max_bytes} bytes)")
@@ -412,7 +413,7 @@ class _Decoder:
                 return _made(kind.decode(), parts)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise CodecError(f"no value of kind {kind[:MAX_NAME]!r}") from error
-        raise CodecError("parts that are no tuple")
+        raise CodecError("the parts are not a tuple")
 
     def _scalar(self, tag: bytes, block: bytes) -> object:
         try:

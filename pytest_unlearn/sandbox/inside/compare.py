@@ -187,7 +187,7 @@ def _reports(output: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _arguments(body: bytes, codec: Any) -> tuple[Any, ...]:
     left = codec.decode(body, max_bytes=len(body))
     if not isinstance(left, tuple):
-        raise BrokenReport("arguments that are no tuple")
+        raise BrokenReport("arguments that are not a tuple")
     return left
 
 
@@ -228,7 +228,7 @@ def _same_words(right: list[str], printed: list[str], tolerance: float) -> bool:
 def _same_number(right: str, printed: str, tolerance: float) -> bool:
     try:
         first, second = Decimal(right), Decimal(printed)
-        # Underscores, which Decimal reads, are no part of an answer.
+        # Decimal reads underscores, which do not belong in an answer.
         return "_" not in printed and (
             first == second or (tolerance > 0 and _close(float(first), float(second), tolerance))
         )

@@ -1,7 +1,8 @@
 """The layers around a solution: which this system has, found by trying, and how each is put on.
 
 Every layer is optional, so that a kernel or container that lacks one still gets the others; what
-is missing is told to the judge, and never silently. The order of `LAYERS` is that of the header.
+is missing is reported to the judge, never dropped silently. The order of `LAYERS` is that of the
+header.
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 """
@@ -41,11 +42,11 @@ _SOME_PID = 0x7A3C5E19
 class Layers:
     """The layers in force in one zygote."""
 
-    def __init__(self, wanted: Sequence[str], readable: Sequence[tuple[str, int]]) -> None:
-        """`wanted`: which to put on where the system has them. `readable`: paths that a solution
+    def __init__(self, asked: Sequence[str], readable: Sequence[tuple[str, int]]) -> None:
+        """`asked`: which to put on where the system has them. `readable`: paths that a solution
         may read, each with 4 (files), 8 (folders' listings) or both."""
         self.missing: dict[str, str] = {}
-        self._wanted = frozenset(wanted)
+        self._asked = frozenset(asked)
         self._readable = readable
         self._machine = os.uname().machine
         self._ruleset = -1
@@ -55,18 +56,18 @@ class Layers:
         self._calls: dict[str, Callable[[], int]] = {}
 
     def active(self, layer: str) -> bool:
-        """Tell whether a layer is wanted and works here."""
+        """Tell whether a layer was asked for and works here."""
         return self.wants(layer) and layer not in self.missing
 
     def wants(self, layer: str) -> bool:
         """Tell whether a layer is to be put on as far as the system goes along."""
-        return layer in self._wanted
+        return layer in self._asked
 
     def enter(self) -> bool:
         """Move into namespaces, if they work here; tell whether a child has to be the zygote."""
         self._try("namespaces", self._namespaces_work)
         if not self.active("namespaces"):
-            if "pid-namespace" in self._wanted:
+            if "pid-namespace" in self._asked:
                 self.missing["pid-namespace"] = "needs namespaces"
             return False
         kernel.enter_namespaces()
@@ -80,7 +81,7 @@ class Layers:
             kernel.hide_processes()
             self._calls["here"] = kernel.children_here(here)
             self._calls["apart"] = kernel.next_child_in_namespace()
-        if "landlock" in self._wanted:
+        if "landlock" in self._asked:
             try:
                 self._ruleset = kernel.make_ruleset(self._readable, WRITABLE)
                 self._calls["landlock"] = kernel.restricting_files(self._ruleset)

@@ -199,7 +199,7 @@ def build(machine: str, deny_writing: bool) -> bytes:
 
 
 def build_own(machine: str, pid: int) -> bytes:
-    """Return the filter for what a zygote needs and a solution does not; it stands on the other.
+    """Return the filter for what a zygote needs and a solution does not, on top of the other.
 
     A call of another machine, whose numbers mean something else, has been refused by that one, and
     of several filters the strictest counts. It is short because the kernel translates it anew for
