@@ -340,6 +340,23 @@ def test_equality_is_pythons(sandbox: Sandbox, result: str, expected: object, pa
     assert sandbox.run(source, "f", [Call((), expected)]).passed is passed
 
 
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("async def f(): return 1", "unsupported"),
+        ("def f(): yield 1", "unsupported"),
+        ("async def f(): yield 1", "unsupported"),
+        ("class f: pass", "unsupported"),
+        ("def f(): return (x for x in [1])", "wrong_answer"),
+        ("def f(): return f", "wrong_answer"),
+        ("class Call:\n    def __call__(self): return 1\nf = Call()", "passed"),
+    ],
+)
+def test_what_calls_cannot_judge(sandbox: Sandbox, source: str, status: str) -> None:
+    """Neither passed nor failed; what a function of the ordinary kind returns is compared."""
+    assert sandbox.run(source, "f", [Call((), 1)]).status == status
+
+
 def test_a_tolerance_is_of_its_task(sandbox: Sandbox) -> None:
     source = "def f():\n    return [1.004]"
     for tolerance, passed in ((0.0, False), (0.003, False), (0.01, True)):

@@ -10,7 +10,8 @@ A process is forked before there is a solution for it, and says by one byte that
 Reports are one kind byte, a four-byte length and a body: `L` loaded, `A` the
 arguments as the call left them (where it changed any), `R` one result, `E` exception (type, the
 classes above it, line, message, whether it comes of something forbidden), `M` out of memory, `X`
-exit asked for, `N` no solution (why), `B` a result over the limits (why). They go to the judge
+exit asked for, `N` no solution (why), `U` one that calls cannot judge (why), `B` a result over the
+limits (why). They go to the judge
 where the calls are known beforehand. Where they are not, the judge gives its end of the socket to a
 process that runs the check program; that one sends each call as a length and an encoded
 (arguments, keyword arguments).
@@ -65,6 +66,9 @@ MAX_CLASSES = 12
 
 # Of these, a call can change nothing.
 _FIXED = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+# By their flags: inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR.
+_FUNCTIONS_OF_OTHER_KINDS = ((0x20, "a generator"), (0x80, "async"), (0x200, "async"))
 
 READY = b"S"
 # Most messages come in one such piece. With more to be read at once, the C library tidies up all of
@@ -204,6 +208,9 @@ def run(
     )
     if entry is None:
         return
+    if kind := _kind_of(entry):
+        reporter.note(b"U", f"the function is {kind}; give its task a check() that uses it")
+        return
     for encoded in calls:
         try:
             arguments = c.decode(encoded, max_bytes=ARGUMENT_BYTES)
@@ -301,6 +308,17 @@ def _load(
     reporter.send(b"L", b"")
     function: Callable[..., object] = entry
     return function
+
+
+def _kind_of(entry: object) -> str:
+    """What an entry point is whose calls give no plain values; nothing for an ordinary function."""
+    if issubclass(type(entry), type):
+        return "a class"
+    flags = getattr(getattr(entry, "__code__", None), "co_flags", 0)
+    for flag, name in _FUNCTIONS_OF_OTHER_KINDS:
+        if type(flags) is int and flags & flag:
+            return name
+    return ""
 
 
 def _program(source: str, reporter: _Reporter) -> Callable[[str], str] | None:

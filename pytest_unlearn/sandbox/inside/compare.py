@@ -176,7 +176,7 @@ def _reports(output: bytes) -> Iterator[tuple[bytes, bytes]]:
         (size,) = _LENGTH.unpack_from(output, position + 1)
         end = position + 5 + size
         kind = output[position : position + 1]
-        if kind not in b"LAREMXNB":
+        if kind not in b"LAREMXNUB":
             raise BrokenReport(f"unknown report {kind!r}")
         if end > len(output):
             return
@@ -242,7 +242,7 @@ def _stopped(kind: bytes, body: bytes, codec: Any) -> tuple[str, str]:
         return "memory", "MemoryError"
     if kind == b"X":
         return "crash", "exited early (SystemExit)"
-    if kind not in (b"E", b"N", b"B"):
+    if kind not in (b"E", b"N", b"U", b"B"):
         raise BrokenReport(f"report {kind!r} out of turn")
     note = codec.decode(body, max_bytes=len(body))
     if kind == b"E" and isinstance(note, tuple) and len(note) == 5:
@@ -253,6 +253,8 @@ def _stopped(kind: bytes, body: bytes, codec: Any) -> tuple[str, str]:
     if kind != b"E" and isinstance(note, str):
         if kind == b"N":
             return "no_solution", shown(note)
+        if kind == b"U":
+            return "unsupported", shown(note)
         return "wrong_answer", shown(f"result {note}")
     raise BrokenReport(f"report {kind!r} with a strange body")
 
