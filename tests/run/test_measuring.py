@@ -45,6 +45,7 @@ class Given:
     sandbox = "auto"
     sandbox_imports: tuple[str, ...] = ()
     task_timeout = None
+    people = None
     method = SimpleNamespace(method=None, options=None)
 
     def __init__(self, forget: Path, store: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_check_that_hangs_or_eats_memory(sandbox: Sandbox, program: str, statu
     verdict = check(sandbox, RIGHT, program)
     assert verdict.status == status, verdict
     assert "check" in verdict.detail
-    assert verdict.seconds < 5
+    assert verdict.seconds < 20  # and not 99; machines are busy
     assert check(sandbox, RIGHT, "assert f(1) == 2").passed
 
 
