@@ -348,6 +348,7 @@ def _is_setting(node: ast.stmt, imported: set[str]) -> bool:
 
 def _other_readings(start: str, written: str, suffix: str) -> Iterator[str]:
     """Yield other texts that prompt and completion may be meant as, the likeliest first."""
+    yield f"{start}\n{written}{suffix}"  # where the prompt's line end was counted as its own
     blocks = list(_fenced(written))
     for block in blocks:
         for way in (_dedented(block), block):

@@ -190,6 +190,14 @@ def test_a_class_can_be_the_entry_point() -> None:
     assert run(solution_source("# a class\n", text, "Pair", chat=True), "Pair")(1).a == 1
 
 
+def test_a_class_body_needs_no_line_end_in_front() -> None:
+    """As canonical solutions are written: the prompt's own line end is before them."""
+    prompt = 'class Pair:\n    """Two."""\n'
+    text = "    def __init__(self, a):\n        self.a = a\n"
+    for body in (text, f"\n{text}"):
+        assert run(solution_source(prompt, body, "Pair"), "Pair")(1).a == 1
+
+
 @pytest.mark.parametrize("text", ["    return (", "\x00", "\ud800", "return 1\n  x"])
 def test_no_program_is_returned_as_it_is(text: str) -> None:
     """So that the judge reports what is wrong with it."""
