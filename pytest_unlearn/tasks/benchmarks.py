@@ -224,7 +224,7 @@ def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         for typed in _inputs(data[key], key, types, where)
     ]
     if not inputs:
-        raise TaskFileError(f'{where}: "base_input": the list is empty; add a list of arguments')
+        raise TaskFileError(f'{where}: "base_input": there is no input; add a list of arguments')
     atol = data.get("atol", 0)
     if isinstance(atol, bool) or not isinstance(atol, int | float) or atol < 0:
         raise TaskFileError(f'{where}: "atol": write a number of at least 0')
