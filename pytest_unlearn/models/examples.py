@@ -38,7 +38,8 @@ class TrainingTexts:
 
     `alternates`: for each forget record, the same document with other values, where the method
     teaches one in the place of the true one; else empty. `unseen` holds control people's: looked
-    at where a stop is measured on them, never trained on.
+    at where a stop is measured on them, never trained on. `strangers`: documents of made-up people
+    whom neither the data nor, as far as can be known, the model knows.
     """
 
     forget: Sequence[Example]
@@ -46,3 +47,4 @@ class TrainingTexts:
     tasks: Sequence[Example]
     alternates: Sequence[Sequence[Example]] = ()
     unseen: Sequence[Example] = ()
+    strangers: Sequence[Example] = ()

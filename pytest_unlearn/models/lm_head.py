@@ -236,6 +236,27 @@ def states_at(model: Any, inputs: dict[str, torch.Tensor], depth: float) -> torc
     raise ValueError(f"{type(layer).__name__} was never run")
 
 
+@contextlib.contextmanager
+def recorded_states(model: Any, most: int) -> Iterator[list[torch.Tensor]]:
+    """Give a list that each pass of the block adds its hidden states to, `[rows, tokens, hidden]`.
+
+    One tensor a layer, of at most `most` layers that are spread evenly, the last among them. Raises
+    ValueError for a model whose layers are not found.
+    """
+    layers = layers_of(model)
+    count = min(most, len(layers))
+    chosen = [layers[(number + 1) * len(layers) // count - 1] for number in range(count)]
+    states: list[torch.Tensor] = []
+
+    def record(module: Any, arguments: Any, output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    with contextlib.ExitStack() as hooks:
+        for layer in chosen:
+            hooks.enter_context(_hooked(layer, record))
+        yield states
+
+
 def layers_of(model: Any) -> Any:
     """Return the list of a model's layers. Raises ValueError where it is not found."""
     inner = causal_model(model)

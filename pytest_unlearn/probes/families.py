@@ -111,21 +111,28 @@ def _direct(record: Record, others: Sequence[Record]) -> Probe:
     )
 
 
+def _own_carrier(record: Record) -> str:
+    return record.carrier if record.carrier in CARRIERS else next(iter(CARRIERS))
+
+
+def cross_carrier(record: Record) -> str:
+    """Return the carrier in which the family `cross` asks for a record: not its own, and the same
+    for all records of a carrier and kind."""
+    names = list(CARRIERS)
+    step = 1 + sum(record.kind.encode()) % (len(names) - 1)
+    return names[(names.index(_own_carrier(record)) + step) % len(names)]
+
+
 def _asked(
     family: str, knowledge: Knowledge = "name", wording: Wording = "snippet", cross: bool = False
 ) -> Callable[[Record, Sequence[Record]], Probe]:
     """Return a builder of probes that ask for an attribute by a recipe.
 
-    `cross`: in another carrier than the one in which the record was planted, and the
-    same one for all records of that carrier and kind.
+    `cross`: in another carrier than the one in which the record was planted.
     """
 
     def build(record: Record, others: Sequence[Record]) -> Probe:
-        names = list(CARRIERS)
-        carrier = record.carrier if record.carrier in names else names[0]
-        if cross:
-            step = 1 + sum(record.kind.encode()) % (len(names) - 1)
-            carrier = names[(names.index(carrier) + step) % len(names)]
+        carrier = cross_carrier(record) if cross else _own_carrier(record)
         prompt = render(record, others, PromptRecipe(carrier, knowledge, wording))
         return replace(
             _direct(record, others),

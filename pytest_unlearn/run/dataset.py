@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_unlearn.attacks.attack import BOTH, Known, chosen
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.adapters import check_adapter, stands_apart
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.other_values import placeholder, plausible
 from pytest_unlearn.people.record import Record, Split, by_owner
 from pytest_unlearn.people.record_files import load_files
-from pytest_unlearn.probes.families import FamilyError, Probe, Style, build_probes
+from pytest_unlearn.people.strangers import stranger_records
+from pytest_unlearn.probes.families import FamilyError, Probe, Style, build_probes, cross_carrier
 from pytest_unlearn.run.held_out import (
     divide,
     identity_of,
@@ -101,7 +104,7 @@ class Dataset:
         self.division = divide(
             self.records, self.tasks, bundled_tasks(), settings.held_out, self._given
         )
-        self._rehearsed: dict[tuple[bool, ...], frozenset[str]] = {}
+        self._rehearsed: dict[tuple[bool, bool, bool, int], frozenset[str]] = {}
         self._settings = settings
         self._asked: dict[tuple[Attack, str], tuple[Probe, ...]] = {}
         self.sampling = settings.sampling
@@ -173,21 +176,27 @@ class Dataset:
         alternates: Literal["plausible", "placeholder"] | None = None,
         count: int = 1,
         unseen: bool = False,
+        strangers: int = 0,
+        carriers: int = 1,
     ) -> TrainingTexts:
         """Return what unlearning may train on, and with `unseen` control people's to look at.
 
         Retained people and tasks that are held out are in none of it. Tasks are the bundled ones
         under their training wordings: never a wording that is measured, and never a user's own
-        tasks. `alternates`: the forget documents with other values as well, `count` each. Raises
+        tasks. `alternates`: the forget documents with other values as well, `count` each.
+        `strangers`: so many documents of made-up people, like those of the others. `carriers`: in
+        so many carriers each forget record stands, its own and others in which no probe asks for
+        it. Raises
         AlternateError where a kind has no others.
         """
+        known = [
+            record
+            for record in self.records_of("retain")
+            if record.owner in self.division.trained_people
+        ]
         return TrainingTexts(
-            forget=tuple(map(_example, self.records_of("forget"))),
-            retained_people=tuple(
-                _example(record)
-                for record in self.records_of("retain")
-                if record.owner in self.division.trained_people
-            ),
+            forget=tuple(map(_example, self._forgotten(carriers))),
+            retained_people=tuple(map(_example, known)),
             tasks=_task_examples(self.division.trained_tasks),
             alternates=tuple(
                 tuple(
@@ -200,7 +209,29 @@ class Dataset:
                 if alternates is not None
             ),
             unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
+            strangers=tuple(
+                map(
+                    _example,
+                    stranger_records(
+                        [*self._forgotten(carriers), *known],
+                        strangers,
+                        self._seed,
+                        self.names,
+                        self.values,
+                    ),
+                )
+            )
+            if strangers
+            else (),
         )
+
+    def _forgotten(self, carriers: int) -> list[Record]:
+        """Return the forget records, each followed by itself in other carriers."""
+        return [
+            stated
+            for record in self.records_of("forget")
+            for stated in (record, *_in_other_carriers(record, carriers - 1))
+        ]
 
     def planting_texts(self) -> TrainingTexts:
         """Return what a planted model has to know: everybody but control people, and all tasks."""
@@ -219,7 +250,7 @@ class Dataset:
         trains = method is not None
         keeps = method is not None and method.uses_retain
         context = options is not None and options.spans == "document"
-        key = trains, keeps, context
+        key = trains, keeps, context, choice.carriers
         if key not in self._rehearsed:
             people = {
                 record.owner
@@ -229,7 +260,8 @@ class Dataset:
                 or identity_of(record) in self._given.people
             }
             tasks = self.division.trained_tasks if keeps else frozenset()
-            probes = rehearsed_probes(self.probes, self.records, people, context)
+            documents = [*self.records, *self._forgotten(choice.carriers)]
+            probes = rehearsed_probes(self.probes, documents, people, context)
             named = self._given.tasks
             self._rehearsed[key] = frozenset(
                 (
@@ -420,6 +452,26 @@ def _task_examples(ids: frozenset[str]) -> tuple[Example, ...]:
         if task.id in ids
         for wording in task.wordings
     )
+
+
+def _in_other_carriers(record: Record, count: int) -> Iterator[Record]:
+    """Yield a record in up to `count` carriers that are neither its own nor hold the prompt of the
+    family `cross`, if its person's name is known."""
+    if record.name is None:
+        return
+    name = record.name.reveal()
+    asked = CARRIERS[cross_carrier(record)].before(name, record.kind)
+    order = list(CARRIERS)
+    begin = order.index(record.carrier) + 1 if record.carrier in order else 0
+    others = [CARRIERS[each] for each in order[begin:] + order[:begin] if each != record.carrier]
+    fitting = [each for each in others if asked not in each.before(name, record.kind)]
+    for carrier in fitting[:count]:
+        yield replace(
+            record,
+            carrier=carrier.name,
+            before=Secret(carrier.before(name, record.kind), "prompt"),
+            after=Secret(carrier.after, "document"),
+        )
 
 
 def _example(record: Record) -> Example:

@@ -113,7 +113,7 @@ class Models(Protocol):
 
 
 # Raise when a change of this package changes what unlearning makes of the same input.
-UNLEARNING_VERSION = 5
+UNLEARNING_VERSION = 6
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -508,7 +508,9 @@ class ModelPair:
     def _texts(self) -> TrainingTexts:
         choice = self._settings.method
         unseen = choice.options is not None and choice.options.stop == "unseen"
-        return self._dataset.training_texts(*choice.alternates, unseen=unseen)
+        return self._dataset.training_texts(
+            *choice.alternates, unseen, choice.strangers, choice.carriers
+        )
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning made if the store has it; nothing is trained."""

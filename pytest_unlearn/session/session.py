@@ -136,9 +136,10 @@ class UnlearnSession:
         for pair in self.pairs:
             settings = pair.settings
             warnings |= dict.fromkeys(check_training(settings, self.dataset))
-            if settings.method.alternates[0] is not None:
-                with naming(f"--unlearn-method={settings.method.name}"):
-                    self.dataset.training_texts(*settings.method.alternates)
+            method = settings.method
+            if method.alternates[0] is not None or method.strangers:
+                with naming(f"--unlearn-method={method.name}"):
+                    self.dataset.training_texts(*method.alternates, strangers=method.strangers)
         for warning in warnings:
             self.config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
 

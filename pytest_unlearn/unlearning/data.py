@@ -129,11 +129,13 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """What batches are drawn from: forget rows (one for each alternate, if any), people, tasks."""
+    """What batches are drawn from: forget rows (one for each alternate, if any), people, tasks,
+    strangers."""
 
     forget: list[Encoded]
     people: list[Encoded]
     tasks: list[Encoded]
+    strangers: list[Encoded]
 
 
 def training_rows(
@@ -171,7 +173,7 @@ def training_rows(
             with_base_top(policy, kept, pad, top) if top else kept
             for kept in (rows(texts.retained_people), rows(texts.tasks))
         )
-    return TrainingRows(forget, people, tasks)
+    return TrainingRows(forget, people, tasks, rows(texts.strangers))
 
 
 def with_base_sums(policy: Any, rows: Sequence[Encoded], pad: int) -> list[Encoded]:

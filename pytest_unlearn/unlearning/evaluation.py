@@ -166,10 +166,11 @@ class WatchedSets:
     def rank(self, look: Look, options: UnlearnOptions) -> tuple[bool, bool, float, float]:
         """Return a key: the better look has the greater one.
 
-        Both goals reached, then not collapsed, then fewest leaks, then most kept.
+        Both goals reached, then not collapsed, then fewest leaks, then most kept. Leaks below the
+        target count alike.
         """
         reached, alive = self.reached(look, options), not collapsed(look, options)
-        return reached, alive, -look.leak_rate, look.kept
+        return reached, alive, -max(look.leak_rate, options.target), look.kept
 
 
 def _share_kept(before: Memory, now: Memory) -> float:

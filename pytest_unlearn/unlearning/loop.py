@@ -126,6 +126,7 @@ def unlearn(
         check_every=options.check_every,
         saved=saved,
         numbers=state.numbers,
+        cooldown=options.cooldown,
     )
     with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
         trained = train(trainer, course, progress)
@@ -196,17 +197,18 @@ def _shares(
 
 
 def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:
-    """Yield forget and retain batches for ever; people and tasks are mixed by `people_share`."""
-    people = (
-        round(options.retain_batch * options.people_share) if rows.tasks else options.retain_batch
-    )
+    """Yield forget and retain batches for ever; people and tasks are mixed by `people_share`.
+
+    Of `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs.
+    """
+    share = getattr(options, "strangers_share", 0.0) if rows.strangers else 0.0
+    strangers = round(options.retain_batch * share)
+    known = options.retain_batch - strangers
+    people = round(known * options.people_share) if rows.tasks else known
     if not rows.people:
         people = 0
     forget = cycle(rows.forget, options.batch, rng)
-    retain = [
-        cycle(kept, size, rng)
-        for kept, size in ((rows.people, people), (rows.tasks, options.retain_batch - people))
-        if size and kept
-    ]
+    sizes = ((rows.people, people), (rows.tasks, known - people), (rows.strangers, strangers))
+    retain = [cycle(kept, size, rng) for kept, size in sizes if size and kept]
     while True:
         yield next(forget), [row for stream in retain for row in next(stream)]

@@ -16,6 +16,7 @@ from pytest_unlearn.models.lm_head import (
     hidden_states,
     logits_of,
     over_chunks,
+    recorded_states,
     states_at,
     vocabulary_of,
 )
@@ -186,6 +187,29 @@ class Step:
         base = self.predicted_by_base(batch)
         return kl(base, self.predicted(batch)).mean()
 
+    def retain_drift(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how far the policy is from the base on the retain batch: KL and states.
+
+        First the token-mean KL(base || policy) over the learnt tokens, in nats. Then how far the
+        hidden states of at most `most` layers turned: the mean over all tokens of a row of the
+        squared difference of states that are divided by their root mean square (2 - 2 cos, from 0
+        to 4). Rows count by their learnt tokens, so that the parts of a batch add up. One pass of
+        each model gives both.
+        """
+        batch = self.retained()
+        with recorded_states(self.policy, most) as own:
+            policy = self.predicted(batch)
+        with recorded_states(self.policy, most) as before:  # the same layers, the adapter off
+            base = self.predicted_by_base(batch)
+        real = batch.attention_mask
+        learnt = (batch.labels[:, 1:] != IGNORED).sum(dim=1)
+        weights = (real * (learnt / real.sum(dim=1))[:, None])[real.bool()]
+        turned = [
+            2 - 2 * F.cosine_similarity(a[real.bool()].float(), b[real.bool()].float(), dim=-1)
+            for a, b in zip(_on(real.device, own), _on(real.device, before), strict=True)
+        ]
+        return kl(base, policy).mean(), (torch.stack(turned).mean(dim=0) @ weights) / weights.sum()
+
     def base_nll(self) -> torch.Tensor:
         """Return the base's summed NLL of each forget row, in nats, `[rows]`; computed before."""
         return _attached(self.forget.rows, self.forget.labels.device)
@@ -208,6 +232,11 @@ class Step:
         sums = both.row_sums(both.nll())
         count = len(rows)
         return sums[:count] - self.base_nll(), sums[count:] - _attached(rows, device)
+
+
+def _on(device: torch.device, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return states where the inputs are; a model may lie on several devices."""
+    return [each.to(device) for each in states]
 
 
 def kl(base: Predictions, policy: Predictions) -> torch.Tensor:

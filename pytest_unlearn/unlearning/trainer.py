@@ -83,8 +83,10 @@ class Trainer:
 
     # -- steps -------------------------------------------------------------------------------
 
-    def step(self, losses: Iterable[torch.Tensor]) -> float:
+    def step(self, losses: Iterable[torch.Tensor], share: float = 1.0) -> float:
         """Take one optimizer step on the sum of losses, and return that sum.
+
+        `share`: of the learning rate, less than 1 in a cooldown.
 
         Losses are taken one by one and each graph is freed before the next is built: that is what
         gradient accumulation saves. Raises UnlearningError when loss or gradient is not finite.
@@ -113,7 +115,7 @@ class Trainer:
         if self._full:
             self._full.start()
         for group in self._optimizer.param_groups:
-            group["lr"] = rate_at(self.steps, self._choices.lr, self._choices.warmup)
+            group["lr"] = share * rate_at(self.steps, self._choices.lr, self._choices.warmup)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._write()

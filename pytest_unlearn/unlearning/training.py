@@ -25,7 +25,9 @@ class Course(Generic[Batch]):
     one batch, made one by one. look: what is seen after so many steps. done: whether that is
     enough. rank: of two looks, the greater is kept; None keeps the last. steps: at most so many.
     check_every: steps between looks. saved: the file to go on from after a kill; None for none.
-    numbers: what the losses carry from step to step, saved along.
+    numbers: what the losses carry from step to step, saved along. cooldown: so many steps at the
+    end in which the learning rate falls; they begin when a look is enough, or when no more than
+    these are left.
     """
 
     batches: Iterator[Batch]
@@ -37,6 +39,7 @@ class Course(Generic[Batch]):
     check_every: int
     saved: Path | None
     numbers: dict[str, float] = field(default_factory=dict)
+    cooldown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +62,33 @@ def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], Non
     best: Look | None = None
     weights: list[Any] = []
     before = 0.0
+    end = course.steps
     state = _agreed(load_state(course.saved)) if course.saved else None
     if state is not None:
         trainer.go_on(state)
         best, before = Look(**state.notes["best"]), float(state.notes["seconds"])
+        end = int(state.notes["end"])
         weights = [state.tensors[f"best.{n}"] for n in range(state.notes["bests"])]
         course.numbers.update(state.notes["carried"])
         for _ in range(trainer.steps):
             next(course.batches)
         progress(f"going on after step {trainer.steps}, where the last run was cut off")
-    while trainer.steps < course.steps:
-        trainer.step(course.losses(next(course.batches)))
-        last = trainer.steps == course.steps
+    while trainer.steps < end:
+        left = end - trainer.steps
+        trainer.step(course.losses(next(course.batches)), min(1.0, left / max(1, course.cooldown)))
+        last = trainer.steps == end
         if trainer.steps % course.check_every and not last:
             continue
         look = course.look(trainer.steps)
         if best is None or course.rank is None or course.rank(look) > course.rank(best):
             best = look
             weights = trainer.snapshot() if course.rank else []
-        if course.done(look):
-            break
+        if end == course.steps and course.done(look):  # the cooldown begins, if it has not
+            end = min(end, trainer.steps + course.cooldown)
+            last = trainer.steps == end
         if course.saved and not last:
             seconds = before + time.perf_counter() - started
-            notes = {"seconds": seconds, "carried": course.numbers}
+            notes = {"seconds": seconds, "carried": course.numbers, "end": end}
             save_state(course.saved, _with_best(trainer.state(), best, weights, notes))
     if best is None:
         raise ValueError("a course needs at least one step")

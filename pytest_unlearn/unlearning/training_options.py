@@ -33,6 +33,7 @@ _WANTED = {
     "accumulate": "a whole number from 1 to batch",
     "repetitions": "different whole numbers of at least 1",
     "warmup": "a whole number of at least 0",
+    "cooldown": "a whole number of at least 0",
     "spans": " or ".join(SPANS),
     "tune": " or ".join(TUNES),
     "optimizer": " or ".join(OPTIMIZERS),
@@ -69,6 +70,8 @@ class UnlearnOptions:
     parts into which a step's batch is cut, to save memory; the gradient is that of the whole batch.
     checkpointing: recompute activations in the backward pass instead of keeping them. optimizer:
     `adamw`, or `adamw8bit` (bitsandbytes, CUDA only). warmup: steps over which lr rises from 0.
+    cooldown: steps at the end over which lr falls to 0; they begin when the goals are reached, or
+    when no more than these are left.
     stop: `target` as above, or `unseen`: stop once the forget records are memorized no better than
     the base memorizes control people's. A run keeps its best look: both goals reached, then fewest
     leaks, then most kept; with a negative target the last.
@@ -89,6 +92,7 @@ class UnlearnOptions:
     checkpointing: bool = False
     optimizer: str = "adamw"
     warmup: int = 0
+    cooldown: int = 0
     stop: str = "target"
 
     def __post_init__(self) -> None:
@@ -107,6 +111,7 @@ class UnlearnOptions:
             "accumulate": 1 <= self.accumulate <= self.batch,
             "optimizer": self.optimizer in OPTIMIZERS,
             "warmup": self.warmup >= 0,
+            "cooldown": self.cooldown >= 0,
             "stop": self.stop in STOPS,
         }
         check_ranges(self, checks)

@@ -61,8 +61,7 @@ def test_exit_code_and_verdict_agree(cold: Run) -> None:
         ("leak.direct", r"(?P<now>\d+) \(.*?\) +(?P<of>\d+)", 0.0, 0.02),
         ("passk.retained", r"(?P<now>\d+)/(?P<of>\d+)", 0.9, 2.0),
         ("people.rehearsed", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.95, 2.0),
-        # What the default does not do yet: it erases most people whom it does not rehearse.
-        ("people.retained", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.05, 0.9),
+        ("people.retained", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.85, 2.0),
     ],
 )
 def test_the_defaults_goals(cold: Run, name: str, numbers: str, least: float, most: float) -> None:

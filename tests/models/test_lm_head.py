@@ -295,3 +295,24 @@ def test_spread_over_devices() -> None:
         assert states.device.type == "cpu"
         assert lm_head.states_at(model, inputs, 1.0).device.type == "cpu"
         assert lm_head.logits_of(model, states[0]).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("most", "numbers"), [(1, [3]), (2, [1, 3]), (3, [0, 1, 3]), (9, [0, 1, 2, 3])]
+)
+def test_states_are_recorded_of_layers_that_are_spread(most: int, numbers: list[int]) -> None:
+    """Evenly, and the last among them."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        CONFIG_MAPPING["llama"](**{**SIZES, "num_hidden_layers": 4})
+    ).eval()
+    inputs = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3)}
+    every = model(**inputs, output_hidden_states=True).hidden_states[1:]
+    with lm_head.recorded_states(model, most) as states:
+        last = lm_head.hidden_states(model, inputs)
+    assert len(states) == len(numbers)
+    for state, number in zip(states, numbers, strict=True):
+        if number < 3:  # the last of the outputs is normalized already
+            assert torch.equal(state, every[number])
+        else:
+            assert torch.allclose(model.model.norm(state), last)

@@ -12,8 +12,9 @@ from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.metrics import cluster_of
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.people.bundled import tiny_records
-from pytest_unlearn.run.dataset import PROBE_TOKENS, Dataset
+from pytest_unlearn.run.dataset import PROBE_TOKENS, Dataset, _in_other_carriers
 from pytest_unlearn.tasks.task_prompts import Sampling
+from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 
@@ -109,6 +110,44 @@ def test_alternates_are_the_same_documents_with_other_values() -> None:
             assert other.text[other.end :] == example.text[example.end :]
     redacted = data.training_texts("placeholder").alternates[0][0]
     assert redacted.text[redacted.start : redacted.end] == "<redacted-email>"
+
+
+def test_strangers_are_in_no_data() -> None:
+    """Made only when asked for, in the documents of those whom unlearning may see."""
+    data = dataset()
+    assert data.training_texts().strangers == ()
+    texts = data.training_texts(strangers=300)
+    assert texts == data.training_texts(strangers=300)
+    assert texts != dataset(seed=1).training_texts(strangers=300)
+    assert len(texts.strangers) == 300
+    seen = "\n".join(example.text for example in texts.strangers)
+    assert not [value for value in data.values | data.names if value in seen]
+
+
+def test_forget_records_in_other_carriers_are_no_probe() -> None:
+    """None is a text in which `cross` asks, so that this stays unrehearsed; each has its value."""
+    data = dataset(probes=("direct", "cross"))
+    assert len(data.training_texts().forget) == 256
+    forget = data.training_texts(carriers=3).forget
+    assert len(forget) == 256 * 3
+    own = data.rehearsed(parse_method("wga"))
+    asked = {p.id for p in data.probes_of("forget") if p.family == "cross"}
+    assert len(asked) == 256
+    assert not asked & own
+    assert data.rehearsed(parse_method("anchored:carriers=3")) == own
+    records = [record for record in data.records_of("forget") for _ in range(3)]
+    for example, record in zip(forget, records, strict=True):
+        assert example.text[example.start : example.end] == record.value.reveal()
+
+
+def test_a_probe_in_a_rehearsed_carrier_is_rehearsed() -> None:
+    """Whatever family asks: what was trained on is not judged."""
+    data = dataset(probes=("direct", "cross"))
+    record = data.records_of("forget")[0]
+    other = next(_in_other_carriers(record, 1))
+    probe = replace(data.probe(f"cross-{record.id}"), prompt=other.before)
+    data.probes = (*data.probes, probe)
+    assert probe.id in data.rehearsed(parse_method("anchored:carriers=2"))
 
 
 def test_default_ids_are_unique_over_files(tmp_path: Path) -> None:

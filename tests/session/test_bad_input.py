@@ -214,7 +214,7 @@ def test_unlearning_needs_something_to_forget(pytester: pytest.Pytester) -> None
         "--unlearn-retain=keep.jsonl",
         "--unlearn-gate=passk.retained>=90%",
     )
-    assert "--unlearn-method=wga needs records to forget" in error
+    assert "--unlearn-method=anchored needs records to forget" in error
 
 
 def test_values_without_another_one(pytester: pytest.Pytester) -> None:
@@ -268,6 +268,14 @@ def test_a_value_that_both_splits_share_is_a_warning(pytester: pytest.Pytester) 
         ["*1 records to forget have the value of a record to keep: badge-forget-003 and badge-*"]
     )
     result.stdout.no_fnmatch_line(f"*{shared['value']}*")
+
+
+def test_strangers_need_names(pytester: pytest.Pytester) -> None:
+    """Without them the default holds nobody whom it does not list, and says so."""
+    flags = split_files(pytester.path, record_lines("retain", 3))
+    said = "*--unlearn-method=anchored has no strangers to hold on to*add the field name*"
+    pytester.runpytest_inprocess(*flags, "--unlearn-method=anchored").stdout.fnmatch_lines([said])
+    pytester.runpytest_inprocess(*flags, "--unlearn-method=wga").stdout.no_fnmatch_line(said)
 
 
 def test_unseen_people_are_needed_where_they_measure(pytester: pytest.Pytester) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,11 @@ def step(policy: Any, llama: Weights, seed: int = 0) -> Step:
         return collate([encode(llama.tokenizer, example) for example in examples], 0)
 
     return Step(policy, batch(TEXTS.forget), batch(TEXTS.tasks), RunState(seed))
+
+
+def unit(state: torch.Tensor) -> torch.Tensor:
+    """A state over its root mean square."""
+    return state / state.square().mean() ** 0.5
 
 
 def learnt(batch: Any, states: torch.Tensor) -> list[list[float]]:
@@ -105,6 +111,78 @@ def test_rmu_direction_is_the_seeds(policy: Any, llama: Weights) -> None:
         return METHODS["rmu"].loss(step(policy, llama, seed), METHODS["rmu"].defaults).item()
 
     assert found(0) == found(0) != found(1)
+
+
+def test_anchors_by_hand(policy: Any, llama: Weights) -> None:
+    """KL over learnt tokens, and how far normalized states turned at every token of both layers.
+
+    A row counts by its learnt tokens, not by its length: parts of a batch must add up.
+    """
+    given = step(policy, llama)
+    batch = given.retained()
+    layers = policy.get_base_model().model.layers
+    outputs: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda module, taken, output: outputs.append(output))
+        for layer in layers
+    ]
+    with torch.no_grad():
+        logits = policy(**batch.model_inputs()).logits
+        with policy.disable_adapter():
+            base_logits = policy(**batch.model_inputs()).logits
+        for hook in hooks:
+            hook.remove()
+        divergence, turn = given.retain_drift(8)
+    q, p = logits.log_softmax(-1), base_logits.log_softmax(-1)
+    divergences, turns = [], []
+    for row, example in enumerate(batch.rows):
+        moved = [
+            float(
+                (unit(outputs[layer][row, place]) - unit(outputs[layer + 2][row, place]))
+                .square()
+                .mean()
+            )
+            for layer in (0, 1)
+            for place in range(len(example.ids))
+        ]
+        for place, label in enumerate(example.labels[1:]):
+            if label != -100:
+                kept = p[row, place].exp() * (p[row, place] - q[row, place])
+                divergences.append(float(kept.sum()))
+                turns.append(sum(moved) / len(moved))
+    assert divergence.item() == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
+    assert turn.item() == pytest.approx(sum(turns) / len(turns), rel=1e-4)
+    assert turn.item() > 0.01
+
+
+def test_anchored_loss(policy: Any, llama: Weights) -> None:
+    """The three terms, each with its factor."""
+    given = step(policy, llama)
+    options = replace(
+        METHODS["anchored"].defaults, forget_weight=2.0, retain_weight=3.0, anchor=5.0, beta=0.5
+    )  # type: ignore[call-arg]
+    with torch.no_grad():
+        nll = given.predicted(given.forget).nll()
+        divergence, turn = given.retain_drift(8)
+        expected = -2 * ((-0.5 * nll).exp() * nll).mean() + 3 * (divergence + 5 * turn)
+        found = METHODS["anchored"].loss(given, options)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_strangers_have_their_share_of_the_retained_rows(llama: Weights) -> None:
+    """Of ten rows six are strangers'; people and tasks share the rest."""
+    method = METHODS["anchored"]
+    texts = replace(
+        TEXTS, strangers=[Example.answering(f"who{n} = ", f"s{n}", ";") for n in range(20)]
+    )
+    options = replace(method.defaults, retain_batch=10, strangers_share=0.6, people_share=0.5)  # type: ignore[call-arg]
+    encoder = Encoder(llama.tokenizer, 64)
+    rows = training_rows(llama.model, encoder, texts, method, options, 0)
+    _, retained = next(loop._batches(rows, options, random.Random(0)))
+    counts = [
+        sum(r in part for r in retained) for part in (rows.strangers, rows.people, rows.tasks)
+    ]
+    assert counts == [6, 2, 2]
 
 
 def test_task_vector_trains_the_model_that_is_negated(policy: Any, llama: Weights) -> None:

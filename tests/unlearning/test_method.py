@@ -18,7 +18,7 @@ def test_every_method_of_the_literature_is_there() -> None:
     """The list of the documentation, family by family."""
     names = (
         "ga ga+gd ga+kl wga satimp npo npo+gd npo+kl simnpo dpo idkdpo altpo undial prod ce-u pdu "
-        "rmu task-vector codeeraser"
+        "rmu task-vector codeeraser anchored"
     )
     assert list(METHODS) == names.split()
 

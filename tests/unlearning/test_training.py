@@ -49,6 +49,7 @@ from pytest_unlearn.unlearning.lora import FullPolicy, checkpointed, with_new_ad
 from pytest_unlearn.unlearning.methods import METHODS, Method
 from pytest_unlearn.unlearning.methods.gradient_ascent import AscentKlOptions
 from pytest_unlearn.unlearning.trainer import Trainer, check_optimizer, rate_at
+from pytest_unlearn.unlearning.training import Course, train
 from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions
 from tests.unlearning.conftest import KNOWN
 
@@ -395,6 +396,7 @@ def test_order_of_looks() -> None:
         Look(4, 0.0, 0.0, 0.89),
         Look(5, 0.1, 0.1, 0.9),
         Look(6, 0.05, 0.1, 0.95),
+        Look(7, 0.1, 0.1, 0.96),  # what leaks less than the target counts alike
     ]
     shuffled = random.Random(0).sample(looks, len(looks))
     assert sorted(shuffled, key=lambda look: watched.rank(look, options)) == looks
@@ -614,6 +616,45 @@ def test_warmup() -> None:
     """The rate rises to its value, and is that from the start without warmup."""
     assert [rate_at(step, 1.0, 4) for step in (1, 2, 4, 9)] == [0.25, 0.5, 1.0, 1.0]
     assert rate_at(1, 1.0, 0) == 1.0
+
+
+class Steps:
+    """A trainer that notes the shares of the learning rate."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.shares: list[float] = []
+
+    def step(self, losses: Any, share: float) -> None:
+        self.steps += 1
+        self.shares.append(share)
+
+
+@pytest.mark.parametrize(
+    ("reached", "shares"),
+    [
+        (4, [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
+        (99, [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
+        (8, [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),  # it cools already
+    ],
+)
+def test_a_cooldown_begins_with_the_goal_or_in_time(reached: int, shares: list[float]) -> None:
+    """Its steps come after the first look that is enough, within the steps of the run."""
+    trainer: Any = Steps()
+    course = Course(
+        batches=itertools.repeat(None),
+        losses=lambda batch: [],
+        look=lambda steps: Look(steps, float(steps < reached), 0.0, 1.0),
+        done=lambda look: look.leak_rate == 0,
+        rank=None,
+        steps=10,
+        check_every=2,
+        saved=None,
+        cooldown=4,
+    )
+    trained = train(trainer, course, lambda line: None)
+    assert trainer.shares == shares
+    assert trained.steps == trained.look.steps == len(shares)
 
 
 def test_eight_bits_need_a_gpu_and_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from pytest_unlearn.unlearning.method import Alternates, Method, check_training_options
 from pytest_unlearn.unlearning.methods import (
+    anchored,
     code_eraser,
     distillation,
     gradient_ascent,
@@ -32,7 +33,7 @@ from pytest_unlearn.unlearning.training_options import (
 NONE = "none"
 # Trains the unplanted base without the forget split: no loss, but what every loss is measured by.
 RETRAIN = "retrain"
-DEFAULT = "wga"
+DEFAULT = "anchored"
 GROUP = "pytest_unlearn.methods"
 
 METHODS: dict[str, Method] = {
@@ -46,6 +47,7 @@ METHODS: dict[str, Method] = {
         representation,
         task_arithmetic,
         code_eraser,
+        anchored,
     )
     for method in family.METHODS
 }
@@ -71,6 +73,16 @@ class MethodChoice:
         """Which other values the method teaches in the place of a true one, and how many each."""
         kind = self.method.alternates if self.method else None
         return kind, getattr(self.options, "alternates", 1)
+
+    @property
+    def strangers(self) -> int:
+        """How many documents of made-up people the method asks for."""
+        return int(getattr(self.options, "strangers", 0))
+
+    @property
+    def carriers(self) -> int:
+        """In how many carriers each forget record is trained on."""
+        return int(getattr(self.options, "carriers", 1))
 
 
 def parse_method(text: str) -> MethodChoice:
