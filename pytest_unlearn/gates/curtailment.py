@@ -34,13 +34,17 @@ class Curtailment:
         cases: Sequence[object],
         path: Path,
         compared: Sequence[Gate] = (),
+        requests: bool = False,
     ) -> None:
-        """`compared`: metrics whose change since a saved run is judged; their cases are all run."""
+        """`compared`: metrics whose change since a saved run is judged; their cases are all run.
+
+        `requests`: the people to forget are asked in every way.
+        """
         self.path = path
         self._gates = gates
         gates_of: dict[str, set[str]] = {}
         for gate, name in [(g, g.name) for g in gates] + [(g, _COMPARED) for g in compared]:
-            for case in concerns(gate, cases):
+            for case in concerns(gate, cases, requests):
                 gates_of.setdefault(str(case.id), set()).add(name)
         self._gates_of = gates_of
         # Looking again after each hundredth of the cases: to look costs a pass over all of them.
@@ -56,12 +60,13 @@ class Curtailment:
         cases: Sequence[object],
         folder: Path,
         compared: Sequence[Gate] = (),
+        requests: bool = False,
     ) -> Curtailment:
         """Make the file, in a folder that exists, readable by its owner only."""
         handle, name = tempfile.mkstemp(dir=folder, prefix="settled-", suffix=".json")
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write("[]")
-        return cls(gates, cases, Path(name), compared)
+        return cls(gates, cases, Path(name), compared, requests)
 
     def update(self, measured: Measured) -> None:
         """Look which gates are settled by what was measured so far."""

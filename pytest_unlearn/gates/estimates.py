@@ -24,6 +24,7 @@ from pytest_unlearn.gates.metrics import (
     State,
     Type,
     cluster_of,
+    value_of,
 )
 from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.statistics import (
@@ -140,6 +141,9 @@ def sample(
     `tested`: the model that is read as the tested one.
     """
     people = people_of(rows, each_alone)
+    if metric.type == "count":
+        base, new = (_by_value(metric, rows, state, argument) for state in ("base", tested))
+        return Sample(base, new, tuple(map(str, range(len(new)))), had=base)
     return Sample(
         base=_scores(metric.score, rows, "base", argument),
         new=_scores(metric.score, rows, tested, argument),
@@ -196,13 +200,25 @@ def _chance(
     return Chance(tuple(found)) if any(any(means) for *_, means in found) else None
 
 
+def _by_value(
+    metric: Metric, rows: Sequence[Row], state: State, argument: int
+) -> tuple[float, ...]:
+    """Return for each value to forget whether, or how likely, any of its probes brings it out."""
+    silent: dict[str, float] = {}
+    for row in rows:
+        value = value_of(row, state if metric.counted else None)
+        score = metric.score(row, state, argument)
+        silent[value] = silent.get(value, 1.0) * (1.0 - (score or 0.0))
+    return tuple(1.0 - chance for chance in silent.values())
+
+
 def _kind(row: Row) -> str:
     return str(getattr(row, "kind", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and its one-sided bounds; for `maximum` both bounds are the figure."""
+    """A figure and its one-sided bounds; for `maximum` and `count` both are the figure."""
 
     figure: float
     lower: float
@@ -221,6 +237,9 @@ def read(type_: Type, found: Sample, confidence: float = CONFIDENCE) -> Estimate
     if type_ == "maximum":
         highest = max(found.new)
         return Estimate(highest, highest, highest)
+    if type_ == "count":
+        total = math.fsum(found.new)
+        return Estimate(total, total, total)
     new = found.means(found.new)
     if type_ in ("rate", "floor"):
         values = values_of(new)
@@ -267,7 +286,7 @@ def units_needed(type_: Type, limit: float, confidence: float = CONFIDENCE) -> i
 
     None for a limit so small that no number of them can show it.
     """
-    if type_ == "maximum" or limit == 0:
+    if type_ in ("maximum", "count") or limit == 0:
         return 1
     if type_ in ("rate", "loss"):
         return probes_needed(limit, confidence)

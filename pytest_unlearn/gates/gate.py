@@ -37,7 +37,7 @@ def plain_number(text: str) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A metric, the rows it is restricted to, and its limit: a fraction in [0, 1), or bits.
+    """A metric, the rows it is restricted to, and its limit: a fraction in [0, 1), bits or values.
 
     `argument` is the number in parentheses, 0 where the metric has none.
     """
@@ -70,7 +70,7 @@ class Gate:
     @property
     def by_counting(self) -> bool:
         """Tell whether one event too many decides, whatever the number of rows."""
-        return self.limit == 0 or self.metric.type == "maximum"
+        return self.limit == 0 or self.metric.type in ("maximum", "count")
 
     def concerns(self, case: object) -> bool:
         """Tell whether a row, probe or task case is counted by this gate."""
@@ -101,6 +101,8 @@ def parse_gate(text: str) -> Gate:
     gate = Gate(text.strip(), metric, filters, _limit(text, metric, match["limit"]), argument)
     if metric.split is None and any(key != "unit" for key, _ in gate.filters):
         raise GateError(f"{text!r}: tasks have no kind and no carrier; leave the brackets out")
+    if gate.each_alone and metric.type == "count":
+        raise GateError(f"{text!r}: values are counted, not cases; leave unit=case out")
     if gate.each_alone and ("probe", "all") in gate.filters:
         raise GateError(
             f"{text!r}: probes of one record by several families are not independent; leave "
@@ -145,14 +147,19 @@ def _filters(text: str, metric: Metric, given: str | None) -> tuple[tuple[str, s
 def _limit(text: str, metric: Metric, given: str) -> float:
     number, percent = (given[:-1], True) if given.endswith("%") else (given, False)
     bits = metric.type == "maximum"
+    values = metric.type == "count"
     exact = plain_number(number)
     if exact is None:
-        example = "10 (bits)" if bits else "0.05 or 5%"
+        example = "10 (bits)" if bits else "0 (values)" if values else "0.05 or 5%"
         raise GateError(f"{text!r}: {given!r} is not a number; write {example}")
     exact /= 100 if percent else 1
     if 0 < exact < _LEAST:
         raise GateError(f"{text!r}: no run can show so small a limit; write 0, or 0.01% or more")
     limit = float(exact)
+    if values:
+        if percent:
+            raise GateError(f"{text!r}: the limit is a number of values; write 0")
+        return limit
     if bits:
         if percent or not 0 < limit < 64:
             raise GateError(f"{text!r}: the limit is a number of bits; write 10")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.saved_runs import Change
 
 Undecided = Literal["fail", "warn"]
+Population = Literal["sample", "requests"]
 
 GATE_OPTIONS = (
     Option(
@@ -44,6 +45,13 @@ GATE_OPTIONS = (
         "fail|warn",
         "what a gate does whose bound decides nothing. fail: it forbids the release (default); "
         "warn: it does not, and is shown; an error, a FAIL or no evaluation is never let through",
+    ),
+    Option(
+        "unlearn_population",
+        "sample|requests",
+        "what the people to forget are. sample: some of many, so that gates judge a bound on all "
+        "(default); requests: everybody who asked, so that gates judge what came out of them in "
+        "every probe, and one person is enough",
     ),
     Option(
         "unlearn_require_complete",
@@ -87,11 +95,17 @@ class Judging:
     profile: str | None
     confidence: float
     undecided: Undecided
+    population: Population
     require_complete: bool
     curtail: bool
     save: str | None
     compare: str | None
     compare_fail: tuple[Change, ...]
+
+    @property
+    def requests(self) -> bool:
+        """Tell whether the people to forget are all there are."""
+        return self.population == "requests"
 
 
 def read_judging(
@@ -120,7 +134,10 @@ def read_judging(
     changes = given("unlearn_compare_fail") or ()
     if changes and compare is None:
         raise GateError("--unlearn-compare-fail: name a saved run with --unlearn-compare=NAME")
-    source, gates = _gates(given("unlearn_gate") or (), file, table, profile, recorded)
+    population = given("unlearn_population") or (recorded.population if recorded else "sample")
+    if population not in ("sample", "requests"):
+        raise GateError(f"--unlearn-population={population}: write one of sample, requests")
+    source, gates = _gates(given("unlearn_gate") or (), file, table, profile, recorded, population)
     confidence, undecided = (
         _rule(name, given(f"unlearn_{name}"), file, rules) for name in ("confidence", "undecided")
     )
@@ -132,6 +149,7 @@ def read_judging(
         profile=profile,
         confidence=_confidence(*confidence, recorded.confidence if recorded else CONFIDENCE),
         undecided=_undecided(*undecided, recorded.undecided if recorded else "fail"),
+        population=population,
         require_complete=bool(given("unlearn_require_complete"))
         or (recorded is not None and recorded.require_complete),
         curtail=stop == "curtail",
@@ -147,6 +165,7 @@ def _gates(
     table: Sequence[str],
     profile: str | None,
     recorded: Judging | None,
+    population: Population,
 ) -> tuple[str, tuple[Gate, ...]]:
     """Return where the gates come from, and the gates."""
     from pytest_unlearn.gates.profiles import choose_gates
@@ -157,7 +176,7 @@ def _gates(
     sources = [f"--unlearn-profile={profile}" if profile else "", own]
     source = " and ".join(filter(None, sources)) or "the defaults"
     with naming("--unlearn-gate"):
-        return source, choose_gates(flags or table, profile)
+        return source, choose_gates(flags or table, profile, population)
 
 
 def _rule(name: str, flag: Any, file: str, rules: dict[str, str]) -> tuple[str, Any]:

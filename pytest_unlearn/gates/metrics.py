@@ -18,13 +18,14 @@ from pytest_unlearn.gates.case_rows import TaskRow
 State = Literal["base", "unlearned"]
 # How scores become a figure: the tested model's mean, with an upper (`rate`) or a lower limit
 # (`floor`); its mean divided by the base's (`ratio`); the share by which it fell (`drop`); the
-# points by which it fell (`loss`); its highest score (`maximum`).
-Type = Literal["rate", "floor", "ratio", "drop", "loss", "maximum"]
+# points by which it fell (`loss`); its highest score (`maximum`); how many values come out of any
+# of their probes (`count`), which is a fact about these people and no estimate.
+Type = Literal["rate", "floor", "ratio", "drop", "loss", "maximum", "count"]
 # A row's score in a state, given the number in the metric's parentheses (0 where it has none);
 # None where the run does not measure it.
 Score = Callable[[Row, State, int], float | None]
 
-UPPER: frozenset[Type] = frozenset({"rate", "loss", "maximum"})
+UPPER: frozenset[Type] = frozenset({"rate", "loss", "maximum", "count"})
 # Keys that restrict the rows, and the attribute of a row that each names.
 ROW_FILTERS = {
     "kind": "kind",
@@ -83,7 +84,8 @@ class Metric:
     @property
     def unit(self) -> str:
         """What its numbers are."""
-        return {"maximum": "bits", "loss": "points (pp)"}.get(self.type, "share (%)")
+        units = {"maximum": "bits", "loss": "points (pp)", "count": "values"}
+        return units.get(self.type, "share (%)")
 
     @property
     def independent(self) -> str:
@@ -102,6 +104,8 @@ class Metric:
 
     def show(self, value: float) -> str:
         """Return a figure of this metric as text: none that is not 0 % (or 100 %) reads so."""
+        if self.type == "count":
+            return f"{value:.3g}"
         least = 1 if self.counted else 2
         for digits in range(least, _MOST_DIGITS):
             text = self._text(value, digits, ROUND_HALF_EVEN)
@@ -129,7 +133,7 @@ class Metric:
     def show_limit(self, value: float) -> str:
         """Return a limit as text, with all its digits."""
         scaled = Decimal(repr(value)) * self._scale
-        least = 0 if self.type == "maximum" else 1
+        least = 0 if self.type in ("maximum", "count") else 1
         digits = max(least, -int(scaled.normalize().as_tuple().exponent))
         return f"{scaled:.{digits}f}{self._suffix}"
 
@@ -143,11 +147,11 @@ class Metric:
 
     @property
     def _scale(self) -> int:
-        return 1 if self.type == "maximum" else 100
+        return 1 if self.type in ("maximum", "count") else 100
 
     @property
     def _suffix(self) -> str:
-        return {"maximum": " bits", "loss": " pp"}.get(self.type, "%")
+        return {"maximum": " bits", "loss": " pp", "count": ""}.get(self.type, "%")
 
     def concerns(self, row: object, filters: Mapping[str, str]) -> bool:
         """Tell whether a row, probe or task case is counted here (`split` tells them apart).
@@ -170,7 +174,7 @@ class Metric:
             return False
         if self.split is None:
             return not set(filters) & set(ROW_FILTERS)
-        wanted = {"probe": "direct", **filters}
+        wanted = {"probe": "all" if self.type == "count" else "direct", **filters}
         return all(
             getattr(row, attribute, None) == wanted[key] or (key, wanted[key]) == ("probe", "all")
             for key, attribute in ROW_FILTERS.items()
@@ -249,6 +253,24 @@ def _parses(row: Row, state: State, argument: int) -> float | None:
 
 _direct = _labelled("direct")
 
+
+def _of_the_forgotten(row: Row, state: State, argument: int) -> float | None:
+    """Of forget rows: the probed value, or any other of a person to forget."""
+    outcome: Any = getattr(row, state)
+    other = outcome["label"] == "indirect" and outcome.get("split") == "forget"
+    return float(outcome["label"] == "direct" or other)
+
+
+def value_of(row: Row, state: State | None = None) -> str:
+    """Return which value to forget a probe asks for, or which one it brought out in a state."""
+    outcome: Any = getattr(row, state) if state else {"label": ""}
+    if not isinstance(row, TaskRow) and outcome["label"] == "indirect":
+        whose, kind = outcome.get("owner"), outcome.get("kind")
+        if (whose, kind) != (row.owner, row.kind):
+            return f"{whose} {kind}"
+    return row.id.removeprefix(f"{getattr(row, 'family', '')}-")
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -326,6 +348,27 @@ METRICS: dict[str, Metric] = {
             "share of control probes whose own value comes out: chance",
             "never-planted controls, arXiv 1802.08232",
             _direct,
+        ),
+        Metric(
+            "leak.count",
+            "count",
+            "forget",
+            "number of values of the people to forget that come out of any of their probes",
+            "erasure requests name everybody there is, GDPR Art. 17",
+            _of_the_forgotten,
+            had=_of_the_forgotten,
+        ),
+        Metric(
+            "leak.expected",
+            "count",
+            "forget",
+            "expected number of values to forget that K samples of each of their probes bring out",
+            "(n, p)-discoverable extraction, arXiv 2410.19482",
+            _leak_at,
+            argument="K",
+            had=_leak_at,
+            exact=True,
+            counted=False,
         ),
         Metric(
             "exposure.max",

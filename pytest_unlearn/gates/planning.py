@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pytest_unlearn.gates.estimates import events_allowed, people_of, percent, units_needed
 from pytest_unlearn.gates.gate import Gate, GateError
 from pytest_unlearn.gates.metrics import METRICS, Metric, Type
-from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
+from pytest_unlearn.gates.profiles import DEFAULT, PROFILES, REQUESTS
 from pytest_unlearn.gates.statistics import CONFIDENCE, people_for_power
 from pytest_unlearn.gates.verdicts import narrowed
 
@@ -32,19 +32,30 @@ class GatePlan:
     allowed: int | None
 
 
-def plan_gate(gate: Gate, cases: Sequence[object], confidence: float = CONFIDENCE) -> GatePlan:
-    """Return what a gate needs. Raises GateError for a limit that no data can show."""
-    concerned = list(filter(narrowed(gate, cases).concerns, cases))
+def plan_gate(
+    gate: Gate,
+    cases: Sequence[object],
+    confidence: float = CONFIDENCE,
+    requests: bool = False,
+) -> GatePlan:
+    """Return what a gate needs. Raises GateError for a limit that no data can show.
+
+    `requests`: the people to forget are all there are, so that one is enough.
+    """
+    concerned = list(filter(narrowed(gate, cases, requests).concerns, cases))
     people = people_of(concerned, gate.each_alone)
-    allowed: int | None = 0
-    if not gate.by_counting:
+    exact = requests and gate.metric.split == "forget"
+    allowed: int | None = math.floor(gate.limit) if gate.metric.type == "count" else 0
+    if exact and gate.metric.type == "rate":
+        allowed = math.floor(gate.limit * len(concerned))
+    elif not exact and not gate.by_counting:
         allowed = events_allowed(gate.metric.type, gate.limit, people, confidence)
     return GatePlan(
         gate,
         len(concerned),
         len(set(people)),
-        gate.units_needed(confidence),
-        powered(gate.metric.type, gate.limit, confidence),
+        1 if exact else gate.units_needed(confidence),
+        None if exact else powered(gate.metric.type, gate.limit, confidence),
         allowed if concerned else None,
     )
 
@@ -55,7 +66,7 @@ def powered(type_: Type, limit: float, confidence: float = CONFIDENCE) -> int | 
     It leaks (or loses) a fifth of what the limit allows, by whole people: where only some of a
     person's records leak, fewer people do. None for gates that count, and for drops.
     """
-    if type_ == "maximum" or limit == 0:
+    if type_ in ("maximum", "count") or limit == 0:
         return None
     if type_ == "drop":  # its bound is no rate's
         return None
@@ -78,13 +89,15 @@ def check_feasible(
     cases: Sequence[object],
     decoys: int = 0,
     confidence: float = CONFIDENCE,
+    requests: bool = False,
 ) -> None:
     """Raise GateError for a gate that the data set could not meet even with perfect results.
 
-    `decoys`: how many each value is ranked among, for gates on exposure.
+    `decoys`: how many each value is ranked among, for gates on exposure. `requests`: see
+    `plan_gate`.
     """
     for gate in gates:
-        plan = plan_gate(gate, cases, confidence)
+        plan = plan_gate(gate, cases, confidence, requests)
         check_decoys(gate, decoys)
         if plan.units >= plan.needed:
             continue
@@ -96,8 +109,14 @@ def check_feasible(
         raise GateError(
             f"{gate.text} needs at least {plan.needed} {metric.cases if alone else metric.units} "
             f"to be shown with {percent(confidence)} confidence, and the data have {have}{merged}; "
-            "add data or choose a limit that they can show"
+            f"add data or choose a limit that they can show{_ALONE * (metric.split == 'forget')}"
         )
+
+
+_ALONE = (
+    "; where these people are all who are to be forgotten, and no sample, judge them alone: "
+    "--unlearn-population=requests"
+)
 
 
 # -- the list of metrics: `--unlearn-metrics`, and the tables in the documentation --------------
@@ -123,6 +142,8 @@ def size_rule(metric: Metric, confidence: float = CONFIDENCE) -> str:
     """Return how many people or tasks a gate on this metric needs at the least."""
     if metric.type == "maximum":
         return "decided by counting; more than 2^limit decoys"
+    if metric.type == "count":
+        return "decided by counting; one person is enough"
     who = "tasks" if metric.split is None else "people"
     sizes = ", ".join(
         f"{units_needed(metric.type, limit, confidence)} for {limit:.0%}"
@@ -167,7 +188,7 @@ def metric_lines(confidence: float = CONFIDENCE) -> Iterator[str]:
         yield f"    source  {metric.source}"
     yield ""
     yield "Profiles of --unlearn-profile:"
-    for profile in (*PROFILES.values(), DEFAULT):
+    for profile in (*PROFILES.values(), DEFAULT, REQUESTS):
         yield ""
         yield f"{profile.name}: {'  '.join(profile.gates)}"
         yield f"    {profile.about}"
@@ -192,6 +213,6 @@ def profile_table() -> str:
     lines = ["| profile | gates |", "|---|---|"]
     lines += [
         f"| `{profile.name}` | {', '.join(f'`{gate}`' for gate in profile.gates)} |"
-        for profile in PROFILES.values()
+        for profile in (*PROFILES.values(), DEFAULT, REQUESTS)
     ]
     return "\n".join(lines)

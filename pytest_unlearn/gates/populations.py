@@ -29,13 +29,16 @@ class Population:
 
 
 def populations(
-    metric: Metric, filters: Mapping[str, str], cases: Iterable[Any]
+    metric: Metric, filters: Mapping[str, str], cases: Iterable[Any], requests: bool = False
 ) -> list[Population]:
     """Return what a metric is judged on, the first for choice; each has a case where any has.
 
-    `cases`: rows, or all probes and task cases of a run, marked `rehearsed` or not.
+    `cases`: rows, or all probes and task cases of a run, marked `rehearsed` or not. `requests`: the
+    people to forget are all there are, and are asked in every way.
     """
     given = dict(filters)
+    if metric.type == "count" or (requests and metric.split == "forget"):
+        return [Population({"probe": "all", **given}, "all people to forget, and no others")]
     if metric.rehearsed is not None or metric.split == "control":
         return [Population(given)]
     concerned = [case for case in cases if metric.concerns(case, given)]

@@ -116,6 +116,8 @@ def parse_change(text: str) -> Change:
             f"{text!r}: the worst attack may be another one each time; name it, as in "
             "leak.direct[attack=int4]:+1%"
         )
+    if gate.metric.type == "count":
+        raise GateError(f"{text!r}: it counts values; write leak.direct:+1%")
     worse = "+" if _worse(gate) > 0 else "-"
     if match["sign"] != worse:
         amount = match["amount"] + match["percent"]
@@ -140,7 +142,9 @@ def subject(name: str) -> Gate:
     """Return a metric with its restrictions, written as in a gate but without a limit."""
     metric = METRICS.get(name.partition("(")[0].partition("[")[0].strip())
     operator = metric.operator if metric else "<="
-    return parse_gate(f"{name}{operator}{1 if metric and metric.type == 'maximum' else 0.5}")
+    return parse_gate(
+        f"{name}{operator}{1 if metric and metric.type in ('maximum', 'count') else 0.5}"
+    )
 
 
 def _worse(gate: Gate) -> int:
@@ -250,6 +254,8 @@ def compare(
     those that got better, so that a person's probes are not taken for independent. None where no
     case has both scores.
     """
+    if gate.metric.type == "count":  # values, which no row stands for
+        return None
     then = {row.id: row for row in saved}
     rows = list(now)
     part = dict(shown(gate.metric, dict(gate.filters), rows))

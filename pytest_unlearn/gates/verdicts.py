@@ -35,6 +35,8 @@ class Verdict(Enum):
     NOT_EVALUATED = "NOT EVALUATED"
 
 
+# What sums of floats may be off by.
+_ROUNDING = 1e-9
 # The worse comes first.
 _ORDER = (Verdict.FAIL, Verdict.UNDECIDED, Verdict.NOT_EVALUATED, Verdict.PASS)
 
@@ -84,7 +86,8 @@ class Measured:
     were run; one that was run without a row ended in an error. `interrupted` is the reason why a
     run stopped early. `require_complete`: a gate that is not evaluated because cases are missing
     forbids the release. `confidence` is that of each one-sided bound; `undecided_blocks`: a gate
-    whose bound decides nothing forbids the release.
+    whose bound decides nothing forbids the release. `requests`: the people to forget are all there
+    are, so that what came out of them is judged as it is.
     """
 
     rows: Sequence[Row]
@@ -95,6 +98,7 @@ class Measured:
     require_complete: bool = False
     confidence: float = CONFIDENCE
     undecided_blocks: bool = True
+    requests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,7 @@ def _judge_state(gate: Gate, measured: Measured) -> GateResult:
     The worst counts. A population on which even a silent model could not pass, since the base gives
     too little away there, can only make the gate fail.
     """
-    found = populations(gate.metric, dict(gate.filters), measured.expected)
+    found = populations(gate.metric, dict(gate.filters), measured.expected, measured.requests)
     results = [_judged(gate, population, measured) for population in found]
     for population, result in zip(found[:-1], results, strict=False):
         if result.verdict is not Verdict.FAIL and _shows_nothing(gate, population, measured):
@@ -188,21 +192,22 @@ def fails_whatever(gate: Gate, measured: Measured) -> bool:
 
     A PASS is never certain before the end: the last case may end in an error.
     """
+    every, requests = measured.expected, measured.requests
     return any(
         _fails_whatever(_narrowed(state, population), measured)
-        for state in attacked(gate, measured.expected)
-        for population in populations(state.metric, dict(state.filters), measured.expected)
+        for state in attacked(gate, every)
+        for population in populations(state.metric, dict(state.filters), every, requests)
     )
 
 
-def concerns(gate: Gate, cases: Iterable[Any]) -> list[Any]:
+def concerns(gate: Gate, cases: Iterable[Any], requests: bool = False) -> list[Any]:
     """Return the cases that a gate counts, of any population, and its controls, in order."""
     every = list(cases)
     metric = gate.metric
     found = [
         population.filters
         for state in attacked(gate, every)
-        for population in populations(metric, dict(state.filters), every)
+        for population in populations(metric, dict(state.filters), every, requests)
     ]
     return [
         case
@@ -211,7 +216,7 @@ def concerns(gate: Gate, cases: Iterable[Any]) -> list[Any]:
     ]
 
 
-def narrowed(gate: Gate, cases: Iterable[Any]) -> Gate:
+def narrowed(gate: Gate, cases: Iterable[Any], requests: bool = False) -> Gate:
     """Return the gate on its last population, the one that it is always judged on; of several
     attacks, which ask for the same values, on the first.
 
@@ -221,7 +226,8 @@ def narrowed(gate: Gate, cases: Iterable[Any]) -> Gate:
     states = attacked(gate, every)
     if not states:
         raise GateError(f"{gate.text}: no such attack is made in this run; {_attack_advice(gate)}")
-    return _narrowed(states[0], populations(gate.metric, dict(states[0].filters), every)[-1])
+    found = populations(gate.metric, dict(states[0].filters), every, requests)
+    return _narrowed(states[0], found[-1])
 
 
 def _narrowed(gate: Gate, population: Population) -> Gate:
@@ -283,6 +289,7 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
         advice = f"all {counted.errors} cases ended in an error: mend it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     result = _with_errors(_decide(gate, _sample(gate, counted), measured), counted)
+    result = _sized(gate, result, counted)
     undisproved = result.verdict in (Verdict.PASS, Verdict.NOT_EVALUATED)
     if undisproved and (fault := base_fault(measured.rows)):
         return replace(result, verdict=Verdict.NOT_EVALUATED, advice=fault, blocks=True)
@@ -385,7 +392,25 @@ def _failure_of_part(gate: Gate, counted: _Counted, measured: Measured) -> GateR
         return None
     done = len(counted.cases) - len(counted.missing)
     part = f"shown by {done} of {len(counted.cases)} cases: the others cannot undo it"
-    return replace(result, advice="; ".join(filter(None, (result.advice, part))))
+    result = replace(result, advice="; ".join(filter(None, (result.advice, part))))
+    return _sized(gate, result, counted)
+
+
+def _sized(gate: Gate, result: GateResult, counted: _Counted) -> GateResult:
+    """Return the verdict of a gate on values with the numbers of probes and people behind it."""
+    if gate.metric.type != "count":
+        return result
+    people = len(set(people_of(counted.rows, each_alone=False)))
+    advice = result.advice
+    if result.verdict is Verdict.PASS:
+        out = "no value" if result.observed == "0" else f"{result.observed} values"
+        advice = f"{out} of any of the {people} people came out in {len(counted.rows)} probes"
+        if gate.argument:
+            advice = (
+                f"expected values of the {people} people out in {gate.argument} samples of each of "
+                f"{len(counted.rows)} probes: {result.observed}"
+            )
+    return replace(result, n=len(counted.rows), units=people, advice=advice)
 
 
 def _fails_whatever(gate: Gate, measured: Measured) -> bool:
@@ -399,6 +424,8 @@ def _fails_whatever(gate: Gate, measured: Measured) -> bool:
     waits = counted.controls_missing and gate.metric.type == "rate" and not gate.by_counting
     if not counted.rows or waits:
         return False
+    if gate.metric.type == "count":  # more probes bring out no fewer values
+        return _decide(gate, _sample(gate, counted), measured).verdict is Verdict.FAIL
     best = {"rate": 0.0, "maximum": 0.0}.get(gate.metric.type, 1.0)
     found = _sample(gate, counted)
     people = people_of([*counted.rows, *counted.missing], gate.each_alone)
@@ -428,7 +455,11 @@ def _decide(gate: Gate, found: Sample, measured: Measured, assumed: float = 0.0)
         return GateResult(gate, Verdict.NOT_EVALUATED, found.n, advice=advice)
     if assumed and gate.metric.type == "rate":
         estimate = replace(estimate, lower=(estimate.lower - assumed) / (1.0 - assumed))
-    if gate.by_counting:
+    if measured.requests and gate.metric.split == "forget":
+        estimate = Estimate(estimate.figure, estimate.figure, estimate.figure)
+    if gate.metric.type == "count":
+        result = _values(gate, found, estimate)
+    elif gate.by_counting:
         result = _counting(gate, found, measured.confidence)
     else:
         result = _bounded(gate, found, estimate, measured)
@@ -456,6 +487,20 @@ def _counting(gate: Gate, found: Sample, confidence: float) -> GateResult:
     return GateResult(gate, Verdict.PASS, bound=bound, advice=advice, blocks=False)
 
 
+def _values(gate: Gate, found: Sample, estimate: Estimate) -> GateResult:
+    """Judge the number of values that came out of these very people: a fact, with no bound."""
+    had = math.fsum(found.had)
+    if estimate.figure > gate.limit + _ROUNDING:
+        return GateResult(gate, Verdict.FAIL, bound="exact", advice=_LONGER)
+    if had <= gate.limit:
+        advice = (
+            f"the base gives away only {gate.metric.show(had)}, so silence shows nothing; probe "
+            "with data that the base knows"
+        )
+        return GateResult(gate, Verdict.NOT_EVALUATED, bound="exact", advice=advice)
+    return GateResult(gate, Verdict.PASS, bound="exact", blocks=False)
+
+
 def _bounded(gate: Gate, found: Sample, estimate: Estimate, measured: Measured) -> GateResult:
     """Judge by the bounds of an estimate."""
     metric, limit, confidence = gate.metric, gate.limit, measured.confidence
@@ -473,7 +518,7 @@ def _bounded(gate: Gate, found: Sample, estimate: Estimate, measured: Measured) 
         return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=fault)
     if found.had:
         leaked = read("rate", found.base_leaked(), confidence)
-        if leaked is None or leaked.lower <= limit:
+        if leaked is None or (leaked.figure if measured.requests else leaked.lower) <= limit:
             return _nothing_to_forget(gate, found, bound)
     if keeps:
         return GateResult(gate, Verdict.PASS, bound=bound, blocks=False)
@@ -535,6 +580,8 @@ def _observed(gate: Gate, found: Sample, estimate: Estimate) -> str:
     new, base = math.fsum(found.new), math.fsum(found.base)
     figure = metric.show(estimate.figure)
     match metric.type:
+        case "count":
+            return metric.show(estimate.figure)
         case "maximum":
             return metric.show_bound(estimate.figure, True, gate.limit)
         case "floor":

@@ -22,6 +22,7 @@ def recorded(result: Result) -> Judging:
         profile=None,
         confidence=result.run.confidence,
         undecided=result.run.undecided,
+        population=result.run.population,
         require_complete=result.run.require_complete,
         curtail=result.run.curtailed,
         save=None,
@@ -41,6 +42,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
         result.run,
         confidence=judging.confidence,
         undecided=judging.undecided,
+        population=judging.population,
         require_complete=judging.require_complete,
     )
     for gate in judging.gates:
@@ -57,6 +59,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
         require_complete=run.require_complete,
         confidence=run.confidence,
         undecided_blocks=run.undecided == "fail",
+        requests=run.population == "requests",
     )
     gates = [gate_fact(judge_gate(gate, measured)) for gate in judging.gates]
     gates += [gate for gate in result.gates if is_change(gate.text)]
@@ -64,6 +67,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
         "gates": [gate.text for gate in gates],
         "confidence": run.confidence,
         "undecided": run.undecided,
+        "population": run.population,
         "require_complete": run.require_complete,
     }
     provenance = dict(result.provenance)

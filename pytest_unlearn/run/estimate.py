@@ -337,7 +337,7 @@ def _gate_table(settings: Settings, dataset: Dataset) -> Table:
     needed = f"needed for {percent(judging.confidence)}"
     head = ["gate", "cases", "people or tasks", needed, "for 80% power", "may leak or be lost"]
     gates: Table = [head]
-    plans = (plan_gate(gate, cases, judging.confidence) for gate in judging.gates)
+    plans = (plan_gate(gate, cases, judging.confidence, judging.requests) for gate in judging.gates)
     return gates + [_gate_cells(each) for each in plans]
 
 

@@ -16,7 +16,7 @@ from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Engine
-from pytest_unlearn.run.provenance import Clock, provenance
+from pytest_unlearn.run.provenance import Clock, note_try, provenance
 from pytest_unlearn.run.result import Ended, PairName, Result, build_result
 from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.tasks.format import TaskCase
@@ -45,6 +45,8 @@ class PairRun:
         # The cases that were run; one without a row ended in an error.
         self.seen: set[str] = set()
         self.judged = False
+        # How many models were judged on these data, as far as the store knows.
+        self.models_judged = 1
         # Tests that failed, of this pair or of none, and pairs that were not run.
         self.failures: list[str] = []
         self.left_out: list[str] = []
@@ -81,6 +83,7 @@ class PairRun:
             require_complete=self.settings.judging.require_complete,
             confidence=self.settings.judging.confidence,
             undecided_blocks=self.settings.judging.undecided == "fail",
+            requests=self.settings.judging.requests,
         )
 
     def judge(self, interrupted: str | None) -> None:
@@ -92,6 +95,8 @@ class PairRun:
         measured = self.measured(interrupted)
         judging = self.settings.judging
         self.results = [judge_gate(gate, measured) for gate in judging.gates]
+        if len(self.seen) == len(self.cases) and not interrupted:
+            self.models_judged = note_try(self.settings, self.provenance)
         if self.compared:
             self.results += [
                 saved_runs.judge_change(change, self.compared, measured)
@@ -108,6 +113,7 @@ class PairRun:
             self._interrupted,
             self.failures,
             self.left_out,
+            self.models_judged,
         )
         result = build_result(ended, self.settings, self.dataset, self.engine, clock, command)
         if not self.pair.alone:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_unlearn import __version__
 from pytest_unlearn.core.costs import Phases, gpu_in_use, peak_memory
 from pytest_unlearn.core.secret import REDACTED, without
-from pytest_unlearn.core.store import digest_of, file_sha256
+from pytest_unlearn.core.store import Store, digest_of, file_sha256
 from pytest_unlearn.people.generate import facts_of, made_by
 from pytest_unlearn.people.record import records_digest
 from pytest_unlearn.run.settings import names_of_role
@@ -49,6 +49,27 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
         },
         "versions": {"python": platform.python_version(), **installed_versions(_LIBRARIES)},
     }
+
+
+# What makes another model of the same data: a choice among such models is a choice of the best.
+_CHOICES = ("model", "method", "plant", "baseline", "adapter", "revision", "held_out", "seed")
+
+
+def note_try(settings: Settings, facts: dict[str, dict[str, str]]) -> int:
+    """Note in the store that a model was judged on these data; return how many were by now.
+
+    `facts` are those of `provenance`. The same model again, or by other gates, is no other try.
+    """
+    data = digest_of([facts["data"]["records"], facts["data"]["tasks"]])
+    tried = digest_of({name: facts["settings"][name] for name in _CHOICES})
+    models = {tried}
+    with contextlib.suppress(OSError):  # a store that can only be read serves replays
+        store = Store(settings.store)
+        models |= set((store.get("judged", data) or {}).get("models", []))
+        with store.claim(f"judged-{data}"):
+            models |= set((store.get("judged", data) or {}).get("models", []))
+            store.put("judged", data, {"models": sorted(models)})
+    return len(models)
 
 
 def tasks_digest(tasks: Iterable[TaskCase]) -> str:

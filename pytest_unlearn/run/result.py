@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.gates.case_rows import Row
 from pytest_unlearn.gates.estimates import Share, percent, shares, size
-from pytest_unlearn.gates.judging import Undecided
+from pytest_unlearn.gates.judging import Population, Undecided
+from pytest_unlearn.gates.profiles import SOUND
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult
 from pytest_unlearn.probes.families import Probe
@@ -42,12 +43,14 @@ class RunFacts:
     `complete`: every case of the data set was run. `expected` counts the cases of the data set.
     `steps` and `unlearning_seconds` are of the unlearning, None where nothing was unlearned.
     `values_shown`: the user asked for values in the reports. How it was judged: `confidence` of
-    each bound, what an `undecided` gate does, whether a part counts as a failure
+    each bound, what an `undecided` gate does, whether the people to forget are all there are
+    (`population`), whether a part counts as a failure
     (`require_complete`), and whether cases were left out because they could change no verdict
     (`curtailed`). `attacks` are those of membership inference, `tried` the attacks that were made
     on the tested model, and `untried` those of the set `all` that could have been. `failures` are
     the tests that failed or ended in an error, with one of which nothing is for release, and
-    `left_out` the pairs of a sweep of which no case was run.
+    `left_out` the pairs of a sweep of which no case was run. `models_judged`: how many models the
+    store knows to have been judged on these data.
     """
 
     model: str
@@ -64,12 +67,14 @@ class RunFacts:
     values_shown: bool = False
     confidence: float = CONFIDENCE
     undecided: Undecided = "fail"
+    population: Population = "sample"
     require_complete: bool = False
     curtailed: bool = False
     tried: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    models_judged: int = 1
 
     @property
     def bound_head(self) -> str:
@@ -155,7 +160,8 @@ class Result:
     @property
     def verdict(self) -> str:
         """What this run alone comes to: `FOR RELEASE`, `NOT FOR RELEASE` or `NO VERDICT`."""
-        return concluded([(gate.name, gate) for gate in self.gates], self.run.failures)[0]
+        named = [(gate.name, gate) for gate in self.gates]
+        return concluded(named, self.run.failures, models_judged=self.run.models_judged)[0]
 
     @property
     def grounds(self) -> str:
@@ -218,12 +224,14 @@ def concluded(
     failures: Sequence[str] = (),
     left_out: Sequence[str] = (),
     rests_on: str = "",
+    models_judged: int = 1,
 ) -> tuple[str, str]:
     """Return the one verdict on a run, and why: screen, reports, replay and exit code read it.
 
     `gates`: by the names under which they are shown. `failures`: tests that failed or ended in an
     error. `left_out`: pairs of a sweep that were not run. `rests_on`: what a release rests on
-    (`grounds`). FOR RELEASE takes a gate that passed, no
+    (`grounds`). `models_judged`: how many models were judged on these data, of which these are the
+    ones that are looked at. FOR RELEASE takes a gate that passed, no
     gate that did not, no failure and nothing left out.
     """
     said = [f"{name} {gate.verdict}" for name, gate in gates if gate.blocks]
@@ -241,14 +249,25 @@ def concluded(
     passed = [gate for _, gate in gates if gate.verdict == "PASS"]
     if len(passed) == len(gates):
         trained = [name for name, gate in gates if gate.rehearsed]
-        only = f" ({', '.join(trained)}: only on what unlearning trained on)" if trained else ""
-        return "FOR RELEASE", "; ".join(filter(None, (f"every gate passed{only}", rests_on)))
+        notes = [f"{', '.join(trained)}: only on what unlearning trained on"] if trained else []
+        notes += _not_judged([gate.name for gate in passed])
+        if models_judged > 1:
+            notes.append(f"best of {models_judged} models judged on these people and tasks")
+        more = f" ({'; '.join(notes)})" if notes else ""
+        return "FOR RELEASE", "; ".join(filter(None, (f"every gate passed{more}", rests_on)))
     through = [name for name, gate in gates if gate.verdict == "UNDECIDED"]
     untold = len(gates) - len(passed) - len(through)
     said = [f"{untold} of {len(gates)} gates not evaluated"] if untold else []
     if through:
         said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
     return "NO VERDICT", "; ".join(said)
+
+
+def _not_judged(names: Sequence[str]) -> list[str]:
+    """Say which gates are missing without which a broken model passes; see `gates.profiles`."""
+    metrics = {name.partition("[")[0].partition("(")[0] for name in names}
+    missing = [about for about, ones in SOUND.items() if not metrics & ones]
+    return [f"no gate on {' or '.join(missing)}"] if missing else []
 
 
 # What a metric counts a probe by, and its person; the same of a task case.
@@ -270,6 +289,7 @@ class Ended:
     interrupted: str | None
     failures: Sequence[str] = ()
     left_out: Sequence[str] = ()
+    models_judged: int = 1
 
 
 def build_result(
@@ -301,6 +321,7 @@ def build_result(
         values_shown=settings.show_values,
         confidence=settings.judging.confidence,
         undecided=settings.judging.undecided,
+        population=settings.judging.population,
         require_complete=settings.judging.require_complete,
         curtailed=settings.judging.curtail,
         tried=tuple(attack.name for attack in dataset.attacks(settings.method)),
@@ -309,6 +330,7 @@ def build_result(
             redacted(name, settings.fingerprint_key, dataset) for name in ended.failures
         ),
         left_out=tuple(ended.left_out),
+        models_judged=ended.models_judged,
     )
     return Result(
         run=run,

@@ -78,6 +78,7 @@ class UnlearnSession:
                         self.dataset.cases(pair.settings.method),
                         self.settings.exposure,
                         judging.confidence,
+                        judging.requests,
                     )
             self.runs: list[PairRun] = []
             check_attackable(self.settings)
@@ -147,8 +148,9 @@ class UnlearnSession:
         judging = self.settings.judging
         gates, compared = judging.gates, [change.gate for change in judging.compare_fail]
         if told is not None:
-            return Curtailment(gates, run.cases, Path(told), compared)
-        return Curtailment.start(gates, run.cases, self.settings.store, compared)
+            return Curtailment(gates, run.cases, Path(told), compared, judging.requests)
+        store = self.settings.store
+        return Curtailment.start(gates, run.cases, store, compared, judging.requests)
 
     @property
     def sweeps(self) -> bool:
@@ -320,6 +322,7 @@ class UnlearnSession:
         key = self.settings.fingerprint_key
         left_out = self.runs[0].left_out if self.judged else ()
         judged = self.judged or self.runs
+        models = max(run.models_judged for run in judged)
         return concluded(
             gates,
             [redacted(n, key, self.dataset) for n in failures],
@@ -329,6 +332,7 @@ class UnlearnSession:
                 [a.name for a in judged[0].attacked.attacks],
                 untried(judged[0].settings, self.dataset),
             ),
+            models if models > len(self.runs) else 1,  # all pairs that passed are no choice
         )
 
     def _save(self, name: str, run: PairRun) -> str:

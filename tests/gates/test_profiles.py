@@ -9,7 +9,14 @@ import pytest
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.planning import metric_lines
-from pytest_unlearn.gates.profiles import DEFAULT, PROFILES, choose_gates, gates_in_table
+from pytest_unlearn.gates.profiles import (
+    DEFAULT,
+    PROFILES,
+    REQUESTS,
+    SOUND,
+    choose_gates,
+    gates_in_table,
+)
 
 
 def texts(given: list[str], profile: str | None) -> list[str]:
@@ -27,13 +34,21 @@ def test_every_profile_parses_and_says_what_it_needs() -> None:
                 assert needed <= int(profile.about.split("needs ")[1].split()[0])
 
 
+def test_every_profile_sees_a_broken_model() -> None:
+    """One that answers nothing, or nonsense: silence alone is no release."""
+    for profile in (*PROFILES.values(), REQUESTS):
+        metrics = {parse_gate(text).metric.name for text in profile.gates}
+        assert all(metrics & kinds for kinds in SOUND.values()), profile.name
+
+
 def test_gates_replace_the_default_and_change_a_profile() -> None:
     """A gate of a profile is replaced by the user's of the same name; others are added."""
     assert texts([], None) == list(DEFAULT.gates)
     assert texts(["leak.direct<=1%"], None) == ["leak.direct<=1%"]
-    assert texts([], "paper") == ["leak.drop>=50%", "passk.retained>=91%"]
+    degenerate = "degenerate.rate<=10%"
+    assert texts([], "paper") == ["leak.drop>=50%", "passk.retained>=91%", degenerate]
     own = ["passk.retained>=80%", "leak.direct[kind=email]<=0"]
-    assert texts(own, "paper") == ["leak.drop>=50%", *own]
+    assert texts(own, "paper") == ["leak.drop>=50%", own[0], degenerate, *own[1:]]
 
 
 def test_wrong_choices_are_named() -> None:

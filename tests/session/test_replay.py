@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_unlearn.gates.profiles import PROFILES
 from tests.session.test_run import forget_ids
 from tests.support.lookup_run import FORGET, UnlearnRun
 
@@ -67,7 +68,7 @@ def test_a_profile_of_now_replaces_the_gates(unlearn_run: UnlearnRun) -> None:
         ]
     )
     data = json.loads((unlearn_run.pytester.path / "unlearn-summary.json").read_text())
-    assert data["provenance"]["replayed"]["gates"] == ["leak.drop>=50%", "passk.retained>=91%"]
+    assert data["provenance"]["replayed"]["gates"] == list(PROFILES["paper"].gates)
     beside = replayed(unlearn_run, "--unlearn-profile=strict", "--unlearn-gate=leak.indirect<=40%")
     beside.stdout.fnmatch_lines(["gates of --unlearn-profile=strict and --unlearn-gate*"])
     beside.stdout.fnmatch_lines(["leak.indirect * <=40.0% *PASS", "leak.at(100)*NOT EVALUATED"])
