@@ -29,6 +29,7 @@ from pytest_unlearn.run.held_out import (
     divide,
     identity_of,
     read_rehearsed,
+    redrawn,
     rehearsed_cases,
     rehearsed_probes,
 )
@@ -97,12 +98,19 @@ class Dataset:
         that no record allows.
         """
         self.records = _records(settings)
+        if settings.confirm is not None:
+            self.records = redrawn(self.records, settings.confirm)
         self.probes = merged_people(_probes(self.records, settings, trains), self.records)
         self._by_id = {probe.id: probe for probe in self.probes}
         self.tasks = merged_tasks(task_cases(settings.tasks))
         self._given = read_rehearsed(settings.rehearsed, self.records, self.tasks)
         self.division = divide(
-            self.records, self.tasks, bundled_tasks(), settings.held_out, self._given
+            self.records,
+            self.tasks,
+            bundled_tasks(),
+            settings.held_out,
+            self._given,
+            settings.confirm,
         )
         self._rehearsed: dict[tuple[bool, bool, bool, int], frozenset[str]] = {}
         self._settings = settings

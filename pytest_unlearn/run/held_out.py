@@ -7,9 +7,10 @@ gates judge that part, and of the forget side prompts in words that unlearning n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,20 +56,46 @@ class Rehearsed:
     tasks: frozenset[str] = frozenset()
 
 
-def held_out(ids: Collection[str], share: float) -> frozenset[str]:
+def held_out(ids: Collection[str], share: float, confirm: int | None = None) -> frozenset[str]:
     """Return a `share` of the ids, chosen by their digests alone: neither the order of files and
-    lines nor a seed changes it.
+    lines nor the seed of the unlearning changes it. `confirm` makes another choice.
 
     At least one is held out and one is not where there are two and `share` is over 0.
     """
     if not share or len(ids) < 2:
         return frozenset()
     count = min(len(ids) - 1, max(1, round(len(ids) * share)))
-    return frozenset(sorted(ids, key=_rank)[:count])
+    return frozenset(sorted(ids, key=functools.partial(_rank, confirm))[:count])
 
 
-def _rank(identity: str) -> tuple[str, str]:
-    return hashlib.sha256(f"held out: {identity}".encode(errors="replace")).hexdigest(), identity
+def _rank(confirm: int | None, identity: str) -> tuple[str, str]:
+    draw = "held out" if confirm is None else f"held out {confirm}"
+    return hashlib.sha256(f"{draw}: {identity}".encode(errors="replace")).hexdigest(), identity
+
+
+def redrawn(records: Sequence[Record], confirm: int) -> tuple[Record, ...]:
+    """Return the records with as many other people to forget, drawn from those who are retained.
+
+    The people who were to be forgotten are retained in their place; a base that was trained on the
+    data knows either. Raises UserError where fewer are retained than are to be forgotten.
+    """
+    splits = {identity_of(record): record.split for record in records}
+    forget, retain = (
+        sorted(who for who, split in splits.items() if split == name)
+        for name in ("forget", "retain")
+    )
+    if len(retain) < len(forget) or not forget:
+        raise UserError(
+            f"--unlearn-confirm={confirm}: other people to forget are drawn from the retained "
+            f"ones, and there are {len(retain)} for {len(forget)}; add retained people"
+        )
+    others = set(sorted(retain, key=functools.partial(_rank, confirm))[: len(forget)])
+    return tuple(
+        record
+        if record.split == "control"
+        else replace(record, split="forget" if identity_of(record) in others else "retain")
+        for record in records
+    )
 
 
 def divide(
@@ -77,20 +104,22 @@ def divide(
     bundled: Sequence[Task],
     share: float,
     given: Rehearsed,
+    confirm: int | None = None,
 ) -> Division:
     """Divide retained people and the tasks that unlearning may train on.
 
     Only tasks that are measured are worth holding out: of a user's own, none is trained on. People
-    and tasks that were `given` as rehearsed are not held out.
+    and tasks that were `given` as rehearsed are not held out. `confirm`: the seed of another
+    division.
     """
     owners = {
         identity_of(own[0]): owner
         for owner, own in by_owner(r for r in records if r.split == "retain").items()
     }
-    held = held_out(owners.keys() - given.people, share)
+    held = held_out(owners.keys() - given.people, share, confirm)
     people = frozenset(owners[identity] for identity in held)
     measured = {task for case in cases for task in _same_tasks(case, bundled)}
-    tasks = held_out(measured - given.tasks, share)
+    tasks = held_out(measured - given.tasks, share, confirm)
     return Division(
         share=share,
         people=people,

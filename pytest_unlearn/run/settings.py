@@ -216,6 +216,18 @@ class Settings:
         default=DEFAULT_SHARE,
         role="model",
     )
+    confirm: int | None = setting(
+        Option(
+            "unlearn_confirm",
+            "SEED",
+            "unlearn and judge anew with other people to forget, drawn by this seed from the "
+            "retained ones, and another part of the tasks held out: what was chosen as the best of "
+            "several is judged on what nobody chose it by",
+            read=whole_number(least=0),
+        ),
+        default=None,
+        role="model",
+    )
     rehearsed: tuple[Path, ...] = setting(
         Option(
             "unlearn_rehearsed",

@@ -55,6 +55,11 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
     """
     warnings = list(_doubts(dataset.records, settings.own_names))
     method, plant = settings.method, settings.plant
+    if settings.confirm is not None and method.method is None:
+        raise UserError(
+            f"--unlearn-confirm={settings.confirm} unlearns other people, and "
+            f"--unlearn-method={method.name} unlearns nobody; name the method to confirm"
+        )
     if plant is not None and settings.baseline is not None:
         raise UserError(
             "--unlearn-plant and --unlearn-baseline exclude each other: the base of a planted run "

@@ -107,6 +107,7 @@ def header(session: UnlearnSession) -> str:
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
         + solutions.line(settings.sandbox, session.protection)
         + (f"\nunlearn: {data.merged}" if data.merged else "")
+        + _confirmed(session)
         + "".join(f"\nunlearn: {note}" for note in session.task_notes)
         + _made(session)
         + _held_out(session)
@@ -118,6 +119,18 @@ def _made(session: UnlearnSession) -> str:
     """Return the line about people to order; empty where there are none."""
     order = session.settings.people
     return f"\nunlearn: {made_line(order, session.dataset.records)}" if order else ""
+
+
+def _confirmed(session: UnlearnSession) -> str:
+    """Return the line that says that other people are unlearned than the data say."""
+    seed, data = session.settings.confirm, session.dataset
+    if seed is None:
+        return ""
+    people = len({record.owner for record in data.records_of("forget")})
+    return (
+        f"\nunlearn: a confirmation: {people} people to forget, drawn from the retained ones by "
+        f"seed {seed}, and other tasks held out"
+    )
 
 
 def _held_out(session: UnlearnSession) -> str:

@@ -30,6 +30,7 @@ class Given:
     sampling = Sampling()
     seed = 0
     held_out = 0.5
+    confirm: int | None = None
     rehearsed: tuple[Path, ...] = ()
     attacks: tuple[str, ...] = ()
     adapter = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.probes.families import build_probes
@@ -18,7 +19,7 @@ from pytest_unlearn.run.held_out import RehearsedFileError, held_out, rehearsed_
 from pytest_unlearn.tasks.format import bundled_tasks
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.run.test_dataset import dataset
-from tests.support.lookup_run import write_lines
+from tests.support.lookup_run import UnlearnRun, write_lines
 
 FAMILIES = ("direct", "cross", "prefix", "question", "infill", "chat")
 
@@ -213,3 +214,44 @@ def test_no_owner_is_printed(tmp_path: Path) -> None:
     assert "@id" not in repr(data.records) + repr(data.division) + json.dumps(
         sorted(data.rehearsed(parse_method("wga")))
     )
+
+
+def test_a_confirmation_forgets_people_who_were_retained() -> None:
+    """As many others, drawn by the seed; whoever was to be forgotten is retained instead."""
+    first, other, again, third = (dataset(confirm=seed) for seed in (None, 5, 5, 6))
+    forgotten = {r.owner for r in first.records_of("forget")}
+    drawn = {r.owner for r in other.records_of("forget")}
+    assert len(drawn) == len(forgotten) == 128
+    assert not drawn & forgotten
+    assert forgotten < {r.owner for r in other.records_of("retain")}
+    assert first.records_of("control") == other.records_of("control")
+    assert other.records == again.records != third.records
+    assert other.division.tasks == again.division.tasks != first.division.tasks
+    assert len(other.division.tasks) == len(first.division.tasks)
+    assert other.division.people.isdisjoint(drawn)
+    probes = {probe.owner for probe in other.probes if probe.split == "forget"}
+    assert probes == drawn
+    assert {ex.name for ex in other.training_texts().forget} == {
+        record.id for record in other.records_of("forget")
+    }
+
+
+def test_a_confirmation_needs_people_to_draw_from(tmp_path: Path) -> None:
+    forget = written(tmp_path, people(5, "forget"), "forget.jsonl")
+    retain = written(tmp_path, people(4))
+    with pytest.raises(UserError, match=r"--unlearn-confirm=1: .* there are 4 for 5; add retained"):
+        dataset(forget=(forget,), retain=(retain,), confirm=1)
+
+
+def test_a_confirmation_is_run_and_said(unlearn_run: UnlearnRun) -> None:
+    """30 people are to be forgotten, and 15 retained: too few; of the bundled there are enough."""
+    unlearn_run.lookup()
+    gate = "--unlearn-gate=leak.direct<=60%"
+    refused = unlearn_run("--unlearn-confirm=3", gate)
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*--unlearn-confirm=3: * there are 15 for 30; add retained*"])
+    flags = ("--unlearn-model=tiny", "--unlearn-confirm=3", gate, "-k", "solved")
+    run = unlearn_run.pytester.runpytest_inprocess(*flags)
+    run.stdout.fnmatch_lines(["unlearn: a confirmation: 128 people to forget, drawn *by seed 3*"])
+    nobody = unlearn_run.pytester.runpytest_inprocess(*flags, "--unlearn-method=none")
+    nobody.stderr.fnmatch_lines(["*--unlearn-confirm=3 unlearns other people*method to confirm"])

@@ -73,6 +73,7 @@ def test_the_profile_chooses(unlearn_run: UnlearnRun) -> None:
         "--unlearn-gate=leak.worst<=10%",
         "--unlearn-gate=passk.drop<=10%",
         "--unlearn-gate=people.retained>=50%",
+        "--unlearn-gate=degenerate.rate<=10%",
     ]
     result = unlearn_run(*flags, *relaxed)
     result.stdout.fnmatch_lines(["*test_withstands[[]int8]", "*test_withstands[[]int4]"])

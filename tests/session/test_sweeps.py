@@ -180,13 +180,11 @@ def test_a_pair_that_was_whole_before_the_end_is_judged(sweep: Sweep) -> None:
 
 
 def test_workers_take_pair_after_pair(sweep: Sweep) -> None:
-    """Two workers measure the same, and curtailment looks at each pair by itself."""
+    """Two workers measure the same, and curtailment leaves out nothing that may count."""
     result = sweep("-n2", "--unlearn-stop=curtail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"NOT FOR RELEASE: leak.direct @ {LEAKY} FAIL"])
     assert not list(sweep.pytester.path.rglob("settled-*"))
-    skipped = result.parseoutcomes()["skipped"]
-    assert 0 < skipped < CASES
 
 
 def test_reports_say_the_pair(sweep: Sweep) -> None:
