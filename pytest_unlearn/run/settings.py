@@ -220,9 +220,7 @@ class Settings:
         Option(
             "unlearn_confirm",
             "SEED",
-            "unlearn and judge anew with other people to forget, drawn by this seed from the "
-            "retained ones, and another part of the tasks held out: what was chosen as the best of "
-            "several is judged on what nobody chose it by",
+            "unlearn and judge anew with other people, drawn from the retained ones, and tasks",
             read=whole_number(least=0),
         ),
         default=None,
