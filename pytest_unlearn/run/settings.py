@@ -218,10 +218,7 @@ class Settings:
     )
     confirm: int | None = setting(
         Option(
-            "unlearn_confirm",
-            "SEED",
-            "unlearn and judge anew with other people, drawn from the retained ones, and tasks",
-            read=whole_number(least=0),
+            "unlearn_confirm", "SEED", "judge on other people and tasks", read=whole_number(least=0)
         ),
         default=None,
         role="model",
