@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pytest_unlearn.core.files import replacing
+from pytest_unlearn.core.text_files import replacing
 
 
 def digest_of(value: Any) -> str:

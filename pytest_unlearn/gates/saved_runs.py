@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.files import replacing
+from pytest_unlearn.core.text_files import replacing
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate

@@ -34,12 +34,12 @@ Verdict = Literal["under-unlearned", "over-unlearned", "indistinguishable"]
 Row = Mapping[str, Any]
 
 
-class AttackError(UserError):
+class MembershipError(UserError):
     """Attacks were named wrongly; the message says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
-class Attack:
+class MembershipAttack:
     """A named attack. `score` of an exact row: the higher, the more a member.
 
     `about`: one line for people, with the source. `cost`: what it needs beyond the pass that is
@@ -52,28 +52,30 @@ class Attack:
     cost: str = ""
 
 
-ATTACKS: dict[str, Attack] = {
+ATTACKS: dict[str, MembershipAttack] = {
     attack.name: attack
     for attack in (
-        Attack("loss", "mean loss (Yeom et al., CSF 2018)", lambda row: -row["loss"]),
-        Attack("zlib", "loss by zlib size (arXiv 2012.07805)", lambda row: -row["zlib_ratio"]),
-        Attack(
+        MembershipAttack("loss", "mean loss (Yeom et al., CSF 2018)", lambda row: -row["loss"]),
+        MembershipAttack(
+            "zlib", "loss by zlib size (arXiv 2012.07805)", lambda row: -row["zlib_ratio"]
+        ),
+        MembershipAttack(
             "min_k",
             "the least likely tokens (arXiv 2310.16789)",
             lambda row: row["min_k"][_SHARE],
         ),
-        Attack(
+        MembershipAttack(
             "min_k++",
             "the same, standardised (arXiv 2404.02936)",
             lambda row: row["min_k_plus_plus"][_SHARE],
         ),
-        Attack(
+        MembershipAttack(
             "gradnorm",
             "norm of the gradient (arXiv 2402.17012)",
             lambda row: -row["gradient_norm"],
             cost="a backward pass a record",
         ),
-        Attack(
+        MembershipAttack(
             "reference",
             "loss against another model's (arXiv 2012.07805)",
             lambda row: row["reference_loss"] - row["loss"],
@@ -87,7 +89,7 @@ def parse_attacks(text: str, has_reference: bool) -> tuple[str, ...]:
     """Read `loss,zlib,...`, `all` or `none`; without a text, all that cost nothing more.
 
     `has_reference`: a model that never saw the records is given, which one attack compares with.
-    Raises AttackError.
+    Raises MembershipError.
     """
     possible = [n for n in ATTACKS if n != "reference" or has_reference]
     if not text:
@@ -97,11 +99,11 @@ def parse_attacks(text: str, has_reference: bool) -> tuple[str, ...]:
     names = possible if text == "all" else [name.strip() for name in text.split(",")]
     for name in names:
         if name not in ATTACKS:
-            raise AttackError(
+            raise MembershipError(
                 f"{name!r} is not an attack: write some of {', '.join(ATTACKS)}, or all"
             )
         if name not in possible:
-            raise AttackError(
+            raise MembershipError(
                 "reference compares with a model that never saw the forget records: name one by "
                 "--unlearn-retrained"
             )

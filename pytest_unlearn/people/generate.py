@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_unlearn.core.errors import UserError, nearest
-from pytest_unlearn.core.files import replacing
+from pytest_unlearn.core.text_files import replacing
 from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.documents import CARRIER_NAMES, FILES, ordinary_code
 from pytest_unlearn.people.draws import Choices, Stream

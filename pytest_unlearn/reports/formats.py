@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.files import replacing
+from pytest_unlearn.core.text_files import replacing
 from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, summary
 from pytest_unlearn.reports.html import page
 from pytest_unlearn.run.result import Result

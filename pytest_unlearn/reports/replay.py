@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.files import read_any_objects
+from pytest_unlearn.core.text_files import read_any_objects
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow
 from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.reports.rows_jsonl import SCHEMA, SCHEMA_VERSION, SWEEP_VERSION

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.people.record import Split
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Chunk, Dataset
-    from pytest_unlearn.run.measuring import Engine
+    from pytest_unlearn.run.measuring import Measuring
     from pytest_unlearn.run.settings import Settings
 
 
@@ -42,7 +42,7 @@ class _Piece(NamedTuple):
 class AttackedModel:
     """What attacks make of one run's tested model, measured; each once, and kept."""
 
-    def __init__(self, settings: Settings, dataset: Dataset, engine: Engine) -> None:
+    def __init__(self, settings: Settings, dataset: Dataset, engine: Measuring) -> None:
         self._settings = settings
         self._dataset = dataset
         self._engine = engine

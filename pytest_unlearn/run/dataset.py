@@ -164,13 +164,13 @@ class Dataset:
         count = self.sampling.samples
         return [sample_id(case.id, number, count) for number in range(count)]
 
-    def _task_rows(self, programs: bool) -> Iterator[_Row]:
+    def _task_rows(self, programs: bool) -> Iterator[_ChunkRow]:
         style = self.sampling.style
         for case in self.tasks:
             if (case.entry_point == PROGRAM) is not programs:
                 continue
             for number, name in enumerate(self.samples_of(case)):
-                yield _Row(
+                yield _ChunkRow(
                     name,
                     prompt_of(case, style),
                     room_for(case, self.sampling),
@@ -401,7 +401,7 @@ class Dataset:
         Chunks are cut from the whole data set, never from a selection, so that a probe that is
         run again alone meets the same neighbours: greedy decoding can depend on the batch.
         """
-        families = {probe.family: list[_Row]() for probe in self.probes}
+        families = {probe.family: list[_ChunkRow]() for probe in self.probes}
         for probe in self.probes:
             families[probe.family].append(_probe_row(probe))
         probes = (  # a family's chunks do not depend on others
@@ -420,7 +420,7 @@ class Dataset:
         return {case: chunk for chunk in (*probes, *tasks) for case in chunk.cases}
 
 
-class _Row(NamedTuple):
+class _ChunkRow(NamedTuple):
     """What a case adds to its chunk."""
 
     id: str
@@ -488,14 +488,14 @@ def _example(record: Record) -> Example:
     )
 
 
-def _probe_row(probe: Probe) -> _Row:
+def _probe_row(probe: Probe) -> _ChunkRow:
     """Return a probe's row, with the number of tokens that a completion may take.
 
     A value cut off by the budget would read as forgotten. No tokenizer is loaded when chunks are
     cut; a byte takes at most one token.
     """
     tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
-    return _Row(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
+    return _ChunkRow(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
 
 
 def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[Probe, ...]:
@@ -552,7 +552,7 @@ def _clusters(marks: Iterable[tuple[_Name, Iterable[_Name]]]) -> dict[_Name, _Na
     return {name: root(name) for name in parent if sizes[root(name)] > 1}
 
 
-def _cut(rows: Sequence[_Row], size: int) -> Iterator[Chunk]:
+def _cut(rows: Sequence[_ChunkRow], size: int) -> Iterator[Chunk]:
     """Cut rows of one style into chunks; a chunk takes the most tokens of its rows."""
     for start in range(0, len(rows), size):
         part = rows[start : start + size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_unlearn.run.dataset import Dataset
-from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import Models
 from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock
@@ -30,7 +30,7 @@ def measure(
     dataset = Dataset(settings)
     for warning in check_training(settings, dataset):
         progress(warning)
-    engine = Engine(settings, dataset, progress, models=models)
+    engine = Measuring(settings, dataset, progress, models=models)
     run = PairRun(Pair(settings.model, settings.method.name, True, settings), dataset, engine)
     try:
         engine.models.resolve()

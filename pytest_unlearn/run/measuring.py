@@ -160,7 +160,7 @@ _ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 BEFORE = "failed before in this run: "
 
 
-class Engine:
+class Measuring:
     """Runs cases on both models of a run; see the module's docstring."""
 
     def __init__(
@@ -171,7 +171,7 @@ class Engine:
         threads: int | None = None,
         models: Models | None = None,
         core: int | None = None,
-        beside: Engine | None = None,
+        beside: Measuring | None = None,
     ) -> None:
         """`threads`: CPU threads for generation, where several workers share the machine.
         `models`: other models than the settings name. `core`: which of this machine's processor

@@ -15,7 +15,7 @@ from pytest_unlearn.leaks.prompt_search import SearchSummary
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset
-from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.provenance import Clock, note_try, provenance
 from pytest_unlearn.run.result import Ended, PairName, Result, build_result
 from pytest_unlearn.run.settings import Pair, Settings
@@ -29,7 +29,7 @@ class PairRun:
         self,
         pair: Pair,
         dataset: Dataset,
-        engine: Engine,
+        engine: Measuring,
         compared: SavedRun | None = None,
         curtailment: Curtailment | None = None,
     ) -> None:

@@ -19,7 +19,7 @@ from pytest_unlearn.run.provenance import Clock, manifest, redacted
 if TYPE_CHECKING:
     from pytest_unlearn.leaks.prompt_search import SearchSummary
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.measuring import Engine
+    from pytest_unlearn.run.measuring import Measuring
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.tasks.format import TaskCase
 
@@ -296,7 +296,7 @@ def build_result(
     ended: Ended,
     settings: Settings,
     dataset: Dataset,
-    engine: Engine,
+    engine: Measuring,
     clock: Clock,
     command: Sequence[str],
 ) -> Result:
@@ -371,7 +371,7 @@ def gate_fact(result: GateResult) -> GateFact:
     )
 
 
-def _case(case: Probe | TaskCase, ended: Ended, engine: Engine, show: bool) -> Case:
+def _case(case: Probe | TaskCase, ended: Ended, engine: Measuring, show: bool) -> Case:
     row = ended.rows.get(case.id)
     status: Status = "measured" if row else "error" if case.id in ended.seen else "not run"
     if isinstance(case, Probe):

@@ -21,7 +21,7 @@ from pytest_unlearn.reports.formats import choose_reports, write_reports
 from pytest_unlearn.reports.junit import add_manifest
 from pytest_unlearn.run import stored_models
 from pytest_unlearn.run.dataset import Dataset
-from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import check_attackable
 from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
@@ -117,9 +117,9 @@ class UnlearnSession:
         self.config.pluginmanager.register(redactor, "unlearn-redactor")
         return redactor
 
-    def _engine(self, pair: Pair) -> Engine:
+    def _engine(self, pair: Pair) -> Measuring:
         """Make the engine of a pair; all share what is no model's."""
-        return Engine(
+        return Measuring(
             pair.settings,
             self.dataset,
             xdist.progress_printer(self.config),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_unlearn.core.files import json_name
+from pytest_unlearn.core.text_files import json_name
 from pytest_unlearn.tasks.check_programs import (
     CheckProgram,
     checking_program,

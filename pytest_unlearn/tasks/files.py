@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_unlearn.core.files import read_any_objects
+from pytest_unlearn.core.text_files import read_any_objects
 from pytest_unlearn.tasks.benchmarks import evalplus_case, humaneval_case, mbpp_case
 from pytest_unlearn.tasks.check_programs import CheckProgram, checking_program, given_by
 from pytest_unlearn.tasks.format import (

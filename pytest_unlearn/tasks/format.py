@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.files import check_keys, checked_string, json_name, quoted
+from pytest_unlearn.core.text_files import check_keys, checked_string, json_name, quoted
 from pytest_unlearn.tasks.check_programs import CheckProgram
 
 __all__ = [

@@ -14,7 +14,7 @@ import pickletools
 import zlib
 from typing import Any
 
-from pytest_unlearn.core.files import json_name
+from pytest_unlearn.core.text_files import json_name
 from pytest_unlearn.tasks.format import (
     PROGRAM,
     Call,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pytest_unlearn.core.errors import room_for
-from pytest_unlearn.core.files import replacing
+from pytest_unlearn.core.text_files import replacing
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, whole
 from pytest_unlearn.unlearning.lora import FullPolicy

@@ -12,8 +12,8 @@ import pytest
 from pytest_unlearn.leaks.exact import exact_row, extraction
 from pytest_unlearn.leaks.membership import (
     ATTACKS,
-    AttackError,
     Auc,
+    MembershipError,
     attack_score,
     auc,
     parse_attacks,
@@ -99,9 +99,11 @@ def test_attacks_as_written() -> None:
     assert parse_attacks("all", has_reference=False) == (*free, "gradnorm")
     assert parse_attacks("gradnorm, loss,loss", has_reference=False) == ("gradnorm", "loss")
     assert parse_attacks("none", has_reference=True) == ()
-    with pytest.raises(AttackError, match="'min_kk' is not an attack: write some of loss, zlib"):
+    with pytest.raises(
+        MembershipError, match="'min_kk' is not an attack: write some of loss, zlib"
+    ):
         parse_attacks("min_kk", has_reference=True)
-    with pytest.raises(AttackError, match="--unlearn-retrained"):
+    with pytest.raises(MembershipError, match="--unlearn-retrained"):
         parse_attacks("reference", has_reference=False)
 
 

@@ -19,7 +19,7 @@ from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
-from pytest_unlearn.run.measuring import Engine
+from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import ModelPair, check_attackable
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import parse_method
@@ -82,10 +82,10 @@ def settings(tmp_path: Path, knowing_folder: Path, breaking_adapter: Path) -> Se
 
 
 @contextlib.contextmanager
-def attacked(settings: Settings) -> Iterator[tuple[AttackedModel, Engine, list[str]]]:
+def attacked(settings: Settings) -> Iterator[tuple[AttackedModel, Measuring, list[str]]]:
     told: list[str] = []
     dataset = Dataset(settings)
-    engine = Engine(settings, dataset, told.append)
+    engine = Measuring(settings, dataset, told.append)
     try:
         yield AttackedModel(settings, dataset, engine), engine, told
     finally:

@@ -16,7 +16,7 @@ from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.models.scoring import ValueScores
 from pytest_unlearn.run.dataset import Dataset
-from pytest_unlearn.run.measuring import CompletionError, Engine
+from pytest_unlearn.run.measuring import CompletionError, Measuring
 from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.testing import LookupModel, LookupModels
 from tests.support.lookup_run import record_lines, task_lines, write_lines
@@ -78,7 +78,7 @@ def scored(rows: list[dict[str, Any]], folder: Path) -> list[str]:
     settings: Any = Given(write_lines(folder / "forget.jsonl", rows), folder / "store")
     dataset = Dataset(settings)
     models = ScoringModels(dataset)
-    engine = Engine(settings, dataset, models=models)
+    engine = Measuring(settings, dataset, models=models)
     try:
         for probe in dataset.probes:
             row = engine.run_probe(probe)[1]
@@ -128,7 +128,7 @@ def sampled(folder: Path, samples: int, batch_size: int = 64) -> tuple[list[Task
     settings.batch_size = batch_size
     dataset = Dataset(settings)
     models = DrawnModels(dataset)
-    engine = Engine(settings, dataset, models=models)
+    engine = Measuring(settings, dataset, models=models)
     try:
         return [engine.run_task(case)[1] for case in dataset.tasks], models
     finally:
@@ -175,7 +175,7 @@ def test_samples_of_a_model_that_draws_none_are_an_error(tmp_path: Path) -> None
 
     models: Any = LookupModels(dataset)
     models.model = lambda state: Plain()
-    engine = Engine(settings, dataset, models=models)
+    engine = Measuring(settings, dataset, models=models)
     try:
         with pytest.raises(CompletionError, match=r"Plain draws no samples.*--unlearn-samples"):
             engine.run_task(dataset.tasks[0])
@@ -215,7 +215,7 @@ def test_what_is_no_answer_is_never_stored(tmp_path: Path, given: Any, message: 
     settings: Any = Given(path, tmp_path / "store")
     dataset = Dataset(settings)
     for _ in range(2):
-        engine = Engine(settings, dataset, models=Odd(dataset, given))
+        engine = Measuring(settings, dataset, models=Odd(dataset, given))
         try:
             for number, probe in enumerate(dataset.probes):
                 error = message if number == 0 else "failed before in this run"
@@ -249,7 +249,7 @@ def test_completion_and_exact_score_agree(tmp_path: Path, margin: float) -> None
     settings: Any = Given(path, tmp_path / "store")
     dataset = Dataset(settings)
     told: list[str] = []
-    engine = Engine(settings, dataset, told.append, models=Disagreeing(dataset, margin))
+    engine = Measuring(settings, dataset, told.append, models=Disagreeing(dataset, margin))
     try:
         if margin > 1:
             with pytest.raises(CompletionError, match=r"unlearned model's .* does not give"):
@@ -274,8 +274,8 @@ def test_an_object_with_complete_alone_works(tmp_path: Path) -> None:
     settings: Any = Given(path, tmp_path / "store")
     dataset = Dataset(settings)
     models: Any = Alone()
-    engine = Engine(settings, dataset, models=models)
-    again = Engine(settings, dataset, models=models)
+    engine = Measuring(settings, dataset, models=models)
+    again = Measuring(settings, dataset, models=models)
     try:
         row = engine.run_probe(dataset.probes[0])[1]
         assert row.unlearned_exact is None
@@ -311,7 +311,7 @@ def test_a_backend_that_is_none_is_named(tmp_path: Path, given: Any, message: st
     dataset = Dataset(settings)
 
     def run() -> None:
-        with contextlib.closing(Engine(settings, dataset, models=given)) as engine:
+        with contextlib.closing(Measuring(settings, dataset, models=given)) as engine:
             engine.run_probe(dataset.probes[0])
 
     with pytest.raises(UserError, match=message):

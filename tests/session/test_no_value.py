@@ -169,7 +169,7 @@ PLACES = (
     "pytest_unlearn.testing.LookupModel.complete",
     "pytest_unlearn.testing.LookupModels.answer",
     "pytest_unlearn.leaks.outcome.Detector.outcome",
-    "pytest_unlearn.run.measuring.Engine.run_probe",
+    "pytest_unlearn.run.measuring.Measuring.run_probe",
 )
 
 def fail(*arguments, **named):
