@@ -109,14 +109,20 @@ def check_feasible(
         raise GateError(
             f"{gate.text} needs at least {plan.needed} {metric.cases if alone else metric.units} "
             f"to be shown with {percent(confidence)} confidence, and the data have {have}{merged}; "
-            f"add data or choose a limit that they can show{_ALONE * (metric.split == 'forget')}"
+            f"add data or choose a limit that they can show{_advice(metric, plan.units)}"
         )
 
 
-_ALONE = (
-    "; where these people are all who are to be forgotten, and no sample, judge them alone: "
-    "--unlearn-population=requests"
-)
+def _advice(metric: Metric, units: int) -> str:
+    """Return what else there is to do where data are too few, by their split."""
+    if metric.split == "forget":
+        return (
+            "; where these people are all who are to be forgotten, and no sample, judge them "
+            "alone: --unlearn-population=requests"
+        )
+    if metric.split == "retain" and not units:
+        return "; give retained people (--unlearn-retain=FILE), or name the gates yourself"
+    return ""
 
 
 # -- the list of metrics: `--unlearn-metrics`, and the tables in the documentation --------------

@@ -30,8 +30,16 @@ SOUND = {
 }
 DEFAULT = Profile(
     "default",
-    ("leak.direct<=10%", "leak.indirect<=15%", "passk.retained>=90%"),
-    "what the bundled 32 people and 64 tasks can show",
+    (
+        "leak.direct<=5%",
+        "leak.indirect<=5%",
+        "leak.at(1000)<=5%",
+        "passk.retained>=90%",
+        "people.retained>=90%",
+        "degenerate.rate<=5%",
+    ),
+    "where nothing else is said: needs 59 people to forget, 29 tasks and 29 retained people, and a "
+    "model whose probabilities can be read",
 )
 REQUESTS = Profile(
     "requests",

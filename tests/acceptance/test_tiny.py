@@ -15,6 +15,17 @@ import pytest
 from pytest_unlearn.models.presets import TINY_FOLDER
 from pytest_unlearn.people.bundled import tiny_records
 
+# All that these tests expect of the default method on the bundled people; a better default is a
+# change here and nowhere else. Default gates that it may fail still: close calls.
+MAY_BLOCK = {"people.retained", "passk.retained", "leak.indirect", "leak.at(1000)"}
+# A metric's line, and what share it has to be, at least and at most.
+GOALS = [
+    ("leak.direct", r"(?P<now>\d+) \(.*?\) +(?P<of>\d+)", 0.0, 0.02),
+    ("passk.retained", r"(?P<now>\d+)/(?P<of>\d+)", 0.9, 2.0),
+    ("people.rehearsed", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.95, 2.0),
+    ("people.retained", r"(?P<now>\d+)/(?P<of>\d+)", 0.85, 2.0),
+]
+
 
 @dataclass
 class Run:
@@ -45,25 +56,20 @@ def cold(folder: Path) -> Run:
 
 
 def test_exit_code_and_verdict_agree(cold: Run) -> None:
-    """Held-out tasks are a close call for the default method: whatever the verdict, one is said."""
+    """Whatever the verdict, one is said, and it names no gate that the default has to pass."""
     assert cold.code in (0, 1), cold.output
-    blocked = "NOT FOR RELEASE: passk.retained UNDECIDED" in cold.output
     passed = "\nFOR RELEASE: every gate passed" in cold.output
-    assert (blocked, passed) == (cold.code == 1, cold.code == 0), cold.output
+    blocked = re.search(r"^NOT FOR RELEASE: (.*)$", cold.output, re.MULTILINE)
+    assert (blocked is not None, passed) == (cold.code == 1, cold.code == 0), cold.output
+    if blocked:
+        names = {said.rsplit(" ", 1)[0] for said in blocked[1].split(", ")}
+        assert names <= MAY_BLOCK, cold.output
     assert "warning" not in cold.output
     # 165 s on an idle machine; a machine that others use as well takes several times that.
     assert cold.seconds < 900
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers", "least", "most"),
-    [
-        ("leak.direct", r"(?P<now>\d+) \(.*?\) +(?P<of>\d+)", 0.0, 0.02),
-        ("passk.retained", r"(?P<now>\d+)/(?P<of>\d+)", 0.9, 2.0),
-        ("people.rehearsed", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.95, 2.0),
-        ("people.retained", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.85, 2.0),
-    ],
-)
+@pytest.mark.parametrize(("name", "numbers", "least", "most"), GOALS)
 def test_the_defaults_goals(cold: Run, name: str, numbers: str, least: float, most: float) -> None:
     """On what unlearning never saw, and beside it the people whom it rehearsed."""
     found = re.search(rf"^{name} +{numbers}", cold.output, re.MULTILINE)

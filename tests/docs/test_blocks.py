@@ -100,7 +100,7 @@ class Scene:
         self.monkeypatch = monkeypatch
         self.names: dict[str, Any] = {"__name__": "__page__"}
         self.folder = pytester.path
-        self.people("30:kinds=email,per_person=1,carriers=constructor", "--out", ".")
+        self.people("60:kinds=email,per_person=1,carriers=constructor", "--out", ".")
         write_lines(self.folder / "tasks.jsonl", task_lines(30))
         for name in FOLDERS:
             (self.folder / name).symlink_to(TINY_FOLDER)

@@ -198,10 +198,11 @@ def test_broken_records_are_named_by_line(
 
 
 def test_too_few_records(pytester: pytest.Pytester) -> None:
-    """The default gates need 29 people; the message says so."""
+    """The default gates need 59 people; the message says so, and what to do with fewer."""
     write_lines(pytester.path / "few.jsonl", record_lines("forget", 10))
     error = refused(pytester, "--unlearn-model=tiny", "--unlearn-forget=few.jsonl")
-    assert "leak.direct<=10% needs at least 29 forget people" in error
+    assert "leak.direct<=5% needs at least 59 forget people" in error
+    assert "--unlearn-population=requests" in error
     assert "the data have 5 (in 10 forget probes)" in error
 
 

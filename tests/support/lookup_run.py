@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# So few rows can decide the default gates: 59 probes for 5 %, 29 tasks for 90 %.
+# What so few rows can decide: 29 people for 10 %, 29 tasks for 90 %.
+SMALL_GATES = ("leak.direct<=10%", "leak.indirect<=15%", "passk.retained>=90%")
 FORGET, RETAIN, CONTROL, TASKS = 60, 30, 30, 30
 
 
@@ -105,9 +106,21 @@ def pytest_unlearn_models(dataset):
             "--unlearn-batch-size=16",
         ]
 
+    def gates(self, extra: Sequence[str]) -> list[str]:
+        """Return flags of gates that so few people can decide, where a test names none itself.
+
+        The default gates need twice as many, and scores, which the lookup backend does not have.
+        """
+        named = ("--unlearn-gate", "--unlearn-profile", "--unlearn-population")
+        files = [self.pytester.path / name for name in ("pyproject.toml", "pytest.ini", "tox.ini")]
+        texts = [*extra, *(path.read_text() for path in files if path.exists())]
+        if any(flag in text for flag in (*named, "gate", "profile") for text in texts):
+            return []
+        return [f"--unlearn-gate={gate}" for gate in SMALL_GATES]
+
     def __call__(self, *extra: str, subprocess: bool = False) -> pytest.RunResult:
         """Run pytest with the data's flags and more."""
         run: Callable[..., pytest.RunResult] = (
             self.pytester.runpytest_subprocess if subprocess else self.pytester.runpytest_inprocess
         )
-        return run(*self.arguments(), *extra)
+        return run(*self.arguments(), *self.gates(extra), *extra)
