@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people import words
 from pytest_unlearn.people.draws import Stream
-from pytest_unlearn.people.other_values import plausible
+from pytest_unlearn.people.other_values import AlternateError, plausible
 from pytest_unlearn.people.record import Record
 
 
@@ -57,19 +57,24 @@ def stranger_records(
 
     The person's name becomes a stranger's, and the value another of its kind. `names` and `values`
     are all of the data: no stranger has one of them. Records whose person's name is not known, or
-    does not occur before the value, are left out; without any other the result is empty. Raises
-    AlternateError where a kind has no other value.
+    does not occur before the value, and those of a kind without other values are left out; without
+    any left the result is empty.
     """
     usable = [record for record in records if has_stranger(record)]
     if not usable:
         return []
     forgotten = {r.name.reveal() for r in usable if r.name and r.split == "forget"}
-    strangers = stranger_names(sorted(forgotten), count, label, names)
     order = Stream("strangers", label, "documents").shuffled(usable)
-    return [
-        _of_stranger(order[number % len(order)], name, (label, number), values)
-        for number, name in enumerate(strangers)
-    ]
+    made: list[Record] = []
+    for number, name in enumerate(stranger_names(sorted(forgotten), count, label, names)):
+        while order:
+            record = order[number % len(order)]
+            try:
+                made.append(_of_stranger(record, name, (label, number), values))
+                break
+            except AlternateError:  # everybody has one of its kind's few values
+                order.remove(record)
+    return made
 
 
 def has_stranger(record: Record) -> bool:

@@ -11,7 +11,6 @@ from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.names import WORD_KINDS
 from pytest_unlearn.people.record import SPLITS, Record
 from pytest_unlearn.people.record_files import FILE, RecordFileError
-from pytest_unlearn.people.strangers import has_stranger
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import RETRAIN
 from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
@@ -104,14 +103,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
                 check_optimizer(chosen.optimizer, _device(settings, chosen.optimizer))
             except MethodError as error:
                 raise UserError(f"{flag}: {error}") from error
-    warnings += _overlap(forget, retain)
-    if method.strangers and not any(map(has_stranger, (*forget, *retain))):
-        warnings.append(
-            f"--unlearn-method={method.name} has no strangers to hold on to, since no document "
-            "names its person before the value: people in no list may be forgotten with the "
-            "others; add the field name to the people's files"
-        )
-    return warnings
+    return [*warnings, *_overlap(forget, retain)]
 
 
 def _device(settings: Settings, optimizer: str) -> str:

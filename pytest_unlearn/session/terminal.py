@@ -26,6 +26,7 @@ from pytest_unlearn.gates.saved_runs import (
 )
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.people.generate import made_line
+from pytest_unlearn.people.strangers import has_stranger
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.github import annotate
@@ -144,6 +145,19 @@ def _held_out(session: UnlearnSession) -> str:
         f"\nunlearn: held out of unlearning: {len(division.people)} of {people} retained people, "
         f"{len(division.tasks)} of the {len(division.tasks) + len(division.trained_tasks)} tasks "
         "it can train on"
+        f"{_without_strangers(session)}"
+    )
+
+
+def _without_strangers(session: UnlearnSession) -> str:
+    """Return the line about a method that wants made-up people where there can be none."""
+    wanting = [pair.settings.method for pair in session.pairs if pair.settings.method.strangers]
+    if not wanting or any(map(has_stranger, session.dataset.records)):
+        return ""
+    return (
+        f"\nunlearn: {wanting[0].name} has no strangers to hold on to, since no document names its "
+        "person before the value: people in no list may be forgotten with the others; add the "
+        "field name to the people's files"
     )
 
 

@@ -65,3 +65,19 @@ def test_names_that_are_not_there_cannot_be_replaced() -> None:
     assert stranger_records([unnamed, elsewhere], 5, 0, NAMES, VALUES) == []
     found = stranger_records([unnamed, elsewhere, RECORDS[2]], 5, 0, NAMES, VALUES)
     assert {record.carrier for record in found} == {RECORDS[2].carrier}
+
+
+def test_a_kind_without_other_values_is_left_out() -> None:
+    """Its documents go to nobody; the others make up for it."""
+    named = replace(RECORDS[2], name=Secret("Somebody Else", "name"))
+    few = replace(
+        named,
+        kind="slot",
+        value=Secret("3", "slot"),
+        before=Secret("Somebody Else slot=", "prompt"),
+    )
+    other = replace(named, before=Secret("Somebody Else = ", "prompt"))
+    digits = frozenset(map(str, range(10)))
+    found = stranger_records([few, other], 6, 0, ["Somebody Else"], digits)
+    assert [record.kind for record in found] == [other.kind] * 6
+    assert stranger_records([few], 6, 0, ["Somebody Else"], digits) == []

@@ -146,7 +146,7 @@ def test_annotations_of_blocking_gates() -> None:
     wrong = gate("leak.direct[kind=a,probe=b]", "leak.direct<=5%", "FAIL", "do\nthis")
     assert list(github.annotate((wrong, GATES[1]))) == [
         "::error title=unlearn leak.direct[kind=a%2Cprobe=b]::FAIL: leak.direct<=5%25; observed "
-        "4 (20.0%25) of 20; do%0Athis"
+        "4 (20.0%25) of 20; do\\nthis"
     ]
     through = replace(gate("leak.direct", "leak.direct<=5%", "UNDECIDED"), blocks=False)
     (line,) = github.annotate((through,))

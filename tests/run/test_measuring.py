@@ -19,6 +19,7 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import CompletionError, Measuring
 from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.testing import LookupModel, LookupModels
+from pytest_unlearn.unlearning.methods import MethodChoice
 from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 
@@ -46,7 +47,7 @@ class Given:
     sandbox_imports: tuple[str, ...] = ()
     task_timeout = None
     people = None
-    method = SimpleNamespace(method=None, options=None)
+    method = MethodChoice(None, None)
 
     def __init__(self, forget: Path, store: Path) -> None:
         self.forget = (forget,)

@@ -271,14 +271,6 @@ def test_a_value_that_both_splits_share_is_a_warning(pytester: pytest.Pytester) 
     result.stdout.no_fnmatch_line(f"*{shared['value']}*")
 
 
-def test_strangers_need_names(pytester: pytest.Pytester) -> None:
-    """Without them the default holds nobody whom it does not list, and says so."""
-    flags = split_files(pytester.path, record_lines("retain", 3))
-    said = "*--unlearn-method=anchored has no strangers to hold on to*add the field name*"
-    pytester.runpytest_inprocess(*flags, "--unlearn-method=anchored").stdout.fnmatch_lines([said])
-    pytester.runpytest_inprocess(*flags, "--unlearn-method=wga").stdout.no_fnmatch_line(said)
-
-
 def test_unseen_people_are_needed_where_they_measure(pytester: pytest.Pytester) -> None:
     """`stop=unseen` without control people has nothing to stop at."""
     flags = split_files(pytester.path, record_lines("retain", 3))

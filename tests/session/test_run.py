@@ -247,7 +247,7 @@ def test_no_value_in_any_output(unlearn_run: UnlearnRun) -> None:
         shown += path.read_text() if path.is_file() else ""
     assert "test_mine" in shown
     assert "forgetvalue" not in shown
-    assert "forget-0000" not in shown
+    assert "forget/0000" not in shown
     assert "forget user" not in shown
     assert "forget person" not in shown
 
@@ -319,3 +319,12 @@ def test_tests_of_others_are_left_alone(unlearn_run: UnlearnRun) -> None:
         result = unlearn_run("test_other.py", *flags)
         result.assert_outcomes(passed=1, failed=1)
         result.stdout.no_fnmatch_line("*= unlearning =*")
+
+
+def test_without_names_there_are_no_strangers(unlearn_run: UnlearnRun) -> None:
+    """The default method then holds nobody whom it does not list, and the head says so."""
+    unlearn_run.lookup()
+    unlearn_run("--unlearn-method=anchored").stdout.fnmatch_lines(
+        ["unlearn: anchored has no strangers to hold on to, since no document names its person *"]
+    )
+    unlearn_run("--unlearn-method=wga").stdout.no_fnmatch_line("*strangers*")

@@ -17,7 +17,8 @@ FORGET, RETAIN, CONTROL, TASKS = 60, 30, 30, 30
 
 def record_lines(split: str, count: int) -> list[dict[str, str]]:
     """Return records whose values are plainly made up."""
-    value = {"email": f"{split}value%03d@example.com", "badge": f"{split}-%06d"}
+    # No part of a value may look like an id: parts of eight characters are taken out of all output.
+    value = {"email": f"{split}value%03d@example.com", "badge": f"{split}/%06d"}
     return [
         {
             "id": f"{kind}-{split}-{number:03d}",
