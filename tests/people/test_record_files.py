@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_unlearn.core import files as jsonl
+from pytest_unlearn.core import text_files as jsonl
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people import record_files
 from pytest_unlearn.people.carriers import CARRIERS

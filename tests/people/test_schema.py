@@ -93,6 +93,8 @@ def test_both_refuse_a_bad_row(row: dict[str, Any], validator: Any, scratch: Pat
     )
 
 
+# Objects of any shape may be long; what Hypothesis says of their repr is no concern here.
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(
     max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )

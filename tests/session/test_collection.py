@@ -99,10 +99,10 @@ def test_a_path_collects_that_path_only(unlearn_run: UnlearnRun) -> None:
 
 
 def test_suite_by_module_name(unlearn_run: UnlearnRun) -> None:
-    """`--pyargs pytest_unlearn.suite` names the bundled suite, the search with it."""
+    """`--pyargs pytest_unlearn.suite` names the bundled suite, with search and attacks."""
     unlearn_run.lookup()
     result = unlearn_run("--collect-only", "-q", "--pyargs", "pytest_unlearn.suite")
-    result.stdout.fnmatch_lines([f"{ALL + 1} tests collected*"])
+    result.stdout.fnmatch_lines([f"{ALL + 2} tests collected*"])
 
 
 def test_a_users_own_test(unlearn_run: UnlearnRun) -> None:

@@ -37,7 +37,7 @@ def run_own(run: UnlearnRun, source: str, *flags: str, conftest: str = "") -> py
     folder = run.pytester.path
     run.lookup(also=conftest)
     run.pytester.makepyfile(test_own=source)
-    arguments = run.arguments()
+    arguments = [*run.arguments(), *run.gates(flags)]
     write_lines(folder / "forget.jsonl", FORGOTTEN)
     result = run.pytester.runpytest_inprocess(
         *arguments, "-k", "forget-000 or forget-001 or test_alone", "--junitxml=junit.xml", *flags,

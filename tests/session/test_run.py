@@ -321,10 +321,10 @@ def test_tests_of_others_are_left_alone(unlearn_run: UnlearnRun) -> None:
         result.stdout.no_fnmatch_line("*= unlearning =*")
 
 
-def test_without_names_there_are_no_strangers(unlearn_run: UnlearnRun) -> None:
+def test_without_names_nobody_else_is_held(unlearn_run: UnlearnRun) -> None:
     """The default method then holds nobody whom it does not list, and the head says so."""
     unlearn_run.lookup()
     unlearn_run("--unlearn-method=anchored").stdout.fnmatch_lines(
         ["unlearn: anchored has no strangers to hold on to, since no document names its person *"]
     )
-    unlearn_run("--unlearn-method=wga").stdout.no_fnmatch_line("*strangers*")
+    unlearn_run("--unlearn-method=wga").stdout.no_fnmatch_line("*no strangers*")
