@@ -18,7 +18,8 @@ def test_the_papers_table(unlearn_run: UnlearnRun) -> None:
     unlearn_run.lookup(leaking=[f"direct-email-forget-{n:03d}" for n in range(0, 24, 2)], lost=lost)
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / "paper.py"), "--methods", "ga", "gaa", "--out", "out",
-         "--", *unlearn_run.arguments()[1:], "-p", "no:cacheprovider"],  # it names the model
+         # The script names the model.
+         "--", *unlearn_run.arguments()[1:], *unlearn_run.gates(()), "-p", "no:cacheprovider"],
         cwd=unlearn_run.pytester.path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 1
@@ -42,7 +43,7 @@ def pytest_collection_modifyitems(items):
     )
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / "paper.py"), "--methods", "ga", "--out", "out",
-         "--", *unlearn_run.arguments()[1:], "-p", "no:cacheprovider"],
+         "--", *unlearn_run.arguments()[1:], *unlearn_run.gates(()), "-p", "no:cacheprovider"],
         cwd=unlearn_run.pytester.path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 1

@@ -89,7 +89,9 @@ def test_the_defaults_of_gates_are_right() -> None:
     assert not [
         (name, limit)
         for name, operator, limit in limits
-        if not re.search(rf"^{name} .*{operator}{limit[:-1]}\.0% ", shown, flags=re.MULTILINE)
+        if not re.search(
+            rf"^{re.escape(name)} .*{operator}{limit[:-1]}\.0% ", shown, flags=re.MULTILINE
+        )
     ]
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.testing import LookupModels
-from tests.support.lookup_run import record_lines, task_lines, write_lines
+from tests.support.lookup_run import SMALL_GATES, record_lines, task_lines, write_lines
 
 
 def settings_in(folder: Path) -> Settings:
@@ -37,6 +39,8 @@ def test_settings_have_defaults() -> None:
 def test_the_whole_job(tmp_path: Path) -> None:
     """Every case is measured, and the gates are judged as in a session."""
     settings = settings_in(tmp_path)
+    judging = replace(settings.judging, gates=tuple(map(parse_gate, SMALL_GATES)))
+    settings = replace(settings, judging=judging)
     models = LookupModels(Dataset(settings))
     result = measure(settings, models=models)
     assert result.run.complete

@@ -51,6 +51,7 @@ class Given:
     """The settings that a model pair and its data read."""
 
     people = None
+    confirm = None
     baseline = None
     tasks: tuple[Path, ...] = ()
     probes = ("direct",)
