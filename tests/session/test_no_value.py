@@ -75,7 +75,10 @@ def test_the_scan_can_tell() -> None:
 
 def run_on_awkward(run: UnlearnRun, *flags: str) -> pytest.RunResult:
     folder = run.pytester.path
-    arguments = run.arguments()  # writes its own records, which are replaced here
+    arguments = [
+        *run.arguments(),
+        *run.gates(flags),
+    ]  # writes its own records, which are replaced here
     write_lines(folder / "forget.jsonl", FORGOTTEN)
     return run.pytester.runpytest_inprocess(*arguments, *flags)
 

@@ -233,7 +233,7 @@ def test_a_data_digest_follows_the_data(unlearn_run: UnlearnRun) -> None:
     digests = []
     for value in (None, "otherwise@example.com"):
         unlearn_run.lookup()
-        flags = unlearn_run.arguments()
+        flags = [*unlearn_run.arguments(), *unlearn_run.gates(())]
         if value:
             path = unlearn_run.pytester.path / "forget.jsonl"
             path.write_text(path.read_text().replace(VALUES[0], value))
@@ -268,7 +268,15 @@ def test_an_interrupted_run_keeps_what_it_had(unlearn_run: UnlearnRun, workers: 
                 time.sleep(3)
         """
     )
-    command = [sys.executable, "-m", "pytest", *unlearn_run.arguments(), *EVERY_FORMAT, workers]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *unlearn_run.arguments(),
+        *unlearn_run.gates(()),
+        *EVERY_FORMAT,
+        workers,
+    ]
     process = subprocess.Popen(
         [*command, "test_mine.py"],
         cwd=unlearn_run.pytester.path,

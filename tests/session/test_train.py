@@ -43,7 +43,7 @@ def test_what_is_refused(
     monkeypatch.setattr(xdist, "visible_gpus", lambda: gpus)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    arguments = [*unlearn_run.arguments(), *flags]
+    arguments = [*unlearn_run.arguments(), *unlearn_run.gates(flags), *flags]
     run = unlearn_run.pytester.runpytest_inprocess
     first = run(*arguments, plugins=[train._Training()])
     assert first.ret == pytest.ExitCode.USAGE_ERROR
@@ -67,7 +67,7 @@ def test_models_of_a_conftest_are_not_trained(unlearn_run: UnlearnRun) -> None:
     """What answers from elsewhere has no weights here."""
     unlearn_run.lookup()
     run = unlearn_run.pytester.runpytest_inprocess(
-        *unlearn_run.arguments(), plugins=[train._Training()]
+        *unlearn_run.arguments(), *unlearn_run.gates(()), plugins=[train._Training()]
     )
     assert run.ret == pytest.ExitCode.USAGE_ERROR
     run.stderr.fnmatch_lines(["*a conftest puts other models in place*"])
@@ -88,6 +88,7 @@ def test_one_process_trains_what_a_run_needs(
     unlearn_run.model = llama_folder
     flags = [
         *unlearn_run.arguments(),
+        *unlearn_run.gates(()),
         "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2",
         f"--unlearn-retrained={llama_folder}",
     ]
@@ -103,6 +104,7 @@ def test_a_training_that_fails(unlearn_run: UnlearnRun, llama_folder: Path) -> N
     unlearn_run.model = llama_folder
     run = unlearn_run.pytester.runpytest_inprocess(
         *unlearn_run.arguments(),
+        *unlearn_run.gates(()),
         "--unlearn-method=ga:steps=1,batch=2,target=-1,rank=2,lr=1e-50",
         plugins=[train._Training()],
     )

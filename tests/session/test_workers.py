@@ -82,7 +82,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def on_a_terminal(run: UnlearnRun, *arguments: str) -> str:
     """Run pytest with its output on a pseudo-terminal and return what was shown."""
     controller, terminal = pty.openpty()
-    command = [sys.executable, "-m", "pytest", *run.arguments(), *arguments]
+    command = [sys.executable, "-m", "pytest", *run.arguments(), *run.gates(arguments), *arguments]
     process = subprocess.Popen(
         command, cwd=run.pytester.path, stdout=terminal, stderr=terminal, stdin=subprocess.DEVNULL
     )
