@@ -114,7 +114,7 @@ def pytest_unlearn_models(dataset):
         """
         named = ("--unlearn-gate", "--unlearn-profile", "--unlearn-population")
         files = [self.pytester.path / name for name in ("pyproject.toml", "pytest.ini", "tox.ini")]
-        texts = [*extra, *(path.read_text() for path in files if path.exists())]
+        texts = [*map(str, extra), *(path.read_text() for path in files if path.exists())]
         if any(flag in text for flag in (*named, "gate", "profile") for text in texts):
             return []
         return [f"--unlearn-gate={gate}" for gate in SMALL_GATES]
