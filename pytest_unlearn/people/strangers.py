@@ -60,7 +60,7 @@ def stranger_records(
     does not occur before the value, and those of a kind without other values are left out; without
     any left the result is empty.
     """
-    usable = [record for record in records if has_stranger(record)]
+    usable = [record for record in records if has_stranger(record)] if count else []
     if not usable:
         return []
     forgotten = {r.name.reveal() for r in usable if r.name and r.split == "forget"}

@@ -104,7 +104,7 @@ class AttackedModel:
         self, attack: Attack, pieces: Sequence[_Piece]
     ) -> dict[tuple[str, str], dict[str, Any]]:
         """Return what came out by state and probe, from the store or measured now."""
-        keys = [self._key(attack, piece) for piece in pieces]
+        keys = self._keys(attack, pieces)
         with self._store.claim(digest_of(sorted(keys))):
             if any(self._store.get("scores", key) is None for key in keys):
                 # Scored now: while the weights are changed, nothing else can be asked.
@@ -118,23 +118,32 @@ class AttackedModel:
             for name, row in (self._store.get("scores", key) or {"rows": {}})["rows"].items()
         }
 
-    def _key(self, attack: Attack, piece: _Piece) -> str:
+    def _keys(self, attack: Attack, pieces: Sequence[_Piece]) -> list[str]:
+        """Return the pieces' keys; what all share is digested once, the texts among it."""
         key: dict[str, Any] = {"tested": self._engine.prepared_key("unlearned")}
         if attack.needs in ("adapter", "base"):
             key["base"] = self._engine.prepared_key("base")
         texts = self._dataset.attack_texts(attack)
-        return digest_of(
+        shared = digest_of(
             {
                 "attacked": key,
                 "attack": attack.key(),
-                "state": piece.state,
                 "texts": [[splits, [e.text for e in part]] for splits, part in texts],
-                "chunk": piece.chunk.id,
-                "examples": [asdict(example_of(probe)) for probe in piece.probes],
-                "scheme": asdict(self._scheme(attack, piece)),
                 "version": SCORES_VERSION,
             }
         )
+        return [
+            digest_of(
+                {
+                    "shared": shared,
+                    "state": piece.state,
+                    "chunk": piece.chunk.id,
+                    "examples": [asdict(example_of(probe)) for probe in piece.probes],
+                    "scheme": asdict(self._scheme(attack, piece)),
+                }
+            )
+            for piece in pieces
+        ]
 
     def _scheme(self, attack: Attack, piece: _Piece) -> DecodingScheme:
         if attack.scheme is None:

@@ -202,8 +202,12 @@ class Dataset:
             for record in self.records_of("retain")
             if record.owner in self.division.trained_people
         ]
+        forgotten = self._forgotten(carriers)
+        made_up = stranger_records(
+            [*forgotten, *known], strangers, self._seed, self.names, self.values
+        )
         return TrainingTexts(
-            forget=tuple(map(_example, self._forgotten(carriers))),
+            forget=tuple(map(_example, forgotten)),
             retained_people=tuple(map(_example, known)),
             tasks=_task_examples(self.division.trained_tasks),
             alternates=tuple(
@@ -217,20 +221,7 @@ class Dataset:
                 if alternates is not None
             ),
             unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
-            strangers=tuple(
-                map(
-                    _example,
-                    stranger_records(
-                        [*self._forgotten(carriers), *known],
-                        strangers,
-                        self._seed,
-                        self.names,
-                        self.values,
-                    ),
-                )
-            )
-            if strangers
-            else (),
+            strangers=tuple(map(_example, made_up)),
         )
 
     def _forgotten(self, carriers: int) -> list[Record]:
@@ -268,7 +259,8 @@ class Dataset:
                 or identity_of(record) in self._given.people
             }
             tasks = self.division.trained_tasks if keeps else frozenset()
-            documents = [*self.records, *self._forgotten(choice.carriers)]
+            others = [record for record in self.records if record.split != "forget"]
+            documents = [*self._forgotten(choice.carriers), *others]
             probes = rehearsed_probes(self.probes, documents, people, context)
             named = self._given.tasks
             self._rehearsed[key] = frozenset(

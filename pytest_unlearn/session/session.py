@@ -137,10 +137,9 @@ class UnlearnSession:
         for pair in self.pairs:
             settings = pair.settings
             warnings |= dict.fromkeys(check_training(settings, self.dataset))
-            method = settings.method
-            if method.alternates[0] is not None or method.strangers:
-                with naming(f"--unlearn-method={method.name}"):
-                    self.dataset.training_texts(*method.alternates, strangers=method.strangers)
+            if settings.method.alternates[0] is not None:
+                with naming(f"--unlearn-method={settings.method.name}"):
+                    self.dataset.training_texts(*settings.method.alternates)
         for warning in warnings:
             self.config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
 

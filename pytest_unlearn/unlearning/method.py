@@ -25,8 +25,8 @@ class Method:
     batch. `base_sums`: `step.base_nll()` is asked for; the base is run once an example, before the
     first step. `alternates`: which other values stand in `step.alternate`, `plausible` (another
     value of the kind) or `placeholder`; with an option of the same name, so many of them a record.
-    `strangers`: the retain batch holds documents of made-up people too, as many as the options
-    `strangers` and `strangers_share` say.
+    Options `strangers` and `strangers_share`: the retain batch holds documents of made-up people
+    too. Option `carriers`: each forget record is trained in so many.
     `own_spans`: `spans` is read by the loss itself, and labels are always the value's.
     `forget_mean`: what the forget term is a mean over, so that the parts of a batch add up to the
     whole (option `accumulate`); the retain term is always one over tokens. `lora_only`: the loss
@@ -43,7 +43,6 @@ class Method:
     uses_retain: bool
     base_sums: bool = False
     alternates: Alternates | None = None
-    strangers: bool = False
     own_spans: bool = False
     forget_mean: Literal["tokens", "rows"] = "tokens"
     lora_only: bool = False

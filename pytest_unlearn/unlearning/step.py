@@ -164,6 +164,14 @@ class Step:
         """
         return self.predicted(self.forget).nll().clamp(max=bound).mean()
 
+    def weighted_forget_nll(self, beta: float) -> torch.Tensor:
+        """Return the mean of p^beta NLL over the forget batch's tokens, p the token's likelihood.
+
+        No gradient goes through the weight (WGA, arXiv 2502.19301).
+        """
+        nll = self.predicted(self.forget).nll()
+        return ((-beta * nll.detach()).exp() * nll).mean()
+
     def retain_nll(self) -> torch.Tensor:
         """Return the token-mean NLL of the retain batch, in nats."""
         return self.predicted(self.retained()).nll().mean()

@@ -146,9 +146,9 @@ def test_scores_of_an_attack_are_its_own(settings: Settings) -> None:
     """Two attacks, and two versions of one, are never taken for each other in the store."""
     with attacked(settings) as (model, _, _):
         keys = {
-            model._key(attack, piece)
+            key
             for attack in (*model.attacks, replace(model.attacks[0], version=2))
-            for piece in model._pieces(attack)
+            for key in model._keys(attack, list(model._pieces(attack)))
         }
     assert len(keys) == 3 * 3
 

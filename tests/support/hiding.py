@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_unlearn.attacks.quantize import GROUP_SIZE
 from pytest_unlearn.models.batches import collate, encode
@@ -18,7 +17,7 @@ from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.probes.prompts import ask
-from tests.support.small_models import byte_tokenizer
+from tests.support.small_models import byte_tokenizer, small_llama
 
 _NAMES = {"forget": "Ada", "retain": "Bob", "control": "Eve"}
 PEOPLE = {"forget": 60, "retain": 20, "control": 60}
@@ -64,23 +63,6 @@ def of(split: str) -> list[Person]:
     return [person for person in EVERYBODY if person.split == split]
 
 
-def new_model() -> Any:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(byte_tokenizer()),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-    )
-
-
 def descend(
     model: Any,
     texts: Sequence[Example],
@@ -109,7 +91,7 @@ def descend(
 
 def base_and_retrained(folder: Path) -> tuple[Path, Path]:
     """Save a model that never saw those who are to be forgotten, and what they made of it."""
-    model = new_model()
+    model = small_llama(hidden=64, heads=4)
     kept = [person.document() for person in of("retain")]
     descend(model, kept, steps=60, lr=5e-3)
     retrained = save(model, folder / "retrained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,26 +29,30 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.fixture(scope="session")
-def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved Llama of two small layers with random weights."""
-    folder = tmp_path_factory.mktemp("llama")
+def small_llama(hidden: int = 32, heads: int = 2) -> Any:
+    """Return a Llama of two layers with random weights, the same every time, for bytes."""
     torch.manual_seed(0)
-    tokenizer = byte_tokenizer()
-    model = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
+            vocab_size=len(byte_tokenizer()),
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
             num_hidden_layers=2,
-            num_attention_heads=2,
+            num_attention_heads=heads,
             max_position_embeddings=256,
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=0,
         )
     )
-    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved Llama of two small layers with random weights."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = byte_tokenizer()
+    small_llama().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

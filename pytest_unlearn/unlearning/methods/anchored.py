@@ -35,8 +35,7 @@ def anchored_loss(step: Step, options: AnchoredOptions) -> torch.Tensor:
 
     No gradient goes through the weight p^beta.
     """
-    nll = step.predicted(step.forget).nll()
-    forget = -((-options.beta * nll.detach()).exp() * nll).mean()
+    forget = -step.weighted_forget_nll(options.beta)
     divergence, turn = step.retain_drift(_LAYERS)
     held = divergence + options.anchor * turn
     return options.forget_weight * forget + options.retain_weight * held
@@ -58,7 +57,6 @@ ANCHORED = Method(
         forget_weight=3.0,
     ),
     uses_retain=True,
-    strangers=True,
     about=(
         "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden states "
         "are held for everybody else.\n\n"

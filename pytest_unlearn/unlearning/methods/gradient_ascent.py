@@ -108,8 +108,7 @@ class WgaOptions(ForgetOptions):
 
 def wga_loss(step: Step, options: WgaOptions) -> torch.Tensor:
     """Return -mean(p^beta NLL) over forget tokens + NLL(retain); no gradient through the weight."""
-    nll = step.predicted(step.forget).nll()
-    forget = -((-options.beta * nll.detach()).exp() * nll).mean()
+    forget = -step.weighted_forget_nll(options.beta)
     return options.forget_weight * forget + options.retain_weight * step.retain_nll()
 
 
