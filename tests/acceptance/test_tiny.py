@@ -15,6 +15,9 @@ import pytest
 from pytest_unlearn.models.presets import TINY_FOLDER
 from pytest_unlearn.people.bundled import tiny_records
 
+# One cold run is shared by all, so one worker runs them.
+pytestmark = pytest.mark.xdist_group("acceptance")
+
 # All that these tests expect of the default method on the bundled people; a better default is a
 # change here and nowhere else. Default gates that it may fail still: close calls.
 MAY_BLOCK = {"people.retained", "passk.retained", "leak.indirect", "leak.at(1000)"}
@@ -65,8 +68,6 @@ def test_exit_code_and_verdict_agree(cold: Run) -> None:
         names = {said.rsplit(" ", 1)[0] for said in blocked[1].split(", ")}
         assert names <= MAY_BLOCK, cold.output
     assert "warning" not in cold.output
-    # 165 s on an idle machine; a machine that others use as well takes several times that.
-    assert cold.seconds < 900
 
 
 @pytest.mark.parametrize(("name", "numbers", "least", "most"), GOALS)
@@ -88,7 +89,7 @@ def test_warm_run_is_quick(cold: Run, folder: Path) -> None:
     """A second run finds everything in the store and loads no model."""
     warm = run(folder, "-q")
     assert warm.code == cold.code
-    assert warm.seconds < min(60, cold.seconds / 2)  # 4 to 6 s on an idle machine
+    assert warm.seconds < cold.seconds / 2  # on an idle machine 4 to 6 s of 150
     assert "[unlearn]" not in warm.output
 
 
