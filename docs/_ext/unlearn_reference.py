@@ -120,8 +120,8 @@ def metrics() -> str:
 
 def profiles() -> str:
     """Every named set of gates."""
+    from pytest_unlearn.gates.gate import DEFAULT, PROFILES
     from pytest_unlearn.gates.planning import profile_table
-    from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
 
     about = [f"`{p.name}`: {p.about}." for p in (*PROFILES.values(), DEFAULT)]
     gates = ", ".join(map(code, DEFAULT.gates))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pytest_unlearn.people.documents import language_of
@@ -21,14 +21,14 @@ ATTACK_PROPERTY = "unlearn_attacked"
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeRow:
-    """What a probe brought out. `base` and `unlearned` are outcomes as `Outcome.as_row` gives.
+class LeakRow:
+    """What came out where a record's value was asked for, from the base and another model.
 
-    `carrier` is the one in which was asked, `planted` the one of the document. `base_exact` and
-    `unlearned_exact` are exact extraction scores (`leaks.exact.exact_row`), None where the
-    probe has none; `retrained_exact` those of a model that never saw the forget records.
-    `rehearsed`: unlearning was trained on this prompt, or on this retained person. `cluster`: the
-    people who share a value or a prompt with this one, and with whom they count as one.
+    `base` and `unlearned` are outcomes as `Outcome.as_row` gives. `carrier` is the one of the
+    prompt, `planted` that of the document. `base_exact` and `unlearned_exact` are exact extraction
+    scores (`leaks.exact.exact_row`), None where the probe has none. `rehearsed`: unlearning was
+    trained on this prompt, or on this retained person. `cluster`: the people who share a value or a
+    prompt with this one, and with whom they count as one.
     """
 
     id: str
@@ -43,19 +43,26 @@ class ProbeRow:
     knowledge: str = "name"
     base_exact: dict[str, Any] | None = None
     unlearned_exact: dict[str, Any] | None = None
-    retrained_exact: dict[str, Any] | None = None
     rehearsed: bool = False
     cluster: str = ""
 
     @property
     def language(self) -> str:
-        """The language of the document in which the value stood."""
+        """The language of the document that holds the value."""
         return language_of(self.planted)
 
     @property
     def leaked(self) -> bool:
         """Tell whether the tested model gave a real value away."""
         return self.unlearned["label"] in ("direct", "indirect")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRow(LeakRow):
+    """What a probe brought out; `retrained_exact`: scores of a model that never saw the forget
+    records."""
+
+    retrained_exact: dict[str, Any] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True)
-class AttackRow:
+class AttackRow(LeakRow):
     """Whether an attack brought a probed value back.
 
     `attack` names the state that it made of the tested model, `NAME` or `NAME@STAGE`. `unlearned`
@@ -110,31 +117,7 @@ class AttackRow:
     `log_probability` and `greedy`. The other fields are the probe's.
     """
 
-    id: str
-    attack: str
-    split: str
-    kind: str
-    carrier: str
-    owner: str
-    base: dict[str, Any]
-    unlearned: dict[str, Any]
-    family: str = "direct"
-    planted: str = ""
-    knowledge: str = "name"
-    base_exact: dict[str, Any] | None = None
-    unlearned_exact: dict[str, Any] | None = None
-    rehearsed: bool = False
-    cluster: str = ""
-
-    @property
-    def language(self) -> str:
-        """The language of the document in which the value stood."""
-        return language_of(self.planted)
-
-    @property
-    def leaked(self) -> bool:
-        """Tell whether the attack brought the value back."""
-        return bool(self.unlearned["label"] == "direct")
+    attack: str = field(kw_only=True)
 
 
 Row = ProbeRow | TaskRow | AttackRow

@@ -24,9 +24,9 @@ from pytest_unlearn.gates.metrics import (
     State,
     Type,
     cluster_of,
+    shown,
     value_of,
 )
-from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.statistics import (
     CONFIDENCE,
     cases_needed_for_drop,

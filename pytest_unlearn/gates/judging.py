@@ -118,8 +118,7 @@ def read_judging(
     else the default.
     Raises GateError and BaselineError; messages begin with the flag, or with file and key.
     """
-    from pytest_unlearn.gates.gate import GateError
-    from pytest_unlearn.gates.profiles import gates_in_table, rules_in_table
+    from pytest_unlearn.gates.gate import GateError, gates_in_table, rules_in_table
     from pytest_unlearn.gates.saved_runs import check_name, parse_change
 
     table = gates_in_table(pyproject) if pyproject else ()  # checked even if it is not used
@@ -168,7 +167,7 @@ def _gates(
     population: Population,
 ) -> tuple[str, tuple[Gate, ...]]:
     """Return where the gates come from, and the gates."""
-    from pytest_unlearn.gates.profiles import choose_gates
+    from pytest_unlearn.gates.gate import choose_gates
 
     if recorded is not None and not (flags or table or profile):
         return "the earlier run", recorded.gates

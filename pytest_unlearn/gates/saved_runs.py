@@ -20,8 +20,7 @@ from pytest_unlearn.core.text_files import replacing
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
-from pytest_unlearn.gates.metrics import METRICS, Metric, Row
-from pytest_unlearn.gates.populations import shown
+from pytest_unlearn.gates.metrics import METRICS, Metric, Row, shown
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 

@@ -21,8 +21,7 @@ from pytest_unlearn.gates.estimates import (
     scored,
 )
 from pytest_unlearn.gates.gate import Gate, GateError
-from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric, Row
-from pytest_unlearn.gates.populations import Population, populations
+from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric, Population, Row, populations
 from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
 
 

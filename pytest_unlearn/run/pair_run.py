@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import Row
-from pytest_unlearn.gates.curtailment import Curtailment
+from pytest_unlearn.gates.planning import Curtailment
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
 from pytest_unlearn.leaks.prompt_search import SearchSummary

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.gates.case_rows import Row
 from pytest_unlearn.gates.estimates import Share, percent, shares, size
+from pytest_unlearn.gates.gate import SOUND
 from pytest_unlearn.gates.judging import Population, Undecided
-from pytest_unlearn.gates.profiles import SOUND
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult
 from pytest_unlearn.probes.families import Probe
@@ -264,7 +264,7 @@ def concluded(
 
 
 def _not_judged(names: Sequence[str]) -> list[str]:
-    """Say which gates are missing without which a broken model passes; see `gates.profiles`."""
+    """Say which gates are missing without which a broken model passes; see `gates.gate`."""
     metrics = {name.partition("[")[0].partition("(")[0] for name in names}
     missing = [about for about, ones in SOUND.items() if not metrics & ones]
     return [f"no gate on {' or '.join(missing)}"] if missing else []

@@ -164,7 +164,7 @@ def read_settings(config: pytest.Config) -> Settings:
 def _attacks(config: pytest.Config, judging: Judging) -> dict[str, Any]:
     """Return the setting `attacks` as the profile has it, where none are named."""
     from pytest_unlearn.attacks.attack import parse_attacks
-    from pytest_unlearn.gates.profiles import PROFILES
+    from pytest_unlearn.gates.gate import PROFILES
 
     if judging.profile is None or given(config, "unlearn_attacks"):
         return {}

@@ -13,8 +13,7 @@ import pytest
 from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import rows_in
-from pytest_unlearn.gates.curtailment import REASON, Curtailment
-from pytest_unlearn.gates.planning import check_feasible
+from pytest_unlearn.gates.planning import REASON, Curtailment, check_feasible
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.reports.formats import choose_reports, write_reports

@@ -13,8 +13,7 @@ from transformers import LlamaForCausalLM
 
 from pytest_unlearn.attacks.attack import parse_attacks
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.gates.gate import parse_gate
-from pytest_unlearn.gates.profiles import PROFILES
+from pytest_unlearn.gates.gate import PROFILES, parse_gate
 from pytest_unlearn.run.answers import CompletionError
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure

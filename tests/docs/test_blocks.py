@@ -27,8 +27,8 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 import pytest_unlearn
+from pytest_unlearn.gates.gate import gates_in_table
 from pytest_unlearn.gates.judging import read_judging
-from pytest_unlearn.gates.profiles import gates_in_table
 from pytest_unlearn.models.presets import TINY_FOLDER, presets
 from pytest_unlearn.models.sources import check_name
 from pytest_unlearn.people.__main__ import main as write_people

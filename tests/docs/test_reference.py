@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import pytest
 
+from pytest_unlearn.gates.gate import DEFAULT, PROFILES
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.profiles import DEFAULT, PROFILES
 from pytest_unlearn.leaks.outcome import LABELS
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.people.carriers import CARRIERS

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.gates.curtailment import Curtailment
 from pytest_unlearn.gates.gate import parse_gate
+from pytest_unlearn.gates.planning import Curtailment
 from pytest_unlearn.gates.verdicts import Measured, Verdict, fails_whatever, judge
 from tests.gates.test_verdicts import measured, probe, task
 

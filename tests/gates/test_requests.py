@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow
-from pytest_unlearn.gates.gate import GateError, parse_gate
+from pytest_unlearn.gates.gate import REQUESTS, GateError, parse_gate
 from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.planning import check_feasible, plan_gate
-from pytest_unlearn.gates.profiles import REQUESTS
 from pytest_unlearn.gates.saved_runs import parse_change
 from pytest_unlearn.gates.verdicts import (
     GateResult,

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, from_json, to_json
-from pytest_unlearn.gates.gate import GateError, parse_gate
+from pytest_unlearn.gates.gate import GateError, choose_gates, parse_gate
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.planning import check_feasible
-from pytest_unlearn.gates.profiles import choose_gates
 from pytest_unlearn.gates.verdicts import Measured, Verdict, base_fault, judge
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn.gates.profiles import PROFILES
+from pytest_unlearn.gates.gate import PROFILES
 from tests.session.test_run import forget_ids
 from tests.support.lookup_run import FORGET, UnlearnRun
 

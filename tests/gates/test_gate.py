@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn.gates.gate import GateError, parse_gate
-from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.planning import metric_lines
-from pytest_unlearn.gates.profiles import (
+from pytest_unlearn.gates.gate import (
     DEFAULT,
     PROFILES,
     REQUESTS,
     SOUND,
+    GateError,
     choose_gates,
     gates_in_table,
+    parse_gate,
 )
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.planning import metric_lines
 
 
 def texts(given: list[str], profile: str | None) -> list[str]:
