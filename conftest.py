@@ -29,18 +29,12 @@ SLOW = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark, group tests by worker, choose Hypothesis' profile.
-
-    UNLEARN_PROFILE=thorough looks further.
-    """
+    """Register the mark, and choose Hypothesis' profile: UNLEARN_PROFILE=thorough looks further."""
     if config.rootpath != ROOT:
         return
     config.addinivalue_line(
         "markers", 'slow: takes seconds; `pytest -m "not slow"` leaves it out while you work'
     )
-    if getattr(config.option, "dist", "no") == "load":
-        # Tests that share a model run on one worker, so that it is made once.
-        config.option.dist = "loadgroup"
     from hypothesis import settings
 
     # A busy machine is no failure, and a test must fail for everybody or for nobody.
