@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -50,6 +50,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("error"), append=False)
             if any((TESTS / name) in (item.path, *item.path.parents) for name in SLOW):
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, give each slow file to one worker: its tests share a model or a build.
+
+    Not by xdist_group, which xdist 3.8 ignores under pytest 9.2.
+    """
+    if config.rootpath != ROOT:
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class SlowFilesWhole(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            slow = nodeid.startswith(tuple(f"tests/{name}" for name in SLOW))
+            return nodeid.split("::")[0] if slow else nodeid
+
+    return SlowFilesWhole(config, log)
 
 
 @pytest.fixture

@@ -15,9 +15,6 @@ import pytest
 from pytest_unlearn.models.presets import TINY_FOLDER
 from pytest_unlearn.people.bundled import tiny_records
 
-# One cold run is shared by all, so one worker runs them.
-pytestmark = pytest.mark.xdist_group("acceptance")
-
 # All that these tests expect of the default method on the bundled people; a better default is a
 # change here and nowhere else. Default gates that it may fail still: close calls.
 MAY_BLOCK = {"people.retained", "passk.retained", "leak.indirect", "leak.at(1000)"}
