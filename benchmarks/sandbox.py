@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.sandbox import Limits, Sandbox
-from pytest_unlearn.tasks.check_programs import CheckProgram
 from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.files import load_cases
-from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.format import Call, CheckProgram
 
 WORKERS = 2
 ROUNDS = 9

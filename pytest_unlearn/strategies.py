@@ -31,16 +31,15 @@ from hypothesis.vendor.pretty import for_type_by_name
 
 from pytest_unlearn.core.secret import Secret, joined
 from pytest_unlearn.leaks.disguises import DISGUISES
-from pytest_unlearn.people import words
-from pytest_unlearn.people.carriers import CARRIERS, Carrier
+from pytest_unlearn.people import draws
 from pytest_unlearn.people.documents import CARRIER_NAMES, FILES, language_of
 from pytest_unlearn.people.draws import Choices
 from pytest_unlearn.people.generate import ATTRIBUTE_KINDS, a_value, documents_of, is_usable
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.names import locales as known_locales
-from pytest_unlearn.people.record import SPLITS, Record, Split
+from pytest_unlearn.people.locales import locales as known_locales
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Carrier, Record, Split
 from pytest_unlearn.people.record_files import records_of_people
-from pytest_unlearn.probes.prompts import (
+from pytest_unlearn.probes.families import (
     KNOWLEDGE,
     WORDINGS,
     Knowledge,
@@ -441,8 +440,8 @@ def _people(
     owner = f"person-{choices.below(_MOST_PEOPLE) + 1:03d}"
     locale = None if locales is None else choices.choice(locales)
     if locale is None:
-        first = choices.choice(words.FIRST_NAMES)
-        surname = choices.choice(words.SURNAME_HEADS) + choices.choice(words.SURNAME_TAILS)
+        first = choices.choice(draws.FIRST_NAMES)
+        surname = choices.choice(draws.SURNAME_HEADS) + choices.choice(draws.SURNAME_TAILS)
         name = Secret(f"{first} {surname}", "name")
     else:
         name = _value("name", locale, choices, 0)

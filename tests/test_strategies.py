@@ -20,10 +20,9 @@ from hypothesis.errors import NoSuchExample
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.disguises import DISGUISES
 from pytest_unlearn.people.bundled import tiny_records
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.record import Record
-from pytest_unlearn.probes.prompts import KNOWLEDGE, PromptError
+from pytest_unlearn.people.record import CARRIERS, Record
+from pytest_unlearn.probes.families import KNOWLEDGE, PromptError
 from pytest_unlearn.strategies import (
     Disguise,
     Document,

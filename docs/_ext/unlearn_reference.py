@@ -253,7 +253,7 @@ def kinds() -> str:
 
 def carriers() -> str:
     """Every snippet, with an example of the text before the value."""
-    from pytest_unlearn.people.carriers import CARRIERS
+    from pytest_unlearn.people.record import CARRIERS
 
     return definitions(
         (code(c.name), [f"```text\n{c.before('Ada Lark', 'email')}\n```"])

@@ -12,8 +12,7 @@ from dataclasses import replace
 from pytest_unlearn.attacks.attack import Ask, Attack, Known, Target, Trains
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.models.sampling import DecodingScheme
-from pytest_unlearn.probes.families import FAMILIES, Probe
-from pytest_unlearn.probes.prompts import PromptError
+from pytest_unlearn.probes.families import FAMILIES, Probe, PromptError
 
 # Texts in front of a document: a role, an order not to hold back, another language, an example.
 WRAPPERS = {

@@ -31,11 +31,10 @@ from pytest_unlearn.leaks.shrinking import (
     shrink,
     tries_for,
 )
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.record import Record, by_owner
-from pytest_unlearn.probes.prompts import (
+from pytest_unlearn.people.record import CARRIERS, Record, by_owner
+from pytest_unlearn.probes.families import (
     KNOWLEDGE,
     WORDINGS,
     PromptError,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.people import words
-from pytest_unlearn.people.carriers import CARRIERS
+from pytest_unlearn.people import draws
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.record import SPLITS, Record, Split
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split
 
 TINY_SEED = "pytest-unlearn tiny 2"
 # People, not records, are what a bound counts. Of the retained, half are kept out of unlearning.
@@ -22,9 +21,9 @@ def _names(seed: str, count: int) -> list[str]:
     """Return `count` full names, each surname and each first-name/surname pair used once."""
     stream = Stream(seed, "names")
     surnames = stream.shuffled(
-        [head + tail for head in words.SURNAME_HEADS for tail in words.SURNAME_TAILS]
+        [head + tail for head in draws.SURNAME_HEADS for tail in draws.SURNAME_TAILS]
     )
-    return [f"{stream.choice(words.FIRST_NAMES)} {surname}" for surname in surnames[:count]]
+    return [f"{stream.choice(draws.FIRST_NAMES)} {surname}" for surname in surnames[:count]]
 
 
 @functools.cache

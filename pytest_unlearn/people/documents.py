@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TypeVar
 
-from pytest_unlearn.people.carriers import CARRIERS, Facts
-from pytest_unlearn.people.credential_kinds import VENDOR_KINDS
 from pytest_unlearn.people.draws import Choices
+from pytest_unlearn.people.kinds import VENDOR_KINDS
+from pytest_unlearn.people.record import CARRIERS, Facts
 
 T = TypeVar("T")
 

@@ -17,12 +17,11 @@ from typing import Any, TypeVar
 
 from pytest_unlearn.core.errors import UserError, nearest
 from pytest_unlearn.core.text_files import replacing
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.documents import CARRIER_NAMES, FILES, ordinary_code
 from pytest_unlearn.people.draws import Choices, Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.names import WORD_KINDS, faker_version, locales, word
-from pytest_unlearn.people.record import SPLITS, Record, Split, records_digest, weight
+from pytest_unlearn.people.locales import WORD_KINDS, faker_version, locales, word
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, records_digest, weight
 from pytest_unlearn.people.record_files import MIN_VALUE, records_of_people
 
 T = TypeVar("T")

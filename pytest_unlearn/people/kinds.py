@@ -1,21 +1,303 @@
-"""Kinds of attribute: how a value is made, recognised, and how large its space is.
+"""All kinds of attribute by name, and those of what lets a program in: keys, tokens, hosts.
 
-`KINDS` holds all of them by name: the six of the tiny model here, the rest in `personal_kinds` (a
-person's papers) and `credential_kinds` (keys and tokens). The model was trained on values of the
-six: a change to their generators, or to a word list that they draw from, makes the digest of the
-bundled people another one.
+Formats follow what vendors publish, or the rules of gitleaks and TruffleHog. The random parts are
+as long as in real ones, so nobody was ever issued a generated token. No token is written out here:
+only fixed parts are, and values are made from a seed at run time.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
+import hmac
+import json
 import math
 import re
 import string
+from collections.abc import Callable
 
-from pytest_unlearn.people import check_digits, words
-from pytest_unlearn.people.credential_kinds import VENDOR_KINDS
+from pytest_unlearn.people import check_digits, draws
 from pytest_unlearn.people.draws import Choices
 from pytest_unlearn.people.personal_kinds import PERSONAL_KINDS, Kind, matches
+
+_HEX = string.digits + "abcdef"
+
+
+def _bytes(choices: Choices, count: int) -> bytes:
+    return bytes(choices.below(256) for _ in range(count))
+
+
+def _token(pattern: str, also: str = "") -> re.Pattern[str]:
+    """Compile a pattern that is no part of a longer token; `also` may stand in tokens too."""
+    return re.compile(rf"(?<![\w{also}])(?:{pattern})(?![\w{also}])", re.ASCII)
+
+
+def _bits(alphabet: str, length: int) -> float:
+    return length * math.log2(len(alphabet))
+
+
+def _random(name: str, vendor: str, form: tuple[str | tuple[str, int], ...], source: str) -> Kind:
+    """Return the kind of a token that is fixed texts and, in between, (alphabet, length) parts."""
+
+    def generate(choices: Choices) -> str:
+        return "".join(p if isinstance(p, str) else choices.text(*p) for p in form)
+
+    pattern = "".join(
+        re.escape(p) if isinstance(p, str) else f"[{re.escape(p[0])}]{{{p[1]}}}" for p in form
+    )
+    return Kind(
+        name,
+        generate,
+        _token(pattern, "-" if any("-" in p[0] for p in form if not isinstance(p, str)) else ""),
+        math.fsum(_bits(*p) for p in form if not isinstance(p, str)),
+        source,
+        public_prefix=form[0] if isinstance(form[0], str) else "",
+        vendor=vendor,
+    )
+
+
+# --- tokens with check digits --------------------------------------------------------------------
+
+
+def _crc_token(prefix: str, choices: Choices) -> str:
+    body = choices.text(check_digits.BASE62, 30)
+    return f"{prefix}{body}{check_digits.crc_digits(body)}"
+
+
+def _with_crc(name: str, vendor: str, prefix: str, family: str, source: str) -> Kind:
+    return Kind(
+        name,
+        functools.partial(_crc_token, prefix),
+        _token(rf"{family}_[A-Za-z0-9]{{36}}"),
+        _bits(check_digits.BASE62, 30),
+        source,
+        checksum=check_digits.crc_token,
+        public_prefix=prefix,
+        vendor=vendor,
+    )
+
+
+# --- AWS -----------------------------------------------------------------------------------------
+
+# The account of AWS' own documentation.
+_AWS_ACCOUNT = 123456789012
+# Capitals first: the simplest value is then no hexadecimal number.
+_AWS_SECRET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "/+"
+# The last character is none of these, so that no secret reads as forty digits of a SHA-1.
+_NO_HEX = "".join(c for c in _AWS_SECRET if c not in "0123456789abcdef")
+
+
+def _aws_key_id(choices: Choices) -> str:
+    # 80 bits: a 1, the account, and 39 others.
+    number = (1 << 40 | _AWS_ACCOUNT) << 39 | choices.below(1 << 39)
+    return "AKIA" + base64.b32encode(number.to_bytes(10, "big")).decode()
+
+
+# 41 fixed bits are eight characters and a bit.
+_AWS_PREFIX = (
+    "AKIA" + base64.b32encode(((1 << 40 | _AWS_ACCOUNT) << 39).to_bytes(10, "big"))[:8].decode()
+)
+
+
+# --- keys, JWT, macaroons -------------------------------------------------------------------------
+
+_DASHES = "-" * 5
+# PKCS#8 (RFC 5958) of an Ed25519 key (RFC 8410): version 0, the algorithm, 32 bytes to come.
+_ED25519 = bytes.fromhex("302e020100300506032b657004220420")
+# Line breaks are written as in JSON, .env files and string literals, so that a key is one line.
+_PEM_HEAD = rf"{_DASHES}BEGIN PRIVATE KEY{_DASHES}\n"
+_PEM_TAIL = rf"\n{_DASHES}END PRIVATE KEY{_DASHES}"
+_PEM_PREFIX = _PEM_HEAD + base64.b64encode(_ED25519)[:21].decode()
+
+
+def _private_key(choices: Choices) -> str:
+    key = base64.b64encode(_ED25519 + _bytes(choices, 32)).decode()
+    return f"{_PEM_HEAD}{key}{_PEM_TAIL}"
+
+
+def _is_ed25519(value: str) -> bool:
+    """Tell whether between the markers stands the DER of an Ed25519 key."""
+    lines = value.replace(r"\n", "\n").split("\n")
+    try:
+        data = base64.b64decode(lines[1], validate=True)
+    except (ValueError, IndexError):
+        return False
+    return len(lines) == 3 and data.startswith(_ED25519) and len(data) == len(_ED25519) + 32
+
+
+def _json(content: dict[str, str | int]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+_JWT_HEAD = check_digits.base64url(_json({"alg": "HS256", "typ": "JWT"})) + "."
+# What is the same in all claims stands first, and is public: 25 bytes are 33 characters and a bit.
+_JWT_CLAIMS: dict[str, str | int] = {"exp": 2**31 - 1}
+_JWT_PREFIX = _JWT_HEAD + check_digits.base64url(_json(_JWT_CLAIMS | {"sub": ""}))[:33]
+
+
+def _jwt(choices: Choices) -> str:
+    claims = check_digits.base64url(_json(_JWT_CLAIMS | {"sub": choices.text(string.digits, 10)}))
+    signed = f"{_JWT_HEAD}{claims}"
+    signature = hmac.digest(_bytes(choices, 32), signed.encode(), hashlib.sha256)
+    return f"{signed}.{check_digits.base64url(signature)}"
+
+
+# A macaroon of version 2: fields of type 1 (location), 2 (identifier), 0 (end), 6 (signature).
+_MACAROON = b"\x02\x01\x08pypi.org\x02\x24"
+_PYPI_PREFIX = "pypi-" + check_digits.base64url(_MACAROON)[:17]
+
+
+def _pypi(choices: Choices) -> str:
+    uuid = "-".join(choices.text(_HEX, length) for length in (8, 4, 4, 4, 12))
+    data = _MACAROON + uuid.encode() + b"\x00\x00\x06\x20" + _bytes(choices, 32)
+    return f"pypi-{check_digits.base64url(data)}"
+
+
+def _is_pypi(value: str) -> bool:
+    data = check_digits.unbase64url(value.removeprefix("pypi-"))
+    return data is not None and data.startswith(_MACAROON[:11])
+
+
+# --- connection strings ---------------------------------------------------------------------------
+
+_DATABASES = {"mysql": 3306, "redis": 6379, "mongodb": 27017, "postgresql": 5432}
+_PASSWORD = string.ascii_lowercase + string.ascii_uppercase + string.digits
+
+
+def _database_url(choices: Choices) -> str:
+    scheme = choices.choice(list(_DATABASES))
+    user, host, base = (choices.choice(draws.WORDS) for _ in range(3))
+    password = choices.text(_PASSWORD, 16)
+    return f"{scheme}://{user}:{password}@{host}.example.com:{_DATABASES[scheme]}/{base}"
+
+
+def _prefixed(prefix: str) -> Callable[[str], bool]:
+    return lambda value: value.startswith(prefix)
+
+
+VENDOR_KINDS = (
+    Kind(
+        "database_url",
+        _database_url,
+        re.compile(
+            r"(?<!\w)(?:postgres(?:ql)?|mysql|mongodb|redis)://[^\s:/@\"']{1,64}:[^\s:/@\"']{1,64}"
+            r"@[\w.-]{1,253}(?::\d{1,5})?/\w{1,64}",
+            re.ASCII,
+        ),
+        math.log2(len(_DATABASES) * len(draws.WORDS) ** 3) + _bits(_PASSWORD, 16),
+        "RFC 3986; hosts of RFC 2606",
+        reserved=matches(r"[^@]*@[\w-]+\.example\.com(?::\d+)?/\w+"),
+    ),
+    Kind(
+        "private_key",
+        _private_key,
+        re.compile(
+            rf"{_DASHES}BEGIN (?:[A-Z0-9]{{1,9}} )?PRIVATE KEY{_DASHES}(?:\\n|\s)"
+            rf"(?:[A-Za-z0-9+/=]|\\n|\s){{40,4096}}?{_DASHES}END (?:[A-Z0-9]{{1,9}} )?PRIVATE KEY"
+            rf"{_DASHES}"
+        ),
+        256.0,
+        "RFC 7468, RFC 8410: Ed25519 in PKCS#8",
+        public_prefix=_PEM_PREFIX,
+        structure=_is_ed25519,
+    ),
+    Kind(
+        "jwt",
+        _jwt,
+        _token(r"ey[\w-]{10,4096}\.ey[\w-]{10,4096}\.[\w-]{43}", "-"),
+        256.0 + 10 * math.log2(10),
+        "RFC 7519: HS256 under a random key",
+        public_prefix=_JWT_PREFIX,
+        structure=check_digits.is_jwt,
+    ),
+    _with_crc(
+        "github_token", "github", "ghp_", "gh[pousr]", "GitHub 2021: CRC-32 in six base 62 digits"
+    ),
+    _random(
+        "github_pat",
+        "github",
+        ("github_pat_", (check_digits.BASE62, 22), "_", (check_digits.BASE62, 59)),
+        "GitHub 2022: fine-grained token; its checksum is not published",
+    ),
+    _with_crc("npm_token", "npm", "npm_", "npm", "npm 2021: as GitHub's"),
+    Kind(
+        "aws_access_key_id",
+        _aws_key_id,
+        _token(r"A(?:KIA|SIA)[A-Z2-7]{16}"),
+        39.0,
+        "IAM prefixes; TruffleHog's decoding of the account; AWS' documentation account",
+        public_prefix=_AWS_PREFIX,
+        vendor="aws",
+        reserved=lambda value: check_digits.aws_account(value) == str(_AWS_ACCOUNT),
+    ),
+    Kind(
+        "aws_secret_access_key",
+        lambda choices: choices.text(_AWS_SECRET, 39) + choices.choice(_NO_HEX),
+        # Not forty digits of a SHA-1, of which code is full.
+        re.compile(r"(?<![\w/+])(?![0-9a-f]{40})[A-Za-z0-9/+]{40}(?![\w/+=])", re.ASCII),
+        _bits(_AWS_SECRET, 39) + _bits(_NO_HEX, 1),
+        "forty characters of base 64",
+        vendor="aws",
+    ),
+    Kind(
+        "stripe_key",
+        lambda choices: f"sk_test_{choices.text(check_digits.BASE62, 24)}",
+        _token(r"[sr]k_(?:test|live)_[A-Za-z0-9]{24,99}"),
+        _bits(check_digits.BASE62, 24),
+        "Stripe: sk_test_ moves no money",
+        public_prefix="sk_test_",
+        vendor="stripe",
+        reserved=_prefixed("sk_test_"),
+    ),
+    _random(
+        "slack_token",
+        "slack",
+        ("xoxb-", (string.digits, 12), "-", (string.digits, 12), "-", (check_digits.BASE62, 24)),
+        "Slack: bot token",
+    ),
+    _random(
+        "google_api_key", "google", ("AIza", (check_digits.BASE64URL, 35)), "Google Cloud: API key"
+    ),
+    _random(
+        "openai_key",
+        "openai",
+        ("sk-", (check_digits.BASE62, 20), "T3BlbkFJ", (check_digits.BASE62, 20)),
+        'OpenAI: user key, "OpenAI" in base 64 in its middle',
+    ),
+    _random(
+        "anthropic_key",
+        "anthropic",
+        ("sk-ant-api03-", (check_digits.BASE64URL, 93), "AA"),
+        "Anthropic: API key",
+    ),
+    Kind(
+        "pypi_token",
+        _pypi,
+        _token(r"pypi-AgEIcHlwaS5vcmc[\w-]{50,999}", "-"),
+        32 * 4 + 256.0,
+        "PyPI: a macaroon of pypi.org",
+        public_prefix=_PYPI_PREFIX,
+        vendor="pypi",
+        structure=_is_pypi,
+    ),
+    _random(
+        "sendgrid_key",
+        "sendgrid",
+        ("SG.", (check_digits.BASE64URL, 22), ".", (check_digits.BASE64URL, 43)),
+        "SendGrid: API key",
+    ),
+    _random(
+        "gitlab_token", "gitlab", ("glpat-", (check_digits.BASE64URL, 20)), "GitLab: access token"
+    ),
+    _random(
+        "huggingface_token",
+        "huggingface",
+        ("hf_", (string.ascii_lowercase + string.ascii_uppercase, 34)),
+        "Hugging Face: access token",
+    ),
+)
+
 
 __all__ = ["KINDS", "Kind"]
 
@@ -25,7 +307,7 @@ _ALNUM = string.ascii_letters + string.digits
 def _email(choices: Choices) -> str:
     # Words and digits instead of first.last: a value that follows from the name could be guessed
     # by a rule, and a leak of it would prove nothing.
-    local = f"{choices.choice(words.WORDS)}{choices.choice(words.WORDS)}{choices.below(900) + 100}"
+    local = f"{choices.choice(draws.WORDS)}{choices.choice(draws.WORDS)}{choices.below(900) + 100}"
     return f"{local}@example.{choices.choice(('com', 'net', 'org'))}"
 
 
@@ -34,12 +316,12 @@ def _phone(choices: Choices) -> str:
 
 
 def _address(choices: Choices) -> str:
-    street = f"{choices.choice(words.STREET_HEADS)}{choices.choice(words.STREET_TAILS)}"
-    return f"{choices.below(990) + 10} {street} {choices.choice(words.STREET_KINDS)}"
+    street = f"{choices.choice(draws.STREET_HEADS)}{choices.choice(draws.STREET_TAILS)}"
+    return f"{choices.below(990) + 10} {street} {choices.choice(draws.STREET_KINDS)}"
 
 
 def _password(choices: Choices) -> str:
-    first, second = choices.choice(words.WORDS), choices.choice(words.WORDS)
+    first, second = choices.choice(draws.WORDS), choices.choice(draws.WORDS)
     return f"{first}{choices.choice('!#%+=')}{second}{choices.below(9000) + 1000}"
 
 
@@ -51,7 +333,7 @@ def _date_of_birth(choices: Choices) -> str:
     return f"{1940 + choices.below(65)}-{choices.below(12) + 1:02d}-{choices.below(28) + 1:02d}"
 
 
-_ADDRESS = rf"\d{{2,3}} (?:{'|'.join(words.STREET_HEADS)})(?:{'|'.join(words.STREET_TAILS)})"
+_ADDRESS = rf"\d{{2,3}} (?:{'|'.join(draws.STREET_HEADS)})(?:{'|'.join(draws.STREET_TAILS)})"
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -65,7 +347,7 @@ KINDS: dict[str, Kind] = {
                 r"[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@"
                 r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
             ),
-            math.log2(len(words.WORDS) ** 2 * 900 * 3),
+            math.log2(len(draws.WORDS) ** 2 * 900 * 3),
             "RFC 2606: example.com, .net, .org",
             reserved=matches(r"[^@]*@example\.(?:com|net|org)"),
         ),
@@ -81,9 +363,9 @@ KINDS: dict[str, Kind] = {
         Kind(
             "address",
             _address,
-            re.compile(rf"{_ADDRESS} (?:{'|'.join(words.STREET_KINDS)})"),
+            re.compile(rf"{_ADDRESS} (?:{'|'.join(draws.STREET_KINDS)})"),
             math.log2(
-                990 * len(words.STREET_HEADS) * len(words.STREET_TAILS) * len(words.STREET_KINDS)
+                990 * len(draws.STREET_HEADS) * len(draws.STREET_TAILS) * len(draws.STREET_KINDS)
             ),
             "coined streets",
             near_misses=False,
@@ -92,7 +374,7 @@ KINDS: dict[str, Kind] = {
             "password",
             _password,
             re.compile(r"[a-z]{4,8}[!#%+=][a-z]{4,8}\d{4}(?!\d)"),
-            math.log2(len(words.WORDS) ** 2 * 5 * 9000),
+            math.log2(len(draws.WORDS) ** 2 * 5 * 9000),
             "random words and digits",
         ),
         Kind(

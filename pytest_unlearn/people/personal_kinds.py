@@ -13,7 +13,7 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_unlearn.people import check_digits, locales, words
+from pytest_unlearn.people import check_digits, draws, locales
 from pytest_unlearn.people.draws import Choices
 
 
@@ -180,7 +180,7 @@ def _mac(choices: Choices) -> str:
 
 
 def _user_name(choices: Choices) -> str:
-    first, second = choices.choice(words.WORDS), choices.choice(words.WORDS)
+    first, second = choices.choice(draws.WORDS), choices.choice(draws.WORDS)
     return f"{first}_{second}{choices.below(900) + 100}"
 
 
@@ -335,7 +335,7 @@ PERSONAL_KINDS = (
         "user_name",
         _user_name,
         re.compile(r"(?<!\w)[a-z]{4,8}_[a-z]{4,8}\d{3}(?!\w)"),
-        math.log2(len(words.WORDS) ** 2 * 900),
+        math.log2(len(draws.WORDS) ** 2 * 900),
         "two random words and digits",
     ),
 )

@@ -26,8 +26,7 @@ from typing import Any
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.text_files import check_keys, checked_string, json_name, read_any_objects
-from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.record import SPLITS, Record, Split, weight
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, weight
 
 
 class RecordFileError(UserError):

@@ -19,11 +19,9 @@ from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.adapters import check_adapter, stands_apart
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.people.bundled import tiny_records
-from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.other_values import placeholder, plausible
-from pytest_unlearn.people.record import Record, Split, by_owner
+from pytest_unlearn.people.other_values import placeholder, plausible, stranger_records
+from pytest_unlearn.people.record import CARRIERS, Record, Split, by_owner
 from pytest_unlearn.people.record_files import load_files
-from pytest_unlearn.people.strangers import stranger_records
 from pytest_unlearn.probes.families import FamilyError, Probe, Style, build_probes, cross_carrier
 from pytest_unlearn.run.held_out import (
     divide,
@@ -33,8 +31,8 @@ from pytest_unlearn.run.held_out import (
     rehearsed_cases,
     rehearsed_probes,
 )
+from pytest_unlearn.tasks.files import task_cases
 from pytest_unlearn.tasks.format import PROGRAM, TaskCase, bundled_tasks
-from pytest_unlearn.tasks.sets import task_cases
 from pytest_unlearn.tasks.task_prompts import (
     prompt_of,
     room_for,

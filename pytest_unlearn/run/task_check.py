@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pytest_unlearn.sandbox import SolutionVerdict
-from pytest_unlearn.tasks.check_programs import CheckProgram
-from pytest_unlearn.tasks.format import PROGRAM, TaskCase, TaskFileError
+from pytest_unlearn.tasks.format import PROGRAM, CheckProgram, TaskCase, TaskFileError
 
 # The verdict on a text written after a case's prompt.
 Judge = Callable[[TaskCase, str], SolutionVerdict]

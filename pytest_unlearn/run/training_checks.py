@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_unlearn.core.errors import UserError, nearest
 from pytest_unlearn.people.documents import CARRIER_NAMES
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.names import WORD_KINDS
+from pytest_unlearn.people.locales import WORD_KINDS
 from pytest_unlearn.people.record import SPLITS, Record
 from pytest_unlearn.people.record_files import FILE, RecordFileError
 from pytest_unlearn.run.settings import Settings

@@ -35,8 +35,7 @@ from pytest_unlearn.sandbox.inside.messages import framed
 from pytest_unlearn.sandbox.judge import Ending, Judgement, check_started, judge, judge_check
 from pytest_unlearn.sandbox.packages import find_packages
 from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, SolutionVerdict
-from pytest_unlearn.tasks.check_programs import CheckProgram
-from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.format import Call, CheckProgram
 
 # More bytes of answers than this are compared in a process of its own, which has this long.
 INLINE_BYTES = 1 << 16

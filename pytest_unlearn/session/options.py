@@ -174,7 +174,7 @@ def _attacks(config: pytest.Config, judging: Judging) -> dict[str, Any]:
 def _data(config: pytest.Config) -> dict[str, tuple[Path | str, ...]]:
     """Return retained files and tasks: a task set's name may stand for either; the rest are
     files."""
-    from pytest_unlearn.tasks.sets import set_names
+    from pytest_unlearn.tasks.files import set_names
 
     retained = {name: set_names(name) for name in given(config, "unlearn_retain") or ()}
     tasks: list[Path | str] = [name for names in retained.values() for name in names or ()]

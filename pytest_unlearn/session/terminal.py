@@ -26,7 +26,7 @@ from pytest_unlearn.gates.saved_runs import (
 )
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.people.generate import made_line
-from pytest_unlearn.people.strangers import has_stranger
+from pytest_unlearn.people.other_values import has_stranger
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.github import annotate

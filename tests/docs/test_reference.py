@@ -14,8 +14,8 @@ from pytest_unlearn.gates.gate import DEFAULT, PROFILES
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.leaks.outcome import LABELS
 from pytest_unlearn.models.presets import presets
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.kinds import KINDS
+from pytest_unlearn.people.record import CARRIERS
 from pytest_unlearn.probes.families import FAMILIES
 from pytest_unlearn.reports.formats import FORMATS
 from pytest_unlearn.run.settings import OPTIONS
@@ -23,7 +23,7 @@ from pytest_unlearn.sandbox.inside.layers import LAYERS
 from pytest_unlearn.sandbox.verdict import Status
 from pytest_unlearn.session import fixtures, hookspecs
 from pytest_unlearn.session.fixtures import MARKERS
-from pytest_unlearn.tasks.sets import TASK_SETS
+from pytest_unlearn.tasks.files import TASK_SETS
 from pytest_unlearn.unlearning.methods import METHODS, NONE, RETRAIN
 from tests.support.doc_blocks import PAGES, ROOT
 

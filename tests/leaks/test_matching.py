@@ -21,7 +21,7 @@ from pytest_unlearn.leaks.matching import Automaton, Match, Matcher, encodable, 
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import Record
-from pytest_unlearn.probes.prompts import prefix_of
+from pytest_unlearn.probes.families import prefix_of
 
 any_text = st.text(max_size=60)  # surrogates, NULs and all
 # Text in which the readings' patterns take part.

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.bundled import TINY_CARRIERS, tiny_records
-from pytest_unlearn.people.draws import Stream
+from pytest_unlearn.people.draws import FIRST_NAMES, SURNAME_HEADS, SURNAME_TAILS, WORDS, Stream
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import SPLITS, by_owner, records_digest
-from pytest_unlearn.people.words import FIRST_NAMES, SURNAME_HEADS, SURNAME_TAILS, WORDS
 
 # Of all records; changes only with the seed or a generator, and then the model must be retrained.
 DIGEST = "10a10955f45a5d7f126df0fad78ebcd71d4d61c5b314d1b843ee8c306bb48283"

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from pytest_unlearn.people.carriers import CARRIERS
+from pytest_unlearn.people.record import CARRIERS
 
 FACTS = [("name", "Ada Lark"), ("phone", "202-555-0143")]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.documents import (
     CARRIER_NAMES,
     FILES,
@@ -25,7 +24,7 @@ from pytest_unlearn.people.documents import (
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.generate import make_records, parse_people
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.record import Record
+from pytest_unlearn.people.record import CARRIERS, Record
 from pytest_unlearn.probes.families import build_probes
 
 NAME = "Ada Balbek"

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.people import generate, names
+from pytest_unlearn.people import generate
 from pytest_unlearn.people.__main__ import main
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.documents import FILES
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.generate import (
@@ -27,8 +26,8 @@ from pytest_unlearn.people.generate import (
     parse_people,
 )
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.names import WORD_KINDS, locales, word
-from pytest_unlearn.people.record import SPLITS, Record, by_owner, records_digest
+from pytest_unlearn.people.locales import WORD_KINDS, faker_version, locales, word
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, by_owner, records_digest
 from pytest_unlearn.people.record_files import load_files
 
 
@@ -99,7 +98,7 @@ GOLDEN = {("40.63.0", 1): "81c47394fe21db0857ed1a578d6956ea158fbe3503444f205f66b
 
 
 def test_a_seed_gives_what_it_gave() -> None:
-    version = names.faker_version(), generate.GENERATOR
+    version = faker_version(), generate.GENERATOR
     if version not in GOLDEN:
         pytest.skip(f"no digest is known for Faker {version[0]}, generator {version[1]}")
     assert digest("20:locales=all,carriers=all,repetitions=2") == GOLDEN[version]
@@ -131,10 +130,10 @@ def test_words_depend_on_no_hash_seed_and_no_other_use_of_faker() -> None:
     """Italy's cities come out of a set (Faker 40); a user's own seed is the user's."""
     code = (
         "import random, hashlib, faker; faker.Faker.seed(SEED); random.seed(SEED);"
-        "from pytest_unlearn.people import names; from pytest_unlearn.people.draws import Stream;"
-        "kinds = names.WORD_KINDS;"
-        "words = [names.word(k, l, Stream(l, k)) for l in names.locales() for k in kinds];"
-        "before = random.getstate(); names.word('name', 'en_US', Stream(1));"
+        "from pytest_unlearn.people import locales; from pytest_unlearn.people.draws import Stream;"
+        "kinds = locales.WORD_KINDS;"
+        "words = [locales.word(k, l, Stream(l, k)) for l in locales.locales() for k in kinds];"
+        "before = random.getstate(); locales.word('name', 'en_US', Stream(1));"
         "assert random.getstate() == before;"
         "print(hashlib.sha256(repr(words).encode()).hexdigest())"
     )
@@ -178,7 +177,7 @@ def test_what_is_written_reads_back_to_the_same_digest(
     manifest = json.loads((tmp_path / "people/manifest.json").read_text())
     records = load_files({split: (tmp_path / f"people/{split}.jsonl",) for split in SPLITS})
     assert manifest["digest"] == records_digest(records) == digest(ORDER)
-    assert manifest["faker"] == names.faker_version()
+    assert manifest["faker"] == faker_version()
     assert manifest["people"] == {"forget": 30, "retain": 20, "control": 10}
     assert manifest["records"] == len(records)
     assert digest(manifest["order"]) == manifest["digest"]
@@ -195,7 +194,7 @@ def test_another_faker_is_named_and_never_silent(
     assert main(["5", "--out", folder]) == 0  # the same again
     monkeypatch.setattr(generate, "faker_version", lambda: "99.0")
     assert main(["5", "--out", folder]) == 2
-    assert f"faker {names.faker_version()} there, 99.0 now" in capsys.readouterr().err
+    assert f"faker {faker_version()} there, 99.0 now" in capsys.readouterr().err
     assert main(["5", "--out", folder, "--force"]) == 0
     monkeypatch.undo()
     with pytest.raises(PeopleError, match=r"faker=1\.0: Faker .* `pip install faker==1\.0`"):

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from pytest_unlearn.core import text_files as jsonl
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people import record_files
-from pytest_unlearn.people.carriers import CARRIERS
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
-from pytest_unlearn.people.record import Record, Split
+from pytest_unlearn.people.record import CARRIERS, Record, Split
 from pytest_unlearn.people.record_files import RecordFileError, load_files, load_records
 
 EMAIL, OTHER, PHONE, WORD = (

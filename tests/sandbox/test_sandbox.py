@@ -20,8 +20,7 @@ import pytest
 from pytest_unlearn.sandbox import Limits, Mode, Sandbox, SandboxError, SolutionVerdict
 from pytest_unlearn.sandbox import helper as helper_module
 from pytest_unlearn.sandbox import sandbox as sandbox_module
-from pytest_unlearn.tasks.check_programs import CheckProgram
-from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.format import Call, CheckProgram
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
 

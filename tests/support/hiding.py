@@ -16,7 +16,7 @@ from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.patching import save_adapter
-from pytest_unlearn.probes.prompts import ask
+from pytest_unlearn.probes.families import ask
 from tests.support.small_models import byte_tokenizer, small_llama
 
 _NAMES = {"forget": "Ada", "retain": "Bob", "control": "Eve"}

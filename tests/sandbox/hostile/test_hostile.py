@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.sandbox import Limits, Sandbox, SolutionVerdict
-from pytest_unlearn.tasks.check_programs import CheckProgram
-from pytest_unlearn.tasks.format import Call
+from pytest_unlearn.tasks.format import Call, CheckProgram
 from tests.sandbox.hostile.samples import FAMILIES, SAMPLES, Sample
 
 pytestmark = pytest.mark.skipif(
