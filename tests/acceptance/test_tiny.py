@@ -91,7 +91,9 @@ def test_warm_run_is_quick(cold: Run, folder: Path) -> None:
 
 
 def test_two_workers_agree(cold: Run, folder: Path) -> None:
-    """`-n 2` with a store of its own: the same outcomes and gates."""
+    """`-n 2` with the same trained model, and its own completions: the same outcomes and gates."""
+    store, other = folder / ".pytest_cache" / "d" / "unlearn", folder / "other"
+    shutil.copytree(store, other, ignore=shutil.ignore_patterns("completions"))
     parallel = run(folder, "-n2", "--unlearn-store=other")
     assert parallel.code == cold.code, parallel.output
     for line in cold.output.splitlines():
