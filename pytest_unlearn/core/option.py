@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
+
+# What a setting is about: it makes a model, names data, changes what is measured of them, how the
+# measurements are judged, or only what is done and shown besides.
+Role = Literal["model", "data", "measure", "judge", "show"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,21 @@ class Option:
     def flag(self) -> str:
         """The name as it is written on the command line."""
         return flag_of(self.name)
+
+
+def setting(
+    *options: Option,
+    role: Role,
+    default: Any = MISSING,
+    factory: Callable[[], Any] | None = None,
+) -> Any:
+    """Return a field of `Settings` that these options make."""
+    metadata = {"options": options, "role": role}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def flag_of(name: str) -> str:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-# Logits made at once: 64 MiB in float32.
-CHUNK_ELEMENTS = 2**24
+from pytest_unlearn.models.architecture import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 
 
 def causal_model(model: Any) -> Any:

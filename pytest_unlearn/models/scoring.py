@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from pytest_unlearn.models.architecture import CHUNK_NUMBERS, SCORED_TOKENS
 from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import (
@@ -41,11 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Padded tokens of one forward pass, to begin with; halved for good when a batch does not fit.
-BATCH_TOKENS = 8192
-# Numbers in the vocabulary-sized tensor of a batch: at most 128 MiB of float32. What is computed
-# from it takes several times the memory, and is done part by part.
-CHUNK_NUMBERS = 1 << 25
+# What is computed from the logits of a batch takes several times their memory, and is done part by
+# part.
 _PART_NUMBERS = 1 << 22
 # A batch is cut before more of it than this would be padding.
 MOST_PADDING = 0.1
@@ -98,7 +96,7 @@ class Scorer:
         self,
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = SCORED_TOKENS,
         chunk_numbers: int = CHUNK_NUMBERS,
     ) -> None:
         """`batch_tokens`: rows times width of a batch; `chunk_numbers`: rows times vocabulary."""
@@ -363,7 +361,7 @@ def score(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     scheme: DecodingScheme | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = SCORED_TOKENS,
 ) -> list[ValueScores]:
     """Return the scores of each example's answer; see `Scorer.score`."""
     return Scorer(model, tokenizer, batch_tokens).score(examples, scheme)

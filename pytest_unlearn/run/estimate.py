@@ -1,17 +1,16 @@
 """What a run would do and need: `--unlearn-plan`. No model is loaded, nothing is generated.
 
 Cases, chunks and what gates need are exact. Tokens are counted with the model's tokenizer where it
-is on this machine. Memory and time are estimates of the order of magnitude: the assumed speeds
-stand in `MACHINES`.
+is on this machine. Memory and time are estimated phase by phase (`phase_costs`), of a preset that
+is not on this machine by its published configuration.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,77 +18,62 @@ from pytest_unlearn.attacks.relearn import BATCH, STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
 from pytest_unlearn.models.adapters import base_of, is_adapter
-from pytest_unlearn.models.presets import CONTEXTS, presets
+from pytest_unlearn.models.architecture import SCORED_TOKENS, Architecture
+from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import weight_files
+from pytest_unlearn.run.phase_costs import (
+    Machine,
+    PhaseCost,
+    Training,
+    asking_cost,
+    machines,
+    pass_bytes,
+    training_cost,
+)
+from pytest_unlearn.unlearning.methods import RETRAIN
+from pytest_unlearn.unlearning.training_options import HELD_ROWS, KEPT_ROWS
 
 if TYPE_CHECKING:
+    from pytest_unlearn.models.examples import Example
     from pytest_unlearn.run.dataset import Chunk, Dataset
     from pytest_unlearn.run.settings import Pair, Settings
+    from pytest_unlearn.unlearning.training_options import PlantOptions, UnlearnOptions
 
 Table = list[list[str]]
 # Without a tokenizer: bytes of source code and e-mail addresses in one token.
 _BYTES_A_TOKEN = 3.5
-# Floats kept for the backward pass, by token, layer and hidden unit (half precision or not).
-_ACTIVATIONS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Assumed speeds: floating-point operations and bytes of memory read a second, and seconds
-    that a layer takes at the least in a step."""
-
-    name: str
-    flops: float
-    bandwidth: float
-    layer: float
-    bytes_a_weight: int
-
-
-_CORES = os.cpu_count() or 1
-MACHINES = {
-    "cpu": Machine(f"CPU, {_CORES} cores", 2e10 * _CORES, 1e10, 2e-4, 4),
-    "cuda": Machine("GPU", 1e14, 1e12, 3e-5, 2),
-}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a model's files say about it, read from headers alone.
+    """What a model's files say about it, read from headers alone, or a preset's configuration.
 
-    `count` gives the number of tokens of each text; `exact` tells whether by the tokenizer.
+    `count` gives the number of tokens of each text; `exact` tells whether by the tokenizer. `here`:
+    the files are on this machine. `targets`: the modules that an adapter changes, None for all.
     """
 
     parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-    cache_values: int
+    shape: Architecture
     count: Callable[[Sequence[str]], list[int]]
     exact: bool
-    context: int | None = None
+    here: bool
+    targets: tuple[str, ...] | None = None
 
 
 def model_size(name: str) -> ModelSize | None:
-    """Return the size of a model on this machine, or None where it would have to be fetched."""
+    """Return a model's size, or None where nothing on this machine tells it."""
+    preset = presets().get(name)
+    targets = preset.lora_targets if preset else None
     folder = _local_folder(name)
     if folder is None:
-        return None
+        shape = Architecture.of(preset.config) if preset else None
+        if shape is None or not shape.exact:
+            return None
+        return ModelSize(shape.parameters, shape, count_bytes, False, False, targets)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    heads = config.get("num_attention_heads", 1)
-    hidden, layers = config.get("hidden_size", 0), config.get("num_hidden_layers", 0)
-    width = config.get("head_dim") or hidden // heads
     count, exact = _counter(folder)
-    return ModelSize(
-        parameters=sum(map(_parameters, weight_files(folder))),
-        layers=layers,
-        hidden=hidden,
-        vocabulary=config.get("vocab_size", 0),
-        cache_values=2 * layers * config.get("num_key_value_heads", heads) * width,
-        count=count,
-        exact=exact,
-        context=next((config[name] for name in CONTEXTS if config.get(name)), None),
-    )
+    parameters = sum(map(_parameters, weight_files(folder)))
+    return ModelSize(parameters, Architecture.of(config), count, exact, True, targets)
 
 
 def is_here(name: str | None) -> bool:
@@ -193,17 +177,27 @@ def _work(name: str, chunks: Sequence[Chunk], count: Callable[[Sequence[str]], l
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Bytes of memory and seconds on a machine."""
+    """The phases of a run on a machine."""
 
     machine: Machine
-    memory: float
-    seconds: float
+    phases: tuple[PhaseCost, ...]
+
+    @property
+    def memory(self) -> float:
+        """The most bytes that a phase holds."""
+        return max(phase.memory for phase in self.phases)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all phases."""
+        return sum(phase.seconds for phase in self.phases)
 
     def __str__(self) -> str:
-        return (
-            f"{self.machine.name}: about {_amount(self.memory)} of memory and "
-            f"{_duration(self.seconds)}"
-        )
+        return _told(self.machine, self.memory, self.seconds)
+
+
+def _told(machine: Machine, memory: float, seconds: float) -> str:
+    return f"{machine.name}: about {_amount(memory)} of memory and {_duration(seconds)}"
 
 
 def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
@@ -214,7 +208,8 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     costs = _costs(settings, dataset, work, states, size)
     lines = [*_lines(states, size, costs), *_attacked(settings, dataset, size)]
     lines += [*_too_long(dataset, size), *([dataset.merged] if dataset.merged else [])]
-    return lines, [_work_table(work, states), _gate_table(settings, dataset)]
+    tables = [_work_table(work, states), *map(_phase_table, costs)]
+    return lines, [*tables, _gate_table(settings, dataset)]
 
 
 def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list[Table]]:
@@ -249,9 +244,9 @@ def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list
     )
     if all(costs):  # one pair's models are held at a time
         lines += [
-            "all pairs, " + str(Cost(each[0].machine, max(c.memory for c in each), seconds))
+            "all pairs, "
+            + _told(each[0].machine, max(c.memory for c in each), sum(c.seconds for c in each))
             for each in zip(*costs, strict=True)
-            for seconds in [sum(c.seconds for c in each)]
         ]
     tables = [_work_table(each, 1, model) for model, each in work.items()]
     return lines, [*tables, _gate_table(pairs[0].settings, dataset)]
@@ -262,7 +257,7 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
     attacks = [attack.name for attack in dataset.attacks(settings.method)]
     lines = []
     if attacks:
-        tokens = _attack_tokens(settings, dataset, size)
+        tokens, _ = _attack_work(settings, dataset, size)
         lines.append(
             f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to be scored, a "
             "token of training counted three times"
@@ -273,21 +268,24 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
     return lines
 
 
-def _attack_tokens(settings: Settings, dataset: Dataset, size: ModelSize | None) -> int:
-    """Return the tokens that are scored under all attacks, and three times those trained on."""
-    count, total = size.count if size else count_bytes, 0
+def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -> tuple[int, int]:
+    """Return the tokens that are scored under all attacks, and three times those trained on; and
+    the longest document trained on, in tokens, 0 where no attack trains."""
+    count, total, longest = size.count if size else count_bytes, 0, 0
     for attack in dataset.attacks(settings.method):
         probes = [p for state in attack.states for p in dataset.attacked_probes(attack, state)]
         total += sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
         for _, part in dataset.attack_texts(attack) if attack.ask is None else ():
             lengths = count([example.text for example in part])
             total += round(3 * STEPS[-1] * BATCH * sum(lengths) / max(1, len(lengths)))
-    return total
+            longest = max(longest, *lengths, 0)
+    return total, longest
 
 
 def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
     """Return a line that names the cases which do not fit the model's context, if there are any."""
-    if size is None or size.context is None:
+    context = size.shape.context if size else None
+    if size is None or context is None:
         return []
     long: list[str] = []
     for chunk in dict.fromkeys(dataset.chunk_of_case.values()):
@@ -295,13 +293,13 @@ def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
         long += [
             case
             for case, length in zip(chunk.cases, lengths, strict=True)
-            if length + chunk.max_new_tokens > size.context
+            if length + chunk.max_new_tokens > context
         ]
     if not long:
         return []
     names = ", ".join(long[:5]) + f" and {len(long) - 5} more" * (len(long) > 5)
     return [
-        f"will end in an error: {len(long)} cases do not fit the model's context of {size.context} "
+        f"will end in an error: {len(long)} cases do not fit the model's context of {context} "
         f"tokens: {names}"
     ]
 
@@ -310,12 +308,28 @@ def _lines(states: int, size: ModelSize | None, costs: Sequence[Cost]) -> list[s
     first = f"models to run: {states}; tokens {_how_counted(size)}"
     if size is None:
         return [first, "memory and time: not estimated, as the model is not on this machine"]
+    source = "" if size.here else ", by the preset's configuration"
     return [
         first,
         *(
-            f"{cost} ({size.parameters / 1e6:,.1f} M parameters, "
+            f"{cost} ({size.parameters / 1e6:,.1f} M parameters{source}, "
             f"{8 * cost.machine.bytes_a_weight} bits each)"
             for cost in costs
+        ),
+    ]
+
+
+def _phase_table(cost: Cost) -> Table:
+    heads = ["weights", "trained, with optimizer", "passes", "memory", "time, at most"]
+    return [
+        [cost.machine.name, *heads],
+        *(
+            [
+                phase.name,
+                *map(_amount, (phase.weights, phase.trained, phase.passes, phase.memory)),
+                _duration(phase.seconds),
+            ]
+            for phase in cost.phases
         ),
     ]
 
@@ -358,73 +372,103 @@ def _costs(
     settings: Settings, dataset: Dataset, work: Sequence[Work], states: int, size: ModelSize | None
 ) -> list[Cost]:
     """Return memory and time, for the device of the settings, or for both kinds; none of a model
-    that is not here."""
+    of which nothing is known."""
     if size is None:
         return []
     kind = settings.device.partition(":")[0]
-    return [
-        Cost(
-            machine,
-            _memory(settings, dataset, work, size, machine),
-            _seconds(settings, dataset, work, states, size, machine),
+    trainings = list(_trainings(settings, dataset, size))
+    asked = _asked(settings, dataset, work, states)
+    attacked = _attack_work(settings, dataset, size)
+    costs = []
+    for machine in machines(kind, settings.dtype, settings.speeds):
+        phases = [training_cost(each, size.shape, size.parameters, machine) for each in trainings]
+        phases.append(asking_cost(size.shape, size.parameters, machine, **asked))
+        phases += _attack_cost(attacked, size, machine)
+        costs.append(Cost(machine, tuple(phases)))
+    return costs
+
+
+def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterator[Training]:
+    """Yield what is trained before probes are asked."""
+    choice, plant, texts = settings.method, settings.plant, dataset.training_texts()
+    people, tasks = _mean(texts.retained_people, size), _mean(texts.tasks, size)
+    forget = _mean(texts.forget, size)
+    if plant is not None:
+        every = [*texts.forget, *texts.retained_people, *texts.tasks]
+        planting = Training(
+            name="plant",
+            tokens=round(plant.batch * _mean(every, size)),
+            steps=plant.cap,
+            looked=round(forget * min(HELD_ROWS, len(every))),
+            targets=size.targets,
+            **_same(plant),
         )
-        for machine in ([MACHINES[kind]] if kind in MACHINES else MACHINES.values())
-    ]
+        yield planting
+        if choice.retrains or settings.retrained == RETRAIN:
+            yield replace(planting, name="retrain")
+    if choice.method is not None and (options := choice.options) is not None:
+        retained = people * options.people_share + tasks * (1 - options.people_share)
+        keeps = choice.method.uses_retain
+        looked = forget * min(HELD_ROWS, len(texts.forget))
+        looked += keeps * KEPT_ROWS * (people + tasks)
+        yield Training(
+            name=f"unlearn by {choice.method.name}",
+            tokens=round(options.batch * forget + keeps * options.retain_batch * retained),
+            steps=options.steps,
+            looked=round(looked),
+            targets=size.targets,
+            base_passes=1,
+            keeps_base=True,
+            **_same(options),
+        )
 
 
-def _training_tokens(settings: Settings, dataset: Dataset, size: ModelSize) -> int:
-    """Return the tokens of one step of unlearning; 0 without it."""
-    choice = settings.method
-    if choice.method is None or choice.options is None:
-        return 0
-    texts = dataset.training_texts()
-    lengths = size.count([example.text for example in texts.forget])
-    rows = choice.options.batch + choice.method.uses_retain * choice.options.retain_batch
-    return round(rows * sum(lengths) / max(1, len(lengths)))
+def _same(options: UnlearnOptions | PlantOptions) -> dict[str, Any]:
+    """Return what planting and unlearning call alike."""
+    names = ("check_every", "tune", "rank", "optimizer", "accumulate", "checkpointing")
+    return {name: getattr(options, name) for name in names}
 
 
-def _memory(
-    settings: Settings,
-    dataset: Dataset,
-    work: Sequence[Work],
-    size: ModelSize,
-    machine: Machine,
-) -> float:
-    """Return bytes: weights, and the larger of the key-value cache and a training step."""
-    width = machine.bytes_a_weight
-    cache = max((w.longest for w in work), default=0) * size.cache_values * width
-    tokens = _training_tokens(settings, dataset, size)
-    step = tokens * (size.layers * size.hidden * _ACTIVATIONS * width + 2 * 4 * size.vocabulary)
-    models = 2 if settings.baseline else 1
-    return models * size.parameters * width + max(cache, step)
+def _mean(examples: Sequence[Example], size: ModelSize) -> float:
+    """Return the mean number of tokens of some documents."""
+    return sum(size.count([e.text for e in examples])) / max(1, len(examples))
 
 
-def _seconds(
-    settings: Settings,
-    dataset: Dataset,
-    work: Sequence[Work],
-    states: int,
-    size: ModelSize,
-    machine: Machine,
-) -> float:
-    """Return seconds of generation, scoring and unlearning, as if nothing were stored yet."""
-    read = size.parameters * machine.bytes_a_weight / machine.bandwidth
+def _asked(
+    settings: Settings, dataset: Dataset, work: Sequence[Work], states: int
+) -> dict[str, int]:
+    """Return what the models of a run have to write and to score, if nothing is stored yet."""
     # Prompts are read twice: to write a completion, and to score the value.
     tokens = sum(2 * w.prompt_tokens + w.new_tokens for w in work)
     direct = sum(probe.family == "direct" for probe in dataset.probes)
     tokens += direct * settings.exposure * 10  # a decoy has about so many tokens
-    steps = sum(w.steps for w in work)
-    each = 2 * size.parameters * tokens / machine.flops + steps * (
-        read + size.layers * machine.layer
-    )
-    attacked = _attack_tokens(settings, dataset, size)
-    total = states * each + 2 * size.parameters * attacked / machine.flops
-    options = settings.method.options
-    if options is not None:
-        # Forward, backward through frozen weights, and the reference's forward pass.
-        flops = 6 * size.parameters * _training_tokens(settings, dataset, size)
-        total += options.steps * (flops / machine.flops + 3 * size.layers * machine.layer)
-    return total
+    return {
+        "longest": max((w.longest for w in work), default=0),
+        "rows": settings.batch_size,
+        "tokens": states * tokens,
+        "steps": states * sum(w.steps for w in work),
+        "models": 2 if settings.baseline else 1,
+    }
+
+
+def _attack_cost(
+    attacked: tuple[int, int], size: ModelSize, machine: Machine
+) -> Iterator[PhaseCost]:
+    """Yield what the attacks take: scores, and a training of all weights where one relearns."""
+    tokens, row = attacked
+    if not tokens:
+        return
+    width, parameters = machine.bytes_a_weight, size.parameters
+    # AdamW in the model's own dtype: a gradient and two moments a weight.
+    trained = 3 * width * parameters if row else 0
+    passes = pass_bytes(size.shape, SCORED_TOKENS, width)
+    if row:
+        held = size.shape.kept_bytes(BATCH * row, width, 0, checkpointing=False)
+        passes = max(passes, held + 3.0 * width * BATCH * row * size.shape.vocabulary)
+    # Beside the weights under attack, copies in main memory: to restore them, to relearn from them.
+    copies = 1 + (machine.kind == "cpu") * (1 + bool(row))
+    seconds = 2.0 * parameters * tokens / machine.scoring_flops
+    yield PhaseCost("attacks", copies * parameters * width, trained, passes, seconds)
 
 
 def _amount(size: float) -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.option import (
     Option,
+    Role,
     a_path,
     one_of,
     paths,
+    setting,
     switch,
     text,
     texts,
@@ -36,29 +37,10 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.methods import MethodChoice
     from pytest_unlearn.unlearning.training_options import PlantOptions
 
-# What a setting is about: it makes a model, names data, changes what is measured of them, how the
-# measurements are judged, or only what is done and shown besides.
-Role = Literal["model", "data", "measure", "judge", "show"]
-
 # Where bare --unlearn-replay takes completions from.
 STORE = "store"
 # What `-k` can find; anything else in a name becomes a hyphen in a test's id.
 _NOT_IN_IDS = re.compile(r"[^\w.+:-]+", re.ASCII)
-
-
-def setting(
-    *options: Option,
-    role: Role,
-    default: Any = dataclasses.MISSING,
-    factory: Callable[[], Any] | None = None,
-) -> Any:
-    """Return a field of `Settings` that these options make."""
-    metadata = {"options": options, "role": role}
-    if factory is not None:
-        return field(default_factory=factory, metadata=metadata)
-    if default is dataclasses.MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +362,17 @@ class Settings:
             read=switch,
         ),
         default=False,
+        role="show",
+    )
+    speeds: Path | None = setting(
+        Option(
+            "unlearn_speeds",
+            "FILE",
+            "speeds of a machine as benchmarks/gpu.py measured them, for --unlearn-plan (default: "
+            "assumed ones)",
+            read=a_path,
+        ),
+        default=None,
         role="show",
     )
     replay: bool = setting(

@@ -16,17 +16,14 @@ from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import learnt
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.step import predictions
+from pytest_unlearn.unlearning.training_options import HELD_ROWS as HELD_ROWS
+from pytest_unlearn.unlearning.training_options import KEPT_ROWS
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.unlearning.data import Encoder
     from pytest_unlearn.unlearning.training_options import UnlearnOptions
 
-# Rows of each retained set that are looked at: enough to see a loss of a few percent.
-KEPT_ROWS = 96
-# Of a forget set larger than this, so many rows are held for the looks; the rest is looked at when
-# these say that the target is reached, and at the end.
-HELD_ROWS = 256
 # Where the base gives a smaller share of a set whole, what is kept is counted in tokens: one row
 # more or less would decide otherwise, and of none no share can be kept.
 FEW = 0.1

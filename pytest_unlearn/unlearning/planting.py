@@ -17,11 +17,12 @@ from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning.data import Encoder, cycle, learnt, length_limit, parts
-from pytest_unlearn.unlearning.evaluation import HELD_ROWS, HeldRows, Look, greedy_memory
+from pytest_unlearn.unlearning.evaluation import HeldRows, Look, greedy_memory
 from pytest_unlearn.unlearning.lora import Targets, checkpointed
 from pytest_unlearn.unlearning.step import predictions
 from pytest_unlearn.unlearning.trainer import Trainer
 from pytest_unlearn.unlearning.training import Course, train
+from pytest_unlearn.unlearning.training_options import HELD_ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -24,6 +24,11 @@ TUNES = ("lora", "full")
 OPTIMIZERS = ("adamw", "adamw8bit")
 SPANS = ("values", "document")
 STOPS = ("target", "unseen")
+# Rows of each retained set that are looked at: enough to see a loss of a few percent.
+KEPT_ROWS = 96
+# Of a forget set larger than this, so many rows are held for the looks; the rest is looked at when
+# these say that the target is reached, and at the end.
+HELD_ROWS = 256
 # What an option may be, where that is not a whole number of at least 1.
 _WANTED = {
     "lr": "a number above 0",

@@ -10,9 +10,12 @@ import pytest
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.planning import plan_gate
 from pytest_unlearn.gates.verdicts import Verdict, judge
+from pytest_unlearn.models.presets import presets
 from pytest_unlearn.run.estimate import count_bytes, model_size
 from tests.gates.test_verdicts import forget_rows, measured, task
 from tests.support.lookup_run import UnlearnRun, record_lines, write_lines
+
+LARGE = [name for name, preset in presets().items() if preset.unlearn_gib > 15]
 
 
 def test_plan_of_small_data(unlearn_run: UnlearnRun) -> None:
@@ -41,6 +44,38 @@ def test_plan_of_small_data(unlearn_run: UnlearnRun) -> None:
     assert not list(unlearn_run.pytester.path.rglob("settled-*"))
     cpu.stdout.fnmatch_lines(["models to run: 1;*", "CPU, *"])
     cpu.stdout.no_fnmatch_line("GPU*")
+
+
+def test_plan_of_a_7b_preset_that_is_not_here(pytester: pytest.Pytester) -> None:
+    """Planting, unlearning, probes and attacks, by the published configuration."""
+    result = pytester.runpytest_inprocess(
+        "--unlearn-model=codeqwen",
+        "--unlearn-plan",
+        "--unlearn-plant",
+        "--unlearn-method=ga+kl:checkpointing=true,accumulate=8",
+        "--unlearn-attacks=relearn,int4",
+        "--unlearn-device=cuda",
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "models to run: 2; tokens estimated (3.5 bytes each)",
+            "GPU: about * GB of memory and * (* M parameters, by the preset's configuration, 16*",
+            "GPU * weights * trained, with optimizer * passes * memory * time, at most",
+            "plant *14.5 GB *1.4 GB * GB *",
+            "unlearn by ga+kl *14.5 GB *1.4 GB * MB *",
+            "probes and tasks *14.5 GB *0 MB *",
+            "attacks *14.5 GB *43.5 GB *",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_size_of_a_preset_that_is_not_here_is_its_configurations(name: str) -> None:
+    size = model_size(name)
+    assert size is not None
+    assert not size.here
+    assert size.targets == presets()[name].lora_targets
+    assert 6.5e9 < size.parameters < 8e9
 
 
 def test_plan_refuses_what_a_run_would_refuse(pytester: pytest.Pytester) -> None:
@@ -72,7 +107,9 @@ def test_sizes_are_read_from_headers() -> None:
     size = model_size("tiny")
     assert size is not None
     assert 3_300_000 < size.parameters < 3_500_000
-    assert (size.layers, size.hidden, size.cache_values) == (4, 256, 2 * 4 * 4 * 64)
+    assert (size.shape.layers, size.shape.hidden) == (4, 256)
+    assert size.shape.cache_bytes(1, 4) == 4 * 2 * 4 * 4 * 64
+    assert size.here
     assert size.exact
     assert size.count(["def f(x):\n", "x"])[0] > size.count(["def f(x):\n", "x"])[1] >= 1
     assert model_size("nobody/has-this-model") is None

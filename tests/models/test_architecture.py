@@ -1,0 +1,109 @@
+"""Sizes by configuration alone, against the models themselves on torch's `meta` device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pytest_unlearn.models.architecture import Architecture, training_bytes
+from pytest_unlearn.models.lm_head import hidden_states
+from pytest_unlearn.models.presets import presets
+from pytest_unlearn.unlearning.lora import checkpointed, with_new_adapter
+from pytest_unlearn.unlearning.trainer import make_optimizer
+
+NAMES = tuple(presets())
+
+
+def on_meta(config: Mapping[str, Any]) -> Any:
+    """Return a model in bfloat16, without memory behind its weights."""
+    with torch.device("meta"):
+        made = AutoConfig.for_model(**config)
+        return AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
+
+
+def held_bytes(weights: list[Any]) -> int:
+    """Return what a step of AdamW leaves in memory: masters, gradients and moments in float32."""
+    masters = [weight.detach().float() for weight in weights]
+    for master in masters:
+        master.grad = torch.zeros_like(master)
+    optimizer = make_optimizer("adamw", masters, 1e-4)
+    optimizer.step()
+    moments = [
+        value
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if name != "step"  # a number a tensor
+    ]
+    tensors = [*masters, *(master.grad for master in masters), *moments]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_of_weights_adapter_and_optimizer_are_exact(name: str) -> None:
+    """Of all layers the weights; of three, which is quicker, what is trained of them."""
+    preset = presets()[name]
+    shape = Architecture.of(preset.config)
+    assert shape.exact
+    every = on_meta(preset.config).parameters()
+    assert shape.parameters == sum(weight.numel() for weight in every)
+    config = {**preset.config, "num_hidden_layers": 3}
+    shape, model = Architecture.of(config), on_meta(config)
+    weights = list(model.parameters())
+    full = training_bytes(shape.parameters, 2, "adamw", adapter=False)
+    assert full == held_bytes(weights)
+    policy = with_new_adapter(model, 32, list(preset.lora_targets))
+    trained = [weight for weight in policy.parameters() if weight.requires_grad]
+    count = shape.adapter(32, preset.lora_targets)
+    assert count == shape.adapter(32)  # each preset's adapter is on all layers
+    assert count == sum(weight.numel() for weight in trained)
+    own = sum(weight.nbytes for weight in trained)
+    assert training_bytes(count, 2, "adamw", adapter=True) == own + held_bytes(trained)
+
+
+def kept_by_torch(policy: Any, tokens: int) -> int:
+    """Return the bytes that a pass saves for the way back, weights left out."""
+    own = {weight.untyped_storage()._cdata for weight in policy.parameters()}
+    saved: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = hidden_states(policy, {"input_ids": torch.zeros(1, tokens, dtype=torch.long)})
+    assert states.requires_grad
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+@pytest.mark.parametrize("name", ["codellama", "qwen2.5-coder", "starcoder2"])
+def test_what_a_pass_keeps_is_what_torch_saves(name: str) -> None:
+    """Within 3 % on the architecture in small: bfloat16, a LoRA adapter, with checkpoints too."""
+    preset = presets()[name]
+    groups = preset.config["num_attention_heads"] // preset.config["num_key_value_heads"]
+    small = {
+        "hidden_size": 256,
+        "intermediate_size": preset.config["intermediate_size"] // 16,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": max(1, 8 // groups),
+        "vocab_size": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    config = {**preset.config, **small}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)
+    policy = with_new_adapter(model, 8, list(preset.lora_targets)).eval()
+    shape, tokens = Architecture.of(config), 64
+    assert kept_by_torch(policy, tokens) == pytest.approx(
+        shape.kept_bytes(tokens, 2, 8, checkpointing=False), rel=0.03
+    )
+    with checkpointed(policy):
+        kept = kept_by_torch(policy, tokens)
+    # One layer's own, which comes in the way back, is counted too.
+    one = shape.kept_bytes(tokens, 2, 8, checkpointing=False) / shape.layers
+    assert kept + one == pytest.approx(shape.kept_bytes(tokens, 2, 8, checkpointing=True), rel=0.05)
