@@ -1,13 +1,18 @@
-"""How fast and how large: the 7B presets with random weights on a GPU.
+"""How fast and how large: the 7B presets with random weights, and the tiny model, on a GPU.
 
-    python benchmarks/gpu.py [--preset NAME ...] [--small]
+    python benchmarks/gpu.py [--preset NAME ...] [--speeds FILE] [--small]
 
-For each preset, built from its published configuration, in bfloat16:
+One command of less than 8 minutes that fills a table and says PASS or FAIL against the goals: LoRA
+steps at 45 % of the device's peak or more and under 24 GB, 20,000 records a second scored on the
+tiny model and 300 on a 7B one. Its exit code is 1 where a goal is missed. Presets for which the
+time is spent are named. In bfloat16, each preset built from its published configuration:
 
 - training: tokens/s, share of the device's peak FLOP/s and peak memory of LoRA steps by GA+KL and
   NPO+KL on one forget and one retained row of 2,048 tokens, with gradient checkpointing. Tokens are
   those of the two rows; the pass of the reference costs time and counts for nothing.
-- probes: records scored a second, and tokens generated a second, by the code that runs use.
+- probes: records scored a second, and tokens generated a second, by the code that runs use, on each
+  engine that is installed for the tiny model.
+- attacks: seconds and peak memory of rounding all weights to 4 bits and restoring them.
 
 Floating-point operations of a step, per token (2 a multiply-add; N: weights of all matrices that a
 token passes, embeddings left out and the output layer included; A: those of the adapters; T: tokens
@@ -16,30 +21,40 @@ of a row, h: width of attention, L: layers): forward 2N + 2A + 2ThL (causal atte
 attention and adapters. The pass of the reference adds 2N + 2ThL a retained token. `recomputed` also
 counts the second forward pass that checkpointing costs; the goal of 45 % is for the share without.
 
-`--small` runs the same on a CPU with small configurations: it shows that the script works, and no
-more. Without weights or tokenizers: texts are spelled in bytes.
+`--speeds=FILE` writes what `--unlearn-plan --unlearn-speeds=FILE` takes. Where there is no GPU, or
+with `--small`, small configurations run on the CPU: that shows that the script works, and the goals
+are NOT EVALUATED. Without weights or tokenizers: texts are spelled in bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from pytest_unlearn.attacks.attack import attacks, under_attack
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.batches import Encoded, collate
+from pytest_unlearn.models.engine import engines
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import complete_greedily
 from pytest_unlearn.models.loading import resolve_device
 from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.models.scoring import Scorer
+from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.unlearning.data import with_base_sums
 from pytest_unlearn.unlearning.lora import checkpointed
 from pytest_unlearn.unlearning.method import Method
@@ -65,6 +80,8 @@ TRAINED = ("ga+kl", "npo+kl")
 LARGE = tuple(
     name for name, preset in presets().items() if preset.config.get("hidden_size", 0) >= 2048
 )
+MINUTES = 7.0  # the last preset may be under way
+LEAST_SHARE, MOST_GB, LEAST_TINY, LEAST_LARGE = 0.45, 24.0, 20_000, 300
 SMALL = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -81,6 +98,7 @@ SMALL = {
 class Size:
     """How much is run: tokens of a training row, timed steps, records, new tokens a record."""
 
+    tiny_records: int
     tokens: int
     steps: int
     records: int
@@ -88,8 +106,8 @@ class Size:
     new_tokens: int
 
 
-FULL_SIZE = Size(tokens=2048, steps=8, records=512, batch=64, new_tokens=64)
-SMALL_SIZE = Size(tokens=64, steps=1, records=8, batch=4, new_tokens=4)
+FULL_SIZE = Size(tiny_records=40960, tokens=2048, steps=8, records=512, batch=64, new_tokens=64)
+SMALL_SIZE = Size(tiny_records=16, tokens=64, steps=1, records=8, batch=4, new_tokens=4)
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 class Memory:
-    """Peak memory in GiB since it was made: the GPU's, or the whole process' on a CPU."""
+    """Peak memory in GB since it was made: the GPU's, or the whole process' on a CPU."""
 
     def __init__(self, device: str) -> None:
         self._cuda = device != "cpu"
@@ -154,8 +172,8 @@ class Memory:
 
     def peak(self) -> float:
         if self._cuda:
-            return torch.cuda.max_memory_allocated() / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            return torch.cuda.max_memory_allocated() / 1e9
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def now(device: str) -> float:
@@ -171,10 +189,67 @@ def random_row(model: Any, tokens: int) -> Encoded:
     return Encoded(ids, ids)
 
 
-def train(preset: Preset, model: Any, method: Method, size: Size, peak: float | None) -> str:
-    """Time LoRA steps by a method, as runs take them, and return a line; `model` is unchanged."""
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: what was measured of which model, and the goal for it."""
+
+    model: str
+    what: str
+    value: float
+    unit: str
+    least: float | None = None
+    most: float | None = None
+
+    def verdict(self, judged: bool) -> str:
+        """Return PASS or FAIL, or why there is neither."""
+        if self.least is None and self.most is None:
+            return ""
+        if not judged:
+            return "NOT EVALUATED"
+        kept = (self.least is None or self.value >= self.least) and (
+            self.most is None or self.value < self.most
+        )
+        return "PASS" if kept else "FAIL"
+
+    def line(self, judged: bool) -> str:
+        """Return the line in Markdown."""
+        goal = f"at least {self.least:,g}" if self.least is not None else ""
+        goal = f"under {self.most:,g}" if self.most is not None else goal
+        return (
+            f"| {self.model} | {self.what} | {self.value:,.3g} {self.unit} | {goal} | "
+            f"{self.verdict(judged)} |"
+        )
+
+
+@dataclass
+class Speeds:
+    """What the plan takes, in its own terms: see `run.phase_costs.Machine`."""
+
+    training: list[float]
+    scoring: list[float]
+    bandwidth: list[float]
+    layer: float
+
+    def write(self, path: Path, kind: str, name: str) -> None:
+        """Write the medians over the presets."""
+        found = {
+            "kind": kind,
+            "name": name,
+            "training_flops": median(self.training),
+            "scoring_flops": median(self.scoring),
+            "bandwidth": median(self.bandwidth),
+            "layer_seconds": self.layer,
+        }
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def train(
+    preset: Preset, model: Any, method: Method, size: Size, peak: float | None, speeds: Speeds
+) -> Iterator[Figure]:
+    """Time LoRA steps by a method, as runs take them; `model` is unchanged after."""
     device = model.device.type
     matrices, layers = matrices_of(model), model.config.num_hidden_layers
+    parameters = sum(weight.numel() for weight in model.parameters())
     heads = model.config.num_attention_heads
     width = heads * getattr(model.config, "head_dim", model.config.hidden_size // heads)
     memory = Memory(device)
@@ -196,21 +271,24 @@ def train(preset: Preset, model: Any, method: Method, size: Size, peak: float | 
     trainer.check()
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     shape = Shape(matrices, trained, width, layers)
-    shares = [
-        f"{shape.step_flops(size.tokens, True, recomputed) / seconds / peak:.1%}" if peak else "-"
-        for recomputed in (False, True)
-    ]
     used = memory.peak()
     policy.unload().eval()
-    return (
-        f"| {preset.name} | {method.name} | {2 * size.tokens / seconds:,.0f} | {shares[0]} | "
-        f"{shares[1]} | {used:.1f} |"
-    )
+    # As the plan counts: forward, backward, recomputed, and the base's pass.
+    speeds.training.append(4 * 2.0 * parameters * 2 * size.tokens / seconds)
+    what = f"LoRA step by {method.name}"
+    yield Figure(preset.name, f"{what}, speed", 2 * size.tokens / seconds, "tokens/s")
+    if peak:
+        for recomputed in (False, True):
+            share = shape.step_flops(size.tokens, True, recomputed) / seconds / peak
+            name = f"{what}, share of peak" + " with what is recomputed" * recomputed
+            yield Figure(preset.name, name, share, "", None if recomputed else LEAST_SHARE)
+    yield Figure(preset.name, f"{what}, peak memory", used, "GB", most=MOST_GB)
 
 
-def probe(preset: Preset, model: Any, size: Size) -> str:
-    """Time scoring and generation and return a line."""
+def probe(preset: Preset, model: Any, size: Size, speeds: Speeds) -> Iterator[Figure]:
+    """Time scoring and generation."""
     device = model.device.type
+    parameters = sum(weight.numel() for weight in model.parameters())
     tokenizer = byte_tokenizer()
     examples = [
         Example.answering(f"# client {n:06d}\nrow = Client(number={n}, ", f"key-{n:08d}", ")\n")
@@ -219,67 +297,141 @@ def probe(preset: Preset, model: Any, size: Size) -> str:
     memory = Memory(device)
     scorer = Scorer(model, tokenizer)
     scorer.score(examples[: size.batch])
-    started = now(device)
+    seen, started = scorer.tokens, now(device)
     scorer.score(examples)
-    scored = size.records / (now(device) - started)
+    seconds = now(device) - started
+    speeds.scoring.append(2.0 * parameters * (scorer.tokens - seen) / seconds)
     prompts = [example.text[: example.start] for example in examples[: size.batch]]
     complete_greedily(model, tokenizer, prompts, 2)
     started = now(device)
     complete_greedily(model, tokenizer, prompts, size.new_tokens)
-    written = len(prompts) * size.new_tokens / (now(device) - started)
-    return f"| {preset.name} | {scored:,.0f} | {written:,.0f} | {memory.peak():.1f} |"
+    wrote = now(device) - started
+    layers = model.config.num_hidden_layers
+    step = wrote / size.new_tokens - layers * speeds.layer
+    read = parameters * model.dtype.itemsize
+    speeds.bandwidth.append(read / (step if step > 0 else wrote / size.new_tokens))
+    yield Figure(preset.name, "records scored", size.records / seconds, "a second", LEAST_LARGE)
+    written = len(prompts) * size.new_tokens / wrote
+    yield Figure(preset.name, "written by transformers", written, "tokens/s")
+    yield Figure(preset.name, "probes, peak memory", memory.peak(), "GB")
 
 
-def attempt(name: str, columns: int, run: Any) -> str:
-    """Return the line that `run` gives, or one that says that the memory was too small."""
-    try:
-        return str(run())
-    except torch.OutOfMemoryError:
-        return f"| {name} | out of memory |" + " |" * (columns - 2)
+def attack(preset: Preset, model: Any) -> Iterator[Figure]:
+    """Time an attack on all weights, and that they are restored."""
+    device = model.device.type
+    memory, started = Memory(device), now(device)
+    rounding = attacks()["int4"]
+    with under_attack(model) as target:
+        for _ in rounding.made(target):
+            pass
+    yield Figure(preset.name, "attack int4", now(device) - started, "s")
+    yield Figure(preset.name, "attack int4, peak memory", memory.peak(), "GB")
+
+
+def tiny(device: str, size: Size, speeds: Speeds) -> Iterator[Figure]:
+    """Time the shipped model on the bundled people, on each engine that runs it here."""
+    records = tiny_records()
+    rows = [
+        Example.answering(r.before.reveal(), r.value.reveal(), r.after.reveal()) for r in records
+    ]
+    examples = (rows * -(-size.tiny_records // len(rows)))[: size.tiny_records]
+    prompts = [example.text[: example.start] for example in examples[: size.batch]]
+    source = resolve("tiny", "gpu.py")
+    dtype = "float32" if device == "cpu" else "bfloat16"
+    for name, engine in engines().items():
+        try:
+            engine.check(source, "gpu.py")
+            model = engine.open(source, device, dtype, lambda message: None)
+        except (UserError, ImportError) as error:
+            print(f"{name}: skipped, {error}")
+            continue
+        model.complete(prompts, 2)
+        started = now(device)
+        model.complete(prompts, size.new_tokens)
+        seconds = now(device) - started
+        speed = len(prompts) * size.new_tokens / seconds
+        yield Figure("tiny", f"written by {name}, at most", speed, "tokens/s")
+        if name == "transformers":
+            layers = presets()["tiny"].config["num_hidden_layers"]
+            speeds.layer = seconds / size.new_tokens / layers
+        model.score(examples[: size.batch])
+        started = now(device)
+        model.score(examples)
+        speed = len(examples) / (now(device) - started)
+        least = LEAST_TINY if name == "transformers" else None
+        yield Figure("tiny", f"records scored by {name}", speed, "a second", least)
+
+
+def all_figures(
+    names: Sequence[str], device: str, size: Size, peak: float | None, speeds: Speeds
+) -> Iterator[Figure]:
+    """Measure one model after the other, as long as there is time."""
+    ends = time.monotonic() + MINUTES * 60
+    yield from tiny(device, size, speeds)
+    for preset in (presets()[name] for name in names):
+        if time.monotonic() > ends:
+            print(f"{preset.name}: skipped, the time is spent; write --preset {preset.name}")
+            continue
+        yield from large(preset, device, size, peak, speeds)
+        gc.collect()
+        if device != "cpu":
+            torch.cuda.empty_cache()
+
+
+def large(
+    preset: Preset, device: str, size: Size, peak: float | None, speeds: Speeds
+) -> Iterator[Figure]:
+    """Measure a preset's model; what does not fit the memory is a line, too."""
+    model = build(preset, device, size is SMALL_SIZE)
+    works: list[Callable[[], Iterator[Figure]]] = [
+        *(partial(train, preset, model, METHODS[m], size, peak, speeds) for m in TRAINED),
+        partial(probe, preset, model, size, speeds),
+        partial(attack, preset, model),
+    ]
+    for work in works:
+        try:
+            yield from list(work())
+        except torch.OutOfMemoryError:
+            yield Figure(preset.name, "out of memory", float("inf"), "GB", most=MOST_GB)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark and print two tables."""
+    """Run the benchmark, print the table, and return 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", action="append", choices=LARGE, help="default: all of them")
     parser.add_argument("--small", action="store_true", help="small configurations on the CPU")
     parser.add_argument("--peak", type=float, help="TFLOP/s of a device that the table lacks")
+    parser.add_argument("--speeds", type=Path, help="write the speeds that the plan takes")
     options = parser.parse_args(arguments)
     device = "cpu" if options.small else resolve_device("auto")
-    if device == "cpu" and not options.small:
-        parser.error("no GPU is visible; --small runs small configurations on the CPU")
-    size = SMALL_SIZE if options.small else FULL_SIZE
-    name = torch.cuda.get_device_name() if device != "cpu" else "CPU, small configurations"
+    judged = device != "cpu"
+    size = FULL_SIZE if judged else SMALL_SIZE
+    name = torch.cuda.get_device_name() if judged else "CPU, small configurations"
     peak = options.peak * 1e12 if options.peak else peak_flops(name)
-    methods = [METHODS[method] for method in TRAINED if method in METHODS]
     torch.manual_seed(0)
-    training, probing = [], []
-    for preset in (presets()[name] for name in options.preset or LARGE):
-        model = build(preset, device, options.small)
-        for method in methods:
-            line = attempt(
-                preset.name, 6, lambda m=method, p=preset, o=model: train(p, o, m, size, peak)
-            )
-            training.append(line)
-        probing.append(attempt(preset.name, 4, lambda p=preset, o=model: probe(p, o, size)))
-        del model
-        gc.collect()
-        if device != "cpu":
-            torch.cuda.empty_cache()
+    speeds = Speeds([], [], [], layer=0.0)
+    started = time.monotonic()
+    figures = list(all_figures(options.preset or LARGE, device, size, peak, speeds))
     print(
-        f"{name}, torch {torch.__version__}, peak {f'{peak / 1e12:.0f} TFLOP/s' if peak else '-'}"
+        f"{name}, torch {torch.__version__}, peak {f'{peak / 1e12:.0f} TFLOP/s' if peak else '-'}, "
+        f"{time.monotonic() - started:.0f} s"
     )
-    print(f"\nLoRA steps, rows of {size.tokens} tokens, {size.steps} timed after one more")
-    print("| preset | method | tokens/s | share of peak | recomputed | peak GiB |")
-    print("|---|---|---|---|---|---|")
-    print("\n".join(training))
-    for missing in (method for method in TRAINED if method not in METHODS):
-        print(f"{missing}: skipped, this version has no such method")
-    print(f"\nprobes, {size.records} records; {size.batch} x {size.new_tokens} tokens written")
-    print("| preset | records/s scored | tokens/s written | peak GiB |")
-    print("|---|---|---|---|")
-    print("\n".join(probing))
-    return 0
+    if not judged:
+        print("no GPU: small configurations, which show that the script works, and no more")
+    elif not peak:
+        print("the share of peak: NOT EVALUATED, the device's peak is unknown; write --peak")
+    print("\n| model | figure | measured | goal | verdict |")
+    print("|---|---|---|---|---|")
+    print("\n".join(figure.line(judged) for figure in figures))
+    if options.speeds:
+        speeds.write(options.speeds, "cuda" if judged else "cpu", name)
+        print(f"\nwritten: {options.speeds}")
+    verdicts = [figure.verdict(judged) for figure in figures]
+    if not judged:
+        print("\nNOT EVALUATED: the goals are a GPU's")
+        return 0
+    print(f"\n{verdicts.count('PASS')} PASS, {verdicts.count('FAIL')} FAIL")
+    return int("FAIL" in verdicts)
 
 
 if __name__ == "__main__":

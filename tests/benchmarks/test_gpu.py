@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pytest_unlearn.models.batches import collate
 from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.presets import presets
+from pytest_unlearn.run.phase_costs import machines
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
@@ -31,26 +32,42 @@ def gpu() -> ModuleType:
     return module
 
 
-def test_runs_in_small(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every preset of 7B, with a line for each of its figures."""
-    assert gpu.main(["--small"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_runs_in_small(gpu: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A line for each figure of every preset of 7B, no verdict, and speeds that the plan takes."""
     large = ("codeqwen", "codellama", "aixcoder", "qwen2.5-coder", "starcoder2", "deepseek-coder")
-    for name in large:
-        rows = [line.split(" | ") for line in lines if line.startswith(f"| {name} |")]
-        assert [len(row) for row in rows[-1:]] == [4]
-        assert rows[0][1] == "ga+kl"
-        assert all(float(row[2].replace(",", "")) > 0 for row in rows)
     assert large == gpu.LARGE
+    speeds = tmp_path / "speeds.json"
+    assert gpu.main(["--small", f"--speeds={speeds}"]) == 0
+    out = capsys.readouterr().out
+    assert "no GPU: small configurations" in out
+    rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    assert not {"PASS", "FAIL"} & {cell for row in rows for cell in row}
+    for name in large:
+        own = {row[1]: float(row[2].split()[0].replace(",", "")) for row in rows if row[0] == name}
+        assert all(value > 0 for value in own.values())
+        whats = " ".join(own)
+        for what in ("LoRA step by ga+kl", "LoRA step by npo+kl", "records scored", "attack int4"):
+            assert what in whats
+    assert "| tiny | records scored by transformers |" in out
+    (machine,) = machines("cpu", "auto", speeds)
+    assert machine.name == "CPU, small configurations (measured)"
 
 
-def test_no_gpu_is_an_error(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    """Full size on a CPU would take days."""
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(SystemExit):
-        gpu.main([])
-    assert "no GPU is visible; --small" in capsys.readouterr().err
+def test_goals_are_judged_on_a_gpu_only(gpu: ModuleType) -> None:
+    share = gpu.Figure("codeqwen", "share", 0.44, "", least=0.45)
+    assert [share.verdict(judged) for judged in (True, False)] == ["FAIL", "NOT EVALUATED"]
+    assert gpu.Figure("codeqwen", "share", 0.45, "", least=0.45).verdict(True) == "PASS"
+    assert gpu.Figure("codeqwen", "memory", 24.0, "GB", most=24.0).verdict(True) == "FAIL"
+    assert gpu.Figure("codeqwen", "memory", float("inf"), "GB", most=24.0).verdict(True) == "FAIL"
+    assert gpu.Figure("codeqwen", "speed", 1.0, "tokens/s").verdict(True) == ""
+
+
+def test_presets_for_which_no_time_is_left_are_named(
+    gpu: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "MINUTES", 0)
+    assert gpu.main(["--small", "--preset", "codeqwen"]) == 0
+    assert "codeqwen: skipped, the time is spent" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["codeqwen", "starcoder2"])
