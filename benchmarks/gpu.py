@@ -56,10 +56,9 @@ from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.unlearning.data import with_base_sums
-from pytest_unlearn.unlearning.lora import checkpointed
 from pytest_unlearn.unlearning.method import Method
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.step import Step
+from pytest_unlearn.unlearning.step import Step, checkpointed
 from pytest_unlearn.unlearning.trainer import Trainer
 
 # Dense bfloat16 peaks in TFLOP/s of NVIDIA's data sheets; the first name that the device's holds.

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.models.loading import load
 from pytest_unlearn.models.sources import resolve
-from pytest_unlearn.unlearning.lora import with_new_adapter
+from pytest_unlearn.unlearning.step import with_new_adapter
 from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.step import Step
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -116,8 +116,7 @@ def _trained(session: UnlearnSession) -> int:
 def _check_processes(settings: Settings) -> None:
     """Raise pytest.UsageError where the processes that a launcher started cannot train."""
     from pytest_unlearn.session.xdist import visible_gpus
-    from pytest_unlearn.unlearning.method import check_processes
-    from pytest_unlearn.unlearning.training_options import MethodError
+    from pytest_unlearn.unlearning.method import MethodError, check_processes
 
     count = _started()
     if count == 1:

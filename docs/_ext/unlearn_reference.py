@@ -148,8 +148,8 @@ def attacks() -> str:
 
 def methods() -> str:
     """Every built-in method: what it does, where it comes from, its loss and its own options."""
+    from pytest_unlearn.unlearning.method import RETAIN_OPTIONS, UnlearnOptions
     from pytest_unlearn.unlearning.methods import METHODS
-    from pytest_unlearn.unlearning.training_options import RETAIN_OPTIONS, UnlearnOptions
 
     common = {field.name: field.default for field in dataclasses.fields(UnlearnOptions)}
     entries = []
@@ -187,14 +187,14 @@ def _plain(value: object) -> str:
 
 def training_options() -> str:
     """The options of all methods."""
-    from pytest_unlearn.unlearning.training_options import UnlearnOptions
+    from pytest_unlearn.unlearning.method import UnlearnOptions
 
     return _options(UnlearnOptions)
 
 
 def planting_options() -> str:
     """The options of `--unlearn-plant`."""
-    from pytest_unlearn.unlearning.training_options import PlantOptions
+    from pytest_unlearn.unlearning.method import PlantOptions
 
     return _options(PlantOptions)
 

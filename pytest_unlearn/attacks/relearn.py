@@ -92,7 +92,7 @@ def _trained(target: Target, texts: Sequence[str]) -> Iterator[int]:
 def _step(model: Any, batch: Any, optimizer: torch.optim.Optimizer, weights: Any) -> None:
     import torch
 
-    from pytest_unlearn.models.losses import token_mean_nll
+    from pytest_unlearn.models.lm_head import token_mean_nll
 
     loss = token_mean_nll(model(**batch.model_inputs()).logits, batch.labels)
     if not bool(torch.isfinite(loss)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_unlearn.models.adapters import CONFIG, WEIGHTS, base_of, json_object, shapes_in
+from pytest_unlearn.models.model_files import CONFIG, WEIGHTS, base_of, json_object, shapes_in
 
 if TYPE_CHECKING:
     from pathlib import Path

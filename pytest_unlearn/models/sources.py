@@ -8,22 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_unlearn.core.store import Store, digest_of
-from pytest_unlearn.models.adapters import (
+from pytest_unlearn.models.model_files import (
     TOKENIZER_FILES,
     TOKENIZERS,
+    ModelNotFoundError,
     adapter_below,
     adapter_digest,
     base_of,
+    cached_id,
     check_adapter,
     check_base_name,
     check_shapes,
+    fetch,
     holds_adapter,
     is_adapter,
+    is_hub_id,
     json_object,
     own_tokenizer,
     shapes_in,
 )
-from pytest_unlearn.models.hub import ModelNotFoundError, cached_id, fetch, is_hub_id
 from pytest_unlearn.models.presets import Preset, presets
 
 __all__ = ["ModelNotFoundError", "ModelSource", "check_name", "fit_adapter", "resolve"]

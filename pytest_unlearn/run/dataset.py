@@ -16,8 +16,8 @@ from pytest_unlearn.attacks.attack import BOTH, Known, chosen
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import digest_of
-from pytest_unlearn.models.adapters import check_adapter, stands_apart
 from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.models.model_files import check_adapter, stands_apart
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible, stranger_records
 from pytest_unlearn.people.record import CARRIERS, Record, Split, by_owner

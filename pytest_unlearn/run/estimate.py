@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_unlearn.attacks.relearn import BATCH, STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
-from pytest_unlearn.models.adapters import base_of, is_adapter
 from pytest_unlearn.models.architecture import SCORED_TOKENS, Architecture
+from pytest_unlearn.models.model_files import base_of, is_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import weight_files
 from pytest_unlearn.run.phase_costs import (
@@ -30,14 +30,14 @@ from pytest_unlearn.run.phase_costs import (
     pass_bytes,
     training_cost,
 )
+from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS
 from pytest_unlearn.unlearning.methods import RETRAIN
-from pytest_unlearn.unlearning.training_options import HELD_ROWS, KEPT_ROWS
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.run.dataset import Chunk, Dataset
     from pytest_unlearn.run.settings import Pair, Settings
-    from pytest_unlearn.unlearning.training_options import PlantOptions, UnlearnOptions
+    from pytest_unlearn.unlearning.method import PlantOptions, UnlearnOptions
 
 Table = list[list[str]]
 # Without a tokenizer: bytes of source code and e-mail addresses in one token.

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 from pytest_unlearn.attacks.attack import BOTH, attacks
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store, digest_of
-from pytest_unlearn.models.adapters import WEIGHTS, adapter_digest, check_adapter, stands_apart
 from pytest_unlearn.models.engine import TRANSFORMERS, engine_named
+from pytest_unlearn.models.model_files import WEIGHTS, adapter_digest, check_adapter, stands_apart
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.run.planted import Planting, Plantings, training_file
@@ -533,8 +533,8 @@ class ModelPair:
     def _unlearn(self, key: str) -> UnlearnedModel:
         from pytest_unlearn.core.errors import room_for
         from pytest_unlearn.unlearning import distributed
-        from pytest_unlearn.unlearning.checkpoints import gathered, save_trained
         from pytest_unlearn.unlearning.loop import unlearn
+        from pytest_unlearn.unlearning.trainer import gathered, save_trained
 
         choice = self._settings.method
         assert choice.method is not None

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
     from pytest_unlearn.tasks.task_prompts import Sampling
+    from pytest_unlearn.unlearning.method import PlantOptions
     from pytest_unlearn.unlearning.methods import MethodChoice
-    from pytest_unlearn.unlearning.training_options import PlantOptions
 
 # A key given here stands in no list of processes.
 FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
@@ -82,7 +82,7 @@ def task_timeout(given: Given) -> float:
 
 
 def planting(given: Given) -> PlantOptions:
-    from pytest_unlearn.unlearning.training_options import parse_planting
+    from pytest_unlearn.unlearning.method import parse_planting
 
     return parse_planting(given.value)
 

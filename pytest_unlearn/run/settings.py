@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.people.generate import PeopleOptions
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.tasks.task_prompts import Sampling
+    from pytest_unlearn.unlearning.method import PlantOptions
     from pytest_unlearn.unlearning.methods import MethodChoice
-    from pytest_unlearn.unlearning.training_options import PlantOptions
 
 # Where bare --unlearn-replay takes completions from.
 STORE = "store"

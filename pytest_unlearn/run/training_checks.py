@@ -12,8 +12,8 @@ from pytest_unlearn.people.locales import WORD_KINDS
 from pytest_unlearn.people.record import SPLITS, Record
 from pytest_unlearn.people.record_files import FILE, RecordFileError
 from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
 from pytest_unlearn.unlearning.methods import RETRAIN
-from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Dataset

@@ -20,15 +20,13 @@ from pytest_unlearn.models.generation import context_of
 from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, run
-from pytest_unlearn.unlearning.lora import FullPolicy
-from pytest_unlearn.unlearning.step import Predictions, base_predictions, predictions
+from pytest_unlearn.unlearning.step import FullPolicy, Predictions, base_predictions, predictions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pytest_unlearn.models.examples import Example, TrainingTexts
-    from pytest_unlearn.unlearning.method import Method
-    from pytest_unlearn.unlearning.training_options import UnlearnOptions
+    from pytest_unlearn.unlearning.method import Method, UnlearnOptions
 
 
 MAX_TOKENS = 512

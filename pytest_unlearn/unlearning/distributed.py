@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from pytest_unlearn.models.lm_head import layers_of
 from pytest_unlearn.unlearning import distributed
-from pytest_unlearn.unlearning.lora import FullPolicy
+from pytest_unlearn.unlearning.step import FullPolicy
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -15,14 +15,14 @@ from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import learnt
 from pytest_unlearn.unlearning.distributed import run
+from pytest_unlearn.unlearning.method import HELD_ROWS as HELD_ROWS
+from pytest_unlearn.unlearning.method import KEPT_ROWS
 from pytest_unlearn.unlearning.step import predictions
-from pytest_unlearn.unlearning.training_options import HELD_ROWS as HELD_ROWS
-from pytest_unlearn.unlearning.training_options import KEPT_ROWS
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.unlearning.data import Encoder
-    from pytest_unlearn.unlearning.training_options import UnlearnOptions
+    from pytest_unlearn.unlearning.method import UnlearnOptions
 
 # Where the base gives a smaller share of a set whole, what is kept is counted in tokens: one row
 # more or less would decide otherwise, and of none no share can be kept.

@@ -26,18 +26,15 @@ from pytest_unlearn.unlearning.data import (
 )
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
-from pytest_unlearn.unlearning.lora import Targets, checkpointed
-from pytest_unlearn.unlearning.step import RunState, Step
-from pytest_unlearn.unlearning.trainer import Trainer
-from pytest_unlearn.unlearning.training import Course, train
+from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed
+from pytest_unlearn.unlearning.trainer import Course, Trainer, train
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pytest_unlearn.models.examples import TrainingTexts
-    from pytest_unlearn.unlearning.method import Method
-    from pytest_unlearn.unlearning.training_options import UnlearnOptions
+    from pytest_unlearn.unlearning.method import Method, UnlearnOptions
 
 __all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
 

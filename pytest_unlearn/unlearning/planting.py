@@ -18,17 +18,15 @@ from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning.data import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.evaluation import HeldRows, Look, greedy_memory
-from pytest_unlearn.unlearning.lora import Targets, checkpointed
-from pytest_unlearn.unlearning.step import predictions
-from pytest_unlearn.unlearning.trainer import Trainer
-from pytest_unlearn.unlearning.training import Course, train
-from pytest_unlearn.unlearning.training_options import HELD_ROWS
+from pytest_unlearn.unlearning.method import HELD_ROWS
+from pytest_unlearn.unlearning.step import Targets, checkpointed, predictions
+from pytest_unlearn.unlearning.trainer import Course, Trainer, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pytest_unlearn.models.examples import Example, TrainingTexts
-    from pytest_unlearn.unlearning.training_options import PlantOptions
+    from pytest_unlearn.unlearning.method import PlantOptions
 
 # Batches sorted by length together: planting descends on every row, so that it matters little who
 # meets whom. Unlearning sorts within a step only (`parts`): there, batches of like length are

@@ -1,26 +1,97 @@
-"""One model in training: its weights, optimizer and learning rate, one step, its state on disk."""
+"""One model in training: its weights, optimizer, steps and evaluations, and its state on disk."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from pytest_unlearn.core.errors import UnlearningError
+from pytest_unlearn.core.errors import UnlearningError, room_for
+from pytest_unlearn.core.text_files import replacing
 from pytest_unlearn.models.lm_head import check_logits
+from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.unlearning import distributed
-from pytest_unlearn.unlearning.checkpoints import SavedState
-from pytest_unlearn.unlearning.distributed import own_shard, sharded
-from pytest_unlearn.unlearning.lora import FullPolicy, Targets, with_new_adapter
-from pytest_unlearn.unlearning.training_options import OPTIMIZERS, MethodError
+from pytest_unlearn.unlearning.distributed import ShardedPolicy, own_shard, sharded, whole
+from pytest_unlearn.unlearning.evaluation import Look
+from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
+from pytest_unlearn.unlearning.step import FullPolicy, Targets, with_new_adapter
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """Tensors by name, and what JSON can hold: steps, looks, the optimizer's numbers."""
+
+    tensors: Mapping[str, torch.Tensor]
+    notes: Mapping[str, Any]
+
+
+def save_state(path: Path, state: SavedState) -> None:
+    """Write a state; a reader sees the one before or this one, never half of it.
+
+    safetensors, so that reading it back runs no code. Raises UnlearningError on a full disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (
+        room_for("a checkpoint of the training", path.parent),
+        replacing(path) as temporary,
+    ):
+        tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+        save_file(tensors, temporary, metadata={"notes": json.dumps(dict(state.notes))})
+
+
+def load_state(path: Path) -> SavedState | None:
+    """Return a saved state, on the CPU, or None when there is none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads((file.metadata() or {})["notes"])
+            return SavedState({name: file.get_tensor(name) for name in file.keys()}, notes)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
+def gathered(policy: Any) -> dict[str, torch.Tensor] | None:
+    """Return what is to be written of a sharded policy, as wholes on the CPU; None of another.
+
+    All processes must ask at once. The keys are those of the policy without its shards.
+    """
+    if not isinstance(policy, ShardedPolicy):
+        return None
+    if not isinstance(policy.policy, FullPolicy):
+        named = policy.policy.named_parameters()
+        return {name: whole(weight) for name, weight in named if weight.requires_grad}
+    model = policy.get_base_model()
+    # Tied weights once, and the buffers that a file holds.
+    names = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    return {name: whole(weight) for name, weight in model.state_dict().items() if name in names}
+
+
+def save_trained(
+    policy: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None
+) -> None:
+    """Write a policy's adapter, or, where all weights were trained, its model with the tokenizer.
+
+    `state`: what `gathered` gave of it.
+    """
+    inner = policy.policy if isinstance(policy, ShardedPolicy) else policy
+    if isinstance(inner, FullPolicy):
+        inner.get_base_model().save_pretrained(str(folder), state_dict=state)
+        tokenizer.save_pretrained(str(folder))
+    else:
+        save_adapter(inner, folder, state)
 
 
 MAX_NORM = 1.0
@@ -295,3 +366,102 @@ def make_optimizer(
 def rate_at(step: int, lr: float, warmup: int) -> float:
     """Return the learning rate of a step (from 1): it rises for `warmup` steps, then stays."""
     return lr * min(1.0, step / warmup) if warmup else lr
+
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Course(Generic[Batch]):
+    """How a training goes.
+
+    batches: what each step sees, the same from the start for the same seed. losses: the losses of
+    one batch, made one by one. look: what is seen after so many steps. done: whether that is
+    enough. rank: of two looks, the greater is kept; None keeps the last. steps: at most so many.
+    check_every: steps between looks. saved: the file to go on from after a kill; None for none.
+    numbers: what the losses carry from step to step, saved along. cooldown: so many steps at the
+    end in which the learning rate falls; they begin when a look is enough, or when no more than
+    these are left.
+    """
+
+    batches: Iterator[Batch]
+    losses: Callable[[Batch], Iterable[Any]]
+    look: Callable[[int], Look]
+    done: Callable[[Look], bool]
+    rank: Callable[[Look], tuple[Any, ...]] | None
+    steps: int
+    check_every: int
+    saved: Path | None
+    numbers: dict[str, float] = field(default_factory=dict)
+    cooldown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a training ended: the look whose weights are in place now, all steps taken, seconds."""
+
+    look: Look
+    steps: int
+    seconds: float
+
+
+def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], None]) -> Trained:
+    """Run a course to its end and put the weights of its best look in place.
+
+    At each look the state is saved; another process with the same arguments goes on from there and
+    ends with the weights of a run that nothing interrupted. Raises UnlearningError.
+    """
+    started = time.perf_counter()
+    look: Look | None = None
+    best: Look | None = None
+    weights: list[Any] = []
+    before = 0.0
+    end = course.steps
+    state = _agreed(load_state(course.saved)) if course.saved else None
+    if state is not None:
+        trainer.go_on(state)
+        best, before = Look(**state.notes["best"]), float(state.notes["seconds"])
+        end = int(state.notes["end"])
+        weights = [state.tensors[f"best.{n}"] for n in range(state.notes["bests"])]
+        course.numbers.update(state.notes["carried"])
+        for _ in range(trainer.steps):
+            next(course.batches)
+        progress(f"going on after step {trainer.steps}, where the last run was cut off")
+    while trainer.steps < end:
+        left = end - trainer.steps
+        trainer.step(course.losses(next(course.batches)), min(1.0, left / max(1, course.cooldown)))
+        last = trainer.steps == end
+        if trainer.steps % course.check_every and not last:
+            continue
+        look = course.look(trainer.steps)
+        if best is None or course.rank is None or course.rank(look) > course.rank(best):
+            best = look
+            weights = trainer.snapshot() if course.rank else []
+        if end == course.steps and course.done(look):  # the cooldown begins, if it has not
+            end = min(end, trainer.steps + course.cooldown)
+            last = trainer.steps == end
+        if course.saved and not last:
+            seconds = before + time.perf_counter() - started
+            notes = {"seconds": seconds, "carried": course.numbers, "end": end}
+            save_state(course.saved, _with_best(trainer.state(), best, weights, notes))
+    if best is None:
+        raise ValueError("a course needs at least one step")
+    if best != look and weights:
+        trainer.put(weights)
+    return Trained(best, trainer.steps, before + time.perf_counter() - started)
+
+
+def _agreed(state: SavedState | None) -> SavedState | None:
+    """Return this process's state where those of all are of one step: a kill may have come between
+    the writing of one's and another's."""
+    steps = state.notes["steps"] if state else None
+    everywhere = set(distributed.merged({distributed.number(): steps}).values())
+    return state if everywhere == {steps} else None
+
+
+def _with_best(
+    state: SavedState, best: Look, weights: list[Any], more: dict[str, Any]
+) -> SavedState:
+    notes = {"best": dataclasses.asdict(best), "bests": len(weights), **more}
+    tensors = {f"best.{n}": weight for n, weight in enumerate(weights)}
+    return SavedState({**state.tensors, **tensors}, {**state.notes, **notes})

@@ -11,7 +11,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from pytest_unlearn.attacks import relearn
-from pytest_unlearn.attacks.adapter import ATTACKS as ADAPTER
 from pytest_unlearn.attacks.attack import (
     BOTH,
     Attack,
@@ -22,10 +21,11 @@ from pytest_unlearn.attacks.attack import (
     parse_attacks,
     under_attack,
 )
-from pytest_unlearn.attacks.prune import pruned
-from pytest_unlearn.attacks.quantize import (
+from pytest_unlearn.attacks.weights import ATTACKS as ADAPTER
+from pytest_unlearn.attacks.weights import (
     FP4,
     NF4,
+    pruned,
     rounded_in_groups,
     rounded_to_code,
     rounded_to_rows,

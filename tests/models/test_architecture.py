@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pytest_unlearn.models.architecture import Architecture, training_bytes
 from pytest_unlearn.models.lm_head import hidden_states
 from pytest_unlearn.models.presets import presets
-from pytest_unlearn.unlearning.lora import checkpointed, with_new_adapter
+from pytest_unlearn.unlearning.step import checkpointed, with_new_adapter
 from pytest_unlearn.unlearning.trainer import make_optimizer
 
 NAMES = tuple(presets())

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from pytest_unlearn.core.store import Store
-from pytest_unlearn.models.adapters import CONFIG, WEIGHTS, check_adapter, stands_apart
 from pytest_unlearn.models.loading import (
     LanguageModel,
     ModelLoadError,
@@ -24,6 +23,7 @@ from pytest_unlearn.models.loading import (
     load,
     peft_quietly,
 )
+from pytest_unlearn.models.model_files import CONFIG, WEIGHTS, check_adapter, stands_apart
 from pytest_unlearn.models.sources import (
     ModelNotFoundError,
     ModelSource,

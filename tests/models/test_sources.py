@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_unlearn.core.store import Store
-from pytest_unlearn.models import hub, sources
-from pytest_unlearn.models.adapters import CONFIG, WEIGHTS
+from pytest_unlearn.models import model_files, sources
 from pytest_unlearn.models.loading import (
     LanguageModel,
     ModelLoadError,
@@ -24,6 +23,7 @@ from pytest_unlearn.models.loading import (
     peft_quietly,
     resolve_device,
 )
+from pytest_unlearn.models.model_files import CONFIG, WEIGHTS
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import (
     ModelNotFoundError,
@@ -211,9 +211,9 @@ def test_nothing_pickled_and_no_code_is_fetched(
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert hub.fetch("Me/Mine", "main", False, FLAG) == tmp_path
+    assert model_files.fetch("Me/Mine", "main", False, FLAG) == tmp_path
     assert not {"*.bin", "*.pt", "*.py", "*"} & set(asked["allow_patterns"])
-    hub.fetch("Me/Mine", "main", True, FLAG)
+    model_files.fetch("Me/Mine", "main", True, FLAG)
     assert "*.py" in asked["allow_patterns"]
     assert "*.bin" not in asked["allow_patterns"]
 

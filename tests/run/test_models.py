@@ -23,8 +23,8 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
+from pytest_unlearn.unlearning.method import PlantOptions
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
-from pytest_unlearn.unlearning.training_options import PlantOptions
 from tests.support.lookup_run import write_lines
 from tests.unlearning.conftest import knowing_folder, llama_folder
 

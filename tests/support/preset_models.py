@@ -19,7 +19,7 @@ from transformers import (
 
 from pytest_unlearn.models.batches import Encoded, collate, encode
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.losses import token_mean_nll
+from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.models.prompt_formats import infill_ids
 from pytest_unlearn.models.sources import ModelSource

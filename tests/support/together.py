@@ -23,10 +23,10 @@ from pytest_unlearn import train
 from pytest_unlearn.models.loading import load
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.unlearning import distributed, trainer
-from pytest_unlearn.unlearning.checkpoints import gathered, save_trained
 from pytest_unlearn.unlearning.distributed import whole
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
 from pytest_unlearn.unlearning.methods import DEFAULT, parse_method
+from pytest_unlearn.unlearning.trainer import gathered, save_trained
 from tests.unlearning.conftest import KNOWN
 
 # Rows do not come out even, and there are as few as can be.

@@ -9,8 +9,8 @@ import torch
 
 from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, load
-from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.sources import ModelSource
 from tests.support.small_models import llama, llama_folder
 

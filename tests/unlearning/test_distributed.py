@@ -16,9 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from pytest_unlearn.models.patching import with_adapter
 from pytest_unlearn.unlearning import distributed
-from pytest_unlearn.unlearning.method import check_processes
+from pytest_unlearn.unlearning.method import MethodError, check_processes
 from pytest_unlearn.unlearning.methods import parse_method
-from pytest_unlearn.unlearning.training_options import MethodError
 from tests.support.lookup_run import record_lines, write_lines
 from tests.support.together import ADAM, RUNS, plain_steps, trained, weights_of
 

@@ -13,8 +13,8 @@ from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning.data import Encoder, training_rows
+from pytest_unlearn.unlearning.method import MethodError, UnlearnOptions, changed
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions, changed
 
 TEXTS = TrainingTexts(
     forget=[Example.answering(f"user{n} = ", f"v{n}", ";") for n in range(6)],
@@ -43,7 +43,7 @@ def trained(llama: Weights) -> Weights:
 
 
 def loop_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    from pytest_unlearn.models.losses import token_mean_nll
+    from pytest_unlearn.models.lm_head import token_mean_nll
 
     return token_mean_nll(logits, labels)
 

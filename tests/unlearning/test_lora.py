@@ -14,10 +14,9 @@ from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning.data import Encoder, training_rows
-from pytest_unlearn.unlearning.lora import with_new_adapter
+from pytest_unlearn.unlearning.method import MethodError
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.step import RunState, Step
-from pytest_unlearn.unlearning.training_options import MethodError
+from pytest_unlearn.unlearning.step import RunState, Step, with_new_adapter
 
 TEXTS = TrainingTexts(
     forget=[Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)],

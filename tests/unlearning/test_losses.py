@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_unlearn.models import lm_head
 from pytest_unlearn.models.batches import IGNORED, Encoded
-from pytest_unlearn.models.losses import (
+from pytest_unlearn.models.lm_head import (
     token_kl,
     token_kl_top,
     token_mean_nll,
@@ -22,7 +22,7 @@ from pytest_unlearn.models.losses import (
 )
 from pytest_unlearn.unlearning.data import with_base_sums, with_base_top
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.methods.primal_dual import move_price
+from pytest_unlearn.unlearning.methods.gradient_ascent import move_price
 from pytest_unlearn.unlearning.step import RunState, Step
 from tests.support.bigram import (
     ALTERNATES,

@@ -12,8 +12,8 @@ from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.unlearning.data import Encoder
 from pytest_unlearn.unlearning.evaluation import greedy_rate
+from pytest_unlearn.unlearning.method import MethodError, PlantOptions, parse_planting
 from pytest_unlearn.unlearning.planting import plant, repetitions_of, retrain
-from pytest_unlearn.unlearning.training_options import MethodError, PlantOptions, parse_planting
 from tests.unlearning.conftest import KNOWN
 
 FAST = PlantOptions(lr=5e-3, batch=18, tune="full", cap=300, warmup=5, check_every=10, target=1.0)

@@ -24,18 +24,10 @@ from pytest_unlearn.core.errors import UnlearningError, room_for
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.models.batches import IGNORED, Encoded, encode
 from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, load
-from pytest_unlearn.models.losses import token_mean_nll
 from pytest_unlearn.models.sources import ModelSource
-from pytest_unlearn.unlearning import (
-    checkpoints as progress,
-)
-from pytest_unlearn.unlearning import (
-    evaluation,
-    loop,
-    lora,
-    trainer,
-)
+from pytest_unlearn.unlearning import evaluation, loop, step, trainer
 from pytest_unlearn.unlearning.data import Encoder, cycle, parts
 from pytest_unlearn.unlearning.evaluation import (
     Look,
@@ -45,12 +37,11 @@ from pytest_unlearn.unlearning.evaluation import (
     greedy_rate,
 )
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
-from pytest_unlearn.unlearning.lora import FullPolicy, checkpointed, with_new_adapter
+from pytest_unlearn.unlearning.method import MethodError, UnlearnOptions
 from pytest_unlearn.unlearning.methods import METHODS, Method
 from pytest_unlearn.unlearning.methods.gradient_ascent import AscentKlOptions
-from pytest_unlearn.unlearning.trainer import Trainer, check_optimizer, rate_at
-from pytest_unlearn.unlearning.training import Course, train
-from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions
+from pytest_unlearn.unlearning.step import FullPolicy, checkpointed, with_new_adapter
+from pytest_unlearn.unlearning.trainer import Course, Trainer, check_optimizer, rate_at, train
 from tests.unlearning.conftest import KNOWN
 
 SMALL = AscentKlOptions(
@@ -185,7 +176,7 @@ def test_a_frozen_embedding_does_not_cut_the_adapter_off(
     def older(function: Any, *arguments: Any, use_reentrant: bool) -> Any:
         return checkpoint(function, *arguments, use_reentrant=True)
 
-    monkeypatch.setattr(lora, "checkpoint", older)
+    monkeypatch.setattr(step, "checkpoint", older)
     policy, _ = run(knowing, checkpointing=True)
     assert all(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n)
 
@@ -543,8 +534,8 @@ def test_a_state_of_another_model_is_refused(knowing: Weights, tmp_path: Path) -
     """Keys keep them apart; should a file be moved, shapes tell."""
     saved = tmp_path / "state.safetensors"
     made = Trainer(knowing.model, replace(SMALL, rank=2), "--x")  # type: ignore[arg-type]
-    progress.save_state(saved, made.state())
-    state = progress.load_state(saved)
+    trainer.save_state(saved, made.state())
+    state = trainer.load_state(saved)
     assert state is not None
     other = load(ModelSource("k", knowing.source.folder), "cpu", "float32")
     with pytest.raises(UnlearningError, match="of another model"):
@@ -554,8 +545,8 @@ def test_a_state_of_another_model_is_refused(knowing: Weights, tmp_path: Path) -
 def test_an_unreadable_state_is_no_state(tmp_path: Path) -> None:
     """It can only come from outside, since each is written as a whole; the run starts anew."""
     (tmp_path / "state").write_bytes(b"half")
-    assert progress.load_state(tmp_path / "state") is None
-    assert progress.load_state(tmp_path / "none") is None
+    assert trainer.load_state(tmp_path / "state") is None
+    assert trainer.load_state(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(
@@ -571,7 +562,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 ) -> None:
     """The look before is whole, and the error says what to do; with room the run goes on."""
     saved = tmp_path / "state.safetensors"
-    save, writes = progress.save_file, list[int]()
+    save, writes = trainer.save_file, list[int]()
 
     def full(tensors: Any, path: str, metadata: Any) -> None:
         writes.append(1)
@@ -580,7 +571,7 @@ def test_a_full_disk_leaves_nothing_half_written(
             raise error
         save(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr(progress, "save_file", full)
+    monkeypatch.setattr(trainer, "save_file", full)
 
     def weights() -> Weights:
         return load(ModelSource("k", knowing_folder), "cpu", "float32")

@@ -10,23 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from pytest_unlearn.unlearning.method import Alternates, Method, check_training_options
-from pytest_unlearn.unlearning.methods import (
-    anchored,
-    code_eraser,
-    distillation,
-    gradient_ascent,
-    negative_preference,
-    preference,
-    primal_dual,
-    representation,
-    task_arithmetic,
-)
-from pytest_unlearn.unlearning.training_options import (
+from pytest_unlearn.unlearning.method import (
+    Alternates,
+    Method,
     MethodError,
     UnlearnOptions,
     changed,
+    check_training_options,
     option_names,
+)
+from pytest_unlearn.unlearning.methods import (
+    distillation,
+    gradient_ascent,
+    preference,
+    representation,
+    task_arithmetic,
 )
 
 # Audits the model as it is.
@@ -40,14 +38,10 @@ METHODS: dict[str, Method] = {
     method.name: method
     for family in (
         gradient_ascent,
-        negative_preference,
         preference,
         distillation,
-        primal_dual,
         representation,
         task_arithmetic,
-        code_eraser,
-        anchored,
     )
     for method in family.METHODS
 }

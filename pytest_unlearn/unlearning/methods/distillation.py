@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.training_options import ForgetOptions, UnlearnOptions, option
+from pytest_unlearn.unlearning.method import ForgetOptions, Method, UnlearnOptions, option
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +23,7 @@ class UndialOptions(ForgetOptions):
 
 def undial_loss(step: Step, options: UndialOptions) -> torch.Tensor:
     """Return CE(softmax(z_base - beta [true token]), policy) + NLL(retain), token means."""
-    from pytest_unlearn.models.losses import token_distillation, without_target
+    from pytest_unlearn.models.lm_head import token_distillation, without_target
 
     base, policy = step.predicted_by_base(step.forget), step.predicted(step.forget)
     forget = policy.each(
@@ -65,7 +64,7 @@ def prod_loss(step: Step, options: ProdOptions) -> torch.Tensor:
 
     The true token's own term is alpha p_base log p: negative mass, as in the paper.
     """
-    from pytest_unlearn.models.losses import token_distillation, top_share, without_target
+    from pytest_unlearn.models.lm_head import token_distillation, top_share, without_target
 
     base, policy = step.predicted_by_base(step.forget), step.predicted(step.forget)
 
@@ -95,7 +94,7 @@ PROD = Method(
 
 def ce_u_loss(step: Step, options: UnlearnOptions) -> torch.Tensor:
     """Return CE(softmax(z without the true token), policy), the token mean."""
-    from pytest_unlearn.models.losses import token_distillation, without_target
+    from pytest_unlearn.models.lm_head import token_distillation, without_target
 
     policy = step.predicted(step.forget)
     return policy.each(

@@ -1,4 +1,5 @@
-"""Gradient ascent on the forget set: alone, held by a retain set, or weighted token by token."""
+"""Gradient ascent on the forget set: alone, held by a retain set, weighted token by token, with a
+price that adapts (primal-dual), or on the tokens of a value only (CodeEraser)."""
 
 from __future__ import annotations
 
@@ -6,13 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.training_options import ForgetOptions, UnlearnOptions, option
+from pytest_unlearn.unlearning.method import ForgetOptions, Method, UnlearnOptions, option
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_unlearn.unlearning.step import Step
+    from pytest_unlearn.unlearning.step import RunState, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +157,121 @@ SATIMP = Method(
     ),
 )
 
+
+_PRICE = "pdu price"
+_EXCESS = "pdu excess"
+
+
+@dataclass(frozen=True, slots=True)
+class PduOptions(ForgetOptions):
+    """epsilon: retained NLL that is allowed, in nats a token. price: the retain term's factor at
+    the start. price_step: how far it moves for each nat above or below epsilon, a step."""
+
+    epsilon: float = option(0.3, least=0)
+    price: float = option(100.0, least=0)
+    price_step: float = option(5.0, least=0)
+
+
+def pdu_loss(step: Step, options: PduOptions) -> torch.Tensor:
+    """Return mean (max z - mean z)^2 over forget tokens + price (NLL(retain) - epsilon).
+
+    The price is the same for all parts of a step.
+    """
+    forget = step.predicted(step.forget).each(
+        lambda logits: (logits.max(dim=-1).values - logits.mean(dim=-1)).square()
+    )
+    excess = options.retain_weight * (step.retain_nll() - options.epsilon)
+    step.state.add(_EXCESS, float(excess.detach()))
+    price = step.state.numbers.get(_PRICE, options.price)
+    return options.forget_weight * forget.mean() + price * excess
+
+
+def move_price(state: RunState, options: PduOptions) -> None:
+    """Move the price by the step's excess, which is all parts' together."""
+    price = state.numbers.get(_PRICE, options.price) + options.price_step * state.sums[_EXCESS]
+    state.numbers[_PRICE] = max(0.0, price)
+
+
+PDU = Method(
+    "pdu",
+    pdu_loss,
+    PduOptions(lr=1e-3, steps=150, batch=16),
+    uses_retain=True,
+    after_step=move_price,
+    about=(
+        "PDU, primal-dual unlearning: flatten the forget logits, at a price for retained loss "
+        "that adapts.\n\n"
+        "Entesari et al. 2025 (arXiv 2506.05314). The price rises while the retained NLL is "
+        "above `epsilon` and falls, to 0 at least, while it is below."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeEraserOptions(UnlearnOptions):
+    """context_weight: factor of the document's other tokens (the paper's gamma; none with
+    spans=values). kl_weight: factor of the divergences (lambda). retain_weight: of the retain set's
+    among them (alpha). forget_bound: a value's token gives no gradient beyond it, in nats."""
+
+    context_weight: float = option(0.1, least=0)
+    kl_weight: float = option(0.1, least=0)
+    retain_weight: float = option(1.0, least=0)
+    forget_bound: float = option(4.0, above=0)
+
+
+def codeeraser_loss(step: Step, options: CodeEraserOptions) -> torch.Tensor:
+    """Return -NLL(value) + c NLL(rest) + l (a KL(retain) - KL(value)).
+
+    A value's terms are the mean over values of their token means; the others are token means.
+    One pass of the base sees both batches.
+    """
+    from pytest_unlearn.models.batches import joined
+    from pytest_unlearn.unlearning.step import kl
+
+    forget = step.forget
+    if options.spans == "document":
+        forget = forget.relabelled(forget.whole_labels())
+    retain = step.retained()
+    base = step.predicted_by_base(joined(forget, retain))
+    policy = step.predicted(forget)
+    count = len(policy.targets)
+    is_value = step.forget.learnt_of(forget)
+    value, nll = policy.only(is_value), policy.nll()
+
+    def per_value(tokens: torch.Tensor) -> torch.Tensor:
+        return value.row_means(tokens.clamp(max=options.forget_bound)).mean()
+
+    diverged = kl(base.only(slice(count)).only(is_value), value)
+    kept = kl(base.only(slice(count, None)), step.predicted(retain)).mean()
+    total = options.kl_weight * (options.retain_weight * kept - per_value(diverged))
+    total = total - per_value(nll[is_value])
+    if options.spans == "document":
+        total = total + options.context_weight * nll[~is_value].mean()
+    return total
+
+
+CODEERASER = Method(
+    "codeeraser",
+    codeeraser_loss,
+    CodeEraserOptions(lr=1e-3, steps=150, batch=16, retain_weight=40.0, spans="document"),
+    uses_retain=True,
+    own_spans=True,
+    adds_up=False,
+    about=(
+        "CodeEraser: forget the value's tokens, keep the code around them.\n\n"
+        'Chu et al. 2025 (arXiv 2509.13755), "selective unlearning". Tokens of the value climb, '
+        "the rest of the same document descends, and a divergence from the base is raised on "
+        "the values and lowered on the retain set. Each value counts once, however long it is."
+    ),
+)
+
+
 METHODS = (
     GA,
     GA_GD,
     GA_KL,
     WGA,
     SATIMP,
+    PDU,
+    CODEERASER,
 )

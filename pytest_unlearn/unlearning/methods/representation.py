@@ -1,12 +1,11 @@
-"""Representation misdirection: hidden states are pushed away, not tokens."""
+"""Losses on hidden states: pushed away from what they were (RMU), or anchored at strangers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.training_options import ForgetOptions, option
+from pytest_unlearn.unlearning.method import ForgetOptions, Method, option
 
 if TYPE_CHECKING:
     import torch
@@ -53,4 +52,66 @@ RMU = Method(
     ),
 )
 
-METHODS = (RMU,)
+
+# Anchors hold the states of at most so many layers.
+_LAYERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredOptions(ForgetOptions):
+    """beta: power of a forget token's weight, its likelihood. anchor: factor of the turn of hidden
+    states. strangers: documents of made-up people. strangers_share: their share of the retained
+    rows. carriers: in so many carriers each forget record is trained on."""
+
+    beta: float = option(1.0, least=0)
+    anchor: float = option(40.0, least=0)
+    strangers: int = option(1500, least=1)
+    strangers_share: float = option(0.6, least=0, most=1)
+    carriers: int = option(3, least=1)
+
+
+def anchored_loss(step: Step, options: AnchoredOptions) -> torch.Tensor:
+    """Return -mean(p^beta NLL) over forget tokens + KL(base || policy) + anchor * turn on retain.
+
+    No gradient goes through the weight p^beta.
+    """
+    forget = -step.weighted_forget_nll(options.beta)
+    divergence, turn = step.retain_drift(_LAYERS)
+    held = divergence + options.anchor * turn
+    return options.forget_weight * forget + options.retain_weight * held
+
+
+ANCHORED = Method(
+    "anchored",
+    anchored_loss,
+    AnchoredOptions(
+        lr=5e-3,
+        steps=100,
+        batch=32,
+        retain_batch=80,
+        accumulate=4,  # rows of like length together: half as much is padding
+        rank=64,
+        warmup=5,
+        cooldown=30,
+        target=0.005,
+        forget_weight=3.0,
+    ),
+    uses_retain=True,
+    about=(
+        "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden states "
+        "are held for everybody else.\n\n"
+        "Of this project. A retain set holds whom it lists; the people in no list are erased with "
+        "those who asked. Here the retained rows hold *strangers* too: made-up people in the same "
+        "documents, half of them with names that resemble forgotten ones. The model knows nothing "
+        "of a stranger, so its predictions hold nothing; its hidden states do, since they carry "
+        "who is asked for on the way to what is known. They are kept at every token of at most "
+        "eight layers (turn: the mean square of the difference of normalized states), beside "
+        "KL(base || policy) on the values. The ascent is WGA's (arXiv 2502.19301)."
+    ),
+)
+
+
+METHODS = (
+    RMU,
+    ANCHORED,
+)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.unlearning.method import Method
-from pytest_unlearn.unlearning.training_options import MethodError, UnlearnOptions, option
+from pytest_unlearn.unlearning.method import Method, MethodError, UnlearnOptions, option
 
 if TYPE_CHECKING:
     import torch
