@@ -1,16 +1,119 @@
-"""The pairs of a sweep side by side, and the Pareto front of leak against ability."""
+"""A result judged again, by the same gates or by others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.gates.gate import parse_gate
-from pytest_unlearn.reports.rejudge import recorded, rejudged
-from pytest_unlearn.reports.tables import Table, forget_rows
-from pytest_unlearn.run.result import GateFact, Result
+from pytest_unlearn.gates.judging import Judging
+from pytest_unlearn.gates.planning import check_decoys
+from pytest_unlearn.gates.saved_runs import is_change
+from pytest_unlearn.gates.verdicts import Measured, judge_gate
+from pytest_unlearn.reports.tables import Table, aligned, forget_rows
+from pytest_unlearn.run.result import GateFact, Result, gate_fact
+
+
+def recorded(result: Result) -> Judging:
+    """Return how a run was judged. Raises GateError for a gate that this version does not know."""
+    return Judging(
+        gates=tuple(parse_gate(g.text) for g in result.gates if not is_change(g.text)),
+        source="the earlier run",
+        profile=None,
+        confidence=result.run.confidence,
+        undecided=result.run.undecided,
+        population=result.run.population,
+        require_complete=result.run.require_complete,
+        curtail=result.run.curtailed,
+        save=None,
+        compare=None,
+        compare_fail=(),
+    )
+
+
+def rejudged(result: Result, judging: Judging) -> Result:
+    """Return the result with the verdicts of these gates on its rows.
+
+    Limits on a change since a saved run keep their verdicts: both runs' rows are what they were.
+    Where the rules are others than the run's own, the manifest names them (`replayed`). Raises
+    GateError for a limit on exposure that the run's decoys cannot break.
+    """
+    run = replace(
+        result.run,
+        confidence=judging.confidence,
+        undecided=judging.undecided,
+        population=judging.population,
+        require_complete=judging.require_complete,
+    )
+    for gate in judging.gates:
+        check_decoys(gate, result.provenance.get("settings", {}).get("exposure", 0))
+    measured = Measured(
+        rows=result.rows,
+        expected=[
+            SimpleNamespace(id=case.id, **{"rehearsed": False, **case.about})
+            for case in result.cases
+        ],
+        seen={case.id for case in result.cases if case.status != "not run"},
+        two_states=run.two_states,
+        interrupted=run.interrupted,
+        require_complete=run.require_complete,
+        confidence=run.confidence,
+        undecided_blocks=run.undecided == "fail",
+        requests=run.population == "requests",
+    )
+    gates = [gate_fact(judge_gate(gate, measured)) for gate in judging.gates]
+    gates += [gate for gate in result.gates if is_change(gate.text)]
+    rules = {
+        "gates": [gate.text for gate in gates],
+        "confidence": run.confidence,
+        "undecided": run.undecided,
+        "population": run.population,
+        "require_complete": run.require_complete,
+    }
+    provenance = dict(result.provenance)
+    if run != result.run or rules["gates"] != [gate.text for gate in result.gates]:
+        provenance["replayed"] = rules
+    return replace(
+        result,
+        run=run,
+        gates=tuple(gates),
+        metrics=shares(result.rows, run.confidence, run.two_states),
+        provenance=provenance,
+    )
+
+
+def changes(before: Result, after: Result) -> Iterator[str]:
+    """Yield a line for each gate whose verdict is another now, that is new, or that is gone."""
+    known = {gate.name: gate for gate in before.gates}
+    for gate in after.gates:
+        old = known.pop(gate.name, None)
+        if old is None:
+            yield f"NEW: {gate.text} is {gate.verdict}"
+        elif old.verdict != gate.verdict:
+            limit = "" if old.text == gate.text else f" ({old.text})"
+            yield f"CHANGED: {gate.text} is {gate.verdict}, was {old.verdict}{limit}"
+    for old in known.values():
+        yield f"LEFT OUT: {old.text} was {old.verdict}"
+
+
+def advice_lines(result: Result) -> list[str]:
+    """Return what to do next, a line for each gate that has something to say."""
+    return [f"{gate.name}: {gate.advice}" for gate in result.gates if gate.advice]
+
+
+def table_lines(result: Result) -> list[str]:
+    """Return the gates as aligned lines."""
+    table = [["gate", "observed", "n", result.run.bound_head, "limit", "verdict"]]
+    table += [
+        [g.name, g.observed or "-", g.size, g.bound or "-", g.limit_text, g.verdict]
+        for g in result.gates
+    ]
+    return aligned(table)
+
 
 # What is shown of each pair, as gates that hardly any figure breaks: so their bounds are what a
 # gate of a real limit would be judged on.

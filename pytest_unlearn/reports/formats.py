@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.text_files import replacing
-from pytest_unlearn.reports import github, model_card, rows_csv, rows_jsonl, summary
+from pytest_unlearn.reports import markdown_reports, rows, summary
 from pytest_unlearn.reports.html import page
-from pytest_unlearn.run.result import Result
+from pytest_unlearn.run.result import Result, verdict_of_all
 
 # An installed package adds a format by an entry point of this group, a `ReportFormat`.
 ENTRY_POINTS = "pytest_unlearn.reports"
@@ -47,17 +48,20 @@ FORMATS: dict[str, ReportFormat] = {
         ReportFormat(
             "jsonl",
             "unlearn-results.jsonl",
-            rows_jsonl.render,
-            render_sweep=rows_jsonl.render_sweep,
+            rows.render_jsonl,
+            render_sweep=rows.render_jsonl_sweep,
         ),
-        ReportFormat("csv", "unlearn-results.csv", rows_csv.render, True, rows_csv.render_sweep),
+        ReportFormat("csv", "unlearn-results.csv", rows.render_csv, True, rows.render_csv_sweep),
         ReportFormat(
             "summary", "unlearn-summary.json", summary.render, render_sweep=summary.render_sweep
         ),
         ReportFormat(
-            "github", "unlearn-summary.md", github.render, render_sweep=github.render_sweep
+            "github",
+            "unlearn-summary.md",
+            markdown_reports.render_summary,
+            render_sweep=markdown_reports.render_summary_sweep,
         ),
-        ReportFormat("modelcard", "unlearn-model-card.md", model_card.render),
+        ReportFormat("modelcard", "unlearn-model-card.md", markdown_reports.render_card),
     )
 }
 
@@ -194,3 +198,34 @@ def _replace(path: Path, text: str, private: bool) -> None:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
+
+
+def add_manifest(plugins: Iterable[Any], *results: Result) -> None:
+    """Add the manifest to the suite of each JUnit report that this process writes.
+
+    Of a sweep, the verdict of all, and those of each pair under its name.
+
+    `record_testsuite_property` is lost under pytest-xdist (pytest#7767), because only the
+    controller writes the file; so the writers among its plugins are asked themselves.
+    """
+    for plugin in plugins:
+        add = getattr(plugin, "add_global_property", None)
+        if callable(add):
+            add("unlearn.verdict", verdict_of_all(results))
+            for result in results:
+                at = f"unlearn.{result.label}" if result.pair else "unlearn"
+                if result.pair:
+                    add(f"{at}.verdict", result.verdict)
+                for name, value in _flat(at, result.provenance):
+                    add(name, value)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{name}.{key}", item)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _flat(f"{name}.{number}", item)
+    elif value is not None:
+        yield name, str(value)

@@ -10,15 +10,18 @@ import pytest
 from pytest_unlearn.core.errors import UserError, naming, plain_lines
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import metric_lines
-from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
-from pytest_unlearn.reports.formats import choose_reports, write_reports
-from pytest_unlearn.reports.rejudge import recorded, rejudged
-from pytest_unlearn.reports.replay import (
+from pytest_unlearn.reports.comparison import (
     advice_lines,
     changes,
-    read_results,
+    front_sentence,
+    recorded,
+    rejudged,
+    standings,
+    sweep_table,
     table_lines,
 )
+from pytest_unlearn.reports.formats import choose_reports, write_reports
+from pytest_unlearn.reports.rows import read_results
 from pytest_unlearn.reports.tables import aligned
 from pytest_unlearn.run.result import verdict_of_all
 from pytest_unlearn.session.options import given, is_active, judging_of

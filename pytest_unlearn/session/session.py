@@ -16,8 +16,7 @@ from pytest_unlearn.gates.case_rows import rows_in
 from pytest_unlearn.gates.planning import REASON, Curtailment, check_feasible
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, SearchSummary
-from pytest_unlearn.reports.formats import choose_reports, write_reports
-from pytest_unlearn.reports.junit import add_manifest
+from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_reports
 from pytest_unlearn.run import stored_models
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Measuring

@@ -29,7 +29,7 @@ from pytest_unlearn.people.generate import made_line
 from pytest_unlearn.people.other_values import has_stranger
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.formats import Report
-from pytest_unlearn.reports.github import annotate
+from pytest_unlearn.reports.markdown_reports import annotate
 from pytest_unlearn.reports.robustness import attack_figures, attack_table, half_way
 from pytest_unlearn.reports.tables import (
     Table,

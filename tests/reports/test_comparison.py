@@ -12,10 +12,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from pytest_unlearn.reports import github
+from pytest_unlearn.reports import markdown_reports
 from pytest_unlearn.reports.comparison import front_sentence, standings
 from pytest_unlearn.reports.formats import FORMATS, ReportError, choose_reports
-from pytest_unlearn.reports.replay import ResultsFileError, read_results
+from pytest_unlearn.reports.rows import ResultsFileError, read_results
 from pytest_unlearn.run.result import Result, verdict_of_all
 from tests.reports.test_formats import SCHEMA, lines
 from tests.support.results import GATES, pair, sweep
@@ -67,7 +67,7 @@ def test_csv_and_markdown() -> None:
     assert "| tiny/wga | 1 (5.0%) <=30.9% |" in text
     assert "<summary>tiny/ga&lt;b&gt;: NOT FOR RELEASE</summary>" in text
     assert text.count("<details>") == text.count("</details>") == 2 * 5
-    (line, *_) = github.annotate(GATES[:1], "tiny/npo")
+    (line, *_) = markdown_reports.annotate(GATES[:1], "tiny/npo")
     assert line.startswith("::error title=unlearn leak.direct @ tiny/npo::")
 
 

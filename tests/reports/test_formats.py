@@ -18,12 +18,12 @@ import jsonschema
 import pytest
 from huggingface_hub import ModelCard
 
-from pytest_unlearn.reports import formats, github, rendering, rows_jsonl, summary
+from pytest_unlearn.reports import formats, markdown_reports, rendering, rows, summary
 from pytest_unlearn.reports.formats import FORMATS, ReportError, ReportFormat, choose_reports
 from pytest_unlearn.run.result import Case
 from tests.support.results import GATES, PROVENANCE, gate, make
 
-SCHEMA = json.loads(Path(rows_jsonl.__file__).with_name("results.schema.json").read_text())
+SCHEMA = json.loads(Path(rows.__file__).with_name("results.schema.json").read_text())
 
 
 def test_the_verdict_of_all_gates() -> None:
@@ -144,12 +144,12 @@ def test_job_summary() -> None:
 def test_annotations_of_blocking_gates() -> None:
     """Only those; escaped as GitHub's toolkit does."""
     wrong = gate("leak.direct[kind=a,probe=b]", "leak.direct<=5%", "FAIL", "do\nthis")
-    assert list(github.annotate((wrong, GATES[1]))) == [
+    assert list(markdown_reports.annotate((wrong, GATES[1]))) == [
         "::error title=unlearn leak.direct[kind=a%2Cprobe=b]::FAIL: leak.direct<=5%25; observed "
         "4 (20.0%25) of 20; do\\nthis"
     ]
     through = replace(gate("leak.direct", "leak.direct<=5%", "UNDECIDED"), blocks=False)
-    (line,) = github.annotate((through,))
+    (line,) = markdown_reports.annotate((through,))
     assert line.startswith("::warning title=unlearn leak.direct::UNDECIDED: ")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.html import figures
-from pytest_unlearn.reports.html.pareto import pareto
-from pytest_unlearn.reports.html.svg import WIDTH, Figure
+from pytest_unlearn.reports.html.charts import WIDTH, Figure
+from pytest_unlearn.reports.html.figures import pareto
 from pytest_unlearn.reports.rendering import rendered
 from pytest_unlearn.reports.robustness import attack_sentences, attack_table
 from pytest_unlearn.reports.summary import as_json

@@ -1,12 +1,16 @@
-"""The report `github`: a job summary in Markdown, and annotations for gates that block."""
+"""Reports in Markdown: GitHub's job summary and annotations, and a section for a model card."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_unlearn.core.errors import plain
+from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
 from pytest_unlearn.reports.rendering import code, markdown, markdown_table, rendered
 from pytest_unlearn.reports.robustness import attack_sentences, attack_table
@@ -17,7 +21,7 @@ _MARKS = {"PASS": "✅", "FAIL": "❌"}
 _OTHER_MARK = "⚠️"
 
 
-def render(result: Result) -> str:
+def render_summary(result: Result) -> str:
     """Return the Markdown: verdict, gates, shares before and after, the manifest folded away."""
     return rendered(
         "summary.md",
@@ -32,7 +36,7 @@ def render(result: Result) -> str:
     )
 
 
-def render_sweep(results: Sequence[Result]) -> str:
+def render_summary_sweep(results: Sequence[Result]) -> str:
     """Return the Markdown of a sweep: the pairs side by side, then each folded away."""
     found = standings(results)
     head, *rows = sweep_table(found)
@@ -41,7 +45,7 @@ def render_sweep(results: Sequence[Result]) -> str:
         verdict=verdict_of_all(results),
         front=plain(front_sentence(found)),
         pairs=markdown_table(head, [map(markdown, row) for row in rows]),
-        results=[(result, render(result)) for result in results],
+        results=[(result, render_summary(result)) for result in results],
     )
 
 
@@ -148,3 +152,73 @@ def _escaped(text: str, property: bool = False) -> str:
     """Escape a line as GitHub's toolkit does (`packages/core/src/command.ts`)."""
     text = plain(text).replace("%", "%25")
     return text.replace(":", "%3A").replace(",", "%2C") if property else text
+
+
+TASK_TYPE = "text-generation"
+DATASET_TYPE = "pytest-unlearn"
+
+
+def render_card(result: Result) -> str:
+    """Return metadata (YAML, made by huggingface_hub's own classes) and the section.
+
+    A run that was not whole gives no results for the index: a leaderboard could not tell them.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    run = result.run
+    results = [
+        EvalResult(
+            task_type=TASK_TYPE,
+            task_name="Code generation after unlearning",
+            dataset_type=DATASET_TYPE,
+            dataset_name=f"pytest-unlearn: {_split(share.name)}",
+            dataset_split=_split(share.name),  # results of one split make one entry of the index
+            dataset_args={"records": result.provenance["data"]["records"], "n": share.n},
+            metric_type=_metric_type(share.name, result),
+            metric_name=share.about,
+            metric_value=round(share.rate("tested"), 6),
+            metric_args={
+                "base": round(share.rate("base"), 6),
+                "confidence": share.confidence,  # of each bound by itself
+                "bounds": [round(end, 6) for end in share.interval("tested")],
+                "units": share.units,
+            },
+        )
+        for share in result.metrics
+        if not result.caveat
+    ]
+    card = ModelCardData(
+        model_name=plain(run.model),
+        base_model=_hub_id(run.baseline or run.model),
+        tags=["unlearning", "pytest-unlearn"],
+        eval_results=results or None,
+    )
+    return rendered(
+        "card.md",
+        metadata=card.to_yaml(),
+        result=result,
+        run=run,
+        gates=gate_table(result),
+        shares=share_table(result),
+        attacked=attacked_lines(result),
+        confidence=percent(run.confidence),
+        provenance=provenance_lines(result),
+    )
+
+
+def _split(name: str) -> str:
+    """Return the cases on which a metric is counted."""
+    return METRICS[name].split or "tasks"
+
+
+def _metric_type(name: str, result: Result) -> str:
+    """Return the name that the hub knows: pass@k is one, what is retained of it is not."""
+    if not name.startswith("passk."):
+        return name
+    ks = {row.ks[0] for row in result.rows if isinstance(row, TaskRow)}
+    return f"pass@{min(ks)}"
+
+
+def _hub_id(name: str) -> str | None:
+    """Return a name that can be a repository of the hub; a preset or a folder is none."""
+    return name if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) else None

@@ -1,0 +1,239 @@
+"""The cases of a run: written as JSON Lines or CSV, and read back from JSON Lines.
+
+The report `jsonl` is a line for the run, a line per gate, a line per case; of a sweep, such lines
+pair by pair, each with its pair. `results.schema.json` is the schema of a line. The report `csv` is
+a line per case, for a spreadsheet (RFC 4180)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.text_files import read_any_objects
+from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow
+from pytest_unlearn.gates.estimates import shares
+from pytest_unlearn.reports.summary import as_json, gate_data, head, pair_data
+from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Result, RunFacts
+
+SCHEMA = "pytest-unlearn/results"
+# Raise when a field is renamed, removed, or means something else; a new field raises nothing.
+SCHEMA_VERSION = 1
+# Of a sweep: there are several lines for runs, and every line has its pair.
+SWEEP_VERSION = 2
+
+
+def render_jsonl(result: Result) -> str:
+    """Return the lines."""
+    return _lines(result, {"version": SCHEMA_VERSION})
+
+
+def render_jsonl_sweep(results: Sequence[Result]) -> str:
+    """Return the lines of all pairs."""
+    # How many there are, so that a file that was cut short between two is known.
+    version = {"version": SWEEP_VERSION, "pairs": len(results)}
+    return "".join(_lines(result, version) for result in results)
+
+
+def _lines(result: Result, version: dict[str, int]) -> str:
+    first = {
+        "record": "run",
+        "schema": SCHEMA,
+        **version,
+        **head(result),
+        "search": result.search,
+        "provenance": result.provenance,
+    }
+    gates = [{"record": "gate", **gate_data(gate)} for gate in result.gates]
+    lines = [first, *gates, *map(case_data, result.cases)]
+    pair = pair_data(result)
+    return "".join(as_json({**line, **pair}, indent=None) for line in lines)
+
+
+def case_data(case: Case) -> dict[str, Any]:
+    """Return a case's line: its row where it was measured, and how its value may be shown."""
+    data: dict[str, Any] = {"record": "case", "id": case.id, "status": case.status, **case.about}
+    if case.row is not None:
+        data |= asdict(case.row)
+    data["type"] = "attack" if case.about.get("attack") else "probe" if case.shown else "task"
+    if case.shown:
+        data["shown"] = case.shown
+    texts = {"value": case.value, "base_text": case.base_text, "tested_text": case.tested_text}
+    return data | {name: text for name, text in texts.items() if text is not None}
+
+
+_COLUMNS = (
+    "id",
+    "type",
+    "status",
+    "split",
+    "family",
+    "attack",
+    "kind",
+    "carrier",
+    "planted",
+    "language",
+    "knowledge",
+    "owner",
+    "task",
+    "rehearsed",
+    "shown",
+    "base",
+    "tested",
+    "how",
+    "leaked_kind",
+    "leaked_owner",
+    "base_log_probability",
+    "tested_log_probability",
+)
+_PAIR = ("pair", "model", "method")
+_VALUES = ("value", "base_text", "tested_text")
+
+
+def render_csv(result: Result) -> str:
+    """Return the table; columns with values only where the user asked for them."""
+    return _table((), [result])
+
+
+def render_csv_sweep(results: Sequence[Result]) -> str:
+    """Return the table of all pairs; the first columns name the pair."""
+    return _table(_PAIR, results)
+
+
+def _table(first: Sequence[str], results: Sequence[Result]) -> str:
+    shown = any(result.run.values_shown for result in results)
+    columns = [*first, *_COLUMNS, *(_VALUES if shown else ())]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    for result in results:
+        pair = {} if result.pair is None else dict(zip(_PAIR, astuple(result.pair), strict=True))
+        for case in result.cases:
+            cells = {**pair, **_cells(case)}
+            writer.writerow({name: _safe(cell) for name, cell in cells.items()})
+    return text.getvalue()
+
+
+def _cells(case: Case) -> dict[str, Any]:
+    cells: dict[str, Any] = {"id": case.id, "status": case.status, "shown": case.shown}
+    cells |= {name: getattr(case, name) for name in _VALUES}
+    cells["rehearsed"] = "yes" if case.about.get("rehearsed") else "no"
+    row = case.row
+    if isinstance(row, TaskRow):
+        cells |= {"type": "task", "task": row.task, "base": row.base, "tested": row.unlearned}
+    elif row is not None:
+        same = ("split", "family", "kind", "carrier", "planted", "language", "knowledge", "owner")
+        cells |= {name: getattr(row, name) for name in same}
+        cells |= {
+            "type": "probe" if isinstance(row, ProbeRow) else "attack",
+            "attack": getattr(row, "attack", None),
+            "base": row.base["label"],
+            "tested": row.unlearned["label"],
+            "how": row.unlearned.get("how"),
+            "leaked_kind": row.unlearned.get("kind"),
+            "leaked_owner": row.unlearned.get("owner"),
+            "base_log_probability": (row.base_exact or {}).get("log_probability"),
+            "tested_log_probability": (row.unlearned_exact or {}).get("log_probability"),
+        }
+    return cells
+
+
+def _safe(cell: Any) -> Any:
+    """Keep a spreadsheet from running a text as a formula (OWASP, CSV injection)."""
+    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + cell
+    return cell
+
+
+class ResultsFileError(UserError):
+    """A file holds no results that can be judged again; the message names file and line."""
+
+
+def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
+    """Read what `--unlearn-report=jsonl` wrote: the result of a run, or those of a sweep's pairs.
+
+    Values in it are left behind unless `show_values`. Raises ResultsFileError naming file and line.
+    """
+    found: list[_Lines] = []
+    number = 1
+    for number, line in read_any_objects(path, ResultsFileError, ("record",)):
+        if not found or line["record"] == "run":
+            _check_head(path, number, line)
+            found.append(_Lines(line, [], []))
+            continue
+        try:
+            if line["record"] == "gate":
+                found[-1].gates.append(_made(GateFact, line))
+            else:
+                found[-1].cases.append(_case(line, show_values))
+        except (KeyError, TypeError) as error:
+            raise ResultsFileError(
+                f"{path}:{number}: no line of results ({type(error).__name__}: {error}); write the "
+                "file anew by --unlearn-report=jsonl"
+            ) from error
+    if not found:
+        _check_head(path, number, {})
+    pairs = found[0].head.get("pairs", 1)
+    if len(found) != pairs:
+        raise ResultsFileError(
+            f"{path}: {len(found)} runs, and there were {pairs}: the file was cut"
+        )
+    return tuple(_result(path, lines, show_values) for lines in found)
+
+
+class _Lines(NamedTuple):
+    """The lines of one run: its first, and what was read of the others."""
+
+    head: dict[str, Any]
+    gates: list[GateFact]
+    cases: list[Case]
+
+
+def _check_head(path: Path, number: int, line: dict[str, Any]) -> None:
+    version = SWEEP_VERSION if "pair" in line else SCHEMA_VERSION
+    if line.get("schema") != SCHEMA or line.get("version") != version:
+        raise ResultsFileError(
+            f"{path}:{number}: no results of this version; give a file that "
+            f"--unlearn-report=jsonl wrote (schema {SCHEMA}, version {SCHEMA_VERSION} or, of a "
+            f"sweep, {SWEEP_VERSION})"
+        )
+
+
+def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
+    head, cases = lines.head, tuple(lines.cases)
+    run = _made(RunFacts, head["run"])
+    if len(cases) != run.expected:
+        raise ResultsFileError(
+            f"{path}: {len(cases)} cases, and the run had {run.expected}: the file was cut short"
+        )
+    run = replace(
+        run,
+        attacks=tuple(run.attacks),
+        tried=tuple(run.tried),
+        untried=tuple(run.untried),
+        failures=tuple(run.failures),
+        left_out=tuple(run.left_out),
+        values_shown=run.values_shown and show_values,
+    )
+    rows = [case.row for case in cases if case.row is not None]
+    pair = _made(PairName, head["pair"]) if "pair" in head else None
+    metrics = shares(rows, run.confidence, run.two_states)
+    return Result(run, tuple(lines.gates), metrics, cases, head["provenance"], head["search"], pair)
+
+
+def _made(kind: Any, data: dict[str, Any]) -> Any:
+    """Make a dataclass of the fields that it knows; later versions may have added more."""
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in data.items() if name in known})
+
+
+def _case(line: dict[str, Any], show_values: bool) -> Case:
+    kind = {"probe": ProbeRow, "task": TaskRow, "attack": AttackRow}[line["type"]]
+    row = _made(kind, line) if line["status"] == "measured" else None
+    values = {name: line.get(name) if show_values else None for name in _VALUES}
+    about = {name: line[name] for name in CASE_FACTS if name in line}
+    return Case(line["id"], line["status"], row, line.get("shown", ""), about, **values)
