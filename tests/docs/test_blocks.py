@@ -176,7 +176,8 @@ class Scene:
 
     def script(self, command: Command) -> None:
         """Run a file of the page; of the project's own, only look at the flags."""
-        name, flags = command.words[1], [w for w in command.words[2:] if w.startswith("--")]
+        name = command.words[1]
+        flags = [word.partition("=")[0] for word in command.words[2:] if word.startswith("--")]
         if name == "-m":
             name = f"{command.words[2].replace('.', '/')}.py"
         if (ROOT / name).is_file():
