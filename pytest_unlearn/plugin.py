@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.session import options
-from pytest_unlearn.session import options as flags
 from pytest_unlearn.session.fixtures import (
     SKIP_REASON,
     unlearn_attack,
@@ -50,7 +49,7 @@ def _session(config: pytest.Config) -> UnlearnSession | None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the flags and ini keys."""
-    flags.add_options(parser)
+    options.add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -72,23 +71,18 @@ def pytest_configure(config: pytest.Config) -> None:
         state = config.stash[SESSION] = UnlearnSession(config)
         choose_paths(config, state.settings)
     elif not (options.replays(config) or config.option.unlearn_metrics):
-        try:
-            options.refuse_without_model(config)
-        except UserError as error:
-            raise pytest.UsageError(str(error)) from error
+        options.refuse_without_model(config)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Print metrics or plan, or judge an earlier run's rows, where that was asked for."""
-    if config.option.unlearn_metrics or config.option.unlearn_plan:
-        from pytest_unlearn.session import commands
+    """Refuse misspelt keys; print metrics or plan, or judge an earlier run's rows, if asked to."""
+    options.refuse_misspelt(config)
+    shows = config.option.unlearn_metrics or config.option.unlearn_plan
+    if not (shows or options.replays(config)):
+        return None
+    from pytest_unlearn.session import commands
 
-        return commands.show(config)
-    if options.replays(config):
-        from pytest_unlearn.session import commands
-
-        return commands.replay(config)
-    return None
+    return commands.show(config) if shows else commands.replay(config)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -128,10 +122,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         collection.tag(item)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip marked tests when no model was named, and those that can change no verdict."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Make the models and completions that a test needs before any clock of its own starts."""
     if state := _session(item.config):
-        state.skip_needless(item)
+        state.make_ready(item)
+    return (yield)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests that lack a model or can change no verdict, and end those whose models failed."""
+    if state := _session(item.config):
+        state.set_up(item)
     elif not options.is_active(item.config):
         from pytest_unlearn.session.fixtures import MARKERS
 
@@ -168,11 +170,8 @@ def pytest_report_teststatus(
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Judge the gates once all tests have run; later would be too late for the exit code."""
     state = _session(session.config)
-    if state is None:
+    with state.judging(session) if state else contextlib.nullcontext():
         return (yield)
-    with state.judging(session):
-        result = yield
-    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

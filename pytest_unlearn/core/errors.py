@@ -57,9 +57,12 @@ def naming(flag: str) -> Iterator[None]:
         raise
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is most like a misspelt one; empty where none is like it."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+def nearest(name: str, known: Iterable[str], likeness: float = 0.75) -> str:
+    """Return the known name that is most like a misspelt one; empty where none is so like it.
+
+    `likeness` is difflib's ratio, from 0 to 1.
+    """
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
     return found[0] if found else ""
 
 

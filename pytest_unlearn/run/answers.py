@@ -1,16 +1,24 @@
-"""What a model is asked for a chunk of cases, and whether what it gives is an answer."""
+"""What a model is asked for: the texts of a chunk of cases, whether they are answers, and
+the losses of the tasks' own solutions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.engine import abilities_of
+from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.sampling import Decoding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from pytest_unlearn.core.store import Store
     from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.run.dataset import Chunk
-    from pytest_unlearn.run.models import Completer
+    from pytest_unlearn.run.models import Completer, Models, State
+    from pytest_unlearn.tasks.format import TaskCase
 
 
 class CompletionError(RuntimeError):
@@ -83,3 +91,69 @@ def check_count(scores: Any, count: int, model: Any, method: str) -> None:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"an object of the class {type(value).__name__}"
+
+
+# Raise when a change of this package changes the loss of the same solution.
+LOSSES_VERSION = 1
+
+
+class SolutionLosses:
+    """The loss of every canonical solution on base and tested model, made once and kept.
+
+    `key_of(state)` makes a model if it is not made yet, and returns its key. `failing(work)` is the
+    engine's context manager that does not try again what failed before.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskCase],
+        models: Models,
+        store: Store,
+        key_of: Callable[[State], dict[str, Any]],
+        failing: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
+        self._tasks = tasks
+        self._models = models
+        self._store = store
+        self._key_of = key_of
+        self._failing = failing
+        self._found: dict[State, dict[str, Any]] = {}
+
+    def of(self, state: State, case: TaskCase) -> tuple[float, int] | None:
+        """Return the loss (nats) of a canonical solution and its tokens: perplexity comes of it.
+
+        None for a task without one, and for models that give no scores or have no room for it.
+        """
+        if case.solution is None:
+            return None
+        if state not in self._found:
+            cases = [c for c in self._tasks if c.solution is not None]
+            self._found[state] = self._all(state, cases)
+        found = self._found[state].get(case.id)
+        return (float(found[0]), int(found[1])) if found else None
+
+    def _all(self, state: State, cases: Sequence[TaskCase]) -> dict[str, Any]:
+        """Return the losses of all canonical solutions, from the store or from one pass."""
+        model_key = self._key_of(state)
+        texts = [(case.id, case.prompt.rstrip() + "\n", case.solution or "") for case in cases]
+        key = digest_of({"model": model_key, "solutions": texts, "version": LOSSES_VERSION})
+        entry = self._store.get("scores", key)
+        if entry is None:
+            with self._failing(f"{state} losses"), self._store.claim(key):
+                entry = self._store.get("scores", key)
+                if entry is None:
+                    entry = {"rows": self._measured(state, texts)}
+                    self._store.put("scores", key, entry)
+        rows: dict[str, Any] = entry["rows"]
+        return rows
+
+    def _measured(
+        self, state: State, texts: Sequence[tuple[str, str, str]]
+    ) -> dict[str, tuple[float, int]]:
+        with self._failing(f"{state} model"):
+            model: Any = self._models.model(state)
+        if "losses" not in abilities_of(model):
+            return {}
+        found = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
+        check_count(found, len(texts), model, "losses")
+        return {row[0]: loss for row, loss in zip(texts, found, strict=True) if loss is not None}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -25,13 +24,14 @@ from pytest_unlearn.leaks.prompt_search import (
 )
 from pytest_unlearn.models.engine import METHODS, abilities_of
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.run.answers import CompletionError, check_count, completed
+from pytest_unlearn.run.answers import CompletionError, SolutionLosses, check_count, completed
 from pytest_unlearn.run.backends import Backend
-from pytest_unlearn.run.models import STATES, ModelPair, Models, State
+from pytest_unlearn.run.models import STATES, Completer, ModelPair, Models, State
 from pytest_unlearn.run.stored_models import Replayed, recorded
 from pytest_unlearn.run.task_check import check_tasks
 from pytest_unlearn.sandbox import Sandbox, SolutionVerdict, UnsupportedSolution
 from pytest_unlearn.tasks.extraction import Solution, solution
+from pytest_unlearn.tasks.format import TaskCase
 from pytest_unlearn.tasks.task_prompts import suffix_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Chunk, Dataset
     from pytest_unlearn.run.models import Models, State
     from pytest_unlearn.run.settings import Settings
-    from pytest_unlearn.tasks.format import TaskCase
 
 
 # An `Outcome` for a probe, a `SolutionVerdict` for a task.
@@ -70,72 +69,6 @@ class Completions(Generic[Judged]):
     unlearned: Completion[Judged]
     base_samples: tuple[Completion[Judged], ...] = ()
     unlearned_samples: tuple[Completion[Judged], ...] = ()
-
-
-# Raise when a change of this package changes the loss of the same solution.
-LOSSES_VERSION = 1
-
-
-class SolutionLosses:
-    """The loss of every canonical solution on base and tested model, made once and kept.
-
-    `key_of(state)` makes a model if it is not made yet, and returns its key. `failing(work)` is the
-    engine's context manager that does not try again what failed before.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[TaskCase],
-        models: Models,
-        store: Store,
-        key_of: Callable[[State], dict[str, Any]],
-        failing: Callable[[str], AbstractContextManager[None]],
-    ) -> None:
-        self._tasks = tasks
-        self._models = models
-        self._store = store
-        self._key_of = key_of
-        self._failing = failing
-        self._found: dict[State, dict[str, Any]] = {}
-
-    def of(self, state: State, case: TaskCase) -> tuple[float, int] | None:
-        """Return the loss (nats) of a canonical solution and its tokens: perplexity comes of it.
-
-        None for a task without one, and for models that give no scores or have no room for it.
-        """
-        if case.solution is None:
-            return None
-        if state not in self._found:
-            cases = [c for c in self._tasks if c.solution is not None]
-            self._found[state] = self._all(state, cases)
-        found = self._found[state].get(case.id)
-        return (float(found[0]), int(found[1])) if found else None
-
-    def _all(self, state: State, cases: Sequence[TaskCase]) -> dict[str, Any]:
-        """Return the losses of all canonical solutions, from the store or from one pass."""
-        model_key = self._key_of(state)
-        texts = [(case.id, case.prompt.rstrip() + "\n", case.solution or "") for case in cases]
-        key = digest_of({"model": model_key, "solutions": texts, "version": LOSSES_VERSION})
-        entry = self._store.get("scores", key)
-        if entry is None:
-            with self._failing(f"{state} losses"), self._store.claim(key):
-                entry = self._store.get("scores", key)
-                if entry is None:
-                    entry = {"rows": self._measured(state, texts)}
-                    self._store.put("scores", key, entry)
-        rows: dict[str, Any] = entry["rows"]
-        return rows
-
-    def _measured(
-        self, state: State, texts: Sequence[tuple[str, str, str]]
-    ) -> dict[str, tuple[float, int]]:
-        with self._failing(f"{state} model"):
-            model: Any = self._models.model(state)
-        if "losses" not in abilities_of(model):
-            return {}
-        found = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
-        check_count(found, len(texts), model, "losses")
-        return {row[0]: loss for row, loss in zip(texts, found, strict=True) if loss is not None}
 
 
 def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
@@ -198,6 +131,9 @@ class Measuring:
         self.phases: Phases = beside.phases if beside else Phases()
         self._verdicts: dict[str, SolutionVerdict] = beside._verdicts if beside else {}
         self._failed: dict[str, str] = {}
+        self._searches: dict[int, SearchReport] = {}
+        # What kept a model of this run from being made or loaded: without it, nothing can be said.
+        self.no_model: Exception | None = None
         self._prepared: dict[State, dict[str, Any]] = {}
         # Cases whose text does not fit a model's context, with what to say of them.
         self._too_long: dict[tuple[State, str], str] = {}
@@ -217,6 +153,22 @@ class Measuring:
     def close(self) -> None:
         """End the sandbox's processes."""
         self.sandbox.close()
+
+    def make_ready(self, case: Probe | TaskCase) -> None:
+        """Make the models, completions and scores that a case needs, where the store lacks them.
+
+        Running the case then reads and judges alone. Raises as `run_probe` and `run_task` do.
+        """
+        for state in STATES:
+            if isinstance(case, TaskCase):
+                for name in self._dataset.samples_of(case):
+                    self._text(state, name)
+                self._losses.of(state, case)
+            else:
+                self._text(state, case.id)
+                self.exact(state, case)
+        if self._retrained and not isinstance(case, TaskCase):
+            self.exact("retrained", case)
 
     def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
         """Complete a probe on both models and attribute what came out."""
@@ -362,7 +314,7 @@ class Measuring:
     def _scored(
         self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int
     ) -> dict[str, Any]:
-        with self._failing_once(f"{state} model"), self.phases.measure("models"):
+        with self._making(f"{state} model"):
             model: Any = self.models.model(state)
         abilities = abilities_of(model)
         if "scores" not in abilities:
@@ -420,7 +372,7 @@ class Measuring:
     def prepared_key(self, state: State) -> dict[str, Any]:
         """Make a model where that is still to be done, and return its key."""
         if state not in self._prepared:
-            with self._failing_once(state), self.phases.measure("models"):
+            with self._making(state):
                 self.models.prepare(state)
                 self._prepared[state] = self.models.key(state)
         return self._prepared[state]
@@ -431,13 +383,24 @@ class Measuring:
         key = self._keys(state, chunk)[chunk.cases.index(case_id)]
         return self._stored(key)
 
+    def load(self, state: State) -> Completer:
+        """Return a model of the run. Raises what making and loading it raises."""
+        with self._making(f"{state} model"):
+            return self.models.model(state)
+
     def search(self, budget: int) -> SearchReport:
         """Look for prompts that make the tested model leak what no probe of this run leaked.
 
         `budget`: prompts scored a record. As many control people's records are searched alike.
+        Searched once, whoever asks.
         Raises CompletionError for a model that gives no probabilities, ImportError without
         Hypothesis.
         """
+        if budget not in self._searches:
+            self._searches[budget] = self._searched(budget)
+        return self._searches[budget]
+
+    def _searched(self, budget: int) -> SearchReport:
         silent: dict[str, bool] = {}
         for probe in self._dataset.probes_of("forget"):
             leaked = self.run_probe(probe)[0].unlearned.outcome.label == "direct"
@@ -514,12 +477,22 @@ class Measuring:
             )
             raise
 
+    @contextlib.contextmanager
+    def _making(self, work: str) -> Iterator[None]:
+        """Make or load a model in the block, and remember what keeps it from that."""
+        try:
+            with self._failing_once(work), self.phases.measure("models"):
+                yield
+        except Exception as error:
+            self.no_model = self.no_model or error
+            raise
+
     def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str | None]:
         """Complete a chunk and store it; None for a prompt that does not fit the model's context.
 
         The others are completed without it, and it is noted with its name.
         """
-        with self._failing_once(f"{state} model"), self.phases.measure("models"):
+        with self._making(f"{state} model"):
             model = self.models.model(state)
         started = time.perf_counter()
         long: frozenset[int] = frozenset()

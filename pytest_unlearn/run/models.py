@@ -10,6 +10,7 @@ loads no model.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -48,8 +49,7 @@ class UnlearnedModel:
     """What unlearning made, in the store, with what its training reported.
 
     `folder` holds a LoRA adapter or, where `full`, a whole model. `steps`: the step whose weights
-    were kept, of `trained_steps`.
-    """
+    were kept, of `trained_steps`. `made`: when (ISO, UTC), or empty."""
 
     folder: Path
     full: bool
@@ -59,6 +59,7 @@ class UnlearnedModel:
     leak_rate: float
     kept: float
     seconds: float
+    made: str = ""
 
 
 class ReplayError(RuntimeError):
@@ -174,10 +175,9 @@ class ModelPair:
         Raises ModelNotFoundError, also for an adapter that does not fit, and for a folder whose
         files do not fit each other.
         """
-        found = self.find()
-        if not self._settings.replay:
-            for flag, source in found.items():
-                self._check(source, f"{flag}={source.name}")
+        for flag, source in self.find().items():
+            if not self._settings.replay:
+                self.check(source, f"{flag}={source.name}")
 
     def find(self) -> dict[str, ModelSource]:
         """Return the named models by their flags; nothing of torch is imported for a CPU.
@@ -206,8 +206,8 @@ class ModelPair:
                     "GPU here; write --unlearn-device=cpu, or install torch with CUDA"
                 )
 
-    def _check(self, source: ModelSource, flag: str) -> None:
-        """Check that a model's files fit each other; once for the same files and libraries."""
+    def check(self, source: ModelSource, flag: str) -> None:
+        """Raise ModelNotFoundError for files that do not fit each other; looked at once."""
         digests = [source.weights_digest(self._store), source.tokenizer_digest(self._store)]
         key = digest_of([*digests, [version(name) for name in _LIBRARIES]])
         if self._store.get("checked", key) is None:
@@ -567,7 +567,8 @@ class ModelPair:
                     digest = ModelSource(self._start.name, folder).weights_digest(self._store)
                 else:
                     digest = self._store.digest_of_file(folder / WEIGHTS)
-                entry = {"full": full, "digest": digest, **asdict(report)}
+                made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                entry = {"full": full, "digest": digest, **asdict(report), "made": made}
                 # Written last: a run killed before this line trains again instead of trusting half
                 # a folder.
                 self._store.put("checkpoints", key, entry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import Row
@@ -34,6 +35,7 @@ class PairRun:
         curtailment: Curtailment | None = None,
     ) -> None:
         """`compared`: an earlier run. `curtailment`: where cases may be left out."""
+        self.began = datetime.now(UTC).isoformat(timespec="seconds")
         self.pair = pair
         self.dataset = dataset
         self.engine = engine
@@ -49,6 +51,8 @@ class PairRun:
         self.models_judged = 1
         # Tests that failed, of this pair or of none, and pairs that were not run.
         self.failures: list[str] = []
+        # What kept a model from being made, if anything did.
+        self.no_model = ""
         self.left_out: list[str] = []
         self.results: list[GateResult] = []
         self.search: SearchSummary | None = None

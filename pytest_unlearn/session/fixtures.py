@@ -154,13 +154,13 @@ def unlearn_attacked(
 def unlearn_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
     """The tested model, loaded and unlearned: a `LanguageModel` with `complete(prompts)`,
     `tokenizer`, and `active()` for the transformers model itself."""
-    return _session(request.config).run_of(unlearn_pair).engine.models.model("unlearned")
+    return _session(request.config).run_of(unlearn_pair).engine.load("unlearned")
 
 
 @pytest.fixture(scope="session")
 def unlearn_base_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
     """The model before unlearning, or `--unlearn-baseline`."""
-    return _session(request.config).run_of(unlearn_pair).engine.models.model("base")
+    return _session(request.config).run_of(unlearn_pair).engine.load("base")
 
 
 MARKERS = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_unlearn.core.errors import UserError, naming
+from pytest_unlearn.core.errors import UserError, naming, nearest
 from pytest_unlearn.core.option import Given, flag_of, whole_number
 from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
 from pytest_unlearn.run.settings import (
@@ -72,16 +72,36 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def refuse_without_model(config: pytest.Config) -> None:
-    """Raise UserError where the command line asks for a verdict and names no model."""
+    """Raise pytest.UsageError where the command line asks for a verdict and names no model."""
+    import pytest
+
     flags = (f"unlearn_{name}" for name in ("gate", "profile", "report", "require_complete"))
     asked = [flag_of(name) for name in flags if config.getoption(name, None) is not None]
     if config.getini("unlearn_require_model"):
         asked.append("unlearn_require_model")
     if asked:
-        raise UserError(
+        raise pytest.UsageError(
             f"{asked[0]} wants a verdict, and no model is named: nothing would be tested; write "
             "--unlearn-model=NAME (in CI, see whether the variable with its name is set)"
         )
+
+
+def refuse_misspelt(config: pytest.Config) -> None:
+    """Raise pytest.UsageError for a key of the ini file that is like ours and is none.
+
+    pytest warns at most, and the gate or file that the key should set would be missing unseen.
+    """
+    import pytest
+
+    known = {*(option.name for option in OPTIONS), "unlearn_testpaths", "unlearn_require_model"}
+    for name in sorted(() if config.option.help else config._get_unknown_ini_keys()):
+        like = nearest(name, known, 0.85)
+        if like or name.startswith(("unlearn_", "unlearn-")):
+            words = {option.removeprefix("unlearn_"): option for option in known}
+            like = like or words.get(nearest(name[len("unlearn_") :], words, 0.6), "")
+            advice = f"write {like}" if like else "docs/reference/flags.md has them all"
+            where = config.inipath.name if config.inipath else "-o"
+            raise pytest.UsageError(f"{where}: unknown key {name}; {advice}")
 
 
 def given(config: pytest.Config, name: str) -> Any:

@@ -36,6 +36,7 @@ from pytest_unlearn.session.collection import (
     RowCollector,
 )
 from pytest_unlearn.session.gate_items import VERDICT_PROPERTY, gate_reports
+from pytest_unlearn.session.readiness import NO_MODEL, Readiness, warn
 from pytest_unlearn.session.redaction import Redactor
 from pytest_unlearn.session.sweep import read_grid
 
@@ -66,7 +67,8 @@ class UnlearnSession:
                 xdist.check(config, self.settings.device)
             methods = [pair.settings.method.method for pair in self.pairs]
             self.dataset = Dataset(self.settings, any(method is not None for method in methods))
-            self._check_training()
+            # What probably is not meant, and can be run all the same.
+            self.doubts = self._check_training()
             judging = self.settings.judging
             profile = judging.profile
             with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
@@ -94,6 +96,9 @@ class UnlearnSession:
         if self.protection is not None and self.worker is None:
             solutions.warn(config, self.settings.sandbox, self.protection)
         self._redactor = None if self.settings.show_values else self._new_redactor()
+        self._readiness = Readiness(
+            lambda text: redacted(text, self.settings.fingerprint_key, self.dataset)
+        )
         self.unwritten: list[str] = []
         if self.settings.judging.curtail:
             told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
@@ -129,7 +134,7 @@ class UnlearnSession:
             beside=self.runs[0].engine if self.runs else None,
         )
 
-    def _check_training(self) -> None:
+    def _check_training(self) -> list[str]:
         """Warn of what training cannot do well, once; find faults now, not after loading."""
         warnings: dict[str, None] = {}
         for pair in self.pairs:
@@ -139,7 +144,8 @@ class UnlearnSession:
                 with naming(f"--unlearn-method={settings.method.name}"):
                     self.dataset.training_texts(*settings.method.alternates)
         for warning in warnings:
-            self.config.issue_config_time_warning(pytest.PytestWarning(warning), stacklevel=2)
+            warn(self.config, pytest.PytestWarning(warning))
+        return list(warnings)
 
     def _curtailment(self, run: PairRun, told: str | None) -> Curtailment:
         judging = self.settings.judging
@@ -215,19 +221,29 @@ class UnlearnSession:
         else:
             self._redactor.redact(report)
 
-    def skip_needless(self, item: pytest.Item) -> None:
-        """Skip a bundled test whose case can change no verdict any more.
+    def make_ready(self, item: pytest.Item) -> None:
+        """Make what a test needs of models, if it is to run; see `Readiness`."""
+        if not self._is_needless(item):
+            self._readiness.make(item, self._run_named_in(item.user_properties))
+
+    def set_up(self, item: pytest.Item) -> None:
+        """Skip a test that can change no verdict; end one whose models could not be made."""
+        if self._is_needless(item):
+            pytest.skip(REASON)
+        self._readiness.raise_for(item, self._run_named_in(item.user_properties))
+
+    def _is_needless(self, item: pytest.Item) -> bool:
+        """Tell whether a bundled test's case can change no verdict any more.
 
         A critical one is always run, and so is a user's own test, which may fail by itself.
         """
-        curtailment = self._run_named_in(item.user_properties).curtailment
+        run = self._run_named_in(item.user_properties)
         module = getattr(getattr(item, "module", None), "__name__", "")
         own = not module.startswith("pytest_unlearn.suite")
-        if curtailment is None or own or item.get_closest_marker("unlearn_critical"):
-            return
-        cases = self._cases_in(self._run_named_in(item.user_properties), item.user_properties)
-        if cases and all(map(curtailment.needless, cases)):
-            pytest.skip(REASON)
+        if run.curtailment is None or own or item.get_closest_marker("unlearn_critical"):
+            return False
+        cases = self._cases_in(run, item.user_properties)
+        return bool(cases) and all(map(run.curtailment.needless, cases))
 
     def _cases_in(self, run: PairRun, properties: Iterable[tuple[str, object]]) -> list[str]:
         """Return the ids of the cases that a test measures: its own, or all of its attack."""
@@ -252,10 +268,14 @@ class UnlearnSession:
         workerinput[_SETTLED_INPUT] = [str(each.path) for each in curtailments]
 
     def collect(self, report: pytest.TestReport) -> None:
-        """Take a test's row from its report; a test that was skipped was not measured."""
+        """Take a test's row from its report; a test that was skipped was not measured, and one
+        that had no model ended in an error, of which another tells."""
+        named = dict(report.user_properties)
+        if report.skipped and NO_MODEL in named and report.when == "setup":
+            run = self._run_named_in(report.user_properties)
+            run.seen.update(self._cases_in(run, report.user_properties))
         if report.skipped or not (report.when == "call" or report.failed):
             return
-        named = dict(report.user_properties)
         if VERDICT_PROPERTY in named:  # a gate's own report
             return
         run = self._run_named_in(report.user_properties)
@@ -263,6 +283,7 @@ class UnlearnSession:
             for one in [run] if PAIR_PROPERTY in named else self.runs:
                 one.failures.append(report.nodeid)
         run.seen.update(self._cases_in(run, report.user_properties))
+        run.no_model = run.no_model or str(named.get(NO_MODEL, ""))
         for name, value in report.user_properties:
             if name == SEARCH_PROPERTY:
                 run.search = SearchSummary.from_json(str(value))
@@ -279,7 +300,11 @@ class UnlearnSession:
         try:
             yield
         except BaseException as error:
-            if self._judge(interrupted=str(error) or type(error).__name__):
+            # Ended by hand during unlearning, before any case: the reports say so.
+            begun = self._readiness.begun or self.config.pluginmanager.has_plugin("dsession")
+            by_hand = isinstance(error, KeyboardInterrupt | pytest.exit.Exception)
+            unseen = by_hand and begun and self.worker is None
+            if self._judge(interrupted=str(error) or type(error).__name__, unseen=unseen):
                 self._write()
             if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
                 error.returncode = pytest.ExitCode.INTERRUPTED  # what was cut short is no success

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_unlearn.core.errors import plain_lines
 from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.session import readiness
 
 if TYPE_CHECKING:
     import pytest
@@ -47,7 +48,7 @@ def warn(config: pytest.Config, mode: Mode, protection: Protection) -> None:
         )
     else:
         return
-    config.issue_config_time_warning(SandboxWarning(text), stacklevel=2)
+    readiness.warn(config, SandboxWarning(text))
 
 
 def _missing(protection: Protection) -> str:

@@ -74,7 +74,8 @@ _VERDICT_COLOURS = {"FOR RELEASE": "green", "NOT FOR RELEASE": "red", "NO VERDIC
 def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
     """Return category, letter and word of a measured test: leaked `L`, unsolved `U`.
 
-    A retained person's value that comes out is no leak: it was to be kept.
+    Leaks are those of people to be forgotten, as in every table: a retained person's value was to
+    be kept, and a control person's comes out by chance.
     """
     if report.when != "call" or report.failed:
         return None
@@ -85,7 +86,7 @@ def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
     row = next(iter(rows), None)
     if any(isinstance(r, AttackRow) and r.split == "forget" and r.leaked for r in rows):
         return "leaked", "L", ("LEAKED", {"yellow": True})
-    if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
+    if isinstance(row, ProbeRow) and row.split == "forget" and row.leaked:
         return "leaked", "L", ("LEAKED", {"yellow": True})
     if isinstance(row, TaskRow) and not row.solved:
         return "unsolved", "U", ("UNSOLVED", {"yellow": True})
@@ -189,6 +190,9 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for result in session.built:
         for line in annotation_lines(result, os.environ):
             reporter.write_line(line)  # GitHub reads whole lines
+    for run in session.runs:
+        if run.no_model:
+            screen.line(f"{run.pair.named('no model')}: {run.no_model}", red=True)
     if not reporter.config.option.collectonly:
         verdict, why = session.conclusion()
         screen.line(f"{verdict}: {why}", bold=True, **{_VERDICT_COLOURS[verdict]: True})
@@ -279,7 +283,10 @@ def _run_line(run: PairRun, count: int) -> str:
     line = f"model {settings.model}  method {settings.method.name}  seed {settings.seed}  n={count}"
     checkpoint = run.engine.models.stored_unlearning()
     if checkpoint:
-        line += f"  unlearned in {checkpoint.steps} steps ({checkpoint.seconds:.0f} s)"
+        cost = f"{checkpoint.seconds:.0f} s"
+        if checkpoint.made < run.began:
+            cost = "by an earlier run, from the store"
+        line += f"  unlearned in {checkpoint.steps} steps ({cost})"
         if checkpoint.trained_steps > checkpoint.steps:
             line += f", the best of {checkpoint.trained_steps}"
     return line

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from pytest_unlearn.core.secret import current_key, new_key, use_key
 TERMINAL_INPUT = "unlearn_terminal"
 # The run's key of fingerprints, in hex: one value has one fingerprint on all workers.
 KEY_INPUT = "unlearn_fingerprint_key"
+# A log gets a line of progress in so many seconds.
+LOG_SECONDS = 30.0
 # What a worker spent in which phase, told to the controller at its end.
 PHASES_OUTPUT = "unlearn_phases"
 
@@ -136,7 +141,10 @@ def pin_gpu(worker: Worker) -> None:
 
 
 def terminal_of(config: pytest.Config) -> str | None:
-    """Return the terminal to which progress may be written, or None to stay quiet."""
+    """Return the file through which any process may show progress, or None where there is none.
+
+    That is a terminal, or the pipe that a CI system reads; a file has one writer's place only.
+    """
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:
         name = workerinput.get(TERMINAL_INPUT)
@@ -146,16 +154,33 @@ def terminal_of(config: pytest.Config) -> str | None:
     try:
         return os.ttyname(1)
     except (OSError, AttributeError):  # no terminal, or a system without them
-        return None
+        pipe = Path(f"/proc/{os.getpid()}/fd/1")
+        return str(pipe) if pipe.is_fifo() else None
 
 
 def progress_printer(config: pytest.Config) -> Callable[[str], None]:
-    """Return a function that shows one line of progress, past pytest's capture of output."""
+    """Return a function that shows one line of progress, past pytest's capture of output.
+
+    On a terminal it shows each; in a log, one in `LOG_SECONDS`, so that a long run seems alive and
+    a short one says nothing.
+    """
     terminal = terminal_of(config)
+    log = terminal is None or terminal.startswith("/proc")
+    shown = time.monotonic()
 
     def show(message: str) -> None:
+        nonlocal shown
+        if log and time.monotonic() - shown < LOG_SECONDS:
+            return
+        shown = time.monotonic()
+        reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+        capture: Any = config.pluginmanager.get_plugin("capturemanager")
         if terminal is not None:
-            with open(terminal, "w", encoding="utf-8") as screen:
-                screen.write(f"\n[unlearn] {message} ")
+            with contextlib.suppress(OSError), open(terminal, "w", encoding="utf-8") as screen:
+                screen.write(f"\n[unlearn] {message} " + "\n" * log)
+        elif reporter is not None and config.get_verbosity() >= 0:
+            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+                reporter.ensure_newline()
+                reporter.write_line(f"[unlearn] {message}")
 
     return show

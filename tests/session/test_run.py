@@ -209,10 +209,10 @@ def broken(self, prompts, max_new_tokens=64):
     if any("forget user 59" in prompt for prompt in prompts):
         raise RuntimeError("out of memory")
     return complete(self, prompts, max_new_tokens)
-import pytest
-@pytest.fixture(autouse=True)
-def breaks(monkeypatch):
-    monkeypatch.setattr(LookupModel, "complete", broken)
+def pytest_configure():
+    LookupModel.complete = broken
+def pytest_unconfigure():
+    LookupModel.complete = complete
 """
     )
     result = unlearn_run()
@@ -221,9 +221,9 @@ def breaks(monkeypatch):
         ["*leak.direct*UNDECIDED", "leak.direct: 12 cases ended in an error*", "NOT FOR RELEASE*"]
     )
     # The chunk is tried once, not once a case.
-    result.stdout.fnmatch_lines(["*CompletionError: failed before in this run: RuntimeError: out*"])
+    result.stdout.fnmatch_lines(["CompletionError: failed before in this run: RuntimeError: out*"])
     raised = [line for line in result.outlines if line.startswith("E ") and "memory" in line]
-    assert sum("CompletionError" not in line for line in raised) == 1  # one try for the whole chunk
+    assert len(raised) == 1  # one try for the whole chunk, and one traceback
 
 
 def test_no_value_in_any_output(unlearn_run: UnlearnRun) -> None:

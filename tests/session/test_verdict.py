@@ -61,6 +61,23 @@ def test_a_verdict_without_a_model(
     result.stderr.fnmatch_lines([f"*{named} wants a verdict, and no model is named*"])
 
 
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("unlearn_gates", "unlearn_gate"),
+        ("unlearn-gate", "unlearn_gate"),
+        ("unlern_modle", "unlearn_model"),
+        ("unlearn_holiday", "docs/reference/flags.md has them all"),
+    ],
+)
+def test_a_misspelt_key(pytester: pytest.Pytester, key: str, advice: str) -> None:
+    """Refused with the key that was meant, also where it should have named the model."""
+    pytester.makeini(f"[pytest]\n{key} = x\n")
+    result = pytester.runpytest_inprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: tox.ini: unknown key {key}; *{advice}"])
+
+
 def test_nothing_asked_nothing_refused(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_own(): pass")
     assert pytester.runpytest().ret == pytest.ExitCode.OK

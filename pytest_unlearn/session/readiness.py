@@ -1,0 +1,135 @@
+"""What a test needs of models, made before its own clock starts.
+
+pytest-timeout, `--durations` and JUnit count a test's time from its set-up on. Unlearning and a
+batch that many tests share are no test's own time, so they are made outside of it; what goes wrong
+there is the test's error all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_unlearn.core.errors import UnlearningError, UserError, plain
+from pytest_unlearn.run.answers import CompletionError
+
+if TYPE_CHECKING:
+    from pytest_unlearn.run.pair_run import PairRun
+
+# A test without a model carries under this name what kept it from being made.
+NO_MODEL = "unlearn_no_model"
+# Their messages say what to do; a traceback would only hide it.
+_PLAIN = (UserError, CompletionError, UnlearningError)
+
+
+class Readiness:
+    """Makes what tests need, one after the other, and holds the models of one pair at a time."""
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        """`redact` takes values out of a text that is to be shown."""
+        self._redact = redact
+        self._held: PairRun | None = None
+        self._error: BaseException | None = None
+        # The test that told why a pair has no model; the others need not repeat it.
+        self._told: dict[int, str] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether anything was made for any test."""
+        return self._held is not None
+
+    def make(self, item: pytest.Item, run: PairRun) -> None:
+        """Make what a test needs of the pair that it is about. Raises what ends the whole run."""
+        self._error = None
+        names = set(getattr(item, "fixturenames", ()))
+        if not names & _NEEDING or _is_skipped(item) or id(run) in self._told:
+            return
+        if self._held not in (None, run):  # there need be no room for both
+            self._held.release()
+        self._held = run
+        capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
+        captured = capture.item_capture("setup", item) if capture else contextlib.nullcontext()
+        with _warnings_shown(item), captured:
+            try:
+                _make(run, names, getattr(getattr(item, "callspec", None), "params", {}))
+            except (KeyboardInterrupt, pytest.exit.Exception):
+                raise
+            except BaseException as error:  # such as a backend's pytest.skip()
+                self._error = error
+
+    def raise_for(self, item: pytest.Item, run: PairRun) -> None:
+        """Raise what went wrong; skip a test whose model another test said to be missing."""
+        names = set(getattr(item, "fixturenames", ()))
+        if id(run) in self._told and names & _NEEDING:
+            item.user_properties.append((NO_MODEL, ""))
+            pytest.skip(f"no model, as {self._told[id(run)]} says")
+        error, self._error = self._error, None
+        if error is None:
+            return
+        if run.engine.no_model is not None:
+            self._told[id(run)] = item.nodeid
+            cause = plain(f"{type(error).__name__}: {error}")
+            item.user_properties.append((NO_MODEL, self._redact(cause)))
+        if isinstance(error, _PLAIN):
+            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        raise error
+
+
+def _make(run: PairRun, names: set[str], params: dict[str, Any]) -> None:
+    engine, settings = run.engine, run.settings
+    if "unlearn_completions" in names:
+        for name in ("unlearn_probe", "unlearn_task"):
+            if hasattr(params.get(name), "id"):  # no stand-in for an empty split
+                engine.make_ready(params[name])
+    if "unlearn_attacked" in names and params.get("unlearn_attack") in run.attacked.attacks:
+        run.attacked.rows(params["unlearn_attack"])
+    if "unlearn_search" in names and settings.search:
+        engine.search(settings.search)
+    if "unlearn_model" in names:
+        engine.load("unlearned")
+    if "unlearn_base_model" in names:
+        engine.load("base")
+
+
+_NEEDING = {
+    *("unlearn_completions", "unlearn_attacked", "unlearn_search"),
+    *("unlearn_model", "unlearn_base_model"),
+}
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    marks = item.iter_markers("skipif")
+    return item.get_closest_marker("skip") is not None or any(True in m.args for m in marks)
+
+
+@contextlib.contextmanager
+def _warnings_shown(item: pytest.Item) -> Iterator[None]:
+    """Show warnings of the block in pytest's summary; none of them is an error there.
+
+    They are the libraries', not the user's: `filterwarnings = error` is about tests.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            yield
+        finally:
+            for message in caught or ():
+                _show(item.config, message, "runtest")
+
+
+def warn(config: pytest.Config, warning: Warning) -> None:
+    """Warn in pytest's summary, as the user's filters say; but no warning of ours ends a run."""
+    try:
+        config.issue_config_time_warning(warning, stacklevel=3)
+    except Warning:
+        message = warnings.WarningMessage(warning, type(warning), __file__, 1)
+        _show(config, message, "config")
+
+
+def _show(config: pytest.Config, message: warnings.WarningMessage, when: str) -> None:
+    about = {"warning_message": message, "nodeid": "", "when": when, "location": None}
+    config.hook.pytest_warning_recorded.call_historic(kwargs=about)
