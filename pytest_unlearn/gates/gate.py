@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.errors import UserError, nearest
 from pytest_unlearn.gates.estimates import units_needed
 from pytest_unlearn.gates.metrics import FILTERS, METRICS, Metric
 from pytest_unlearn.gates.statistics import CONFIDENCE
@@ -258,7 +258,8 @@ PROFILES: dict[str, Profile] = {
         ),
     )
 }
-_TABLE = "[tool.pytest-unlearn.gates]"
+_TOOL = "pytest-unlearn"
+_TABLE = f"[tool.{_TOOL}.gates]"
 # What else the table may say, and an example of each.
 _RULES = {"confidence": "0.95", "undecided": '"fail" or "warn"'}
 
@@ -299,7 +300,12 @@ def _table(path: Path) -> dict[str, Any]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         return {}  # not for us to report: pytest itself reads the file and says what is wrong
-    table = content.get("tool", {}).get("pytest-unlearn", {})
+    tools = content.get("tool", {})
+    for name, table in (*((f"tool.{n}", n) for n in tools), *((n, n) for n in content)):
+        like = nearest(table.lower().replace("_", "-"), [_TOOL, "unlearn"], 0.85)
+        if like and name != f"tool.{_TOOL}":
+            raise GateError(f"{path.name}: [{name}] is read by nobody; write [tool.{_TOOL}]")
+    table = tools.get(_TOOL, {})
     where = f"{path.name}: [tool.pytest-unlearn]"
     known = {"gates", *_RULES}
     if not isinstance(table, dict) or set(table) - known:

@@ -35,6 +35,9 @@ class RecordFileError(UserError):
 
 # A shorter value would be found by chance in any text; `weight` counts it.
 MIN_VALUE = 4
+# A key of 16,384 bits in its armour has 12,800 characters. What is longer is a document, and some
+# searches for a value take the square of its length.
+MAX_VALUE = 16_000
 # Ng and Bo are names, as are \u738b\u660e and \uc774\uc900.
 MIN_NAME = 2
 # Each record of a document keeps the whole of it, so what a line takes grows with attributes
@@ -282,6 +285,11 @@ def _check_text(text: str, key: str, field: str, where: str) -> None:
         raise RecordFileError(
             f'{where}: "{field}": fewer than {MIN_VALUE} characters; so short a value is found by '
             "chance in any text"
+        )
+    if key == "value" and len(text) > MAX_VALUE:
+        raise RecordFileError(
+            f'{where}: "{field}": {len(text):,} characters, and {MAX_VALUE:,} are the most that a '
+            "value may have; is it a document? Write the values in it one by one"
         )
     if key == "name" and sum(map(str.isalpha, text)) < MIN_NAME:
         raise RecordFileError(

@@ -97,6 +97,10 @@ def test_table_takes_numbers_texts_and_dotted_keys(tmp_path: Path) -> None:
         ("[tool.pytest-unlearn]\ngate = 1", r"pyproject.toml: .*unknown key gate; only"),
         ("[tool.pytest-unlearn]\ngates = 1", "gates is no table"),
         ("[tool]\npytest-unlearn = 1", "unknown key it"),
+        ("[tool.pytest_unlearn.gates]\nx = 1", r"\[tool.pytest_unlearn\] is read by nobody; write"),
+        ("[tool.Pytest-Unlern.gates]\nx = 1", r"\[tool.Pytest-Unlern\] is read by nobody"),
+        ("[tool.unlearn]\nx = 1", r"\[tool.unlearn\] is read by nobody"),
+        ("[pytest-unlearn.gates]\nx = 1", r"\[pytest-unlearn\] is read by nobody"),
         ("[tool.pytest-unlearn.gates]\nleak.dirct = 1", r"gates\]: leak.dirct: unknown metric"),
         (
             "[tool.pytest-unlearn.gates]\nleak.direct = true",

@@ -276,6 +276,10 @@ BAD_PEOPLE: dict[str, tuple[dict[str, Any], str]] = {
         {**PERSON, "attributes": {"pin": "123 "}},
         '"attributes.pin": fewer than 4 characters; so short a value is found by chance',
     ),
+    "value-long": (
+        {**PERSON, "attributes": {"blob": "x y" * 13_000}},
+        '"attributes.blob": 39,000 characters, and 16,000 are the most that a value may have',
+    ),
     "value-surrogate": (
         {**PERSON, "attributes": {"email": "abc\ud800"}},
         '"attributes.email": character 4 is half of a surrogate pair',
