@@ -272,9 +272,9 @@ def resolve(
         return ModelSource(name, path.resolve().parent, preset, gguf=path.name)
     if path.is_dir():
         return _in_folder(ModelSource(name, path.resolve(), preset, code=code), flag, trusted)
-    in_wheel = _in_wheel(preset) if preset and revision is None else None
-    if in_wheel is not None:
-        return ModelSource(name, in_wheel.parent, preset, gguf=in_wheel.name)
+    wheel = in_wheel(preset) if preset and revision is None else None
+    if wheel is not None:
+        return ModelSource(name, wheel.parent, preset, gguf=wheel.name)
     wanted = revision or (preset.revision if preset else "main")
     hint = f"{flag}={name}"
     try:
@@ -316,7 +316,7 @@ def known_as(name: str) -> tuple[str, ...]:
     return (name,) if base is None else (name, base)
 
 
-def _in_wheel(preset: Preset) -> Path | None:
+def in_wheel(preset: Preset) -> Path | None:
     """Return the GGUF of a preset in an installed package; nothing of the package is imported."""
     spec = importlib.util.find_spec(preset.wheel) if preset.wheel else None
     if spec is None or not _installed("gguf"):

@@ -20,7 +20,7 @@ from pytest_unlearn.gates.planning import GatePlan, plan_gate
 from pytest_unlearn.models.architecture import SCORED_TOKENS, Architecture
 from pytest_unlearn.models.model_files import base_of, is_adapter
 from pytest_unlearn.models.presets import presets
-from pytest_unlearn.models.sources import weight_files
+from pytest_unlearn.models.sources import in_wheel, weight_files
 from pytest_unlearn.run.phase_costs import (
     Machine,
     PhaseCost,
@@ -79,6 +79,8 @@ def model_size(name: str) -> ModelSize | None:
 def is_here(name: str | None) -> bool:
     """Tell whether a model is a file or folder of this machine, so that nothing is fetched."""
     preset = presets().get(str(name))
+    if preset is not None and in_wheel(preset) is not None:
+        return True
     return Path(preset.source if preset else str(name)).exists()
 
 
@@ -307,7 +309,11 @@ def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
 def _lines(states: int, size: ModelSize | None, costs: Sequence[Cost]) -> list[str]:
     first = f"models to run: {states}; tokens {_how_counted(size)}"
     if size is None:
-        return [first, "memory and time: not estimated, as the model is not on this machine"]
+        return [
+            first,
+            "memory and time: not estimated, as the model is in no folder on this machine; a run "
+            "takes it from the hub, and ends in an error where that cannot be reached",
+        ]
     source = "" if size.here else ", by the preset's configuration"
     return [
         first,

