@@ -92,7 +92,22 @@ def transitions(rows: Sequence[ProbeRow]) -> Table:
     ]
 
 
-def exact_table(rows: Iterable[Row], family: str = "direct") -> Table:
+def exact_scores(
+    rows: Iterable[Row], split: str, state: str, family: str = "direct"
+) -> list[dict[str, Any]]:
+    """Return the exact scores of a split's probes of one family, where there are any.
+
+    `state` names the rows' field: `base_exact`, `unlearned_exact`.
+    """
+    return [
+        scores
+        for row in rows
+        if isinstance(row, ProbeRow) and row.split == split and row.family == family
+        if (scores := getattr(row, state)) is not None
+    ]
+
+
+def exact_table(rows: Sequence[Row], family: str = "direct") -> Table:
     """Return exact extraction of one family, split by split and before and after.
 
     Columns: greedy verdicts, leak@k for several k (the expected share of values that k samples
@@ -114,13 +129,7 @@ def exact_table(rows: Iterable[Row], family: str = "direct") -> Table:
     ]
     for split in ("forget", "retain", "control"):
         for state, name in (("base_exact", "base"), ("unlearned_exact", "tested")):
-            scored = [
-                scores
-                for row in rows
-                if isinstance(row, ProbeRow) and row.split == split and row.family == family
-                if (scores := getattr(row, state)) is not None
-            ]
-            if scored:
+            if scored := exact_scores(rows, split, state, family):
                 table.append(
                     [
                         f"{split} {name}",

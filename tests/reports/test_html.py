@@ -367,7 +367,7 @@ def test_tables_and_fields_are_named(tree: Element) -> None:
     for cell in tree.all("th"):
         assert cell.attributes["scope"] in ("col", "row")
     scrolling = [e for e in tree.all() if e.attributes.get("class") == "scroll"]
-    assert len(scrolling) == 10
+    assert len(scrolling) == 11
     for element in scrolling:
         assert element.attributes["tabindex"] == "0"
         assert element.attributes["role"] == "region"

@@ -7,9 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import Share, percent, share
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.leaks.exact import mean_leak_at
@@ -30,6 +29,7 @@ from pytest_unlearn.reports.html.charts import (
     text,
 )
 from pytest_unlearn.reports.tables import (
+    exact_scores,
     forget_rows,
     membership_aucs,
     membership_table,
@@ -137,15 +137,6 @@ def _flow(result: Result) -> Figure | None:
     )
 
 
-def _exact_rows(result: Result, split: str, state: str) -> list[dict[str, Any]]:
-    return [
-        scores
-        for row in result.rows
-        if isinstance(row, ProbeRow) and row.split == split and row.family == "direct"
-        if (scores := getattr(row, state)) is not None
-    ]
-
-
 _CURVES = (
     ("base", "forget", "base_exact", "people to be forgotten, base"),
     ("tested", "forget", "unlearned_exact", "people to be forgotten, tested"),
@@ -156,7 +147,7 @@ _CURVES = (
 def _leak_at(result: Result) -> Figure | None:
     curves, key = {}, []
     for css, split, state, name in _CURVES:
-        scored = _exact_rows(result, split, state)
+        scored = exact_scores(result.rows, split, state)
         if scored:
             curves[css] = [(k, mean_leak_at(scored, k)) for k in _SAMPLES]
             key.append((f"curve {css}", name))
@@ -191,8 +182,11 @@ def _leak_at(result: Result) -> Figure | None:
 
 def _exposure(result: Result) -> Figure | None:
     found = {
-        state: [s["exposure"] for s in _exact_rows(result, "forget", key) if s.get("exposure")]
+        state: [
+            s["exposure"] for s in exact_scores(result.rows, "forget", key) if s.get("exposure")
+        ]
         for state, key in (("base", "base_exact"), ("tested", "unlearned_exact"))
+        for scored in [exact_scores(result.rows, "forget", key)]
     }
     if not all(found.values()):
         return None

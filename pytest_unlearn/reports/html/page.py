@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.findings import beside_gates, sentences, term_of, terms
 from pytest_unlearn.reports.html import figures
 from pytest_unlearn.reports.html.charts import WIDTH, Figure
 from pytest_unlearn.reports.html.figures import pareto
@@ -60,6 +61,10 @@ def _page(
         width=WIDTH,
         shows_values=any(result.run.values_shown for result in results),
         gates=_gates,
+        sentences=sentences,
+        beside=beside_gates,
+        terms=terms(results[0]),
+        term_of=term_of,
         figures=_figures,
         attacks=lambda result: attack_table(result.rows, result.run.confidence),
         attack_sentences=attack_sentences,
@@ -86,7 +91,9 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     if run.baseline:
         facts.insert(1, ("compared with", run.baseline))
     if run.steps is not None:
-        facts.insert(2, ("unlearned in", f"{run.steps} steps, {run.unlearning_seconds:.0f} s"))
+        facts.insert(
+            2, ("unlearned by", f"{run.steps} steps, made in {run.unlearning_seconds:.0f} s")
+        )
     return facts
 
 
