@@ -21,6 +21,7 @@ TESTS = ROOT / "tests"
 SLOW = (
     "acceptance",
     "docs/test_build.py",
+    "models/test_llama_server.py",
     "sandbox/hostile",
     "session/test_other_plugins.py",
     "session/test_train.py",

@@ -86,7 +86,7 @@ class Measured:
     run stopped early. `require_complete`: a gate that is not evaluated because cases are missing
     forbids the release. `confidence` is that of each one-sided bound; `undecided_blocks`: a gate
     whose bound decides nothing forbids the release. `requests`: the people to forget are all there
-    are, so that what came out of them is judged as it is.
+    are; what came out of them is judged as it is. `no_scores`: why probabilities are not known.
     """
 
     rows: Sequence[Row]
@@ -98,6 +98,7 @@ class Measured:
     confidence: float = CONFIDENCE
     undecided_blocks: bool = True
     requests: bool = False
+    no_scores: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,8 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
         if not counted.cases:
             return _not_evaluated(gate, n, _NO_CASE, blocks=True)
         if counted.unscored:
-            return _not_evaluated(gate, n, _UNMEASURED, blocks=True)
+            why = measured.no_scores
+            return _not_evaluated(gate, n, why + _UNSCORED if why else _UNMEASURED, blocks=True)
         advice = f"all {counted.errors} cases ended in an error: mend it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     result = _with_errors(_decide(gate, _sample(gate, counted), measured), counted)
@@ -324,6 +326,7 @@ def base_fault(rows: Sequence[object]) -> str:
 
 
 _NO_CASE = "the data have no case that it counts; mend what stands in its brackets, or add data"
+_UNSCORED = "; leave the gate out, or test the weights themselves"
 _UNMEASURED = (
     "this run does not measure it: the model or the data give no such scores; leave the gate out, "
     "or take a model that can be scored"

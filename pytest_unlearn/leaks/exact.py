@@ -130,7 +130,9 @@ def extraction(scores: TokenScores) -> Extraction:
         loss=loss,
         zlib_ratio=loss / scores.zlib_bytes,
         min_k=tuple(mean_of_least(scores.log_probs, share) for share in MIN_K_SHARES),
-        min_k_plus_plus=tuple(mean_of_least(scores.z_scores, share) for share in MIN_K_SHARES),
+        min_k_plus_plus=tuple(
+            mean_of_least(scores.z_scores, share) for share in MIN_K_SHARES if scores.z_scores
+        ),
     )
 
 

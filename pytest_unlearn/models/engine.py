@@ -8,13 +8,23 @@ engine's, its object an `Engine`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_type_hints,
+    runtime_checkable,
+)
 
-from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.core.extensions import add_offered
 
 if TYPE_CHECKING:
@@ -25,14 +35,17 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.scoring import ValueScores
     from pytest_unlearn.models.sources import ModelSource
 
+T = TypeVar("T")
+
 GROUP = "pytest_unlearn.engines"
-TRANSFORMERS = "transformers"
+TRANSFORMERS, ENDPOINT = "transformers", "endpoint"
 Ability = Literal[
     "generate",
     "samples",
     "chat",
     "infill",
     "scores",
+    "z_scores",
     "losses",
     "probabilities",
     "alternatives",
@@ -47,6 +60,7 @@ METHODS: dict[Ability, str] = {
     "chat": "answer",
     "infill": "infill",
     "scores": "score",
+    "z_scores": "score",
     "losses": "losses",
     "probabilities": "log_probabilities",
     "alternatives": "alternatives",
@@ -115,9 +129,13 @@ class Engine(Protocol):
     name: str
     abilities: frozenset[str]
 
+    def configured(self, text: str) -> Engine:
+        """Return the engine with the options that a user writes behind its name and a colon, as
+        `option=value,option=value`. Raises UserError for what it does not know."""
+
     def key(self) -> dict[str, Any]:
         """Return plain JSON data that name all of the engine that can change what a model writes:
-        its version and mode. Part of the key of every completion."""
+        its version, mode and limits of batches. Part of the key of every completion."""
 
     def check(self, source: ModelSource, flag: str) -> None:
         """Raise UserError where the engine cannot run a model, before anything is paid for."""
@@ -166,7 +184,7 @@ def abilities_of(model: object) -> frozenset[str]:
 
 
 # Engines of this package by name: modules of this room with an `ENGINE`.
-_OWN = {TRANSFORMERS: "transformers_engine", "vllm": "vllm_engine", "endpoint": "endpoint"}
+_OWN = {TRANSFORMERS: "transformers_engine", "vllm": "vllm_engine", ENDPOINT: "endpoint"}
 
 
 @functools.cache
@@ -181,12 +199,42 @@ def engines() -> Mapping[str, Engine]:
     return known
 
 
-def engine_named(name: str) -> Engine:
-    """Return an engine. Raises UserError where there is none of the name."""
+def engine_named(text: str) -> Engine:
+    """Return the engine of a name, or of `name:option=value,...`.
+
+    Raises UserError where there is none of the name, and for options that it does not know.
+    """
     known = engines()
+    name, colon, options = text.partition(":")
     if name not in known:
         raise UserError(
             f"--unlearn-engine={name}: no engine of this name is installed; write "
             f"{' or '.join(known)}, or install the package that brings it"
         )
-    return known[name]
+    if not colon:
+        return known[name]
+    with naming(f"--unlearn-engine={name}"):
+        return known[name].configured(options)
+
+
+def read_options(options: T, text: str) -> T:
+    """Return a dataclass of numbers and words with the changes of `name=value,name=value`.
+
+    Raises UserError, also that of the dataclass for a number out of range.
+    """
+    before: Any = options
+    types = get_type_hints(type(options))
+    changes: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in types:  # what is written may be a key: it is not repeated
+            raise UserError(f"write options as name=value,name=value with {', '.join(types)}")
+        if name in changes:
+            raise UserError(f"{name} is given twice; write it once")
+        try:
+            changes[name] = types[name](value)
+        except ValueError:
+            kind = "a whole number" if types[name] is int else "a number"
+            raise UserError(f"{name}={value}: write {kind}") from None
+    after: T = dataclasses.replace(before, **changes)
+    return after

@@ -75,7 +75,7 @@ class ValueScores:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tokens:
+class RowScores:
     """Scores of the answer's tokens of a row, the lead among them; `chosen` are first choices,
     `margins` how far (nats) each token is ahead of the best other one."""
 
@@ -127,7 +127,7 @@ class Scorer:
         undecided = [row for row, said in zip(rows, verdicts, strict=True) if said is None]
         written = iter(self._batched(undecided, self._written))
         return [
-            _value_scores(row, tokens, next(written) if said is None else said)
+            value_scores(row, tokens, next(written) if said is None else said)
             for (row, tokens), said in zip(both, verdicts, strict=True)
         ]
 
@@ -228,7 +228,7 @@ class Scorer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _pass(self, rows: list[ValueRow], scheme: DecodingScheme) -> list[_Tokens]:
+    def _pass(self, rows: list[ValueRow], scheme: DecodingScheme) -> list[RowScores]:
         """Return all scores of a batch of rows, from one forward pass."""
         logits, targets = self._predict(rows), _targets(rows)
         size = max(1, _PART_NUMBERS // logits.shape[-1])
@@ -240,7 +240,7 @@ class Scorer:
         out, begin = [], 0
         for row in rows:
             stop = begin + len(row.answer)
-            out.append(_Tokens(*(column[begin:stop] for column in columns)))
+            out.append(RowScores(*(column[begin:stop] for column in columns)))
             begin = stop
         return out
 
@@ -367,7 +367,11 @@ def score(
     return Scorer(model, tokenizer, batch_tokens).score(examples, scheme)
 
 
-def _value_scores(row: ValueRow, tokens: _Tokens, spelled: bool) -> ValueScores:
+def value_scores(row: ValueRow, tokens: RowScores, spelled: bool) -> ValueScores:
+    """Return the scores of a value from those of its row's tokens.
+
+    `spelled`: greedy decoding writes it. Z-scores may be left out.
+    """
     lead = row.lead
     first_choices = [m == w for m, w in zip(tokens.chosen, row.answer, strict=True)]
     decisive = [*first_choices, False].index(False) + 1

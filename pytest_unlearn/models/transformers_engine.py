@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.engine import METHODS, TRANSFORMERS
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ class TransformersEngine:
 
     name = TRANSFORMERS
     abilities: frozenset[str] = frozenset(METHODS)
+
+    def configured(self, text: str) -> TransformersEngine:
+        """Raise UserError: all that can be chosen has a flag."""
+        raise UserError("this engine has no options; write --unlearn-engine=transformers")
 
     def key(self) -> dict[str, Any]:
         """Return nothing: versions of the libraries are in every key."""

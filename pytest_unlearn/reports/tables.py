@@ -285,6 +285,7 @@ def membership_aucs(
     return {
         attack: {state: _auc(attack, state, members, others, confidence) for state in states}
         for attack in attacks
+        if attack != "min_k++" or all(_scores(members[0], s)["min_k_plus_plus"] for s in states)
     }
 
 

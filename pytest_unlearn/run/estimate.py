@@ -18,9 +18,11 @@ from pytest_unlearn.attacks.relearn import BATCH, STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
 from pytest_unlearn.models.architecture import SCORED_TOKENS, Architecture
+from pytest_unlearn.models.endpoint_client import is_address
 from pytest_unlearn.models.model_files import base_of, is_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import in_wheel, weight_files
+from pytest_unlearn.run.endpoints import request_lines
 from pytest_unlearn.run.phase_costs import (
     Machine,
     PhaseCost,
@@ -85,6 +87,8 @@ def is_here(name: str | None) -> bool:
 
 
 def _local_folder(name: str) -> Path | None:
+    if is_address(name):
+        return None
     preset = presets().get(name)
     source = preset.source if preset else name
     path = Path(source)
@@ -209,6 +213,8 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     work = work_of(dataset, size.count if size else count_bytes)
     costs = _costs(settings, dataset, work, states, size)
     lines = [*_lines(states, size, costs), *_attacked(settings, dataset, size)]
+    if is_address(settings.model):
+        lines += request_lines(settings, dataset, sum(w.prompt_tokens + w.new_tokens for w in work))
     lines += [*_too_long(dataset, size), *([dataset.merged] if dataset.merged else [])]
     tables = [_work_table(work, states), *map(_phase_table, costs)]
     return lines, [*tables, _gate_table(settings, dataset)]

@@ -22,10 +22,12 @@ from pytest_unlearn.leaks.prompt_search import (
     search_records,
     search_targets,
 )
+from pytest_unlearn.models.endpoint_client import is_address
 from pytest_unlearn.models.engine import METHODS, abilities_of
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.run.answers import CompletionError, SolutionLosses, check_count, completed
 from pytest_unlearn.run.backends import Backend
+from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.models import STATES, Completer, ModelPair, Models, State
 from pytest_unlearn.run.stored_models import Replayed, recorded
 from pytest_unlearn.run.task_check import check_tasks
@@ -88,7 +90,7 @@ GENERATION_VERSION = 2
 # The same for the scores of a value.
 SCORES_VERSION = 2
 # By how much two passes over the same text may differ where a first choice is made, in nats.
-_ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
+_ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5, "unknown": 0.5}
 
 BEFORE = "failed before in this run: "
 
@@ -142,7 +144,13 @@ class Measuring:
         noted = recorded(settings, dataset, self._store) if settings.replay else None
         given = None if models is None else Backend(models)
         self.models: Models = (
-            noted or given or ModelPair(settings, dataset, self._store, progress, threads)
+            noted
+            or given
+            or (
+                EndpointModels(settings, progress)
+                if is_address(settings.model)
+                else ModelPair(settings, dataset, self._store, progress, threads)
+            )
         )
         if settings.replay and noted is None:
             self.models = Replayed(self.models)
@@ -302,23 +310,28 @@ class Measuring:
             }
         )
         entry = self._store.get("scores", key)
-        if entry is None:
+        if entry is None or entry.get("failed"):
             with self._failing_once(f"{state} scores of {chunk.id}"), self._store.claim(key):
-                entry = self._store.get("scores", key)
-                if entry is None:
-                    entry = {"rows": self._scored(state, probes, examples, decoy_count)}
+                entry = self._store.get("scores", key) or {"rows": {}, "failed": list(chunk.cases)}
+                again = [n for n, case in enumerate(chunk.cases) if case in entry.get("failed", ())]
+                if again:
+                    made, failed = self._scored(
+                        state, [probes[n] for n in again], [examples[n] for n in again], decoy_count
+                    )
+                    entry = {"rows": {**entry["rows"], **made}, "failed": failed}
                     self._store.put("scores", key, entry)
         rows: dict[str, Any] = entry["rows"]
         return rows
 
     def _scored(
         self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the scores by probe, and the probes that a later run may ask for again."""
         with self._making(f"{state} model"):
             model: Any = self.models.model(state)
         abilities = abilities_of(model)
         if "scores" not in abilities:
-            return {}
+            return {}, []
         asked: list[tuple[Ability, bool, str]] = [
             ("gradients", self._gradients, "gradnorm out of --unlearn-membership"),
             ("alternatives", decoy_count > 0, "--unlearn-exposure out"),
@@ -339,7 +352,8 @@ class Measuring:
         probes: list[Probe],
         examples: list[Example],
         decoy_count: int,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], list[str]]:
+        failed: list[str] = []
         try:
             scores = model.score(examples, self._scheme)
         except RuntimeError as error:  # TooLongError, as in `_complete`
@@ -347,10 +361,16 @@ class Measuring:
             if not long:
                 raise
             for number in long:
-                self._too_long[state, probes[number].id] = f"{probes[number].id}: {error}"
+                case = probes[number].id
+                self._too_long[state, case] = f"{case}: {_reason(error, number)}"
             fitting = [number for number in range(len(probes)) if number not in long]
+            failing = [probes[number].id for number in sorted(long)]
             probes, examples = [probes[n] for n in fitting], [examples[n] for n in fitting]
-            scores = model.score(examples, self._scheme) if examples else []
+            answers = getattr(error, "answers", None)
+            if answers is not None:
+                scores, failed = [answers[number] for number in fitting], failing
+            else:
+                scores = model.score(examples, self._scheme) if examples else []
         check_count(scores, len(probes), model, "score")
         rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
         for row, score in zip(rows.values(), scores, strict=True):
@@ -367,7 +387,7 @@ class Measuring:
                 )
             seconds = time.perf_counter() - started
             self.progress(f"{state} model: exposure of {len(probes)} values in {seconds:.1f} s")
-        return rows
+        return rows, failed
 
     def prepared_key(self, state: State) -> dict[str, Any]:
         """Make a model where that is still to be done, and return its key."""
@@ -495,24 +515,32 @@ class Measuring:
         with self._making(f"{state} model"):
             model = self.models.model(state)
         started = time.perf_counter()
-        long: frozenset[int] = frozenset()
+        # What a chunk's texts are may depend on which are made together, unless each is asked for
+        # alone.
+        alone = getattr(model, "alone", False)
+        answers = [self._stored(key) if alone else None for key in keys]
+        asked = [number for number, text in enumerate(answers) if text is None]
         with self.phases.measure("completions"):
             try:
-                texts = completed(model, chunk)
+                texts: list[str] | None = completed(model, chunk.part(asked))
             except RuntimeError as error:  # TooLongError: only an engine's module knows it
-                long = frozenset(getattr(error, "rows", ()))
-                if not long:
+                failed = getattr(error, "rows", ())
+                if not failed:
                     raise
-                for number in long:
-                    case = chunk.cases[number]
-                    self._too_long[state, case] = f"{case}: {error}"
-                fitting = [number for number in range(len(keys)) if number not in long]
-                made = [self._stored(keys[number]) for number in fitting]
-                if None in made:
-                    made = [*completed(model, chunk.part(fitting))]
-                texts = [text or "" for text in made]
-        rest = iter(texts)
-        answers = [None if number in long else next(rest) for number in range(len(keys))]
+                for row in failed:
+                    case = chunk.cases[asked[row]]
+                    self._too_long[state, case] = f"{case}: {_reason(error, row)}"
+                given = getattr(error, "answers", None)
+                rest = [row for row in range(len(asked)) if row not in failed]
+                asked, texts = [asked[row] for row in rest], None
+                if given is not None:
+                    texts = [given[row] for row in rest]
+                elif all(self._stored(keys[number]) is not None for number in asked):
+                    texts = [self._stored(keys[number]) or "" for number in asked]
+            if texts is None:
+                texts = completed(model, chunk.part(asked))
+        for number, made in zip(asked, texts, strict=True):
+            answers[number] = made
         for key, text in zip(keys, answers, strict=True):
             if text is not None:
                 self._store.put("completions", key, {"text": text})
@@ -551,6 +579,11 @@ def example_of(probe: Probe) -> Example:
     value = probe.value.reveal()
     missing = value.removeprefix(probe.given.reveal()) if probe.given else value
     return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
+
+
+def _reason(error: Exception, number: int) -> str:
+    """Return what is wrong with one of several texts."""
+    return str(getattr(error, "reasons", {}).get(number, error))
 
 
 def _does(it: bool) -> str:

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-from pytest_unlearn.attacks.attack import BOTH, attacks
+from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.engine import TRANSFORMERS, engine_named
@@ -581,16 +581,6 @@ class ModelPair:
         assert written is not None
         saved.unlink(missing_ok=True)
         return written
-
-
-def check_attackable(settings: Settings) -> None:
-    """Raise UserError for attacks on weights that an engine does not give."""
-    named = [name for name in settings.attacks if attacks()[name].needs != "prompts"]
-    if named and settings.engine != TRANSFORMERS:
-        raise UserError(
-            f"--unlearn-attacks={','.join(named)}: --unlearn-engine={settings.engine} gives no "
-            "weights to change; write --unlearn-engine=transformers, or leave them out"
-        )
 
 
 def _made(model: T | None, which: str) -> T:

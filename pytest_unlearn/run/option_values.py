@@ -40,7 +40,8 @@ def device(given: Given) -> str:
 def engine(given: Given) -> str:
     from pytest_unlearn.models.engine import engine_named
 
-    return engine_named(str(given.value)).name
+    engine_named(str(given.value))
+    return str(given.value)
 
 
 def fingerprint_key(given: Given) -> str:

@@ -13,6 +13,7 @@ from pytest_unlearn.gates.planning import Curtailment
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
 from pytest_unlearn.leaks.prompt_search import SearchSummary
+from pytest_unlearn.models.endpoint_client import is_address
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset
@@ -88,7 +89,18 @@ class PairRun:
             confidence=self.settings.judging.confidence,
             undecided_blocks=self.settings.judging.undecided == "fail",
             requests=self.settings.judging.requests,
+            no_scores=self._no_scores,
         )
+
+    @functools.cached_property
+    def _no_scores(self) -> str:
+        """Why an endpoint's probabilities could not be read; empty where they could."""
+        if not is_address(self.settings.model):
+            return ""
+        engine = self.engine.models.key("unlearned").get("engine", {})
+        said = str(engine.get("scores", ""))
+        why = said.removeprefix("none: ")
+        return f"the endpoint's probabilities cannot be read: {why}" if why != said else ""
 
     def judge(self, interrupted: str | None) -> None:
         """Judge all gates. In a grid, a pair that was run whole before an end was not cut short."""

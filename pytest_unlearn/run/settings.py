@@ -57,7 +57,8 @@ class Settings:
             "NAME",
             "the model to test: a preset (tiny, codeqwen, codellama, aixcoder, "
             "qwen2.5-coder, starcoder2, deepseek-coder, smollm2), a model folder, a PEFT "
-            "adapter folder, a GGUF file, or a hub id; switches the plugin on; "
+            "adapter folder, a GGUF file, a hub id, or an endpoint as in "
+            "http://127.0.0.1:8000/v1#name; switches the plugin on; "
             "repeatable: each model with each method",
             many=True,
         ),
@@ -484,8 +485,9 @@ class Settings:
         Option(
             "unlearn_engine",
             "ENGINE",
-            "what runs the models: transformers, or an engine that is installed (default: "
-            "transformers)",
+            "what runs the models: transformers, vllm (extra vllm), endpoint, or an engine that is "
+            "installed; options after a colon, as in endpoint:concurrency=8,requests=20000 "
+            "(default: transformers; endpoint for an address)",
             read=option_values.engine,
         ),
         default="transformers",

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_unlearn.attacks.attack import attacks
 from pytest_unlearn.core.errors import UserError, nearest
+from pytest_unlearn.models.engine import TRANSFORMERS
+from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.people.documents import CARRIER_NAMES
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.locales import WORD_KINDS
@@ -45,6 +48,36 @@ def trustable(settings: Settings) -> set[str]:
 
     named = (settings.model, settings.baseline, settings.retrained)
     return {name for model in named if model is not None for name in known_as(model)}
+
+
+def check_engine(settings: Settings) -> None:
+    """Raise UserError for what is asked of an engine that cannot do it."""
+    if settings.engine == TRANSFORMERS:
+        return
+    name = settings.engine.partition(":")[0]
+    named = [name for name in settings.attacks if attacks()[name].needs != "prompts"]
+    if named:
+        raise UserError(
+            f"--unlearn-attacks={','.join(named)}: --unlearn-engine={name} gives no "
+            "weights to change; write --unlearn-engine=transformers, or leave them out"
+        )
+    if "gradnorm" in settings.membership:
+        raise UserError(
+            f"--unlearn-membership: gradnorm needs gradients, and --unlearn-engine={name} gives "
+            "none; leave it out"
+        )
+    asked = "--unlearn-decoding" if settings.decoding != DecodingScheme() else ""
+    asked = asked or next((f"--unlearn-attacks={n}" for n in settings.attacks if _draws(n)), "")
+    if asked:
+        raise UserError(
+            f"{asked}: --unlearn-engine={name} gives probabilities at temperature 1 only; write "
+            "--unlearn-engine=transformers, or leave it out"
+        )
+
+
+def _draws(attack: str) -> bool:
+    """Tell whether an attack scores under a decoding scheme of its own."""
+    return attacks()[attack].scheme is not None
 
 
 def check_training(settings: Settings, dataset: Dataset) -> list[str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError, naming, nearest
 from pytest_unlearn.core.option import Given, flag_of, whole_number
+from pytest_unlearn.models.endpoint_client import is_address
+from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS
 from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
 from pytest_unlearn.run.settings import (
     OPTIONS,
@@ -138,7 +140,11 @@ def named_methods(config: pytest.Config) -> list[tuple[str, MethodChoice]]:
     """Return the methods that were named, as written and as read. Raises UserError."""
     from pytest_unlearn.unlearning.methods import DEFAULT, NONE, parse_method
 
-    audits = given(config, "unlearn_baseline") or given(config, "unlearn_adapter")
+    audits = (
+        given(config, "unlearn_baseline")
+        or given(config, "unlearn_adapter")
+        or all(map(is_address, named_models(config)))
+    )
     texts = given(config, "unlearn_method") or [NONE if audits else DEFAULT]
     with naming("--unlearn-method"):
         return [(text.strip(), parse_method(text)) for text in texts]
@@ -169,16 +175,43 @@ def read_settings(config: pytest.Config) -> Settings:
             "--unlearn-stop=curtail leaves cases out, and --unlearn-probe-outcome=fail wants to "
             "see each leak; leave one of them out"
         )
+    engine = engine_of(named_models(config), chosen.pop("engine", None))
     return Settings(
         **{"store": _store_folder(config)} | chosen | _data(config),
         model=named_models(config)[0],
+        engine=engine,
         method=named_methods(config)[0][1],
-        membership=_membership(config),
+        membership=_membership(config, engine),
         sampling=_sampling(config),
         replay=given(config, "unlearn_replay") == STORE,
         judging=judging,
         **_attacks(config, judging),
     )
+
+
+def engine_of(models: Sequence[str], named: str | None) -> str:
+    """Return the engine that runs the models: an endpoint for addresses.
+
+    Raises UserError for one that is named and cannot, and for models of both kinds in one run.
+    """
+    remote = [name for name in models if is_address(name)]
+    if remote and len(remote) < len(models):
+        raise UserError(
+            f"--unlearn-model={remote[0]} is an address, and others are loaded here; test them in "
+            "runs of their own"
+        )
+    asked = (named or (ENDPOINT if remote else TRANSFORMERS)).partition(":")[0]
+    if remote and asked != ENDPOINT:
+        raise UserError(
+            f"--unlearn-engine={named} loads models, and --unlearn-model={models[0]} is an "
+            "address; leave the flag out"
+        )
+    if asked == ENDPOINT and not remote:
+        raise UserError(
+            f"--unlearn-engine={named}: --unlearn-model={models[0]} is no address; write "
+            "--unlearn-model=http://HOST:PORT/v1#NAME"
+        )
+    return named or asked
 
 
 def _attacks(config: pytest.Config, judging: Judging) -> dict[str, Any]:
@@ -207,14 +240,21 @@ def _data(config: pytest.Config) -> dict[str, tuple[Path | str, ...]]:
     }
 
 
-def _membership(config: pytest.Config) -> tuple[str, ...]:
+def _membership(config: pytest.Config, engine: str) -> tuple[str, ...]:
     from pytest_unlearn.leaks.membership import parse_attacks
+    from pytest_unlearn.models.engine import engine_named
 
+    text = given(config, "unlearn_membership") or ""
     with naming("--unlearn-membership"):
-        return parse_attacks(
-            given(config, "unlearn_membership") or "",
-            given(config, "unlearn_retrained") is not None,
+        found = parse_attacks(text, given(config, "unlearn_retrained") is not None)
+    if engine == TRANSFORMERS or "z_scores" in engine_named(engine).abilities:
+        return found
+    if "min_k++" in text.split(","):
+        raise UserError(
+            "--unlearn-membership: min_k++ needs the probabilities of the whole vocabulary, and "
+            f"--unlearn-engine={engine.partition(':')[0]} gives none; leave it out"
         )
+    return tuple(name for name in found if name != "min_k++")
 
 
 def _sampling(config: pytest.Config) -> Sampling:

@@ -20,12 +20,11 @@ from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_r
 from pytest_unlearn.run import stored_models
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Measuring
-from pytest_unlearn.run.models import check_attackable
 from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
 from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, untried
 from pytest_unlearn.run.settings import Pair, Settings
-from pytest_unlearn.run.training_checks import check_training
+from pytest_unlearn.run.training_checks import check_engine, check_training
 from pytest_unlearn.sandbox import SandboxError
 from pytest_unlearn.session import collection, solutions, xdist
 from pytest_unlearn.session.collection import (
@@ -81,7 +80,8 @@ class UnlearnSession:
                         judging.requests,
                     )
             self.runs: list[PairRun] = []
-            check_attackable(self.settings)
+            for pair in self.pairs:
+                check_engine(pair.settings)
             for pair in self.pairs:
                 self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
             first = self.runs[0]

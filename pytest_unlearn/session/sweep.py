@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.models.endpoint_client import is_address, parse_address
 from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.run.training_checks import check_models, trustable
 from pytest_unlearn.session.options import named_methods, named_models, read_settings
@@ -55,6 +56,9 @@ def short_names(models: Sequence[str]) -> list[str]:
     found: list[str] = []
     for model in models:
         short = last = model.rstrip("/").rpartition("/")[2] or Path(model).resolve().name
+        if is_address(model):
+            address = parse_address(model, "--unlearn-model")
+            short = last = address.model.rpartition("/")[2] or f"{address.host}-{address.port}"
         if last in (".", ".."):
             short = last = Path(model).resolve().name
         number = 1

@@ -42,6 +42,7 @@ from pytest_unlearn.reports.tables import (
     transitions,
     with_coding,
 )
+from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.result import Result
 from pytest_unlearn.session import solutions
 from pytest_unlearn.session.gate_items import VERDICT_PROPERTY
@@ -274,6 +275,9 @@ def _write_sweep(
 def _about_the_run(session: UnlearnSession) -> Iterable[str]:
     """Yield what the run cost, and where its reports stand."""
     if session.built:
+        for run in session.judged:
+            if isinstance(run.engine.models, EndpointModels):
+                yield from run.engine.models.lines()
         yield from cost_lines(session.built[-1].provenance)
         yield from written_lines(session.reports, session.unwritten)
 

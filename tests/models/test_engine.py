@@ -42,7 +42,7 @@ def test_abilities_that_nobody_declared_follow_from_methods() -> None:
     assert abilities_of(Completes()) == {"generate"}
     model: Any = Completes()
     model.score = lambda examples, scheme: []
-    assert abilities_of(model) == {"generate", "scores"}
+    assert abilities_of(model) == {"generate", "scores", "z_scores"}
     model.abilities = ("generate",)  # it has the method, and does not vouch for it
     assert abilities_of(model) == {"generate"}
 
@@ -67,6 +67,9 @@ def test_abilities_that_cannot_be(abilities: list[str], message: str) -> None:
 class Mine:
     name = "mine"
     abilities = frozenset({"generate"})
+
+    def configured(self, text: str) -> Mine:
+        raise UserError("no options")
 
     def key(self) -> dict[str, Any]:
         return {"mine": 1}
@@ -95,6 +98,8 @@ def test_engines_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         assert engine_named("mine") is MINE
         with pytest.raises(UserError, match=r"--unlearn-engine=turbo: no .*mine"):
             engine_named("turbo")
+        with pytest.raises(UserError, match="--unlearn-engine=mine: no options"):
+            engine_named("mine:speed=9")
         for name, value, message in (
             ("transformers", "MINE", "whose name is 'transformers'"),
             ("none", "NONE", "must name a pytest_unlearn.models.engine.Engine"),

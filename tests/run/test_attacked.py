@@ -20,8 +20,9 @@ from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.measuring import Measuring
-from pytest_unlearn.run.models import ModelPair, check_attackable
+from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.run.training_checks import check_engine
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import task_lines, write_lines
 from tests.unlearning.conftest import knowing_folder, llama_folder
@@ -193,8 +194,8 @@ def test_an_engine_without_weights_is_refused(settings: Settings) -> None:
     """Before anything is loaded."""
     other = replace(settings, engine="vllm")
     with pytest.raises(UserError, match="--unlearn-attacks=int8,removed: --unlearn-engine=vllm"):
-        check_attackable(other)
-    check_attackable(replace(other, attacks=()))
+        check_engine(other)
+    check_engine(replace(other, attacks=()))
 
 
 def test_who_is_trained_on_is_not_asked(settings: Settings) -> None:
@@ -261,4 +262,4 @@ def test_prompts_leave_the_weights_alone(
 
 
 def test_an_engine_without_weights_can_be_asked(settings: Settings) -> None:
-    check_attackable(replace(settings, engine="vllm", attacks=("partly", "wrapped")))
+    check_engine(replace(settings, engine="vllm", attacks=("partly", "wrapped")))

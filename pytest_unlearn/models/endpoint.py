@@ -1,0 +1,316 @@
+"""A model behind an OpenAI-compatible server: what it can do is tried out, never believed.
+
+Where no way to score a value agrees with what generation reports (`endpoint_facts`), the model can
+be sampled only, and exact gates are not evaluated, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.models.endpoint_client import (
+    Client,
+    EndpointError,
+    EndpointOptions,
+    RefusedError,
+    failures,
+    is_address,
+    parse_address,
+)
+from pytest_unlearn.models.endpoint_facts import (
+    NO_THOUGHT,
+    PLAIN,
+    Choice,
+    Facts,
+    TooLongForEndpointError,
+    chosen,
+    find_out,
+    forced,
+    message_of,
+    text_of,
+)
+from pytest_unlearn.models.engine import ENDPOINT, read_options
+from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.sampling import Decoding, cut_at
+
+if TYPE_CHECKING:
+    from pytest_unlearn.models.endpoint_tokenizer import EndpointTokenizer
+    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.models.scoring import ValueRow, ValueScores
+    from pytest_unlearn.models.sources import ModelSource
+
+T = TypeVar("T")
+
+# Raise when a change of this package changes what is asked of an endpoint.
+ENDPOINT_VERSION = 1
+# OpenAI takes no more; texts are cut at the others here.
+_MOST_STOPS = 4
+_TOO_LONG = re.compile(r"context|too (long|large|many tokens)|max_model_len|exceed", re.IGNORECASE)
+# Room for special tokens, which are no text.
+_SPARE_TOKENS = 8
+
+
+class UnansweredError(EndpointError):
+    """Some of several requests failed: `reasons` by their places, `rows` these places, and
+    `answers` what the others gave, None at these places."""
+
+    def __init__(self, reasons: Mapping[int, str], answers: Sequence[Any]) -> None:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        super().__init__(f"{next(iter(reasons.values()))}{more}")
+        self.reasons = dict(reasons)
+        self.rows = tuple(reasons)
+        self.answers = list(answers)
+
+
+class EndpointModel:
+    """A model at an address; see the module's docstring. Made by `connect`."""
+
+    alone = True  # each text is a request of its own
+
+    def __init__(
+        self,
+        client: Client,
+        facts: Facts,
+        tokenizer: EndpointTokenizer | None,
+        thinking: bool = False,
+    ) -> None:
+        self._client = client
+        self.facts = facts
+        self._tokenizer = tokenizer
+        self._thinking = thinking
+
+    def __repr__(self) -> str:
+        return f"<EndpointModel {self.facts.model} at {self._client.address.url}>"
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What was found that it can do."""
+        return self.facts.abilities
+
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Requests and tokens up to now."""
+        return self._client.requests, self._client.tokens
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def context(self) -> int | None:
+        """Return the most tokens of a text."""
+        return self.facts.context
+
+    # -- texts -------------------------------------------------------------------------------
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy completion of each prompt. Raises UnansweredError."""
+        return self.write("completion", prompts, [""] * len(prompts), Decoding(max_new_tokens))
+
+    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy answer to each message of a user. Raises UnansweredError."""
+        return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
+
+    def write(
+        self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
+    ) -> list[str]:
+        """Return what the model writes to each prompt as `completion` or `chat`.
+
+        Raises UnansweredError where any prompt has no answer, EndpointError for another style.
+        """
+        able = {"completion": self.facts.completes, "chat": self.facts.chat}
+        if not able.get(style):
+            raise EndpointError(f"{self._client.address.url} takes no {style} prompts")
+        seeds = decoding.seeds or (None,) * len(prompts)
+        rows = list(zip(prompts, seeds, strict=True))
+        return _all(self._client.each(lambda row: self._text(style, *row, decoding), rows))
+
+    def _text(self, style: str, prompt: str, seed: int | None, decoding: Decoding) -> str:
+        if not prompt.strip():
+            raise ValueError("a prompt is empty or holds white space only")
+        body = {**self._settings(decoding, seed)}
+        if style == "chat":
+            body["messages"] = [{"role": "user", "content": prompt}]
+            body |= NO_THOUGHT if self.facts.thought and not self._thinking else {}
+            found = chosen(self._post("/chat/completions", body), self.facts.model)
+            text = message_of(found)
+        else:
+            body["prompt"] = prompt.rstrip()
+            found = chosen(self._post("/completions", body), self.facts.model)
+            text = text_of(found)
+        return cut_at(text, decoding.stops)
+
+    def _settings(self, decoding: Decoding, seed: int | None) -> dict[str, Any]:
+        return {
+            "model": self.facts.model,
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            **(PLAIN if self.facts.plain else {}),
+            **({} if seed is None or not self.facts.seeded else {"seed": seed % (1 << 31)}),
+            **({"stop": list(decoding.stops[-_MOST_STOPS:])} if decoding.stops else {}),
+        }
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._client.post(path, body)
+        except RefusedError as error:
+            if error.status in (400, 413, 422) and _TOO_LONG.search(str(error)):
+                raise TooLongForEndpointError(str(error)) from None
+            raise
+
+    # -- scores ------------------------------------------------------------------------------
+
+    def score(
+        self, examples: Sequence[Example], scheme: DecodingScheme | None = None
+    ) -> list[ValueScores]:
+        """Return the scores of each example's answer, at temperature 1 and without z-scores.
+
+        Raises UnansweredError, EndpointError for another scheme, and as `value_rows`.
+        """
+        from pytest_unlearn.models.sampling import DecodingScheme
+
+        if scheme not in (None, DecodingScheme()):
+            raise EndpointError(
+                "an endpoint gives probabilities at temperature 1 only; leave --unlearn-decoding "
+                "out"
+            )
+        return self._of_each(examples, self._scored)
+
+    def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
+        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+
+        def loss(row: ValueRow) -> tuple[float, int] | None:
+            try:
+                return -math.fsum(c.log_prob for c in self._choices(row)), len(row.answer)
+            except TooLongForEndpointError:
+                return None
+
+        return self._of_each(examples, loss, context=False)
+
+    def log_probabilities(self, pairs: Sequence[tuple[str, str]], after: str = "") -> list[float]:
+        """Return the log-probability (nats) of each value after its prompt."""
+        examples = [Example.answering(*pair, after) for pair in pairs]
+        return self._of_each(examples, lambda r: math.fsum(c.log_prob for c in self._choices(r)))
+
+    def alternatives(self, prompt: str, values: Sequence[str], after: str = "") -> list[float]:
+        """Return the log-probability (nats) of many values after one prompt."""
+        return self.log_probabilities([(prompt, value) for value in values], after)
+
+    def _of_each(
+        self, examples: Sequence[Example], work: Callable[[ValueRow], T], context: bool = True
+    ) -> list[T]:
+        """Return what `work` makes of each example's row. Raises UnansweredError."""
+        from pytest_unlearn.models.scoring import value_rows
+
+        tokenizer: Any = self._tokenizer
+        limit = self.facts.context if context else None
+
+        def of_one(row: Any) -> T:
+            if isinstance(row, Example):
+                (row,) = value_rows(tokenizer, [row], limit)
+            return work(row)
+
+        rows: Sequence[Any]
+        try:
+            rows = value_rows(tokenizer, examples, limit)
+        except EndpointError:  # of one text; those that were cut are remembered
+            rows = examples
+        return _all(self._client.each(of_one, rows))
+
+    def _choices(self, row: ValueRow) -> list[Choice]:
+        return forced(self._post, self.facts, row.ids, row.answer)
+
+    def _scored(self, row: ValueRow) -> ValueScores:
+        from pytest_unlearn.models.scoring import RowScores, value_scores
+
+        found = self._choices(row)
+        log_probs = [choice.log_prob for choice in found]
+        # Only whether a token is the first choice is known, not what another one is called.
+        chosen = [w if c.first else -1 for c, w in zip(found, row.answer, strict=True)]
+        margins = [choice.margin for choice in found]
+        tokens = RowScores(log_probs, log_probs, [], chosen, margins)
+        return value_scores(row, tokens, self._spelled(row, found))
+
+    def _spelled(self, row: ValueRow, found: Sequence[Choice]) -> bool:
+        """Tell whether greedy decoding writes the value: by generation, where another way to cut
+        the same text into tokens may be the first choice."""
+        departure = next((i for i, choice in enumerate(found) if not choice.first), None)
+        if departure is None:
+            return True
+        assert self._tokenizer is not None
+        prompt = self._tokenizer.decode(row.ids)
+        text = self._tokenizer.decode([*row.ids, *row.answer[:departure]])[len(prompt) :]
+        text += found[departure].best
+        if not (text.startswith(row.rest) or row.rest.startswith(text.rstrip("\ufffd"))):
+            return False
+        most = len(row.rest.encode("utf-8", "surrogatepass")) + _SPARE_TOKENS
+        return self._text("completion", row.prompt, None, Decoding(most)).startswith(row.rest)
+
+
+def _all(found: Sequence[T | EndpointError]) -> list[T]:
+    """Return what was found whole. Raises UnansweredError."""
+    reasons = {number: str(error) for number, error in failures(found)}
+    if reasons:
+        raise UnansweredError(
+            reasons, [None if n in reasons else each for n, each in enumerate(found)]
+        )
+    return list(found)  # type: ignore[arg-type]
+
+
+def connect(client: Client, chat: bool = False, thinking: bool = False) -> EndpointModel:
+    """Return the model of an endpoint, once it is known what it can do. `chat`: messages will be
+    sent; `thinking`: the model may think before it answers.
+
+    Raises as `find_out`.
+    """
+    return EndpointModel(client, *find_out(client, chat), thinking)
+
+
+class EndpointEngine:
+    """Asks an OpenAI-compatible server; see the module's docstring."""
+
+    name = ENDPOINT
+    abilities = frozenset(
+        {"generate", "samples", "chat", "scores", "losses", "probabilities", "alternatives"}
+        | {"context"}
+    )
+
+    def __init__(self, options: EndpointOptions | None = None) -> None:
+        self.options = options or EndpointOptions()
+
+    def configured(self, text: str) -> EndpointEngine:
+        """Return the engine with options; see `EndpointOptions`. Raises UserError."""
+        return EndpointEngine(read_options(self.options, text))
+
+    def key(self) -> dict[str, Any]:
+        """Return what changes what is asked of a server."""
+        return {"version": ENDPOINT_VERSION}
+
+    def check(self, source: ModelSource, flag: str) -> None:
+        """Raise UserError for what is no address."""
+        if not is_address(source.name):
+            raise UserError(
+                f"{flag}: {source.name} is no address; write --unlearn-model=http://HOST:PORT/v1#NAME"
+            )
+        parse_address(source.name, flag)
+
+    def open(
+        self,
+        source: ModelSource,
+        device: str,
+        dtype: str,
+        progress: Callable[[str], None],
+    ) -> EndpointModel:
+        """Return the model at the address that is the source's name, with no key."""
+        client = Client(parse_address(source.name, "--unlearn-model"), self.options)
+        model = connect(client, chat=True)
+        for line in model.facts.lines():
+            progress(f"{source.name}: {line}")
+        return model
+
+
+ENGINE = EndpointEngine()

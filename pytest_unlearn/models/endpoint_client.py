@@ -1,0 +1,448 @@
+"""Requests to an OpenAI-compatible server: paced, tried again, counted, and sent nowhere else.
+
+Of the standard library: no proxy is used, no redirect is followed, and no library sends a prompt or
+a key to an address that the user did not name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import re
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pytest_unlearn.core.errors import UserError, plain
+from pytest_unlearn.core.secret import REDACTED
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# A key given here is sent to the tested endpoint, and to another one only at the same address.
+KEY_VARIABLE = "UNLEARN_ENDPOINT_KEY"
+# What a server says when it will say something else a little later.
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+# Seconds before the first further attempt, doubled each time, and the longest wait.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+# No answer to one prompt is longer.
+_MOST_BYTES = 64 << 20
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class EndpointError(RuntimeError):
+    """An endpoint gave no usable answer; never to be read as "forgotten"."""
+
+
+class RefusedError(EndpointError):
+    """A server understood a request and refuses it: `status` is the HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BudgetError(EndpointError):
+    """The requests or tokens that the user allows are spent."""
+
+
+def is_address(name: str | None) -> bool:
+    """Tell whether a model's name is the address of an endpoint."""
+    return name is not None and name.lower().startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is, and the name of a model there (empty: the only one that it has)."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    model: str
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: who gets what is sent."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address without the model."""
+        return self.origin + self.path
+
+    @property
+    def root(self) -> str:
+        """The path above the API, where servers have what OpenAI does not."""
+        return self.path.removesuffix("/v1")
+
+
+def parse_address(text: str, flag: str) -> Address:
+    """Read `http://host:port/v1#name`. Raises UserError; `flag` is named in the message."""
+    form = "write an address like http://127.0.0.1:8000/v1#name"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise UserError(f"{flag}={text}: {error}; {form}") from None
+    if parts.username is not None or parts.password is not None:  # the message does not repeat it
+        raise UserError(
+            f"{flag}: the address holds a user or a password, and would be shown in reports; put "
+            f"the key into the environment variable {KEY_VARIABLE}"
+        )
+    if parts.query:
+        raise UserError(
+            f"{flag}={parts.scheme}://{parts.netloc}{parts.path}: an address has no part behind a "
+            f"?; put a key into the environment variable {KEY_VARIABLE}"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{flag}={text}: {form}")
+    default = 443 if parts.scheme == "https" else 80
+    path = parts.path.rstrip("/")
+    return Address(parts.scheme, parts.hostname, port or default, path, parts.fragment)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """How an endpoint is asked.
+
+    concurrency: requests under way at once. rate: requests a second at most (0: no limit).
+    timeout: seconds until a request is given up. retries: further attempts at a request. requests
+    and tokens: the most that may be spent in one run (0: no limit). key: the environment variable
+    that holds the key. baseline_key: the same for a base at another address. Several workers
+    (`-n`) share what is allowed evenly.
+    """
+
+    concurrency: int = 4
+    rate: float = 0.0
+    timeout: float = 120.0
+    retries: int = 5
+    requests: int = 0
+    tokens: int = 0
+    key: str = ""
+    baseline_key: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a number out of range, or a name that no variable can have."""
+        for name, least in (("concurrency", 1), ("retries", 0), ("requests", 0), ("tokens", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)}: write a number of at least {least}")
+        if not 0 <= self.rate < float("inf"):
+            raise UserError(f"rate={self.rate}: write requests a second, at least 0")
+        if not 0 < self.timeout < float("inf"):
+            raise UserError(f"timeout={self.timeout}: write seconds, over 0")
+        for name in ("key", "baseline_key"):
+            if getattr(self, name) and not _VARIABLE.fullmatch(getattr(self, name)):
+                raise UserError(  # the message does not repeat what may be a key
+                    f"{name} names the environment variable that holds the key, and what is "
+                    f"written there cannot be one; write {name}=MY_VARIABLE"
+                )
+
+
+class Client:
+    """Sends requests to one address and counts them; safe for several threads.
+
+    `requests` and `tokens` are what was spent, failed attempts included.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        options: EndpointOptions,
+        key: str | None = None,
+        workers: int = 1,
+    ) -> None:
+        """`key`: what is sent as the bearer. `workers`: processes that share the limits."""
+        self.address = address
+        self.options = options
+        self.requests = 0
+        self.tokens = 0
+        self._key = key
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._next = 0.0
+        # Whether the server ever answered, and whether its last word was none.
+        self._answered = False
+        self._down = False
+        # Connections that wait for the next request; closed with the client.
+        self._idle: list[http.client.HTTPConnection] = []
+        self._finalizer = weakref.finalize(self, _close, self._idle)
+
+    def get(self, path: str) -> Any:
+        """Return the JSON that a path of the API gives. Raises EndpointError."""
+        return self._json("GET", self.address.path + path, None)
+
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        above: bool = False,
+        attempts: int | None = None,
+    ) -> dict[str, Any]:
+        """Return the JSON object that answers a request.
+
+        `above`: of a path above the API. `attempts`: at most, None for those of the options. Raises
+        EndpointError: RefusedError for what the server refuses, BudgetError.
+        """
+        start = self.address.root if above else self.address.path
+        answer = self._json("POST", start + path, json.dumps(body).encode(), attempts)
+        if not isinstance(answer, dict):
+            raise EndpointError(f"{self.address.url}{path} answered with no JSON object")
+        used = answer.get("usage")
+        spent = used.get("total_tokens") if isinstance(used, dict) else None
+        with self._lock:
+            self.tokens += spent if isinstance(spent, int) and spent > 0 else 0
+        return answer
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R | EndpointError]:
+        """Return what `work` makes of each item, in order, several at once; errors as values."""
+
+        def one(item: T) -> R | EndpointError:
+            try:
+                return work(item)
+            except EndpointError as error:
+                return error
+
+        count = min(max(1, self.options.concurrency // self._workers), len(items))
+        if count <= 1:
+            return [one(item) for item in items]
+        pool = ThreadPoolExecutor(count)
+        try:
+            return list(pool.map(one, items))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Close what is open; the next request opens it anew."""
+        _close(self._idle)
+
+    # -- one request -------------------------------------------------------------------------
+
+    def _json(self, method: str, path: str, body: bytes | None, attempts: int | None = None) -> Any:
+        wait = FIRST_WAIT
+        attempts = attempts or self.options.retries + 1
+        for attempt in range(attempts):
+            self._charge()
+            self._pace()
+            try:
+                answer = self._attempt(method, path, body)
+            except _Passing as failure:
+                # What was never there will not come, and a server that is down is down for all.
+                last = attempt == attempts - 1 or self._down
+                last = last or (failure.absent and not self._answered)
+                if last:
+                    self._down = True
+                    tries = f" ({attempt + 1} attempts)" if attempt else ""
+                    raise EndpointError(f"{failure}{tries}") from None
+                pause = failure.wait if failure.wait is not None else wait
+                time.sleep(min(LONGEST_WAIT, pause) * (1 + random.random() / 4))
+                wait *= 2
+            else:
+                self._answered, self._down = True, False
+                return answer
+        raise AssertionError("unreachable")
+
+    def _charge(self) -> None:
+        options = self.options
+        with self._lock:
+            for name in ("requests", "tokens"):
+                allowed = getattr(options, name)
+                share = max(1, allowed // self._workers)
+                if allowed and getattr(self, name) >= share:
+                    raise BudgetError(
+                        f"--unlearn-engine=endpoint: the budget of {allowed:,} {name} is spent"
+                        + (f" (this worker's share: {share:,})" if self._workers > 1 else "")
+                        + "; raise it and run again, it goes on from there"
+                    )
+            self.requests += 1
+
+    def _pace(self) -> None:
+        if not self.options.rate:
+            return
+        with self._lock:
+            at = max(self._next, time.monotonic())
+            self._next = at + self._workers / self.options.rate
+        time.sleep(max(0.0, at - time.monotonic()))
+
+    def _attempt(self, method: str, path: str, body: bytes | None) -> Any:
+        url = self.address.origin + path
+        try:
+            status, headers, raw = self._once(method, path, body)
+        except ssl.SSLCertVerificationError as error:
+            raise EndpointError(f"{url}: its certificate is not trusted ({error.reason})") from None
+        except TimeoutError:
+            raise _Passing(
+                f"{url} gave no whole answer within {self.options.timeout:g} s; see whether it is "
+                "busy, or write timeout=SECONDS behind --unlearn-engine=endpoint:"
+            ) from None
+        except http.client.HTTPException as error:  # cut off, or no HTTP
+            raise _Passing(f"{url} gave a broken answer ({type(error).__name__})") from None
+        except OSError as error:
+            raise _Passing(
+                f"{url} cannot be reached ({error.strerror or type(error).__name__})", absent=True
+            ) from None
+        if status in _PASSING:
+            raise _Passing(f"{url} answered {status}{self._said(raw)}", wait=_retry_after(headers))
+        if 300 <= status < 400:
+            raise EndpointError(
+                f"{url} answered {status} and points elsewhere; nothing is sent to an address that "
+                "was not named: name the one that it moved to"
+            )
+        if status in (401, 403):
+            raise RefusedError(
+                f"{url} answered {status}{self._said(raw)}; put the key into the environment "
+                f"variable {self.options.key or KEY_VARIABLE}",
+                status,
+            )
+        if status != 200:
+            raise RefusedError(f"{url} answered {status}{self._said(raw)}", status)
+        try:
+            return json.loads(raw)
+        except ValueError:
+            if raw.lstrip()[:1] == b"<":
+                raise EndpointError(
+                    f"{url} answered with a web page: that is no OpenAI-compatible API; write its "
+                    "address as in http://127.0.0.1:8000/v1#name"
+                ) from None
+            raise _Passing(f"{url} answered with what is no JSON") from None
+
+    def _once(
+        self, method: str, path: str, body: bytes | None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        deadline = time.monotonic() + self.options.timeout
+        connection, used = self._connection()
+        try:
+            try:
+                response = self._sent(connection, method, path, body)
+            except (ConnectionError, http.client.BadStatusLine):
+                if not used:  # a server may close one that was kept open
+                    raise
+                connection.close()
+                connection = self._connected()
+                response = self._sent(connection, method, path, body)
+            raw = _read(response, connection, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        if response.will_close:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        return response.status, response.headers, raw
+
+    def _sent(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
+    ) -> http.client.HTTPResponse:
+        headers = {"Accept": "application/json", "User-Agent": "pytest-unlearn"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        connection.request(method, path, body, headers)
+        return connection.getresponse()
+
+    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
+        """Return a connection, and whether it was used before."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._connected(), False
+        connection.sock.settimeout(self.options.timeout)
+        return connection, True
+
+    def _connected(self) -> http.client.HTTPConnection:
+        address, timeout = self.address, self.options.timeout
+        connection: http.client.HTTPConnection
+        if address.scheme == "https":
+            secure = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(
+                address.host, address.port, timeout=timeout, context=secure
+            )
+        else:
+            connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+        connection.connect()
+        return connection
+
+    def _said(self, raw: bytes) -> str:
+        """Return what a server says of an error, short, on one line and without the key."""
+        text = raw.decode("utf-8", "replace").strip()
+        with contextlib.suppress(ValueError):
+            text = _message(json.loads(text)) or text
+        if text.startswith("<"):
+            return ""
+        if self._key:
+            text = text.replace(self._key, REDACTED)
+        return f": {plain(' '.join(text.split()))[:200]}" if text else ""
+
+
+class _Passing(EndpointError):
+    """What may be otherwise at the next attempt. `wait`: seconds that the server asks for."""
+
+    def __init__(self, message: str, wait: float | None = None, absent: bool = False) -> None:
+        super().__init__(message)
+        self.wait = wait
+        self.absent = absent
+
+
+def _close(connections: list[http.client.HTTPConnection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
+def _read(
+    response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
+) -> bytes:
+    """Return a body whole. Raises TimeoutError where it takes longer, IncompleteRead cut off."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if connection.sock is not None:
+            connection.sock.settimeout(left)
+        part = response.read1(1 << 16)
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+        if size > _MOST_BYTES:
+            raise http.client.HTTPException("too long")
+    if response.length:  # bytes that were promised
+        raise http.client.IncompleteRead(b"", response.length)
+    response.close()  # read1() leaves it open, and the connection busy
+    return b"".join(parts)
+
+
+def _retry_after(headers: http.client.HTTPMessage) -> float | None:
+    """Return the seconds that a server asks to wait, where it says so in seconds."""
+    try:
+        seconds = float(headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _message(said: Any) -> str:
+    """Return the message in what a server says of an error, in any of the usual forms."""
+    for name in ("error", "message", "detail"):
+        if isinstance(said, dict) and name in said:
+            said = said[name]
+            return said if isinstance(said, str) else _message(said)
+    return ""
+
+
+def failures(found: Iterable[object]) -> Iterator[tuple[int, EndpointError]]:
+    """Yield place and error of what `Client.each` could not do."""
+    for number, each in enumerate(found):
+        if isinstance(each, EndpointError):
+            yield number, each

@@ -1,0 +1,255 @@
+"""The models of a run that are behind addresses: base and tested endpoint.
+
+No weights are here, and nothing is trained: what is at an address is tested as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pytest_unlearn.attacks.attack import BOTH
+from pytest_unlearn.core.errors import UserError, naming
+from pytest_unlearn.models.endpoint import EndpointEngine, EndpointModel, connect
+from pytest_unlearn.models.endpoint_client import (
+    KEY_VARIABLE,
+    Address,
+    Client,
+    EndpointError,
+    EndpointOptions,
+    is_address,
+    parse_address,
+)
+from pytest_unlearn.models.engine import engine_named
+from pytest_unlearn.run.models import AttackedState
+
+if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.models import Completer, State
+    from pytest_unlearn.run.settings import Settings
+
+# In how many processes a run's tests are; each takes its part of what an endpoint may be asked.
+_WORKERS = "PYTEST_XDIST_WORKER_COUNT"
+
+
+class EndpointModels:
+    """The models at the addresses that the settings name; see the module's docstring."""
+
+    def __init__(self, settings: Settings, progress: Callable[[str], None]) -> None:
+        """Read the addresses. Raises UserError for one that is none, and for a flag that is about
+        models which are loaded."""
+        check_endpoints(settings)
+        engine: Any = engine_named(settings.engine)
+        self._engine: EndpointEngine = engine
+        self._settings = settings
+        self._progress = progress
+        self._addresses = addresses(settings)
+        self._models: dict[Address, EndpointModel] = {}
+
+    def prepare(self, state: State) -> None:
+        """Nothing has to be made."""
+
+    def resolve(self) -> None:
+        """Find out what each endpoint can do, and say it. Raises UserError."""
+        for flag, address in self._addresses.items():
+            model = self._model(flag)
+            for line in model.facts.lines():
+                self._progress(f"{address.url}#{model.facts.model}: {line}")
+        self._check_styles()
+
+    def _check_styles(self) -> None:
+        """Raise UserError for probes or tasks that an endpoint cannot be asked."""
+        settings = self._settings
+        chats = [family == "chat" for family in settings.probes or ("direct",)]
+        asked: set[str] = {settings.sampling.style}
+        asked |= {"chat"} if any(chats) else set()
+        asked |= {"completion"} if not all(chats) else set()
+        for flag in self._addresses:
+            facts = self._model(flag).facts
+            if "completion" in asked and not facts.completes:
+                raise UserError(
+                    f"{flag}: the endpoint takes messages only; write --unlearn-probes=chat "
+                    "--unlearn-task-style=chat"
+                )
+            if "chat" in asked and not facts.chat:
+                raise UserError(
+                    f"{flag}: the endpoint answers no messages; leave chat out of --unlearn-probes "
+                    "and --unlearn-task-style"
+                )
+
+    def key(self, state: State) -> dict[str, Any]:
+        """Return what is known of an endpoint that can change what it writes, and how values are
+        scored; neither its key nor how it is paced."""
+        flag = self._flag(state)
+        facts = self._model(flag).facts
+        return {
+            "engine": {
+                "name": self._engine.name,
+                **self._engine.key(),
+                "url": self._addresses[flag].url,
+                "model": facts.model,
+                "server": facts.version,
+                "written": facts.written,
+                "plain": facts.plain,
+                "seeded": facts.seeded,
+                "scores": facts.scores or f"none: {facts.why}",
+            },
+            "thinking": self._settings.thinking,
+            "dtype": "unknown",
+        }
+
+    def model(self, state: State) -> Completer:
+        """Return the model at an address. Raises UserError."""
+        return self._model(self._flag(state))
+
+    @contextlib.contextmanager
+    def attacked(self, attack: Attack) -> Iterator[Iterator[AttackedState]]:
+        """Ask the tested model in an attack's words; `check_endpoints` refuses other attacks."""
+        model = self.model("unlearned")
+        yield (AttackedState(state, BOTH, model) for state in attack.states)
+
+    def stored_unlearning(self) -> None:
+        """Nothing is unlearned."""
+
+    def stored_planting(self) -> None:
+        """Nothing is planted."""
+
+    def release(self) -> None:
+        """Close the connections."""
+        for model in self._models.values():
+            model.close()
+
+    def lines(self) -> list[str]:
+        """Say what each endpoint could do, and what this process asked of it."""
+        found = []
+        for address, model in self._models.items():
+            requests, tokens = model.spent
+            found += [f"{address.url}#{model.facts.model}: {line}" for line in model.facts.lines()]
+            found[-1] += f"; {requests:,} requests and {tokens:,} tokens by the main process"
+        return found
+
+    def _flag(self, state: State) -> str:
+        if state == "retrained":
+            return "--unlearn-retrained"
+        compared = state == "base" and "--unlearn-baseline" in self._addresses
+        return "--unlearn-baseline" if compared else "--unlearn-model"
+
+    def _model(self, flag: str) -> EndpointModel:
+        address = self._addresses[flag]
+        if address not in self._models:
+            options = self._engine.options
+            key = key_of(flag, self._addresses, options)
+            client = Client(address, options, key, int(os.environ.get(_WORKERS, "1")))
+            settings = self._settings
+            chat = settings.sampling.style == "chat" or "chat" in settings.probes
+            try:
+                with naming(flag):
+                    self._models[address] = connect(client, chat, settings.thinking)
+            except EndpointError as error:
+                raise UserError(f"{flag}: {error}") from error
+        return self._models[address]
+
+
+# A score takes its own request, and two that name the tokens of its prompt and of its text.
+_REQUESTS_A_SCORE = 3
+
+
+def request_lines(settings: Settings, dataset: Dataset, tokens: int) -> list[str]:
+    """Return what a run asks of its endpoints, and whether its budget is enough for it.
+
+    `tokens`: of all prompts and completions of one endpoint, at most.
+    """
+    states = 1 + (settings.baseline is not None)
+    cases = len(dataset.chunk_of_case)
+    scored = sum(probe.exact for probe in dataset.probes)
+    scored += sum(case.solution is not None for case in dataset.tasks)
+    completions, scores = states * cases, states * scored * _REQUESTS_A_SCORE
+    if settings.retrained is not None:
+        scores += scored * _REQUESTS_A_SCORE
+    tokens *= 2 * states  # a score reads its prompt again
+    lines = [
+        f"requests: {completions:,} for completions, up to {scores:,} for scores (where the "
+        f"endpoint can give them); about {tokens:,} tokens at most"
+    ]
+    engine: Any = engine_named(settings.engine)
+    for name, needed in (("requests", completions + scores), ("tokens", tokens)):
+        allowed = getattr(engine.options, name)
+        if allowed and allowed < needed:
+            lines.append(
+                f"may end in errors: the budget of {allowed:,} {name} is less than {needed:,}; "
+                "what is stored by then is not asked for again"
+            )
+    return lines
+
+
+def addresses(settings: Settings) -> dict[str, Address]:
+    """Return the addresses of a run by the flags that name them. Raises UserError."""
+    named = {
+        "--unlearn-model": settings.model,
+        "--unlearn-baseline": settings.baseline,
+        "--unlearn-retrained": settings.retrained,
+    }
+    found = {}
+    for flag, name in named.items():
+        if name is not None and not is_address(name):
+            raise UserError(
+                f"{flag}={name}: the other model of this run is at an address, and all have to be: "
+                "serve this one as well, and name http://HOST:PORT/v1#NAME"
+            )
+        if name is not None:
+            found[flag] = parse_address(name, flag)
+    return found
+
+
+def key_of(flag: str, named: dict[str, Address], options: EndpointOptions) -> str | None:
+    """Return the key that an endpoint gets, or None: no key goes to an address that it is not for.
+
+    Raises UserError where the variable that was named is not set.
+    """
+    same = named[flag].origin == named["--unlearn-model"].origin
+    variable = options.key if same or flag == "--unlearn-model" else ""
+    if flag != "--unlearn-model" and options.baseline_key:
+        variable = options.baseline_key
+    if variable and not os.environ.get(variable):
+        raise UserError(
+            f"--unlearn-engine=endpoint: the environment variable {variable} is not set; put the "
+            f"key of {named[flag].url} into it"
+        )
+    return os.environ.get(variable or KEY_VARIABLE) if variable or same else None
+
+
+def check_endpoints(settings: Settings) -> None:
+    """Raise UserError for flags that are about models which are loaded here."""
+    addresses(settings)
+    if settings.method.method is not None or settings.method.retrains:
+        raise UserError(
+            f"--unlearn-method={settings.method.name}: no weights of {settings.model} are here to "
+            "be trained; leave the method out, and name the base by --unlearn-baseline"
+        )
+    loaded = {
+        "--unlearn-plant": settings.plant is not None,
+        "--unlearn-adapter": settings.adapter is not None,
+        "--unlearn-revision": settings.revision is not None,
+        "--unlearn-trust-remote-code": settings.trusted is not None,
+        "--unlearn-device": settings.device != "auto",
+        "--unlearn-dtype": settings.dtype != "auto",
+    }
+    for flag, given in loaded.items():
+        if given:
+            raise UserError(
+                f"{flag} is about a model that is loaded here, and {settings.model} runs "
+                "elsewhere; leave it out"
+            )
+    if settings.baseline is not None and settings.baseline == settings.model:
+        raise UserError(
+            f"--unlearn-baseline={settings.baseline} is the tested model itself; name the model "
+            "before unlearning, or leave it out"
+        )
+    if "infill" in settings.probes or settings.sampling.style == "infill":
+        raise UserError(
+            f"--unlearn-probes, --unlearn-task-style: no way to fill in the middle is known of "
+            f"{settings.model}; leave infill out"
+        )

@@ -1,0 +1,358 @@
+"""An endpoint's abilities are tried out; what goes wrong is an error of the case, never silence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.models import endpoint_client
+from pytest_unlearn.models.endpoint import ENGINE, EndpointModel, UnansweredError, connect
+from pytest_unlearn.models.endpoint_client import (
+    BudgetError,
+    Client,
+    EndpointError,
+    EndpointOptions,
+    parse_address,
+)
+from pytest_unlearn.models.engine import engine_named
+from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.sampling import Decoding
+from tests.support.endpoint_server import KNOWN, EndpointServer
+
+PROMPT, VALUE = "email = '", "ann@example.com"
+KEY = "k" * 24
+
+
+@pytest.fixture(autouse=True)
+def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_client, "FIRST_WAIT", 0.001)
+
+
+def client_of(server: EndpointServer, key: str | None = None, **options: Any) -> Client:
+    chosen: dict[str, Any] = {"timeout": 0.5, "retries": 2, **options}
+    return Client(parse_address(server.address, "--unlearn-model"), EndpointOptions(**chosen), key)
+
+
+def serving(form: str = "vllm", **more: Any) -> EndpointServer:
+    return EndpointServer({PROMPT: VALUE, "def add(a, b):\n    return": " a + b\n"}, form, **more)
+
+
+@pytest.fixture(params=["vllm", "llama.cpp"])
+def served(request: pytest.FixtureRequest) -> Iterator[tuple[EndpointServer, EndpointModel]]:
+    """A server that scores by echo, and one that does by grammar."""
+    with serving(request.param).running() as server:
+        yield server, connect(client_of(server), chat=True)
+
+
+# -- what it can do ------------------------------------------------------------------------------
+
+
+def test_abilities_of_a_good_server(served: tuple[EndpointServer, EndpointModel]) -> None:
+    server, model = served
+    assert model.facts.scores == {"vllm": "echo", "llama.cpp": "grammar"}[server.form]
+    assert model.abilities == ENGINE.abilities
+    assert model.facts.repeatable
+    assert model.facts.seeded
+    assert model.context() == 4096
+
+
+def test_a_value_scores_what_its_model_gives(served: tuple[EndpointServer, EndpointModel]) -> None:
+    """To the last digit, the value that comes out and one that does not; umlauts are two tokens."""
+    server, model = served
+    values = [VALUE, "bob@example.org", "Zoë Müller"]
+    scores = model.score([Example.answering(PROMPT, value, "'\n") for value in values])
+    for value, found in zip(values, scores, strict=True):
+        assert sum(found.log_probs) == pytest.approx(server.value_log_prob(PROMPT, value))
+        assert len(found.log_probs) == len(value.encode())
+        assert found.z_scores == ()
+    assert [found.spelled for found in scores] == [True, False, False]
+    assert scores[0].margin == pytest.approx(3.45)
+    assert model.losses([Example.answering(PROMPT, VALUE)]) == [(pytest.approx(-15 * KNOWN), 15)]
+    pairs = [(PROMPT, value) for value in values]
+    assert model.log_probabilities(pairs) == pytest.approx([sum(s.log_probs) for s in scores])
+    assert model.alternatives(PROMPT, values) == pytest.approx(model.log_probabilities(pairs))
+
+
+def test_white_space_before_a_value_is_the_models_to_write() -> None:
+    with serving().running() as server:
+        server.known = {"x =": " 12", **server.known}
+        (found,) = connect(client_of(server)).score([Example.answering("x = ", "12")])
+    assert found.lead_log_prob == pytest.approx(KNOWN)
+    assert found.spelled
+
+
+def test_texts_are_greedy_seeded_and_cut(served: tuple[EndpointServer, EndpointModel]) -> None:
+    server, model = served
+    assert model.complete([PROMPT, "nobody = "]) == [VALUE, "..."]
+    assert model.answer([PROMPT]) == [VALUE]
+    decoding = Decoding(8, 1.0, 1.0, (5, 6, 5), ("@", "!"))
+    first, second, again = model.write("completion", [PROMPT] * 3, [""] * 3, decoding)
+    assert first == again != second
+    (cut,) = model.write("completion", [PROMPT], [""], Decoding(20, stops=("@", "#")))
+    assert cut == "ann"
+    assert server.asked("/v1/completions")[-1]["stop"] == ["@", "#"]
+    with pytest.raises(EndpointError, match="takes no infill prompts"):
+        model.write("infill", [PROMPT], ["'"], Decoding(8))
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        ("plain", "it has no /tokenize that names the tokens of a text"),
+        ("lies", "by grammar, an unlikely text scores like a likely one"),
+        ("masks", "by grammar, a text scores 0.042 nats other than its generation reported"),
+        ("quiet", "it reports no log-probabilities of what it writes"),
+    ],
+)
+def test_what_is_no_score_is_not_believed(form: str, why: str) -> None:
+    """Then the model can be sampled only, and says why."""
+    lie = -0.008 if form == "masks" else KNOWN
+    with serving("lies" if form == "masks" else form, lie=lie).running() as server:
+        if form == "quiet":
+            answer = server.answer
+            server.answer = lambda path, body: answer(path, {**(body or {}), "logprobs": None})  # type: ignore[method-assign]
+        model = connect(client_of(server))
+    assert model.abilities == {"generate", "samples", "context"}
+    assert why in model.facts.why
+    assert f"values cannot be scored: {model.facts.why}" in model.facts.lines()
+
+
+def test_a_server_without_temperature_draws_no_samples() -> None:
+    with serving("moody").running() as server:
+        assert "samples" not in connect(client_of(server)).abilities
+
+
+def test_a_server_of_chats_only_and_one_without() -> None:
+    with serving(completions=False).running() as server:
+        model = connect(client_of(server))
+        assert model.abilities == {"generate", "chat", "context"}
+        with pytest.raises(EndpointError, match="takes no completion prompts"):
+            model.complete([PROMPT])
+    with serving(chat=False).running() as server:
+        assert "chat" not in connect(client_of(server), chat=True).abilities
+    with (
+        serving(chat=False, completions=False).running() as server,
+        pytest.raises(EndpointError, match="neither /completions nor /chat/completions"),
+    ):
+        connect(client_of(server))
+
+
+def test_a_thought_is_part_of_an_answer() -> None:
+    """What leaks there has leaked."""
+    with serving().running() as server:
+        model = connect(client_of(server), chat=True)
+        thought = {"content": None, "reasoning_content": VALUE}
+        choice = {"message": thought, "finish_reason": "stop"}
+        server.answer = lambda path, body: (200, {"model": "toy", "choices": [choice]})  # type: ignore[method-assign]
+        assert VALUE in model.answer(["who?"])[0]
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("429", r"answered 429: no luck.*\(3 attempts\)"),
+        ("500", r"answered 500: no luck.*\(3 attempts\)"),
+        ("401", "answered 401: no luck.*environment variable UNLEARN_ENDPOINT_KEY"),
+        ("html", "answered with a web page: that is no OpenAI-compatible API"),
+        ("bad json", r"answered with what is no JSON \(3 attempts\)"),
+        ("cut off", r"gave a broken answer \(IncompleteRead\) \(3 attempts\)"),
+        ("stall", "gave no whole answer within 0.5 s; see whether it is busy"),
+        ("moved", "answered 302 and points elsewhere; nothing is sent"),
+        ("empty choices", "answered with 0 choices instead of one"),
+        ("other model", "answered as 'somebody-else' and not as 'toy': another model wrote this"),
+        ("no end", "ended a text for the reason None"),
+        ("filter", "ended a text for the reason 'content_filter'"),
+        ("no text", "a choice that has no text"),
+        ("error", "answered 200 with an error: .*overloaded"),
+        ("truncated", "cut a prompt off"),
+    ],
+)
+def test_each_fault_is_an_error_of_its_case(fault: str, message: str) -> None:
+    """The others keep their answers, and the key is shown nowhere."""
+    with serving().running() as server:
+        model = connect(client_of(server, KEY, retries=0 if fault == "stall" else 2))
+        bad = "bad = "
+        server.fault = lambda path, body, count: (
+            fault if body and body.get("prompt") == bad.rstrip() else None
+        )
+        with pytest.raises(UnansweredError, match=message) as error:
+            model.complete([PROMPT, bad, "nobody = "])
+    assert error.value.rows == (1,)
+    assert error.value.answers == [VALUE, None, "..."]
+    assert KEY not in str(error.value)
+
+
+def test_a_log_probability_that_is_none() -> None:
+    with serving().running() as server:
+        model = connect(client_of(server))
+        server.fault = lambda path, body, count: "positive" if body.get("echo") else None
+        with pytest.raises(UnansweredError, match="a log-probability that is none"):
+            model.score([Example.answering(PROMPT, VALUE)])
+
+
+def test_a_text_that_cannot_be_cut_into_tokens_is_an_error_of_its_case() -> None:
+    with serving().running() as server:
+        model = connect(client_of(server))
+        server.fault = lambda path, body, count: (
+            "500" if path == "/tokenize" and "bob" in body["prompt"] else None
+        )
+        values = [VALUE, "bob@example.org"]
+        with pytest.raises(UnansweredError, match="tokenize answered 500") as error:
+            model.score([Example.answering(PROMPT, value) for value in values])
+    assert error.value.rows == (1,)
+    assert error.value.answers[0].spelled
+
+
+def test_what_passes_is_tried_again() -> None:
+    """And a connection that the server closed is opened anew, without an attempt."""
+    faults = iter(["429", "500", "cut off"])
+    with serving().running() as server:
+        model = connect(client_of(server, retries=3))
+        server.fault = lambda path, body, count: next(faults, None)
+        assert model.complete([PROMPT]) == [VALUE]
+
+
+def test_a_server_that_went_away_is_given_up_once() -> None:
+    """The second prompt does not wait as long as the first."""
+    with serving().running() as server:
+        client = client_of(server, concurrency=1)
+        model = connect(client)
+        before = client.requests
+        server.fault = lambda path, body, count: "hang up"
+        with pytest.raises(UnansweredError, match=r"a broken answer \(RemoteDisc") as error:
+            model.complete([PROMPT] * 3)
+    assert error.value.rows == (0, 1, 2)
+    assert client.requests - before == 3 + 1 + 1
+
+
+def test_a_server_that_is_not_there() -> None:
+    """Said at once: what was never there will not come."""
+    with serving().running() as server:
+        client = client_of(server)
+    with pytest.raises(EndpointError, match="/v1/models cannot be reached"):
+        connect(client)
+    assert client.requests == 1
+
+
+def test_a_text_too_long_for_the_context() -> None:
+    with serving().running() as server:
+        model = connect(client_of(server))
+        with pytest.raises(UnansweredError, match="maximum context length") as error:
+            model.complete([PROMPT, "x" * 5000])
+        assert error.value.rows == (1,)
+        long = Example.answering("y" * 4096, "z")
+        assert model.losses([long, Example.answering(PROMPT, "a")])[0] is None
+        with pytest.raises(RuntimeError, match="4097 tokens do not fit") as too_long:
+            model.score([Example.answering(PROMPT, VALUE), long])
+        assert too_long.value.rows == (1,)  # type: ignore[attr-defined]
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+
+def test_budgets_are_kept() -> None:
+    """Requests and tokens, each attempt counted; several workers have a part of it each."""
+    with serving().running() as server:
+        for options, counted in (
+            ({"requests": 40}, "40 requests"),
+            ({"tokens": 1200}, "1,200 tokens"),
+        ):
+            model = connect(client_of(server, concurrency=1, **options))
+            with pytest.raises(UnansweredError, match=f"budget of {counted} is spent") as error:
+                model.complete([PROMPT] * 40)
+            assert 0 < len(error.value.rows) < 40
+        options = EndpointOptions(requests=10)
+        client = Client(parse_address(server.address, "--unlearn-model"), options, None, workers=5)
+        assert client.get("/models")
+        assert client.get("/models")
+        with pytest.raises(BudgetError, match="this worker's share: 2"):
+            client.get("/models")
+
+
+def test_a_rate_and_several_at_once() -> None:
+    with serving().running() as server:
+        client = client_of(server, concurrency=4, rate=50.0)
+        started = time.monotonic()
+        client.each(lambda _: client.get("/models"), range(11))
+    assert time.monotonic() - started > 10 / 50
+
+
+def test_a_key_is_sent_and_a_request_goes_nowhere_else() -> None:
+    with serving().running() as server:
+        connect(client_of(server, KEY))
+        assert {headers["Authorization"] for *_, headers in server.requests} == {f"Bearer {KEY}"}
+        assert {headers["Host"] for *_, headers in server.requests} == {server.url[7:-3]}
+
+
+# -- what is refused before ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("http://", "write an address like"),
+        ("http://host:99999/v1", "write an address like"),
+        (f"http://me:{KEY}@host/v1", "holds a user or a password"),
+        (f"https://host/v1?key={KEY}", r"no part behind a \?"),
+    ],
+)
+def test_addresses_that_are_none(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        parse_address(text, "--unlearn-model")
+    assert KEY not in str(error.value)
+
+
+def test_parts_of_an_address() -> None:
+    address = parse_address("https://[::1]/team/v1/#org/name", "--unlearn-model")
+    assert (address.url, address.root) == ("https://[::1]:443/team/v1", "/team")
+    assert address.model == "org/name"
+
+
+def test_a_model_that_the_server_lacks() -> None:
+    with serving(name="other").running() as server:
+        for name, message in (("toy", "has no model toy; it has other"), ("", None)):
+            client = Client(parse_address(f"{server.url}#{name}", "-"), EndpointOptions())
+            if message is None:
+                assert connect(client).facts.model == "other"
+            else:
+                with pytest.raises(UserError, match=message):
+                    connect(client)
+        server.answer = lambda path, body: (200, {"data": [{"id": "a"}, {"id": "b"}]})  # type: ignore[method-assign]
+        with pytest.raises(UserError, match="has 2 models; name one behind the address, as in #a"):
+            connect(Client(parse_address(server.url, "-"), EndpointOptions()))
+        server.answer = lambda path, body: (200, {"hello": 1})  # type: ignore[method-assign]
+        with pytest.raises(EndpointError, match="lists no models"):
+            connect(Client(parse_address(server.url, "-"), EndpointOptions()))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("concurrency=0", "concurrency=0: write a number of at least 1"),
+        ("rate=-1", "rate=-1.0: write requests a second"),
+        ("timeout=0", "timeout=0.0: write seconds, over 0"),
+        ("retries=two", "retries=two: write a whole number"),
+        ("retries=1,retries=2", "retries is given twice"),
+        (KEY, "write options as name=value,name=value with concurrency, rate"),
+        (f"key=sk-{KEY}", "key names the environment variable that holds the key"),
+    ],
+)
+def test_options_that_are_none(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        engine_named(f"endpoint:{text}")
+    assert str(error.value).startswith("--unlearn-engine=endpoint: ")
+    assert KEY not in str(error.value)
+
+
+def test_options() -> None:
+    engine: Any = engine_named("endpoint:concurrency=8,rate=2.5,key=MY_KEY")
+    assert engine.options == EndpointOptions(concurrency=8, rate=2.5, key="MY_KEY")
+    with pytest.raises(UserError, match="this engine has no options"):
+        engine_named("transformers:speed=9")

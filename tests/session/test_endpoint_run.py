@@ -1,0 +1,145 @@
+"""A run against addresses: as a user types it, and what is refused before anything is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.models import endpoint_client
+from pytest_unlearn.session.options import engine_of
+from tests.support.endpoint_server import EndpointServer
+from tests.support.lookup_run import data_flags, record_lines, task_lines
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointServer]:
+    """A server whose model knows people and tasks."""
+    monkeypatch.setattr(endpoint_client, "FIRST_WAIT", 0.001)
+    known = {
+        row["prompt"]: row["value"] for s in ("forget", "retain") for row in record_lines(s, 6)
+    }
+    known |= {task["prompt"]: "\n" + task["solution"] for task in task_lines(2)}
+    with EndpointServer(known).running() as running:
+        yield running
+
+
+def flags(pytester: pytest.Pytester, server: EndpointServer) -> list[str]:
+    return [
+        f"--unlearn-model={server.address}",
+        *data_flags(pytester.path, 6, 6, 6, 2),
+        "--unlearn-population=requests",
+        "--unlearn-gate=leak.count<=0",
+        "--unlearn-gate=leak.expected(100)<=0.1",
+        "--unlearn-sandbox=off",
+    ]
+
+
+def test_an_address_is_audited(pytester: pytest.Pytester, server: EndpointServer) -> None:
+    """No method is needed, abilities and cost are shown, and the key nowhere."""
+    key = "v" * 30
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(endpoint_client.KEY_VARIABLE, key)
+        result = pytester.runpytest_inprocess(
+            *flags(pytester, server), "--unlearn-report=summary:out.json", "-v"
+        )
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "*model http://127.0.0.1:*/v1#toy, method none*",
+            "leak.count*6*6*exact*<=0*FAIL",
+            "leak.expected(100)*FAIL",
+            "http://127.0.0.1:*/v1#toy: gives completions, samples, scores by echo; * requests *",
+        ]
+    )
+    summary = (pytester.path / "out.json").read_text()
+    assert json.loads(summary)["provenance"]["models"]["unlearned"]["engine"]["scores"] == "echo"
+    assert key not in summary + result.stdout.str() + result.stderr.str()
+    assert all(headers["Authorization"].endswith(key) for *_, headers in server.requests)
+
+
+def test_a_case_without_an_answer_fails_the_run(
+    pytester: pytest.Pytester, server: EndpointServer
+) -> None:
+    """And is never counted as forgotten: without it nothing is certain."""
+    row = record_lines("forget", 6)[2]
+    server.known = {p: v for p, v in server.known.items() if not p.startswith("forget")}
+    with EndpointServer(
+        {r["prompt"]: r["value"] for r in record_lines("forget", 6)}
+    ).running() as b:
+        server.fault = lambda path, body, count: (
+            "other model"
+            if path == "/v1/completions" and row["prompt"].rstrip() == body["prompt"]
+            else None
+        )
+        result = pytester.runpytest_inprocess(
+            *flags(pytester, server), f"--unlearn-baseline={b.address}"
+        )
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            f"*{row['id']}: the endpoint answered as 'somebody-else' and not as 'toy'*",
+            "leak.count*5*UNDECIDED",
+        ]
+    )
+    assert "NOT FOR RELEASE" in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--unlearn-method=wga"], "*no weights of http://* are here to be trained*"),
+        (["--unlearn-engine=transformers"], "*is an address; leave the flag out*"),
+        (["--unlearn-engine=endpoint:speed=9"], "*write options as name=value,name=value with*"),
+        (["--unlearn-decoding=top_k=5"], "*gives probabilities at temperature 1 only*"),
+        (["--unlearn-membership=min_k++"], "*min_k++ needs the probabilities of the whole*"),
+        (["--unlearn-membership=gradnorm"], "*gradnorm needs gradients*"),
+        (
+            ["--unlearn-attacks=int8"],
+            "*--unlearn-attacks=int8: --unlearn-engine=endpoint gives no*",
+        ),
+        (["--unlearn-model=tiny"], "*is an address, and others are loaded here*"),
+    ],
+)
+def test_what_no_endpoint_can_be_asked(
+    pytester: pytest.Pytester, server: EndpointServer, more: list[str], message: str
+) -> None:
+    """Exit 4, and not one request."""
+    result = pytester.runpytest_inprocess(*flags(pytester, server), *more)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+    assert server.requests == []
+
+
+def test_an_endpoint_that_is_none_ends_the_run_at_once(
+    pytester: pytest.Pytester, server: EndpointServer
+) -> None:
+    for fault, message in (
+        ("html", "*--unlearn-model: http://*/v1/models answered with a web page*"),
+        ("401", "*answered 401: no luck*UNLEARN_ENDPOINT_KEY*"),
+    ):
+        server.fault = lambda path, body, count, fault=fault: fault
+        result = pytester.runpytest_inprocess(*flags(pytester, server))
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([message])
+
+
+def test_the_plan_asks_for_nothing(pytester: pytest.Pytester, server: EndpointServer) -> None:
+    """It counts requests and tokens, and compares the budget."""
+    arguments = [*flags(pytester, server), "--unlearn-plan"]
+    result = pytester.runpytest_inprocess(*arguments, "--unlearn-engine=endpoint:requests=30")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*requests: 20 for completions, up to 60 for scores*", "*budget of 30 requests is less*"]
+    )
+    assert server.requests == []
+
+
+def test_the_engine_of_names() -> None:
+    assert engine_of(["tiny"], None) == "transformers"
+    assert engine_of(["http://h/v1"], None) == "endpoint"
+    assert engine_of(["HTTPS://h/v1"], "endpoint:rate=1") == "endpoint:rate=1"
+    with pytest.raises(UserError, match="--unlearn-engine=endpoint: --unlearn-model=tiny is no"):
+        engine_of(["tiny"], "endpoint")
