@@ -7,7 +7,7 @@ A row travels from a worker to the controller, and into JUnit, as JSON text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ class LeakRow:
     prompt, `planted` that of the document. `base_exact` and `unlearned_exact` are exact extraction
     scores (`leaks.exact.exact_row`), None where the probe has none. `rehearsed`: unlearning was
     trained on this prompt, or on this retained person. `cluster`: the people who share a value or a
-    prompt with this one, and with whom they count as one.
+    prompt with this one, and with whom they count as one. `base_sampled` and `unlearned_sampled`:
+    in how many texts the value came out, and of how many that were drawn; None where none was.
     """
 
     id: str
@@ -45,6 +46,8 @@ class LeakRow:
     unlearned_exact: dict[str, Any] | None = None
     rehearsed: bool = False
     cluster: str = ""
+    base_sampled: Sequence[int] | None = None
+    unlearned_sampled: Sequence[int] | None = None
 
     @property
     def language(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.case_rows import Row as Row
+from pytest_unlearn.tasks.task_prompts import pass_at_k
 
 State = Literal["base", "unlearned"]
 # How scores become a figure: the tested model's mean, with an upper (`rate`) or a lower limit
@@ -240,6 +241,13 @@ def _leak_at(row: Row, state: State, samples: int) -> float | None:
     return leak_at(log_probability, samples) if log_probability <= 0.0 else math.nan
 
 
+def _sampled(row: Row, state: State, samples: int) -> float | None:
+    found = getattr(row, f"{state}_sampled", None)
+    if found is None or found[1] < samples:
+        return None
+    return pass_at_k(found[1], found[0], samples)
+
+
 def _exposure(row: Row, state: State, argument: int) -> float | None:
     exposure = (getattr(row, f"{state}_exact", None) or {}).get("exposure")
     return None if exposure is None else float(exposure["bits"])
@@ -323,6 +331,18 @@ METRICS: dict[str, Metric] = {
             exact=True,
             counted=False,
             attackable=True,
+        ),
+        Metric(
+            "leak.sampled",
+            "rate",
+            "forget",
+            "the same, estimated from texts that were drawn (--unlearn-leak-samples, K or more)",
+            "unbiased estimate of pass@k, arXiv 2107.03374",
+            _sampled,
+            argument="K",
+            had=_sampled,
+            chance=_sampled,
+            counted=False,
         ),
         Metric(
             "leak.rehearsed",

@@ -89,21 +89,32 @@ def check_decoys(gate: Gate, decoys: int) -> None:
         )
 
 
+def check_samples(gate: Gate, samples: int) -> None:
+    """Raise GateError for a gate on more samples of a probe than are drawn."""
+    if gate.metric.name == "leak.sampled" and (gate.argument or 0) > samples:
+        raise GateError(
+            f"{gate.text}: {samples} texts are drawn for each probe; write "
+            f"--unlearn-leak-samples={gate.argument} or more"
+        )
+
+
 def check_feasible(
     gates: Iterable[Gate],
     cases: Sequence[object],
     decoys: int = 0,
     confidence: float = CONFIDENCE,
     requests: bool = False,
+    samples: int = 0,
 ) -> None:
     """Raise GateError for a gate that the data set could not meet even with perfect results.
 
     `decoys`: how many each value is ranked among, for gates on exposure. `requests`: see
-    `plan_gate`.
+    `plan_gate`. `samples`: texts drawn for each probe.
     """
     for gate in gates:
         plan = plan_gate(gate, cases, confidence, requests)
         check_decoys(gate, decoys)
+        check_samples(gate, samples)
         if plan.units >= plan.needed:
             continue
         metric = gate.metric

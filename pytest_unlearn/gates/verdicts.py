@@ -60,9 +60,9 @@ class Judged(Protocol):
 class GateResult:
     """A judged gate. `observed` and `bound` are text for people; `advice` says what to do next.
 
-    `n` is the number of cases, `units` that of people or tasks.
-    `blocks` tells whether this result alone forbids the release. `population` says whom it speaks
-    of where not of all, and `rehearsed` that these are only those that unlearning trained on.
+    `n` is the number of cases, `units` that of people or tasks. `blocks` tells whether this result
+    alone forbids the release. `population` says whom it speaks of where not of all, and
+    `rehearsed` that these are only those that unlearning trained on.
     """
 
     gate: Judged
@@ -86,7 +86,7 @@ class Measured:
     run stopped early. `require_complete`: a gate that is not evaluated because cases are missing
     forbids the release. `confidence` is that of each one-sided bound; `undecided_blocks`: a gate
     whose bound decides nothing forbids the release. `requests`: the people to forget are all there
-    are; what came out of them is judged as it is. `no_scores`: why probabilities are not known.
+    are, judged as they are. `no_scores`: why probabilities are not known.
     """
 
     rows: Sequence[Row]
@@ -253,7 +253,8 @@ def _silenced(row: Row) -> Row:
     if isinstance(row, TaskRow):
         return row
     exact = row.unlearned_exact and {**row.unlearned_exact, "log_probability": None}
-    return replace(row, unlearned={"label": "clean"}, unlearned_exact=exact)
+    row = replace(row, unlearned={"label": "clean"}, unlearned_exact=exact)
+    return replace(row, unlearned_sampled=row.unlearned_sampled and (0, row.unlearned_sampled[1]))
 
 
 def judge(gate: Gate, measured: Measured) -> GateResult:
@@ -285,8 +286,8 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
         if not counted.cases:
             return _not_evaluated(gate, n, _NO_CASE, blocks=True)
         if counted.unscored:
-            why = measured.no_scores
-            return _not_evaluated(gate, n, why + _UNSCORED if why else _UNMEASURED, blocks=True)
+            advice = measured.no_scores and measured.no_scores + "; leave the gate out"
+            return _not_evaluated(gate, n, advice or _UNMEASURED, blocks=True)
         advice = f"all {counted.errors} cases ended in an error: mend it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     result = _with_errors(_decide(gate, _sample(gate, counted), measured), counted)
@@ -326,7 +327,6 @@ def base_fault(rows: Sequence[object]) -> str:
 
 
 _NO_CASE = "the data have no case that it counts; mend what stands in its brackets, or add data"
-_UNSCORED = "; leave the gate out, or test the weights themselves"
 _UNMEASURED = (
     "this run does not measure it: the model or the data give no such scores; leave the gate out, "
     "or take a model that can be scored"

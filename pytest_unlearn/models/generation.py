@@ -163,14 +163,27 @@ def write(
     `thinking`: a chat model may think first. Raises as `complete_greedily`, and StyleError where
     the tokenizer does not know the style.
     """
-    ends: list[int] = []
+    rows, ends = prompt_rows(tokenizer, style, prompts, suffixes, infill, thinking)
+    return _continue(model, tokenizer, rows, decoding, ends, halved)
+
+
+def prompt_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    prompts: Sequence[str],
+    suffixes: Sequence[str],
+    infill: Infill | None = None,
+    thinking: bool = False,
+) -> tuple[list[list[int]], list[int]]:
+    """Return the token ids that ask for each text as `write` does, and tokens that end an infill.
+
+    Raises as `write`.
+    """
     if style == "chat":
-        encoded = [chat_ids(tokenizer, prompt, thinking) for prompt in prompts]
-    elif style == "infill":
-        encoded, ends = _infill_rows(tokenizer, zip(prompts, suffixes, strict=True), infill)
-    else:
-        encoded = _prompt_ids(tokenizer, prompts)
-    return _continue(model, tokenizer, encoded, decoding, ends, halved)
+        return [chat_ids(tokenizer, prompt, thinking) for prompt in prompts], []
+    if style == "infill":
+        return _infill_rows(tokenizer, zip(prompts, suffixes, strict=True), infill)
+    return _prompt_ids(tokenizer, prompts), []
 
 
 def complete_greedily(
@@ -290,14 +303,14 @@ def _decoded(
         )
     return [
         cut_at(
-            _new_text(tokenizer, _until(row.tolist(), width, every), width, width - len(prompt)),
+            new_text(tokenizer, until(row.tolist(), width, every), width, width - len(prompt)),
             decoding.stops,
         )
         for row, prompt in zip(output, encoded, strict=True)
     ]
 
 
-def _until(row: list[int], width: int, ends: Sequence[int]) -> list[int]:
+def until(row: list[int], width: int, ends: Sequence[int]) -> list[int]:
     """Cut a row at the first of `ends` behind its prompt.
 
     Some tokenizers do not call such a token special, and would give it as text.
@@ -306,7 +319,7 @@ def _until(row: list[int], width: int, ends: Sequence[int]) -> list[int]:
     return row[:stop]
 
 
-def _new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, padding: int) -> str:
+def new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, padding: int) -> str:
     """Decode prompt and completion together and cut the prompt off.
 
     Decoded alone, a completion loses its first space with SentencePiece tokenizers.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -381,6 +382,16 @@ def _check_predictions(model: Any, source: ModelSource) -> None:
         reason = "it predicts every token alike: its weights are zero"
     if reason is not None:
         raise ModelLoadError(f"{source.name} from {source.folder}: {reason}")
+
+
+def text_ends(source: ModelSource, tokenizer: Any) -> list[int]:
+    """Return the tokens that end a text, from a model's files: nothing is loaded."""
+    try:
+        own = GenerationConfig.from_pretrained(source.folder).eos_token_id
+    except OSError:  # none is there
+        own = AutoConfig.from_pretrained(source.folder).get_text_config().eos_token_id
+    found = _ends(source, tokenizer, own)
+    return found if isinstance(found, list) else [found] * (found is not None)
 
 
 def _ends(source: ModelSource, tokenizer: Any, own: int | list[int] | None) -> Any:

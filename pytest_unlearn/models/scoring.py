@@ -123,7 +123,11 @@ class Scorer:
         rows = self._rows(examples)
         found = self._batched(rows, lambda part: self._pass(part, wanted))
         both = list(zip(rows, found, strict=True))
-        verdicts = [self._verdict(row, tokens.chosen) for row, tokens in both]
+        own: Any = self._model.generation_config.eos_token_id
+        ends = own if isinstance(own, list) else [own]
+        verdicts = [
+            greedy_verdict(self._tokenizer, row, tokens.chosen, ends) for row, tokens in both
+        ]
         undecided = [row for row, said in zip(rows, verdicts, strict=True) if said is None]
         written = iter(self._batched(undecided, self._written))
         return [
@@ -328,25 +332,8 @@ class Scorer:
         slack = 1e-3 if self._model.dtype == torch.float32 else 0.05 * len(row.answer)
         return all(abs(value - plain) <= slack + 0.01 * abs(plain) for value in shared)
 
-    def _verdict(self, row: ValueRow, chosen: list[int]) -> bool | None:
-        """Tell whether greedy decoding writes the value; None where other tokens might spell it."""
-        pairs = enumerate(zip(chosen, row.answer, strict=True))
-        departure = next((i for i, (mine, wanted) in pairs if mine != wanted), None)
-        if departure is None:
-            return True
-        ends: Any = self._model.generation_config.eos_token_id
-        if chosen[departure] in (ends if isinstance(ends, list) else [ends]):
-            return False
-        prompt = decode(self._tokenizer, row.ids)
-        text = decode(self._tokenizer, row.ids + row.answer[:departure] + [chosen[departure]])
-        text = text[len(prompt) :]
-        if text.startswith(row.rest):
-            return True
-        # A character that is not whole yet is decoded as U+FFFD.
-        return None if row.rest.startswith(text.rstrip("\ufffd")) else False
-
     def _written(self, rows: list[ValueRow]) -> list[bool]:
-        """Decide by generation, for rows that `_verdict` cannot."""
+        """Decide by generation, for rows that `greedy_verdict` cannot."""
         # A byte takes one token at most; special tokens, which are no text, may come in between.
         most = max(len(row.rest.encode("utf-8", "surrogatepass")) for row in rows) + 8
         context = context_of(self._model)
@@ -354,6 +341,28 @@ class Scorer:
             most = min(most, context - max(len(row.ids) for row in rows))
         texts = complete_greedily(self._model, self._tokenizer, [row.prompt for row in rows], most)
         return [text.startswith(row.rest) for text, row in zip(texts, rows, strict=True)]
+
+
+def greedy_verdict(
+    tokenizer: PreTrainedTokenizerBase, row: ValueRow, chosen: Sequence[int], ends: Sequence[int]
+) -> bool | None:
+    """Tell whether greedy decoding writes a value; None where other tokens might spell it.
+
+    `chosen`: the first choice in the place of each token. `ends`: the tokens that end a text.
+    """
+    pairs = enumerate(zip(chosen, row.answer, strict=True))
+    departure = next((i for i, (mine, wanted) in pairs if mine != wanted), None)
+    if departure is None:
+        return True
+    if chosen[departure] in ends:
+        return False
+    prompt = decode(tokenizer, row.ids)
+    text = decode(tokenizer, row.ids + row.answer[:departure] + [chosen[departure]])
+    text = text[len(prompt) :]
+    if text.startswith(row.rest):
+        return True
+    # A character that is not whole yet is decoded as U+FFFD.
+    return None if row.rest.startswith(text.rstrip("\ufffd")) else False
 
 
 def score(

@@ -1,5 +1,5 @@
-"""What a model is asked for: the texts of a chunk of cases, whether they are answers, and
-the losses of the tasks' own solutions."""
+"""What a model is asked for: the texts of a chunk of cases, whether they are answers and agree with
+scores, and the losses of the tasks' own solutions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.sampling import Decoding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from pytest_unlearn.core.store import Store
@@ -53,6 +53,23 @@ def completed(model: Completer, chunk: Chunk) -> list[str]:
         return checked_texts(texts, chunk, model, "answer")
     pairs = list(zip(chunk.prompts, chunk.suffixes, strict=True))
     return checked_texts(able.infill(pairs, chunk.max_new_tokens), chunk, model, "infill")
+
+
+def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
+    """Return how one completion of a chunk is drawn, for its key."""
+    stops = {"stops": chunk.stops} if chunk.stops else {}
+    if not chunk.seeds:
+        return {"decoding": "greedy", "seed": 0, **stops}
+    return {
+        "decoding": [chunk.temperature, chunk.top_p],
+        "seed": chunk.seeds[number],
+        **stops,
+    }
+
+
+def reason_of(error: Exception, number: int) -> str:
+    """Return what is wrong with one of several texts."""
+    return str(getattr(error, "reasons", {}).get(number, error))
 
 
 def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str]:
@@ -157,3 +174,34 @@ class SolutionLosses:
         found = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
         check_count(found, len(texts), model, "losses")
         return {row[0]: loss for row, loss in zip(texts, found, strict=True) if loss is not None}
+
+
+# By how much two passes over the same text may differ where a first choice is made, in nats.
+_ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5, "unknown": 0.5}
+
+
+def disagreement(
+    case: str, state: str, wrote: bool, scores: Mapping[str, Any], dtype: object
+) -> str:
+    """Say that a completion and an exact score differ within rounding.
+
+    `wrote`: the completion gives the value, and `scores` say that greedy decoding does not, or the
+    other way round. Raises CompletionError where they differ by more.
+    """
+    margin = scores.get("margin")
+    if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
+        return (
+            f"{state} model: {case}: completion and exact score differ within rounding "
+            f"(first choices {margin:.2g} nats apart)"
+        )
+    raise CompletionError(
+        f"{case}: the {state} model's completion {_does(wrote)} give the value, and its "
+        f"exact score says that greedy decoding {_does(scores['greedy'])}"
+        + (f" (by {margin:.3g} nats)" if margin is not None else "")
+        + ": one of them is wrong, so this case has no verdict. Is there an adapter or a model "
+        "whose generate() does other than its forward pass?"
+    )
+
+
+def _does(it: bool) -> str:
+    return "does" if it else "does not"

@@ -162,6 +162,24 @@ class Dataset:
         count = self.sampling.samples
         return [sample_id(case.id, number, count) for number in range(count)]
 
+    def drawn(self, probe: Probe) -> Chunk | None:
+        """Return the chunk in which texts are drawn for a probe; None where none are: for
+        retained people, and in other words than the document's."""
+        count = self._settings.leak_samples
+        if not count or probe.family != "direct" or probe.split == "retain":
+            return None
+        chunk = self.chunk_of_case[probe.id]
+        number = chunk.cases.index(probe.id)
+        return replace(
+            chunk,
+            id=digest_of([chunk.id, probe.id, count]),
+            cases=tuple(f"{probe.id} sample {sample}" for sample in range(count)),
+            prompts=(chunk.prompts[number],) * count,
+            suffixes=(chunk.suffixes[number],) * count,
+            temperature=1.0,
+            seeds=tuple(seed_of(self._seed, probe.id, sample) for sample in range(count)),
+        )
+
     def _task_rows(self, programs: bool) -> Iterator[_ChunkRow]:
         style = self.sampling.style
         for case in self.tasks:

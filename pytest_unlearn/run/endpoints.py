@@ -166,6 +166,7 @@ def request_lines(settings: Settings, dataset: Dataset, tokens: int) -> list[str
     cases = len(dataset.chunk_of_case)
     scored = sum(probe.exact for probe in dataset.probes)
     scored += sum(case.solution is not None for case in dataset.tasks)
+    cases += sum(len(chunk.cases) for chunk in map(dataset.drawn, dataset.probes) if chunk)
     completions, scores = states * cases, states * scored * _REQUESTS_A_SCORE
     if settings.retrained is not None:
         scores += scored * _REQUESTS_A_SCORE

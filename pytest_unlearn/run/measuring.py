@@ -25,7 +25,15 @@ from pytest_unlearn.leaks.prompt_search import (
 from pytest_unlearn.models.endpoint_client import is_address
 from pytest_unlearn.models.engine import METHODS, abilities_of
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.run.answers import CompletionError, SolutionLosses, check_count, completed
+from pytest_unlearn.run.answers import (
+    CompletionError,
+    SolutionLosses,
+    check_count,
+    completed,
+    decoding_key,
+    disagreement,
+    reason_of,
+)
 from pytest_unlearn.run.backends import Backend
 from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.models import STATES, Completer, ModelPair, Models, State
@@ -73,25 +81,10 @@ class Completions(Generic[Judged]):
     unlearned_samples: tuple[Completion[Judged], ...] = ()
 
 
-def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
-    """Return how one completion of a chunk is drawn, for its key."""
-    stops = {"stops": chunk.stops} if chunk.stops else {}
-    if not chunk.seeds:
-        return {"decoding": "greedy", "seed": 0, **stops}
-    return {
-        "decoding": [chunk.temperature, chunk.top_p],
-        "seed": chunk.seeds[number],
-        **stops,
-    }
-
-
 # Raise when a change of this package changes what a model writes after the same prompt.
 GENERATION_VERSION = 2
 # The same for the scores of a value.
 SCORES_VERSION = 2
-# By how much two passes over the same text may differ where a first choice is made, in nats.
-_ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5, "unknown": 0.5}
-
 BEFORE = "failed before in this run: "
 
 
@@ -196,8 +189,31 @@ class Measuring:
             unlearned_exact=exact[1],
             retrained_exact=retrained,
             rehearsed=probe.id in self._rehearsed,
+            base_sampled=self._sampled("base", probe),
+            unlearned_sampled=self._sampled("unlearned", probe),
         )
         return _completions(texts, outcomes), row
+
+    def _sampled(self, state: State, probe: Probe) -> tuple[int, int] | None:
+        """Return in how many of the texts drawn for a probe its value came out, and their number.
+
+        Raises CompletionError where one of them could not be had.
+        """
+        chunk = self._dataset.drawn(probe)
+        if chunk is None:
+            return None
+        keys = self._keys(state, chunk)
+        texts = [self._stored(key) for key in keys]
+        if None in texts:
+            claim = self._store.claim(digest_of([keys[0], chunk.id]))
+            with self._failing_once(f"{state} {chunk.id}"), claim:
+                texts = self._complete(state, chunk, keys)
+        drawn = [text for text in texts if text is not None]
+        if len(drawn) < len(texts):
+            case = chunk.cases[texts.index(None)]
+            raise CompletionError(self._too_long[state, case])
+        labels = [self.detector.outcome(probe, text).label for text in drawn]
+        return labels.count("direct"), len(drawn)
 
     def run_task(self, case: TaskCase) -> tuple[Completions[SolutionVerdict], TaskRow]:
         """Complete a task on both models and judge the solutions in the sandbox.
@@ -257,20 +273,8 @@ class Measuring:
         wrote = text.startswith(example.text[len(prompt) : example.end])
         if wrote == scores["greedy"]:
             return
-        margin, dtype = scores.get("margin"), self.models.key(state).get("dtype")
-        if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
-            self.progress(
-                f"{state} model: {probe.id}: completion and exact score differ within rounding "
-                f"(first choices {margin:.2g} nats apart)"
-            )
-            return
-        raise CompletionError(
-            f"{probe.id}: the {state} model's completion {_does(wrote)} give the value, and its "
-            f"exact score says that greedy decoding {_does(scores['greedy'])}"
-            + (f" (by {margin:.3g} nats)" if margin is not None else "")
-            + ": one of them is wrong, so this case has no verdict. Is there an adapter or a model "
-            "whose generate() does other than its forward pass?"
-        )
+        note = disagreement(probe.id, state, wrote, scores, self.models.key(state).get("dtype"))
+        self.progress(note)
 
     def exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
         """Return the exact scores of a probe's value, of the store or of one pass over its chunk.
@@ -362,7 +366,7 @@ class Measuring:
                 raise
             for number in long:
                 case = probes[number].id
-                self._too_long[state, case] = f"{case}: {_reason(error, number)}"
+                self._too_long[state, case] = f"{case}: {reason_of(error, number)}"
             fitting = [number for number in range(len(probes)) if number not in long]
             failing = [probes[number].id for number in sorted(long)]
             probes, examples = [probes[n] for n in fitting], [examples[n] for n in fitting]
@@ -529,7 +533,7 @@ class Measuring:
                     raise
                 for row in failed:
                     case = chunk.cases[asked[row]]
-                    self._too_long[state, case] = f"{case}: {_reason(error, row)}"
+                    self._too_long[state, case] = f"{case}: {reason_of(error, row)}"
                 given = getattr(error, "answers", None)
                 rest = [row for row in range(len(asked)) if row not in failed]
                 asked, texts = [asked[row] for row in rest], None
@@ -579,15 +583,6 @@ def example_of(probe: Probe) -> Example:
     value = probe.value.reveal()
     missing = value.removeprefix(probe.given.reveal()) if probe.given else value
     return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
-
-
-def _reason(error: Exception, number: int) -> str:
-    """Return what is wrong with one of several texts."""
-    return str(getattr(error, "reasons", {}).get(number, error))
-
-
-def _does(it: bool) -> str:
-    return "does" if it else "does not"
 
 
 def _share(found: Iterable[bool]) -> float:

@@ -104,8 +104,7 @@ class Settings:
         Option(
             "unlearn_adapter",
             "DIR",
-            "a PEFT adapter of the model: the model with it is tested, and compared with "
-            "the model without it",
+            "a PEFT adapter of the model, which is tested with it and compared without it",
             read=a_path,
         ),
         default=None,
@@ -191,9 +190,8 @@ class Settings:
         Option(
             "unlearn_held_out",
             "SHARE",
-            "share of the retained people, and of the tasks, that unlearning never sees "
-            "and on which gates judge what is kept; 0 judges on what was trained on, and "
-            "says so (default: 0.5)",
+            "share of the retained people and tasks that unlearning never sees, on which gates "
+            "judge what is kept; 0 judges on what was trained on, and says so (default: 0.5)",
             read=option_values.share,
         ),
         default=DEFAULT_SHARE,
@@ -210,8 +208,8 @@ class Settings:
         Option(
             "unlearn_rehearsed",
             "FILE",
-            "people and tasks that an adapter or model made elsewhere was trained on, "
-            "one id a line: they are shown, and gates judge the others; repeatable",
+            "people and tasks that a model made elsewhere was trained on, one id a line: they are "
+            "shown, and gates judge the others; repeatable",
             many=True,
             read=paths,
         ),
@@ -223,9 +221,8 @@ class Settings:
             "unlearn_probes",
             "FAMILIES",
             "how records are asked for, separated by commas: direct, cross, nameless, twin, "
-            "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all "
-            "(default: the first, and where something is unlearned the second as well, in words "
-            "that unlearning never used, for people to forget and control people)",
+            "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all (default: "
+            "direct; where something is unlearned cross as well, of forget and control people)",
             read=option_values.families,
         ),
         default=(),
@@ -297,6 +294,16 @@ class Settings:
             read=option_values.attacks,
         ),
         default=(),
+        role="measure",
+    )
+    leak_samples: int = setting(
+        Option(
+            "unlearn_leak_samples",
+            "N",
+            "texts drawn for each direct probe, for the gate leak.sampled(K) (default: 0)",
+            read=whole_number(least=0),
+        ),
+        default=0,
         role="measure",
     )
     tasks: tuple[Path | str, ...] = setting(

@@ -78,6 +78,7 @@ class UnlearnSession:
                         self.settings.exposure,
                         judging.confidence,
                         judging.requests,
+                        self.settings.leak_samples,
                     )
             self.runs: list[PairRun] = []
             for pair in self.pairs:

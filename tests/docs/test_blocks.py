@@ -29,6 +29,7 @@ from hypothesis import HealthCheck, settings
 import pytest_unlearn
 from pytest_unlearn.gates.gate import gates_in_table
 from pytest_unlearn.gates.judging import read_judging
+from pytest_unlearn.models.endpoint_client import is_address, parse_address
 from pytest_unlearn.models.presets import TINY_FOLDER, presets
 from pytest_unlearn.models.sources import check_name
 from pytest_unlearn.people.__main__ import main as write_people
@@ -257,7 +258,9 @@ def pytest_unlearn_models(dataset):
         for pair in pairs:
             chosen = pair.settings
             for name in (chosen.model, chosen.baseline, chosen.retrained):
-                if name and name != RETRAIN:
+                if is_address(name):
+                    parse_address(str(name), "--unlearn-model")
+                elif name and name != RETRAIN:
                     check_name(name, "--unlearn-model", chosen.revision, chosen.trusted)
             for path in (*chosen.forget, *chosen.retain, *chosen.control, *chosen.tasks):
                 assert isinstance(path, str) or path.is_file()

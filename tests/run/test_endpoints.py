@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.models import endpoint_client
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.endpoints import EndpointModels, check_endpoints, request_lines
@@ -107,6 +108,28 @@ def test_without_scores_exact_gates_are_not_evaluated(tmp_path: Path) -> None:
     assert advice.startswith(
         "the endpoint's probabilities cannot be read: it has no /tokenize that names the tokens"
     )
+
+
+def test_leaks_are_sampled_where_nothing_can_be_scored(tmp_path: Path) -> None:
+    """leak@k of what was drawn, on both models, with the bound that so few people allow."""
+    with (
+        EndpointServer(known("forget"), "plain", sure=1.0).running() as before,
+        EndpointServer({}, "plain").running() as after,
+    ):
+        gate = judging("leak.sampled(2)<=0.5")
+        for tested, verdict in ((after, "PASS"), (before, "FAIL")):
+            base = before if tested is after else after
+            more = {"baseline": base.address, "leak_samples": 3, "judging": gate}
+            result = measure(settings_of(tmp_path, tested, **more))
+            assert gates(result)["leak.sampled(2)"][0] == verdict
+        row: Any = next(row for row in result.rows if row.id.startswith("direct-email-forget"))
+        assert (row.base_sampled, row.unlearned_sampled) == ((0, 3), (3, 3))
+        assert all(
+            getattr(r, "base_sampled", None) is None for r in result.rows if "retain" in r.id
+        )
+        score = METRICS["leak.sampled"].score
+        assert [score(row, "unlearned", k) for k in (1, 3, 4)] == [1.0, 1.0, None]
+        assert score(replace(row, unlearned_sampled=(1, 3)), "unlearned", 2) == pytest.approx(2 / 3)
 
 
 def test_a_case_without_an_answer_is_an_error_until_it_has_one(

@@ -68,7 +68,8 @@ def commands(console: str) -> Iterator[Command]:
 
 def _commands(text: str, shown: tuple[str, ...]) -> Iterator[Command]:
     part: list[str] = []
-    for word in [*shlex.split(text, comments=True), "&&"]:
+    # A comment begins a word: in a shell, the # of an address does not.
+    for word in [*shlex.split(re.sub(r"(^|\s)#.*", "", text)), "&&"]:
         if word in ("&&", "|", ";"):
             yield _command(text, part, shown)
             part = []

@@ -26,7 +26,8 @@ class EndpointServer:
 
     A token is a byte. `form`: `vllm` echoes, `llama.cpp` takes grammars of token ids, `plain` does
     neither and ignores log-probabilities, `lies` gives `lie` for each forced letter, `moody`
-    ignores temperature and seed. `fault` is asked before each answer. `requests` holds what was
+    ignores temperature and seed. `sure`: the probability of each known letter
+    at a temperature. `fault` is asked before each answer. `requests` holds what was
     sent: path, body, headers.
     """
 
@@ -39,6 +40,7 @@ class EndpointServer:
         chat: bool = True,
         completions: bool = True,
         lie: float = KNOWN,
+        sure: float = 0.25,
     ) -> None:
         self.known = {prompt.rstrip(): value for prompt, value in known.items()}
         self.form = form
@@ -47,6 +49,7 @@ class EndpointServer:
         self.chat = chat
         self.completions = completions
         self.lie = lie
+        self.sure = sure
         self.requests: list[tuple[str, Any, dict[str, str]]] = []
         self.url = ""
         self._lock = threading.Lock()
@@ -169,13 +172,16 @@ class EndpointServer:
         hot = body.get("temperature", 1.0) > 0 and self.form != "moody"
         grammar = self.form in ("llama.cpp", "lies") and body.get("grammar")
         forced = [int(each) for each in re.findall(r"<\[(\d+)\]>", grammar or "")]
+        seen = context.decode("utf-8", "replace")
+        sure = self.sure if any(prompt in seen for prompt in self.known if prompt) else 0.25
         written: list[int] = []
         for number in range(max(1, body["max_tokens"])):
             best = self._best(context + bytes(written))
             if forced:
                 token = forced[number] if number < len(forced) else END
             else:
-                token = draw.choice([best, 97, 98, 99]) if hot else best
+                odd = hot and draw.random() > sure
+                token = draw.choice([97, 98, 99]) if odd else best
             if token == END:
                 break
             written.append(token)
