@@ -77,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Refuse misspelt keys; print metrics or plan, or judge an earlier run's rows, if asked to."""
     options.refuse_misspelt(config)
+    options.take_extensions(config)
     shows = config.option.unlearn_metrics or config.option.unlearn_plan
     if not (shows or options.replays(config)):
         return None

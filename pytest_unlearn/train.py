@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_unlearn.run.settings import Settings
-from pytest_unlearn.session.options import is_active
+from pytest_unlearn.session.options import is_active, take_extensions
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.models import ModelPair
@@ -54,6 +54,7 @@ def _train(config: pytest.Config) -> int:
         raise pytest.UsageError("name a model, as in --unlearn-model=tiny")
     from pytest_unlearn.session.session import SESSION
 
+    take_extensions(config)
     config._do_configure()  # as pytest's own --markers and --fixtures do
     try:
         return _trained(config.stash[SESSION])

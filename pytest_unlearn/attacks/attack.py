@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.extensions import add_offered
+from pytest_unlearn.core.extensions import add_offered, with_given
 from pytest_unlearn.people.record import Split
 
 if TYPE_CHECKING:
@@ -134,9 +134,14 @@ class Target:
             yield f"{name}.weight", weight.data.T if kind == "Conv1D" else weight.data
 
 
-@functools.cache
 def attacks() -> Mapping[str, Attack]:
     """Return all attacks by name. Raises AttackError for an entry point that gives none."""
+    return with_given(installed_attacks(), "an attack", Attack, AttackError)
+
+
+@functools.cache
+def installed_attacks() -> Mapping[str, Attack]:
+    """Return the attacks of this package and of installed ones. Raises AttackError."""
     known: dict[str, Attack] = {}
     for module in _OWN:
         for attack in importlib.import_module(f"pytest_unlearn.attacks.{module}").ATTACKS:

@@ -1,13 +1,38 @@
-"""What other packages offer by entry points: loaded, and checked to be what it must be."""
+"""What others bring: by entry points of their packages, or given by a conftest or a notebook."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from pytest_unlearn.core.errors import UserError
 
 T = TypeVar("T")
+# What this process was given beside the entry points, as long as it is `extended`.
+_given: list[Any] = []
+
+
+def give(objects: Iterable[Any]) -> None:
+    """Know these objects by their names from now on, instead of those that were given before."""
+    _given[:] = objects
+
+
+def with_given(
+    known: Mapping[str, T], kind: str, wanted: Any, error: type[UserError] = UserError
+) -> dict[str, T]:
+    """Return what is `known` by name, and what was given of the class `wanted`.
+
+    `kind`: as in `add_offered`. Raises `error` for a name that is taken.
+    """
+    found = dict(known)
+    for one in _given:
+        if isinstance(one, wanted):
+            name: str = one.name
+            if found.get(name, one) is not one:
+                raise error(f"{name}: there is {kind} of this name already; give yours another")
+            found[name] = one
+    return found
 
 
 def add_offered(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.extensions import add_offered
+from pytest_unlearn.core.extensions import add_offered, with_given
 from pytest_unlearn.models.prompt_formats import INFILLS, Infill, StyleError
 
 GROUP = "pytest_unlearn.presets"
@@ -316,12 +316,17 @@ _BUILT_IN = (
 )
 
 
-@functools.cache
 def presets() -> Mapping[str, Preset]:
-    """Return all presets by name, those of other packages last.
+    """Return all presets by name, those of other packages and of a conftest last.
 
     Raises PresetError for an entry point that does not load, is no `Preset`, or takes a name twice.
     """
+    return with_given(installed_presets(), "a preset", Preset, PresetError)
+
+
+@functools.cache
+def installed_presets() -> Mapping[str, Preset]:
+    """Return the presets of this package and of installed ones. Raises PresetError."""
     known = {preset.name: preset for preset in _BUILT_IN}
     add_offered(known, GROUP, "a preset", Preset, PresetError)
     return known

@@ -45,8 +45,7 @@ class ModelSource:
 
     preset: what is known about it. gguf: the file in `folder` that holds weights, configuration and
     tokenizer. adapter: the folder of an adapter that is merged into the weights when they are
-    loaded. revision: the hub commit. code: Python files of the model may run. added: the adapters
-    that are merged after the first, one on the other.
+    loaded. revision: the hub commit. code: Python files of the model may run.
     """
 
     name: str
@@ -56,7 +55,6 @@ class ModelSource:
     adapter: Path | None = None
     revision: str | None = None
     code: bool = False
-    added: tuple[Path, ...] = ()
 
     @property
     def weights(self) -> list[Path]:
@@ -76,9 +74,7 @@ class ModelSource:
         found = [] if self.gguf else [self.folder / name for name in names]
         code = sorted(self.folder.glob("*.py")) if self.code else []
         digest = _digest(store, [*self.weights, *(p for p in found if p.is_file()), *code])
-        for adapter in (self.adapter, *self.added):
-            digest = digest_of([digest, adapter_digest(adapter, store)]) if adapter else digest
-        return digest
+        return digest_of([digest, adapter_digest(self.adapter, store)]) if self.adapter else digest
 
     def tokenizer_digest(self, store: Store) -> str:
         """Return a SHA-256 over the tokenizer's files."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.extensions import with_given
 from pytest_unlearn.core.text_files import replacing
 from pytest_unlearn.reports import markdown_reports, rows, summary
 from pytest_unlearn.reports.html import page
@@ -112,11 +113,12 @@ def choose_reports(
 
 def _parse(text: str, folder: Path) -> Report:
     name, _, path = text.partition(":")
-    fmt = FORMATS.get(name) or _installed(name)
+    known = with_given(FORMATS, "a format", ReportFormat, ReportError)
+    fmt = known.get(name) or _installed(name)
     if fmt is None:
         raise ReportError(
             f"--unlearn-report={text}: {name!r} is no format; write FORMAT or FORMAT:PATH with one "
-            f"of {', '.join(FORMATS)}"
+            f"of {', '.join(known)}"
         )
     return Report(fmt, folder / (path or fmt.path))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.leaks.matching import Automaton, encodable
+from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.record import Record, by_owner
 
 if TYPE_CHECKING:
@@ -229,3 +231,58 @@ def read_rehearsed(
                 )
             found[kind].add(line)
     return Rehearsed(frozenset(found["people"]), frozenset(found["tasks"]))
+
+
+# Characters of a piece of kept code: a function or two, which fit every model's context.
+_PIECE = 1000
+
+
+def code_examples(files: Sequence[Path], forgotten: Collection[str]) -> tuple[Example, ...]:
+    """Return the pieces of source files that unlearning is to hold, cut at empty lines.
+
+    Of each piece the first line is given and the rest is held. Raises UserError for a file
+    that cannot be read, is empty, or holds a value that is to be `forgotten`.
+    """
+    examples: list[Example] = []
+    for path in files:
+        where = f"--unlearn-keep-code={path}"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "no UTF-8 text"
+            raise UserError(f"{where}: cannot be read: {reason}") from error
+        for value in forgotten:
+            if value in text:
+                line = text[: text.index(value)].count("\n") + 1
+                raise UserError(
+                    f"{where}: line {line} holds a value that is to be forgotten, and it cannot be "
+                    "held as well: take it out"
+                )
+        pieces = [Example.answering(*cut, name=path.name) for cut in _pieces(text)]
+        if not pieces:
+            raise UserError(f"{where}: there is no code of two lines or more in it")
+        examples += pieces
+    return tuple(examples)
+
+
+def _pieces(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the first line and the rest of each piece of a text."""
+    piece = ""
+    for part in re.split(r"(?<=\n)\n+(?=\S)", text.strip("\n")):
+        if piece and len(piece) + len(part) > _PIECE:
+            yield from _cut(piece)
+            piece = ""
+        piece += f"\n\n{part}" if piece else part
+    yield from _cut(piece)
+
+
+def _cut(piece: str) -> Iterator[tuple[str, str]]:
+    """Yield a piece in parts that are short enough, each with its first line apart."""
+    lines, size = list[str](), 0
+    for line in [*piece.splitlines(keepends=True), ""]:
+        if lines and (not line or size + len(line) > _PIECE):
+            if len(lines) > 1 and lines[0].strip() and "".join(lines[1:]).strip():
+                yield lines[0], "".join(lines[1:])
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)

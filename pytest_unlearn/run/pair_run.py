@@ -52,6 +52,8 @@ class PairRun:
         self.models_judged = 1
         # Tests that failed, of this pair or of none, and pairs that were not run.
         self.failures: list[str] = []
+        # The flags by which cases were left out of the run, as a message names them.
+        self.left_by = "-k, -m, --lf and -x"
         # What kept a model from being made, if anything did.
         self.no_model = ""
         self.left_out: list[str] = []
@@ -77,11 +79,6 @@ class PairRun:
         """All probes and task cases, those that unlearning has rehearsed marked as such."""
         return self.dataset.cases(self.settings.method)
 
-    @functools.cached_property
-    def own_cases(self) -> Sequence[Probe | TaskCase]:
-        """The cases that are asked of the tested model itself, and not under attack."""
-        return [*self.dataset.probes, *self.dataset.tasks]
-
     def measured(self, interrupted: str | None) -> Measured:
         """Return what was measured so far, for judging."""
         return Measured(
@@ -95,6 +92,7 @@ class PairRun:
             undecided_blocks=self.settings.judging.undecided == "fail",
             requests=self.settings.judging.requests,
             no_scores=self._no_scores,
+            left_by=self.left_by,
         )
 
     @functools.cached_property
@@ -138,14 +136,7 @@ class PairRun:
         )
         result = build_result(ended, self.settings, self.dataset, self.engine, clock, command)
         if not self.pair.alone:
-            requests = self.settings.requests
-            name = PairName(
-                self.pair.label,
-                self.pair.model,
-                self.pair.method,
-                self.pair.request,
-                requests is not None and requests.apart,
-            )
+            name = PairName(self.pair.label, self.pair.model, self.pair.method)
             result = replace(result, pair=name)
         self.result = result
         return result

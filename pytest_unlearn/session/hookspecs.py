@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("pytest")
 
 
+def pytest_unlearn_extensions() -> Sequence[object]:  # type: ignore[empty-body]
+    """Return methods, attacks, metrics, presets and report formats of your own.
+
+    Objects of the classes `Method`, `Attack`, `Metric`, `Preset` and `ReportFormat`; each is known
+    by its name, as one of the package's. Called in each process before any setting is read, so the
+    `conftest.py` must be one that pytest loads first: in the folder that it is started in, or of a
+    path on its command line.
+
+    .. versionadded:: 0.1
+    """
+
+
 @hookspec(firstresult=True)
 def pytest_unlearn_models(
     config: pytest.Config, settings: Settings, dataset: Dataset

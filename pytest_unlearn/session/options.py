@@ -73,12 +73,51 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
+def take_extensions(config: pytest.Config) -> None:
+    """Ask conftests and plugins for methods, metrics and the like. Raises pytest.UsageError."""
+    import pytest
+
+    from pytest_unlearn.core.extensions import give
+
+    given = [one for some in config.hook.pytest_unlearn_extensions() for one in some or ()]
+    give(given)
+    if not given:
+        return
+    from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.gates.metrics import METRICS, Metric
+    from pytest_unlearn.models.presets import Preset
+    from pytest_unlearn.reports.formats import ReportFormat
+    from pytest_unlearn.unlearning.method import Method
+
+    classes = (Method, Attack, Metric, Preset, ReportFormat)
+    metrics: dict[str, Metric] = {}
+
+    def forget() -> None:
+        give(())
+        for name in metrics:
+            del METRICS[name]
+
+    config.add_cleanup(forget)
+    for one in given:
+        if not isinstance(one, classes):
+            raise pytest.UsageError(
+                f"pytest_unlearn_extensions returned an object of the class {type(one).__name__}; "
+                f"return objects of {', '.join(each.__name__ for each in classes)}"
+            )
+        if isinstance(one, Metric):
+            if one.name in METRICS:
+                raise pytest.UsageError(f"{one.name}: there is a metric of this name already")
+            metrics[one.name] = METRICS[one.name] = one
+
+
 def refuse_without_model(config: pytest.Config) -> None:
     """Raise pytest.UsageError where the command line asks for a verdict and names no model."""
     import pytest
 
     flags = (f"unlearn_{name}" for name in ("gate", "profile", "report", "require_complete"))
     asked = [flag_of(name) for name in flags if config.getoption(name, None) is not None]
+    if config.getoption("unlearn_model") is not None:
+        asked.append("--unlearn-model=")
     if config.getini("unlearn_require_model"):
         asked.append("unlearn_require_model")
     if asked:
@@ -121,9 +160,27 @@ def _folder(config: pytest.Config, name: str) -> Path:
     return Path(config.invocation_params.dir)
 
 
+def left_by(config: pytest.Config) -> str:
+    """Return which flags of this command line leave tests out, as a message names them."""
+    import pytest
+
+    option = config.option
+    flags = {
+        "the paths": config.args_source is pytest.Config.ArgsSource.ARGS,
+        "-k": option.keyword,
+        "-m": option.markexpr,
+        "--lf": getattr(option, "lf", False),
+        "--deselect": option.deselect,
+        "--ignore": option.ignore or option.ignore_glob,
+        "-x": option.maxfail,
+    }
+    named = [flag for flag, given in flags.items() if given]
+    return " and ".join(named) or "what selects tests"
+
+
 def is_active(config: pytest.Config) -> bool:
     """Tell whether a model was named, by flag or ini."""
-    return bool(given(config, "unlearn_model"))
+    return any(named_models(config))
 
 
 def replays(config: pytest.Config) -> bool:
@@ -133,7 +190,7 @@ def replays(config: pytest.Config) -> bool:
 
 def named_models(config: pytest.Config) -> list[str]:
     """Return the models that were named, by flag or ini."""
-    return [str(name) for name in given(config, "unlearn_model")]
+    return [str(name).strip() for name in given(config, "unlearn_model") or ()]
 
 
 def named_methods(config: pytest.Config) -> list[tuple[str, MethodChoice]]:

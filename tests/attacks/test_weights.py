@@ -18,6 +18,7 @@ from pytest_unlearn.attacks.attack import (
     attacks,
     chosen,
     digest_of_weights,
+    installed_attacks,
     parse_attacks,
     under_attack,
 )
@@ -255,8 +256,8 @@ def test_an_attack_of_another_package(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(EntryPoint, "load", lambda point: mine)
     point = EntryPoint("mine", "somewhere:mine", "pytest_unlearn.attacks")
     monkeypatch.setattr(extensions, "entry_points", lambda group: [point])
-    attacks.cache_clear()
+    installed_attacks.cache_clear()
     try:
         assert parse_attacks("mine") == ("mine",)
     finally:
-        attacks.cache_clear()
+        installed_attacks.cache_clear()

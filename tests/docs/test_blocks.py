@@ -30,12 +30,12 @@ import pytest_unlearn
 from pytest_unlearn.gates.gate import gates_in_table
 from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.models.endpoint_client import is_address, parse_address
-from pytest_unlearn.models.presets import TINY_FOLDER, presets
+from pytest_unlearn.models.presets import TINY_FOLDER, installed_presets
 from pytest_unlearn.models.sources import check_name
 from pytest_unlearn.people.__main__ import main as write_people
 from pytest_unlearn.reports.formats import choose_reports
 from pytest_unlearn.run.settings import Pair
-from pytest_unlearn.session.options import given, is_active
+from pytest_unlearn.session.options import given, is_active, take_extensions
 from pytest_unlearn.session.sweep import read_grid
 from pytest_unlearn.unlearning.method import check_processes
 from pytest_unlearn.unlearning.methods import RETRAIN
@@ -102,11 +102,6 @@ class Scene:
         self.names: dict[str, Any] = {"__name__": "__page__"}
         self.folder = pytester.path
         self.people("60:kinds=email,per_person=1,carriers=constructor", "--out", ".")
-        (self.folder / "requests").mkdir()
-        asked = (self.folder / "forget.jsonl").read_text().splitlines(keepends=True)
-        for number in (1, 2):
-            lines = "".join(asked[number::10])
-            (self.folder / "requests" / f"2026-0{number}.jsonl").write_text(lines)
         write_lines(self.folder / "tasks.jsonl", task_lines(30))
         for name in FOLDERS:
             (self.folder / name).symlink_to(TINY_FOLDER)
@@ -135,13 +130,15 @@ class Scene:
         if keys:
             self.settings([])
         for group, points in project.get("entry-points", {}).items():
+            modules = {where.partition(":")[0] for where in points.values()}
+            assert modules <= set(table["tool"]["setuptools"]["py-modules"])
             self.install(project["name"], group, points)
 
     def install(self, name: str, group: str, points: dict[str, str]) -> None:
         """Put a package's entry points where `importlib.metadata` finds them, as pip would."""
         folder = self.folder / f"{name.replace('-', '_')}-1.0.dist-info"
         folder.mkdir(exist_ok=True)
-        presets.cache_clear()
+        installed_presets.cache_clear()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         with (folder / "entry_points.txt").open("a") as file:
             file.write(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
@@ -256,6 +253,7 @@ def pytest_unlearn_models(dataset):
         Return the pairs of an active run.
         """
         config = self.pytester.parseconfig(*arguments)
+        take_extensions(config)
         pairs = read_grid(config) if is_active(config) else ()
         sweeps = len(pairs) > 1
         choose_reports(config.getoption("unlearn_report") or (), self.folder, {}, sweeps)
@@ -269,6 +267,7 @@ def pytest_unlearn_models(dataset):
                     check_name(name, "--unlearn-model", chosen.revision, chosen.trusted)
             for path in (*chosen.forget, *chosen.retain, *chosen.control, *chosen.tasks):
                 assert isinstance(path, str) or path.is_file()
+        config._ensure_unconfigure()  # what the page's conftest brought is known no longer
         return pairs
 
 
@@ -285,4 +284,4 @@ def test_blocks(page: Path, pytester: pytest.Pytester, monkeypatch: pytest.Monke
             run(block)
         except (Exception, SystemExit, pytest.fail.Exception) as error:
             raise AssertionError(f"{page}:{block.line}: {error}") from error
-    presets.cache_clear()
+    installed_presets.cache_clear()

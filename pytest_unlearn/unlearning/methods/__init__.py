@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
+from pytest_unlearn.core.extensions import with_given
 from pytest_unlearn.unlearning.method import (
     Alternates,
     Method,
@@ -103,17 +104,18 @@ def parse_method(text: str) -> MethodChoice:
 
 
 def find_method(name: str) -> Method:
-    """Return the method of exactly this name, built in or of an entry point.
+    """Return the method of exactly this name, built in, given, or of an entry point.
 
     Raises MethodError for a name that is unknown or taken twice, and for an entry point that does
     not load.
     """
     points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if name in METHODS and not points:
-        return METHODS[name]
+    own = with_given(METHODS, "a method", Method, MethodError)
+    if name in own and (not points or name not in METHODS):
+        return own[name]
     if not points:
-        others = {point.name for point in entry_points(group=GROUP)} - set(METHODS)
-        known = ", ".join([*METHODS, *sorted(others)])
+        others = {point.name for point in entry_points(group=GROUP)} - set(own)
+        known = ", ".join([*own, *sorted(others)])
         raise MethodError(f"{name!r} is not a method; write one of {known}, {RETRAIN} or {NONE}")
     if name in METHODS or len(points) > 1:
         owners = [*(["pytest-unlearn"] if name in METHODS else []), *map(_owner, points)]
