@@ -112,11 +112,13 @@ def parse_change(text: str) -> Change:
     gate = subject(match["metric"])
     if gate.metric.worst:
         raise GateError(
-            f"{text!r}: the worst {gate.metric.worst} may be another one each time; name it, as in "
+            f"{text!r}: the worst attack may be another one each time; name it, as in "
             "leak.direct[attack=int4]:+1%"
         )
     if gate.metric.type == "count":
         raise GateError(f"{text!r}: it counts values; write leak.direct:+1%")
+    if gate.metric.type == "drop":
+        raise GateError(f"{text!r}: a rise of it is a fall of leaks; write leak.direct:+1%")
     worse = "+" if _worse(gate) > 0 else "-"
     if match["sign"] != worse:
         amount = match["amount"] + match["percent"]
@@ -149,6 +151,13 @@ def subject(name: str) -> Gate:
 def _worse(gate: Gate) -> int:
     """Return 1 where a rise of the tested model's own figure is a harm, -1 where a fall is."""
     return -1 if gate.metric.type in ("floor", "ratio", "loss") else 1
+
+
+def compared_as(gate: Gate) -> str:
+    """Return what a comparison calls the figures of a metric: those of the tested model alone, for
+    of a drop from the base a rise would read like more of what fell."""
+    levels = {"drop": "leaks behind", "loss": "solved behind"}
+    return f"{levels[gate.metric.type]} {gate.name}" if gate.metric.type in levels else gate.name
 
 
 def _shown_as(gate: Gate) -> Metric:

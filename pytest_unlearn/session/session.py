@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import os
 from collections.abc import Generator, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_r
 from pytest_unlearn.run import stored_models
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Measuring
-from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
 from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, untried
@@ -37,6 +35,7 @@ from pytest_unlearn.session.collection import (
     RowCollector,
 )
 from pytest_unlearn.session.gate_items import VERDICT_PROPERTY, gate_reports
+from pytest_unlearn.session.options import left_by
 from pytest_unlearn.session.readiness import NO_MODEL, Readiness, warn
 from pytest_unlearn.session.redaction import Redactor
 from pytest_unlearn.session.sweep import read_grid
@@ -67,17 +66,7 @@ class UnlearnSession:
             if not self.settings.replay:  # no model is loaded
                 xdist.check(config, self.settings.device)
             methods = [pair.settings.method.method for pair in self.pairs]
-            trains = any(method is not None for method in methods)
-            requests = self.settings.requests
-            whole = replace(self.settings, requests=requests and requests.whole)
-            # By what is asked to be forgotten: without requests, all pairs have the same data.
-            self._data = {
-                chosen.requests: Dataset(chosen, trains)
-                for chosen in {
-                    s.requests: s for s in (whole, *(p.settings for p in self.pairs))
-                }.values()
-            }
-            self.dataset = self._data[whole.requests]
+            self.dataset = Dataset(self.settings, any(method is not None for method in methods))
             # What probably is not meant, and can be run all the same.
             self.doubts = self._check_training()
             judging = self.settings.judging
@@ -85,8 +74,8 @@ class UnlearnSession:
             with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
                 for pair in self.pairs:
                     check_feasible(
-                        pair.settings.judging.gates,
-                        self._data_of(pair).cases(pair.settings.method),
+                        judging.gates,
+                        self.dataset.cases(pair.settings.method),
                         self.settings.exposure,
                         judging.confidence,
                         judging.requests,
@@ -96,7 +85,9 @@ class UnlearnSession:
             for pair in self.pairs:
                 check_engine(pair.settings)
             for pair in self.pairs:
-                self.runs.append(PairRun(pair, self._data_of(pair), self._engine(pair)))
+                self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
+            for run in self.runs:
+                run.left_by = left_by(config)
             first = self.runs[0]
             first.compared = self._saved_run(first)
             # Tried now, so that a refusal comes before any model is loaded.
@@ -120,8 +111,7 @@ class UnlearnSession:
         if self.worker is None:
             config.pluginmanager.register(RowCollector(self.collect), "unlearn-collector")
         if self.sweeps:
-            cases = {run.pair.label: {case.id for case in run.own_cases} for run in self.runs}
-            config.pluginmanager.register(PairOrder(cases), "unlearn-pair-order")
+            config.pluginmanager.register(PairOrder(self.pairs), "unlearn-pair-order")
 
     def _new_redactor(self) -> Redactor:
         """Make and register what keeps values out of all that pytest tells."""
@@ -134,27 +124,18 @@ class UnlearnSession:
         self.config.pluginmanager.register(redactor, "unlearn-redactor")
         return redactor
 
-    def _data_of(self, pair: Pair) -> Dataset:
-        """Return the data of a pair: after each request, others are to be forgotten."""
-        return self._data[pair.settings.requests]
-
     def _engine(self, pair: Pair) -> Measuring:
         """Make the engine of a pair; all share what is no model's."""
-        before = self.runs[-1] if self.runs else None
-        requests = pair.settings.requests
-        follows = before is not None and requests is not None and requests.before is not None
-        made = before.engine.models if before is not None and follows else None
         return Measuring(
             pair.settings,
-            self._data_of(pair),
+            self.dataset,
             xdist.progress_printer(self.config),
             threads=self.worker.threads if self.worker else None,
             models=self.config.hook.pytest_unlearn_models(
-                config=self.config, settings=pair.settings, dataset=self._data_of(pair)
+                config=self.config, settings=pair.settings, dataset=self.dataset
             ),
             core=self.worker.index if self.worker else None,
             beside=self.runs[0].engine if self.runs else None,
-            before=made if isinstance(made, ModelPair) else None,
         )
 
     def _check_training(self) -> list[str]:
@@ -162,16 +143,16 @@ class UnlearnSession:
         warnings: dict[str, None] = {}
         for pair in self.pairs:
             settings = pair.settings
-            warnings |= dict.fromkeys(check_training(settings, self._data_of(pair)))
+            warnings |= dict.fromkeys(check_training(settings, self.dataset))
             if settings.method.alternates[0] is not None:
                 with naming(f"--unlearn-method={settings.method.name}"):
-                    self._data_of(pair).training_texts(*settings.method.alternates)
+                    self.dataset.training_texts(*settings.method.alternates)
         for warning in warnings:
             warn(self.config, pytest.PytestWarning(warning))
         return list(warnings)
 
     def _curtailment(self, run: PairRun, told: str | None) -> Curtailment:
-        judging = run.settings.judging
+        judging = self.settings.judging
         gates, compared = judging.gates, [change.gate for change in judging.compare_fail]
         if told is not None:
             return Curtailment(gates, run.cases, Path(told), compared, judging.requests)
@@ -336,8 +317,9 @@ class UnlearnSession:
             return
         # -x ends the loop by an attribute under xdist, and by an exception without.
         stopped = session.shouldstop or session.shouldfail
-        require_complete = self.settings.judging.require_complete
-        if not self._judge(str(stopped) if stopped else None, unseen=require_complete):
+        # Also of no case at all, where somebody will look for it.
+        unseen = self.settings.judging.require_complete or bool(self.settings.reports)
+        if not self._judge(str(stopped) if stopped else None, unseen=unseen):
             return
         self._report(session)
         if self.settings.judging.save:
@@ -375,7 +357,7 @@ class UnlearnSession:
             grounds(
                 [fact for _, fact in gates],
                 [a.name for a in judged[0].attacked.attacks],
-                untried(judged[0].settings, judged[0].dataset),
+                untried(judged[0].settings, self.dataset),
             ),
             models if models > len(self.runs) else 1,  # all pairs that passed are no choice
         )
@@ -395,7 +377,7 @@ class UnlearnSession:
         """Write the reports that were asked for, and the manifest into JUnit's."""
         for run in self.judged:
             if run.rows and not self.settings.replay:
-                stored_models.note(run.settings, run.dataset, run.engine.models)
+                stored_models.note(run.settings, self.dataset, run.engine.models)
         command = self.config.invocation_params.args
         results = [run.build(self._clock, command) for run in self.judged]
         add_manifest(self.config.pluginmanager.get_plugins(), *results)

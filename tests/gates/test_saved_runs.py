@@ -27,6 +27,7 @@ from pytest_unlearn.gates.saved_runs import (
 )
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
 from tests.gates.test_verdicts import forget_rows, measured, probe, task
+from tests.session.test_run import forget_ids
 from tests.support.lookup_run import UnlearnRun
 
 PROVENANCE = {
@@ -132,6 +133,7 @@ def test_mcnemar_is_exact() -> None:
         ("leak.direct", "write METRIC:.LIMIT or METRIC:-LIMIT"),
         ("leak.direct:1%", "write METRIC:.LIMIT"),
         ("leak.direct:-1%", r"the other direction is no harm; write leak.direct:\+1%"),
+        ("leak.drop:+1%", r"a rise of it is a fall of leaks; write leak.direct:\+1%"),
         ("passk.retained:+2%", "the other direction is no harm; write passk.retained:-2%"),
         ("leak.dirct:+1%", "unknown metric 'leak.dirct'"),
         ("leak.direct:+1.2.3", "'1.2.3' is not a number"),
@@ -244,6 +246,22 @@ def test_save_and_compare_in_whole_runs(unlearn_run: UnlearnRun) -> None:
     over = unlearn_run(*flags, "--unlearn-compare-fail=leak.direct:+4%:point")
     assert over.ret == pytest.ExitCode.TESTS_FAILED
     over.stdout.fnmatch_lines(["FAILED unlearn::gate?leak.direct change? - FAIL*"])
+
+
+def test_a_fall_of_leaks_reads_as_one(unlearn_run: UnlearnRun) -> None:
+    """Whatever the gate is called that is judged: a drop from the base rises where leaks fall."""
+    unlearn_run.lookup(leaking=forget_ids(20))
+    unlearn_run("--unlearn-save=first")
+    unlearn_run.lookup(leaking=forget_ids(10))
+    gates = ("leak.direct<=60%", "leak.drop>=50%", "passk.drop<=10%")
+    result = unlearn_run("--unlearn-compare=first", *(f"--unlearn-gate={gate}" for gate in gates))
+    result.stdout.fnmatch_lines(
+        [
+            "leak.direct * 33.3% * 16.7% * -16.7 pp *",
+            "leaks behind leak.drop * 33.3% * 16.7% * -16.7 pp *",
+            "solved behind passk.drop * 100.0% * 100.0% * +0.0 pp *",
+        ]
+    )
 
 
 def test_comparisons_that_cannot_be_made_stop_the_run(unlearn_run: UnlearnRun) -> None:

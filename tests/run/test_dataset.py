@@ -36,8 +36,6 @@ class Given:
     adapter = None
     baseline = None
     people = None
-    requests = None
-    sandbox = "auto"
 
 
 def dataset(**changes: Any) -> Dataset:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
+
+from tests.support.lookup_run import UnlearnRun
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,7 @@ def test_always_one_verdict_line(
         (["--unlearn-profile=release"], "", "--unlearn-profile"),
         (["--unlearn-report=html"], "", "--unlearn-report"),
         (["--unlearn-require-complete"], "", "--unlearn-require-complete"),
+        (["--unlearn-model="], "", "--unlearn-model="),
         ([], "unlearn_require_model = true", "unlearn_require_model"),
     ],
 )
@@ -76,6 +80,19 @@ def test_a_misspelt_key(pytester: pytest.Pytester, key: str, advice: str) -> Non
     result = pytester.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: tox.ini: unknown key {key}; *{advice}"])
+
+
+def test_a_report_of_no_case(unlearn_run: UnlearnRun) -> None:
+    """Written where it was asked for; what to leave out is what was written."""
+    unlearn_run.lookup()
+    unlearn_run.pytester.makepyfile(test_own="def test_own(): pass")
+    result = unlearn_run("test_own.py", "--unlearn-report=summary")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        ["leak.direct: partial selection: 0 of 60 run; leave out the paths", "NO VERDICT*"]
+    )
+    summary = json.loads((unlearn_run.pytester.path / "unlearn-summary.json").read_text())
+    assert (summary["verdict"], summary["measured"]) == ("NO VERDICT", 0)
 
 
 def test_nothing_asked_nothing_refused(pytester: pytest.Pytester) -> None:
