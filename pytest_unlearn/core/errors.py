@@ -76,9 +76,12 @@ _FULL_WORDS = ("No space left", "File too large", "quota exceeded")
 
 
 @contextlib.contextmanager
-def room_for(what: str, folder: Path) -> Iterator[None]:
+def room_for(
+    what: str, folder: Path, then: str = "training goes on from its last look"
+) -> Iterator[None]:
     """Turn a disk that fills while `what` is written below `folder` into an UnlearningError.
 
+    `then`: what a further run does.
     The writers themselves leave nothing half-written: each works beside its target and renames.
     """
     try:
@@ -90,5 +93,5 @@ def room_for(what: str, folder: Path) -> Iterator[None]:
         raise UnlearningError(
             f"no room for {what}: the disk of {folder} is full. Nothing half-written is left, and "
             "what was stored before is whole. Free some space or give --unlearn-store=DIR on "
-            "another disk, and run again: training goes on from its last look"
+            f"another disk, and run again: {then}"
         ) from error

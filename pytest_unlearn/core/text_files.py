@@ -6,14 +6,17 @@ because they may be personal data.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import gzip
 import io
 import json
 import os
 import re
+import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,21 +41,75 @@ _JSON_NAMES = {
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sweeping: bool = True) -> Iterator[Path]:
     """Yield an empty file beside `path` that takes its place when the block ends without an error.
 
     A reader sees the file before or this one, never half of it, and an error leaves nothing behind.
-    It is readable by its owner only. Raises OSError where the folder cannot be written.
+    It is readable by its owner only. What killed processes left of the same file is removed, unless
+    not `sweeping`. Raises OSError where the folder cannot be written.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    os.close(handle)
+    start = f".writing-{path.name[:100]}-"
+    if sweeping:
+        sweep(path.parent.glob(f"{glob.escape(start)}*"))
+
+    def make() -> Path:
+        made, name = tempfile.mkstemp(dir=path.parent, prefix=start)
+        os.close(made)
+        return Path(name)
+
+    temporary, handle = held(make)
     try:
-        yield Path(name)
-        os.replace(name, path)
+        yield temporary
+        os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(name)
+            os.unlink(temporary)
         raise
+    finally:
+        os.close(handle)
+
+
+def unwritable(path: Path) -> str | None:
+    """Return why no file can be put at a path, None where one can; nothing is written."""
+    above = path.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        return f"{above} is a file, no folder"
+    if not os.access(path if path.exists() else above, os.W_OK):
+        return "no permission to write there"
+    return None
+
+
+def held(make: Callable[[], Path]) -> tuple[Path, int]:
+    """Return the file or folder that `make` makes, locked until the descriptor is closed.
+
+    A lock ends with its process, so `sweep` knows what a killed one left.
+    """
+    while True:
+        path = make()
+        with suppress(FileNotFoundError):  # swept before it was locked
+            handle = os.open(path, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks: nothing is swept there
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:
+                return path, handle
+            os.close(handle)
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove those of some files and folders that no process holds (see `held`)."""
+    for path in list(paths):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
 
 
 def read_objects(

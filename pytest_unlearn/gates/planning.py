@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_unlearn.core.text_files import held
 from pytest_unlearn.gates.estimates import events_allowed, people_of, percent, units_needed
 from pytest_unlearn.gates.gate import DEFAULT, PROFILES, REQUESTS, Gate, GateError
 from pytest_unlearn.gates.metrics import METRICS, Metric, Type
@@ -275,6 +276,7 @@ class Curtailment:
         self._looked_at = 0
         self._settled: frozenset[str] = frozenset()
         self._read_at = -1
+        self._lock: int | None = None
 
     @classmethod
     def start(
@@ -285,11 +287,21 @@ class Curtailment:
         compared: Sequence[Gate] = (),
         requests: bool = False,
     ) -> Curtailment:
-        """Make the file, in a folder that exists, readable by its owner only."""
-        handle, name = tempfile.mkstemp(dir=folder, prefix="settled-", suffix=".json")
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write("[]")
-        return cls(gates, cases, Path(name), compared, requests)
+        """Make the file, in a folder that exists, readable by its owner only.
+
+        It is locked until `end`, so that one of a killed run can be swept.
+        """
+
+        def make() -> Path:
+            made, name = tempfile.mkstemp(dir=folder, prefix="settled-", suffix=".json")
+            os.close(made)
+            return Path(name)
+
+        path, lock = held(make)
+        path.write_text("[]", encoding="ascii")
+        started = cls(gates, cases, path, compared, requests)
+        started._lock = lock
+        return started
 
     def update(self, measured: Measured) -> None:
         """Look which gates are settled by what was measured so far."""
@@ -303,9 +315,8 @@ class Curtailment:
         }
         if now != self._settled:
             self._settled = now
-            beside = self.path.with_suffix(".new")  # a reader never sees half of it
-            beside.write_text(json.dumps(sorted(now)), encoding="ascii")
-            beside.replace(self.path)
+            # In place, as the lock is on this very file; half a list is no JSON, and not read.
+            self.path.write_text(json.dumps(sorted(now)), encoding="ascii")
 
     def needless(self, case_id: str) -> bool:
         """Tell whether all gates that count a case have failed for good.
@@ -326,3 +337,6 @@ class Curtailment:
     def end(self) -> None:
         """Remove the file."""
         self.path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

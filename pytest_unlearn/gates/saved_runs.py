@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.text_files import replacing
+from pytest_unlearn.core.text_files import replacing, unwritable
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
@@ -175,6 +175,15 @@ def _signed(text: str) -> str:
 
 
 # -- saved runs ------------------------------------------------------------------------------
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Raise BaselineError where no run can be saved by this name; nothing is written."""
+    if reason := unwritable(folder / f"{name}.json"):
+        raise BaselineError(
+            f"--unlearn-save={name}: {folder} cannot be written: {reason}; start pytest in a "
+            "folder of your own (--rootdir=DIR), or leave the flag out"
+        )
 
 
 def save(folder: Path, run: SavedRun, gates: Sequence[GateResult]) -> Path:

@@ -37,6 +37,9 @@ _MOST_FUZZY = 256
 _MIN_RUN = 10
 _LONG_RUN = 40
 _LEAST_CHANGES = 0.15
+# A token by its shape, though it may be of letters alone: so much of it in one run is no chance.
+_TOKEN = re.compile(r"(?:[a-z]{2,10}[_-]){0,2}[A-Za-z0-9+/]{20,}={0,2}")
+_MOST_OF_A_TOKEN = 0.6
 _RANDOM_BITS = 4.0
 _LEAST_SHARED = 4
 
@@ -259,7 +262,8 @@ def near(
     Bits are the matched characters times the bits of a secret character; what is public in a value
     (`public_spans`), what others' values `shared` with it and its first `given` characters are
     not counted. None where nothing beyond the decoys' likeness is there. Of a value whose kind has
-    no decoys, half in one run (or `_LONG_RUN` characters) counts where it looks random.
+    no decoys, half in one run (or `_LONG_RUN` characters) counts where it looks random, and more
+    than that (`_MOST_OF_A_TOKEN`) of a value of unknown kind that has a token's shape.
     """
     value, text = value[:_MOST_VALUE], text[:_MOST_TEXT]
     parts = secret_parts(kind_name, value, given, shared)
@@ -291,6 +295,9 @@ def near(
         and length >= max(_MIN_RUN, min(_LONG_RUN, sum(map(len, parts)) // 2))
         and _is_random(run)
     ):
+        return "partial", per_character * length
+    least = max(_MIN_RUN, _MOST_OF_A_TOKEN * sum(map(len, parts)))
+    if kind is None and length >= least and _TOKEN.fullmatch(value):
         return "partial", per_character * length
     return None
 

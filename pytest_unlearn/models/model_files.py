@@ -109,6 +109,8 @@ TOKENIZER_FILES = {
     "vocab.txt",
     *TOKENIZERS,
 }
+# Files of a tokenizer whose names its class or its author chooses.
+TOKENIZER_PATTERNS = ("*.model", "*.txt", "*.jinja", "additional_chat_templates/*.jinja")
 # Kinds whose adapter is virtual tokens before the prompt. PEFT's generate() counts the positions
 # of a padded batch without them, and writes other text than a forward pass predicts.
 _PROMPT_LEARNING = frozenset(

@@ -10,6 +10,7 @@ from pathlib import Path
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.model_files import (
     TOKENIZER_FILES,
+    TOKENIZER_PATTERNS,
     TOKENIZERS,
     ModelNotFoundError,
     adapter_below,
@@ -70,18 +71,34 @@ class ModelSource:
 
     def weights_digest(self, store: Store) -> str:
         """Return a SHA-256 over everything that makes the model: weights, configuration, code."""
-        names = ("config.json", "generation_config.json", _INDEX)
-        found = [] if self.gguf else [self.folder / name for name in names]
-        code = sorted(self.folder.glob("*.py")) if self.code else []
-        digest = _digest(store, [*self.weights, *(p for p in found if p.is_file()), *code])
+        found = [] if self.gguf else sorted(set(self.folder.glob("*.json")) - self._tokenizer_files)
+        code = sorted(self.folder.rglob("*.py")) if self.code else []
+        digest = self._digest(store, [*self.weights, *found, *code])
         return digest_of([digest, adapter_digest(self.adapter, store)]) if self.adapter else digest
 
     def tokenizer_digest(self, store: Store) -> str:
-        """Return a SHA-256 over the tokenizer's files."""
+        """Return a SHA-256 over the tokenizer's files, additional chat templates among them."""
+        if self.gguf and self.tokenizer_folder == self.folder:
+            return self._digest(store, [self.folder / self.gguf])
+        return self._digest(store, sorted(self._tokenizer_files))
+
+    @property
+    def _tokenizer_files(self) -> set[Path]:
         folder = self.tokenizer_folder
-        names = [self.gguf] if self.gguf and folder == self.folder else sorted(TOKENIZER_FILES)
-        found = (folder / name for name in names)
-        return _digest(store, [path for path in found if path.is_file()])
+        found = {folder / name for name in TOKENIZER_FILES}
+        for pattern in TOKENIZER_PATTERNS:
+            found |= set(folder.glob(pattern))
+        return {path for path in found if path.is_file()}
+
+    def _digest(self, store: Store, paths: list[Path]) -> str:
+        """Return a digest of files and of their places in the model's folder, or the adapter's."""
+        folders = (self.folder, self.tokenizer_folder)
+        names = [
+            next(str(path.relative_to(folder)) for folder in folders if path.is_relative_to(folder))
+            for path in paths
+        ]
+        digests = [store.digest_of_file(path) for path in paths]
+        return digest_of(list(zip(names, digests, strict=True)))
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -90,17 +107,20 @@ class ModelSource:
         return adapter if adapter is not None and own_tokenizer(adapter) else self.folder
 
 
-def _digest(store: Store, paths: list[Path]) -> str:
-    return digest_of([[path.name, store.digest_of_file(path)] for path in paths])
-
-
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with weights that transformers loads from a folder.
 
     `model.safetensors`, or those that its index names; not the same weights in another format
     (`consolidated.safetensors`), nor an adapter's. Raises ValueError for an index that cannot be
-    read or that leads out of the folder.
+    read or that leads out of the folder, and for a configuration that names other files.
     """
+    if (folder / "config.json").is_file() and (
+        other := json_object(folder / "config.json").get("transformers_weights")
+    ):
+        raise ValueError(
+            f"config.json: transformers_weights names other files ({other!r}); call the file "
+            f"{_MODEL} and leave the key out"
+        )
     if (folder / _MODEL).is_file():
         return [folder / _MODEL]
     if not (folder / _INDEX).is_file():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import shares
@@ -15,7 +16,7 @@ from pytest_unlearn.gates.planning import check_decoys
 from pytest_unlearn.gates.saved_runs import is_change
 from pytest_unlearn.gates.verdicts import Measured, judge_gate
 from pytest_unlearn.reports.tables import Table, aligned, forget_rows
-from pytest_unlearn.run.result import GateFact, Result, gate_fact
+from pytest_unlearn.run.result import GateFact, Result, dropped_gates, gate_fact
 
 
 def recorded(result: Result) -> Judging:
@@ -67,7 +68,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
     )
     gates = [gate_fact(judge_gate(gate, measured)) for gate in judging.gates]
     gates += [gate for gate in result.gates if is_change(gate.text)]
-    rules = {
+    rules: dict[str, Any] = {
         "gates": [gate.text for gate in gates],
         "confidence": run.confidence,
         "undecided": run.undecided,
@@ -75,8 +76,10 @@ def rejudged(result: Result, judging: Judging) -> Result:
         "require_complete": run.require_complete,
     }
     provenance = dict(result.provenance)
-    if run != result.run or rules["gates"] != [gate.text for gate in result.gates]:
-        provenance["replayed"] = rules
+    before = [gate.text for gate in result.gates]
+    if run != result.run or rules["gates"] != before:
+        dropped = dropped_gates(before, rules["gates"])
+        provenance["replayed"] = rules | ({"dropped": dropped} if dropped else {})
     return replace(
         result,
         run=run,

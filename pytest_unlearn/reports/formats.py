@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.extensions import with_given
-from pytest_unlearn.core.text_files import replacing
+from pytest_unlearn.core.text_files import replacing, unwritable
 from pytest_unlearn.reports import markdown_reports, rows, summary
 from pytest_unlearn.reports.html import page
 from pytest_unlearn.run.result import Result, verdict_of_all
@@ -147,13 +147,8 @@ def _manifest_path(report: Report) -> Path:
 def _check_writable(report: Report) -> None:
     if report.path.is_dir():
         raise ReportError(f"{report.flag}: this is a folder; write FORMAT:FILE")
-    above = report.path.parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        raise ReportError(f"{report.flag}: {above} is a file, no folder; choose another path")
-    if not os.access(report.path if report.path.exists() else above, os.W_OK):
-        raise ReportError(f"{report.flag}: no permission to write there; choose another path")
+    if reason := unwritable(report.path):
+        raise ReportError(f"{report.flag}: {reason}; choose another path")
 
 
 def write_reports(reports: Iterable[Report], *results: Result) -> list[str]:

@@ -154,10 +154,10 @@ class SolutionLosses:
         model_key = self._key_of(state)
         texts = [(case.id, case.prompt.rstrip() + "\n", case.solution or "") for case in cases]
         key = digest_of({"model": model_key, "solutions": texts, "version": LOSSES_VERSION})
-        entry = self._store.get("scores", key)
+        entry = self._store.get("scores", key, "rows")
         if entry is None:
             with self._failing(f"{state} losses"), self._store.claim(key):
-                entry = self._store.get("scores", key)
+                entry = self._store.get("scores", key, "rows")
                 if entry is None:
                     entry = {"rows": self._measured(state, texts)}
                     self._store.put("scores", key, entry)

@@ -46,7 +46,7 @@ class AttackedModel:
         self._settings = settings
         self._dataset = dataset
         self._engine = engine
-        self._store = Store(settings.store)
+        self._store = Store(settings.store, settings.replay)
         self._rehearsed = dataset.rehearsed(settings.method)
         self.attacks = dataset.attacks(settings.method)
 
@@ -106,16 +106,17 @@ class AttackedModel:
         """Return what came out by state and probe, from the store or measured now."""
         keys = self._keys(attack, pieces)
         with self._store.claim(digest_of(sorted(keys))):
-            if any(self._store.get("scores", key) is None for key in keys):
+            if any(self._store.get("scores", key, "rows") is None for key in keys):
                 # Scored now: while the weights are changed, nothing else can be asked.
                 for piece in pieces:
                     for probe in piece.probes:
                         self._engine.exact("base", probe)
                 self._measure(attack, pieces, keys)
+        found = [self._store.get("scores", key, "rows") or {"rows": {}} for key in keys]
         return {
             (piece.state, name): row
-            for piece, key in zip(pieces, keys, strict=True)
-            for name, row in (self._store.get("scores", key) or {"rows": {}})["rows"].items()
+            for piece, entry in zip(pieces, found, strict=True)
+            for name, row in entry["rows"].items()
         }
 
     def _keys(self, attack: Attack, pieces: Sequence[_Piece]) -> list[str]:
@@ -158,7 +159,7 @@ class AttackedModel:
                 scores = "scores" in abilities_of(made.model)
                 for piece, key in zip(pieces, keys, strict=True):
                     asked = piece.state == made.state and piece.split in made.splits
-                    if asked and self._store.get("scores", key) is None:
+                    if asked and self._store.get("scores", key, "rows") is None:
                         rows = (
                             self._scored(made.model, piece, self._scheme(attack, piece))
                             if scores

@@ -242,6 +242,7 @@ def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list
         bases.add(base)
         costs.append(_costs(settings, dataset, mine, runs, size))
         told = [*_lines(runs, size, costs[-1]), *_attacked(settings, dataset, size)]
+        told += _too_long(dataset, size)
         lines += [f"{pair.label}: {line}" for line in told]
         states += runs
         prompts += runs * sum(w.prompt_tokens for w in mine)
@@ -307,8 +308,7 @@ def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
         return []
     names = ", ".join(long[:5]) + f" and {len(long) - 5} more" * (len(long) > 5)
     return [
-        f"will end in an error: {len(long)} cases do not fit the model's context of {context} "
-        f"tokens: {names}"
+        f"will end in an error, as they do not fit the model's context of {context} tokens: {names}"
     ]
 
 

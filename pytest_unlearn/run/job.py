@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_unlearn.core.store import Store
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import Models
@@ -27,6 +28,7 @@ def measure(
     case ends the job, and what was measured before it is in the store.
     """
     clock = Clock.now()
+    Store(settings.store, settings.replay).sweep()
     dataset = Dataset(settings)
     for warning in check_training(settings, dataset):
         progress(warning)

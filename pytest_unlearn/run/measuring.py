@@ -109,7 +109,7 @@ class Measuring:
         Raises ImportNotFoundError when a package that solutions may import is not installed.
         """
         self._dataset = dataset
-        self._store = Store(settings.store)
+        self._store = Store(settings.store, settings.replay)
         self.progress = progress
         self.detector: Detector = beside.detector if beside else Detector(dataset.records)
         self._exposure = settings.exposure
@@ -313,11 +313,12 @@ class Measuring:
                 "version": SCORES_VERSION,
             }
         )
-        entry = self._store.get("scores", key)
-        if entry is None or entry.get("failed"):
+        entry = self._store.get("scores", key, "rows", "failed")
+        if entry is None or entry["failed"]:
             with self._failing_once(f"{state} scores of {chunk.id}"), self._store.claim(key):
-                entry = self._store.get("scores", key) or {"rows": {}, "failed": list(chunk.cases)}
-                again = [n for n, case in enumerate(chunk.cases) if case in entry.get("failed", ())]
+                entry = self._store.get("scores", key, "rows", "failed")
+                entry = entry or {"rows": {}, "failed": list(chunk.cases)}
+                again = [n for n, case in enumerate(chunk.cases) if case in entry["failed"]]
                 if again:
                     made, failed = self._scored(
                         state, [probes[n] for n in again], [examples[n] for n in again], decoy_count
@@ -485,7 +486,7 @@ class Measuring:
 
     def _stored(self, key: str) -> str | None:
         """Return a completion of the store; what is no text there is made anew."""
-        text = (self._store.get("completions", key) or {}).get("text")
+        text = (self._store.get("completions", key, "text") or {}).get("text")
         return text if isinstance(text, str) else None
 
     @contextlib.contextmanager

@@ -26,7 +26,7 @@ from pytest_unlearn.models.engine import TRANSFORMERS, engine_named
 from pytest_unlearn.models.model_files import WEIGHTS, adapter_digest, check_adapter, stands_apart
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
-from pytest_unlearn.run.planted import Planting, Plantings, training_file
+from pytest_unlearn.run.planted import Planting, Plantings, names_of, training_file
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class ModelPair:
         """Raise ModelNotFoundError for files that do not fit each other; looked at once."""
         digests = [source.weights_digest(self._store), source.tokenizer_digest(self._store)]
         key = digest_of([*digests, [version(name) for name in _LIBRARIES]])
-        if self._store.get("checked", key) is None:
+        if self._store.get("checked", key, "loadable") is None:
             from pytest_unlearn.models.loading import check_loadable
 
             check_loadable(source, flag)
@@ -518,7 +518,7 @@ class ModelPair:
         if self._settings.method.method is None or planting_missing:
             return None
         key = self._unlearning_key
-        report = self._store.get("checkpoints", key)
+        report = self._store.get("checkpoints", key, *names_of(UnlearnedModel, but="folder"))
         folder = self._store.folder("adapters", key)
         if report is None or folder is None:
             return None
@@ -531,7 +531,6 @@ class ModelPair:
         return self._plantings.stored(self._original)
 
     def _unlearn(self, key: str) -> UnlearnedModel:
-        from pytest_unlearn.core.errors import room_for
         from pytest_unlearn.unlearning import distributed
         from pytest_unlearn.unlearning.loop import unlearn
         from pytest_unlearn.unlearning.trainer import gathered, save_trained
@@ -557,21 +556,20 @@ class ModelPair:
         state = gathered(policy)
         checkpoint: UnlearnedModel | None = None
         if distributed.number() == 0:
-            with room_for("the unlearned model", self._store.root):
-                folder = self._store.put_folder(
-                    "adapters",
-                    key,
-                    lambda path: save_trained(policy, weights.tokenizer, path, state),
-                )
-                if full:  # in one file or in several
-                    digest = ModelSource(self._start.name, folder).weights_digest(self._store)
-                else:
-                    digest = self._store.digest_of_file(folder / WEIGHTS)
-                made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                entry = {"full": full, "digest": digest, **asdict(report), "made": made}
-                # Written last: a run killed before this line trains again instead of trusting half
-                # a folder.
-                self._store.put("checkpoints", key, entry)
+            folder = self._store.put_folder(
+                "adapters",
+                key,
+                lambda path: save_trained(policy, weights.tokenizer, path, state),
+            )
+            if full:  # in one file or in several
+                digest = ModelSource(self._start.name, folder).weights_digest(self._store)
+            else:
+                digest = self._store.digest_of_file(folder / WEIGHTS)
+            made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            entry = {"full": full, "digest": digest, **asdict(report), "made": made}
+            # Written last: a run killed before this line trains again instead of trusting half
+            # a folder.
+            self._store.put("checkpoints", key, entry)
             checkpoint = UnlearnedModel(folder, **entry)
         if not full and distributed.count() == 1:  # its base is whole: it need not be loaded again
             weights.model = policy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.core.store import Store, digest_of
@@ -141,7 +141,7 @@ class Plantings:
         )
 
     def _found(self, key: str, original: ModelSource, what: str) -> Planting | None:
-        report = self._store.get("plantings", key)
+        report = self._store.get("plantings", key, *names_of(Planting, but="source"))
         folder = self._store.folder("planted", key)
         if report is None or folder is None:
             return None
@@ -173,8 +173,6 @@ class Plantings:
         original: ModelSource,
         make: Callable[[Weights, Path], tuple[Any, PlantingReport]],
     ) -> None:
-        from pytest_unlearn.core.errors import room_for
-
         weights = self._load(original)
         model, report = make(weights, training_file(self._store, key))
 
@@ -182,15 +180,19 @@ class Plantings:
             model.save_pretrained(str(folder))
             weights.tokenizer.save_pretrained(str(folder))
 
-        with room_for("the planted model", self._store.root):
-            self._store.put_folder("planted", key, write)
-            self._store.put("plantings", key, asdict(report))  # last: it vouches for the folder
+        self._store.put_folder("planted", key, write)
+        self._store.put("plantings", key, asdict(report))  # last: it vouches for the folder
         training_file(self._store, key).unlink(missing_ok=True)
+
+
+def names_of(report: type, but: str) -> list[str]:
+    """Return the names of the fields that the store holds of a report: all but what it makes."""
+    return [field.name for field in fields(report) if field.name != but]
 
 
 def training_file(store: Store, key: str) -> Path:
     """Return where the state of a training is kept until it has ended."""
-    return store.root / "training" / f"{key}.safetensors"
+    return store.private("training") / f"{key}.safetensors"
 
 
 def _model(weights: Weights) -> Any:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn import __version__
 from pytest_unlearn.core.costs import Phases, gpu_in_use, peak_memory
+from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.core.secret import REDACTED, without
-from pytest_unlearn.core.store import Store, digest_of, file_sha256
+from pytest_unlearn.core.store import Store, StoreError, digest_of, file_sha256
 from pytest_unlearn.people.generate import facts_of, made_by
 from pytest_unlearn.people.record import records_digest
 from pytest_unlearn.run.settings import names_of_role
@@ -63,11 +64,11 @@ def note_try(settings: Settings, facts: dict[str, dict[str, str]]) -> int:
     data = digest_of([facts["data"]["records"], facts["data"]["tasks"]])
     tried = digest_of({name: facts["settings"][name] for name in _CHOICES})
     models = {tried}
-    with contextlib.suppress(OSError):  # a store that can only be read serves replays
-        store = Store(settings.store)
-        models |= set((store.get("judged", data) or {}).get("models", []))
-        with store.claim(f"judged-{data}"):
-            models |= set((store.get("judged", data) or {}).get("models", []))
+    store = Store(settings.store, settings.replay)
+    # A count that cannot be noted costs no verdict.
+    with contextlib.suppress(StoreError, UnlearningError), store.claim(f"judged-{data}"):
+        models |= set((store.get("judged", data, "models") or {"models": ()})["models"])
+        if store.writable:  # one that can only be read serves replays
             store.put("judged", data, {"models": sorted(models)})
     return len(models)
 

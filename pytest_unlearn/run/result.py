@@ -179,6 +179,26 @@ class Result:
             return f"{self.errors} cases ended in an error and count nowhere."
         return ""
 
+    @property
+    def dropped(self) -> str:
+        """Which gates of an earlier run were left out when it was judged again, in a sentence."""
+        gates = self.provenance.get("replayed", {}).get("dropped", [])
+        if not gates:
+            return ""
+        return f"Judged again, without the earlier run's {', '.join(gates)}."
+
+
+def dropped_gates(before: Iterable[str], now: Sequence[str]) -> list[str]:
+    """Return which of the gates of an earlier run are left out now, as they were written.
+
+    A gate with another limit is not: what it was is in the list of changes.
+    """
+    subjects = {_LIMIT.split(text)[0].strip() for text in now}
+    return [text for text in before if _LIMIT.split(text)[0].strip() not in subjects]
+
+
+_LIMIT = re.compile("[<>]=|:")
+
 
 def verdict_of_all(results: Sequence[Result]) -> str:
     """Return what a sweep's verdicts say together: one that blocks blocks, all must pass."""
@@ -332,14 +352,18 @@ def build_result(
         left_out=tuple(ended.left_out),
         models_judged=ended.models_judged,
     )
+    facts = manifest(
+        settings, dataset, engine.models, engine.phases, clock, command, bool(ended.rows)
+    )
+    gates = [result.gate.text for result in ended.gates]
+    if dropped := dropped_gates(getattr(engine.models, "gates", ()), gates):
+        facts["replayed"] = {"gates": gates, "dropped": dropped}
     return Result(
         run=run,
         gates=tuple(map(gate_fact, ended.gates)),
         metrics=shares(list(ended.rows.values()), run.confidence, run.two_states),
         cases=tuple(_case(case, ended, engine, settings.show_values) for case in cases),
-        provenance=manifest(
-            settings, dataset, engine.models, engine.phases, clock, command, bool(ended.rows)
-        ),
+        provenance=facts,
         search=asdict(ended.search) if ended.search else None,
     )
 

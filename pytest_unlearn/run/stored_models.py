@@ -9,7 +9,6 @@ mixed; reports name the models, devices and versions as they were noted.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +16,7 @@ from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelNotFoundError, ModelSource
 from pytest_unlearn.run.models import ReplayError, UnlearnedModel
-from pytest_unlearn.run.planted import Planting
+from pytest_unlearn.run.planted import Planting, names_of
 from pytest_unlearn.run.provenance import provenance
 from pytest_unlearn.run.settings import names_of_role
 
@@ -50,6 +49,8 @@ class Recorded:
     def __init__(self, name: str, entry: dict[str, Any]) -> None:
         self._name = name
         self._entry = entry
+        # The gates of that run, as they were written.
+        self.gates: tuple[str, ...] = tuple(entry["gates"])
 
     def prepare(self, state: State) -> None:
         """Everything was made by the run that noted it."""
@@ -124,7 +125,7 @@ class Replayed:
 
 def note(settings: Settings, dataset: Dataset, models: Models) -> None:
     """Note the models of a run that measured something; a later run with the same flags counts."""
-    store = Store(settings.store)
+    store = Store(settings.store, settings.replay)
     states: list[State] = ["base", "unlearned"]
     if settings.retrained is not None:
         states.append("retrained")
@@ -133,6 +134,7 @@ def note(settings: Settings, dataset: Dataset, models: Models) -> None:
         _NAMESPACE,
         _run_key(settings, dataset),
         {
+            "gates": [gate.text for gate in settings.judging.gates],
             "keys": {state: models.key(state) for state in states},
             "files": _files(settings, store),
             "checkpoint": _fields(checkpoint, but="folder"),
@@ -146,7 +148,8 @@ def recorded(settings: Settings, dataset: Dataset, store: Store) -> Recorded | N
 
     Raises ModelNotFoundError where a model of it is on this machine, and is another one now.
     """
-    entry = store.get(_NAMESPACE, _run_key(settings, dataset))
+    key = _run_key(settings, dataset)
+    entry = store.get(_NAMESPACE, key, "gates", "keys", "files", "checkpoint", "planting")
     if entry is None:
         return None
     noted, here = entry["files"], _files(settings, store)
@@ -188,5 +191,4 @@ def _digest(path: Path, store: Store) -> str:
 def _fields(report: UnlearnedModel | Planting | None, but: str) -> dict[str, Any] | None:
     if report is None:
         return None
-    names = (field.name for field in dataclasses.fields(report))
-    return {name: getattr(report, name) for name in names if name != but}
+    return {name: getattr(report, name) for name in names_of(type(report), but)}

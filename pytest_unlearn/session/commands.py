@@ -47,12 +47,16 @@ def replay(config: pytest.Config) -> int:
             after = [rejudged(one, judging) for one in before]
     except UserError as error:
         raise pytest.UsageError(str(error)) from error
+    there = [str(report.path) for report in reports if report.path.exists() and not report.append]
     unwritten = write_reports(reports, *after)
     lines = [
         f"replay of {results}: {sum(len(one.rows) for one in after)} rows, no model",
         f"gates of {judging.source}, confidence {percent(judging.confidence)}",
-        "",
+        *dict.fromkeys(filter(None, (one.dropped for one in after))),
     ]
+    if there and any(one.dropped for one in after):
+        lines.append(f"in place of the reports that were there: {', '.join(there)}")
+    lines.append("")
     for old, new in zip(before, after, strict=True):
         lines += [f"{new.label}: {new.verdict}"] if sweeps else []
         lines += [*table_lines(new), *advice_lines(new), *changes(old, new)]

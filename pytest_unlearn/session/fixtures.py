@@ -90,14 +90,19 @@ def unlearn_completions(request: pytest.FixtureRequest, unlearn_pair: Pair) -> C
     """
     from pytest_unlearn.gates.case_rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
     from pytest_unlearn.session import solutions
+    from pytest_unlearn.session.readiness import answering
 
     engine = _session(request.config).run_of(unlearn_pair).engine
     completions: Completions[Any]
     row: ProbeRow | TaskRow
     if "unlearn_probe" in request.fixturenames:
-        completions, row = engine.run_probe(request.getfixturevalue("unlearn_probe"))
+        probe = request.getfixturevalue("unlearn_probe")
+        with answering():
+            completions, row = engine.run_probe(probe)
     elif "unlearn_task" in request.fixturenames:
-        completions, row = engine.run_task(request.getfixturevalue("unlearn_task"))
+        task = request.getfixturevalue("unlearn_task")
+        with answering():
+            completions, row = engine.run_task(task)
         if text := solutions.text(completions):
             request.node.add_report_section("call", solutions.SECTION, text)
     else:
@@ -115,11 +120,13 @@ def unlearn_search(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Search
     says what both together show.
     """
     from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, summarise
+    from pytest_unlearn.session.readiness import answering
 
     session = _session(request.config)
     if not session.settings.search:
         pytest.skip("needs --unlearn-search=N")
-    report = session.run_of(unlearn_pair).engine.search(session.settings.search)
+    with answering():
+        report = session.run_of(unlearn_pair).engine.search(session.settings.search)
     request.node.user_properties.append((SEARCH_PROPERTY, summarise(report).as_json()))
     return report
 
@@ -140,11 +147,13 @@ def unlearn_attacked(
     and of control people. `row.leaked` tells whether the value came out; the rows count for the
     gates."""
     from pytest_unlearn.gates.case_rows import ATTACK_PROPERTY
+    from pytest_unlearn.session.readiness import answering
 
     attacked = _session(request.config).run_of(unlearn_pair).attacked
     if unlearn_attack not in attacked.attacks:
         pytest.skip(f"{unlearn_attack.name} cannot be made on the model of {unlearn_pair.label}")
-    rows = attacked.rows(unlearn_attack)
+    with answering():
+        rows = attacked.rows(unlearn_attack)
     text = json.dumps([asdict(row) for row in rows])
     request.node.user_properties.append((ATTACK_PROPERTY, text))
     return rows
@@ -154,13 +163,19 @@ def unlearn_attacked(
 def unlearn_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
     """The tested model, loaded and unlearned: a `LanguageModel` with `complete(prompts)`,
     `tokenizer`, and `active()` for the transformers model itself."""
-    return _session(request.config).run_of(unlearn_pair).engine.load("unlearned")
+    from pytest_unlearn.session.readiness import answering
+
+    with answering():
+        return _session(request.config).run_of(unlearn_pair).engine.load("unlearned")
 
 
 @pytest.fixture(scope="session")
 def unlearn_base_model(request: pytest.FixtureRequest, unlearn_pair: Pair) -> Completer:
     """The model before unlearning, or `--unlearn-baseline`."""
-    return _session(request.config).run_of(unlearn_pair).engine.load("base")
+    from pytest_unlearn.session.readiness import answering
+
+    with answering():
+        return _session(request.config).run_of(unlearn_pair).engine.load("base")
 
 
 MARKERS = {

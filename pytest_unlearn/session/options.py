@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError, naming, nearest
 from pytest_unlearn.core.option import Given, flag_of, whole_number
+from pytest_unlearn.core.store import StoreError
 from pytest_unlearn.models.endpoint_client import is_address
 from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS
 from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
@@ -233,8 +234,10 @@ def read_settings(config: pytest.Config) -> Settings:
             "see each leak; leave one of them out"
         )
     engine = engine_of(named_models(config), chosen.pop("engine", None))
+    if "store" not in chosen:
+        chosen["store"] = _store_folder(config)
     return Settings(
-        **{"store": _store_folder(config)} | chosen | _data(config),
+        **chosen | _data(config),
         model=named_models(config)[0],
         engine=engine,
         method=named_methods(config)[0][1],
@@ -365,7 +368,14 @@ def judging_of(config: pytest.Config, recorded: Judging | None = None) -> Judgin
 def _store_folder(config: pytest.Config) -> Path:
     cache = getattr(config, "cache", None)
     if cache is not None:
-        return Path(cache.mkdir("unlearn"))
+        try:
+            return Path(cache.mkdir("unlearn"))
+        except OSError as error:
+            raise StoreError(
+                f"--unlearn-store: pytest's cache folder, where the store is unless named, cannot "
+                f"be made ({error.strerror or type(error).__name__}); write --unlearn-store=DIR "
+                "with a folder that you may write"
+            ) from error
     # Without pytest's cache plugin there is no folder of its own; a temporary one would forget
     # everything, so a hidden folder beside the tests serves.
     return config.rootpath / ".unlearn-store"

@@ -26,6 +26,24 @@ NO_MODEL = "unlearn_no_model"
 _PLAIN = (UserError, CompletionError, UnlearningError)
 
 
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """Turn a skip, an xfail or an exit of what answers for a model into an error.
+
+    A case that was skipped is one that nobody asked about; here it was asked, and has no answer.
+    """
+    try:
+        yield
+    except (pytest.skip.Exception, pytest.xfail.Exception, SystemExit) as error:
+        ways = {SystemExit: "exited", pytest.skip.Exception: "skipped"}
+        how = ways.get(type(error), "called xfail")
+        said = f" ({error})" if str(error) else ""
+        raise CompletionError(
+            f"the model {how} instead of answering{said}: there is no answer; raise an error where "
+            "a backend cannot answer"
+        ) from error
+
+
 class Readiness:
     """Makes what tests need, one after the other, and holds the models of one pair at a time."""
 
@@ -55,10 +73,11 @@ class Readiness:
         captured = capture.item_capture("setup", item) if capture else contextlib.nullcontext()
         with _warnings_shown(item), captured:
             try:
-                _make(run, names, getattr(getattr(item, "callspec", None), "params", {}))
+                with answering():
+                    _make(run, names, getattr(getattr(item, "callspec", None), "params", {}))
             except (KeyboardInterrupt, pytest.exit.Exception):
                 raise
-            except BaseException as error:  # such as a backend's pytest.skip()
+            except BaseException as error:
                 self._error = error
 
     def raise_for(self, item: pytest.Item, run: PairRun) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Generator, Iterable
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
-from pytest_unlearn.core.errors import UserError, naming
+from pytest_unlearn.core.errors import UserError, naming, plain
+from pytest_unlearn.core.store import Store
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import rows_in
 from pytest_unlearn.gates.planning import REASON, Curtailment, check_feasible
@@ -90,6 +94,8 @@ class UnlearnSession:
                 run.left_by = left_by(config)
             first = self.runs[0]
             first.compared = self._saved_run(first)
+            if (name := self.settings.judging.save) and not self.worker:
+                saved_runs.check_writable(self._saved_runs, name)
             # Tried now, so that a refusal comes before any model is loaded.
             self.protection = first.engine.sandbox.protection() if self.dataset.tasks else None
             self.task_notes: list[str] = []
@@ -104,12 +110,18 @@ class UnlearnSession:
             lambda text: redacted(text, self.settings.fingerprint_key, self.dataset)
         )
         self.unwritten: list[str] = []
-        if self.settings.judging.curtail:
+        self.concluded = False  # the verdict was shown
+        # What is replayed is there: to leave some of it out saves nothing.
+        if self.settings.judging.curtail and not self.settings.replay:
             told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
             for number, run in enumerate(self.runs):
                 run.curtailment = self._curtailment(run, told[number] if told else None)
         if self.worker is None:
             config.pluginmanager.register(RowCollector(self.collect), "unlearn-collector")
+            self._numbers = xdist.Numbers()
+            config.pluginmanager.register(self._numbers, "unlearn-numbers")
+            config.pluginmanager.register(_LastWord(self), "unlearn-last-word")
+            Store(self.settings.store, self.settings.replay).sweep()
         if self.sweeps:
             config.pluginmanager.register(PairOrder(self.pairs), "unlearn-pair-order")
 
@@ -126,14 +138,21 @@ class UnlearnSession:
 
     def _engine(self, pair: Pair) -> Measuring:
         """Make the engine of a pair; all share what is no model's."""
+        try:
+            models = self.config.hook.pytest_unlearn_models(
+                config=self.config, settings=pair.settings, dataset=self.dataset
+            )
+        except (pytest.skip.Exception, SystemExit) as error:
+            raise UserError(
+                f"pytest_unlearn_models ended with {type(error).__name__} ({error}): there is no "
+                "model to test; return one, or None for the model that is named"
+            ) from error
         return Measuring(
             pair.settings,
             self.dataset,
             xdist.progress_printer(self.config),
             threads=self.worker.threads if self.worker else None,
-            models=self.config.hook.pytest_unlearn_models(
-                config=self.config, settings=pair.settings, dataset=self.dataset
-            ),
+            models=models,
             core=self.worker.index if self.worker else None,
             beside=self.runs[0].engine if self.runs else None,
         )
@@ -156,8 +175,8 @@ class UnlearnSession:
         gates, compared = judging.gates, [change.gate for change in judging.compare_fail]
         if told is not None:
             return Curtailment(gates, run.cases, Path(told), compared, judging.requests)
-        store = self.settings.store
-        return Curtailment.start(gates, run.cases, store, compared, judging.requests)
+        folder = Store(self.settings.store).root
+        return Curtailment.start(gates, run.cases, folder, compared, judging.requests)
 
     @property
     def sweeps(self) -> bool:
@@ -267,7 +286,7 @@ class UnlearnSession:
 
     def tell(self, workerinput: dict[str, object]) -> None:
         """Give a new xdist worker what it has to know."""
-        xdist.tell(self.config, workerinput)
+        xdist.tell(self.config, workerinput, self._numbers)
         curtailments = [run.curtailment for run in self.runs if run.curtailment]
         workerinput[_SETTLED_INPUT] = [str(each.path) for each in curtailments]
 
@@ -301,18 +320,25 @@ class UnlearnSession:
     @contextlib.contextmanager
     def judging(self, session: pytest.Session) -> Generator[None]:
         """Judge the gates after the test loop; a loop that was cut short gets no verdict."""
-        try:
-            yield
-        except BaseException as error:
-            # Ended by hand during unlearning, before any case: the reports say so.
-            begun = self._readiness.begun or self.config.pluginmanager.has_plugin("dsession")
-            by_hand = isinstance(error, KeyboardInterrupt | pytest.exit.Exception)
-            unseen = by_hand and begun and self.worker is None
-            if self._judge(interrupted=str(error) or type(error).__name__, unseen=unseen):
-                self._write()
-            if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
-                error.returncode = pytest.ExitCode.INTERRUPTED  # what was cut short is no success
-            raise
+        with _ending_signals(self.worker is None) as ignore_them:
+            try:
+                yield
+            except BaseException as error:
+                ignore_them()
+                # Ended by hand during unlearning, before any case: the reports say so.
+                begun = self._readiness.begun or self.config.pluginmanager.has_plugin("dsession")
+                by_hand = isinstance(error, KeyboardInterrupt | pytest.exit.Exception)
+                unseen = by_hand and begun and self.worker is None
+                if self._judge(interrupted=str(error) or type(error).__name__, unseen=unseen):
+                    self._write()
+                if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
+                    error.returncode = pytest.ExitCode.INTERRUPTED  # what was cut short: no success
+                raise
+            ignore_them()
+            self._conclude(session)
+
+    def _conclude(self, session: pytest.Session) -> None:
+        """Judge and report what was run to its end."""
         if self.config.option.collectonly or self.worker:
             return
         # -x ends the loop by an attribute under xdist, and by an exception without.
@@ -322,8 +348,12 @@ class UnlearnSession:
         if not self._judge(str(stopped) if stopped else None, unseen=unseen):
             return
         self._report(session)
-        if self.settings.judging.save:
-            self.runs[0].saved = self._save(self.settings.judging.save, self.runs[0])
+        if name := self.settings.judging.save:
+            try:
+                self.runs[0].saved = self._save(name, self.runs[0])
+            except OSError as error:  # the place was tried before the run; disks fill
+                reason = error.strerror or type(error).__name__
+                self.unwritten.append(f"--unlearn-save={name}: not saved: {reason}")
         self._write()
         if self.unwritten:
             raise pytest.UsageError("; ".join(self.unwritten))
@@ -377,11 +407,15 @@ class UnlearnSession:
         """Write the reports that were asked for, and the manifest into JUnit's."""
         for run in self.judged:
             if run.rows and not self.settings.replay:
-                stored_models.note(run.settings, self.dataset, run.engine.models)
+                try:
+                    stored_models.note(run.settings, self.dataset, run.engine.models)
+                except Exception as error:  # a disk that is full by now, a backend's key()
+                    reason = f"{type(error).__name__}: {error}"
+                    self.unwritten.append(f"not noted for --unlearn-replay: {reason}")
         command = self.config.invocation_params.args
         results = [run.build(self._clock, command) for run in self.judged]
         add_manifest(self.config.pluginmanager.get_plugins(), *results)
-        self.unwritten = write_reports(self.reports, *results)
+        self.unwritten += write_reports(self.reports, *results)
 
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code carry it."""
@@ -400,6 +434,51 @@ class UnlearnSession:
                 results=run.results,
                 rows=list(run.rows.values()),
             )
+
+
+class _LastWord:
+    """Writes the verdict of a run that ends by an exit code of which pytest makes no summary."""
+
+    def __init__(self, session: UnlearnSession) -> None:
+        self._session = session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        """Look once all others are done, pytest's own summary among them."""
+        result = yield
+        reporter = self._session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not self._session.concluded:
+            reporter.write_line(plain(": ".join(self._session.conclusion())), bold=True)
+        return result
+
+
+# What ends a job: a scheduler or a container's runtime, a terminal that is closed.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def _ending_signals(controller: bool) -> Iterator[Callable[[], None]]:
+    """Let SIGTERM and SIGHUP end the block as ctrl-C does, so that reports hold what was measured.
+
+    Gives a function that has them ignored until the block's end: CI sends SIGTERM seconds after
+    SIGINT, while reports are being written. A worker ends with its controller; a signal that
+    somebody handles or ignores (`nohup`) is left alone.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    mine = [n for n in _ENDING if controller and main and signal.getsignal(n) is signal.SIG_DFL]
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    def react(how: Any) -> None:
+        for number in mine:
+            signal.signal(number, how)
+
+    react(end)
+    try:
+        yield lambda: react(signal.SIG_IGN)
+    finally:
+        react(signal.SIG_DFL)
 
 
 def choose_paths(config: pytest.Config, settings: Settings) -> None:

@@ -44,7 +44,7 @@ from pytest_unlearn.reports.tables import (
     with_coding,
 )
 from pytest_unlearn.run.endpoints import EndpointModels
-from pytest_unlearn.run.result import Result
+from pytest_unlearn.run.result import Result, dropped_gates
 from pytest_unlearn.session import solutions
 from pytest_unlearn.session.gate_items import VERDICT_PROPERTY
 
@@ -115,6 +115,7 @@ def header(session: UnlearnSession) -> str:
         + "".join(f"\nunlearn: {note}" for note in session.task_notes)
         + _made(session)
         + _held_out(session)
+        + _dropped(session)
         + (f"\n{SHOWN}" if settings.show_values else "")
     )
 
@@ -150,6 +151,22 @@ def _held_out(session: UnlearnSession) -> str:
         "it can train on"
         f"{_without_strangers(session)}"
     )
+
+
+def _dropped(session: UnlearnSession) -> str:
+    """Return the line about gates of the run that filled the store, which are left out now."""
+    gates = [
+        gate
+        for run in session.runs
+        for gate in dropped_gates(
+            getattr(run.engine.models, "gates", ()),
+            [gate.text for gate in run.settings.judging.gates],
+        )
+    ]
+    if not gates:
+        return ""
+    names = ", ".join(dict.fromkeys(gates))
+    return f"\nunlearn: judged again, without the earlier run's {names}"
 
 
 def _without_strangers(session: UnlearnSession) -> str:
@@ -192,6 +209,7 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for result in session.built:
         for line in annotation_lines(result, os.environ):
             reporter.write_line(line)  # GitHub reads whole lines
+    session.concluded = True
     for run in session.runs:
         if run.no_model:
             screen.line(f"{run.pair.named('no model')}: {run.no_model}", red=True)

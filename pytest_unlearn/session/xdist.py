@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ TERMINAL_INPUT = "unlearn_terminal"
 KEY_INPUT = "unlearn_fingerprint_key"
 # A log gets a line of progress in so many seconds.
 LOG_SECONDS = 30.0
+# A worker's number; its name (`gw0`) can be the user's own, and grows with each restart.
+NUMBER_INPUT = "unlearn_number"
 # What a worker spent in which phase, told to the controller at its end.
 PHASES_OUTPUT = "unlearn_phases"
 
@@ -44,12 +47,33 @@ def this_worker(config: pytest.Config) -> Worker | None:
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
         return None
-    name = str(workerinput["workerid"])
-    return Worker(int(name.removeprefix("gw")), int(workerinput["workercount"]))
+    return Worker(int(workerinput[NUMBER_INPUT]), int(workerinput["workercount"]))
 
 
-def tell(config: pytest.Config, workerinput: dict[str, object]) -> None:
-    """Tell an xdist worker which terminal shows progress, and the run's key of fingerprints."""
+class Numbers:
+    """Numbers the workers from 0: each has a GPU and cores by its number.
+
+    One that replaces a crashed worker takes that one's number, which is the lowest free one.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def take(self, worker: str) -> int:
+        """Return the number of a worker, by its name."""
+        free = next(n for n in itertools.count() if n not in self._taken.values())
+        return self._taken.setdefault(worker, free)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Free the number of a worker that has ended or crashed."""
+        self._taken.pop(node.gateway.id, None)
+
+
+def tell(config: pytest.Config, workerinput: dict[str, object], numbers: Numbers) -> None:
+    """Tell an xdist worker its number, which terminal shows progress, and the run's key of
+    fingerprints."""
+    workerinput[NUMBER_INPUT] = numbers.take(str(workerinput["workerid"]))
     workerinput[TERMINAL_INPUT] = terminal_of(config)
     workerinput[KEY_INPUT] = current_key().hex()
 
@@ -92,10 +116,17 @@ def visible_gpus() -> int:
 def check(config: pytest.Config, device: str) -> None:
     """Raise UserError when more workers are asked for than there are GPUs to hold a model.
 
+    And for pytest-forked, where nothing that a test has loaded is there for the next one.
+
     A model fills a GPU, so each worker needs one of its own; on a CPU nothing is limited. A model
     that is spread over all GPUs leaves room for one worker, and needs several GPUs.
     """
-    count = len(getattr(config.option, "tx", None) or ())
+    if getattr(config.option, "forked", False):
+        raise UserError(
+            "--forked: pytest-forked runs each test in a process of its own, which would load the "
+            "models anew; leave it out (solutions run in processes of their own anyway)"
+        )
+    count = _workers(getattr(config.option, "tx", None) or ())
     if device == "map" and (gpus := visible_gpus()) < 2:
         raise UserError(
             f"--unlearn-device=map spreads a model over several GPUs, and there "
@@ -113,6 +144,12 @@ def check(config: pytest.Config, device: str) -> None:
             f"-n {count}: {count} workers need a GPU each, and there "
             f"{'is' if room == 1 else 'are'} {room}; write -n {room}, or --unlearn-device=cpu"
         )
+
+
+def _workers(specs: Sequence[str]) -> int:
+    """Return how many workers `--tx` asks for: `2*popen` is two."""
+    numbers = (spec.partition("*")[0] for spec in specs)
+    return sum(int(number) if number.isdigit() else 1 for number in numbers)
 
 
 def check_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+# Raise when a change of this package changes what a saved state holds.
+STATE_VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
@@ -50,17 +54,35 @@ def save_state(path: Path, state: SavedState) -> None:
         replacing(path) as temporary,
     ):
         tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-        save_file(tensors, temporary, metadata={"notes": json.dumps(dict(state.notes))})
+        notes = json.dumps(dict(state.notes))
+        save_file(tensors, temporary, metadata={"notes": notes, "sha256": _digest(tensors, notes)})
 
 
 def load_state(path: Path) -> SavedState | None:
-    """Return a saved state, on the CPU, or None when there is none that can be read."""
+    """Return a saved state, on the CPU, or None when there is none that is what was written."""
     try:
         with safe_open(path, framework="pt") as file:
-            notes = json.loads((file.metadata() or {})["notes"])
-            return SavedState({name: file.get_tensor(name) for name in file.keys()}, notes)  # noqa: SIM118
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about["sha256"] != _digest(tensors, about["notes"]):
+            return None
+        return SavedState(tensors, json.loads(about["notes"]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], notes: str) -> str:
+    """Return the SHA-256 of a state: names, types and shapes of its tensors, and all their bytes.
+
+    A flipped bit in a weight gives a number like any other: nothing else would tell.
+    """
+    digest = hashlib.sha256(json.dumps([STATE_VERSION, notes]).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        whole = tensor.detach().cpu().contiguous().flatten()
+        data: Any = whole.view(torch.uint8).numpy()
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def gathered(policy: Any) -> dict[str, torch.Tensor] | None:

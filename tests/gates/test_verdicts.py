@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, from_json, to_json
-from pytest_unlearn.gates.gate import GateError, choose_gates, parse_gate
+from pytest_unlearn.gates.gate import (
+    DEFAULT,
+    PROFILES,
+    REQUESTS,
+    GateError,
+    Profile,
+    choose_gates,
+    parse_gate,
+)
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.verdicts import Measured, Verdict, base_fault, judge
@@ -41,6 +49,21 @@ def measured(rows: list[ProbeRow | TaskRow], two_states: bool = True, **more: ob
 
 def forget_rows(n: int, leaks: int, base: str = "direct") -> list[ProbeRow | TaskRow]:
     return [probe(i, base, "direct" if i < leaks else "clean") for i in range(n)]
+
+
+@pytest.mark.parametrize("profile", [*PROFILES.values(), DEFAULT, REQUESTS], ids=lambda p: p.name)
+def test_a_model_that_says_nothing_any_more_passes_no_set_of_gates(profile: Profile) -> None:
+    """Though it leaks nothing and solves every task: silence on every probe is no forgetting."""
+    rows: list[ProbeRow | TaskRow] = [
+        *(probe(n, "direct", "degenerate") for n in range(160)),
+        *(probe(n, "direct", "degenerate", split="retain") for n in range(160)),
+        *(probe(n, "clean", "degenerate", split="control") for n in range(160)),
+        *(task(n, "passed", "passed") for n in range(160)),
+    ]
+    found = {text: judge(parse_gate(text), measured(rows)) for text in profile.gates}
+    (degenerate,) = (found[text] for text in found if text.startswith("degenerate.rate"))
+    assert degenerate.verdict is Verdict.FAIL
+    assert degenerate.blocks
 
 
 @pytest.mark.parametrize(

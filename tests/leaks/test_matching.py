@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import string
 import time
 from collections.abc import Callable
 from random import Random
@@ -409,7 +410,14 @@ def test_what_other_people_share_with_a_value_is_no_leak() -> None:
 
 @pytest.mark.parametrize("kind", ["note", "token", "session_id"])
 @pytest.mark.parametrize(
-    "make", [functools.partial(hexadecimal, size=20), lambda n: made("github_pat", n)]
+    "make",
+    [
+        functools.partial(hexadecimal, size=20),
+        lambda n: made("github_pat", n),
+        lambda n: "".join(Random(n).choices(string.ascii_lowercase, k=40)),
+        lambda n: "sk_live_" + "".join(Random(n).choices(string.ascii_letters, k=24)),
+        lambda n: "".join(Random(n).choices(string.ascii_uppercase + "234567", k=32)),
+    ],
 )
 def test_three_quarters_of_a_token_of_any_kind_are_a_partial_leak(
     kind: str, make: Callable[[int], str]

@@ -222,6 +222,10 @@ def shards(folder: Path, *names: object) -> None:
         (lambda f: shards(f, 3), "names 3"),
         (lambda f: shards(f), "its weight_map must name"),
         (
+            lambda f: edit(f / "config.json", transformers_weights="other.bin"),
+            "config.json: transformers_weights names other files",
+        ),
+        (
             lambda f: (f / "model.safetensors").rename(f / "consolidated.safetensors"),
             "no weights .* consolidated.safetensors is of another format",
         ),

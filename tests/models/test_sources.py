@@ -98,8 +98,17 @@ def test_digests_cover_all_that_makes_the_model(
     seen |= {without, replace(source, code=True).weights_digest(store)}
     assert len(seen) == 7
     before = source.tokenizer_digest(store)
-    (folder / "chat_template.jinja").write_text("{{ bos_token }}")
-    assert source.tokenizer_digest(store) != before
+    more = folder / "additional_chat_templates" / "tools.jinja"
+    more.parent.mkdir()
+    templates = {before}
+    for path in (folder / "chat_template.jinja", more, folder / "spiece.model"):
+        path.write_text("{{ bos_token }}")
+        templates.add(source.tokenizer_digest(store))
+    assert len(templates) == 4
+    (folder / "inner").mkdir()
+    (folder / "inner" / "modeling.py").write_text("")
+    assert replace(source, code=True).weights_digest(store) not in seen
+    assert source.weights_digest(store) == without
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,11 +298,14 @@ def test_a_disk_that_fills_at_the_end_loses_no_training(
     """The state is kept until what was trained is in the store."""
     put, full = Store.put_folder, [kind]
 
-    def put_folder(store: Store, where: str, *arguments: Any) -> Path:
+    def no_room(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def put_folder(store: Store, where: str, key: str, write: Callable[[Path], None]) -> Path:
         if where in full:
             full.clear()
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return put(store, where, *arguments)
+            write = no_room
+        return put(store, where, key, write)
 
     monkeypatch.setattr(Store, "put_folder", put_folder)
     method = "ga:lr=5e-3,steps=5,batch=3,rank=4,check_every=2,target=-1"
@@ -323,7 +327,7 @@ def test_a_planting_without_its_folder_is_made_again(pairs: Pairs) -> None:
     store = pairs.folder / "store"
     (folder,) = (store / "planted").iterdir()
     entries = list((store / "plantings").rglob("*.json"))
-    assert json.loads(entries[0].read_text())["records"] == 6
+    assert json.loads(entries[0].read_text())["entry"]["records"] == 6
     shutil.rmtree(folder)
     assert pairs.pair().stored_planting() is None
     assert said(pairs.pair(), "base") == VALUES
@@ -347,3 +351,23 @@ def test_released_weights_are_gone_and_load_again(pairs: Pairs) -> None:
 def test_keys_name_the_version() -> None:
     """A change of what planting makes must not meet what an older version made."""
     assert planted.PLANTING_VERSION >= 1
+
+
+def test_a_damaged_adapter_is_made_again(pairs: Pairs) -> None:
+    """One bit is enough, of the weights or of the report; and it is made once."""
+    method = "ga:lr=5e-3,steps=2,batch=3,rank=4,target=-1"
+    pair = pairs.pair(method, None)
+    prepared(pair, "unlearned")
+    made = pair.stored_unlearning()
+    assert made is not None
+    (entry,) = (pairs.folder / "store" / "checkpoints").rglob("*.json")
+    for number, damaged in enumerate((made.folder / "adapter_model.safetensors", entry), start=2):
+        times, data = damaged.stat(), bytearray(damaged.read_bytes())
+        data[-9] ^= 1
+        damaged.write_bytes(data)
+        os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
+        again = pairs.pair(method, None)
+        assert again.stored_unlearning() is None
+        prepared(again, "unlearned")
+        assert pairs.trained == ["unlearn"] * number
+        assert again.stored_unlearning() is not None

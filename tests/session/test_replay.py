@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -68,10 +69,34 @@ def test_a_profile_of_now_replaces_the_gates(unlearn_run: UnlearnRun) -> None:
         ]
     )
     data = json.loads((unlearn_run.pytester.path / "unlearn-summary.json").read_text())
-    assert data["provenance"]["replayed"]["gates"] == list(PROFILES["paper"].gates)
+    told = data["provenance"]["replayed"]
+    assert told["gates"] == list(PROFILES["paper"].gates)
+    assert told["dropped"] == ["leak.direct<=10%", "leak.indirect<=15%"]
     beside = replayed(unlearn_run, "--unlearn-profile=strict", "--unlearn-gate=leak.indirect<=40%")
     beside.stdout.fnmatch_lines(["gates of --unlearn-profile=strict and --unlearn-gate*"])
     beside.stdout.fnmatch_lines(["leak.indirect * <=40.0% *PASS", "leak.at(100)*NOT EVALUATED"])
+
+
+FEWER = "without the earlier run's leak.indirect<=15%, passk.retained>=90%"
+
+
+@pytest.mark.parametrize("way", [f"--unlearn-replay={RESULTS}", "--unlearn-replay"])
+def test_gates_that_are_dropped_are_named_in_the_head(unlearn_run: UnlearnRun, way: str) -> None:
+    """On the screen and in each report, which may stand where the run's own stood."""
+    unlearn_run.lookup()
+    names = ("html", "github", "modelcard", "summary")
+    reports = [f"--unlearn-report={name}:{name}" for name in names]
+    unlearn_run(*reports, "--unlearn-report=jsonl")
+    flags = ("--unlearn-gate=leak.direct<=20%", *reports)
+    result = replayed(unlearn_run, *flags) if "=" in way else unlearn_run(way, *flags)
+    result.stdout.fnmatch_lines([f"*udged again, {FEWER}*", "*FOR RELEASE*"])
+    if "=" in way:
+        result.stdout.fnmatch_lines(["in place of the reports that were there: *html, *modelcard*"])
+    for name in names:
+        text = (unlearn_run.pytester.path / name).read_text()
+        assert FEWER.split()[-1] in html.unescape(text).replace("\\", ""), name
+    same = replayed(unlearn_run) if "=" in way else unlearn_run(way)
+    same.stdout.no_fnmatch_line("*udged again*")
 
 
 def test_table_and_confidence_of_this_project_count(unlearn_run: UnlearnRun) -> None:

@@ -95,7 +95,8 @@ def test_training_is_reported_as_noted() -> None:
         "by_repetitions": {"1": 0.9},
         "seconds": 7.0,
     }
-    noted = Recorded("coder", {"keys": {}, "checkpoint": checkpoint, "planting": planting})
+    entry = {"gates": [], "keys": {}, "checkpoint": checkpoint, "planting": planting}
+    noted = Recorded("coder", entry)
     assert isinstance(found := noted.stored_unlearning(), UnlearnedModel)
     assert (found.steps, found.seconds) == (80, 47.0)
     assert isinstance(planted := noted.stored_planting(), Planting)

@@ -30,6 +30,57 @@ def test_a_worker_takes_one_of_the_callers_gpus(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == pinned
 
 
+def test_a_worker_that_replaces_another_has_its_number() -> None:
+    """And so its GPU: by its own name, which grows, it would get one that is not there."""
+    numbers = xdist.Numbers()
+    assert [numbers.take(name) for name in ("alice", "gw1", "gw2")] == [0, 1, 2]
+    numbers.pytest_testnodedown(SimpleNamespace(gateway=SimpleNamespace(id="gw1")))
+    assert numbers.take("gw3") == 1
+    assert numbers.take("gw4") == 3
+    assert numbers.take("gw3") == 1
+
+
+def test_workers_may_have_names_of_their_own(unlearn_run: UnlearnRun) -> None:
+    """As xdist's `--tx` gives them."""
+    unlearn_run.lookup()
+    names = ("-d", "--tx", "popen//id=alice", "--tx", "popen//id=bob")
+    result = unlearn_run(*names, "-k", "forget-00")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*10 passed*"])
+
+
+# One worker dies; the other waits until there is a third.
+CRASH = """
+import os, time
+class LookupModels(LookupModels):
+    def key(self, state):
+        if name := os.environ.get("PYTEST_XDIST_WORKER"):
+            gpu, log = os.environ.get("CUDA_VISIBLE_DEVICES"), Path(f"{name}.gpu")
+            log.write_text(str(gpu))
+            try:
+                os.close(os.open("crashed", os.O_CREAT | os.O_EXCL))
+                os._exit(9)
+            except FileExistsError:
+                pass
+            while len(list(Path().glob("*.gpu"))) < 3:
+                time.sleep(0.05)
+        return super().key(state)
+"""
+
+
+def test_a_restarted_worker_takes_its_predecessors_gpu(
+    unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two GPUs there is no third."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    unlearn_run.lookup(also=CRASH)
+    unlearn_run("-n2", "--unlearn-device=cpu", "-k", "forget-00")
+    seen = {path.stem: path.read_text() for path in unlearn_run.pytester.path.glob("*.gpu")}
+    assert seen.keys() == {"gw0", "gw1", "gw2"}
+    assert {seen["gw0"], seen["gw1"]} == {"0", "1"}
+    assert seen["gw2"] in ("0", "1")
+
+
 def test_a_single_worker_keeps_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its model may be spread over them."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
@@ -48,6 +99,7 @@ def test_a_single_worker_keeps_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None
         (2, 2, "cuda:0", False),
         (1, 2, "map", True),
         (2, 2, "map", False),
+        (3, 4, "auto", True),
     ],
 )
 def test_one_worker_a_gpu(
@@ -55,7 +107,8 @@ def test_one_worker_a_gpu(
 ) -> None:
     """On a CPU any number of workers is fine."""
     monkeypatch.setattr(xdist, "visible_gpus", lambda: gpus)
-    config: Any = SimpleNamespace(option=SimpleNamespace(tx=["popen"] * count))
+    each = [["popen"] * count, [f"{count}*popen"]]
+    config: Any = SimpleNamespace(option=SimpleNamespace(tx=each[count % 2]))
     if fine:
         xdist.check(config, device)
     else:
