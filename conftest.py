@@ -22,6 +22,7 @@ SLOW = (
     "acceptance",
     "docs/test_build.py",
     "models/test_llama_server.py",
+    "sandbox/test_runtimes.py",
     "sandbox/hostile",
     "session/test_other_plugins.py",
     "session/test_train.py",

@@ -30,6 +30,7 @@ class LeakRow:
     trained on this prompt, or on this retained person. `cluster`: the people who share a value or a
     prompt with this one, and with whom they count as one. `base_sampled` and `unlearned_sampled`:
     in how many texts the value came out, and of how many that were drawn; None where none was.
+    `request`: the erasure request that asks for it, in a run of several.
     """
 
     id: str
@@ -48,6 +49,7 @@ class LeakRow:
     cluster: str = ""
     base_sampled: Sequence[int] | None = None
     unlearned_sampled: Sequence[int] | None = None
+    request: str = ""
 
     @property
     def language(self) -> str:

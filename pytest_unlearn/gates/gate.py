@@ -76,6 +76,14 @@ class Gate:
         """Tell whether one event too many decides, whatever the number of rows."""
         return self.limit == 0 or self.metric.type in ("maximum", "count")
 
+    @property
+    def none_made(self) -> str:
+        """What to say where the run makes no such attack, or request."""
+        if self.metric.worst == "request":
+            return "no such request is made in this run: add --unlearn-requests=DIR"
+        name = dict(self.filters).get("attack", "cheap")
+        return f"no such attack is made in this run: add --unlearn-attacks={name}"
+
     def concerns(self, case: object) -> bool:
         """Tell whether a row, probe or task case is counted by this gate."""
         return self.metric.concerns(case, dict(self.filters))
@@ -140,6 +148,8 @@ def _filters(text: str, metric: Metric, given: str | None) -> tuple[tuple[str, s
         if key == "attack" and not metric.attackable:
             known = ", ".join(each.form for each in METRICS.values() if each.attackable)
             raise GateError(f"{text!r}: attack= restricts {known}, and nothing else")
+        if key == "request" and metric.split != "forget":
+            raise GateError(f"{text!r}: request= restricts metrics of people to forget alone")
         if key in dict(filters):
             raise GateError(f"{text!r}: {key} stands twice in the brackets")
         if key == "unit" and value != "case":

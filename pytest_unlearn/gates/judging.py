@@ -51,7 +51,7 @@ GATE_OPTIONS = (
         "sample|requests",
         "what the people to forget are. sample: some of many, so that gates judge a bound on all "
         "(default); requests: everybody who asked, so that gates judge what came out of them in "
-        "every probe, and one person is enough",
+        "every probe, and one person is enough (default with --unlearn-requests)",
     ),
     Option(
         "unlearn_require_complete",
@@ -133,7 +133,10 @@ def read_judging(
     changes = given("unlearn_compare_fail") or ()
     if changes and compare is None:
         raise GateError("--unlearn-compare-fail: name a saved run with --unlearn-compare=NAME")
-    population = given("unlearn_population") or (recorded.population if recorded else "sample")
+    default: Population = "requests" if given("unlearn_requests") else "sample"
+    population: Population = given("unlearn_population") or (
+        recorded.population if recorded else default
+    )
     if population not in ("sample", "requests"):
         raise GateError(f"--unlearn-population={population}: write one of sample, requests")
     source, gates = _gates(given("unlearn_gate") or (), file, table, profile, recorded, population)

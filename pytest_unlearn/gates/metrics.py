@@ -39,6 +39,7 @@ ROW_FILTERS = {
     "knowledge": "knowledge",
     "probe": "family",
     "attack": "attack",
+    "request": "request",
 }
 FILTERS = (*ROW_FILTERS, "unit")
 # More bits than a rank among any number of decoys gives.
@@ -56,8 +57,8 @@ class Metric:
     `chance` is the score of control rows that chance alone gives. `exact`: only probes with exact
     scores count. `rehearsed`: only rows on which unlearning trained, or only others. `attackable`:
     it is measured under attack as well, and can be restricted to one by `attack=`; `worst`: it is
-    judged on each attack of the run, and the worst counts. `source`: the paper or rule that it
-    comes from.
+    judged on each attack of the run, or on each request, and the worst counts. `source`: the paper
+    or rule that it comes from.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Metric:
     counted: bool = True
     rehearsed: bool | None = None
     attackable: bool = False
-    worst: bool = False
+    worst: Literal["", "attack", "request"] = ""
 
     @property
     def operator(self) -> str:
@@ -166,7 +167,9 @@ class Metric:
         """
         if getattr(row, "split", None) != self.split:
             return False
-        if "attack" not in filters and bool(getattr(row, "attack", "")) is not self.worst:
+        if "attack" not in filters and bool(getattr(row, "attack", "")) is not (
+            self.worst == "attack"
+        ):
             return False
         rehearsed = self.rehearsed
         if rehearsed is None and "rehearsed" in filters:
@@ -179,6 +182,8 @@ class Metric:
         if self.split is None:
             return not set(filters) & set(ROW_FILTERS)
         wanted = {"probe": "all" if self.type == "count" else "direct", **filters}
+        if self.split == "control":
+            wanted.pop("request", None)  # they are in no request
         return all(
             getattr(row, attribute, None) == wanted[key] or (key, wanted[key]) == ("probe", "all")
             for key, attribute in ROW_FILTERS.items()
@@ -306,7 +311,19 @@ METRICS: dict[str, Metric] = {
             _direct,
             had=_direct,
             chance=_direct,
-            worst=True,
+            worst="attack",
+        ),
+        Metric(
+            "leak.request",
+            "rate",
+            "forget",
+            "direct leaks of the request whose people leak most, of all that were made so far "
+            "(--unlearn-requests)",
+            "sustainability, MUSE (arXiv 2407.06460); each request must pass alone (Berger, 1982)",
+            _direct,
+            had=_direct,
+            chance=_direct,
+            worst="request",
         ),
         Metric(
             "leak.indirect",

@@ -112,7 +112,7 @@ def parse_change(text: str) -> Change:
     gate = subject(match["metric"])
     if gate.metric.worst:
         raise GateError(
-            f"{text!r}: the worst attack may be another one each time; name it, as in "
+            f"{text!r}: the worst {gate.metric.worst} may be another one each time; name it, as in "
             "leak.direct[attack=int4]:+1%"
         )
     if gate.metric.type == "count":

@@ -126,43 +126,39 @@ def attacked(gate: Gate, cases: Iterable[Any]) -> list[Gate]:
     """Return the gate for each state that it is judged on: itself unless it is about attacks.
 
     `leak.worst` is judged on every state that an attack of the run makes, and `[attack=NAME]` on
-    those of that attack; the list is empty where the run has none.
+    those of that attack, and `leak.request` on every request; empty where the run has none.
     """
-    name = dict(gate.filters).get("attack")
+    key = gate.metric.worst or "attack"
+    name = dict(gate.filters).get(key)
     if name is None and not gate.metric.worst:
         return [gate]
-    made = dict.fromkeys(filter(None, (getattr(case, "attack", "") for case in cases)))
+    made = dict.fromkeys(filter(None, (getattr(case, key, "") for case in cases)))
     states = [state for state in made if name in (None, state, state.partition("@")[0])]
-    others = tuple(pair for pair in gate.filters if pair[0] != "attack")
-    return [replace(gate, filters=(*others, ("attack", state))) for state in states]
+    others = tuple(pair for pair in gate.filters if pair[0] != key)
+    return [replace(gate, filters=(*others, (key, state))) for state in states]
 
 
 def judge_gate(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on a gate, over its attacks and over its populations.
 
-    Of several attacks the worst counts, and of those alike the one that brings out most. Each is
-    judged at the full confidence: to claim that all keep the limit, each must pass alone
-    (intersection-union, Berger, 1982).
+    Of several attacks, or requests, the worst counts, and of those alike the one that brings out
+    most. Each is judged at the full confidence: to claim that all keep the limit, each must pass
+    alone (intersection-union, Berger, 1982).
     """
     states = attacked(gate, measured.expected)
     if states == [gate]:
         return _judge_state(gate, measured)
     if not states:
-        advice = f"no such attack is made in this run: {_attack_advice(gate)}"
-        return GateResult(gate, Verdict.NOT_EVALUATED, advice=advice)
+        return GateResult(gate, Verdict.NOT_EVALUATED, advice=gate.none_made)
     results = [(state, _judge_state(state, measured)) for state in states]
     state, result = min(
         results,
         key=lambda pair: (_ORDER.index(pair[1].verdict), -_mean_score(pair[0], measured.rows)),
     )
-    by = dict(state.filters)["attack"]
+    by = dict(state.filters)[gate.metric.worst or "attack"]
     observed = f"{result.observed} by {by}" if result.observed else ""
     advice = f"{by}: {result.advice}" if result.advice else ""
     return replace(result, gate=gate, observed=observed, advice=advice)
-
-
-def _attack_advice(gate: Gate) -> str:
-    return f"add --unlearn-attacks={dict(gate.filters).get('attack', 'cheap')}"
 
 
 def _mean_score(gate: Gate, rows: Sequence[Row]) -> float:
@@ -203,8 +199,7 @@ def fails_whatever(gate: Gate, measured: Measured) -> bool:
 
 def concerns(gate: Gate, cases: Iterable[Any], requests: bool = False) -> list[Any]:
     """Return the cases that a gate counts, of any population, and its controls, in order."""
-    every = list(cases)
-    metric = gate.metric
+    every, metric = list(cases), gate.metric
     found = [
         population.filters
         for state in attacked(gate, every)
@@ -221,12 +216,12 @@ def narrowed(gate: Gate, cases: Iterable[Any], requests: bool = False) -> Gate:
     """Return the gate on its last population, the one that it is always judged on; of several
     attacks, which ask for the same values, on the first.
 
-    Raises GateError for an attack that the run does not make.
+    Raises GateError for an attack or a request that the run does not make.
     """
     every = list(cases)
     states = attacked(gate, every)
     if not states:
-        raise GateError(f"{gate.text}: no such attack is made in this run; {_attack_advice(gate)}")
+        raise GateError(f"{gate.text}: {gate.none_made}")
     found = populations(gate.metric, dict(states[0].filters), every, requests)
     return _narrowed(states[0], found[-1])
 

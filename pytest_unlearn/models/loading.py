@@ -266,8 +266,8 @@ def load(
         raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {unfit}")
     if device == "map":
         _check_places(model, source)
-    if source.adapter is not None:
-        model = merged(model, source.adapter)
+    for adapter in (source.adapter, *source.added):
+        model = model if adapter is None else merged(model, adapter)
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere, so any known token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)

@@ -46,7 +46,8 @@ class ModelSource:
 
     preset: what is known about it. gguf: the file in `folder` that holds weights, configuration and
     tokenizer. adapter: the folder of an adapter that is merged into the weights when they are
-    loaded. revision: the hub commit. code: Python files of the model may run.
+    loaded. revision: the hub commit. code: Python files of the model may run. added: the adapters
+    that are merged after the first, one on the other.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelSource:
     adapter: Path | None = None
     revision: str | None = None
     code: bool = False
+    added: tuple[Path, ...] = ()
 
     @property
     def weights(self) -> list[Path]:
@@ -74,7 +76,9 @@ class ModelSource:
         found = [] if self.gguf else sorted(set(self.folder.glob("*.json")) - self._tokenizer_files)
         code = sorted(self.folder.rglob("*.py")) if self.code else []
         digest = self._digest(store, [*self.weights, *found, *code])
-        return digest_of([digest, adapter_digest(self.adapter, store)]) if self.adapter else digest
+        for adapter in (self.adapter, *self.added):
+            digest = digest_of([digest, adapter_digest(adapter, store)]) if adapter else digest
+        return digest
 
     def tokenizer_digest(self, store: Store) -> str:
         """Return a SHA-256 over the tokenizer's files, additional chat templates among them."""

@@ -22,7 +22,8 @@ class Record:
     `before + value + after` is the document that a model may have been trained on. `owner` names
     the person by row, never by name; `name` is the person's name where it is known, for probes
     that ask in other words than the document's. `person` is what the user's file calls the person,
-    where `owner` is only a number in the order of the lines.
+    where `owner` is only a number in the order of the lines. `request` names the erasure request
+    that asks for it, in a run of several.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Record:
     after: Secret  # may hold the person's other attributes
     name: Secret | None = None
     person: Secret | None = None
+    request: str = ""
 
     @property
     def document(self) -> Secret:

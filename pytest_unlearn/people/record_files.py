@@ -18,7 +18,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -97,16 +97,17 @@ def load_records(path: Path, split: Split, file_number: int = 1) -> tuple[Record
     return tuple(_Reader(split, {}, {}).read(lines, path, file_number))
 
 
-def load_files(paths: Mapping[Split, Sequence[Path]]) -> tuple[Record, ...]:
+def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) -> tuple[Record, ...]:
     """Read the records of all files: forget, then retain, then control, file by file.
 
     Ids are unique over all of them, and controls are in no other split; otherwise as
-    `load_records`. Raises RecordFileError.
+    `load_records`. `requests`: each file to forget is an erasure request of the file's name. Raises
+    RecordFileError.
     """
     ids: _Places = {}
     met: _Places = {}
     return tuple(
-        record
+        replace(record, request=path.stem) if requests and split == "forget" else record
         for split in SPLITS
         for reader in [_Reader(split, ids, met)]
         for number, path in enumerate(paths.get(split, ()), start=1)

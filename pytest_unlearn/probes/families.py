@@ -122,7 +122,7 @@ class Probe:
     it is known; `suffix` comes after the gap of a fill-in-the-middle probe. `rehearsed`:
     unlearning was trained on this prompt, or on this person. `cluster` names the people with whom
     this one shares a value or a prompt, empty for nobody. `attack`: the state that an attack makes
-    of the tested model, where it is asked of that one.
+    of the tested model, where it is asked of that one. `request`: the record's.
     """
 
     id: str
@@ -144,6 +144,7 @@ class Probe:
     rehearsed: bool = False
     cluster: str = ""
     attack: str = ""
+    request: str = ""
 
     @property
     def language(self) -> str:
@@ -180,6 +181,7 @@ def _direct(record: Record, others: Sequence[Record]) -> Probe:
         record=record.id,
         after=record.after,
         planted=record.carrier,
+        request=record.request,
     )
 
 

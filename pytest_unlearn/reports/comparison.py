@@ -10,11 +10,12 @@ from typing import Any
 
 from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import shares
-from pytest_unlearn.gates.gate import parse_gate
+from pytest_unlearn.gates.gate import Gate, parse_gate
 from pytest_unlearn.gates.judging import Judging
 from pytest_unlearn.gates.planning import check_decoys
 from pytest_unlearn.gates.saved_runs import is_change
 from pytest_unlearn.gates.verdicts import Measured, judge_gate
+from pytest_unlearn.reports.sustainability import stage_sentence, stage_table, stages
 from pytest_unlearn.reports.tables import Table, aligned, forget_rows
 from pytest_unlearn.run.result import GateFact, Result, dropped_gates, gate_fact
 
@@ -34,6 +35,13 @@ def recorded(result: Result) -> Judging:
         compare=None,
         compare_fail=(),
     )
+
+
+def asked_of(result: Result, gates: Iterable[Gate]) -> list[Gate]:
+    """Return the gates without those on requests that were made later than the result's."""
+    known = {None, *(case.about.get("request") for case in result.cases)}
+    later = result.pair is not None and bool(result.pair.request)
+    return [gate for gate in gates if not later or dict(gate.filters).get("request") in known]
 
 
 def rejudged(result: Result, judging: Judging) -> Result:
@@ -66,7 +74,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
         undecided_blocks=run.undecided == "fail",
         requests=run.population == "requests",
     )
-    gates = [gate_fact(judge_gate(gate, measured)) for gate in judging.gates]
+    gates = [gate_fact(judge_gate(gate, measured)) for gate in asked_of(result, judging.gates)]
     gates += [gate for gate in result.gates if is_change(gate.text)]
     rules: dict[str, Any] = {
         "gates": [gate.text for gate in gates],
@@ -184,21 +192,32 @@ def _on_front(one: Standing, among: Iterable[Standing]) -> bool:
     )
 
 
-def sweep_table(found: Sequence[Standing]) -> Table:
+def sweep_table(found: Sequence[Standing], front: bool = True) -> Table:
     """Return a line a pair: counts with the gates' one-sided bounds, verdict, front."""
     names = [gate.name for gate in found[0].measured]
     return [
-        ["pair", *names, "verdict", "Pareto"],
+        ["pair", *names, "verdict", *(["Pareto"] if front else [])],
         *(
             [
                 one.label,
                 *(f"{g.observed} {g.bound}" if g.observed else "-" for g in one.measured),
                 one.verdict,
-                "front" if one.front else "-",
+                *(["front" if one.front else "-"] if front else []),
             ]
             for one in found
         ),
     ]
+
+
+def side_by_side(results: Sequence[Result]) -> tuple[list[Table], str]:
+    """Return the tables that show pairs side by side, and what they say in a sentence.
+
+    Of erasure requests what became of each comes first: one is no choice among the others.
+    """
+    found, requests = standings(results), stages(results)
+    if requests:
+        return [stage_table(requests), sweep_table(found, front=False)], stage_sentence(requests)
+    return [sweep_table(found)], front_sentence(found)
 
 
 def front_sentence(found: Sequence[Standing]) -> str:

@@ -11,7 +11,7 @@ from pytest_unlearn.core.errors import plain
 from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.comparison import side_by_side
 from pytest_unlearn.reports.rendering import code, markdown, markdown_table, rendered
 from pytest_unlearn.reports.robustness import attack_sentences, attack_table
 from pytest_unlearn.reports.tables import forget_rows, relations
@@ -38,13 +38,15 @@ def render_summary(result: Result) -> str:
 
 def render_summary_sweep(results: Sequence[Result]) -> str:
     """Return the Markdown of a sweep: the pairs side by side, then each folded away."""
-    found = standings(results)
-    head, *rows = sweep_table(found)
+    tables, sentence = side_by_side(results)
     return rendered(
         "sweep.md",
         verdict=verdict_of_all(results),
-        front=plain(front_sentence(found)),
-        pairs=markdown_table(head, [map(markdown, row) for row in rows]),
+        pairs=len(results),
+        sentence=plain(sentence),
+        tables=[
+            markdown_table(head, [map(markdown, row) for row in rows]) for head, *rows in tables
+        ],
         results=[(result, render_summary(result)) for result in results],
     )
 

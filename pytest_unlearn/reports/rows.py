@@ -90,7 +90,7 @@ _COLUMNS = (
     "base_log_probability",
     "tested_log_probability",
 )
-_PAIR = ("pair", "model", "method")
+_PAIR = ("pair", "model", "method", "request")
 _VALUES = ("value", "base_text", "tested_text")
 
 
@@ -111,7 +111,7 @@ def _table(first: Sequence[str], results: Sequence[Result]) -> str:
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
     for result in results:
-        pair = {} if result.pair is None else dict(zip(_PAIR, astuple(result.pair), strict=True))
+        pair = {} if result.pair is None else dict(zip(_PAIR, astuple(result.pair), strict=False))
         for case in result.cases:
             cells = {**pair, **_cells(case)}
             writer.writerow({name: _safe(cell) for name, cell in cells.items()})

@@ -11,6 +11,7 @@ from typing import Any
 from pytest_unlearn.gates.estimates import Share
 from pytest_unlearn.reports.comparison import standings
 from pytest_unlearn.reports.robustness import attack_data
+from pytest_unlearn.reports.sustainability import stages
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
 SCHEMA = "pytest-unlearn/summary"
@@ -37,8 +38,21 @@ def render_sweep(results: Sequence[Result]) -> str:
         }
         for result, found in zip(results, standings(results), strict=True)
     ]
-    verdict = verdict_of_all(results)
-    return as_json({"schema": SCHEMA, "version": SWEEP_VERSION, "verdict": verdict, "pairs": pairs})
+    data = {"schema": SCHEMA, "version": SWEEP_VERSION, "verdict": verdict_of_all(results)}
+    requests = [
+        {
+            "pair": one.label,
+            "request": one.request,
+            "people": one.people,
+            "leaking": {name: leaks for name, (leaks, _) in one.leaking.items()},
+            "leak": one.leak,
+            "ability": one.ability,
+            "retained": one.retained,
+            "verdict": one.verdict,
+        }
+        for one in stages(results)
+    ]
+    return as_json({**data, **({"requests": requests} if requests else {}), "pairs": pairs})
 
 
 def pair_data(result: Result) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.core.store import Store
     from pytest_unlearn.models.engine import RunnableModel
-    from pytest_unlearn.run.dataset import Chunk
+    from pytest_unlearn.run.chunks import Chunk
     from pytest_unlearn.run.models import Completer, Models, State
     from pytest_unlearn.tasks.format import TaskCase
 

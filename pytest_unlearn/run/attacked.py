@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.record import Split
     from pytest_unlearn.probes.families import Probe
-    from pytest_unlearn.run.dataset import Chunk, Dataset
+    from pytest_unlearn.run.chunks import Chunk
+    from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.measuring import Measuring
     from pytest_unlearn.run.settings import Settings
 
@@ -98,6 +99,7 @@ class AttackedModel:
             unlearned_exact=exact,
             rehearsed=probe.id in self._rehearsed,
             cluster=probe.cluster,
+            request=probe.request,
         )
 
     def _found(

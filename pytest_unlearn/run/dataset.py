@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from pytest_unlearn.attacks.attack import BOTH, Known, chosen
 from pytest_unlearn.core.errors import UserError
@@ -20,9 +20,10 @@ from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.model_files import check_adapter, stands_apart
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible, stranger_records
-from pytest_unlearn.people.record import CARRIERS, Record, Split, by_owner
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, by_owner
 from pytest_unlearn.people.record_files import load_files
-from pytest_unlearn.probes.families import FamilyError, Probe, Style, build_probes, cross_carrier
+from pytest_unlearn.probes.families import FamilyError, Probe, build_probes, cross_carrier
+from pytest_unlearn.run.chunks import Chunk, ChunkRow, cut
 from pytest_unlearn.run.held_out import (
     code_examples,
     divide,
@@ -32,8 +33,11 @@ from pytest_unlearn.run.held_out import (
     rehearsed_cases,
     rehearsed_probes,
 )
+from pytest_unlearn.run.requests import staged
+from pytest_unlearn.sandbox.runtimes import lacking
 from pytest_unlearn.tasks.files import task_cases
-from pytest_unlearn.tasks.format import PROGRAM, TaskCase, bundled_tasks
+from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
+from pytest_unlearn.tasks.languages import NAMES, PYTHON
 from pytest_unlearn.tasks.task_prompts import (
     prompt_of,
     room_for,
@@ -46,6 +50,7 @@ from pytest_unlearn.tasks.task_prompts import (
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.run.settings import Settings
+    from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 # The default family besides the documents themselves, in words that unlearning is never shown.
@@ -53,38 +58,6 @@ _OTHER_WORDS = "cross"
 # Room for what a model says after the value: other people's data, too.
 PROBE_TOKENS = 48
 AFTER_VALUE_TOKENS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Cases that are completed together: one batch. `id` is the same in every run of the data.
-
-    At a `temperature` over 0, case i is drawn with `seeds[i]`. A text ends at one of `stops`.
-    """
-
-    id: str
-    cases: tuple[str, ...]
-    prompts: tuple[str, ...]
-    max_new_tokens: int
-    style: Style
-    suffixes: tuple[str, ...]
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seeds: tuple[int, ...] = ()
-    stops: tuple[str, ...] = ()
-
-    def part(self, numbers: Sequence[int]) -> Chunk:
-        """Return the chunk with some of its cases only."""
-        return replace(
-            self,
-            cases=tuple(self.cases[n] for n in numbers),
-            prompts=tuple(self.prompts[n] for n in numbers),
-            suffixes=tuple(self.suffixes[n] for n in numbers),
-            seeds=tuple(self.seeds[n] for n in numbers) if self.seeds else (),
-        )
-
-    def __repr__(self) -> str:  # prompts may be personal data
-        return f"<Chunk {self.id} of {len(self.cases)} cases>"
 
 
 class Dataset:
@@ -99,12 +72,15 @@ class Dataset:
         self.records = _records(settings)
         if settings.confirm is not None:
             self.records = redrawn(self.records, settings.confirm)
-        self.probes = merged_people(_probes(self.records, settings, trains), self.records)
+        asked = [record for split in SPLITS for record in self.records_of(split)]
+        self.probes = merged_people(_probes(asked, settings, trains), self.records)
         self._by_id = {probe.id: probe for probe in self.probes}
-        self.tasks = merged_tasks(task_cases(settings.tasks))
+        # By why they cannot be judged here, the tasks that are left out.
+        self.left_out: dict[str, list[TaskCase]] = {}
+        self.tasks = merged_tasks(self._runnable(task_cases(settings.tasks), settings.sandbox))
         self._given = read_rehearsed(settings.rehearsed, self.records, self.tasks)
         self.division = divide(
-            self.records,
+            asked,
             self.tasks,
             bundled_tasks(),
             settings.held_out,
@@ -119,6 +95,28 @@ class Dataset:
         self.sampling = settings.sampling
         self._seed = settings.seed
         self._batch_size = settings.batch_size
+
+    def _runnable(self, cases: Sequence[TaskCase], sandbox: Mode) -> list[TaskCase]:
+        """Return the tasks that can be judged here, and note the others.
+
+        Raises UserError where no task is left.
+        """
+        kept = []
+        for case in cases:
+            lacks = case.lacks
+            if not lacks and case.language != PYTHON:
+                lacks = lacking(case.language, sandbox)
+            if lacks:
+                told = f"{NAMES[case.language]}: {lacks}"
+                self.left_out.setdefault(told, []).append(case)
+            else:
+                kept.append(case)
+        if cases and not kept:
+            raise UserError(
+                f"--unlearn-tasks: no task can be judged here ({'; '.join(self.left_out)}); "
+                "install what is missing, or name other tasks"
+            )
+        return kept
 
     def probes_of(self, split: Split) -> list[Probe]:
         """Return the probes of one split, in order."""
@@ -157,8 +155,13 @@ class Dataset:
         return self.values | self.names
 
     def records_of(self, split: Split) -> list[Record]:
-        """Return the records of one split, in order."""
-        return [record for record in self.records if record.split == split]
+        """Return the records of one split, in order.
+
+        Not those of requests to come: their people are neither asked about nor trained on.
+        """
+        return [
+            r for r in self.records if r.split == split and not (split == "retain" and r.request)
+        ]
 
     def samples_of(self, case: TaskCase) -> list[str]:
         """Return the ids under which the samples of a task case are completed."""
@@ -183,13 +186,13 @@ class Dataset:
             seeds=tuple(seed_of(self._seed, probe.id, sample) for sample in range(count)),
         )
 
-    def _task_rows(self, programs: bool) -> Iterator[_ChunkRow]:
+    def _task_rows(self, stops: tuple[str, ...]) -> Iterator[ChunkRow]:
         style = self.sampling.style
         for case in self.tasks:
-            if (case.entry_point == PROGRAM) is not programs:
+            if stops_of(case, style) != stops:
                 continue
             for number, name in enumerate(self.samples_of(case)):
-                yield _ChunkRow(
+                yield ChunkRow(
                     name,
                     prompt_of(case, style),
                     room_for(case, self.sampling),
@@ -210,7 +213,8 @@ class Dataset:
 
         Retained people and tasks that are held out are in none of it. Tasks are the bundled ones
         under their training wordings: never a wording that is measured, and never a user's own
-        tasks. `alternates`: the forget documents with other values as well, `count` each.
+        tasks. Of several requests the newest is trained on alone. `alternates`: the forget
+        documents with other values as well, `count` each.
         `strangers`: so many documents of made-up people, like those of the others. `carriers`: in
         so many carriers each forget record stands, its own and others in which no probe asks for
         it. Raises
@@ -221,7 +225,8 @@ class Dataset:
             for record in self.records_of("retain")
             if record.owner in self.division.trained_people
         ]
-        forgotten = self._forgotten(carriers)
+        forget = self._newest(self.records_of("forget"))
+        forgotten = self._newest(self._forgotten(carriers))
         made_up = stranger_records(
             [*forgotten, *known], strangers, self._seed, self.names, self.values
         )
@@ -236,7 +241,7 @@ class Dataset:
                     )
                     for other in self._others(record, alternates, count)
                 )
-                for record in self.records_of("forget")
+                for record in forget
                 if alternates is not None
             ),
             unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
@@ -251,10 +256,19 @@ class Dataset:
             for stated in (record, *_in_other_carriers(record, carriers - 1))
         ]
 
+    def _newest(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records of the request that is unlearned last; all in a run without."""
+        requests = self._settings.requests
+        return [r for r in records if requests is None or r.request == requests.newest]
+
     def planting_texts(self) -> TrainingTexts:
-        """Return what a planted model has to know: everybody but control people, and all tasks."""
+        """Return what a planted model has to know: everybody but control people, and all tasks.
+
+        It is the same before every request.
+        """
+        forget = [r for r in self.records if r.split == "forget" or r.request]
         return TrainingTexts(
-            forget=tuple(map(_example, self.records_of("forget"))),
+            forget=tuple(map(_example, forget)),
             retained_people=tuple(map(_example, self.records_of("retain"))),
             tasks=_task_examples(frozenset(task.id for task in bundled_tasks())),
         )
@@ -398,7 +412,7 @@ class Dataset:
 
     def chunks_of(self, probes: Sequence[Probe]) -> list[Chunk]:
         """Cut probes of one style into chunks."""
-        return list(_cut([_probe_row(probe) for probe in probes], self._batch_size))
+        return list(cut([_probe_row(probe) for probe in probes], self._batch_size))
 
     def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
         if how == "placeholder":
@@ -412,34 +426,23 @@ class Dataset:
         Chunks are cut from the whole data set, never from a selection, so that a probe that is
         run again alone meets the same neighbours: greedy decoding can depend on the batch.
         """
-        families = {probe.family: list[_ChunkRow]() for probe in self.probes}
+        families = {probe.family: list[ChunkRow]() for probe in self.probes}
         for probe in self.probes:
             families[probe.family].append(_probe_row(probe))
         probes = (  # a family's chunks do not depend on others
-            chunk for rows in families.values() for chunk in _cut(rows, self._batch_size)
+            chunk for rows in families.values() for chunk in cut(rows, self._batch_size)
         )
         tasks = (
             replace(
                 chunk,
                 temperature=self.sampling.temperature,
                 top_p=self.sampling.top_p,
-                stops=stops_of(self.sampling.style, programs),
+                stops=stops,
             )
-            for programs in (False, True)
-            for chunk in _cut(list(self._task_rows(programs)), self._batch_size)
+            for stops in dict.fromkeys(stops_of(case, self.sampling.style) for case in self.tasks)
+            for chunk in cut(list(self._task_rows(stops)), self._batch_size)
         )
         return {case: chunk for chunk in (*probes, *tasks) for case in chunk.cases}
-
-
-class _ChunkRow(NamedTuple):
-    """What a case adds to its chunk."""
-
-    id: str
-    prompt: str
-    tokens: int
-    style: Style = "completion"
-    suffix: str = ""
-    seed: int | None = None
 
 
 def _probes(
@@ -499,14 +502,14 @@ def _example(record: Record) -> Example:
     )
 
 
-def _probe_row(probe: Probe) -> _ChunkRow:
+def _probe_row(probe: Probe) -> ChunkRow:
     """Return a probe's row, with the number of tokens that a completion may take.
 
     A value cut off by the budget would read as forgotten. No tokenizer is loaded when chunks are
     cut; a byte takes at most one token.
     """
     tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
-    return _ChunkRow(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
+    return ChunkRow(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
 
 
 def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[Probe, ...]:
@@ -563,25 +566,11 @@ def _clusters(marks: Iterable[tuple[_Name, Iterable[_Name]]]) -> dict[_Name, _Na
     return {name: root(name) for name in parent if sizes[root(name)] > 1}
 
 
-def _cut(rows: Sequence[_ChunkRow], size: int) -> Iterator[Chunk]:
-    """Cut rows of one style into chunks; a chunk takes the most tokens of its rows."""
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        yield Chunk(
-            id=digest_of(part),
-            cases=tuple(row.id for row in part),
-            prompts=tuple(row.prompt for row in part),
-            max_new_tokens=max(row.tokens for row in part),
-            style=part[0].style,
-            suffixes=tuple(row.suffix for row in part),
-            seeds=tuple(row.seed for row in part if row.seed is not None),
-        )
-
-
 def _records(settings: Settings) -> tuple[Record, ...]:
     """Return the records of people to order, or of the user's files, or of the bundled people."""
+    requests = settings.requests
     files: dict[Split, tuple[Path, ...]] = {
-        "forget": settings.forget,
+        "forget": requests.files if requests else settings.forget,
         "retain": settings.retain,
         "control": settings.control,
     }
@@ -596,4 +585,6 @@ def _records(settings: Settings) -> tuple[Record, ...]:
         from pytest_unlearn.people.generate import make_records
 
         return make_records(settings.people)
+    if requests is not None:
+        return staged(load_files(files, requests=True), requests)
     return load_files(files) if named else tiny_records()

@@ -37,7 +37,9 @@ from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import Example
-    from pytest_unlearn.run.dataset import Chunk, Dataset
+    from pytest_unlearn.run.chunks import Chunk
+    from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.requests import Requests
     from pytest_unlearn.run.settings import Pair, Settings
     from pytest_unlearn.unlearning.method import PlantOptions, UnlearnOptions
 
@@ -220,26 +222,35 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
     return lines, [*tables, _gate_table(settings, dataset)]
 
 
-def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list[Table]]:
-    """Return the plan of a sweep: lines of each pair and of all, a table a model, and the gates.
+def plan_sweep(pairs: Sequence[tuple[Pair, Dataset]]) -> tuple[list[str], list[Table]]:
+    """Return the plan of a sweep: lines of each pair and of all, a table for each model (and
+    request), and the gates after the last.
 
-    What a base writes is kept: it is counted with the first pair that has it.
+    What a base writes is kept: it is counted with the first pair that has it, or with the last
+    request, when all are asked for.
     """
     lines: list[str] = []
     work: dict[str, list[Work]] = {}
     sizes: dict[str, ModelSize | None] = {}
-    bases: set[str] = set()
     costs: list[list[Cost]] = []
     states, prompts, new = 0, 0, 0
-    for pair in pairs:
+    owners: dict[str, str] = {}
+    for pair, _ in pairs:
+        base = pair.settings.baseline or pair.settings.model
+        owners[base] = pair.label if pair.request else owners.get(base, pair.label)
+    for pair, dataset in pairs:
         settings = pair.settings
-        if settings.model not in work:
-            sizes[settings.model] = size = model_size(settings.model)
-            work[settings.model] = work_of(dataset, size.count if size else count_bytes)
-        size, mine = sizes[settings.model], work[settings.model]
+        if settings.model not in sizes:
+            sizes[settings.model] = model_size(settings.model)
+        size = sizes[settings.model]
+        what = pair.label if pair.request else settings.model
+        if what not in work:
+            work[what] = work_of(dataset, size.count if size else count_bytes)
+        mine = work[what]
         base = settings.baseline or settings.model
-        runs = settings.compares_two_states + (base not in bases)
-        bases.add(base)
+        runs = settings.compares_two_states + (owners[base] == pair.label)
+        if settings.requests is not None:
+            lines.append(f"{pair.label}: {_people_of(settings.requests, dataset)}")
         costs.append(_costs(settings, dataset, mine, runs, size))
         told = [*_lines(runs, size, costs[-1]), *_attacked(settings, dataset, size)]
         told += _too_long(dataset, size)
@@ -258,7 +269,15 @@ def plan_sweep(pairs: Sequence[Pair], dataset: Dataset) -> tuple[list[str], list
             for each in zip(*costs, strict=True)
         ]
     tables = [_work_table(each, 1, model) for model, each in work.items()]
-    return lines, [*tables, _gate_table(pairs[0].settings, dataset)]
+    last, dataset = pairs[-1]
+    return lines, [*tables, _gate_table(last.settings, dataset)]
+
+
+def _people_of(requests: Requests, dataset: Dataset) -> str:
+    """Return how many people a request asks for, and how many were to be forgotten by then."""
+    people = {record.owner: record.request for record in dataset.records_of("forget")}
+    mine = sum(request == requests.newest for request in people.values())
+    return f"{mine} people to forget, {len(people)} with the requests before"
 
 
 def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> list[str]:

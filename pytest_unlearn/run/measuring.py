@@ -40,14 +40,14 @@ from pytest_unlearn.run.models import STATES, Completer, ModelPair, Models, Stat
 from pytest_unlearn.run.stored_models import Replayed, recorded
 from pytest_unlearn.run.task_check import check_tasks
 from pytest_unlearn.sandbox import Sandbox, SolutionVerdict, UnsupportedSolution
-from pytest_unlearn.tasks.extraction import Solution, solution
+from pytest_unlearn.tasks.extraction import Solution, solution_of
 from pytest_unlearn.tasks.format import TaskCase
-from pytest_unlearn.tasks.task_prompts import suffix_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.engine import Ability
     from pytest_unlearn.probes.families import Probe
-    from pytest_unlearn.run.dataset import Chunk, Dataset
+    from pytest_unlearn.run.chunks import Chunk
+    from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.models import Models, State
     from pytest_unlearn.run.settings import Settings
 
@@ -100,18 +100,22 @@ class Measuring:
         models: Models | None = None,
         core: int | None = None,
         beside: Measuring | None = None,
+        before: ModelPair | None = None,
     ) -> None:
         """`threads`: CPU threads for generation, where several workers share the machine.
         `models`: other models than the settings name. `core`: which of this machine's processor
         cores solutions run on, where several workers share it. `beside`: another engine of the same
-        data, whose detector, sandbox, verdicts and phases are used: nothing of them is a model's.
+        tasks, whose sandbox, verdicts and phases are used, and its detector where the records are
+        the same: nothing of them is a model's.
+        `before`: see `ModelPair`.
 
         Raises ImportNotFoundError when a package that solutions may import is not installed.
         """
         self._dataset = dataset
         self._store = Store(settings.store, settings.replay)
         self.progress = progress
-        self.detector: Detector = beside.detector if beside else Detector(dataset.records)
+        alike = beside if beside and beside._dataset is dataset else None
+        self.detector: Detector = alike.detector if alike else Detector(dataset.records)
         self._exposure = settings.exposure
         self._scheme = settings.decoding
         self._gradients = "gradnorm" in settings.membership
@@ -142,7 +146,7 @@ class Measuring:
             or (
                 EndpointModels(settings, progress)
                 if is_address(settings.model)
-                else ModelPair(settings, dataset, self._store, progress, threads)
+                else ModelPair(settings, dataset, self._store, progress, threads, before)
             )
         )
         if settings.replay and noted is None:
@@ -179,7 +183,7 @@ class Measuring:
         for state, text, scores in zip(STATES, texts, exact, strict=True):
             self._check_agreement(state, probe, text, scores)
         retrained = self.exact("retrained", probe) if self._retrained else None
-        same = "id split kind carrier owner family planted knowledge cluster".split()
+        same = "id split kind carrier owner family planted knowledge cluster request".split()
         facts: dict[str, Any] = {name: getattr(probe, name) for name in same}
         row = ProbeRow(
             **facts,
@@ -254,9 +258,7 @@ class Measuring:
         return Completion(Secret(text, "completion"), self._judge(case, text))
 
     def _solution(self, case: TaskCase, completion: str) -> Solution:
-        style = self._dataset.sampling.style
-        suffix = suffix_of(case, style)
-        return solution(case.prompt, completion, case.entry_point, suffix, chat=style == "chat")
+        return solution_of(case, completion, self._dataset.sampling.style)
 
     def _check_agreement(
         self, state: State, probe: Probe, text: str, scores: dict[str, Any] | None
@@ -450,7 +452,7 @@ class Measuring:
             tests: Any = case.tests  # calls, or a program that calls
             with self.phases.measure("sandbox"):
                 limit = case.time_limit(self._task_timeout)
-                verdict = self.sandbox.run(source, case.entry_point, tests, limit)
+                verdict = self.sandbox.run(source, case.entry_point, tests, limit, case.language)
             if verdict.detail and self.detector.anybody_in(f"{completion}\n{verdict.detail}"):
                 verdict = replace(verdict, detail="not shown: somebody's value is in the solution")
             self._verdicts[key] = verdict

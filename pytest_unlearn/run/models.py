@@ -27,6 +27,7 @@ from pytest_unlearn.models.model_files import WEIGHTS, adapter_digest, check_ada
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
 from pytest_unlearn.run.planted import Planting, Plantings, names_of, training_file
+from pytest_unlearn.run.training_checks import LIBRARIES, check_device, check_files
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
@@ -115,7 +116,6 @@ class Models(Protocol):
 
 # Raise when a change of this package changes what unlearning makes of the same input.
 UNLEARNING_VERSION = 6
-_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 
 class ModelPair:
@@ -128,6 +128,7 @@ class ModelPair:
         store: Store,
         progress: Callable[[str], None],
         threads: int | None = None,
+        before: ModelPair | None = None,
     ) -> None:
         """Check the names.
 
@@ -136,7 +137,8 @@ class ModelPair:
         knows no prompts for.
 
         `threads`: CPU threads for generation; unlearning always takes all, since the other
-        workers wait for it, and so that its result does not depend on their number.
+        workers wait for it, and so that its result does not depend on their number. `before`: the
+        models of the request before this one, made here where they are not given.
         """
         check_name(settings.model, "--unlearn-model", settings.revision, settings.trusted)
         if settings.baseline is not None:
@@ -154,6 +156,7 @@ class ModelPair:
         self._store = store
         self._progress = progress
         self._threads = threads
+        self._given_before = before
         self._keys: dict[State, dict[str, Any]] = {}
         self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
         self._adapted = False
@@ -192,29 +195,12 @@ class ModelPair:
         if self._settings.adapter is not None:
             fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
         if not self._settings.replay:
-            self._check_device()
+            check_device(self._settings.device)
         return found
-
-    def _check_device(self) -> None:
-        """Raise UserError for a GPU that is asked for and is not there."""
-        if self._settings.device.startswith(("cuda", "map")):
-            import torch
-
-            if not torch.cuda.is_available():
-                raise UserError(
-                    f"--unlearn-device={self._settings.device}: torch {torch.__version__} finds no "
-                    "GPU here; write --unlearn-device=cpu, or install torch with CUDA"
-                )
 
     def check(self, source: ModelSource, flag: str) -> None:
         """Raise ModelNotFoundError for files that do not fit each other; looked at once."""
-        digests = [source.weights_digest(self._store), source.tokenizer_digest(self._store)]
-        key = digest_of([*digests, [version(name) for name in _LIBRARIES]])
-        if self._store.get("checked", key, "loadable") is None:
-            from pytest_unlearn.models.loading import check_loadable
-
-            check_loadable(source, flag)
-            self._store.put("checked", key, {"loadable": True})
+        check_files(source, flag, self._store)
 
     @functools.cached_property
     def _original(self) -> ModelSource:
@@ -243,6 +229,9 @@ class ModelPair:
         if flag and self._retrained is None:
             self._retrained = self._plantings.retrained(self._original, flag)
         if state == "unlearned" and settings.method.method and self._unlearned is None:
+            if self._before is not None:
+                self._before.prepare(state)
+                self._before.release()  # what it trained would be held twice
             self._unlearned = self._stored_or_unlearned()
 
     def _retraining_flag(self, state: State) -> str | None:
@@ -253,12 +242,31 @@ class ModelPair:
             return f"--unlearn-method={RETRAIN}"
         return None
 
+    @functools.cached_property
+    def _before(self) -> ModelPair | None:
+        """The models of the request before this one, on which this one is unlearned."""
+        requests = self._settings.requests
+        if requests is None or requests.before is None or self._given_before is not None:
+            return self._given_before
+        from pytest_unlearn.run.dataset import Dataset
+
+        settings = replace(self._settings, requests=requests.before)
+        return ModelPair(settings, Dataset(settings), self._store, self._progress, self._threads)
+
     @property
-    def _start(self) -> ModelSource:
-        """The model before unlearning: the named one, planted where that is asked for."""
+    def _first(self) -> ModelSource:
+        """The model before all unlearning: the named one, planted where that is asked for."""
         if self._settings.plant is None:
             return self._original
         return _made(self._planted or self.stored_planting(), "planted").source
+
+    @property
+    def _start(self) -> ModelSource:
+        """The model that is unlearned: the first, or what the request before this one made."""
+        if self._before is None:
+            return self._first
+        source, adapter = self._before._source, self._before._adapter
+        return source if adapter is None else replace(source, added=(*source.added, adapter[0]))
 
     @property
     def _source(self) -> ModelSource:
@@ -297,7 +305,7 @@ class ModelPair:
 
     @property
     def _base_source(self) -> ModelSource:
-        return self._baseline or self._start
+        return self._baseline or self._first
 
     @functools.cached_property
     def _place(self) -> tuple[str, str]:
@@ -367,7 +375,7 @@ class ModelPair:
             "device": "cuda" if device == "map" else device.partition(":")[0],
             "dtype": dtype,
             "libraries": {
-                name: version(name) for name in (*_LIBRARIES, *(["gguf"] if source.gguf else []))
+                name: version(name) for name in (*LIBRARIES, *(["gguf"] if source.gguf else []))
             },
         }
 
@@ -463,7 +471,7 @@ class ModelPair:
 
     @staticmethod
     def _files(source: ModelSource) -> tuple[Path | str | None, ...]:
-        return source.folder, source.gguf, source.adapter
+        return source.folder, source.gguf, source.adapter, *source.added
 
     def _to_change(self, source: ModelSource) -> Weights:
         """Return weights that the caller may change: whoever asks for the model loads it anew."""
@@ -514,8 +522,10 @@ class ModelPair:
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning made if the store has it; nothing is trained."""
-        planting_missing = self._settings.plant is not None and self.stored_planting() is None
-        if self._settings.method.method is None or planting_missing:
+        missing = self._settings.plant is not None and self.stored_planting() is None
+        if self._before is not None:
+            missing = missing or self._before.stored_unlearning() is None
+        if self._settings.method.method is None or missing:
             return None
         key = self._unlearning_key
         report = self._store.get("checkpoints", key, *names_of(UnlearnedModel, but="folder"))

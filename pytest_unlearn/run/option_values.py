@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
+    from pytest_unlearn.run.requests import Requests
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.method import PlantOptions
     from pytest_unlearn.unlearning.methods import MethodChoice
@@ -20,6 +21,32 @@ FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
 _SHORTEST_KEY = 16
 # Share of retained people and tasks that unlearning never sees.
 DEFAULT_SHARE = 0.5
+# How solutions are drawn; `session.options` reads them together.
+SAMPLING_OPTIONS = (
+    Option("unlearn_k", "K,...", "measure pass@k for each k; gates judge the first (default: 1)"),
+    Option("unlearn_samples", "N", "solutions drawn for each task (default: 1, greedy)"),
+    Option(
+        "unlearn_temperature",
+        "T",
+        "temperature of the samples (default: 0, greedy, for one sample; 0.8 for more)",
+    ),
+    Option(
+        "unlearn_top_p",
+        "P",
+        "share of probability that samples are drawn from (default: 0.95 at a temperature over 0)",
+    ),
+    Option(
+        "unlearn_task_style",
+        "STYLE",
+        "how tasks are asked: completion, chat (through the chat template) or infill "
+        "(default: the preset's; completion where there is none)",
+    ),
+    Option(
+        "unlearn_task_tokens",
+        "N",
+        "tokens that a solution may take (default: 128, or what the canonical solution needs)",
+    ),
+)
 
 CONFIRM = Option(
     "unlearn_confirm", "SEED", "judge on other people and tasks", read=whole_number(least=0)
@@ -97,6 +124,12 @@ def planting(given: Given) -> PlantOptions:
     from pytest_unlearn.unlearning.method import parse_planting
 
     return parse_planting(given.value)
+
+
+def requests(given: Given) -> Requests:
+    from pytest_unlearn.run.requests import read_requests
+
+    return read_requests(given)
 
 
 def people(given: Given) -> PeopleOptions:

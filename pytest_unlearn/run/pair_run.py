@@ -79,6 +79,11 @@ class PairRun:
         """All probes and task cases, those that unlearning has rehearsed marked as such."""
         return self.dataset.cases(self.settings.method)
 
+    @functools.cached_property
+    def own_cases(self) -> Sequence[Probe | TaskCase]:
+        """The cases that are asked of the tested model itself, and not under attack."""
+        return [*self.dataset.probes, *self.dataset.tasks]
+
     def measured(self, interrupted: str | None) -> Measured:
         """Return what was measured so far, for judging."""
         return Measured(
@@ -136,7 +141,14 @@ class PairRun:
         )
         result = build_result(ended, self.settings, self.dataset, self.engine, clock, command)
         if not self.pair.alone:
-            name = PairName(self.pair.label, self.pair.model, self.pair.method)
+            requests = self.settings.requests
+            name = PairName(
+                self.pair.label,
+                self.pair.model,
+                self.pair.method,
+                self.pair.request,
+                requests is not None and requests.apart,
+            )
             result = replace(result, pair=name)
         self.result = result
         return result

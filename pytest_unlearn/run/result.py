@@ -29,11 +29,13 @@ Status = Literal["measured", "error", "not run"]
 
 @dataclass(frozen=True, slots=True)
 class PairName:
-    """A pair of a sweep, as `grid.Pair` names it."""
+    """A pair of a sweep, as `settings.Pair` names it; `apart` as in `requests.Requests`."""
 
     label: str
     model: str
     method: str
+    request: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +295,7 @@ def _not_judged(names: Sequence[str]) -> list[str]:
 # What a metric counts a probe by, and its person; the same of a task case.
 _PROBE_FACTS = (
     *("split", "family", "kind", "carrier", "planted", "language", "knowledge", "owner"),
-    *("rehearsed", "cluster"),
+    *("rehearsed", "cluster", "request"),
 )
 CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "attack", "task")
 

@@ -26,12 +26,13 @@ from pytest_unlearn.core.option import (
 )
 from pytest_unlearn.gates.judging import GATE_OPTIONS
 from pytest_unlearn.run import option_values
-from pytest_unlearn.run.option_values import DEFAULT_SHARE
+from pytest_unlearn.run.option_values import DEFAULT_SHARE, SAMPLING_OPTIONS
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
+    from pytest_unlearn.run.requests import Requests
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.method import PlantOptions
@@ -162,6 +163,19 @@ class Settings:
         ),
         default=(),
         role="data",
+    )
+    requests: Requests | None = setting(
+        Option(
+            "unlearn_requests",
+            "DIR[:apart]",
+            "erasure requests, a file of people each (DIR/*.jsonl, in the order of their names), "
+            "instead of --unlearn-forget: each is unlearned on the model of the last and all "
+            "earlier ones are asked for again; with :apart each on the model as it was, to compare "
+            "their sizes",
+            read=option_values.requests,
+        ),
+        default=None,
+        role="model",
     )
     people: PeopleOptions | None = setting(
         Option(
@@ -318,32 +332,7 @@ class Settings:
         role="data",
     )
     sampling: Sampling = setting(
-        Option(
-            "unlearn_k", "K,...", "measure pass@k for each k; gates judge the first (default: 1)"
-        ),
-        Option("unlearn_samples", "N", "solutions drawn for each task (default: 1, greedy)"),
-        Option(
-            "unlearn_temperature",
-            "T",
-            "temperature of the samples (default: 0, greedy, for one sample; 0.8 for more)",
-        ),
-        Option(
-            "unlearn_top_p",
-            "P",
-            "share of probability that samples are drawn from (default: 0.95 at a "
-            "temperature over 0)",
-        ),
-        Option(
-            "unlearn_task_style",
-            "STYLE",
-            "how tasks are asked: completion, chat (through the chat template) or infill "
-            "(default: the preset's; completion where there is none)",
-        ),
-        Option(
-            "unlearn_task_tokens",
-            "N",
-            "tokens that a solution may take (default: 128, or what the canonical solution needs)",
-        ),
+        *SAMPLING_OPTIONS,
         factory=option_values.default_sampling,
         role="measure",
     )
@@ -576,7 +565,7 @@ class Pair:
 
     `model` is a preset's name, or the last part of a path or hub id, with a number where two end
     alike; `method` is as the user wrote it. `alone`: the grid has no other pair, and nothing needs
-    to name it.
+    to name it. Of erasure requests each has a pair of its own: the model after it.
     """
 
     model: str
@@ -585,14 +574,19 @@ class Pair:
     settings: Settings = field(repr=False)
 
     @property
+    def request(self) -> str:
+        """The request that was unlearned last; empty in a run without requests."""
+        return self.settings.requests.newest if self.settings.requests else ""
+
+    @property
     def label(self) -> str:
         """The pair's name in tables, gates and reports."""
-        return f"{self.model}/{self.method}"
+        return "/".join(filter(None, (self.model, self.method, self.request)))
 
     @property
     def id(self) -> str:
         """The pair's name in ids of tests."""
-        return _NOT_IN_IDS.sub("-", f"{self.model}-{self.method}")
+        return _NOT_IN_IDS.sub("-", self.label)
 
     def named(self, gate: str) -> str:
         """Return a gate's name, with the pair where there are others."""

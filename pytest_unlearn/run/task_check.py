@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from pytest_unlearn.sandbox import SolutionVerdict
 from pytest_unlearn.tasks.format import PROGRAM, CheckProgram, TaskCase, TaskFileError
+from pytest_unlearn.tasks.languages import PYTHON
 
 # The verdict on a text written after a case's prompt.
 Judge = Callable[[TaskCase, str], SolutionVerdict]
@@ -75,7 +76,7 @@ def _blind_spots(case: TaskCase, judge: Judge) -> list[str]:
 
 
 def _passing_stub(case: TaskCase, judge: Judge) -> list[str]:
-    if "." in case.entry_point or case.entry_point == PROGRAM:
+    if "." in case.entry_point or case.entry_point == PROGRAM or case.language != PYTHON:
         return []
     stubs = list(_STUBS)
     if not isinstance(case.tests, CheckProgram):  # an answer that all tests share

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.attacks.attack import attacks
 from pytest_unlearn.core.errors import UserError, nearest
+from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.engine import TRANSFORMERS
 from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.people.documents import CARRIER_NAMES
@@ -19,8 +21,11 @@ from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
+    from pytest_unlearn.models.sources import ModelSource
     from pytest_unlearn.run.dataset import Dataset
 
+# What a model's files, and what it writes, depend on.
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 # So many shared values are named in the warning.
 _NAMED = 5
 # So many people with the same value are no coincidence.
@@ -48,6 +53,68 @@ def trustable(settings: Settings) -> set[str]:
 
     named = (settings.model, settings.baseline, settings.retrained)
     return {name for model in named if model is not None for name in known_as(model)}
+
+
+def check_device(device: str) -> None:
+    """Raise UserError for a GPU that is asked for and is not there."""
+    if device.startswith(("cuda", "map")):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"--unlearn-device={device}: torch {torch.__version__} finds no GPU here; write "
+                "--unlearn-device=cpu, or install torch with CUDA"
+            )
+
+
+def check_files(source: ModelSource, flag: str, store: Store) -> None:
+    """Check that a model's files fit each other; once for the same files and libraries.
+
+    Raises ModelNotFoundError.
+    """
+    digests = [source.weights_digest(store), source.tokenizer_digest(store)]
+    key = digest_of([*digests, [version(name) for name in LIBRARIES]])
+    if store.get("checked", key, "loadable") is None:
+        from pytest_unlearn.models.loading import check_loadable
+
+        check_loadable(source, flag)
+        store.put("checked", key, {"loadable": True})
+
+
+def check_requests(settings: Settings) -> None:
+    """Raise UserError for flags that do not go with requests."""
+    requests = settings.requests
+    if requests is None:
+        return
+    if settings.forget or settings.people is not None:
+        other = "--unlearn-forget" if settings.forget else "--unlearn-people"
+        raise UserError(
+            f"--unlearn-requests names the people to forget, and so does {other}; leave one of "
+            "them out"
+        )
+    if settings.confirm is not None:
+        raise UserError(
+            f"--unlearn-confirm={settings.confirm} draws other people to forget, and "
+            "--unlearn-requests says who they are; leave one of them out"
+        )
+    method = settings.method
+    if method.retrains or settings.retrained is not None:
+        raise UserError(
+            "--unlearn-requests: a retrained model is without the people of one request, and there "
+            "are several; leave retrain and --unlearn-retrained out"
+        )
+    if method.method is None:
+        raise UserError(
+            f"--unlearn-requests are unlearned one after the other, and --unlearn-method="
+            f"{method.name} unlearns nobody; name a method, or give the people to "
+            "--unlearn-forget to test a model as it is"
+        )
+    stacked = method.options is not None and method.options.tune == "lora"
+    if settings.engine != TRANSFORMERS and stacked and len(requests.files) > 1:
+        raise UserError(
+            f"--unlearn-engine={settings.engine} takes one adapter, and each request makes another;"
+            f" write --unlearn-method={method.name}:tune=full, or --unlearn-engine={TRANSFORMERS}"
+        )
 
 
 def check_engine(settings: Settings) -> None:
@@ -85,6 +152,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
 
     Raises UserError naming the flag, or RecordFileError naming the rows.
     """
+    check_requests(settings)
     warnings = list(_doubts(dataset.records, settings.own_names))
     method, plant = settings.method, settings.plant
     if settings.confirm is not None and method.method is None:

@@ -34,8 +34,10 @@ from pytest_unlearn.sandbox.inside.layers import LAYERS
 from pytest_unlearn.sandbox.inside.messages import framed
 from pytest_unlearn.sandbox.judge import Ending, Judgement, check_started, judge, judge_check
 from pytest_unlearn.sandbox.packages import find_packages
+from pytest_unlearn.sandbox.runtimes import OFF, run_calls
 from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, SolutionVerdict
 from pytest_unlearn.tasks.format import Call, CheckProgram
+from pytest_unlearn.tasks.languages import PYTHON
 
 # More bytes of answers than this are compared in a process of its own, which has this long.
 INLINE_BYTES = 1 << 16
@@ -50,8 +52,6 @@ ENDING_S = 0.05
 PIECE = 1 << 16
 # A sample that was on a processor for less than this share of its time waited for one, or slept.
 STARVED = 0.5
-# Layers that are kept when the sandbox is off: they save the machine, not what is on it.
-OFF = ("parent-death", "limits")
 NAMESPACES = ("namespaces", "pid-namespace")
 # Beyond the solution's limits: a check program has work of its own.
 CHECK_SPARE_S = 1.0
@@ -149,13 +149,15 @@ class Sandbox:
         entry_point: str,
         tests: Sequence[Call] | CheckProgram,
         wall_s: float | None = None,
+        language: str = PYTHON,
     ) -> SolutionVerdict:
         """The verdict on `source`, whose function `entry_point` must give every test's expected
         answer, or pass the check program.
 
         `entry_point` may be a `Class.method`, called on a new object each time, or `__main__`: then
         the source is a program, which reads each test's one argument from its standard input and
-        prints the expected text.
+        prints the expected text. Of another `language`, each test's one argument is the code of
+        all of them.
 
         `wall_s`: this sample's own limit in seconds, instead of the one in `limits`. Raises
         `SandboxError` when there can be no verdict.
@@ -163,6 +165,8 @@ class Sandbox:
         if not tests:
             raise ValueError("a solution cannot be judged without tests")
         limits = self.limits if wall_s is None else replace(self.limits, wall_s=wall_s)
+        if language != PYTHON and not isinstance(tests, CheckProgram):
+            return run_calls(source, entry_point, tests, language, limits, self.mode)
         if isinstance(tests, CheckProgram):
             sample = self._check_sample(source, entry_point, tests, limits)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -65,6 +65,10 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
         tasks = [
             pytest.param(case, id=case.id, marks=pytest.mark.unlearn_task(task=case.task_id))
             for case in dataset.tasks
+        ] + [
+            pytest.param(case, id=case.id, marks=pytest.mark.skip(why))
+            for why, cases in dataset.left_out.items()
+            for case in cases
         ]
         metafunc.parametrize("unlearn_task", tasks, indirect=True)
     if "unlearn_attack" in metafunc.fixturenames:
@@ -157,19 +161,32 @@ def _ease_property(item: pytest.Item) -> None:
 
 
 class PairOrder:
-    """Puts the tests of a sweep in order, pair by pair, so that one pair's models are held."""
+    """Puts the tests of a sweep in order, pair by pair, so that one pair's models are held.
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        self._places = {pair.label: place for place, pair in enumerate(pairs)}
+    A pair after an erasure request has no test of what is asked only after a later one.
+    """
+
+    def __init__(self, cases: Mapping[str, Collection[str]]) -> None:
+        """`cases`: the ids of each pair's own cases, by its label, in order."""
+        self._cases = cases
+        self._places = {label: place for place, label in enumerate(cases)}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Sort the tests; those of one pair, and those of none, which come first, as they were."""
-        items.sort(key=self._place)
+        items[:] = sorted(filter(self._is_asked, items), key=self._place)
+
+    def _is_asked(self, item: pytest.Item) -> bool:
+        pair, case = (_property(item, name) for name in (PAIR_PROPERTY, CASE_PROPERTY))
+        return pair is None or case is None or case in self._cases[pair]
 
     def _place(self, item: pytest.Item) -> int:
-        labels = [str(v) for name, v in item.user_properties if name == PAIR_PROPERTY]
-        return self._places[labels[0]] if labels else 0
+        pair = _property(item, PAIR_PROPERTY)
+        return 0 if pair is None else self._places[pair]
+
+
+def _property(item: pytest.Item, wanted: str) -> str | None:
+    return next((str(value) for name, value in item.user_properties if name == wanted), None)
 
 
 class RowCollector:

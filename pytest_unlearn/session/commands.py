@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,12 +13,11 @@ from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import metric_lines
 from pytest_unlearn.reports.comparison import (
     advice_lines,
+    asked_of,
     changes,
-    front_sentence,
     recorded,
     rejudged,
-    standings,
-    sweep_table,
+    side_by_side,
     table_lines,
 )
 from pytest_unlearn.reports.formats import choose_reports, write_reports
@@ -42,7 +42,12 @@ def replay(config: pytest.Config) -> int:
         sweeps = before[0].pair is not None
         if sweeps:
             reports = choose_reports(wanted, folder, os.environ, sweeps)
-        judging = judging_of(config, recorded(before[0]))  # a sweep's pairs have the same rules
+        # A sweep's pairs have the same rules, but for gates on a request that came later.
+        gates = {gate.text: gate for one in before for gate in recorded(one).gates}
+        judging = judging_of(config, replace(recorded(before[0]), gates=tuple(gates.values())))
+        nowhere = set(judging.gates) - {g for one in before for g in asked_of(one, judging.gates)}
+        for gate in nowhere:
+            raise UserError(f"--unlearn-gate={gate.text}: no request of this run has that name")
         with naming(f"--unlearn-replay={results}"):
             after = [rejudged(one, judging) for one in before]
     except UserError as error:
@@ -63,8 +68,8 @@ def replay(config: pytest.Config) -> int:
         lines += [new.caveat] if new.caveat else []
         lines += [""] if sweeps else []
     if sweeps:
-        found = standings(after)
-        lines += [*aligned(sweep_table(found)), front_sentence(found)]
+        tables, sentence = side_by_side(after)
+        lines += [*(line for table in tables for line in aligned(table)), sentence]
     verdict = verdict_of_all(after)
     told = f"{verdict}: {after[0].grounds}" if verdict == "FOR RELEASE" and not sweeps else verdict
     lines += [*written_lines(reports, unwritten), told]
@@ -119,7 +124,7 @@ def _plan(config: pytest.Config) -> Iterator[str]:
     except UserError as error:  # as the run itself would end
         raise pytest.UsageError(str(error)) from error
     lines, tables = (
-        plan_sweep(session.pairs, session.dataset)
+        plan_sweep([(run.pair, run.dataset) for run in session.runs])
         if session.sweeps
         else plan(session.settings, session.dataset)
     )

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_r
 from pytest_unlearn.run import stored_models
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import Measuring
+from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
 from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, untried
@@ -70,7 +72,17 @@ class UnlearnSession:
             if not self.settings.replay:  # no model is loaded
                 xdist.check(config, self.settings.device)
             methods = [pair.settings.method.method for pair in self.pairs]
-            self.dataset = Dataset(self.settings, any(method is not None for method in methods))
+            trains = any(method is not None for method in methods)
+            requests = self.settings.requests
+            whole = replace(self.settings, requests=requests and requests.whole)
+            # By what is asked to be forgotten: without requests, all pairs have the same data.
+            self._data = {
+                chosen.requests: Dataset(chosen, trains)
+                for chosen in {
+                    s.requests: s for s in (whole, *(p.settings for p in self.pairs))
+                }.values()
+            }
+            self.dataset = self._data[whole.requests]
             # What probably is not meant, and can be run all the same.
             self.doubts = self._check_training()
             judging = self.settings.judging
@@ -78,8 +90,8 @@ class UnlearnSession:
             with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
                 for pair in self.pairs:
                     check_feasible(
-                        judging.gates,
-                        self.dataset.cases(pair.settings.method),
+                        pair.settings.judging.gates,
+                        self._data_of(pair).cases(pair.settings.method),
                         self.settings.exposure,
                         judging.confidence,
                         judging.requests,
@@ -89,7 +101,7 @@ class UnlearnSession:
             for pair in self.pairs:
                 check_engine(pair.settings)
             for pair in self.pairs:
-                self.runs.append(PairRun(pair, self.dataset, self._engine(pair)))
+                self.runs.append(PairRun(pair, self._data_of(pair), self._engine(pair)))
             for run in self.runs:
                 run.left_by = left_by(config)
             first = self.runs[0]
@@ -123,7 +135,8 @@ class UnlearnSession:
             config.pluginmanager.register(_LastWord(self), "unlearn-last-word")
             Store(self.settings.store, self.settings.replay).sweep()
         if self.sweeps:
-            config.pluginmanager.register(PairOrder(self.pairs), "unlearn-pair-order")
+            cases = {run.pair.label: {case.id for case in run.own_cases} for run in self.runs}
+            config.pluginmanager.register(PairOrder(cases), "unlearn-pair-order")
 
     def _new_redactor(self) -> Redactor:
         """Make and register what keeps values out of all that pytest tells."""
@@ -136,11 +149,19 @@ class UnlearnSession:
         self.config.pluginmanager.register(redactor, "unlearn-redactor")
         return redactor
 
+    def _data_of(self, pair: Pair) -> Dataset:
+        """Return the data of a pair: after each request, others are to be forgotten."""
+        return self._data[pair.settings.requests]
+
     def _engine(self, pair: Pair) -> Measuring:
         """Make the engine of a pair; all share what is no model's."""
+        before = self.runs[-1] if self.runs else None
+        requests = pair.settings.requests
+        follows = before is not None and requests is not None and requests.before is not None
+        made = before.engine.models if before is not None and follows else None
         try:
             models = self.config.hook.pytest_unlearn_models(
-                config=self.config, settings=pair.settings, dataset=self.dataset
+                config=self.config, settings=pair.settings, dataset=self._data_of(pair)
             )
         except (pytest.skip.Exception, SystemExit) as error:
             raise UserError(
@@ -149,12 +170,13 @@ class UnlearnSession:
             ) from error
         return Measuring(
             pair.settings,
-            self.dataset,
+            self._data_of(pair),
             xdist.progress_printer(self.config),
             threads=self.worker.threads if self.worker else None,
             models=models,
             core=self.worker.index if self.worker else None,
             beside=self.runs[0].engine if self.runs else None,
+            before=made if isinstance(made, ModelPair) else None,
         )
 
     def _check_training(self) -> list[str]:
@@ -162,16 +184,16 @@ class UnlearnSession:
         warnings: dict[str, None] = {}
         for pair in self.pairs:
             settings = pair.settings
-            warnings |= dict.fromkeys(check_training(settings, self.dataset))
+            warnings |= dict.fromkeys(check_training(settings, self._data_of(pair)))
             if settings.method.alternates[0] is not None:
                 with naming(f"--unlearn-method={settings.method.name}"):
-                    self.dataset.training_texts(*settings.method.alternates)
+                    self._data_of(pair).training_texts(*settings.method.alternates)
         for warning in warnings:
             warn(self.config, pytest.PytestWarning(warning))
         return list(warnings)
 
     def _curtailment(self, run: PairRun, told: str | None) -> Curtailment:
-        judging = self.settings.judging
+        judging = run.settings.judging
         gates, compared = judging.gates, [change.gate for change in judging.compare_fail]
         if told is not None:
             return Curtailment(gates, run.cases, Path(told), compared, judging.requests)
@@ -387,7 +409,7 @@ class UnlearnSession:
             grounds(
                 [fact for _, fact in gates],
                 [a.name for a in judged[0].attacked.attacks],
-                untried(judged[0].settings, self.dataset),
+                untried(judged[0].settings, judged[0].dataset),
             ),
             models if models > len(self.runs) else 1,  # all pairs that passed are no choice
         )
@@ -408,7 +430,7 @@ class UnlearnSession:
         for run in self.judged:
             if run.rows and not self.settings.replay:
                 try:
-                    stored_models.note(run.settings, self.dataset, run.engine.models)
+                    stored_models.note(run.settings, run.dataset, run.engine.models)
                 except Exception as error:  # a disk that is full by now, a backend's key()
                     reason = f"{type(error).__name__}: {error}"
                     self.unwritten.append(f"not noted for --unlearn-replay: {reason}")

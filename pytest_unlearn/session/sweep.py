@@ -1,6 +1,7 @@
 """The grid of a run: each named model with each named method, and what such a pair is called.
 
-A run of one model and one method is a grid of one pair.
+A run of one model and one method is a grid of one pair. Of erasure requests, each makes a pair of
+its own: the model after it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.gates.gate import GateError
 from pytest_unlearn.models.endpoint_client import is_address, parse_address
 from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.run.training_checks import check_models, trustable
@@ -19,6 +21,7 @@ from pytest_unlearn.session.options import named_methods, named_models, read_set
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_unlearn.run.requests import Requests
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 
@@ -28,14 +31,34 @@ def read_grid(config: pytest.Config) -> tuple[Pair, ...]:
     models, methods = named_models(config), named_methods(config)
     _check_no_twins("--unlearn-model", models, list(map(_place, models)))
     _check_no_twins("--unlearn-method", [text for text, _ in methods], [m for _, m in methods])
-    alone = len(models) * len(methods) == 1
+    stages = settings.requests.stages if settings.requests else (None,)
+    alone = len(models) * len(methods) * len(stages) == 1
     if not alone:
         _check_grid(settings, len(models))
     return tuple(
-        Pair(short, text, alone, _settings_of(settings, models, model, method))
+        Pair(short, text, alone, _after(_settings_of(settings, models, model, method), stage))
         for model, short in zip(models, short_names(models), strict=True)
         for text, method in methods
+        for stage in stages
     )
+
+
+def _after(settings: Settings, stage: Requests | None) -> Settings:
+    """Return the settings of the model after a request; gates on later ones wait.
+
+    Raises GateError for a gate on a request that there is not.
+    """
+    judging = settings.judging
+    if stage is None:
+        return settings
+    asked = {gate: dict(gate.filters).get("request") for gate in judging.gates}
+    for gate, name in asked.items():
+        if name not in (None, *stage.names):
+            raise GateError(
+                f"{gate.text}: no request has this name; there are {', '.join(stage.names)}"
+            )
+    gates = tuple(gate for gate, name in asked.items() if name in (None, *stage.erased))
+    return replace(settings, requests=stage, judging=replace(judging, gates=gates))
 
 
 def _settings_of(
@@ -100,6 +123,6 @@ def _check_grid(settings: Settings, models: int) -> None:
     for flag, value in {"save": judging.save, "compare": judging.compare}.items():
         if value:
             raise UserError(
-                f"--unlearn-{flag}={value} is about the run of one model and one method; name "
-                "only one by --unlearn-model and one by --unlearn-method"
+                f"--unlearn-{flag}={value} is about the run of one model, one method and at most "
+                "one request; name only one by --unlearn-model and one by --unlearn-method"
             )

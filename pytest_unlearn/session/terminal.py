@@ -28,7 +28,7 @@ from pytest_unlearn.gates.saved_runs import (
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.people.generate import made_line
 from pytest_unlearn.people.other_values import has_stranger
-from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.comparison import side_by_side
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.markdown_reports import annotate
 from pytest_unlearn.reports.robustness import attack_figures, attack_table, half_way
@@ -111,6 +111,9 @@ def header(session: UnlearnSession) -> str:
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
         + solutions.line(settings.sandbox, session.protection)
         + (f"\nunlearn: {data.merged}" if data.merged else "")
+        + "".join(
+            f"\nunlearn: {len(cases)} tasks skipped, {why}" for why, cases in data.left_out.items()
+        )
         + _confirmed(session)
         + "".join(f"\nunlearn: {note}" for note in session.task_notes)
         + _made(session)
@@ -281,11 +284,13 @@ def _write_sweep(
     session: UnlearnSession, reporter: pytest.TerminalReporter, screen: Screen
 ) -> None:
     """Write the pairs side by side, the front, and the pairs of which nothing was run."""
-    reporter.section("all pairs", sep="-")
+    reporter.section("all requests" if session.settings.requests else "all pairs", sep="-")
     if session.built:  # else a hook failed before there was one, and pytest says so
-        found = standings(session.built)
-        screen.table(sweep_table(found))
-        screen.line(front_sentence(found))
+        tables, sentence = side_by_side(session.built)
+        for table in tables:
+            screen.table(table)
+            screen.line()
+        screen.line(sentence)
     left_out = [run.pair.label for run in session.runs if not run.judged]
     if left_out:
         screen.line(f"left out, as no case of theirs was run: {', '.join(left_out)}")

@@ -30,7 +30,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pytest_unlearn.tasks.format import PROGRAM
+from pytest_unlearn.tasks.format import PROGRAM, TaskCase
+from pytest_unlearn.tasks.languages import PYTHON, program_of
 from pytest_unlearn.tasks.syntax import (
     FAULTS,
     Changes,
@@ -40,6 +41,7 @@ from pytest_unlearn.tasks.syntax import (
     syntax_tree,
     used_names,
 )
+from pytest_unlearn.tasks.task_prompts import TaskStyle, suffix_of
 
 _FENCE = re.compile(r"[ \t]*(```+|~~~+)[ \t]*[\w+.#-]*[ \t]*")
 _BLOCKS = 32
@@ -77,6 +79,14 @@ class Solution:
 
     source: str
     whole: bool
+
+
+def solution_of(case: TaskCase, completion: str, style: TaskStyle) -> Solution:
+    """Return the program that a completion of a task makes, in the task's language."""
+    if case.language != PYTHON:
+        return Solution(*program_of(case, completion, style == "chat"))
+    suffix = suffix_of(case, style)
+    return solution(case.prompt, completion, case.entry_point, suffix, chat=style == "chat")
 
 
 def solution(

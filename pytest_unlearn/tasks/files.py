@@ -1,8 +1,8 @@
 """A user's task files: the format is known by the keys, and errors name file, line, field.
 
 Known are HumanEval, MBPP (full, sanitized, and MBPP+ as the hub has it), EvalPlus (HumanEval+ and
-MBPP+), LiveCodeBench and the package's own format as JSON Lines, plain or gzip, or as one JSON
-list; and a Python file that holds one task.
+MBPP+), LiveCodeBench, MultiPL-E (Java, JavaScript) and the package's own format as JSON Lines,
+plain or gzip, or as one JSON list; and a Python file that holds one task.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from pytest_unlearn.tasks.format import (
     given_by,
     own_case,
 )
+from pytest_unlearn.tasks.multipl_e import KEYS, multipl_e_case
 from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
 
 __all__ = ["TaskFileError", "load_cases"]
@@ -55,8 +56,9 @@ class Format:
     case: Callable[[dict[str, Any], str, str], TaskCase]
 
 
-# In this order: EvalPlus's lines hold HumanEval's keys as well.
+# In this order: MultiPL-E's lines hold a key of the own format, and EvalPlus's those of HumanEval.
 FORMATS: tuple[Format, ...] = (
+    Format("MultiPL-E", KEYS, multipl_e_case),
     Format("the own format", frozenset({"tests", "id"}), own_case),
     Format("EvalPlus", frozenset({"base_input", "plus_input"}), evalplus_case),
     Format("MBPP", frozenset({"test_list"}), mbpp_case),

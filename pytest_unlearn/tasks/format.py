@@ -251,7 +251,9 @@ class TaskCase:
     ``timeout``: seconds that all its tests together may take, None for the run's limit; ``slow``:
     where the run has none either, it gets more than others.
     ``rehearsed``: unlearning was trained on this task, in other words. ``cluster`` names the tasks
-    with which it shares a prompt, empty for none.
+    with which it shares a prompt, empty for none. ``language``: of `languages`; of another than
+    Python, a call's one argument is the code of all of them, and ``stops`` are the texts that end
+    a solution. ``lacks``: what its tests need and nobody has here, empty for nothing.
     """
 
     id: str
@@ -268,6 +270,9 @@ class TaskCase:
     slow: bool = False
     rehearsed: bool = field(default=False, compare=False)
     cluster: str = field(default="", compare=False)
+    language: str = "python"
+    stops: tuple[str, ...] = ()
+    lacks: str = ""
 
     def time_limit(self, of_the_run: float | None) -> float | None:
         """Return the seconds that its tests may take: its own, or the run's; None for the

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.tasks.format import PROGRAM, TaskCase
+from pytest_unlearn.tasks.languages import NAMES, PYTHON
 
 TaskStyle = Literal["completion", "chat", "infill"]
 
@@ -127,8 +128,9 @@ def prompt_of(case: TaskCase, style: TaskStyle) -> str:
             f"one block, ready to run.\n\n```python\n{code}\n```"
         )
     return (
-        f"Complete this Python code so that `{case.entry_point}` does what is described. Answer "
-        f"with all of the code in one block, ready to run.\n\n```python\n{code}\n```"
+        f"Complete this {NAMES[case.language]} code so that `{case.entry_point}` does what is "
+        "described. Answer with all of the code in one block, ready to run.\n\n"
+        f"```{case.language}\n{code}\n```"
     )
 
 
@@ -137,9 +139,12 @@ def suffix_of(case: TaskCase, style: TaskStyle) -> str:
     return case.suffix or "\n" if style == "infill" else ""
 
 
-def stops_of(style: TaskStyle, programs: bool = False) -> tuple[str, ...]:
-    """Return the texts that end a solution; `programs`: one that prints is not over."""
-    return _CHAT_STOPS if programs or style == "chat" else STOPS
+def stops_of(case: TaskCase, style: TaskStyle) -> tuple[str, ...]:
+    """Return the texts that end a solution: a program that prints is not over, and of another
+    language the task says them."""
+    if case.entry_point == PROGRAM or style == "chat":
+        return _CHAT_STOPS
+    return STOPS if case.language == PYTHON else (*_CHAT_STOPS, *case.stops)
 
 
 def room_for(case: TaskCase, sampling: Sampling) -> int:

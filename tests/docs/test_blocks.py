@@ -102,6 +102,11 @@ class Scene:
         self.names: dict[str, Any] = {"__name__": "__page__"}
         self.folder = pytester.path
         self.people("60:kinds=email,per_person=1,carriers=constructor", "--out", ".")
+        (self.folder / "requests").mkdir()
+        asked = (self.folder / "forget.jsonl").read_text().splitlines(keepends=True)
+        for number in (1, 2):
+            lines = "".join(asked[number::10])
+            (self.folder / "requests" / f"2026-0{number}.jsonl").write_text(lines)
         write_lines(self.folder / "tasks.jsonl", task_lines(30))
         for name in FOLDERS:
             (self.folder / name).symlink_to(TINY_FOLDER)

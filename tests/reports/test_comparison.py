@@ -59,7 +59,7 @@ def test_rows_are_read_back_pair_by_pair(tmp_path: Path) -> None:
 def test_csv_and_markdown() -> None:
     """The pair in the first columns; a table whose cells are text, not Markdown or HTML."""
     rows = list(csv.reader(io.StringIO(rendered("csv", sweep()))))
-    assert rows[0][:4] == ["pair", "model", "method", "id"]
+    assert rows[0][:4] == ["pair", "model", "method", "request"]
     assert rows[1][:3] == ["tiny/ga+gd", "tiny", "ga+gd"]
     assert len(rows) == 1 + 5 * 30
     text = rendered("github", sweep())

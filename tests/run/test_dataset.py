@@ -36,6 +36,8 @@ class Given:
     adapter = None
     baseline = None
     people = None
+    requests = None
+    sandbox = "auto"
 
 
 def dataset(**changes: Any) -> Dataset:

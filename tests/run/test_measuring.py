@@ -47,6 +47,7 @@ class Given:
     sandbox_imports: tuple[str, ...] = ()
     task_timeout = None
     people = None
+    requests = None
     confirm = None
     method = MethodChoice(None, None)
 

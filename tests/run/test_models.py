@@ -22,6 +22,8 @@ from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.run import planted
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.models import ModelPair
+from pytest_unlearn.run.requests import Requests
+from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
 from pytest_unlearn.unlearning.method import PlantOptions
@@ -52,6 +54,8 @@ class Given:
     """The settings that a model pair and its data read."""
 
     people = None
+    requests = None
+    sandbox = "auto"
     confirm = None
     baseline = None
     tasks: tuple[Path, ...] = ()
@@ -346,6 +350,81 @@ def test_released_weights_are_gone_and_load_again(pairs: Pairs) -> None:
     assert held() is None
     assert (said(pair, "unlearned"), said(pair, "base")) == before
     assert pairs.trained == ["unlearn"]
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_request_after_request(pairs: Pairs, tune: str) -> None:
+    """Each is unlearned from the model of the last, and trained on alone; a model that is killed
+    after it is found again, and an order of its own is another model."""
+    folder = pairs.folder
+    files = tuple(
+        write_lines(folder / f"r{n}.jsonl", [line])
+        for n, line in enumerate(lines("mail", "pqr"), start=1)
+    )
+    method = f"ga:lr=5e-3,steps=60,batch=3,check_every=5,tune={tune}"
+
+    def after(requests: Requests) -> ModelPair:
+        given = pairs.pair(method)._settings
+        settings = Settings(
+            model=given.model,
+            method=given.method,
+            plant=PLANT,
+            requests=requests,
+            retain=given.retain,
+            control=given.control,
+            probes=("direct",),
+            device="cpu",
+        )
+        store = Store(folder / "store")
+        return ModelPair(settings, Dataset(settings), store, lambda message: None)
+
+    both = Requests(files, 2)
+    second = after(both)
+    assert second.stored_unlearning() is None
+    told = said(second, "unlearned")
+    assert not set(told[:2]) & set(VALUES)
+    assert said(second, "base") == VALUES
+    assert pairs.trained == ["plant", "unlearn", "unlearn"]
+    first, again = after(replace(both, done=1)), after(both)
+    assert first.stored_unlearning() is not None
+    keys = [prepared(pair, "unlearned") for pair in (first, again, second)]
+    assert keys[1] == keys[2] != keys[0]
+    assert [prepared(pair, "base") for pair in (first, again)] == [prepared(second, "base")] * 2
+    assert said(again, "unlearned") == told
+    assert pairs.trained == ["plant", "unlearn", "unlearn"]
+    third = after(Requests(files, 3))
+    assert third.stored_unlearning() is None
+    assert not set(said(third, "unlearned")) & set(VALUES)
+    other = after(Requests((files[1], files[0], files[2]), 2))
+    alone = after(Requests(files, 2, apart=True))
+    assert other.stored_unlearning() is None
+    assert alone.stored_unlearning() is None
+    assert pairs.trained == ["plant", *["unlearn"] * 3]
+
+
+def test_only_the_newest_request_is_trained_on(pairs: Pairs) -> None:
+    """All that is planted stays the same; who asks later is neither trained on nor asked about."""
+    files = tuple(
+        write_lines(pairs.folder / f"r{n}.jsonl", [line])
+        for n, line in enumerate(lines("mail", "pqr"), start=1)
+    )
+    data = []
+    for stage in Requests(files, 3).stages:
+        settings: Any = Given(pairs.folder, pairs.model, "ga+gd", PLANT)
+        settings.forget, settings.requests = (), stage
+        data.append(Dataset(settings))
+    assert [[e.name for e in one.training_texts().forget] for one in data] == [
+        ["mail-0"],
+        ["mail-1"],
+        ["mail-2"],
+    ]
+    assert [len(one.probes_of("forget")) for one in data] == [1, 2, 3]
+    assert {len(one.probes_of("retain")) for one in data} == {3}
+    assert len({one.planting_texts() for one in data}) == 1
+    assert len({one.division for one in data}) == 1
+    kept = [[e.name for e in one.training_texts().retained_people] for one in data]
+    assert kept[0] == kept[1] == kept[2]
+    assert [sum(r.split == "forget" for r in one.records) for one in data] == [1, 2, 3]
 
 
 def test_keys_name_the_version() -> None:

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.models.presets import PresetError, presets
+from pytest_unlearn.run import dataset
+from pytest_unlearn.sandbox import SolutionVerdict, sandbox
 from tests.support.lookup_run import TASKS, UnlearnRun, task_lines, write_lines
+from tests.support.multipl_e import JAVA, JS, JS_SOLUTION
 
 
 def task_file(folder: Path, **changes: dict[str, Any]) -> Path:
@@ -162,3 +165,36 @@ def test_a_file_of_two_formats_is_refused(unlearn_run: UnlearnRun) -> None:
     result = unlearn_run(f"--unlearn-tasks={path}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "mix.jsonl:2: this line is in MBPP, and line 1 in the own format" in result.stderr.str()
+
+
+def test_other_languages_are_judged_or_skipped_by_name(
+    unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a JDK its tasks are skipped, and named with the reason; nothing is left of a file of
+    such tasks alone."""
+    why = "no JDK is installed (no javac)"
+    monkeypatch.setattr(
+        dataset, "lacking", lambda language, mode: why if language == "java" else ""
+    )
+
+    def judged(source: str, entry: str, calls: Any, language: str, *_: Any) -> SolutionVerdict:
+        assert (language, entry) == ("javascript", "has_close")
+        return SolutionVerdict("passed", "", None, 0.0)
+
+    monkeypatch.setattr(sandbox, "run_calls", judged)
+    unlearn_run.lookup()
+    rows = [{**JS, "canonical_solution": JS_SOLUTION}, JAVA]
+    path = write_lines(unlearn_run.pytester.path / "multi.jsonl", rows)
+    result = unlearn_run(f"--unlearn-tasks={path}", "-rs", "-k", "test_solved")
+    result.stdout.fnmatch_lines(
+        [
+            f"unlearn: 1 tasks skipped, Java: {why}",
+            f"SKIPPED ?1? *: Java: {why}",
+        ]
+    )
+    result.assert_outcomes(passed=TASKS + 2, skipped=1 + 2, deselected=120)
+    alone = write_lines(unlearn_run.pytester.path / "alone.jsonl", [JAVA])
+    flags = [flag for flag in unlearn_run.arguments() if "tasks" not in flag]
+    result = unlearn_run.pytester.runpytest_inprocess(*flags, f"--unlearn-tasks={alone}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--unlearn-tasks: no task can be judged here (Java: {why}); *"])

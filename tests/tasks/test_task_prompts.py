@@ -75,8 +75,8 @@ def test_stops() -> None:
     """The earliest one counts; in an answer code may go on after `print(`."""
     assert cut_at("    return x\n\nprint(f(1))\nassert x", STOPS) == "    return x\n"
     assert cut_at("    return x\n    print(x)\n", STOPS) == "    return x\n    print(x)\n"
-    assert cut_at("a</s>\nprint(", stops_of("chat")) == "a"
-    assert cut_at("a\nprint(1)", stops_of("chat")) == "a\nprint(1)"
+    assert cut_at("a</s>\nprint(", stops_of(CASE, "chat")) == "a"
+    assert cut_at("a\nprint(1)", stops_of(CASE, "chat")) == "a\nprint(1)"
 
 
 def test_room_for_a_long_solution() -> None:

@@ -9,14 +9,16 @@ from importlib.resources import files
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.reports.comparison import front_sentence, standings, sweep_table
+from pytest_unlearn.reports.comparison import side_by_side, standings
 from pytest_unlearn.reports.findings import beside_gates, sentences, term_of, terms
 from pytest_unlearn.reports.html import figures
 from pytest_unlearn.reports.html.charts import WIDTH, Figure
 from pytest_unlearn.reports.html.figures import pareto
+from pytest_unlearn.reports.html.request_curves import request_figures
 from pytest_unlearn.reports.rendering import rendered
 from pytest_unlearn.reports.robustness import attack_sentences, attack_table
 from pytest_unlearn.reports.summary import as_json
+from pytest_unlearn.reports.sustainability import stages
 from pytest_unlearn.run.result import Case, Result, verdict_of_all
 
 _VERDICT_CSS = {"FOR RELEASE": "pass", "NOT FOR RELEASE": "fail", "NO VERDICT": "warn"}
@@ -29,15 +31,21 @@ def render(result: Result) -> str:
 
 
 def render_sweep(results: Sequence[Result]) -> str:
-    """Return the HTML document of a sweep: the pairs side by side, the Pareto plot, each pair."""
-    found = standings(results)
+    """Return the HTML document of a sweep: the pairs side by side, the Pareto plot, each pair.
+
+    Of erasure requests, the curves over these in the plot's place.
+    """
+    tables, sentence = side_by_side(results)
+    requests = stages(results)
+    what = "models, one after each request" if requests else "pairs of model and method"
+    plot = pareto(standings(results))
     return _page(
-        f"Unlearning report: {len(results)} pairs of model and method",
+        f"Unlearning report: {len(results)} {what}",
         _sweep_facts(results),
         results,
-        pairs=sweep_table(found),
-        plot=pareto(found),
-        front=front_sentence(found),
+        tables=tables,
+        plots=list(request_figures(requests)) if requests else [plot] if plot else [],
+        sentence=sentence,
     )
 
 

@@ -128,9 +128,9 @@ def await_request(control: socket.socket, c: Any) -> Any:
     return c.decode(request, max_bytes=MAX_REQUEST) if request else _exit(0)
 
 
-def lasting_limits() -> list[Limit]:
+def lasting_limits(files: int = OPEN_FILES) -> list[Limit]:
     """Return the limits that zygotes keep as well: on files and descriptors."""
-    return _allowed({"RLIMIT_FSIZE": (FILE_BYTES,) * 2, "RLIMIT_NOFILE": (OPEN_FILES,) * 2})
+    return _allowed({"RLIMIT_FSIZE": (FILE_BYTES,) * 2, "RLIMIT_NOFILE": (files,) * 2})
 
 
 def processor_setter() -> Setter | None:

@@ -169,13 +169,14 @@ def make_ruleset(readable: Iterable[tuple[str, int]], writable: Iterable[str]) -
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _call("syscall", _CREATE_RULESET, attributes, size, 0)
     for path, rights in readable:
-        _allow(ruleset, path, rights)
+        allow(ruleset, path, rights)
     for path in writable:
-        _allow(ruleset, path, READ_FILE | _WRITE_FILE)
+        allow(ruleset, path, READ_FILE | _WRITE_FILE)
     return ruleset
 
 
-def _allow(ruleset: int, path: str, rights: int) -> None:
+def allow(ruleset: int, path: str, rights: int) -> None:
+    """Add a path with its rights to a ruleset; one that does not exist is left out."""
     try:
         folder = os.open(path, _O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -214,6 +215,12 @@ def hide_processes() -> None:
     """Put an empty folder over /proc. Raises OSError."""
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _call("mount", b"none", b"/proc", b"tmpfs", flags, b"size=4k")
+
+
+def show_own_processes() -> None:
+    """Mount a /proc of this PID namespace alone. Raises OSError."""
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _call("mount", b"proc", b"/proc", b"proc", flags, None)
 
 
 def _write(path: str, text: str) -> None:

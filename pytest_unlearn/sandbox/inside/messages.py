@@ -17,6 +17,8 @@ LENGTH = struct.Struct(">I")
 # Of a request for a check program: its length, the seconds that it may take, and the bytes that may
 # come of it.
 HEAD = struct.Struct(">IdI")
+# The status of a launcher (`launcher.py`) that lacks a layer, or finds nothing to run.
+FAILED = 97
 
 
 def framed(body: bytes) -> bytes:
