@@ -28,7 +28,6 @@ from pytest_unlearn.gates.metrics import (
     value_of,
 )
 from pytest_unlearn.gates.statistics import (
-    CONFIDENCE,
     cases_needed_for_drop,
     cases_needed_for_ratio,
     gaffke_lower,
@@ -225,7 +224,7 @@ class Estimate:
     upper: float
 
 
-def read(type_: Type, found: Sample, confidence: float = CONFIDENCE) -> Estimate | None:
+def read(type_: Type, found: Sample, confidence: float) -> Estimate | None:
     """Return the figure of a sample with its bounds, each of which holds with `confidence`.
 
     The figure of a rate is what came out, its bounds are those of the share beyond chance,
@@ -281,7 +280,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def units_needed(type_: Type, limit: float, confidence: float = CONFIDENCE) -> int | None:
+def units_needed(type_: Type, limit: float, confidence: float) -> int | None:
     """Return the fewest people or tasks on which a gate can pass with perfect results.
 
     None for a limit so small that no number of them can show it.
@@ -296,7 +295,7 @@ def units_needed(type_: Type, limit: float, confidence: float = CONFIDENCE) -> i
 
 
 def events_allowed(
-    type_: Type, limit: float, people: Sequence[str], confidence: float = CONFIDENCE
+    type_: Type, limit: float, people: Sequence[str], confidence: float
 ) -> int | None:
     """Return the most rows that may leak (or be lost) in a gate that passes, however they lie.
 
@@ -384,8 +383,8 @@ def size(n: int, units: int) -> str:
 def share(
     metric: Metric,
     rows: Sequence[Row],
-    filters: Mapping[str, str] | None = None,
-    confidence: float = CONFIDENCE,
+    filters: Mapping[str, str] | None,
+    confidence: float,
     two_states: bool = True,
 ) -> Share | None:
     """Return a metric's share over the rows that a gate with these filters counts, None without.
@@ -432,16 +431,14 @@ def _bound(metric: Metric, estimate: Estimate | None, two_states: bool) -> str:
     )
 
 
-def shares(
-    rows: Sequence[Row], confidence: float = CONFIDENCE, two_states: bool = True
-) -> tuple[Share, ...]:
+def shares(rows: Sequence[Row], confidence: float, two_states: bool = True) -> tuple[Share, ...]:
     """Return the shares that every report names: all metrics of counts, none without a row.
 
     Of pass@k, what is retained is shown where two models are compared, and the rate where not.
     """
     other = "passk.rate" if two_states else "passk.retained"
     found = (
-        share(metric, rows, confidence=confidence, two_states=two_states)
+        share(metric, rows, None, confidence, two_states)
         for metric in METRICS.values()
         if metric.type in ("rate", "floor", "ratio") and not metric.argument
         if not metric.worst  # a mean over attacks is a rate of nothing in particular
@@ -459,4 +456,4 @@ def pass_at(
         return row.pass_at(state, k) if isinstance(row, TaskRow) else None
 
     metric = replace(METRICS["passk.retained"], name=name, score=score)
-    return share(metric, rows, confidence=confidence, two_states=two_states)
+    return share(metric, rows, None, confidence, two_states)

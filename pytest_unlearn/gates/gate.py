@@ -13,7 +13,6 @@ from typing import Any
 from pytest_unlearn.core.errors import UserError, nearest
 from pytest_unlearn.gates.estimates import units_needed
 from pytest_unlearn.gates.metrics import FILTERS, METRICS, Metric
-from pytest_unlearn.gates.statistics import CONFIDENCE
 
 _GATE = re.compile(
     r"(?P<metric>[a-z.]+)\s*(?:\((?P<argument>[^)]*)\))?\s*(?:\[(?P<filters>[^\]]*)\])?\s*"
@@ -88,7 +87,7 @@ class Gate:
         """Tell whether a row, probe or task case is counted by this gate."""
         return self.metric.concerns(case, dict(self.filters))
 
-    def units_needed(self, confidence: float = CONFIDENCE) -> int:
+    def units_needed(self, confidence: float) -> int:
         """Return the fewest people or tasks on which this gate can pass at a confidence."""
         needed = units_needed(self.metric.type, self.limit, confidence)
         if needed is None:

@@ -41,7 +41,7 @@ class GatePlan:
 def plan_gate(
     gate: Gate,
     cases: Sequence[object],
-    confidence: float = CONFIDENCE,
+    confidence: float,
     requests: bool = False,
 ) -> GatePlan:
     """Return what a gate needs. Raises GateError for a limit that no data can show.
@@ -66,7 +66,7 @@ def plan_gate(
     )
 
 
-def powered(type_: Type, limit: float, confidence: float = CONFIDENCE) -> int | None:
+def powered(type_: Type, limit: float, confidence: float) -> int | None:
     """Return how many people or tasks pass a good, but not perfect, model in 80 % of runs.
 
     It leaks (or loses) a fifth of what the limit allows, by whole people: where only some of a
@@ -102,8 +102,9 @@ def check_samples(gate: Gate, samples: int) -> None:
 def check_feasible(
     gates: Iterable[Gate],
     cases: Sequence[object],
+    *,
+    confidence: float,
     decoys: int = 0,
-    confidence: float = CONFIDENCE,
     requests: bool = False,
     samples: int = 0,
 ) -> None:
@@ -161,7 +162,7 @@ _PERFECT = {
 }
 
 
-def size_rule(metric: Metric, confidence: float = CONFIDENCE) -> str:
+def size_rule(metric: Metric, confidence: float) -> str:
     """Return how many people or tasks a gate on this metric needs at the least."""
     if metric.type == "maximum":
         return "decided by counting; more than 2^limit decoys"
@@ -175,7 +176,7 @@ def size_rule(metric: Metric, confidence: float = CONFIDENCE) -> str:
     return f"{sizes} ({who} {_PERFECT[metric.type]})"
 
 
-def power_rule(metric: Metric, confidence: float = CONFIDENCE) -> str:
+def power_rule(metric: Metric, confidence: float) -> str:
     """Return how many people or tasks pass a good model in 80 % of runs; empty without a rule."""
     if metric.type not in _EXAMPLES:
         return ""
@@ -195,7 +196,7 @@ def _fifth(type_: Type, limit: float) -> str:
     return f"{100 * share:.6g}%"
 
 
-def metric_lines(confidence: float = CONFIDENCE) -> Iterator[str]:
+def metric_lines(confidence: float) -> Iterator[str]:
     """Yield the list of metrics and profiles as plain text."""
     bound = f"{percent(confidence)} bound"
     yield f"Metrics of --unlearn-gate, each judged on a one-sided {bound}; counted leaks can be"
@@ -225,7 +226,8 @@ def metric_table() -> str:
     ]
     lines += [
         f"| `{metric.form}{metric.operator}` | {metric.about} | {metric.unit} | "
-        f"{size_rule(metric)} | {power_rule(metric) or '-'} | {metric.source} |"
+        f"{size_rule(metric, CONFIDENCE)} | {power_rule(metric, CONFIDENCE) or '-'} | "
+        f"{metric.source} |"
         for metric in METRICS.values()
     ]
     return "\n".join(lines)

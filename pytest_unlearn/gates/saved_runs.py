@@ -21,7 +21,6 @@ from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
 from pytest_unlearn.gates.metrics import METRICS, Metric, Row, shown
-from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 
 # Raise when the file changes so that an older reader would misread it.
@@ -262,7 +261,7 @@ def differences(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> list[s
 
 
 def compare(
-    gate: Gate, saved: Iterable[Row], now: Iterable[Row], confidence: float = CONFIDENCE
+    gate: Gate, saved: Iterable[Row], now: Iterable[Row], confidence: float
 ) -> Comparison | None:
     """Compare the tested model's scores on the cases that both runs measured.
 

@@ -24,7 +24,7 @@ _EPSILON = 1e-16
 _TINY = 1e-300
 
 
-def clopper_pearson_upper(k: float, n: float, confidence: float = 0.95) -> float:
+def clopper_pearson_upper(k: float, n: float, confidence: float) -> float:
     """Return the exact one-sided upper bound of a rate (Clopper and Pearson, 1934).
 
     It is the rate at which ``k`` or fewer events in ``n`` trials have the probability
@@ -45,7 +45,7 @@ def clopper_pearson_upper(k: float, n: float, confidence: float = 0.95) -> float
     return 1.0 - _beta_quantile(alpha, n - k, k + 1)
 
 
-def clopper_pearson_lower(k: float, n: float, confidence: float = 0.95) -> float:
+def clopper_pearson_lower(k: float, n: float, confidence: float) -> float:
     """Return the exact one-sided lower bound of a rate (Clopper and Pearson, 1934).
 
     It is the rate at which ``k`` or more events in ``n`` trials have the probability
@@ -65,7 +65,7 @@ def clopper_pearson_lower(k: float, n: float, confidence: float = 0.95) -> float
     return _beta_quantile(alpha, k, n - k + 1)
 
 
-def probes_needed(limit: float, confidence: float = 0.95) -> int | None:
+def probes_needed(limit: float, confidence: float) -> int | None:
     """Return the fewest probes at which zero events give an upper bound of ``limit`` or less.
 
     The bound is ``clopper_pearson_upper``. None when ``limit`` is 0 (or too small for a float
@@ -98,7 +98,7 @@ def probes_needed(limit: float, confidence: float = 0.95) -> int | None:
 
 
 def people_for_power(
-    limit: float, true: float, confidence: float = 0.95, power: float = 0.8
+    limit: float, true: float, confidence: float, power: float = 0.8
 ) -> int | None:
     """Return the fewest people at which a model of a true rate is shown to keep a limit.
 
@@ -135,7 +135,7 @@ def people_for_power(
 
 
 @functools.lru_cache(maxsize=4096)
-def gaffke_upper(values: Values, confidence: float = 0.95) -> float:
+def gaffke_upper(values: Values, confidence: float) -> float:
     """Return Gaffke's one-sided upper bound of the mean of independent values from 0 to 1.
 
     Gaffke (2005); Learned-Miller and Thomas (2019, arXiv 1905.06208). With z_1 to z_n the values,
@@ -167,14 +167,14 @@ def gaffke_upper(values: Values, confidence: float = 0.95) -> float:
     return _falling_root(excess, min(value for value, _ in values), 1.0)
 
 
-def gaffke_lower(values: Values, confidence: float = 0.95) -> float:
+def gaffke_lower(values: Values, confidence: float) -> float:
     """Return the lower bound of ``gaffke_upper``; the same arguments."""
     mirrored = tuple((1.0 - value, count) for value, count in values)
     return 1.0 - gaffke_upper(mirrored, confidence)
 
 
 @functools.lru_cache(maxsize=4096)
-def gaffke_ratio(pairs: Pairs, confidence: float = 0.95) -> tuple[float, float]:
+def gaffke_ratio(pairs: Pairs, confidence: float) -> tuple[float, float]:
     """Return one-sided bounds of mean(new) / mean(base), both from 0 to 1, of independent people.
 
     The ratio is over r where new - r base, which lies between -r and 1, has a mean over 0: each
@@ -237,7 +237,7 @@ def values_of(means: Iterable[float]) -> Values:
     return tuple(sorted(Counter(means).items()))
 
 
-def cases_needed_for_ratio(limit: float, confidence: float = 0.95) -> int:
+def cases_needed_for_ratio(limit: float, confidence: float) -> int:
     """Return the fewest people or tasks that show a ratio of ``limit`` when nothing was lost.
 
     That is, the smallest ``n`` at which the lower bound of ``gaffke_ratio``, then
@@ -247,7 +247,7 @@ def cases_needed_for_ratio(limit: float, confidence: float = 0.95) -> int:
     return _first(lambda n: _alpha(confidence) ** (1.0 / n) >= limit)
 
 
-def cases_needed_for_drop(limit: float, confidence: float = 0.95) -> int:
+def cases_needed_for_drop(limit: float, confidence: float) -> int:
     """Return the fewest people, all given away before and none after, that show a drop.
 
     That is, the smallest ``n`` at which the upper bound of ``gaffke_ratio``, then

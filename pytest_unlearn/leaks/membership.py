@@ -140,7 +140,7 @@ class Auc:
     high: float
     members: int
     nonmembers: int
-    confidence: float = 0.95
+    confidence: float
     influence: tuple[float, ...] = field(default=(), repr=False)
 
     @property
@@ -154,7 +154,7 @@ def auc(
     nonmembers: Sequence[float],
     *,
     owners: tuple[Sequence[str], Sequence[str]] | None = None,
-    confidence: float = 0.95,
+    confidence: float,
     resamples: int = 0,
     seed: int = 0,
 ) -> Auc:

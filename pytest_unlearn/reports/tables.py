@@ -11,7 +11,6 @@ from typing import Any
 from pytest_unlearn.gates.case_rows import ProbeRow, Row, TaskRow
 from pytest_unlearn.gates.estimates import pass_at, percent, share
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.leaks.exact import SAMPLES, mean_leak_at, mean_of
 from pytest_unlearn.leaks.membership import Auc, attack_score, auc, privleak
 from pytest_unlearn.leaks.outcome import LABELS
@@ -37,7 +36,7 @@ def forget_rows(rows: Iterable[Row], family: str | None = None) -> list[ProbeRow
     ]
 
 
-def rates_by(rows: Sequence[Row], key: str, confidence: float = CONFIDENCE) -> Table:
+def rates_by(rows: Sequence[Row], key: str, confidence: float) -> Table:
     """Return direct and indirect rates of forget probes for each value of a row's attribute.
 
     Each line is what gates on `leak.direct` and `leak.indirect` with that restriction would be
@@ -173,7 +172,7 @@ def with_coding(
     table: Table,
     rows: Iterable[Row],
     two_states: bool,
-    confidence: float = CONFIDENCE,
+    confidence: float,
 ) -> Table:
     """Return the table of what is shown beside the gates, with lines about tasks at its end.
 
@@ -240,9 +239,7 @@ def _perplexity(tasks: Sequence[TaskRow]) -> Table:
 _STATES = {"base": "base", "unlearned": "tested", "retrained": "retrained"}
 
 
-def membership_table(
-    rows: Iterable[Row], attacks: Sequence[str], confidence: float = CONFIDENCE
-) -> Table:
+def membership_table(rows: Iterable[Row], attacks: Sequence[str], confidence: float) -> Table:
     """Return the AUC of each attack on each model, forget against control people.
 
     1 is perfect recognition, 0.5 chance; the two-sided interval treats a person's records as one
@@ -266,7 +263,7 @@ def membership_table(
 
 
 def membership_aucs(
-    rows: Iterable[Row], attacks: Sequence[str], confidence: float = CONFIDENCE
+    rows: Iterable[Row], attacks: Sequence[str], confidence: float
 ) -> dict[str, dict[str, Auc]]:
     """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` where it was scored.
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import pytest
 
 from pytest_unlearn.gates.estimates import percent
-from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.run.settings import Pair
 from pytest_unlearn.session.collection import PAIR_PROPERTY
@@ -19,7 +18,7 @@ from pytest_unlearn.session.collection import PAIR_PROPERTY
 VERDICT_PROPERTY = "unlearn_verdict"
 
 
-def explain(result: GateResult, confidence: float = CONFIDENCE) -> str:
+def explain(result: GateResult, confidence: float) -> str:
     """Return a gate's verdict in one sentence."""
     parts = [f"{result.verdict.value}: {result.gate.text}"]
     if result.observed:
@@ -36,7 +35,7 @@ def gate_reports(
     source: Path,
     rootpath: Path,
     pair: Pair,
-    confidence: float = CONFIDENCE,
+    confidence: float,
 ) -> Iterator[pytest.TestReport]:
     """Yield set-up, call and tear-down of a gate: passed, failed, or skipped.
 

@@ -92,10 +92,10 @@ class UnlearnSession:
                     check_feasible(
                         pair.settings.judging.gates,
                         self._data_of(pair).cases(pair.settings.method),
-                        self.settings.exposure,
-                        judging.confidence,
-                        judging.requests,
-                        self.settings.leak_samples,
+                        confidence=judging.confidence,
+                        decoys=self.settings.exposure,
+                        requests=judging.requests,
+                        samples=self.settings.leak_samples,
                     )
             self.runs: list[PairRun] = []
             for pair in self.pairs:

@@ -138,7 +138,7 @@ def test_an_attack_that_was_not_made_is_no_pass() -> None:
         assert result.blocks
         assert advice in result.advice
         with pytest.raises(GateError, match=advice):
-            plan_gate(parse_gate(text), probes())
+            plan_gate(parse_gate(text), probes(), confidence=0.95)
 
 
 @pytest.mark.parametrize("name", ["leak.indirect", "leak.worst", "people.retained", "passk.rate"])
@@ -156,7 +156,7 @@ def test_no_change_of_the_worst() -> None:
 
 def test_attacked_rows_count_nowhere_else() -> None:
     plain, under = probes(), attacked("int4", 60)
-    assert shares([*plain, *under]) == shares(plain)
+    assert shares([*plain, *under], confidence=0.95) == shares(plain, confidence=0.95)
 
 
 def test_curtailment_ends_with_the_first_attack_that_fails() -> None:

@@ -83,7 +83,7 @@ def test_rate_bounds_hold_for_clustered_probes(sizes: str, dependence: float) ->
 def kish_upper(events: int, sizes: Sequence[int]) -> float:
     """Return the bound on all rows with an effective number of people: not safe, the control."""
     units = sum(sizes) ** 2 / sum(size * size for size in sizes)
-    return clopper_pearson_upper(events / sum(sizes) * units, units)
+    return clopper_pearson_upper(events / sum(sizes) * units, units, confidence=0.95)
 
 
 @pytest.mark.parametrize("sizes", ["unequal", "lopsided"])
@@ -112,7 +112,7 @@ def test_the_effective_number_would_not_do() -> None:
 def test_the_simulation_can_tell() -> None:
     """Probes taken for independent although they are not: the bound is wrong in many runs."""
     events = draws(SIZES["bundled"], 0.05, 1.0, seed=32).sum(axis=1)
-    alone = np.array([clopper_pearson_upper(int(k), 160) for k in events])
+    alone = np.array([clopper_pearson_upper(int(k), 160, confidence=0.95) for k in events])
     assert (alone < 0.05).mean() > 0.15
 
 
@@ -128,7 +128,7 @@ def test_no_distribution_of_people_breaks_the_bound(people: int, part: float) ->
     passed = math.fsum(
         math.comb(people, k) * rate**k * (1 - rate) ** (people - k)
         for k in range(people + 1)
-        if gaffke_upper(values_of([part] * k + [0.0] * (people - k))) <= limit
+        if gaffke_upper(values_of([part] * k + [0.0] * (people - k)), confidence=0.95) <= limit
     )
     assert passed <= 0.05
 
@@ -196,7 +196,7 @@ def paired(
     results = []
     for before, after in zip(base / size, new / size, strict=True):
         run = Sample(tuple(map(float, before)), tuple(map(float, after)), people)
-        ratio, loss = read("ratio", run), read("loss", run)
+        ratio, loss = read("ratio", run, confidence=0.95), read("loss", run, confidence=0.95)
         assert ratio
         assert loss
         results.append((ratio.lower, ratio.upper, loss.lower, loss.upper))
@@ -254,7 +254,13 @@ def test_chance_is_taken_off_conservatively(
     def bounds(out: int, by_chance: int) -> tuple[float, float]:
         sides = []
         for k, of in ((out, n), (by_chance, controls)):
-            sides.append((k / of, clopper_pearson_lower(k, of), clopper_pearson_upper(k, of)))
+            sides.append(
+                (
+                    k / of,
+                    clopper_pearson_lower(k, of, confidence=0.95),
+                    clopper_pearson_upper(k, of, confidence=0.95),
+                )
+            )
         return net_bounds(sides[0], sides[1])
 
     out = rng.binomial(n, chance + (1 - chance) * share, RUNS)

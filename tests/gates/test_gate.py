@@ -30,7 +30,7 @@ def test_every_profile_parses_and_says_what_it_needs() -> None:
         gates = [parse_gate(text) for text in profile.gates]
         assert len({gate.name for gate in gates}) == len(gates)
         for gate in gates:
-            needed = gate.units_needed()
+            needed = gate.units_needed(confidence=0.95)
             if profile is not DEFAULT and needed > 32 and gate.metric.split == "forget":
                 assert needed <= int(profile.about.split("needs ")[1].split()[0])
 
@@ -156,4 +156,6 @@ def test_metrics_are_printed_without_a_model(pytester: pytest.Pytester) -> None:
         assert metric.source in shown
     assert "needs   59 for 5%, 299 for 1% (people without an event)" in shown
     assert "strict: leak.direct<=0" in shown
-    assert sum(line.startswith("    unit ") for line in metric_lines()) == len(METRICS)
+    assert sum(line.startswith("    unit ") for line in metric_lines(confidence=0.95)) == len(
+        METRICS
+    )

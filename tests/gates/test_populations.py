@@ -127,7 +127,7 @@ def test_without_training_nothing_changes() -> None:
 
 def test_tables_show_the_population_of_the_gates() -> None:
     rows = [*probes(60, "clean", rehearsed=True), *probes(50, "direct", family="cross")]
-    found = share(METRICS["leak.direct"], rows)
+    found = share(METRICS["leak.direct"], rows, None, 0.95)
     assert found
     assert (found.n, found.tested) == (50, 50.0)
     silent = [*rows[:60], *probes(50, "clean", family="cross", base="clean")]

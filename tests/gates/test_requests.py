@@ -131,14 +131,16 @@ def test_every_case_has_to_be_run_for_a_pass_and_one_is_enough_to_fail() -> None
 def test_a_small_file_is_refused_by_naming_this_way() -> None:
     rows: list[Any] = asked(1)
     with pytest.raises(GateError, match="--unlearn-population=requests"):
-        check_feasible([parse_gate("leak.direct<=5%")], rows)
+        check_feasible([parse_gate("leak.direct<=5%")], rows, confidence=0.95)
     for text in ("leak.direct<=5%", "leak.drop>=90%", "leak.count<=0", "degenerate.rate<=5%"):
-        check_feasible([parse_gate(text)], rows, requests=True)
-        plan = plan_gate(parse_gate(text), rows, requests=True)
+        check_feasible([parse_gate(text)], rows, requests=True, confidence=0.95)
+        plan = plan_gate(parse_gate(text), rows, requests=True, confidence=0.95)
         assert (plan.needed, plan.powered) == (1, None)
     people = replace(rows[0], split="retain")
     with pytest.raises(GateError) as refused:
-        check_feasible([parse_gate("people.retained>=90%")], [people], requests=True)
+        check_feasible(
+            [parse_gate("people.retained>=90%")], [people], requests=True, confidence=0.95
+        )
     assert "population" not in str(refused.value)
 
 

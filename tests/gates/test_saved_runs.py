@@ -90,7 +90,7 @@ def test_comparison_is_paired() -> None:
     """Of 100 probes 10 leak now and did not, 4 the other way; the interval is that of 14 moved."""
     then = [probe(i, "direct", "direct" if i < 4 else "clean") for i in range(100)]
     now = [probe(i, "direct", "direct" if 4 <= i < 14 else "clean") for i in range(100)]
-    found = compare(subject("leak.direct"), then, now)
+    found = compare(subject("leak.direct"), then, now, confidence=0.95)
     assert found is not None
     assert (found.saved, found.now, found.n) == (0.04, 0.1, 100)
     assert (found.worse, found.better) == (10, 4)
@@ -98,7 +98,10 @@ def test_comparison_is_paired() -> None:
     assert found.interval is not None
     assert found.change == pytest.approx(0.06)
     assert found.interval[0] < 0 < 0.06 < found.interval[1] < 0.16
-    assert compare(subject("leak.direct"), then, [task(1, "passed", "passed")]) is None
+    assert (
+        compare(subject("leak.direct"), then, [task(1, "passed", "passed")], confidence=0.95)
+        is None
+    )
 
 
 def test_comparison_counts_people() -> None:
@@ -110,8 +113,8 @@ def test_comparison_counts_people() -> None:
         replace(probe(i, "direct", "direct" if i < 10 else "clean"), owner=f"p{i // 5}")
         for i in range(50)
     ]
-    people = compare(subject("leak.direct"), then, now)
-    alone = compare(subject("leak.direct[unit=case]"), then, now)
+    people = compare(subject("leak.direct"), then, now, confidence=0.95)
+    alone = compare(subject("leak.direct[unit=case]"), then, now, confidence=0.95)
     assert people is not None
     assert alone is not None
     assert (people.worse, alone.worse) == (2, 10)

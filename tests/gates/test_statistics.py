@@ -55,11 +55,15 @@ def binomial_tail(k: int, n: int, rate: float) -> Fraction:
 class TestClopperPearson:
     @pytest.mark.parametrize(("k", "n"), list(SCIPY_UPPER))
     def test_upper_agrees_with_scipy(self, k: int, n: int) -> None:
-        assert clopper_pearson_upper(k, n) == pytest.approx(SCIPY_UPPER[k, n], abs=1e-11)
+        assert clopper_pearson_upper(k, n, confidence=0.95) == pytest.approx(
+            SCIPY_UPPER[k, n], abs=1e-11
+        )
 
     @pytest.mark.parametrize(("k", "n"), list(SCIPY_LOWER))
     def test_lower_agrees_with_scipy(self, k: int, n: int) -> None:
-        assert clopper_pearson_lower(k, n) == pytest.approx(SCIPY_LOWER[k, n], abs=1e-11)
+        assert clopper_pearson_lower(k, n, confidence=0.95) == pytest.approx(
+            SCIPY_LOWER[k, n], abs=1e-11
+        )
 
     @pytest.mark.parametrize("confidence", [0.01, 0.5, 0.9, 0.95, 0.999])
     @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 59), (1, 2), (3, 20), (19, 20), (30, 60)])
@@ -70,12 +74,14 @@ class TestClopperPearson:
         assert float(binomial_tail(k, n, lower)) == pytest.approx(confidence, abs=1e-10)
 
     def test_ends(self) -> None:
-        assert clopper_pearson_upper(7, 7) == 1.0
-        assert clopper_pearson_lower(0, 7) == 0.0
-        assert clopper_pearson_upper(0, 0) == 1.0
-        assert clopper_pearson_lower(0, 0) == 0.0
-        assert clopper_pearson_upper(0, 10) == pytest.approx(1 - 0.05**0.1, abs=1e-14)
-        assert clopper_pearson_lower(10, 10) == pytest.approx(0.05**0.1, abs=1e-14)
+        assert clopper_pearson_upper(7, 7, confidence=0.95) == 1.0
+        assert clopper_pearson_lower(0, 7, confidence=0.95) == 0.0
+        assert clopper_pearson_upper(0, 0, confidence=0.95) == 1.0
+        assert clopper_pearson_lower(0, 0, confidence=0.95) == 0.0
+        assert clopper_pearson_upper(0, 10, confidence=0.95) == pytest.approx(
+            1 - 0.05**0.1, abs=1e-14
+        )
+        assert clopper_pearson_lower(10, 10, confidence=0.95) == pytest.approx(0.05**0.1, abs=1e-14)
 
     @given(st.data())
     @settings(max_examples=50, deadline=None)
@@ -97,7 +103,7 @@ class TestClopperPearson:
             seconds = []
             for _ in range(5):
                 start = time.perf_counter()
-                clopper_pearson_upper(n // 4, n)
+                clopper_pearson_upper(n // 4, n, confidence=0.95)
                 seconds.append(time.perf_counter() - start)
             return min(seconds)
 
@@ -130,12 +136,12 @@ class TestCounts:
         ("limit", "probes"), [(0.05, 59), (0.02, 149), (0.01, 299), (0.005, 598), (0.001, 2995)]
     )
     def test_probes_needed(self, limit: float, probes: int) -> None:
-        assert probes_needed(limit) == probes
+        assert probes_needed(limit, confidence=0.95) == probes
 
     def test_probes_needed_at_the_ends(self) -> None:
-        assert probes_needed(0.0) is None
-        assert probes_needed(5e-324) is None
-        assert probes_needed(1.0) == 0
+        assert probes_needed(0.0, confidence=0.95) is None
+        assert probes_needed(5e-324, confidence=0.95) is None
+        assert probes_needed(1.0, confidence=0.95) == 0
         assert probes_needed(0.5, 0.75) == 2
 
     @given(st.floats(1e-6, 0.99), st.floats(0.01, 0.999))
@@ -148,7 +154,7 @@ class TestCounts:
 
     @pytest.mark.parametrize(("limit", "cases"), [(0.9, 29), (0.95, 59), (0.98, 149), (0.99, 299)])
     def test_cases_needed_for_ratio(self, limit: float, cases: int) -> None:
-        assert cases_needed_for_ratio(limit) == cases
+        assert cases_needed_for_ratio(limit, confidence=0.95) == cases
 
     @given(st.floats(0.01, 0.999), st.floats(0.1, 0.99))
     @settings(max_examples=50, deadline=None)
@@ -159,9 +165,9 @@ class TestCounts:
 
     @pytest.mark.parametrize(("limit", "people"), [(0.5, 8), (0.9, 32)])
     def test_people_needed_for_a_drop(self, limit: float, people: int) -> None:
-        assert cases_needed_for_drop(limit) == people
+        assert cases_needed_for_drop(limit, confidence=0.95) == people
         for n, shown in ((people, True), (people - 1, False)):
-            upper = gaffke_ratio(((1.0, 0.0, n),))[1]
+            upper = gaffke_ratio(((1.0, 0.0, n),), confidence=0.95)[1]
             assert (upper <= 1 - limit) is shown
 
     @pytest.mark.parametrize(
@@ -169,24 +175,26 @@ class TestCounts:
     )
     def test_people_for_power(self, limit: float, true: float, people: int) -> None:
         """At 124 people two may leak: a model of 1 % has at most two in 87 % of runs."""
-        assert people_for_power(limit, true) == people
-        allowed = max(k for k in range(people) if clopper_pearson_upper(k, people) <= limit)
+        assert people_for_power(limit, true, confidence=0.95) == people
+        allowed = max(
+            k for k in range(people) if clopper_pearson_upper(k, people, confidence=0.95) <= limit
+        )
         assert float(binomial_tail(allowed, people, true)) >= 0.8
         if true:
             assert float(binomial_tail(allowed - 1, people, true)) < 0.8
 
     def test_power_that_no_number_has(self) -> None:
-        assert people_for_power(1e-9, 9e-10) is None
+        assert people_for_power(1e-9, 9e-10, confidence=0.95) is None
         with pytest.raises(ValueError, match="true must be"):
-            people_for_power(0.05, 0.05)
+            people_for_power(0.05, 0.05, confidence=0.95)
 
     def test_bad_input(self) -> None:
         for limit in (-0.1, 1.1, math.nan):
             with pytest.raises(ValueError, match="limit"):
-                probes_needed(limit)
+                probes_needed(limit, confidence=0.95)
         for limit in (0.0, 1.0, math.nan):
             with pytest.raises(ValueError, match="limit"):
-                cases_needed_for_ratio(limit)
+                cases_needed_for_ratio(limit, confidence=0.95)
         with pytest.raises(ValueError, match="confidence"):
             probes_needed(0.0, 1.0)
         with pytest.raises(ValueError, match="confidence"):
@@ -244,61 +252,68 @@ class TestGaffke:
 
     def test_parts_are_less_than_the_same_total_of_whole_people(self) -> None:
         """Five people with a fifth each, or one with all: what is spread shows more."""
-        spread = gaffke_upper(values_of([0.2] * 5 + [0.0] * 123))
+        spread = gaffke_upper(values_of([0.2] * 5 + [0.0] * 123), confidence=0.95)
         assert (
-            spread < gaffke_upper(values_of([1.0] + [0.0] * 127)) == clopper_pearson_upper(1, 128)
+            spread
+            < gaffke_upper(values_of([1.0] + [0.0] * 127), confidence=0.95)
+            == clopper_pearson_upper(1, 128, confidence=0.95)
         )
 
     @given(st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]), min_size=1, max_size=60))
     @settings(max_examples=30, deadline=None)
     def test_monotone_and_around_the_mean(self, values: list[float]) -> None:
-        upper, lower = gaffke_upper(values_of(values)), gaffke_lower(values_of(values))
+        upper, lower = (
+            gaffke_upper(values_of(values), confidence=0.95),
+            gaffke_lower(values_of(values), confidence=0.95),
+        )
         assert 0.0 <= lower <= math.fsum(values) / len(values) + 1e-9
         assert math.fsum(values) / len(values) - 1e-9 <= upper <= 1.0
         more = values_of([min(1.0, value + 0.1) for value in values])
-        assert gaffke_upper(more) >= upper - 1e-9
-        assert gaffke_upper(values_of([*values, 0.0])) <= upper + 1e-9
+        assert gaffke_upper(more, confidence=0.95) >= upper - 1e-9
+        assert gaffke_upper(values_of([*values, 0.0]), confidence=0.95) <= upper + 1e-9
         assert gaffke_upper(values_of(values), 0.99) >= upper - 1e-9
 
     def test_very_many_values_are_rounded_up(self) -> None:
         rng = np.random.default_rng(1)
         values = list(rng.random(3000) ** 4)
-        upper = gaffke_upper(values_of(values))
-        lower = gaffke_lower(values_of(values))
+        upper = gaffke_upper(values_of(values), confidence=0.95)
+        lower = gaffke_lower(values_of(values), confidence=0.95)
         coarse = drawn_quantile(values, 0.95)
         assert coarse - 0.001 < upper < coarse + 0.002
         assert lower < np.mean(values) < upper
 
     def test_no_person_shows_nothing(self) -> None:
-        assert (gaffke_lower(()), gaffke_upper(())) == (0.0, 1.0)
+        assert (gaffke_lower((), confidence=0.95), gaffke_upper((), confidence=0.95)) == (0.0, 1.0)
 
 
 class TestRatio:
     def test_without_a_loss_it_is_exact(self) -> None:
-        lower, upper = gaffke_ratio(((1.0, 1.0, 29),))
+        lower, upper = gaffke_ratio(((1.0, 1.0, 29),), confidence=0.95)
         assert lower == pytest.approx(0.05 ** (1 / 29), abs=1e-9)
         assert lower >= 0.9 > kept(28, 0.95)
         assert upper > 1.0
 
     def test_losses_alone_are_counted_as_a_rate(self) -> None:
-        lower, _ = gaffke_ratio(((1.0, 1.0, 96), (1.0, 0.0, 4)))
-        assert lower == pytest.approx(clopper_pearson_lower(96, 100), abs=1e-9)
+        lower, _ = gaffke_ratio(((1.0, 1.0, 96), (1.0, 0.0, 4)), confidence=0.95)
+        assert lower == pytest.approx(clopper_pearson_lower(96, 100, confidence=0.95), abs=1e-9)
 
     def test_people_without_anything_change_nothing(self) -> None:
         some = ((1.0, 0.5, 8), (0.5, 1.0, 5), (1.0, 1.0, 20))
-        assert gaffke_ratio((*some, (0.0, 0.0, 50))) == pytest.approx(gaffke_ratio(some))
+        assert gaffke_ratio((*some, (0.0, 0.0, 50)), confidence=0.95) == pytest.approx(
+            gaffke_ratio(some, confidence=0.95)
+        )
 
     def test_bounds_are_around_the_ratio_and_monotone(self) -> None:
-        lower, upper = gaffke_ratio(((1.0, 0.8, 40), (0.4, 0.4, 20)))
+        lower, upper = gaffke_ratio(((1.0, 0.8, 40), (0.4, 0.4, 20)), confidence=0.95)
         assert lower < 40 / 48 < upper
-        fewer, _ = gaffke_ratio(((1.0, 0.7, 40), (0.4, 0.4, 20)))
+        fewer, _ = gaffke_ratio(((1.0, 0.7, 40), (0.4, 0.4, 20)), confidence=0.95)
         assert fewer < lower
         assert gaffke_ratio(((1.0, 0.8, 40), (0.4, 0.4, 20)), 0.99)[0] < lower
 
     def test_ends(self) -> None:
-        assert gaffke_ratio(((1.0, 0.0, 5),))[0] == 0.0
+        assert gaffke_ratio(((1.0, 0.0, 5),), confidence=0.95)[0] == 0.0
         with pytest.raises(ValueError, match="no ratio"):
-            gaffke_ratio(((0.0, 1.0, 3),))
+            gaffke_ratio(((0.0, 1.0, 3),), confidence=0.95)
 
 
 class TestBeyondChance:

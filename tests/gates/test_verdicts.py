@@ -397,34 +397,38 @@ def cases(people: int, each: int = 1) -> list[object]:
 )
 def test_feasibility_counts_people(gate: str, people: int) -> None:
     """A gate that perfect results could not meet is refused with the number needed."""
-    check_feasible([parse_gate(gate)], cases(people))
+    check_feasible([parse_gate(gate)], cases(people), confidence=0.95)
     message = rf"at least {people} forget people .* the data have {people - 1} "
     with pytest.raises(GateError, match=message):
-        check_feasible([parse_gate(gate)], [*cases(people - 1, each=5), Case("x", split="retain")])
+        check_feasible(
+            [parse_gate(gate)],
+            [*cases(people - 1, each=5), Case("x", split="retain")],
+            confidence=0.95,
+        )
 
 
 def test_each_case_alone_where_the_gate_says_so() -> None:
     """`unit=case` takes probes of one person to be independent, and says so in its name."""
     gate = parse_gate("leak.direct[unit=case]<=5%")
     assert gate.name == "leak.direct[unit=case]"
-    check_feasible([gate], cases(1, each=59))
+    check_feasible([gate], cases(1, each=59), confidence=0.95)
     with pytest.raises(GateError, match=r"at least 59 forget probes .* the data have 58;"):
-        check_feasible([gate], cases(1, each=58))
+        check_feasible([gate], cases(1, each=58), confidence=0.95)
 
 
 def test_exposure_needs_decoys() -> None:
     """A limit that no rank among so few decoys can break would always be kept."""
     gate = parse_gate("exposure.max<=10")
-    check_feasible([gate], cases(1), decoys=1024)
+    check_feasible([gate], cases(1), decoys=1024, confidence=0.95)
     with pytest.raises(GateError, match="at most 10 bits; write --unlearn-exposure=1024"):
-        check_feasible([gate], cases(1), decoys=1023)
+        check_feasible([gate], cases(1), decoys=1023, confidence=0.95)
 
 
 def test_exact_gates_count_probes_that_have_scores() -> None:
     """A prompt that does not end where the value starts gives no probability of it."""
     hidden = [Case(f"person {n}", exact=False) for n in range(60)]
     with pytest.raises(GateError, match="the data have 0 "):
-        check_feasible([parse_gate("leak.at(10)<=5%")], hidden)
+        check_feasible([parse_gate("leak.at(10)<=5%")], hidden, confidence=0.95)
 
 
 def scored(n: int, before: float, after: float, bits: float = 1.0) -> ProbeRow:

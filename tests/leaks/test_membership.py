@@ -113,21 +113,21 @@ def test_auc_is_the_slow_count() -> None:
     for _ in range(60):
         members = [float(random.randrange(6)) for _ in range(random.randrange(1, 15))]
         others = [float(random.randrange(5)) for _ in range(random.randrange(1, 15))]
-        found = auc(members, others)
+        found = auc(members, others, confidence=0.95)
         assert found.estimate == pytest.approx(slow_auc(members, others), abs=1e-12)
         assert 0 <= found.low <= found.estimate <= found.high <= 1
-        back = auc(others, members)
+        back = auc(others, members, confidence=0.95)
         assert (back.low, back.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-9)
 
 
 def test_infinite_scores_are_ranked() -> None:
     """A token of probability 0 makes a record the least likely member."""
-    assert auc([1.0, 2.0, 3.0], [-math.inf, 1.5]).estimate == pytest.approx(5 / 6)
+    assert auc([1.0, 2.0, 3.0], [-math.inf, 1.5], confidence=0.95).estimate == pytest.approx(5 / 6)
 
 
 def test_delong_by_hand() -> None:
     """V10 = (1, 1/2, 1), V01 = (1, 2/3): S10 / 3 + S01 / 2 = 1/36 + 1/36."""
-    found = auc([3.0, 1.0, 4.0], [0.0, 2.0])
+    found = auc([3.0, 1.0, 4.0], [0.0, 2.0], confidence=0.95)
     assert found.estimate == pytest.approx(5 / 6)
     assert found.variance == pytest.approx(2 / 36)
     reach = 1.959964 * math.sqrt(2 / 36) / (5 / 36)
@@ -137,22 +137,24 @@ def test_delong_by_hand() -> None:
 
 def test_perfect_separation_is_not_certainty() -> None:
     """Of 8 disjoint pairs all came out right: Clopper and Pearson's bound for 8 of 8."""
-    found = auc([float(x) for x in range(10, 18)], [float(x) for x in range(9)])
+    found = auc([float(x) for x in range(10, 18)], [float(x) for x in range(9)], confidence=0.95)
     assert (found.estimate, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.025 ** (1 / 8))
-    turned = auc([float(x) for x in range(9)], [float(x) for x in range(10, 18)])
+    turned = auc([float(x) for x in range(9)], [float(x) for x in range(10, 18)], confidence=0.95)
     assert (turned.low, turned.estimate) == (0.0, 0.0)
     assert turned.high == pytest.approx(1 - 0.025 ** (1 / 8))
-    by_person = auc([1.0, 2.0, 3.0, 4.0], [0.0] * 4, owners=(list("aabb"), list("cdef")))
+    by_person = auc(
+        [1.0, 2.0, 3.0, 4.0], [0.0] * 4, owners=(list("aabb"), list("cdef")), confidence=0.95
+    )
     assert by_person.low == pytest.approx(0.025 ** (1 / 2))
 
 
 def test_equal_scores_are_not_certainty() -> None:
     """A model that scores everything alike gives .5, with an interval that says how little."""
-    found = auc([2.0] * 50, [2.0] * 60)
+    found = auc([2.0] * 50, [2.0] * 60, confidence=0.95)
     reach = math.sqrt(math.log(40) / 100)
     assert (found.low, found.estimate, found.high) == pytest.approx((0.5 - reach, 0.5, 0.5 + reach))
-    single = auc([2.0], [1.0, 3.0])
+    single = auc([2.0], [1.0, 3.0], confidence=0.95)
     assert (single.low, single.high) == (0.0, 1.0)
 
 
@@ -164,7 +166,9 @@ def test_the_interval_holds(size: int, truth: float) -> None:
     missed = 0
     for _ in range(400):
         found = auc(
-            [random.gauss(shift, 1) for _ in range(size)], [random.gauss() for _ in range(size)]
+            [random.gauss(shift, 1) for _ in range(size)],
+            [random.gauss() for _ in range(size)],
+            confidence=0.95,
         )
         missed += not found.low <= truth <= found.high
     assert missed <= 33
@@ -186,9 +190,9 @@ def test_records_of_one_person_are_not_independent() -> None:
     missed = naive = 0
     for _ in range(200):
         (members, ours), (others, theirs) = _people(random, "m"), _people(random, "n")
-        found = auc(members, others, owners=(ours, theirs))
+        found = auc(members, others, owners=(ours, theirs), confidence=0.95)
         missed += not found.low <= 0.5 <= found.high
-        plain = auc(members, others)
+        plain = auc(members, others, confidence=0.95)
         naive += not plain.low <= 0.5 <= plain.high
     assert missed <= 20  # 10 expected
     assert naive > 60
@@ -199,14 +203,14 @@ def test_the_bootstrap_agrees_and_repeats() -> None:
     random = Random(9)
     (members, ours), (others, theirs) = _people(random, "m"), _people(random, "n")
     options: dict[str, Any] = {"owners": (ours, theirs), "resamples": 400}
-    found = auc(members, others, seed=1, **options)
-    assert found == auc(members, others, seed=1, **options)
-    assert found.low != auc(members, others, seed=2, **options).low
-    formula = auc(members, others, owners=(ours, theirs))
+    found = auc(members, others, seed=1, **{"confidence": 0.95, **options})
+    assert found == auc(members, others, seed=1, **{"confidence": 0.95, **options})
+    assert found.low != auc(members, others, seed=2, **{"confidence": 0.95, **options}).low
+    formula = auc(members, others, owners=(ours, theirs), confidence=0.95)
     assert found.estimate == formula.estimate
     assert found.low == pytest.approx(formula.low, abs=0.06)
     assert found.high == pytest.approx(formula.high, abs=0.06)
-    records = auc(members, others, resamples=400)
+    records = auc(members, others, resamples=400, confidence=0.95)
     assert records.high - records.low < 0.7 * (found.high - found.low)
 
 
@@ -226,24 +230,28 @@ def test_bad_input(
 ) -> None:
     """An empty side has no AUC, least of all .5."""
     with pytest.raises(ValueError, match=message):
-        auc(*arguments, **options)
+        auc(*arguments, **{"confidence": 0.95, **options})
 
 
 def _normal(shift: float, seed: int, size: int = 60) -> Auc:
     random = Random(seed)
-    return auc([random.gauss(shift, 1) for _ in range(size)], [random.gauss() for _ in range(size)])
+    return auc(
+        [random.gauss(shift, 1) for _ in range(size)],
+        [random.gauss() for _ in range(size)],
+        confidence=0.95,
+    )
 
 
 def test_privleak_by_hand() -> None:
     """In MUSE's AUC: .2 against .5 is -60 %, .75 against .5 +50 %."""
-    retrained = Auc(0.5, 0.4, 0.6, 50, 50)
-    under = privleak(Auc(0.8, 0.7, 0.87, 50, 50), retrained)
+    retrained = Auc(0.5, 0.4, 0.6, 50, 50, confidence=0.95)
+    under = privleak(Auc(0.8, 0.7, 0.87, 50, 50, confidence=0.95), retrained)
     assert under.estimate == pytest.approx(-60.0)
     assert under.verdict == "under-unlearned"
-    over = privleak(Auc(0.25, 0.2, 0.3, 50, 50), retrained)
+    over = privleak(Auc(0.25, 0.2, 0.3, 50, 50, confidence=0.95), retrained)
     assert over.estimate == pytest.approx(50.0)
     assert over.verdict == "over-unlearned"
-    near = privleak(Auc(0.55, 0.45, 0.65, 50, 50), retrained)
+    near = privleak(Auc(0.55, 0.45, 0.65, 50, 50, confidence=0.95), retrained)
     assert near.estimate == pytest.approx(-10.0)
     assert near.low < 0 < near.high
     assert near.verdict == "indistinguishable"
@@ -257,11 +265,11 @@ def test_privleak_by_hand() -> None:
 def test_privleak_at_the_ends() -> None:
     """Nothing forgotten is -100; pushed to AUC 0 is as far over as can be."""
     retrained = _normal(0.0, 1)
-    nothing = privleak(auc([2.0] * 60, [1.0] * 60), retrained)
+    nothing = privleak(auc([2.0] * 60, [1.0] * 60, confidence=0.95), retrained)
     assert nothing.estimate == -100.0
     assert -100.0 == nothing.low < nothing.high < 0
     assert nothing.verdict == "under-unlearned"
-    pushed = privleak(auc([1.0] * 60, [2.0] * 60), retrained)
+    pushed = privleak(auc([1.0] * 60, [2.0] * 60, confidence=0.95), retrained)
     assert pushed.estimate == pytest.approx(100 * (1 / (1 - retrained.estimate) - 1))
     assert pushed.verdict == "over-unlearned"
     assert math.isfinite(pushed.high)
@@ -299,7 +307,10 @@ def test_the_paired_interval_holds() -> None:
         unlearned = [x + 0.5 * random.gauss() for x in common]
         retrained = [x + 0.5 * random.gauss() for x in common]
         unlearned[:30] = [x + shift * math.sqrt(1.25) for x in unlearned[:30]]
-        aucs = auc(unlearned[:30], unlearned[30:]), auc(retrained[:30], retrained[30:])
+        aucs = (
+            auc(unlearned[:30], unlearned[30:], confidence=0.95),
+            auc(retrained[:30], retrained[30:], confidence=0.95),
+        )
         found = privleak(*aucs)
         missed += not found.low <= truth <= found.high
         paired += found.high - found.low
@@ -315,7 +326,7 @@ def test_privleak_refuses() -> None:
     with pytest.raises(ValueError, match="retrained without the forget records"):
         privleak(found, None)
     with pytest.raises(ValueError, match="two sets of texts differ"):
-        privleak(found, auc([2.0] * 60, [1.0] * 60))
+        privleak(found, auc([2.0] * 60, [1.0] * 60, confidence=0.95))
     with pytest.raises(ValueError, match="not of the same records"):
         privleak(found, _normal(0.0, 1, size=50))
     with pytest.raises(ValueError, match="confidence"):

@@ -178,7 +178,7 @@ def _aucs(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Each attack's AUC where the first half are members."""
     half = len(rows) // 2
     scores = {name: [attack_score(name, each) for each in rows] for name in ATTACKS}
-    return {name: auc(s[:half], s[half:]).estimate for name, s in scores.items()}
+    return {name: auc(s[:half], s[half:], confidence=0.95).estimate for name, s in scores.items()}
 
 
 def test_members_stand_out_after_training(llama: Weights) -> None:

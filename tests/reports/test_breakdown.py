@@ -44,14 +44,14 @@ def test_only_forget_probes_are_leaks() -> None:
 
 def test_rates_before_and_after_by_kind() -> None:
     """Each line is the gate's: 0 and 1 of 2 people are at most 77.6 % and 97.5 %."""
-    header, email, phone = rates_by(ROWS, "kind")
+    header, email, phone = rates_by(ROWS, "kind", confidence=0.95)
     assert header[:2] == ["kind", "n"]
     assert header[4] == header[7] == "95% bound"
     assert email[:5] == ["email", "2", "2 (100.0%)", "0 (0.0%)", "<=77.7%"]
     assert email[5:] == ["0 (0.0%)", "1 (50.0%)", "<=97.5%"]
     assert phone[:5] == ["phone", "2", "1 (50.0%)", "1 (50.0%)", "<=97.5%"]
     assert rates_by(ROWS, "kind", 0.99)[1][4] == "<=90.0%"  # 1 - sqrt(0.01)
-    assert rates_by(ROWS, "carrier") == []
+    assert rates_by(ROWS, "carrier", confidence=0.95) == []
 
 
 def test_transition_matrix() -> None:

@@ -37,7 +37,7 @@ def test_shares_and_perplexity() -> None:
         ),
         row("c", "passed", "crash", base_loss=(9.0, 1)),
     ]
-    assert with_coding([], rows, two_states=True) == [
+    assert with_coding([], rows, two_states=True, confidence=0.95) == [
         ["also measured", "base", "tested", "n", "95% bound"],
         ["solutions: degenerate", "0.0%", "25.0%", "1", "-"],
         ["solutions: perplexity", "1.414", "3", "2", "-"],
@@ -50,17 +50,17 @@ def test_sets_and_ks_have_lines_of_their_own() -> None:
         TaskRow("a", "a", "passed", "passed", ("passed", "x"), ("x", "x"), (2, 1), "one"),
         TaskRow("b", "b", "x", "x", ("x", "passed"), ("x", "passed"), (2, 1), "two"),
     ]
-    assert with_coding([["head"]], rows, two_states=False) == [
+    assert with_coding([["head"]], rows, two_states=False, confidence=0.95) == [
         ["head"],
         ["pass@2", "2 (100.0%)", "1 (50.0%)", "2", "-"],
         ["pass@1", "1 (50.0%)", "0.5 (25.0%)", "2", "-"],
         ["pass@2 one", "1 (100.0%)", "0 (0.0%)", "1", "-"],
         ["pass@2 two", "1 (100.0%)", "1 (100.0%)", "1", "-"],
     ]
-    bound = with_coding([], rows * 20, two_states=True)[1][-1]
+    bound = with_coding([], rows * 20, two_states=True, confidence=0.95)[1][-1]
     assert bound.startswith(">=")
 
 
 def test_nothing_measured_is_nothing_shown() -> None:
-    assert with_coding([], [], two_states=True) == []
-    assert with_coding([], [row("a", "passed", "passed")], two_states=True) == []
+    assert with_coding([], [], two_states=True, confidence=0.95) == []
+    assert with_coding([], [row("a", "passed", "passed")], two_states=True, confidence=0.95) == []

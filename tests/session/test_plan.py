@@ -131,15 +131,20 @@ def test_allowed_is_what_judging_allows(text: str) -> None:
             rows = [task(i, "passed", "crash" if i < events else "passed") for i in range(n)]
         return judge(gate, measured(rows)).verdict
 
-    allowed = plan_gate(gate, forget_rows(n, 0) + [task(i, "", "") for i in range(n)]).allowed
+    allowed = plan_gate(
+        gate, forget_rows(n, 0) + [task(i, "", "") for i in range(n)], confidence=0.95
+    ).allowed
     assert allowed is not None
     assert verdict(allowed) is Verdict.PASS
     assert verdict(allowed + 1) is not Verdict.PASS
 
 
 def test_nothing_is_allowed_where_the_data_are_too_few() -> None:
-    assert plan_gate(parse_gate("leak.direct<=1%"), forget_rows(50, 0)).allowed is None
-    assert plan_gate(parse_gate("leak.direct<=1%"), []).allowed is None
+    assert (
+        plan_gate(parse_gate("leak.direct<=1%"), forget_rows(50, 0), confidence=0.95).allowed
+        is None
+    )
+    assert plan_gate(parse_gate("leak.direct<=1%"), [], confidence=0.95).allowed is None
 
 
 def test_the_plan_names_what_does_not_fit_the_context(pytester: pytest.Pytester) -> None:
