@@ -330,7 +330,11 @@ def _schema(path: str) -> dict[str, Any]:
 
 
 def _line_schema(path: str, *sorts: str) -> str:
-    """Return the fields of a line, one table for each of its sorts."""
+    """Return the fields of a line, one table for each of its sorts.
+
+    Sphinx has no directive for a JSON schema, and sphinx-jsonschema nests a table in a table for
+    each `$ref` and condition.
+    """
     schema = _schema(path)
     definitions = schema.get("$defs", {})
     parts = [schema["description"]]

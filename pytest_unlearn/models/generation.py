@@ -15,6 +15,9 @@ from transformers import (
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
 )
 
 from pytest_unlearn.models.batches import padded
@@ -123,7 +126,10 @@ class _Draw(LogitsProcessor):
 
 
 class _AtStop(StoppingCriteria):
-    """End each row for itself where it has written a stop."""
+    """End each row once it has written a stop.
+
+    Not transformers' `stop_strings`, which also ends a row at a stop that begins in its prompt.
+    """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], width: int
@@ -370,19 +376,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def scheme_log_probs(logits: torch.Tensor, scheme: DecodingScheme) -> torch.Tensor:
     """Return the log-probabilities from which a scheme samples, `[n, vocabulary]`.
 
-    Minus infinity where a token is left out. The rules are those of transformers' logits warpers,
-    ties included.
+    Minus infinity where a token is left out, by transformers' logits warpers.
     """
     if scheme.temperature == 0:
         out = torch.full_like(logits, -math.inf)
         return out.scatter(1, logits.argmax(dim=-1, keepdim=True), 0.0)
-    kept = logits / scheme.temperature
-    if scheme.top_k is not None and scheme.top_k < kept.shape[-1]:
-        least = kept.topk(scheme.top_k, dim=-1).values[:, -1:]
-        kept = kept.masked_fill(kept < least, -math.inf)
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(scheme.temperature))])
+    if scheme.top_k is not None:
+        warpers.append(TopKLogitsWarper(scheme.top_k))
     if scheme.top_p < 1:
-        ascending, order = kept.sort(dim=-1, descending=False)
-        dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - scheme.top_p
-        dropped[:, -1] = False
-        kept = kept.masked_fill(dropped.scatter(1, order, dropped), -math.inf)
-    return kept.log_softmax(dim=-1)
+        warpers.append(TopPLogitsWarper(float(scheme.top_p)))
+    no_ids: Any = logits.new_empty((len(logits), 0), dtype=torch.long)  # no warper reads them
+    warped: Any = logits
+    return warpers(no_ids, warped).log_softmax(dim=-1)

@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Sequence
 from datetime import date
 
+# Not python-stdnum: it refuses the ranges that belong to nobody (IBANs of the country XX, personal
+# identity codes numbered from 900), which are the ones made here.
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 BASE64URL = BASE62 + "-_"
 _GROUPING = str.maketrans("", "", " -")
