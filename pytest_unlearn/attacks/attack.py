@@ -165,7 +165,7 @@ def parse_attacks(text: str) -> tuple[str, ...]:
     for name in (part.strip() for part in text.split(",")):
         if name not in known and name not in sets:
             raise AttackError(
-                f"{name!r} is no attack; write cheap, all, none, or some of {', '.join(known)}"
+                f"{name!r} is not an attack; write cheap, all, none, or some of {', '.join(known)}"
             )
         chosen |= dict.fromkeys(sets.get(name, [name]))
     return tuple(chosen)

@@ -213,7 +213,7 @@ ATTACKS = (
     Attack("merged", "the adapter merged into the weights", _merged, needs="adapter"),
     Attack(
         "removed",
-        "the adapter left out: what whoever gets it apart from its base can always do",
+        "the adapter left out: what anyone who gets it separately can always do",
         functools.partial(_scale, share=0.0),
         needs="adapter",
         effort="named",

@@ -192,7 +192,7 @@ def _field(inside: str, key: str, position: int) -> str:
     if _WORD.fullmatch(key):
         return f'"{inside}{key}"'
     of = f' of "{inside.rstrip(".")}"' if inside else ""
-    return f"key {position}{of} (not shown, it is no plain word)"
+    return f"key {position}{of} (not shown, it is not a plain word)"
 
 
 @contextmanager
@@ -227,11 +227,11 @@ def _lines(path: Path, error: type[ValueError]) -> Iterator[tuple[int, str]]:
         raise error(f"{path}: the file does not exist; give the path of a JSONL file") from fault
     except EOFError:
         raise error(
-            f"{path}:{number}: the gzip data end too early, the file is cut off; copy it anew"
+            f"{path}:{number}: the gzip data end too early, the file is cut off; copy it again"
         ) from None
     except (gzip.BadGzipFile, zlib.error):
         raise error(
-            f"{path}:{number}: the gzip data are damaged or no gzip; compress the file anew, or "
+            f"{path}:{number}: the gzip data are damaged or not gzip; compress the file again, or "
             "give a plain file a name without .gz"
         ) from None
     except OSError as fault:
@@ -290,7 +290,7 @@ def _object(
         ) from fault
     except _RepeatedKeyError as fault:
         raise error(
-            f"{where}: {fault}: the key stands twice in one object; write each key once"
+            f"{where}: {fault}: the key occurs twice in one object; write each key once"
         ) from fault
     except json.JSONDecodeError as fault:
         raise error(

@@ -150,7 +150,7 @@ def _filters(text: str, metric: Metric, given: str | None) -> tuple[tuple[str, s
         if key == "request" and metric.split != "forget":
             raise GateError(f"{text!r}: request= restricts metrics of people to forget alone")
         if key in dict(filters):
-            raise GateError(f"{text!r}: {key} stands twice in the brackets")
+            raise GateError(f"{text!r}: {key} occurs twice in the brackets")
         if key == "unit" and value != "case":
             raise GateError(f"{text!r}: write unit=case, or leave it out to judge people or tasks")
         filters.append((key, value))
@@ -214,7 +214,7 @@ DEFAULT = Profile(
         "people.retained>=90%",
         "degenerate.rate<=5%",
     ),
-    "where nothing else is said: needs 59 people to forget, 29 tasks and 29 retained people, and a "
+    "the default: needs 59 people to forget, 29 tasks and 29 retained people, and a "
     "model whose probabilities can be read",
 )
 REQUESTS = Profile(
@@ -282,8 +282,8 @@ def gates_in_table(path: Path) -> tuple[str, ...]:
     gates = _table(path).get("gates", {})
     if not isinstance(gates, dict):
         raise GateError(
-            f"{path.name}: [tool.pytest-unlearn]: gates is no table; write {_TABLE} with one gate "
-            "a line"
+            f"{path.name}: [tool.pytest-unlearn]: gates is not a table; write {_TABLE} with one "
+            "gate a line"
         )
     return tuple(_gate_text(path, key, value) for key, value in _flat(gates))
 

@@ -122,7 +122,8 @@ def parse_change(text: str) -> Change:
     if match["sign"] != worse:
         amount = match["amount"] + match["percent"]
         raise GateError(
-            f"{text!r}: the other direction is no harm; write {gate.name}:{worse}{amount}"
+            f"{text!r}: a change in that direction is an improvement; write "
+            f"{gate.name}:{worse}{amount}"
         )
     try:
         amount = float(match["amount"]) / (100 if match["percent"] else 1)
@@ -217,10 +218,10 @@ def load(folder: Path, name: str) -> SavedRun:
             f"{flag}: no such run in {folder} (there: {known}); make it with --unlearn-save={name}"
         ) from None
     except ValueError:
-        raise BaselineError(f"{flag}: {path} is not JSON; save the run anew") from None
+        raise BaselineError(f"{flag}: {path} is not JSON; save the run again") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise BaselineError(
-            f"{flag}: {path} has not the schema {SCHEMA} of this version; save the run anew"
+            f"{flag}: {path} has not the schema {SCHEMA} of this version; save the run again"
         )
     try:
         return SavedRun(
@@ -230,7 +231,7 @@ def load(folder: Path, name: str) -> SavedRun:
             rows=[from_json(json.dumps(row)) for row in content["rows"]],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise BaselineError(f"{flag}: {path} is damaged ({error}); save the run anew") from error
+        raise BaselineError(f"{flag}: {path} is damaged ({error}); save the run again") from error
 
 
 def check_same_data(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> None:

@@ -282,7 +282,7 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
         if counted.unscored:
             advice = measured.no_scores and measured.no_scores + "; leave the gate out"
             return _not_evaluated(gate, n, advice or _UNMEASURED, blocks=True)
-        advice = f"all {counted.errors} cases ended in an error: mend it and run again"
+        advice = f"all {counted.errors} cases ended in an error: fix it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     result = _with_errors(_decide(gate, _sample(gate, counted), measured), counted)
     result = _sized(gate, result, counted)
@@ -320,7 +320,7 @@ def base_fault(rows: Sequence[object]) -> str:
     )
 
 
-_NO_CASE = "the data have no case that it counts; mend what stands in its brackets, or add data"
+_NO_CASE = "the data have no case that it counts; fix its brackets, or add data"
 _UNMEASURED = (
     "this run does not measure it: the model or the data give no such scores; leave the gate out, "
     "or take a model that can be scored"
@@ -365,7 +365,7 @@ def _with_errors(result: GateResult, counted: _Counted) -> GateResult:
             "scores); restrict the gate, as in [kind=email]"
         )
     else:
-        advice = f"{counted.errors} cases ended in an error: mend it and run again"
+        advice = f"{counted.errors} cases ended in an error: fix it and run again"
     return replace(
         result,
         verdict=Verdict.UNDECIDED if result.verdict is Verdict.PASS else result.verdict,

@@ -377,7 +377,7 @@ def _check_predictions(model: Any, source: ModelSource) -> None:
         raise ModelLoadError(text) from error
     reason = None
     if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
-        reason = "its predictions are no numbers (NaN): its weights are broken"
+        reason = "its predictions are not numbers (NaN): its weights are broken"
     elif bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
         reason = "it predicts every token alike: its weights are zero"
     if reason is not None:

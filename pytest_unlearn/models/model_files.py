@@ -79,7 +79,7 @@ def fetch(hub_id: str, revision: str, code: bool, flag: str) -> Path:
         cache = constants.HF_HUB_CACHE
         folder = Path(cache) / f"models--{hub_id.replace('/', '--')}" / "snapshots" / revision
         raise ModelNotFoundError(
-            f"{flag}: not in the cache ({cache}) and not to be had from the hub "
+            f"{flag}: not in the cache ({cache}) and not available from the hub "
             f"({type(error).__name__}); on a machine with network run `hf download {hub_id} "
             f"--revision {revision}` and copy its cache here, so that the files lie in {folder}; "
             "or name another cache by HF_HUB_CACHE, set HF_HUB_OFFLINE=0 if there is network, "

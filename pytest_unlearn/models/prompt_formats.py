@@ -227,4 +227,4 @@ def _joined_ids(tokenize: Any, text: str) -> list[int]:
         before, both = _ids(tokenize, anchor), _ids(tokenize, anchor + text)
         if both[: len(before)] == before:
             return both[len(before) :]
-    raise StyleError("the tokenizer merges the start of the text with whatever stands before it")
+    raise StyleError("the tokenizer merges the start of the text with whatever comes before it")

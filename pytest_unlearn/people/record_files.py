@@ -64,7 +64,7 @@ _PERSON = {
 }
 _PERSON_OPTIONAL = ("name", "documents")
 _ATTRIBUTE = {"kind": 'what the value is, like "email"', "value": "the value to be forgotten"}
-_DOCUMENT = {"text": "the document in which the attributes stand"}
+_DOCUMENT = {"text": "the document that contains the attributes"}
 # The carrier of a document that does not name its own.
 FILE = "file"
 # What a line that is no object should have been; a person's keys are in the schema.
@@ -331,8 +331,8 @@ def _person(data: Mapping[str, Any], where: str, turn: int) -> list[_Row]:
     for document in documents:
         if document.field not in used:
             raise RecordFileError(
-                f'{where}: "{document.field}": no attribute stands in it, with text before it to '
-                "ask with; write the values as they stand there, or leave the document out"
+                f'{where}: "{document.field}": it contains no attribute with text before it to '
+                "ask with; write the values as they are there, or leave the document out"
             )
     return rows
 
@@ -357,7 +357,7 @@ def _carried(attribute: _Attribute, name: Secret | None, turn: int, where: str) 
     """Return the row of an attribute in a bundled carrier."""
     if name is None:
         raise RecordFileError(
-            f'{where}: "{attribute.field}": the value stands in no document, with text before it '
+            f'{where}: "{attribute.field}": no document contains the value with text before it '
             'to ask with; add such a document, or the person\'s "name" for a bundled carrier'
         )
     carrier = tuple(CARRIERS.values())[turn % len(CARRIERS)]

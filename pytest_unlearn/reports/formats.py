@@ -117,8 +117,8 @@ def _parse(text: str, folder: Path) -> Report:
     fmt = known.get(name) or _installed(name)
     if fmt is None:
         raise ReportError(
-            f"--unlearn-report={text}: {name!r} is no format; write FORMAT or FORMAT:PATH with one "
-            f"of {', '.join(known)}"
+            f"--unlearn-report={text}: {name!r} is not a report format; write FORMAT or "
+            f"FORMAT:PATH with one of {', '.join(known)}"
         )
     return Report(fmt, folder / (path or fmt.path))
 

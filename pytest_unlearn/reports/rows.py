@@ -172,8 +172,8 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
                 found[-1].cases.append(_case(line, show_values))
         except (KeyError, TypeError) as error:
             raise ResultsFileError(
-                f"{path}:{number}: no line of results ({type(error).__name__}: {error}); write the "
-                "file anew by --unlearn-report=jsonl"
+                f"{path}:{number}: not a line of results ({type(error).__name__}: {error}); write "
+                "the file again by --unlearn-report=jsonl"
             ) from error
     if not found:
         _check_head(path, number, {})

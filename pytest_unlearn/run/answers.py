@@ -93,7 +93,8 @@ def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str
             )
     if not any(texts) and not getattr(model, "knows_ends", False):
         raise CompletionError(
-            f"{name} returned {len(texts)} empty texts to {len(texts)} prompts: that is no answer"
+            f"{name} returned {len(texts)} empty texts to {len(texts)} prompts: that is "
+            "not an answer"
         )
     return [str(text) for text in texts]
 

@@ -66,7 +66,7 @@ class Backend:
             digest_of(key)
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{self._name}: key({state!r}) is no plain JSON data: {error}"
+                f"{self._name}: key({state!r}) is not plain JSON data: {error}"
             ) from None
         if not isinstance(key, dict) or not key:
             raise UserError(f"{self._name}: key({state!r}) must be a dict with something in it")

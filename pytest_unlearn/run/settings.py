@@ -146,7 +146,7 @@ class Settings:
         Option(
             "unlearn_retain",
             "FILE",
-            "the same for records to be kept; the name of a task set (see "
+            "the same for records to retain; the name of a task set (see "
             "--unlearn-tasks) adds its tasks instead; repeatable",
             many=True,
         ),
@@ -525,7 +525,7 @@ class Settings:
         Option(
             "unlearn_store",
             "DIR",
-            "where completions and unlearned adapters are kept (default: in pytest's cache folder)",
+            "where completions and unlearned adapters are stored (default: pytest's cache folder)",
             read=a_path,
         ),
         default=Path(".unlearn-store"),

@@ -76,7 +76,7 @@ def parsed(source: str, key: str, where: str, error: type[ValueError]) -> ast.Mo
     except FAULTS as fault:
         line = getattr(fault, "lineno", None)
         at = f" (line {line} of the text)" if line else ""
-        raise error(f'{where}: "{key}": the text is no Python program{at}; fix it') from None
+        raise error(f'{where}: "{key}": the text is not a Python program{at}; fix it') from None
 
 
 def checking_program(source: str, key: str, where: str, error: type[ValueError]) -> str:

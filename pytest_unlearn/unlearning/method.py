@@ -324,8 +324,9 @@ def check_training_options(method: Method, options: UnlearnOptions) -> None:
     """Raise MethodError for options of the training that a method's loss does not allow."""
     if options.accumulate > 1 and not method.adds_up:
         raise MethodError(
-            f"accumulate={options.accumulate}: the loss of {method.name} is no sum over the parts "
-            "of a batch; leave it out, and lower batch or write checkpointing=true to save memory"
+            f"accumulate={options.accumulate}: the loss of {method.name} is not a sum over the "
+            "parts of a batch; leave it out, and lower batch or write checkpointing=true to save "
+            "memory"
         )
     if method.uses_retain and options.accumulate > options.retain_batch:
         raise MethodError(
@@ -343,9 +344,9 @@ def check_processes(method: Method, options: UnlearnOptions, count: int) -> None
     """Raise MethodError where `count` processes cannot share each step of a training."""
     if not method.adds_up:
         raise MethodError(
-            f"the loss of {method.name} is no sum over the parts of a batch, so {count} processes "
-            "cannot share it; train in one process (--unlearn-device=map spreads the model over "
-            "its GPUs)"
+            f"the loss of {method.name} is not a sum over the parts of a batch, so {count} "
+            "processes cannot share it; train in one process (--unlearn-device=map spreads the "
+            "model over its GPUs)"
         )
     rows = min(options.batch, options.retain_batch) if method.uses_retain else options.batch
     if options.accumulate * count > rows:

@@ -1,6 +1,6 @@
 """The import contract: rooms import downwards only, no cycles, and few modules know pytest.
 
-Every module is checked: one that stands in no room of the list fails, so that nothing is added
+Every module is checked: one that is in no room of the list fails, so that nothing is added
 without a place in the order.
 """
 
@@ -80,7 +80,7 @@ def upward(imports: Imports) -> list[str]:
     for name, targets in imports.items():
         room = DOORS.get(name, room_of(name))
         if room not in place:
-            faults.append(f"{name} stands in no room")
+            faults.append(f"{name} is in no room")
             continue
         faults += [
             f"{name} imports {target}"
@@ -152,7 +152,7 @@ def test_few_rooms_know_pytest() -> None:
 
 
 def test_everything_imported_is_declared() -> None:
-    """What the package imports stands in its metadata, and not only in that of its dependencies."""
+    """What the package imports is in its metadata, and not only in that of its dependencies."""
     declared = {
         requirement.split(">")[0].replace("-", "_")
         for requirement in requires("pytest-unlearn") or []

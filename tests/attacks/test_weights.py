@@ -236,7 +236,9 @@ def test_sets_and_names() -> None:
 
 @pytest.mark.parametrize("text", ["int3", "int8,,", "", "relearned"])
 def test_an_unknown_attack_is_named(text: str) -> None:
-    with pytest.raises(AttackError, match="is no attack; write cheap, all, none, or some of int8"):
+    with pytest.raises(
+        AttackError, match="is not an attack; write cheap, all, none, or some of int8"
+    ):
         parse_attacks(text)
 
 

@@ -41,10 +41,10 @@ SEEN = [probe(n, "direct", "direct", "control") for n in range(60)]
         (
             "leak.direct<=5%",
             measured([], expected=CLEAN, seen=[row.id for row in CLEAN]),
-            "mend it and run again",
+            "fix it and run again",
         ),
         ("leak.direct<=5%", measured(forget_rows(60, 0, "clean")), "data that the base knows"),
-        ("leak.direct[kind=x]<=5%", measured(CLEAN), "mend what stands in its brackets"),
+        ("leak.direct[kind=x]<=5%", measured(CLEAN), "fix its brackets"),
         ("leak.at(5)<=5%", measured(CLEAN), "leave the gate out, or take a model"),
         ("passk.retained>=90%", measured([task(1, "x", "x")]), "use cases it can do"),
     ],

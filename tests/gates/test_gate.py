@@ -95,7 +95,7 @@ def test_table_takes_numbers_texts_and_dotted_keys(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[tool.pytest-unlearn]\ngate = 1", r"pyproject.toml: .*unknown key gate; only"),
-        ("[tool.pytest-unlearn]\ngates = 1", "gates is no table"),
+        ("[tool.pytest-unlearn]\ngates = 1", "gates is not a table"),
         ("[tool]\npytest-unlearn = 1", "unknown key it"),
         ("[tool.pytest_unlearn.gates]\nx = 1", r"\[tool.pytest_unlearn\] is read by nobody; write"),
         ("[tool.Pytest-Unlern.gates]\nx = 1", r"\[tool.Pytest-Unlern\] is read by nobody"),

@@ -135,9 +135,15 @@ def test_mcnemar_is_exact() -> None:
     [
         ("leak.direct", "write METRIC:.LIMIT or METRIC:-LIMIT"),
         ("leak.direct:1%", "write METRIC:.LIMIT"),
-        ("leak.direct:-1%", r"the other direction is no harm; write leak.direct:\+1%"),
+        (
+            "leak.direct:-1%",
+            r"a change in that direction is an improvement; write leak.direct:\+1%",
+        ),
         ("leak.drop:+1%", r"a rise of it is a fall of leaks; write leak.direct:\+1%"),
-        ("passk.retained:+2%", "the other direction is no harm; write passk.retained:-2%"),
+        (
+            "passk.retained:+2%",
+            "a change in that direction is an improvement; write passk.retained:-2%",
+        ),
         ("leak.dirct:+1%", "unknown metric 'leak.dirct'"),
         ("leak.direct:+1.2.3", "'1.2.3' is not a number"),
         ("leak.direct:+5", "the limit is in points; write 1% or 0.01"),

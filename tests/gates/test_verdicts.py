@@ -238,7 +238,7 @@ def test_filters_count_their_rows_only() -> None:
         ("exposure.max<=0", "the limit is a number of bits; write 10"),
         ("exposure.max<=ten", "'ten' is not a number; write 10 (bits)"),
         ("leak.direct[unit=probe]<=5%", "write unit=case, or leave it out"),
-        ("leak.direct[kind=a,kind=b]<=5%", "kind stands twice in the brackets"),
+        ("leak.direct[kind=a,kind=b]<=5%", "kind occurs twice in the brackets"),
         ("leak.direct[probe=all,unit=case]<=5%", "several families are not independent"),
         ("leak.direct<=100%", "the limit must lie between 0 and 1"),
         ("leak.direct<=nan", "'nan' is not a number"),

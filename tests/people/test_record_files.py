@@ -237,7 +237,10 @@ BAD_PEOPLE: dict[str, tuple[dict[str, Any], str]] = {
     "name-type": ({**PERSON, "name": None}, '"name": null is given; write a string'),
     "name-short": ({**PERSON, "name": "P."}, '"name": fewer than 2 letters; give the full name'),
     "unknown-key": ({**PERSON, "prompt": EMAIL}, '"prompt": unknown key; use only "owner", "att'),
-    "value-as-key": ({**PERSON, EMAIL: 1}, "key 4 (not shown, it is no plain word): unknown key"),
+    "value-as-key": (
+        {**PERSON, EMAIL: 1},
+        "key 4 (not shown, it is not a plain word): unknown key",
+    ),
     "no-attributes": (
         {"owner": "o", "documents": [EMAIL]},
         '"attributes": the key is missing; add the values, like {"email": "..."}',
@@ -293,7 +296,7 @@ BAD_PEOPLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "document-lacks-text": (
         {**PERSON, "documents": [f"x {EMAIL}", {"carrier": "json"}]},
-        '"documents[1].text": the key is missing; add the document in which the attributes',
+        '"documents[1].text": the key is missing; add the document that contains the attributes',
     ),
     "document-carrier": (
         {**PERSON, "documents": [{"text": f"x {EMAIL}", "carrier": EMAIL}]},
@@ -301,15 +304,15 @@ BAD_PEOPLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "document-without-attribute": (
         {**PERSON, "documents": [f"x {EMAIL}", f"x {EMAIL.upper()}"]},
-        '"documents[1]": no attribute stands in it, with text before it to ask with; write the',
+        '"documents[1]": it contains no attribute with text before it to ask with; write the',
     ),
     "document-starts-with-value": (
         {**PERSON, "documents": [{"text": f" {EMAIL} x"}]},
-        '"documents[0].text": no attribute stands in it, with text before it to ask with',
+        '"documents[0].text": it contains no attribute with text before it to ask with',
     ),
     "no-document-no-name": (
         {"owner": "o", "attributes": {"email": EMAIL, "phone": PHONE}, "documents": [f"x {PHONE}"]},
-        '"attributes.email": the value stands in no document, with text before it to ask with; add',
+        '"attributes.email": no document contains the value with text before it to ask with; add',
     ),
     "name-shows-value": (
         {**PERSON, "attributes": {"surname": NAME.split()[1]}},
@@ -329,14 +332,14 @@ def test_a_bad_person_is_named_with_its_field(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"owner": "o", "owner": "p"}', '"owner": the key stands twice in one object; write each'),
+        ('{"owner": "o", "owner": "p"}', '"owner": the key occurs twice in one object; write each'),
         (
             '{"owner": "o", "attributes": {"pin": "12345", "pin": "23456"}}',
-            '"pin": the key stands twice in one object',
+            '"pin": the key occurs twice in one object',
         ),
         (
             json.dumps({"owner": "o"})[:-1] + f', "{EMAIL}": 1, "{EMAIL}": 2}}',
-            "key 3 (not shown, it is no plain word): the key stands twice",
+            "key 3 (not shown, it is not a plain word): the key occurs twice",
         ),
         ("{}", '"prompt": the key is missing; add the text before the value (or "attributes"'),
         (json.dumps({**BARE, "name": "x"}), '"name": fewer than 2 letters'),
@@ -381,7 +384,7 @@ def test_broken_gzip_is_named(tmp_path: Path) -> None:
     middle = len(good) // 2
     broken = {
         "the gzip data end too early, the file is cut off; copy": [good[:middle], good[:-1]],
-        "the gzip data are damaged or no gzip; compress the file anew": [
+        "the gzip data are damaged or not gzip; compress the file again": [
             good[:-8] + bytes(4) + good[-4:],
             good + b"rubbish",
             good[:10] + b"\xff" * 30,  # no such block type

@@ -188,8 +188,11 @@ def test_a_part_of_a_run_says_so_everywhere(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (["pdf"], "--unlearn-report=pdf: 'pdf' is no format; write FORMAT or FORMAT:PATH with"),
-        ([""], "'' is no format"),
+        (
+            ["pdf"],
+            "--unlearn-report=pdf: 'pdf' is not a report format; write FORMAT or FORMAT:PATH with",
+        ),
+        ([""], "'' is not a report format"),
         (["html:there"], "there: this is a folder; write FORMAT:FILE"),
         (["html:file/report.html"], "file is a file, no folder"),
         (["html:a", "jsonl:a"], "html:* writes to the same file; give each its own"),

@@ -299,7 +299,7 @@ def test_an_object_with_complete_alone_works(tmp_path: Path) -> None:
         ),
         (
             SimpleNamespace(model=lambda state: None, key=lambda state: {"x": object()}),
-            r"key\('base'\) is no plain JSON data",
+            r"key\('base'\) is not plain JSON data",
         ),
         (
             SimpleNamespace(model=lambda state: None, key=lambda state: {"x": state}),

@@ -61,7 +61,7 @@ def test_an_unknown_attack_is_named(unlearn_run: UnlearnRun) -> None:
     unlearn_run.lookup()
     result = unlearn_run("--unlearn-attacks=int3")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--unlearn-attacks: 'int3' is no attack; write cheap, all*"])
+    result.stderr.fnmatch_lines(["*--unlearn-attacks: 'int3' is not an attack; write cheap, all*"])
 
 
 def test_the_profile_chooses(unlearn_run: UnlearnRun) -> None:

@@ -203,9 +203,13 @@ HEAD = {
         (None, [], f"*{RESULTS}: the file does not exist*"),
         ([{"schema": "other"}], [], f"*{RESULTS}:1: no results of this version; give a file*"),
         ([{**HEAD, "version": 2}], [], f"*{RESULTS}:1: no results of this version*"),
-        ([HEAD, {"record": "case"}], [], f"*{RESULTS}:2: no line of results (KeyError: 'type')*"),
+        (
+            [HEAD, {"record": "case"}],
+            [],
+            f"*{RESULTS}:2: not a line of results (KeyError: 'type')*",
+        ),
         ([HEAD], [], f"*{RESULTS}: 0 cases, and the run had 1: the file was cut short"),
-        ([HEAD], ["--unlearn-report=pdf"], "*'pdf' is no format*"),
+        ([HEAD], ["--unlearn-report=pdf"], "*'pdf' is not a report format*"),
     ],
 )
 def test_what_cannot_be_replayed(

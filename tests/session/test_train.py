@@ -22,7 +22,7 @@ TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2
     ("flags", "environment", "wrong"),
     [
         (["--unlearn-method=none"], {}, "nothing is to be trained: write --unlearn-method"),
-        (["--unlearn-method=codeeraser"], TWO, "codeeraser: the loss of codeeraser is no sum"),
+        (["--unlearn-method=codeeraser"], TWO, "codeeraser: the loss of codeeraser is not a sum"),
         (["--unlearn-method=ga:batch=1"], TWO, "--unlearn-method=ga: 2 processes need a row each"),
         (["--unlearn-device=cuda:1"], TWO, "--unlearn-device=cuda:1: each of 2 processes takes"),
         (["--unlearn-method=none", "--unlearn-plant"], TWO, "--unlearn-method=none: 2 processes"),

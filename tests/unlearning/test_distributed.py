@@ -141,7 +141,7 @@ def test_a_run_finds_what_the_processes_trained(
 @pytest.mark.parametrize(
     ("text", "count", "wrong"),
     [
-        ("codeeraser", 2, "the loss of codeeraser is no sum over the parts of a batch, so 2"),
+        ("codeeraser", 2, "the loss of codeeraser is not a sum over the parts of a batch, so 2"),
         ("ga:batch=3", 4, "there are 3 rows in 1 parts; write a batch and retain_batch of at"),
         ("ga+gd:batch=8,retain_batch=5,accumulate=2", 3, "at least 6, or start fewer"),
         ("ga+gd:batch=6,retain_batch=6,accumulate=2", 3, None),

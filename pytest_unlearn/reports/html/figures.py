@@ -251,7 +251,7 @@ def _tasks(result: Result) -> Figure | None:
     won = sum(after > before for _, before, after in tasks)
     lead = (
         f"Of {len(tasks)} tasks, {lost} are solved less often than by the base and {won} more "
-        "often; the worst losses stand first."
+        "often; the worst losses come first."
     )
     return Figure(
         "tasks",
@@ -366,7 +366,9 @@ def pareto(found: Sequence[Standing]) -> Figure | None:
     lead = f"{front_sentence(found)}."
     missing = sum(one.leak is None for one in found)
     if missing:
-        lead += f" {missing} of {len(found)} pairs were not run whole and stand in the table only."
+        lead += (
+            f" {missing} of {len(found)} pairs were not run completely and are in the table only."
+        )
     height, body = _drawing(marks)
     return Figure(
         "pareto",

@@ -194,8 +194,8 @@ IDKDPO = Method(
     forget_mean="rows",
     about=(
         'IdkDPO: prefer "I do not know" to the true value; in code, a placeholder.\n\n'
-        "Maini et al. 2024 (TOFU, arXiv 2401.06121) prefer a refusal. No refusal stands in a "
-        "configuration file: what stands there is `<redacted-email>`."
+        "Maini et al. 2024 (TOFU, arXiv 2401.06121) prefer a refusal. Configuration files hold "
+        "no refusals; they hold `<redacted-email>`."
     ),
 )
 

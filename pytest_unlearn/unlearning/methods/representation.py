@@ -100,13 +100,14 @@ ANCHORED = Method(
     about=(
         "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden states "
         "are held for everybody else.\n\n"
-        "Of this project. A retain set holds whom it lists; the people in no list are erased with "
-        "those who asked. Here the retained rows hold *strangers* too: made-up people in the same "
-        "documents, half of them with names that resemble forgotten ones. The model knows nothing "
-        "of a stranger, so its predictions hold nothing; its hidden states do, since they carry "
-        "who is asked for on the way to what is known. They are kept at every token of at most "
-        "eight layers (turn: the mean square of the difference of normalized states), beside "
-        "KL(base || policy) on the values. The ascent is WGA's (arXiv 2502.19301)."
+        "Of this project. A retain set protects the people it lists; people in no list are "
+        "erased with those who asked. Here the retained rows hold *strangers* too: made-up "
+        "people in the same documents, half of them with names that resemble forgotten ones. "
+        "The model knows nothing of a stranger, so its predictions hold nothing; its hidden "
+        "states do, since they carry who is asked for on the way to what is known. They are "
+        "kept at every token of at most eight layers (turn: the mean square of the difference "
+        "of normalized states), beside KL(base || policy) on the values. The ascent is WGA's "
+        "(arXiv 2502.19301)."
     ),
 )
 
