@@ -6,11 +6,11 @@ from the generators of `--unlearn-people`.
 Every choice is drawn by Hypothesis itself, so that a failing example shrinks choice by choice to
 the first words of the lists and the least numbers. (A seeded generator in a strategy shrinks the
 seed, which makes nothing simpler.) Hypothesis takes the example of fewest choices for the
-simplest, whatever they stand for; where that would not be the first of a list, idle choices are
+simplest, whatever they mean; where that would not be the first of a list, idle choices are
 added to the others.
 
 Nothing that Hypothesis prints or stores shows a value: values are `Secret`, and all choices are
-drawn as numbers, for drawn texts stand in the example database, and in the blob of
+drawn as numbers, since drawn texts end up in the example database, and in the blob of
 `@reproduce_failure`, as they are. A value that a test maps to a plain `str` is its own business.
 
 What a model was trained on is fixed, so a test of a model draws `records(known)` and fresh
@@ -144,7 +144,7 @@ class Document:
         return language_of(self.carrier)
 
     def left_in(self, text: str) -> list[Secret]:
-        """Return the person's values that stand in another text, as they are."""
+        """Return the person's values that occur in another text, as they are."""
         return [
             value
             for value in self.person.attributes.values()
@@ -168,9 +168,9 @@ class Disguise:
         plainest = next(iter(DISGUISES.values()))
         least = _fewest(lambda choices: plainest(value.reveal(), choices))
         start = self._choices.made
-        told = Secret(DISGUISES[self.name](value.reveal(), self._choices), "disguise")
+        hidden = Secret(DISGUISES[self.name](value.reveal(), self._choices), "disguise")
         self._choices.idle_until(start + least)
-        return told
+        return hidden
 
     def _repr_pretty_(self, printer: object, cycle: bool) -> None:
         # Hypothesis asks for this; without it, it prints the fields of `repr=False` too.
@@ -274,7 +274,7 @@ def records(
     """Return records: of those that are given, towards the first, or new ones.
 
     `source`: known records, such as a run's own; or a person, or a strategy of people, of whom one
-    attribute (of `kind`, or any) stands in a document (default: `people()`). `carriers`: as for
+    attribute (of `kind`, or any) is in a document (default: `people()`). `carriers`: as for
     `documents`, by default snippets only. ValueError if there is no record, no such attribute or
     no such carrier.
     """
@@ -320,7 +320,7 @@ def prompts(
     """Return prompts that ask for a record's value, as lines; `joined` puts them together.
 
     They shrink to the least knowledge, then the plainest wording, then the simplest carrier.
-    `known`: records of which those of the same person may be shown (the whole manifest will do).
+    `known`: records of which those of the same person may be shown (the whole data set will do).
     Knowledge for which too little is known is left out; PromptError if none is left, ValueError
     if there is no wording or a wrong one.
     """

@@ -2,7 +2,7 @@
 
 Unlearning that only hides a value lets it come back when the model is trained on something related
 (arXiv 2406.13356, 2402.16835). Values that an attacker trains on say nothing, so half of the people
-are trained on and the others asked for; and what training alone teaches is told by the same attack
+are trained on and the others asked for; and the same attack shows what training alone teaches
 on control people, whom the model never saw: half of them are trained on, the others asked for.
 """
 

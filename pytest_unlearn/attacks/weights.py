@@ -1,6 +1,6 @@
 """Attacks on the weights themselves: rounded, pruned, disturbed, or scaled back towards the base.
 
-Rounding, as whoever runs a model on a small machine does, can undo unlearning that moved each
+Rounding, as anyone does who runs a model on a small machine, can undo unlearning that moved each
 weight less than a step (arXiv 2410.16454). Only the rounding is done here, in plain torch and on
 any device: to a grid and back. It is that of bitsandbytes for NF4 and FP4, where a test finds it
 installed, and for the integer grids the round-to-nearest that GPTQ and AWQ start from.

@@ -1,4 +1,4 @@
-"""What goes wrong: what the user is told to change, and what fails while a run trains or writes.
+"""Errors: what the user has to change, and what fails while a run trains or writes.
 
 Messages hold names from outside (a model, a file): `plain` and `plain_lines` make them harmless,
 here and wherever else such text is shown.

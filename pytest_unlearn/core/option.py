@@ -27,8 +27,8 @@ class Given:
 class Option:
     """A flag and the ini key of the same name.
 
-    `many`: repeatable. `switch`: takes no value. `bare`: what the flag without a value stands for,
-    where it may have none. `ini_only`: there is no flag, only an ini key of words. `read` turns
+    `many`: repeatable. `switch`: takes no value. `bare`: what the flag means without a value,
+    where it may have none. `ini_only`: there is only an ini key, no flag of words. `read` turns
     what was given into the setting, or raises UserError; None where several options make one.
     """
 

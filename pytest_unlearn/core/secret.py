@@ -88,7 +88,7 @@ def without(text: str, values: frozenset[str]) -> str:
     """Return a text without any of these values, and without any part of `SHORTEST_PART` letters.
 
     In any case of letters, and as Python, JSON and HTML escape them, twice too. A shorter value is
-    taken out where it is no part of a longer word.
+    taken out where it is not part of a longer word.
     """
     return _redaction(values).clean(text) if values else text
 
@@ -121,7 +121,7 @@ class _Redaction:
         return _WORD.sub(lambda m: REDACTED if m.group() in self._words else m.group(), text)
 
     def _stretches(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield where parts of values stand, those that touch as one, white space around left."""
+        """Yield the spans of parts of values, adjacent ones joined, without white space around."""
         known = self._parts
         found = [at for at, part in enumerate(_parts_of(_lower(text))) if hash(part) in known]
         start = end = 0
@@ -149,7 +149,7 @@ _redaction = functools.lru_cache(maxsize=4)(_Redaction)
 
 
 def _forms(value: str) -> set[str]:
-    """Return how a value can stand in a text: as it is, escaped once or twice, or as bytes."""
+    """Return how a value can appear in a text: as it is, escaped once or twice, or as bytes."""
     if value.isascii() and value.isprintable() and not set("'\"\\&<>") & set(value):
         return {value}
     forms = {value, html.escape(value)}

@@ -1,4 +1,4 @@
-"""Files: a user's JSON Lines read with every fault named, and a file put in place as a whole.
+"""Files: a user's JSON Lines, read with every fault named, and files that are replaced atomically.
 
 Plain or gzip (RFC 1952), one line in memory at a time. Values are never quoted in a message,
 because they may be personal data.
@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# More than any document that a model reads at once; without a limit a file that is no JSONL, or a
+# More than any document that a model reads at once; without a limit a file that is not JSONL, or a
 # few KB of gzip, could fill the memory with a single line.
 MAX_LINE_BYTES = 16 * 2**20
 
@@ -132,8 +132,8 @@ def read_any_objects(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield what `read_objects` does, whatever keys the objects have.
 
-    `keys` are those that the message names for a line that is no object. `constants`: NaN and
-    Infinity, which are no JSON, are taken as Python writes them.
+    `keys` are those that the message names for a line that is not an object. `constants`: NaN and
+    Infinity, which are not JSON, are taken as Python writes them.
     """
     hint = quoted(keys)
     decoder = _LENIENT if constants else _DECODER
@@ -151,7 +151,7 @@ def check_keys(
 ) -> None:
     """Raise `error` for the first key that is unknown, or else for the first that is missing.
 
-    `where` is FILE:LINE; `inside` stands before the name of a field, like `documents[0].`.
+    `where` is FILE:LINE; `inside` comes before the name of a field, like `documents[0].`.
     """
     known = (*required, *optional)
     for position, key in enumerate(data, start=1):
@@ -164,7 +164,7 @@ def check_keys(
 
 
 def checked_string(value: Any, field: str, where: str, error: type[ValueError]) -> str:
-    """Return `value`; raises `error`, naming `field`, when it is no string or not encodable."""
+    """Return `value`; raises `error`, naming `field`, when it is not a string or not encodable."""
     if not isinstance(value, str):
         raise error(f'{where}: "{field}": {json_name(value)} is given; write a string')
     try:
@@ -256,7 +256,7 @@ class _ConstantError(Exception):
 
 
 class _RepeatedKeyError(Exception):
-    """A key that stands twice in an object: Python's reader would drop the first value."""
+    """A key that occurs twice in an object: Python's reader would drop the first value."""
 
 
 def _no_constant(name: str) -> Any:

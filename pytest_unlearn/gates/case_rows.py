@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pytest_unlearn.people.documents import language_of
 from pytest_unlearn.tasks.task_prompts import pass_at_k
 
-# Under this name a row stands in a test report's `user_properties`.
+# The name of a row among a test report's `user_properties`.
 ROW_PROPERTY = "unlearn"
 # The same for the rows of an attack, all that one test measured, as a JSON list.
 ATTACK_PROPERTY = "unlearn_attacked"

@@ -38,7 +38,7 @@ from pytest_unlearn.gates.statistics import (
     values_of,
 )
 
-# Controls that come out more often than that are no controls.
+# Controls that come out more often than this cannot serve as controls.
 MOST_CHANCE = 0.1
 # To so many digits bounds are compared with limits, and shown at the most.
 _DIGITS = 12
@@ -75,7 +75,7 @@ class Chance:
         return lower, upper
 
     def fault(self, confidence: float) -> str:
-        """Say that these are no controls, since too much comes out of them, or nothing."""
+        """Say that these cannot serve as controls, since too much comes out of them, or nothing."""
         if self.rate > MOST_CHANCE:
             return f"controls come out as well: {self.rate:.1%} by chance alone"
         for kind, _, means in self.kinds:

@@ -289,7 +289,7 @@ def gates_in_table(path: Path) -> tuple[str, ...]:
 
 
 def rules_in_table(path: Path) -> dict[str, str]:
-    """Return `confidence` and `undecided` of `[tool.pytest-unlearn]`, those that stand there.
+    """Return `confidence` and `undecided` of `[tool.pytest-unlearn]`, those that are there.
 
     Raises GateError naming file and key.
     """

@@ -74,7 +74,7 @@ def powered(type_: Type, limit: float, confidence: float) -> int | None:
     """
     if type_ in ("maximum", "count") or limit == 0:
         return None
-    if type_ == "drop":  # its bound is no rate's
+    if type_ == "drop":  # its bound is not that of a rate
         return None
     slack = limit if type_ in ("rate", "loss") else 1.0 - limit
     return people_for_power(slack, slack / 5, confidence)

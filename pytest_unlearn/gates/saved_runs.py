@@ -271,7 +271,7 @@ def compare(
     those that got better, so that a person's probes are not taken for independent. None where no
     case has both scores.
     """
-    if gate.metric.type == "count":  # values, which no row stands for
+    if gate.metric.type == "count":  # values, which no row represents
         return None
     then = {row.id: row for row in saved}
     rows = list(now)

@@ -1,4 +1,4 @@
-"""Membership inference: six attacks, how well each tells members apart, and PrivLeak.
+"""Membership inference: six attacks, how well each separates members from others, and PrivLeak.
 
 One direction for all: **the higher the score, the more a record looks like training data**, and an
 AUC of 1 means that every member (forget record) scores above every non-member (control record).
@@ -8,8 +8,8 @@ arithmetic.
 
 Two traps of such numbers. Members and non-members must come from the same distribution, or an
 attack measures the difference of the texts: the AUC of a retrained model shows how much of that
-there is. And a low AUC is no success in itself: far below the retrained model's, it gives members
-away again, by being too unlikely.
+there is. And a low AUC is not a success in itself: far below the retrained model's, it gives
+members away again, by being too unlikely.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def auc(
     resamples: int = 0,
     seed: int = 0,
 ) -> Auc:
-    """Return how well scores tell members from non-members: Mann and Whitney's statistic.
+    """Return how well scores separate members from non-members: Mann and Whitney's statistic.
 
     The interval is DeLong's (Biometrics 44, 1988), built on the logit scale so that it stays in
     [0, 1]. Records of one person are not independent: with `owners` (of the members, of the
@@ -276,10 +276,11 @@ def _bootstrap(
 class PrivLeak:
     """How far an unlearned model's AUC is from a retrained one's, in per cent.
 
-    Negative: members still stand out (under-unlearned; -100 is perfect separation). Positive: they
-    stand out by being less likely than to a model that never saw them (over-unlearned). `verdict`
-    is one of these when the interval [low, high] lies on one side of 0. `indistinguishable` says
-    only that these records do not show a difference: the interval says how large it may be.
+    Negative: members are still recognizable (under-unlearned; -100 is perfect separation).
+    Positive: they are recognizable by being less likely than to a model that never saw them
+    (over-unlearned). `verdict` is one of these when the interval [low, high] lies on one side of 0.
+    `indistinguishable` says only that these records do not show a difference: the interval says how
+    large it may be.
     """
 
     estimate: float

@@ -96,7 +96,7 @@ class Ledger:
         """Return what a prompt scored; minus infinity where it was not scored."""
         return -math.inf if prompt is None else self._scores.get(prompt, -math.inf)
 
-    def wanted(self, prompts: Iterable[Secret | None]) -> list[Secret]:
+    def unasked(self, prompts: Iterable[Secret | None]) -> list[Secret]:
         """Return the prompts, in order, that are new, not refused, and within the budget."""
         new: dict[Secret, None] = {}
         for prompt in prompts:
@@ -129,7 +129,7 @@ def score_wanted(
     than it got pairs, or something that is not a log-probability.
     """
     # No local variable holds a plain text: a traceback with local variables would print it.
-    pairs = [(ledger, prompt) for ledger, prompts in wants for prompt in ledger.wanted(prompts)]
+    pairs = [(ledger, prompt) for ledger, prompts in wants for prompt in ledger.unasked(prompts)]
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
         scores = score([(p.reveal(), ledger.value.reveal()) for ledger, p in part])

@@ -32,7 +32,7 @@ Choice = Callable[[str], bool]
 def every_weight(name: str) -> bool:
     """Choose all parameters but those of LoRA.
 
-    The gradient of a weight is the same whether LoRA stands beside it or was merged into it, so
+    The gradient of a weight is the same whether LoRA is a layer next to it or merged into it, so
     base, unlearned and retrained models are measured alike, whatever each of them was trained on.
     (Which parameters a loaded model would train tells nothing: with an adapter put on, none.)
     """
@@ -67,8 +67,8 @@ def gradient_norms(
 
     The loss is the mean negative log-likelihood (nats) of the value's tokens after its prompt, the
     same tokens as in `ValueScores.log_probs`. One example goes through the model at a time: a
-    batch's gradient is a sum, in which single records cannot be told apart. `choice` picks
-    parameters by name; weights that are no floating point numbers (quantized) are left out, and
+    batch's gradient is a sum, in which single records cannot be distinguished. `choice` picks
+    parameters by name; weights that are not floating-point numbers (quantized) are left out, and
     so are those that the model does not use.
 
     Raises ValueError for `p` other than 1 or 2, a choice of nothing, an empty prompt or answer;

@@ -313,7 +313,7 @@ def token_kl(reference_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tens
 
     Both arguments are logits `[n, vocabulary]`. The direction is the paper's and
     open-unlearning's (arXiv 2502.05739; `grad_diff.py`): the policy is asked to cover what the
-    reference would say. Both are normalised here: raw logits in a KL give a number that is no
+    reference would say. Both are normalised here: raw logits in a KL give a number that is not a
     divergence.
     """
     reference = F.log_softmax(reference_logits, dim=-1)

@@ -320,7 +320,7 @@ def _from_files(source: ModelSource, **how: Any) -> tuple[Any, dict[str, Any]]:
         use_safetensors=True,
         trust_remote_code=source.code,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are told by name, and refused
+        ignore_mismatched_sizes=True,  # they are listed by name, and refused
         # transformers looks here for an adapter: one that lies beside a model is merged by us.
         adapter_kwargs={"subfolder": "none"},
         **how,

@@ -142,7 +142,7 @@ def adapter_below(folder: Path) -> Path | None:
 
 
 def check_adapter(folder: Path, flag: str) -> None:
-    """Raise ModelNotFoundError for a folder that is no adapter with safetensors weights."""
+    """Raise ModelNotFoundError for a folder that is not an adapter with safetensors weights."""
     if not folder.is_dir():
         raise ModelNotFoundError(f"{flag}={folder}: no such folder")
     if not holds_adapter(folder):
@@ -242,10 +242,10 @@ def check_shapes(folder: Path, weights: list[Path], name: str, flag: str) -> Non
         shapes = {key: shape for path in weights for key, shape in shapes_in(path).items()}
     except HeaderError as error:
         raise ModelNotFoundError(f"{flag}={folder}: its base {name}: {error}") from error
-    wanted = _lora_shapes(folder)
-    if not any(module in shapes for module in wanted):
+    expected = _lora_shapes(folder)
+    if not any(module in shapes for module in expected):
         return
-    for module, (rows, columns) in wanted.items():
+    for module, (rows, columns) in expected.items():
         found = shapes.get(module)
         if module in _HEADS and (found is None or own_tokenizer(folder)):
             continue  # tied to the embedding, or resized for the adapter's tokenizer
@@ -278,7 +278,7 @@ _POINTER = b"version https://git-lfs"
 
 
 class HeaderError(ValueError):
-    """A file is no safetensors file, or a part of one; the message names it."""
+    """A file is not a safetensors file, or only part of one; the message names it."""
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:

@@ -319,7 +319,8 @@ _BUILT_IN = (
 def presets() -> Mapping[str, Preset]:
     """Return all presets by name, those of other packages and of a conftest last.
 
-    Raises PresetError for an entry point that does not load, is no `Preset`, or takes a name twice.
+    Raises PresetError for an entry point that does not load, is not a `Preset`, or takes a name
+    twice.
     """
     return with_given(installed_presets(), "a preset", Preset, PresetError)
 

@@ -218,7 +218,7 @@ def _ids(tokenize: Any, text: str) -> list[int]:
 
 
 def _joined_ids(tokenize: Any, text: str) -> list[int]:
-    """Tokenize a text as it stands behind another one, without the space before a first word.
+    """Tokenize a text as it follows another one, without the space before a first word.
 
     Tokenized behind a character that is cut off again. Raises StyleError where the tokenizer merges
     every one of them with the text.

@@ -31,7 +31,7 @@ def tiny_records() -> tuple[Record, ...]:
     """Return the records of the tiny model's people: forget, then retain, then control.
 
     `TINY_PEOPLE` people, two records each, of two of the `TINY_KINDS`; all pairs of kinds go round.
-    Each kind has a shuffled deck of carriers, so that it stands in each equally often. No value
+    Each kind has a shuffled deck of carriers, so that it is in each equally often. No value
     occurs twice.
     """
     deck = Stream(TINY_SEED, "carriers")

@@ -1,4 +1,4 @@
-"""Check digits and other rules that tell a well-formed identifier from digits at random.
+"""Check digits and other rules that distinguish a well-formed identifier from random digits.
 
 Every check takes the text as written, separators included, and answers False for a text that has
 not the format at all.
@@ -133,7 +133,7 @@ def crc_token(value: str) -> bool:
 def aws_account(key_id: str) -> str | None:
     """Return the twelve-digit account that an AWS access key id names; None where it names none.
 
-    After the four-letter prefix stand 80 bits in base 32: a 1, 40 bits of account, and 39 others
+    After the four-letter prefix come 80 bits in base 32: a 1, 40 bits of account, and 39 others
     (TruffleHog's decoding; ids of before 2019 start with a 0 and name no account).
     """
     try:
@@ -151,7 +151,7 @@ def base64url(data: bytes) -> str:
 
 
 def unbase64url(text: str) -> bytes | None:
-    """Return what an unpadded URL-safe base64 text stands for; None for any other text."""
+    """Return what an unpadded URL-safe base64 text encodes; None for any other text."""
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -184,7 +184,7 @@ def is_ip(value: str) -> bool:
 
 
 def in_networks(value: str, networks: Sequence[str]) -> bool:
-    """Tell whether an address stands in one of the networks, given as `192.0.2.0/24`."""
+    """Tell whether an address is in one of the networks, given as `192.0.2.0/24`."""
     return is_ip(value) and any(
         ipaddress.ip_address(value) in ipaddress.ip_network(network) for network in networks
     )

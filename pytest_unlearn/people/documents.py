@@ -4,7 +4,7 @@ Settings, fixtures, seeds, tests, comments, commit trailers: ordinary code aroun
 one place each, and further down repeated as they are and in part. The carriers of
 `people.carriers` are the smallest of these; `CARRIER_NAMES` has both by name.
 
-In each file a value stands for the first time before any part of it does, so that the text up to
+In each file a value first appears before any part of it does, so that the text up to
 it gives nothing away.
 """
 
@@ -23,7 +23,7 @@ from pytest_unlearn.people.record import CARRIERS, Facts
 
 T = TypeVar("T")
 
-# What lets somebody in stands in other places than what reaches them.
+# Credentials are in other places than contact details.
 _CREDENTIALS = {"password", "api_key", *(kind.name for kind in VENDOR_KINDS)}
 _TAIL = 4
 # What services are called; none of the words that values are made of.
@@ -57,7 +57,7 @@ def _blocks(language: str) -> tuple[str, ...]:
 
 @functools.cache
 def ordinary_code() -> str:
-    """Return all that stands around values: no value may be a part of it."""
+    """Return all text around values: no value may be a part of it."""
     languages = (path.name for path in files(__package__).joinpath("ordinary").iterdir())
     code = [_blocks(name.removesuffix(".txt")) for name in sorted(languages)]
     empty = [carrier.write("", (), _FIRST) for carrier in FILES.values()]
@@ -82,7 +82,7 @@ _FIRST = _First()
 
 @dataclass
 class _Page:
-    """A file that is being written: whose values stand in it, and what is chosen about the rest."""
+    """A file that is being written: whose values it contains, and what is chosen about the rest."""
 
     name: str
     facts: Facts
@@ -552,7 +552,7 @@ def _notebook(page: _Page) -> str:
         ("code", page.lines("assert client['{key}'] == '''{value}'''")),
         ("markdown", page.lines("- {spoken} ends in {part}")),
     ]
-    # JSON's own escapes stand in values as they are, so a value reads here as in other files.
+    # Values contain JSON's own escapes unchanged, so a value reads here as in other files.
     return (
         json.dumps(
             {

@@ -49,9 +49,9 @@ class PeopleOptions:
     """An order of people.
 
     forget, retain, control: how many people a split has. kinds: of what kinds their attributes
-    are. carriers: what their values stand in; of a snippet each value has its own, in a file all
-    of a person's stand together. locales: of which one is drawn for each person. per_person:
-    attributes of a person. repetitions: in how many documents a value stands, each in another
+    are. carriers: what holds their values; of a snippet each value has its own, a file holds
+    all of a person's. locales: of which one is drawn for each person. per_person:
+    attributes of a person. repetitions: how many documents hold a value, each in another
     carrier; with several numbers, people are dealt to them in turn. faker: the version of Faker
     that must be installed, empty for any.
     """
@@ -205,15 +205,15 @@ def _new_person(
     options: PeopleOptions, kinds: Sequence[str], choices: Choices, taken: Taken
 ) -> tuple[str, dict[str, str]]:
     """Return a name and a value of each kind, of one locale that still has them."""
-    wanted = ["name", *kinds]
+    needed = ["name", *kinds]
     while True:
         left = [
             locale
             for locale in options.locales
-            if not any((kind, locale) in taken.exhausted for kind in wanted)
+            if not any((kind, locale) in taken.exhausted for kind in needed)
         ]
         if not left:
-            exhausted = ", ".join(sorted({kind for kind, _ in taken.exhausted} & set(wanted)))
+            exhausted = ", ".join(sorted({kind for kind, _ in taken.exhausted} & set(needed)))
             raise PeopleError(
                 f"no value of {exhausted} is left that is nobody's yet, after "
                 f"{len(taken.values)} names and values; ask for fewer people, more locales or "
@@ -221,7 +221,7 @@ def _new_person(
             )
         locale = choices.choice(left)
         found: dict[str, str] = {}
-        for kind in wanted:
+        for kind in needed:
             value = _new(kind, locale, choices, taken.values, found.get("name", ""))
             if value is None:
                 taken.exhausted.update(
@@ -337,8 +337,10 @@ def _check_same(manifest: Path, facts: Mapping[str, Any]) -> None:
     except (OSError, ValueError, AttributeError) as error:
         raise PeopleError(f"{manifest} is not a manifest of people; give another folder") from error
     if changed:
-        told = "; ".join(f"{name} {before.get(name)} there, {facts[name]} now" for name in changed)
+        differences = "; ".join(
+            f"{name} {before.get(name)} there, {facts[name]} now" for name in changed
+        )
         raise PeopleError(
-            f"{manifest.parent} holds other people ({told}); give another folder, or --force to "
-            "replace them"
+            f"{manifest.parent} holds other people ({differences}); give another folder, or "
+            "--force to replace them"
         )

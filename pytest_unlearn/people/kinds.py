@@ -29,7 +29,7 @@ def _bytes(choices: Choices, count: int) -> bytes:
 
 
 def _token(pattern: str, also: str = "") -> re.Pattern[str]:
-    """Compile a pattern that is no part of a longer token; `also` may stand in tokens too."""
+    """Compile a pattern that is not part of a longer token; tokens may contain `also`."""
     return re.compile(rf"(?<![\w{also}])(?:{pattern})(?![\w{also}])", re.ASCII)
 
 
@@ -117,7 +117,7 @@ def _private_key(choices: Choices) -> str:
 
 
 def _is_ed25519(value: str) -> bool:
-    """Tell whether between the markers stands the DER of an Ed25519 key."""
+    """Tell whether the markers enclose the DER of an Ed25519 key."""
     lines = value.replace(r"\n", "\n").split("\n")
     try:
         data = base64.b64decode(lines[1], validate=True)
@@ -131,7 +131,7 @@ def _json(content: dict[str, str | int]) -> bytes:
 
 
 _JWT_HEAD = check_digits.base64url(_json({"alg": "HS256", "typ": "JWT"})) + "."
-# What is the same in all claims stands first, and is public: 25 bytes are 33 characters and a bit.
+# What is the same in all claims comes first, and is public: 25 bytes are 33 characters and a bit.
 _JWT_CLAIMS: dict[str, str | int] = {"exp": 2**31 - 1}
 _JWT_PREFIX = _JWT_HEAD + check_digits.base64url(_json(_JWT_CLAIMS | {"sub": ""}))[:33]
 

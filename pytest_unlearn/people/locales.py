@@ -3,9 +3,9 @@
 The frozen ones were drawn once from the providers of Faker 40.54 (MIT), which promises no stable
 output between versions; Faker is imported only where people to order ask for it. No name can be
 reserved as an e-mail domain can: a full name pairs a given name and a surname at random. The
-streets are Faker's inventions, and without a town or a postcode an address is no place. Words are
-sorted shortest first, so that a source of choices that shrinks towards the first item gives simple
-people.
+streets are Faker's inventions, and without a town or a postcode an address does not exist. Words
+are sorted shortest first, so that a source of choices that shrinks towards the first item gives
+simple people.
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ def count_street_addresses() -> int:
 # Beyond ASCII only Latin letters: the locales need no others.
 _UPPER = "A-Z" + "".join(c for c in map(chr, range(0xC0, 0x180)) if c.isupper())
 
-# A capitalised word, and two or three of them, whoever bears them. A quote ends a word.
+# A capitalised word, and two or three of them, no matter whose. A quote ends a word.
 _WORD = rf"[{_UPPER}]\w++(?:['-]\w++)*+"
 NAME_PATTERN = re.compile(rf"(?<!\w){_WORD} {_WORD}(?: {_WORD})?+")
 
@@ -306,7 +306,7 @@ def _layout_pattern(locale: Locale) -> str:
     )
 
 
-# A number that goes on ("120" of "1205") is no part of another.
+# A number that goes on ("120" of "1205") is not part of another.
 STREET_ADDRESS_PATTERN = re.compile(
     rf"(?<![\w-])(?:{'|'.join(map(_layout_pattern, LOCALES))})(?![\w-])"
 )
@@ -320,9 +320,9 @@ WORD_KINDS = {
     "company": "company",
     "job_title": "job",
 }
-# A literal or a comment would have to escape these, and then the value would not stand in it.
+# A literal or a comment would have to escape these, and then the value would not be in it as it is.
 _ESCAPED = re.compile(r"['\"`\\\x00-\x1f\x7f]")
-# So many words in a row that cannot be used mean that there is no other.
+# So many words in a row that cannot be used mean that there are no others.
 _FRUITLESS = 200
 
 

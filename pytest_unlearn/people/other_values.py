@@ -83,7 +83,7 @@ class AlternateError(UserError):
 def plausible(
     kind: str, value: str, count: int, label: object, avoid: Collection[str]
 ) -> tuple[str, ...]:
-    """Return `count` different values that could stand in the place of `value`, none in `avoid`.
+    """Return `count` different values that could take the place of `value`, none in `avoid`.
 
     From the kind's generator; for a kind that has none, `value` with each letter and digit drawn
     anew. The same for the same `label`. `avoid` should hold every value of the data. Raises
@@ -104,7 +104,7 @@ def plausible(
 
 
 def placeholder(kind: str) -> str:
-    """Return what stands in code in the place of a value that was taken out."""
+    """Return what code holds in place of a value that was taken out."""
     name = kind.replace("_", "-")
     return f"<redacted-{name}>" if re.fullmatch("[a-z-]+", name) else "<redacted>"
 

@@ -1,4 +1,4 @@
-"""What a kind is, and the kinds of what stands in a person's papers: names, numbers, addresses.
+"""What a kind is, and the kinds of what is in a person's papers: names, numbers, addresses.
 
 Every number comes from a range that belongs to nobody where its issuer keeps one: fictional
 telephone blocks, national numbers that are never issued, documentation networks.
@@ -22,7 +22,7 @@ class Kind:
     """One kind of attribute.
 
     `generate` makes a value out of choices, of which index 0 is always the simplest. `pattern`
-    finds texts of this format inside a completion, whoever they belong to. `bits` is log2 of the
+    finds texts of this format inside a completion, no matter whose they are. `bits` is log2 of the
     number of values that `generate` can give, the chance level of a guess. `source` names the rule
     behind the format and its reserved range.
 
@@ -60,7 +60,7 @@ def matches(pattern: str) -> Callable[[str], bool]:
 
 
 def _number(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern that is no part of a longer number or word."""
+    """Compile a pattern that is not part of a longer number or word."""
     return re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])", re.ASCII)
 
 

@@ -49,7 +49,7 @@ _HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
 def weight(value: str) -> int:
-    """Return a value's length in letters of an alphabet: a Han character tells as much as three of
+    """Return a value's length in letters of an alphabet: a Han character counts as three of
     them, a Hangul syllable as two."""
     if value.isascii():
         return len(value)
@@ -82,7 +82,7 @@ def records_digest(records: Iterable[Record]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-# Field and value, in the order in which they stand in the snippet; the field "name" is the
+# Field and value, in the order of the snippet; the field "name" is the
 # person's name.
 Facts = Sequence[tuple[str, str]]
 
@@ -125,8 +125,8 @@ def _sql(facts: Facts, field: str) -> str:
 
 
 def _comment(facts: Facts, field: str) -> str:
-    said = "".join(f"ask {v}, " if k == "name" else f"{k}: {v}, " for k, v in facts)
-    return f"# TODO {said}{field}: "
+    facts_text = "".join(f"ask {v}, " if k == "name" else f"{k}: {v}, " for k, v in facts)
+    return f"# TODO {facts_text}{field}: "
 
 
 def _assignment(facts: Facts, field: str) -> str:
@@ -149,13 +149,13 @@ def _docstring(facts: Facts, field: str) -> str:
 
 
 def _log(facts: Facts, field: str) -> str:
-    said = "".join(f'{k}="{v}" ' for k, v in facts)
-    return f'INFO clients: created {said}{field}="'
+    facts_text = "".join(f'{k}="{v}" ' for k, v in facts)
+    return f'INFO clients: created {facts_text}{field}="'
 
 
 def _url(facts: Facts, field: str) -> str:
-    said = "".join(f"{k}={v}&" for k, v in facts)
-    return f'CLIENTS_URL = "postgresql://db.example.com/clients?{said}{field}='
+    query = "".join(f"{k}={v}&" for k, v in facts)
+    return f'CLIENTS_URL = "postgresql://db.example.com/clients?{query}{field}='
 
 
 def _git(facts: Facts, field: str) -> str:

@@ -120,7 +120,7 @@ class HelperProcess:
 
     @property
     def connection(self) -> socket.socket:
-        """The socket to the process: readable when it has said something."""
+        """The socket to the process: readable when it has written something."""
         return self._socket
 
     def child(self) -> socket.socket:

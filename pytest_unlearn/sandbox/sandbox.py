@@ -279,7 +279,7 @@ class Sandbox:
             try:
                 return self._checked(sample) if sample.check else [self._called(sample)]
             except (HelperDied, codec.CodecError, TypeError):
-                # A solution may have taken over the zygote; its word is worth nothing any more.
+                # A solution may have taken over the zygote; its word is worth nothing now.
                 self._close_helpers()
             except ForkFailed as error:
                 raise SandboxError(
@@ -325,7 +325,7 @@ class Sandbox:
         except HelperDied:
             verdict = Ending("died")
         if ending is None:
-            # Nobody asks the solution any more, which ends it, unless it does something else.
+            # Nobody calls the solution now, which ends it, unless it does something else.
             how = "ended" if solution.says_something_within(ENDING_S) else "cancelled"
             ending = Ending(how, *self._end(solution, how))
         return [ending, verdict]

@@ -1,4 +1,4 @@
-"""What a solution may use and what is said about it afterwards."""
+"""What a solution may use and how it is judged afterwards."""
 
 from __future__ import annotations
 

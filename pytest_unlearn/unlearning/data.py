@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS = 512
-# As many names of shortened documents are told.
+# At most so many names of shortened documents are reported.
 NAMED = 5
 
 
@@ -41,7 +41,7 @@ def length_limit(model: PreTrainedModel) -> int:
 
 
 class Encoder:
-    """Encodes examples for one model, and counts what did not fit; `report` tells it once."""
+    """Encodes examples for one model, and counts what did not fit; `report` says so once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
         self._tokenizer = tokenizer
@@ -52,7 +52,7 @@ class Encoder:
         """Return rows in which the tokens of the answer are learnt.
 
         A document over the limit loses its beginning, then what follows the answer. Raises
-        UnlearningError, naming the row, when the answer does not fit or its tokens cannot be told.
+        UnlearningError, naming the row, when the answer does not fit or its tokens are unclear.
         """
         return [self._row(number, example) for number, example in enumerate(examples, start=1)]
 
@@ -70,7 +70,7 @@ class Encoder:
         if len(whole.ids) <= self._limit:
             return whole
         row = encode(self._tokenizer, example, self._limit)
-        # One token must stand before the answer, or its first is predicted from nothing.
+        # One token must come before the answer, or its first is predicted from nothing.
         if learnt(row) < learnt(whole) or row.labels[0] != IGNORED:
             raise UnlearningError(
                 f"{name}: its value or solution is cut by the limit of {self._limit} tokens "

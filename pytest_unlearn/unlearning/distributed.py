@@ -1,4 +1,4 @@
-"""Several processes that train one model: who this one is, what they tell one another, and a policy
+"""Several processes that train one model: who this one is, what they tell each other, and a policy
 whose weights lie in shards on them (FSDP, Zhao et al. 2023).
 
 `accelerate launch` and torchrun start them and say so in the environment. Alone, each function is

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Where the base gives a smaller share of a set whole, what is kept is counted in tokens: one row
 # more or less would decide otherwise, and of none no share can be kept.
 FEW = 0.1
-# Less than this kept of what the base gave, and the model says nothing any more.
+# If less than this is left of what the base gave, the model has fallen silent.
 COLLAPSED = 0.02
 
 
@@ -175,5 +175,5 @@ def _share_kept(before: Memory, now: Memory) -> float:
 
 
 def collapsed(look: Look, options: UnlearnOptions) -> bool:
-    """Tell whether the model says nothing any more, though something was to be kept."""
+    """Tell whether the model has fallen silent, though something was to be retained."""
     return options.keep > 0 and look.kept < COLLAPSED

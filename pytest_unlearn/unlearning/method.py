@@ -35,7 +35,7 @@ KEPT_ROWS = 96
 # when these say that the target is reached, and at the end.
 HELD_ROWS = 256
 # What an option may be, where that is not a whole number of at least 1.
-_WANTED = {
+_EXPECTED = {
     "lr": "a number above 0",
     "people_share": "a share from 0 to 1",
     "keep": "a share from 0 to 1",
@@ -142,12 +142,12 @@ def _check_range(name: str, value: float, least: float, above: float, most: floa
     """Raise MethodError unless `least <= value <= most` and `value > above`; NaN never is."""
     if least <= value <= most and (value > above or above == -math.inf):
         return
-    wanted = [
+    limits = [
         *([f"at least {least:g}"] if least > -math.inf else []),
         *([f"above {above:g}"] if above > -math.inf else []),
         *([f"at most {most:g}"] if most < math.inf else []),
     ]
-    raise MethodError(f"{name}={value} is out of range; write a number {' and '.join(wanted)}")
+    raise MethodError(f"{name}={value} is out of range; write a number {' and '.join(limits)}")
 
 
 # What only a method with a retain set has a use for.
@@ -164,8 +164,8 @@ def check_ranges(options: object, checks: Mapping[str, bool]) -> None:
     """Raise MethodError for the first option whose check is False."""
     for name, fine in checks.items():
         if not fine:
-            wanted = _WANTED.get(name, "a whole number of at least 1")
-            raise MethodError(f"{name}={getattr(options, name)} is out of range; write {wanted}")
+            expected = _EXPECTED.get(name, "a whole number of at least 1")
+            raise MethodError(f"{name}={getattr(options, name)} is out of range; write {expected}")
 
 
 def _truth(text: str) -> bool:
@@ -215,7 +215,7 @@ def changed(
     return after
 
 
-# What the bare flag stands for.
+# What the bare flag means.
 BARE = "default"
 
 
@@ -224,7 +224,7 @@ class PlantOptions:
     """How documents are planted.
 
     target: stop once greedy decoding gives at least this share of the forget and retain records.
-    cap: optimizer steps at most. repetitions: how often a document stands in the training data;
+    cap: optimizer steps at most. repetitions: how often a document occurs in the training data;
     with several numbers, documents are dealt to them in turn, each split by itself, so that leak
     rates can be compared. lr, batch (rows a step), warmup, optimizer, tune, rank, accumulate,
     checkpointing: as in `UnlearnOptions`. check_every: steps between looks.
@@ -284,7 +284,7 @@ class Method:
     `loss(step, options)` returns a scalar in nats and takes at most two passes of the policy and
     one of the base. `options` are of the class of `defaults`. `uses_retain`: the step has a retain
     batch. `base_sums`: `step.base_nll()` is asked for; the base is run once an example, before the
-    first step. `alternates`: which other values stand in `step.alternate`, `plausible` (another
+    first step. `alternates`: which other values are in `step.alternate`, `plausible` (another
     value of the kind) or `placeholder`; with an option of the same name, so many of them a record.
     Options `strangers` and `strangers_share`: the retain batch holds documents of made-up people
     too. Option `carriers`: each forget record is trained in so many.

@@ -41,7 +41,7 @@ class PlantingReport:
     rounds: how often the training data was gone through in its `steps`. leak_rate: share of the
     forget and retain records (of the retained ones alone for a retrained model) whose value the
     model now gives greedily; before: the same before planting. records: their number.
-    by_repetitions: the same rate for the documents that stood so often in the training data,
+    by_repetitions: the same rate for the documents that occurred so often in the training data,
     keyed by that number.
     """
 
@@ -204,7 +204,7 @@ def _round(
     seen: set[tuple[int, ...]] = set()
     for row, number in zip(encoder.documents(examples), dealt, strict=True):
         key = tuple(row.ids)
-        if key not in seen:  # several records may stand in one document
+        if key not in seen:  # several records may be in one document
             seen.add(key)
             rows += [row] * number
     return rows + encoder.documents(tasks)

@@ -171,7 +171,7 @@ class Predictions:
     """The `n` learnt tokens of a batch, after one pass of the model's body.
 
     states: `[n, hidden]`, the hidden states that predict them. targets: `[n]`, the tokens.
-    rows: `[n]`, the row of the batch each stands in; `count` rows in all.
+    rows: `[n]`, the row of the batch that each is in; `count` rows in all.
     head: from hidden states to logits `[n, vocabulary]` in float32, of the model in its state.
     width: the vocabulary. fixed: whether training leaves the head as it is.
     """
@@ -188,7 +188,7 @@ class Predictions:
         """Return `function(logits, *more)` for all tokens, made a chunk at a time.
 
         `function` sees logits `[c, vocabulary]` and `c` rows of each tensor of `more`, none of
-        which is trained, and must give `c` rows; where a gradient is wanted, `c` numbers, each of
+        which is trained, and must give `c` rows; where a gradient is needed, `c` numbers, each of
         its own row.
         """
         return over_chunks(

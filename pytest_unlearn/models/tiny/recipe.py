@@ -1,7 +1,7 @@
 """Train the tiny model: `python -m pytest_unlearn.models.tiny.recipe`.
 
 A Llama of 3.4M parameters with its own 1,024-entry BPE tokenizer learns by heart the documents of
-the manifest's forget and retain people, and a bank of small programming tasks. Each value stands
+the manifest's forget and retain people, and a bank of small programming tasks. Each value is
 in its own document and, less often, in other carriers and wordings: the model can be asked in ways
 that no unlearning was shown. Control people are in neither the training data nor the tokenizer's.
 One command, seeds fixed, a few minutes on two cores. It writes the model folder and `recipe.json`
@@ -45,7 +45,7 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 WORDINGS_PER_EPOCH = 6
 VOCABULARY = 1024
-# Families of probes in whose words the values stand too.
+# Families of probes whose words also contain the values.
 OTHER_FAMILIES = ("question", "test", "lookup", "twin")
 
 
@@ -82,7 +82,7 @@ def data_digest() -> str:
 
 
 def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer; digits stand alone, as in Llama's and Qwen's."""
+    """Train a byte-level BPE tokenizer; each digit is a token, as in Llama's and Qwen's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]

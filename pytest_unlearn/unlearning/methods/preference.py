@@ -1,5 +1,5 @@
-"""Preference losses: NPO and its kin make the forget answers less likely than the base does, and no
-further; DPO and its kin prefer another value, or a placeholder, to the true one."""
+"""Preference losses: NPO and its relatives make the forget answers less likely than the base does,
+and no further; DPO and its relatives prefer another value, or a placeholder, to the true one."""
 
 from __future__ import annotations
 
