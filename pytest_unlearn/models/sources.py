@@ -59,6 +59,15 @@ class ModelSource:
     code: bool = False
     added: tuple[Path, ...] = ()
 
+    def adapted(self, adapter: Path, flag: str) -> ModelSource:
+        """Return the model with an adapter merged. Raises ModelNotFoundError where it has one."""
+        if self.adapter is not None:
+            raise ModelNotFoundError(
+                f"{flag}: {self.name} is an adapter, and the engine takes one at most; merge it, "
+                "or write --unlearn-engine=transformers"
+            )
+        return replace(self, adapter=adapter)
+
     @property
     def weights(self) -> list[Path]:
         """The files with weights that are loaded, the adapter's left out."""

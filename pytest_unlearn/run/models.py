@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pytest_unlearn.attacks.attack import BOTH
-from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.engine import TRANSFORMERS, engine_named
 from pytest_unlearn.models.model_files import WEIGHTS, adapter_digest, check_adapter, stands_apart
@@ -159,6 +158,8 @@ class ModelPair:
         self._given_before = before
         self._keys: dict[State, dict[str, Any]] = {}
         self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
+        # What another engine runs.
+        self._running: dict[tuple[Path | str | None, ...], Completer] = {}
         self._adapted = False
         self._planted: Planting | None = None
         self._retrained: Planting | None = None
@@ -199,7 +200,9 @@ class ModelPair:
         return found
 
     def check(self, source: ModelSource, flag: str) -> None:
-        """Raise ModelNotFoundError for files that do not fit each other; looked at once."""
+        """Raise UserError for what the engine cannot run, and files that do not fit each other."""
+        if self._settings.engine != TRANSFORMERS:
+            engine_named(self._settings.engine).check(source, flag)
         check_files(source, flag, self._store)
 
     @functools.cached_property
@@ -332,11 +335,12 @@ class ModelPair:
 
     def release(self) -> None:
         """Let go of loaded weights; whoever asks for a model again loads it anew."""
-        if not self._loaded:
+        if not self._loaded and not self._running:
             return
         import torch
 
         self._loaded.clear()
+        self._running.clear()
         self._adapted = False
         gc.collect()  # modules and hooks refer to each other
         if torch.cuda.is_available():
@@ -432,15 +436,13 @@ class ModelPair:
         engine, source = engine_named(self._settings.engine), self._source_of(state)
         adapter = self._adapter if state == "unlearned" else None
         if adapter is not None:
-            if source.adapter is not None:
-                raise UserError(
-                    f"--unlearn-engine={engine.name}: {source.name} is an adapter, and the engine "
-                    "takes one at most; merge it, or write --unlearn-engine=transformers"
-                )
-            source = replace(source, adapter=adapter[0])
-        engine.check(source, f"--unlearn-engine={engine.name}")
-        self._progress(f"loading {source.name} into {engine.name}")
-        return engine.open(source, *self._place, self._progress)
+            source = source.adapted(adapter[0], f"--unlearn-engine={engine.name}")
+        files = self._files(source)
+        if files not in self._running:
+            engine.check(source, f"--unlearn-engine={engine.name}")
+            self._progress(f"loading {source.name} into {engine.name}")
+            self._running[files] = engine.open(source, *self._place, self._progress)
+        return self._running[files]
 
     @property
     def _adapter(self) -> tuple[Path, str] | None:

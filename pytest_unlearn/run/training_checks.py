@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_unlearn.attacks.attack import attacks
 from pytest_unlearn.core.errors import UserError, nearest
 from pytest_unlearn.core.store import Store, digest_of
-from pytest_unlearn.models.engine import TRANSFORMERS
+from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS
 from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.people.documents import CARRIER_NAMES
 from pytest_unlearn.people.kinds import KINDS
@@ -127,6 +127,11 @@ def check_engine(settings: Settings) -> None:
         raise UserError(
             f"--unlearn-attacks={','.join(named)}: --unlearn-engine={name} gives no "
             "weights to change; write --unlearn-engine=transformers, or leave them out"
+        )
+    if settings.thinking and name != ENDPOINT:
+        raise UserError(
+            f"--unlearn-thinking: --unlearn-engine={name} lets no model think; leave it out, or "
+            "write --unlearn-engine=transformers"
         )
     if "gradnorm" in settings.membership:
         raise UserError(

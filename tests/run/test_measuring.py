@@ -31,6 +31,7 @@ class Given:
     tasks: tuple[Path, ...] = ()
     probes: tuple[str, ...] = ("direct",)
     batch_size = 64
+    leak_samples = 0
     sampling = Sampling()
     seed = 0
     held_out = 0.5

@@ -61,6 +61,7 @@ class Given:
     tasks: tuple[Path, ...] = ()
     probes = ("direct",)
     batch_size = 64
+    leak_samples = 0
     sampling = Sampling()
     replay = False
     seed = 0

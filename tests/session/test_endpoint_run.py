@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.models import endpoint_client
+from pytest_unlearn.models import endpoint_client, vllm_engine
 from pytest_unlearn.session.options import engine_of
+from pytest_unlearn.session.sweep import short_names
 from tests.support.endpoint_server import EndpointServer
-from tests.support.lookup_run import data_flags, record_lines, task_lines
+from tests.support.lookup_run import UnlearnRun, data_flags, record_lines, task_lines
 
 
 @pytest.fixture
@@ -135,6 +136,26 @@ def test_the_plan_asks_for_nothing(pytester: pytest.Pytester, server: EndpointSe
         ["*requests: 20 for completions, up to 60 for scores*", "*budget of 30 requests is less*"]
     )
     assert server.requests == []
+
+
+def test_an_engine_that_is_not_installed(
+    unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 4 with the extra's name, before a weight is read."""
+    monkeypatch.setattr(
+        vllm_engine.importlib.util, "find_spec", lambda name: None if name == "vllm" else 1
+    )
+    result = unlearn_run("--unlearn-engine=vllm", "--unlearn-method=none")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*--unlearn-model=tiny: vLLM is not installed; run `pip install 'pytest-unlearn?vllm?'`*"]
+    )
+
+
+def test_addresses_in_a_sweep_have_names() -> None:
+    """By their models, with a number where two are alike; without a name, by host and port."""
+    named = short_names(["http://h:1/v1#o/a", "http://h:2/v1#a", "http://h:3/v1"])
+    assert named == ["a", "a.2", "h-3"]
 
 
 def test_the_engine_of_names() -> None:
