@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 Table = list[list[str]]
 # Without a tokenizer: bytes of source code and e-mail addresses in one token.
 _BYTES_A_TOKEN = 3.5
+# Bytes of main memory that Python, pytest, torch and transformers take before any model is loaded.
+_PROCESS = 4.5e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +194,9 @@ class Cost:
 
     @property
     def memory(self) -> float:
-        """The most bytes that a phase holds."""
-        return max(phase.memory for phase in self.phases)
+        """The most bytes that a phase holds, and in main memory the process and its libraries."""
+        process = _PROCESS if self.machine.kind == "cpu" else 0.0
+        return process + max(phase.memory for phase in self.phases)
 
     @property
     def seconds(self) -> float:

@@ -66,14 +66,6 @@ def test_a_warning_of_ours_is_no_error(unlearn_run: UnlearnRun) -> None:
     result.stdout.fnmatch_lines(["*UserWarning: old weights*", "FOR RELEASE*"])
 
 
-def test_what_skips_in_a_backend_skips(unlearn_run: UnlearnRun) -> None:
-    """A backend that has no model today ends the tests, not the run."""
-    unlearn_run.lookup(also=BEFORE.format(statement='import pytest; pytest.skip("no licence")'))
-    result = unlearn_run("-k", "solved")
-    result.assert_outcomes(skipped=TASKS)
-    result.stdout.fnmatch_lines(["NO VERDICT*"])
-
-
 @pytest.mark.parametrize(("seconds", "shown"), [(0.0, True), (30.0, False)])
 def test_progress_in_a_log(
     unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch, seconds: float, shown: bool
