@@ -119,20 +119,20 @@ class Scorer:
         Raises GenerationError on NaN, on a text that does not fit the model's context and where not
         even one row fits the memory; ValueError on an empty prompt or answer.
         """
-        wanted = scheme or DecodingScheme()
+        decoding = scheme or DecodingScheme()
         rows = self._rows(examples)
-        found = self._batched(rows, lambda part: self._pass(part, wanted))
+        found = self._batched(rows, lambda part: self._pass(part, decoding))
         both = list(zip(rows, found, strict=True))
         own: Any = self._model.generation_config.eos_token_id
         ends = own if isinstance(own, list) else [own]
         verdicts = [
             greedy_verdict(self._tokenizer, row, tokens.chosen, ends) for row, tokens in both
         ]
-        undecided = [row for row, said in zip(rows, verdicts, strict=True) if said is None]
+        undecided = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict is None]
         written = iter(self._batched(undecided, self._written))
         return [
-            value_scores(row, tokens, next(written) if said is None else said)
-            for (row, tokens), said in zip(both, verdicts, strict=True)
+            value_scores(row, tokens, next(written) if verdict is None else verdict)
+            for (row, tokens), verdict in zip(both, verdicts, strict=True)
         ]
 
     @torch.inference_mode()
@@ -351,7 +351,7 @@ def greedy_verdict(
     `chosen`: the first choice in the place of each token. `ends`: the tokens that end a text.
     """
     pairs = enumerate(zip(chosen, row.answer, strict=True))
-    departure = next((i for i, (mine, wanted) in pairs if mine != wanted), None)
+    departure = next((i for i, (mine, expected) in pairs if mine != expected), None)
     if departure is None:
         return True
     if chosen[departure] in ends:

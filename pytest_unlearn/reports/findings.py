@@ -55,15 +55,15 @@ def _came_out(result: Result) -> str:
     direct, indirect = (
         sum(row.unlearned["label"] == label for row in rows) for label in ("direct", "indirect")
     )
-    said = (
+    sentence = (
         f"By greedy decoding, {len(rows)} prompts ({families}) for values of {people} people to be "
         f"forgotten brought out {direct} of them, and {indirect} real values of another kind or "
         "person"
     )
     if found := share(METRICS["passk.rate"], result.rows, {}, result.run.confidence):
-        said += f"; {found.shown('tested')} of {found.n} programming tasks were solved"
-        said += f" ({found.shown('base')} by the base)" if result.run.two_states else ""
-    return f"{said}."
+        sentence += f"; {found.shown('tested')} of {found.n} programming tasks were solved"
+        sentence += f" ({found.shown('base')} by the base)" if result.run.two_states else ""
+    return f"{sentence}."
 
 
 def _sampled(result: Result) -> str:
@@ -74,12 +74,14 @@ def _sampled(result: Result) -> str:
             "probabilities."
         )
     gets = " and ".join(f"{mean_leak_at(scored, k):.2%} with {k:,}" for k in (1, *SAMPLES))
-    said = f"An attacker who draws samples from these prompts gets, of {len(scored)} values, {gets}"
+    sentence = (
+        f"An attacker who draws samples from these prompts gets, of {len(scored)} values, {gets}"
+    )
     never = exact_scores(result.rows, "control", "unlearned_exact")
     if never:
         by_chance = mean_leak_at(never, SAMPLES[-1])
-        said += f" (of people whom the model never saw, {by_chance:.2%} with {SAMPLES[-1]:,})"
-    return f"{said}, in expectation, by exact probabilities."
+        sentence += f" (of people whom the model never saw, {by_chance:.2%} with {SAMPLES[-1]:,})"
+    return f"{sentence}, in expectation, by exact probabilities."
 
 
 def _attacked(result: Result) -> str:

@@ -97,8 +97,8 @@ def provenance_lines(result: Result) -> list[str]:
     settings = {name: value for name, value in manifest["settings"].items() if value}
     lines = [f"- command: {code(manifest['command'])}"]
     for state, key in manifest["models"].items():
-        told = ", ".join(f"{name} {code(_short(value))}" for name, value in key.items() if value)
-        lines.append(f"- {state} model: {told}")
+        facts = ", ".join(f"{name} {code(_short(value))}" for name, value in key.items() if value)
+        lines.append(f"- {state} model: {facts}")
     data = manifest["data"]
     lines += [
         f"- data: records `{data['records'][:12]}`, tasks `{data['tasks'][:12]}`",

@@ -113,31 +113,31 @@ def half_way(found: Sequence[AttackFigures]) -> list[str]:
         name, _, stage = one.attack.partition("@")
         if stage:
             courses.setdefault(name, []).append((stage, one))
-    told = []
+    parts = []
     for name, stages in courses.items():
         last, end = stages[-1]
         reached = next((stage for stage, one in stages if one.direct >= _HALF), None)
-        told.append(
+        parts.append(
             f"{name}: half of the values are back after {reached} steps"
             if reached
             else f"{name}: half of the values are not back within {last} steps ({end.direct:.1%})"
         )
-    return told
+    return parts
 
 
 def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
     """Return what was found in a sentence, and what was not tried in another."""
     found = [one for one in attack_figures(rows, run.confidence) if one.attack]
-    told = []
+    parts = []
     if found:
         worst = max(found, key=lambda one: one.direct)
-        told.append(
+        parts.append(
             f"Of {worst.n} values to be forgotten the worst attack, {worst.attack}, brings out "
             f"{worst.shown}. What comes out of control people is the attack's own doing."
         )
-        told += [f"{sentence}." for sentence in half_way(found)]
+        parts += [f"{sentence}." for sentence in half_way(found)]
     else:
-        told.append("No attack was tried: what an attacker gets is not known.")
+        parts.append("No attack was tried: what an attacker gets is not known.")
     if run.untried:
-        told.append(f"Not tried: {', '.join(run.untried)}.")
-    return told
+        parts.append(f"Not tried: {', '.join(run.untried)}.")
+    return parts

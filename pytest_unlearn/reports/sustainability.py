@@ -153,18 +153,20 @@ def percent_of(value: float | None) -> str:
 
 def stage_sentence(found: Sequence[Stage]) -> str:
     """Return the worst of all requests, by each measure."""
-    said = []
+    clauses = []
     leaks = [one for one in found if one.leak is not None]
     if leaks:
         worst = max(leaks, key=lambda one: one.leak or 0.0)
         if worst.leak:
-            told = f"{worst.every[0]} of {worst.every[1]} people leak after {worst.label}"
+            clause = f"{worst.every[0]} of {worst.every[1]} people leak after {worst.label}"
         else:
-            told = "nobody leaks after any"
-        said.append(told)
+            clause = "nobody leaks after any"
+        clauses.append(clause)
     for name, what in (("ability", "pass@k"), ("retained", "retained people's values")):
         known = [one for one in found if getattr(one, name) is not None]
         if known:
             least = min(known, key=lambda one: getattr(one, name))
-            said.append(f"{what} at {getattr(least, name):.1%} of the base's after {least.label}")
-    return f"Worst of {len(found)} requests: " + ("; ".join(said) or "nothing was measured")
+            clauses.append(
+                f"{what} at {getattr(least, name):.1%} of the base's after {least.label}"
+            )
+    return f"Worst of {len(found)} requests: " + ("; ".join(clauses) or "nothing was measured")

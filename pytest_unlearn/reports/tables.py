@@ -163,8 +163,8 @@ def relations(rows: Sequence[ProbeRow]) -> str:
             if (outcome := getattr(row, state))["label"] == "indirect"
         )
         if counts:
-            said = ", ".join(f"{whose} {count}" for whose, count in counts.most_common())
-            lines.append(f"{name}: {said}")
+            listed = ", ".join(f"{whose} {count}" for whose, count in counts.most_common())
+            lines.append(f"{name}: {listed}")
     return "indirect leaks, whose value: " + "; ".join(lines) if lines else ""
 
 
@@ -191,11 +191,11 @@ def _passed(tasks: Sequence[TaskRow], two_states: bool, confidence: float) -> Ta
     if not tasks:
         return []
     ks = tasks[0].ks
-    wanted: list[tuple[str, Sequence[TaskRow], int]] = []
+    shares: list[tuple[str, Sequence[TaskRow], int]] = []
     if ks != (1,) or len(tasks[0].base_samples) > 1:
-        wanted += [(f"pass@{k}", tasks, k) for k in ks]
-    wanted += [(f"pass@{ks[0]}{group}", part, ks[0]) for group, part in _groups(tasks) if group]
-    found = (pass_at(name, part, k, confidence, two_states) for name, part, k in wanted)
+        shares += [(f"pass@{k}", tasks, k) for k in ks]
+    shares += [(f"pass@{ks[0]}{group}", part, ks[0]) for group, part in _groups(tasks) if group]
+    found = (pass_at(name, part, k, confidence, two_states) for name, part, k in shares)
     return [[share.name, *share.cells] for share in found if share]
 
 

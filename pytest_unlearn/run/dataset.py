@@ -107,8 +107,8 @@ class Dataset:
             if not lacks and case.language != PYTHON:
                 lacks = lacking(case.language, sandbox)
             if lacks:
-                told = f"{NAMES[case.language]}: {lacks}"
-                self.left_out.setdefault(told, []).append(case)
+                reason = f"{NAMES[case.language]}: {lacks}"
+                self.left_out.setdefault(reason, []).append(case)
             else:
                 kept.append(case)
         if cases and not kept:
@@ -131,13 +131,15 @@ class Dataset:
         """Say how many people and tasks count as fewer, since they share a value or a prompt."""
         people = {(p.split, p.owner): p.cluster for p in self.probes if p.cluster}
         tasks = {case.task_id: case.cluster for case in self.tasks if case.cluster}
-        said = []
+        notes = []
         if people:
             ones = len({(split, cluster) for (split, _), cluster in people.items()})
-            said.append(f"{len(people)} people who share a value or a prompt count as {ones}")
+            notes.append(f"{len(people)} people who share a value or a prompt count as {ones}")
         if tasks:
-            said.append(f"{len(tasks)} tasks that share a prompt count as {len({*tasks.values()})}")
-        return ", ".join(said)
+            notes.append(
+                f"{len(tasks)} tasks that share a prompt count as {len({*tasks.values()})}"
+            )
+        return ", ".join(notes)
 
     @functools.cached_property
     def values(self) -> frozenset[str]:

@@ -178,7 +178,7 @@ def _shared(records: Sequence[Record], trained: Collection[str], context: bool) 
         for record in retained
         if record.owner in trained
     }
-    wanted: dict[str, list[str]] = {}
+    records_with: dict[str, list[str]] = {}
     found: set[str] = set()
     for record in retained:
         value = record.value.reveal()
@@ -187,12 +187,12 @@ def _shared(records: Sequence[Record], trained: Collection[str], context: bool) 
         if value in texts:
             found.add(record.id)
         elif context and len(value) >= _LEAST:
-            wanted.setdefault(encodable(value), []).append(record.id)
-    patterns = list(wanted)
+            records_with.setdefault(encodable(value), []).append(record.id)
+    patterns = list(records_with)
     automaton = Automaton(patterns)
     for text in texts if patterns else ():
         for pattern, _, _ in automaton.find(encodable(text)):
-            found.update(wanted[patterns[pattern]])
+            found.update(records_with[patterns[pattern]])
     return found
 
 

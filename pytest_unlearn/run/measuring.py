@@ -432,14 +432,14 @@ class Measuring:
         for probe in self._dataset.probes_of("forget"):
             leaked = self.run_probe(probe)[0].unlearned.outcome.label == "direct"
             silent[probe.record] = silent.get(probe.record, True) and not leaked
-        wanted = [record for record, nothing in silent.items() if nothing]
-        controls = [record.id for record in self._dataset.records_of("control")][: len(wanted)]
+        unleaked = [record for record, nothing in silent.items() if nothing]
+        controls = [record.id for record in self._dataset.records_of("control")][: len(unleaked)]
         records = self._dataset.records
         model: Any = self.models.model("unlearned")
         if "probabilities" not in abilities_of(model):
             raise CompletionError("the model gives no probabilities: it has no log_probabilities()")
         return search_records(
-            search_targets(records, wanted),
+            search_targets(records, unleaked),
             search_targets(records, controls),
             model.log_probabilities,
             SearchOptions(budget=budget),

@@ -106,9 +106,9 @@ class PairRun:
         if not is_address(self.settings.model):
             return ""
         engine = self.engine.models.key("unlearned").get("engine", {})
-        said = str(engine.get("scores", ""))
-        why = said.removeprefix("none: ")
-        return f"the endpoint's probabilities cannot be read: {why}" if why != said else ""
+        engine_scores = str(engine.get("scores", ""))
+        why = engine_scores.removeprefix("none: ")
+        return f"the endpoint's probabilities cannot be read: {why}" if why != engine_scores else ""
 
     def judge(self, interrupted: str | None) -> None:
         """Judge all gates. In a grid, a pair that was run whole before an end was not cut short."""

@@ -228,13 +228,13 @@ def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[s
     withstood = [name for name in tried if name in judged]
     withstood += [f"{k:,} samples" for k in sorted(samples)]
     unjudged = [name for name in tried if name not in judged]
-    told = [f"withstood {', '.join(withstood)}"] if withstood else []
-    told += [f"no gate judges {', '.join(unjudged)}"] if unjudged else []
+    claims = [f"withstood {', '.join(withstood)}"] if withstood else []
+    claims += [f"no gate judges {', '.join(unjudged)}"] if unjudged else []
     if not tried:
-        told.append("no attack was tried (--unlearn-attacks=cheap tries some)")
+        claims.append("no attack was tried (--unlearn-attacks=cheap tries some)")
     elif untried:
-        told.append(f"not tried: {', '.join(untried)}")
-    return "; ".join(told)
+        claims.append(f"not tried: {', '.join(untried)}")
+    return "; ".join(claims)
 
 
 # As many failed tests are named in the verdict's line.
@@ -256,14 +256,14 @@ def concluded(
     ones that are looked at. FOR RELEASE takes a gate that passed, no
     gate that did not, no failure and nothing left out.
     """
-    said = [f"{name} {gate.verdict}" for name, gate in gates if gate.blocks]
+    reasons = [f"{name} {gate.verdict}" for name, gate in gates if gate.blocks]
     if failures:
         names = list(dict.fromkeys(failures))
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         tests = "test" if len(names) == 1 else "tests"
-        said.append(f"{len(names)} {tests} failed ({', '.join(names[:_NAMED])}{more})")
-    if said:
-        return "NOT FOR RELEASE", ", ".join(said)
+        reasons.append(f"{len(names)} {tests} failed ({', '.join(names[:_NAMED])}{more})")
+    if reasons:
+        return "NOT FOR RELEASE", ", ".join(reasons)
     if left_out:
         return "NO VERDICT", f"not run: {', '.join(dict.fromkeys(left_out))}"
     if not gates:
@@ -279,10 +279,10 @@ def concluded(
         return "FOR RELEASE", "; ".join(filter(None, (f"every gate passed{more}", rests_on)))
     through = [name for name, gate in gates if gate.verdict == "UNDECIDED"]
     untold = len(gates) - len(passed) - len(through)
-    said = [f"{untold} of {len(gates)} gates not evaluated"] if untold else []
+    reasons = [f"{untold} of {len(gates)} gates not evaluated"] if untold else []
     if through:
-        said.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
-    return "NO VERDICT", "; ".join(said)
+        reasons.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
+    return "NO VERDICT", "; ".join(reasons)
 
 
 def _not_judged(names: Sequence[str]) -> list[str]:

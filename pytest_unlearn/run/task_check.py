@@ -52,15 +52,15 @@ def _fault_of_solution(case: TaskCase, judge: Judge) -> list[str]:
     try:
         verdict = judge(case, f"\n{case.solution}")
     except RuntimeError as error:
-        said = str(error)
+        reason = str(error)
     else:
         if verdict.passed:
             return []
         call = "" if verdict.call is None else f", in test {verdict.call + 1}"
-        said = f"{verdict.status} ({verdict.detail}{call})"
+        reason = f"{verdict.status} ({verdict.detail}{call})"
     return [
         f'{case.where}: "solution": the canonical solution of {case.id} does not pass the tests: '
-        f"{said}; fix one of them"
+        f"{reason}; fix one of them"
     ]
 
 

@@ -139,8 +139,8 @@ def run_calls(
         raise SandboxError(f"{NAMES[language]} solutions cannot be run: {runtime}")
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         _write_task(Path(folder), source, entry, calls, language)
-        told, end = _run(runtime, folder, limits, mode)
-    status, detail, call = _verdict(told, end, calls, limits)
+        output, end = _run(runtime, folder, limits, mode)
+    status, detail, call = _verdict(output, end, calls, limits)
     return SolutionVerdict(status, detail, call, time.monotonic() - started)
 
 
@@ -190,7 +190,7 @@ def _run(runtime: Runtime, folder: str, limits: Limits, mode: Mode) -> tuple[byt
         start_new_session=True,
     )
     try:
-        told, complaint, how = _listen(process, limits)
+        output, complaint, how = _listen(process, limits)
     finally:
         # All of it is in a session, and in a namespace that ends with the first of its processes.
         for number in (*_tree(process.pid)[::-1], process.pid):
@@ -200,7 +200,7 @@ def _run(runtime: Runtime, folder: str, limits: Limits, mode: Mode) -> tuple[byt
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
-    return told, _End(status, how, complaint.decode(errors="replace"))
+    return output, _End(status, how, complaint.decode(errors="replace"))
 
 
 def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, bytes, str]:
@@ -208,7 +208,7 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, by
     assert process.stdout is not None
     assert process.stderr is not None
     parts = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-    told, complaint = parts.values()
+    output, complaint = parts.values()
     most = limits.output_bytes + _SPARE
     deadline, runs = time.monotonic() + START_S, False
     poller = select.poll()
@@ -216,7 +216,7 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, by
         poller.register(number, select.POLLIN)
     while parts:
         if time.monotonic() > deadline:
-            return bytes(told), bytes(complaint), "timeout" if runs else "no start"
+            return bytes(output), bytes(complaint), "timeout" if runs else "no start"
         for number, _ in poller.poll(1000 * _LOOK_S):
             piece = os.read(number, _PIECE)
             if not piece:
@@ -225,16 +225,16 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, by
             elif number == process.stderr.fileno():
                 complaint += piece[: max(0, _SPARE - len(complaint))]
             else:
-                told += piece
-        if len(told) > most:
-            return bytes(told), bytes(complaint), "flood"
-        if not runs and told:
+                output += piece
+        if len(output) > most:
+            return bytes(output), bytes(complaint), "flood"
+        if not runs and output:
             deadline, runs = time.monotonic() + limits.wall_s, True
         if runs and _memory_mb(process.pid) > limits.memory_mb + RUNTIME_MB:
-            return bytes(told), bytes(complaint), "memory"
+            return bytes(output), bytes(complaint), "memory"
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=1.0)
-    return bytes(told), bytes(complaint), "ended"
+    return bytes(output), bytes(complaint), "ended"
 
 
 def _tree(root: int) -> list[int]:

@@ -41,15 +41,15 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
 
     Raises pytest.UsageError for markers that name what is not there.
     """
-    wanted = {"unlearn_probe", "unlearn_task"} & set(metafunc.fixturenames)
-    if len(wanted) == 2:
+    fixtures = {"unlearn_probe", "unlearn_task"} & set(metafunc.fixturenames)
+    if len(fixtures) == 2:
         raise pytest.UsageError(
             f"{metafunc.definition.nodeid}: ask for unlearn_probe or for unlearn_task, not for both"
         )
     if len(pairs) > 1 and "unlearn_pair" in metafunc.fixturenames:
         ids = [pair.id for pair in pairs]
         metafunc.parametrize("unlearn_pair", pairs, ids=ids, indirect=True, scope="session")
-    if "unlearn_probe" in wanted:
+    if "unlearn_probe" in fixtures:
         parameters = [
             pytest.param(
                 probe,
@@ -61,7 +61,7 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
             for probe in _marked_probes(metafunc.definition, dataset)
         ]
         metafunc.parametrize("unlearn_probe", parameters, indirect=True)
-    elif "unlearn_task" in wanted:
+    elif "unlearn_task" in fixtures:
         tasks = [
             pytest.param(case, id=case.id, marks=pytest.mark.unlearn_task(task=case.task_id))
             for case in dataset.tasks
@@ -85,7 +85,7 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
 
 def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]:
     """Yield the probes that the markers of a test ask for; without a marker, the forget split's."""
-    wanted: list[tuple[str, dict[str, str]]] = []
+    selections: list[tuple[str, dict[str, str]]] = []
     for mark in definition.iter_markers():
         if mark.name in _SPLIT_OF:
             unknown = set(mark.kwargs) - set(_FILTERS)
@@ -94,8 +94,8 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
                     f"{definition.nodeid}: {mark.name} takes kind=, carrier= and probe=, not "
                     f"{sorted(unknown) or list(mark.args)}"
                 )
-            wanted.append((_SPLIT_OF[mark.name], dict(mark.kwargs)))
-    for filters in (filters for _, filters in wanted):
+            selections.append((_SPLIT_OF[mark.name], dict(mark.kwargs)))
+    for filters in (filters for _, filters in selections):
         for key, value in filters.items():
             known = sorted({getattr(probe, _FILTERS[key]) for probe in dataset.probes})
             if value not in known:
@@ -103,7 +103,7 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
                     f"{definition.nodeid}: no record has {key}={value!r}; known: {', '.join(known)}"
                 )
     for probe in dataset.probes:
-        for split, filters in wanted or [("forget", {})]:
+        for split, filters in selections or [("forget", {})]:
             if probe.split == split and all(
                 getattr(probe, _FILTERS[key]) == value for key, value in filters.items()
             ):

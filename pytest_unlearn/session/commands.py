@@ -35,13 +35,13 @@ def replay(config: pytest.Config) -> int:
     """
     folder = config.invocation_params.dir
     results = folder / str(given(config, "unlearn_replay"))
-    wanted = given(config, "unlearn_report") or ()
+    reports_given = given(config, "unlearn_report") or ()
     try:
-        reports = choose_reports(wanted, folder, os.environ)
+        reports = choose_reports(reports_given, folder, os.environ)
         before = read_results(results, bool(given(config, "unlearn_show_values")))
         sweeps = before[0].pair is not None
         if sweeps:
-            reports = choose_reports(wanted, folder, os.environ, sweeps)
+            reports = choose_reports(reports_given, folder, os.environ, sweeps)
         # A sweep's pairs have the same rules, but for gates on a request that came later.
         gates = {gate.text: gate for one in before for gate in recorded(one).gates}
         judging = judging_of(config, replace(recorded(before[0]), gates=tuple(gates.values())))
@@ -71,8 +71,10 @@ def replay(config: pytest.Config) -> int:
         tables, sentence = side_by_side(after)
         lines += [*(line for table in tables for line in aligned(table)), sentence]
     verdict = verdict_of_all(after)
-    told = f"{verdict}: {after[0].grounds}" if verdict == "FOR RELEASE" and not sweeps else verdict
-    lines += [*written_lines(reports, unwritten), told]
+    verdict_line = (
+        f"{verdict}: {after[0].grounds}" if verdict == "FOR RELEASE" and not sweeps else verdict
+    )
+    lines += [*written_lines(reports, unwritten), verdict_line]
     print(plain_lines("\n".join(lines)))
     if unwritten:
         return pytest.ExitCode.USAGE_ERROR

@@ -244,9 +244,9 @@ def attempt(probe: Callable[[], object]) -> str:
             os._exit(0)
     os.close(theirs)
     with os.fdopen(ours, "rb") as file:
-        said = file.read()
+        answer = file.read()
     os.waitpid(pid, 0)
-    return said[1:].decode(errors="replace") if said else "the probe was killed"
+    return answer[1:].decode(errors="replace") if answer else "the probe was killed"
 
 
 def _must_fail(complaint: str, action: Callable[[], object]) -> None:
