@@ -75,7 +75,8 @@ def _trained(session: UnlearnSession) -> int:
     if session.sweeps:
         raise pytest.UsageError(
             "one model is trained by one method at a time; name one --unlearn-model and one "
-            "--unlearn-method, and start again for the next"
+            "--unlearn-method, and start again for the next (what --unlearn-requests asks for is "
+            "trained by the run itself)"
         )
     settings, pair = session.settings, session.runs[0].engine.models
     if not isinstance(pair, ModelPair):
