@@ -117,7 +117,9 @@ def _trained(session: UnlearnSession) -> int:
 
 def _check_processes(settings: Settings) -> None:
     """Raise pytest.UsageError where the processes that a launcher started cannot train."""
+    from pytest_unlearn.core.errors import UserError
     from pytest_unlearn.session.xdist import visible_gpus
+    from pytest_unlearn.unlearning.launcher import check_launcher
     from pytest_unlearn.unlearning.method import MethodError, check_processes
 
     count = _started()
@@ -138,10 +140,16 @@ def _check_processes(settings: Settings) -> None:
             f"--unlearn-device={settings.device}: each of {count} processes takes a GPU of its "
             "own; write cuda, cpu or auto"
         )
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise pytest.UsageError(
-            "weights are sharded by FSDP, not by DeepSpeed; write `accelerate launch --use_fsdp`"
+    try:
+        check_launcher(
+            os.environ,
+            settings.device,
+            settings.dtype,
+            options.checkpointing,
+            options.accumulate,
         )
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), visible_gpus()
     if settings.device != "cpu" and 0 < gpus < here:
         raise pytest.UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
@@ -142,6 +143,35 @@ def families(given: Given) -> tuple[str, ...]:
     from pytest_unlearn.probes.families import parse_families
 
     return parse_families(given.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `number` (from 1) of `count`."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `3/8`. Raises UserError."""
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal()):
+            raise UserError(f"--unlearn-shard={text}: write which of how many parts, as in 3/8")
+        shard = cls(int(number), int(count))
+        if not 1 <= shard.number <= shard.count:
+            raise UserError(
+                f"--unlearn-shard={text}: parts are numbered from 1 to {shard.count}; write "
+                f"--unlearn-shard=1/{max(1, shard.count)} and so on"
+            )
+        return shard
+
+
+def shard(given: Given) -> Shard:
+    return Shard.parse(str(given.value))
 
 
 def attacks(given: Given) -> tuple[str, ...]:

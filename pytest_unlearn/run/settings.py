@@ -26,7 +26,7 @@ from pytest_unlearn.core.option import (
 )
 from pytest_unlearn.gates.judging import GATE_OPTIONS
 from pytest_unlearn.run import option_values
-from pytest_unlearn.run.option_values import DEFAULT_SHARE, SAMPLING_OPTIONS
+from pytest_unlearn.run.option_values import SAMPLING_OPTIONS
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
@@ -209,7 +209,7 @@ class Settings:
             "judge what is kept; 0 judges on what was trained on, and says so (default: 0.5)",
             read=option_values.share,
         ),
-        default=DEFAULT_SHARE,
+        default=option_values.DEFAULT_SHARE,
         role="model",
     )
     confirm: int | None = setting(
@@ -289,9 +289,8 @@ class Settings:
         Option(
             "unlearn_search",
             "N",
-            "look for prompts that leak what no probe leaked: at most N prompts a record,"
-            " on forget and, to see what the attack itself does, on control people "
-            "(default: 0, no search)",
+            "look for prompts that leak what no probe leaked: at most N prompts a record, on "
+            "forget and, to see what the attack itself does, on control people (default: 0)",
             read=whole_number(least=0),
         ),
         default=0,
@@ -352,8 +351,8 @@ class Settings:
         Option(
             "unlearn_check_tasks",
             "",
-            "run the canonical solutions first, and stop where one does not pass its own "
-            "tests or a wrong one does; name the tasks that a body of one constant passes",
+            "run the canonical solutions first, and stop where one does not pass its own tests or "
+            "a wrong one does; name the tasks that a body of one constant passes",
             switch=True,
             read=switch,
         ),
@@ -364,10 +363,14 @@ class Settings:
         Option(
             "unlearn_speeds",
             "FILE",
-            "speeds of a machine as benchmarks/gpu.py measured them, for --unlearn-plan (default: "
-            "assumed ones)",
+            "speeds that benchmarks/gpu.py measured, for --unlearn-plan (default: assumed ones)",
             read=a_path,
         ),
+        default=None,
+        role="show",
+    )
+    shard: option_values.Shard | None = setting(
+        Option("unlearn_shard", "I/N", "measure part I of N only", read=option_values.shard),
         default=None,
         role="show",
     )
@@ -375,10 +378,9 @@ class Settings:
         Option(
             "unlearn_replay",
             "FILE",
-            "bare: judge the store's completions again; load, unlearn and generate "
-            "nothing. With the --unlearn-report=jsonl of an earlier run: judge its rows "
-            "by the gates given now, or by its own, and write reports; run no test. Put "
-            "the bare flag after the paths",
+            "bare: judge the store's completions again; load, unlearn and generate nothing. With "
+            "the --unlearn-report=jsonl of an earlier run: judge its rows by the gates given now, "
+            "or by its own, and write reports; run no test. Put the bare flag after the paths",
             bare=STORE,
         ),
         default=False,
@@ -404,10 +406,9 @@ class Settings:
         Option(
             "unlearn_sandbox",
             "auto|strict|off",
-            "what is around the solutions of tasks. auto: every layer that this system "
-            "has (default); strict: refuse to run unless it has all of them; off: "
-            "DANGEROUS, solutions can read and write your files, use the network and "
-            "start programs",
+            "what is around the solutions of tasks. auto: every layer that this system has "
+            "(default); strict: refuse to run unless it has all of them; off: DANGEROUS, solutions "
+            "can read and write your files, use the network and start programs",
             read=one_of("auto", "strict", "off"),
         ),
         default="auto",

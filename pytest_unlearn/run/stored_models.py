@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelNotFoundError, ModelSource
+from pytest_unlearn.run import shards
 from pytest_unlearn.run.models import ReplayError, UnlearnedModel
 from pytest_unlearn.run.planted import Planting, names_of
 from pytest_unlearn.run.provenance import provenance
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
 
 _NAMESPACE = "runs"
+_FIELDS = ("gates", "keys", "shards", "files", "checkpoint", "planting")
 # What makes the models of a run, besides its data.
 _NAMES = ("model", "baseline", "retrained")
 # An adapter's folder may be elsewhere on another machine; whom one trusts makes no model.
@@ -123,19 +125,26 @@ class Replayed:
         _refuse(f"unlearned+{attack.name}")
 
 
-def note(settings: Settings, dataset: Dataset, models: Models) -> None:
-    """Note the models of a run that measured something; a later run with the same flags counts."""
-    store = Store(settings.store, settings.replay)
+def note(settings: Settings, dataset: Dataset, models: Models, missing: int = 0) -> None:
+    """Note the models of a run that measured something; a later run with the same flags counts.
+
+    `missing`: of a shard, how many of its cases were not run.
+    """
+    store, shard = Store(settings.store, settings.replay), settings.shard
     states: list[State] = ["base", "unlearned"]
     if settings.retrained is not None:
         states.append("retrained")
     checkpoint, planting = models.stored_unlearning(), models.stored_planting()
+    keys = {state: models.key(state) for state in states}
+    if shard is not None:
+        shards.note(store, _run_key(settings, dataset), shard, missing, keys)
     store.put(
         _NAMESPACE,
         _run_key(settings, dataset),
         {
             "gates": [gate.text for gate in settings.judging.gates],
-            "keys": {state: models.key(state) for state in states},
+            "keys": keys,
+            "shards": shard.count if shard else None,
             "files": _files(settings, store),
             "checkpoint": _fields(checkpoint, but="folder"),
             "planting": _fields(planting, but="source"),
@@ -146,12 +155,15 @@ def note(settings: Settings, dataset: Dataset, models: Models) -> None:
 def recorded(settings: Settings, dataset: Dataset, store: Store) -> Recorded | None:
     """Return the models of the last run with these flags and data, or None where there was none.
 
-    Raises ModelNotFoundError where a model of it is on this machine, and is another one now.
+    Raises ModelNotFoundError where a model of it is on this machine, and is another one now, and
+    UserError where it was run in shards that are not all there.
     """
     key = _run_key(settings, dataset)
-    entry = store.get(_NAMESPACE, key, "gates", "keys", "files", "checkpoint", "planting")
+    entry = store.get(_NAMESPACE, key, *_FIELDS)
     if entry is None:
         return None
+    if entry["shards"] is not None:
+        shards.check(store, key, entry["shards"], entry["keys"])
     noted, here = entry["files"], _files(settings, store)
     for flag in noted.keys() & here.keys():
         if noted[flag] != here[flag]:

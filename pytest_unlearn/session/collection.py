@@ -189,6 +189,37 @@ def _property(item: pytest.Item, wanted: str) -> str | None:
     return next((str(value) for name, value in item.user_properties if name == wanted), None)
 
 
+class ShardSelection:
+    """Leaves a shard its own tests: those of its cases, and of its attacks. What belongs to no case
+    (a search, a user's own test) is the first shard's."""
+
+    def __init__(
+        self, parts: Mapping[str, tuple[Collection[str], Collection[str]]], first: bool
+    ) -> None:
+        """`parts`: the ids of the shard's cases and the names of its attacks, by pair."""
+        self._parts = parts
+        self._first = first
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Deselect the tests of other shards."""
+        own = list(filter(self._is_own, items))
+        if len(own) < len(items):
+            kept = set(own)
+            others = [item for item in items if item not in kept]
+            items[:] = own
+            config.hook.pytest_deselected(items=others)
+
+    def _is_own(self, item: pytest.Item) -> bool:
+        cases, attacks = self._parts[_property(item, PAIR_PROPERTY) or next(iter(self._parts))]
+        case, attack = _property(item, CASE_PROPERTY), _property(item, ATTACK_NAME)
+        if attack is not None:
+            return attack in attacks
+        return self._first if case is None else case in cases
+
+
 class RowCollector:
     """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
 

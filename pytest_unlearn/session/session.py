@@ -30,6 +30,13 @@ from pytest_unlearn.run.pair_run import PairRun
 from pytest_unlearn.run.provenance import Clock, redacted
 from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, untried
 from pytest_unlearn.run.settings import Pair, Settings
+from pytest_unlearn.run.shards import (
+    attacks_of,
+    cases_of,
+    check_flags,
+    check_trained,
+    expected,
+)
 from pytest_unlearn.run.training_checks import check_engine, check_training
 from pytest_unlearn.sandbox import SandboxError
 from pytest_unlearn.session import collection, solutions, xdist
@@ -39,6 +46,7 @@ from pytest_unlearn.session.collection import (
     PAIR_PROPERTY,
     PairOrder,
     RowCollector,
+    ShardSelection,
 )
 from pytest_unlearn.session.gate_items import VERDICT_PROPERTY, gate_reports
 from pytest_unlearn.session.options import left_by
@@ -100,6 +108,7 @@ class UnlearnSession:
             self.runs: list[PairRun] = []
             for pair in self.pairs:
                 check_engine(pair.settings)
+            check_flags(self.settings)
             for pair in self.pairs:
                 self.runs.append(PairRun(pair, self._data_of(pair), self._engine(pair)))
             for run in self.runs:
@@ -137,6 +146,16 @@ class UnlearnSession:
         if self.sweeps:
             cases = {run.pair.label: {case.id for case in run.own_cases} for run in self.runs}
             config.pluginmanager.register(PairOrder(cases), "unlearn-pair-order")
+        if (shard := self.settings.shard) is not None:
+            parts = {
+                run.pair.label: (
+                    cases_of(shard, run.dataset),
+                    {attack.name for attack in attacks_of(shard, run.attacked.attacks)},
+                )
+                for run in self.runs
+            }
+            selection = ShardSelection(parts, first=shard.number == 1)
+            config.pluginmanager.register(selection, "unlearn-shard")
 
     def _new_redactor(self) -> Redactor:
         """Make and register what keeps values out of all that pytest tells."""
@@ -244,6 +263,7 @@ class UnlearnSession:
             try:
                 for run in self.runs:
                     run.engine.models.resolve()
+                    check_trained(run.settings, run.engine.models)
             except UserError as error:
                 raise pytest.UsageError(str(error)) from error
 
@@ -363,6 +383,9 @@ class UnlearnSession:
         """Judge and report what was run to its end."""
         if self.config.option.collectonly or self.worker:
             return
+        if self.settings.shard is not None:
+            self._note_shard()
+            return
         # -x ends the loop by an attribute under xdist, and by an exception without.
         stopped = session.shouldstop or session.shouldfail
         # Also of no case at all, where somebody will look for it.
@@ -379,6 +402,19 @@ class UnlearnSession:
         self._write()
         if self.unwritten:
             raise pytest.UsageError("; ".join(self.unwritten))
+
+    def _note_shard(self) -> None:
+        """Note what this shard measured, for the replay that judges all of them."""
+        for run in self.runs:
+            if run.rows:
+                missing = self.missing_in_shard(run)
+                stored_models.note(run.settings, run.dataset, run.engine.models, missing)
+
+    def missing_in_shard(self, run: PairRun) -> int:
+        """Return how many cases of this shard were not run."""
+        assert self.settings.shard is not None
+        cases = expected(self.settings.shard, run.dataset, run.attacked.attacks)
+        return len(cases - run.seen)
 
     def _judge(self, interrupted: str | None, unseen: bool = False) -> bool:
         """Judge each pair of which any case was run, or all; tell whether there was one."""

@@ -216,9 +216,27 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for run in session.runs:
         if run.no_model:
             screen.line(f"{run.pair.named('no model')}: {run.no_model}", red=True)
-    if not reporter.config.option.collectonly:
+    if reporter.config.option.collectonly:
+        return
+    if session.settings.shard is not None:
+        screen.line(_part_line(session))
+    else:
         verdict, why = session.conclusion()
         screen.line(f"{verdict}: {why}", bold=True, **{_VERDICT_COLOURS[verdict]: True})
+
+
+def _part_line(session: UnlearnSession) -> str:
+    """Return what a shard says in place of a verdict."""
+    missing = sum(map(session.missing_in_shard, session.runs))
+    measured = sum(len(run.rows) for run in session.runs)
+    return (
+        f"shard {session.settings.shard}: {measured} cases measured"
+        + f", {missing} of its own not run" * bool(missing)
+        + f", in {session.settings.store}; no verdict"
+        + " and no report" * bool(session.reports)
+        + ": merge the shards' stores (python -m pytest_unlearn.merge), and judge them by "
+        "--unlearn-replay with the same flags"
+    )
 
 
 def _write_run(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:

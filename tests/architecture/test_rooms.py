@@ -24,7 +24,13 @@ ROOMS = (
     *("gates", "run", "reports", "session", "suite", "plugin"),
 )
 # Public doors at the package's root, and the last room that each may import.
-DOORS = {"__init__": "core", "strategies": "leaks", "testing": "run", "train": "session"}
+DOORS = {
+    "__init__": "core",
+    "strategies": "leaks",
+    "testing": "run",
+    "train": "session",
+    "merge": "run",
+}
 # The rooms that may import pytest; `unlearning` and all others are a library for notebooks too.
 KNOW_PYTEST = {"session", "suite", "plugin", "train"}
 MAX_LINES = 600

@@ -1,9 +1,10 @@
-"""The workflow of how-to/ci.md: valid YAML, actions of fixed versions, commands that would run."""
+"""Workflows and jobs of the how-to pages: valid YAML and shell, commands that would run."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,3 +67,58 @@ def test_both_jobs_give_the_same_flags() -> None:
     assert shlex.split(paths[-1]) == ["store", "results.jsonl"]
     assert "--unlearn-store=store" in flags
     assert "--unlearn-report=jsonl:results.jsonl" in made
+
+
+HOW_TO = ROOT / "docs/how-to"
+JOB = HOW_TO / "shards-job.yml"
+
+
+def shell_text(name: str) -> str:
+    """Return the shell script of an example."""
+    text = (HOW_TO / name).read_text()
+    if not name.endswith(".yml"):
+        return text
+    (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+    return str(container["args"][0])
+
+
+def example_command(name: str) -> list[str]:
+    """Return the arguments of the pytest command of an example, its variables filled in."""
+    text = shell_text(name)
+    flags = dict(re.findall(r'^(flags)="(.*)"$', text, re.MULTILINE)).get("flags", "")
+    line = next(line for line in text.splitlines() if line.strip().startswith("pytest "))
+    values = {"$flags": flags, "$SLURM_ARRAY_TASK_ID": "3", "$SLURM_ARRAY_TASK_COUNT": "8"}
+    values |= {"$((JOB_COMPLETION_INDEX + 1))": "3", "$store": "store"}
+    for variable, value in values.items():
+        line = line.replace(variable, value)
+    assert "$" not in line
+    return shlex.split(line)[1:]
+
+
+@pytest.mark.parametrize("name", ["shards.sbatch", "judge.sbatch", "shards-job.yml"])
+def test_jobs_would_run(
+    name: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell reads them, and pytest takes their flags."""
+    subprocess.run(["bash", "-n"], input=shell_text(name), text=True, check=True)
+    arguments = example_command(name)
+    (pair,) = Scene(pytester, monkeypatch).settings(arguments)
+    if name == "judge.sbatch":
+        assert pair.settings.replay
+        assert pair.settings.shard is None
+    else:
+        assert str(pair.settings.shard) == "3/8"
+
+
+def test_jobs_give_the_same_flags_and_as_many_shards() -> None:
+    """What one machine measures is found by the flags of the one that judges."""
+    shared = [
+        word for word in example_command("judge.sbatch") if "codeqwen" in word or ".jsonl" in word
+    ]
+    assert len(shared) == 3
+    assert set(shared) <= set(example_command("shards.sbatch"))
+    assert set(shared) <= set(example_command("shards-job.yml"))
+    spec = yaml.safe_load(JOB.read_text())["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert f"/{spec['completions']}" in shell_text("shards-job.yml")
+    assert "#SBATCH --array=1-8" in shell_text("shards.sbatch")
