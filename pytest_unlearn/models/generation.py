@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from pytest_unlearn.models.batches import padded
+from pytest_unlearn.models.decoding import LoopError, fits, written
 from pytest_unlearn.models.presets import CONTEXTS
 from pytest_unlearn.models.prompt_formats import Infill, chat_ids, infill_ids, infill_style
 from pytest_unlearn.models.sampling import Decoding, DecodingScheme, cut_at
@@ -84,12 +86,17 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-class _RefuseNan(LogitsProcessor):
+def _refuse_nan(logits: torch.Tensor) -> None:
     """Stop at NaN: argmax over NaN gives some token, and a broken model would look clean."""
+    if bool(torch.isnan(logits).any()):
+        raise GenerationError("the model's predictions are NaN: its weights are broken")
+
+
+class _RefuseNan(LogitsProcessor):
+    """Stops `generate` at NaN."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if bool(torch.isnan(scores).any()):
-            raise GenerationError("the model's predictions are NaN: its weights are broken")
+        _refuse_nan(scores)
         return scores
 
 
@@ -114,13 +121,17 @@ class _Draw(LogitsProcessor):
         )
         self._step = 0
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        cumulative = scheme_log_probs(scores.double(), self._scheme).exp().cumsum(dim=-1)
+    def tokens(self, logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
+        """Return the token of each row in a step, `[n]`, from its logits `[n, vocabulary]`."""
+        cumulative = scheme_log_probs(logits.double(), self._scheme).exp().cumsum(dim=-1)
         # A little below the sum, which rounding may leave under 1.
         most = cumulative[:, -1:] * (1 - 1e-12)
-        draws = self._draws[:, self._step, None].to(scores.device) * most
+        draws = self._draws[list(rows), step, None].to(logits.device) * most
+        return torch.searchsorted(cumulative, draws, right=True)[:, 0]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        chosen = self.tokens(scores, range(len(scores)), self._step)[:, None]
         self._step += 1
-        chosen = torch.searchsorted(cumulative, draws, right=True)
         only: Any = torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
         return only  # type: ignore[no-any-return]
 
@@ -161,16 +172,18 @@ def write(
     infill: Infill | None = None,
     halved: Callable[[int], None] = lambda rows: None,
     thinking: bool = False,
+    writer: Writer | None = None,
 ) -> list[str]:
     """Return what the model writes to each prompt in a style: completion, chat or infill.
 
     `suffixes` stand behind the gap of an infill, asked for as `infill` says (None: by the
     tokenizer's own tokens). `halved` is told the rows of a batch that did not fit the memory.
-    `thinking`: a chat model may think first. Raises as `complete_greedily`, and StyleError where
+    `thinking`: a chat model may think first. `writer`: that of the model's states.
+    Raises as `complete_greedily`, and StyleError where
     the tokenizer does not know the style.
     """
     rows, ends = prompt_rows(tokenizer, style, prompts, suffixes, infill, thinking)
-    return _continue(model, tokenizer, rows, decoding, ends, halved)
+    return _continue(model, tokenizer, rows, decoding, writer or Writer(), ends, halved)
 
 
 def prompt_rows(
@@ -206,7 +219,7 @@ def complete_greedily(
     Raises GenerationError on NaN, ValueError on a prompt without text.
     """
     encoded = _prompt_ids(tokenizer, prompts)
-    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens))
+    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens), Writer())
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
@@ -232,6 +245,7 @@ def _continue(
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[list[int]],
     decoding: Decoding,
+    writer: Writer,
     ends: Sequence[int] = (),
     halved: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
@@ -251,7 +265,7 @@ def _continue(
     check_ids(model, encoded)
     texts: list[str] | None = None
     try:
-        texts = _decoded(model, tokenizer, encoded, decoding, ends)
+        texts = _decoded(model, tokenizer, encoded, decoding, writer, ends)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -271,7 +285,7 @@ def _continue(
     out: list[str] = []
     for part in (slice(None, middle), slice(middle, None)):
         seeded = replace(decoding, seeds=decoding.seeds[part])
-        out += _continue(model, tokenizer, encoded[part], seeded, ends, halved)
+        out += _continue(model, tokenizer, encoded[part], seeded, writer, ends, halved)
     return out
 
 
@@ -280,40 +294,140 @@ def _decoded(
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[list[int]],
     decoding: Decoding,
+    writer: Writer,
     ends: Sequence[int],
 ) -> list[str]:
-    """Decode a batch, padded on the left."""
-    width, max_new_tokens = max(map(len, encoded)), decoding.max_new_tokens
-    pad = int(tokenizer.pad_token_id)
-    ids, mask = padded(encoded, pad, model.device, left=True)
-    generate: Any = model.generate
+    """Decode a batch."""
     own: Any = model.generation_config.eos_token_id
     every = [*(own if isinstance(own, list) else [own] * (own is not None)), *ends]
+    rows = writer.written(model, tokenizer, encoded, decoding, every)
+    return [
+        cut_at(new_text(tokenizer, prompt + until(row, 0, every), len(prompt), 0), decoding.stops)
+        for row, prompt in zip(rows, encoded, strict=True)
+    ]
+
+
+class Writer:
+    """Writes with the states of one model, in our loop where that gives what `generate` gives.
+
+    That is tried on the first prompts of each state. What one state wrote greedily is the draft of
+    what the next writes after the same prompt.
+    """
+
+    def __init__(self) -> None:
+        self._ways: dict[type, bool | None] = {}
+        self._drafts: dict[tuple[int, ...], list[int]] = {}
+
+    def written(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        ends: Sequence[int],
+    ) -> list[list[int]]:
+        """Return token ids after each prompt, which may go on behind one of `ends`."""
+        kind = type(model)
+        if kind not in self._ways:
+            self._ways[kind] = _way(model, tokenizer, prompts, ends)
+        tree = self._ways[kind]
+        if tree is None:
+            return _generated(model, tokenizer, prompts, decoding, ends)
+        greedy = decoding.temperature == 0
+        drafts = [self._drafts.get(tuple(prompt), []) for prompt in prompts] if greedy else []
+        rows = _in_loop(model, tokenizer, prompts, decoding, ends, drafts, tree)
+        if greedy:
+            self._drafts |= zip(map(tuple, prompts), rows, strict=True)
+        return rows
+
+
+def _in_loop(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    decoding: Decoding,
+    ends: Sequence[int],
+    drafts: Sequence[list[int]],
+    tree: bool,
+) -> list[list[int]]:
+    """Return token ids after each prompt, from `decoding.written`."""
+    draw = _Draw(decoding).tokens if decoding.temperature > 0 else None
+
+    def choose(logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
+        _refuse_nan(logits)
+        return draw(logits.float(), rows, step) if draw else logits.argmax(dim=-1)
+
+    def stopped(rows: list[list[int]]) -> list[bool]:
+        texts: Any = tokenizer.batch_decode(rows)
+        return [any(stop in text for stop in decoding.stops) for text in texts]
+
+    pad = int(tokenizer.pad_token_id)
+    stops = stopped if decoding.stops else None
+    return written(model, prompts, decoding.max_new_tokens, pad, ends, choose, stops, drafts, tree)
+
+
+# Of what is tried against `generate`: prompts, and tokens of each.
+_TRIED, _TRIED_TOKENS = 3, 8
+
+
+def _way(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    ends: Sequence[int],
+) -> bool | None:
+    """Return whether our loop may read prompts as a tree, or None where only `generate` will do.
+
+    The loop must choose what `generate` chooses, after prompts of different lengths: with a right
+    draft, so that a row leaves the others, with a wrong one, and with none.
+    """
+    if not fits(model):
+        return None
+    by_length = sorted(prompts, key=len)
+    tried = [by_length[len(by_length) * n // _TRIED] for n in range(_TRIED)]
+    decoding = Decoding(_TRIED_TOKENS)
+    rows = [until(r, 0, ends) for r in _generated(model, tokenizer, tried, decoding, ends)]
+    size = int(model.config.get_text_config().vocab_size)
+    wrong = [*rows[1][:2], *((token + 1) % size for token in rows[1][2:])]
+    for tree in (True, False):
+        with contextlib.suppress(
+            *(LoopError, AttributeError, IndexError, NotImplementedError, TypeError, ValueError)
+        ):
+            own = _in_loop(model, tokenizer, tried, decoding, ends, [rows[0], wrong, []], tree)
+            if [until(row, 0, ends) for row in own] == rows:
+                return tree
+    return None
+
+
+def _generated(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[list[int]],
+    decoding: Decoding,
+    ends: Sequence[int],
+) -> list[list[int]]:
+    """Return what `generate` gives for a batch, padded on the left."""
+    width = max(map(len, encoded))
+    ids, mask = padded(encoded, int(tokenizer.pad_token_id), model.device, left=True)
     settings: Any = GenerationConfig
     processors: list[LogitsProcessor] = [_RefuseNan()]
     if decoding.temperature > 0:
         processors.append(_Draw(decoding))
     stopping = [_AtStop(tokenizer, decoding.stops, width)] if decoding.stops else []
     with torch.inference_mode():
-        output = generate(
+        output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=settings(
                 do_sample=False,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=every or None,
+                max_new_tokens=decoding.max_new_tokens,
+                eos_token_id=list(ends) or None,
                 pad_token_id=tokenizer.pad_token_id,
             ),
             logits_processor=LogitsProcessorList(processors),
             stopping_criteria=StoppingCriteriaList(stopping),
         )
-    return [
-        cut_at(
-            new_text(tokenizer, until(row.tolist(), width, every), width, width - len(prompt)),
-            decoding.stops,
-        )
-        for row, prompt in zip(output, encoded, strict=True)
-    ]
+    return [row[width:] for row in output.tolist()]
 
 
 def until(row: list[int], width: int, ends: Sequence[int]) -> list[int]:
@@ -332,9 +446,7 @@ def new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, pad
     """
     prompt = decode(tokenizer, row[padding:width])
     text = decode(tokenizer, row[padding:])
-    if text.startswith(prompt):
-        return text[len(prompt) :]
-    return decode(tokenizer, row[width:])
+    return text[len(prompt) :] if text.startswith(prompt) else decode(tokenizer, row[width:])
 
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")

@@ -19,6 +19,7 @@ from transformers import (
 
 from pytest_unlearn.models.engine import METHODS
 from pytest_unlearn.models.generation import (
+    Writer,
     check_context,
     check_ids,
     context_of,
@@ -80,6 +81,8 @@ class Weights:
         self.tokenizer = tokenizer
         # Whether a chat model may think before it answers.
         self.thinking = False
+        # What one state wrote shortens what the other has to compute.
+        self.writer = Writer()
 
     @property
     def lora_targets(self) -> list[str] | str:
@@ -159,6 +162,7 @@ class LanguageModel:
                 infill,
                 halved=self._halved,
                 thinking=self._weights.thinking,
+                writer=self._weights.writer,
             )
 
     def _halved(self, rows: int) -> None:

@@ -12,7 +12,6 @@ whose first choice departs from these tokens but not from the value's text is de
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import torch
 
 from pytest_unlearn.models.architecture import CHUNK_NUMBERS, SCORED_TOKENS
 from pytest_unlearn.models.batches import padded
+from pytest_unlearn.models.decoding import cache_name
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import (
     GenerationError,
@@ -105,7 +105,7 @@ class Scorer:
         vocabulary = int(self._model.config.get_text_config().vocab_size)
         self._most_predicted = max(1, chunk_numbers // vocabulary)
         self._shares_prompts: bool | None = None
-        self._cache_name = _cache_name(model)
+        self._cache_name = cache_name(model)
         self.batch_tokens = batch_tokens
         self.tokens = 0
         self.padded = 0
@@ -411,13 +411,6 @@ def _sums_of(rows: list[ValueRow], logits: torch.Tensor) -> list[float]:
         parts.append(own - part.float().logsumexp(dim=-1))
     lengths = [len(row.answer) for row in rows]
     return [float(values.sum()) for values in torch.split(torch.cat(parts).double(), lengths)]
-
-
-def _cache_name(model: Any) -> str:
-    """Return what a model calls its keys and values; transformers 5.24 gave them another name."""
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    new = "cache" in inspect.signature(bare.forward).parameters
-    return "cache" if new else "past_key_values"
 
 
 def token_scores(

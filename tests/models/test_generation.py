@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, GenerationConfig
 
+from pytest_unlearn.models import generation
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, TooLongError, context_of
 from pytest_unlearn.models.loading import LanguageModel, ModelLoadError, Weights, load
@@ -149,15 +150,16 @@ def test_a_batch_that_does_not_fit_is_halved(
     whole = LanguageModel(llama, adapted=False).complete(PROMPTS, 8)
     drawn = Decoding(8, 0.9, 1.0, tuple(range(len(PROMPTS))))
     samples = LanguageModel(llama, False).write("completion", PROMPTS, [""] * 4, drawn)
-    generate = llama.model.generate
+    written = generation.written
     most = 1
 
-    def short_of_memory(**inputs: Any) -> Any:
-        if len(inputs["input_ids"]) > most:
+    def short_of_memory(model: Any, prompts: Any, *more: Any) -> Any:
+        if len(prompts) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(**inputs)
+        return written(model, prompts, *more)
 
-    monkeypatch.setattr(llama.model, "generate", short_of_memory)
+    monkeypatch.setattr(generation, "_way", lambda *given: True)
+    monkeypatch.setattr(generation, "written", short_of_memory)
     told: list[str] = []
     model = LanguageModel(llama, adapted=False, progress=told.append)
     assert model.complete(PROMPTS, 8) == whole

@@ -1,0 +1,241 @@
+"""The loop that writes a batch of texts, with less to compute than transformers' `generate`.
+
+- Prompts of a batch begin alike, since probes of one kind and carrier do. What they share goes
+  through the model once: they are packed as a tree in which each token sees its own ancestors only,
+  and each row then gets the keys and values along its path.
+- A row that has ended leaves the batch, and is not computed until the longest has ended.
+- Where another state of the model has written after the same prompt (the base, before the unlearned
+  model), that text is a draft: one pass over some tokens of it gives what greedy decoding chooses
+  at each of their places, so that all up to the first other choice is had in a pass and not token
+  by token (speculative decoding, Leviathan et al. 2023, arXiv 2211.17192, with greedy choices). A
+  draft changes no text: only the model's own choices are kept.
+
+Positions and masks are given outright. Whether a model can be run so, `generation.Writer` finds out
+against `generate` itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from pytest_unlearn.models.batches import padded
+
+# Tokens of a tree of prompts; its mask has the square of them.
+_TREE_TOKENS = 4096
+# Numbers of the logits of a pass over drafts; longer guesses are cut.
+_DRAFT_NUMBERS = 1 << 27
+# Tokens of a draft that are checked at first, and again after a wrong one; twice as many next.
+_AHEAD = 4
+
+
+class LoopError(Exception):
+    """A model that this loop cannot run; `generate` can."""
+
+
+def cache_name(model: Any) -> str:
+    """Return what a model calls its keys and values; transformers 5.24 gave them another name."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "cache" if "cache" in inspect.signature(bare.forward).parameters else "past_key_values"
+
+
+def fits(model: Any) -> bool:
+    """Tell whether a model can be tried in this loop: it generates as all do, token by token."""
+    from transformers import GenerationMixin
+
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return (
+        getattr(type(bare), "generate", None) is GenerationMixin.generate
+        and not bare.config.is_encoder_decoder
+        and {"position_ids", "logits_to_keep"} <= set(inspect.signature(bare.forward).parameters)
+    )
+
+
+# From logits `[n, vocabulary]`, the numbers of their rows and of their step, a token a row.
+Choose = Callable[[torch.Tensor, Sequence[int], int], torch.Tensor]
+
+
+@torch.inference_mode()
+def written(
+    model: Any,
+    prompts: Sequence[list[int]],
+    new: int,
+    pad: int,
+    ends: Sequence[int],
+    choose: Choose,
+    stopped: Callable[[list[list[int]]], list[bool]] | None = None,
+    drafts: Sequence[list[int]] = (),
+    tree: bool = True,
+) -> list[list[int]]:
+    """Return up to `new` token ids after each prompt, the end of a text included.
+
+    `choose` draws or takes a token; `stopped` tells of each of some rows' new ids whether they end
+    there. `drafts`: ids that may come after each prompt, for greedy choices only. `tree`: what the
+    prompts share goes through the model once. Raises LoopError for a model whose keys and values
+    cannot be chosen from.
+    """
+    name, rows = cache_name(model), list(range(len(prompts)))
+    logits, cache, mask = _read(model, prompts, pad, tree)
+    texts = [[token] for token in choose(logits, rows, 0).tolist()]
+    alive = _alive(rows, texts, new, ends, stopped)
+    numbers = len(prompts) * int(model.config.get_text_config().vocab_size)
+    most, ahead = _DRAFT_NUMBERS // numbers, _AHEAD
+    while alive:
+        if len(rows) - len(alive) >= max(1, len(rows) // 8):
+            kept = torch.tensor([rows.index(row) for row in alive], device=mask.device)
+            cache.batch_select_indices(kept)
+            mask, rows = mask[kept], list(alive)
+        living = set(alive)
+        guesses = _guesses(rows, living, texts, drafts, min(ahead, most), new)
+        blocks = [texts[row][-1:] + guess for row, guess in zip(rows, guesses, strict=True)]
+        ids, block_mask = padded(blocks, pad, model.device, left=True)
+        before = mask.sum(dim=1, keepdim=True)
+        mask = torch.cat([mask, block_mask], dim=1)
+        width = max(map(len, guesses)) + 1
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(before + block_mask.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=width,
+            **{name: cache},
+        )
+        cache = getattr(output, name)
+        step = max(len(texts[row]) for row in alive)
+        logits = output.logits[:, -width:]
+        chosen = torch.stack([choose(logits[:, i], rows, step) for i in range(width)], dim=1)
+        followed = 0
+        for place, (choices, guess) in enumerate(zip(chosen.tolist(), guesses, strict=True)):
+            if rows[place] in living:
+                count = _take(texts[rows[place]], choices[width - 1 - len(guess) :], guess, ends)
+                followed += count == len(guess) > 0
+                if count < len(guess):  # no later token is to see the rest
+                    mask[place, mask.shape[1] - len(guess) + count :] = 0
+        # A text that has been followed so far is likely to be followed on.
+        ahead = min(2 * ahead, new) if 2 * followed >= len(alive) else _AHEAD
+        alive = _alive(alive, texts, new, ends, stopped)
+    return texts
+
+
+def _read(
+    model: Any, prompts: Sequence[list[int]], pad: int, tree: bool
+) -> tuple[torch.Tensor, Any, torch.Tensor]:
+    """Return the logits after each prompt `[n, vocabulary]`, keys and values of all their tokens,
+    padded on the left, and the mask `[n, longest]`."""
+    name, device = cache_name(model), model.device
+    ids, mask = padded(prompts, pad, device, left=True)
+    nodes, paths = _tree(prompts) if tree else ([], [])
+    if not 0 < len(nodes) <= _TREE_TOKENS:
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1], _checked(getattr(output, name, None), model), mask
+    seen = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
+    for number, node in enumerate(nodes):  # a node's parent comes before it
+        if node.parent >= 0:
+            seen[number] = seen[node.parent]
+        seen[number, number] = True
+    hidden = torch.zeros(seen.shape, dtype=model.dtype)
+    hidden.masked_fill_(~seen, torch.finfo(model.dtype).min)
+    output = model(
+        input_ids=torch.tensor([[node.token for node in nodes]], device=device),
+        attention_mask=hidden[None, None].to(device),
+        position_ids=torch.tensor([[node.depth for node in nodes]], device=device),
+        use_cache=True,
+        logits_to_keep=torch.tensor([path[-1] for path in paths], device=device),
+    )
+    cache = _checked(getattr(output, name, None), model)
+    places, _ = padded(paths, 0, device, left=True)
+    for layer in cache.layers:
+        layer.keys = layer.keys[0][:, places].transpose(0, 1).contiguous()
+        layer.values = layer.values[0][:, places].transpose(0, 1).contiguous()
+    return output.logits[0], cache, mask
+
+
+def _checked(cache: Any, model: Any) -> Any:
+    """Return keys and values. Raises LoopError where they are not all there, a tensor a layer."""
+    from transformers.cache_utils import DynamicLayer
+
+    layers = getattr(cache, "layers", ())
+    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+        raise LoopError(f"{type(model).__name__} has no keys and values to choose from")
+    return cache
+
+
+class _Node(NamedTuple):
+    """A token of a tree of prompts: its parent's number (-1: none), and its place in a prompt."""
+
+    token: int
+    parent: int
+    depth: int
+
+
+def _tree(prompts: Sequence[list[int]]) -> tuple[list[_Node], list[list[int]]]:
+    """Return the tokens of all prompts, what they begin with alike once, and each one's path."""
+    numbers: dict[tuple[int, int], int] = {}
+    nodes: list[_Node] = []
+    paths = []
+    for prompt in prompts:
+        path: list[int] = []
+        for depth, token in enumerate(prompt):
+            parent = path[-1] if path else -1
+            number = numbers.setdefault((parent, token), len(nodes))
+            if number == len(nodes):
+                nodes.append(_Node(token, parent, depth))
+            path.append(number)
+        paths.append(path)
+    return nodes, paths
+
+
+def _guesses(
+    rows: Sequence[int],
+    living: Collection[int],
+    texts: Sequence[list[int]],
+    drafts: Sequence[list[int]],
+    ahead: int,
+    new: int,
+) -> list[list[int]]:
+    """Return what comes next in each row's draft, if it was followed so far: up to `ahead` tokens.
+
+    Nothing where most rows have none: all of a batch pay for the widest.
+    """
+    nothing: list[list[int]] = [[] for _ in rows]
+    if not drafts or ahead < 1:
+        return nothing
+    found = []
+    for row in rows:
+        text, draft = texts[row], drafts[row]
+        follows = row in living and draft[: len(text)] == text
+        found.append(draft[len(text) : len(text) + ahead][: new - 1 - len(text)] * follows)
+    return found if 2 * sum(map(bool, found)) >= len(rows) else nothing
+
+
+def _take(text: list[int], choices: list[int], guess: list[int], ends: Sequence[int]) -> int:
+    """Add to a text the choices along a guess, up to the first that departs from it or ends the
+    text; return how many of the guess were followed."""
+    count = next((i for i, token in enumerate(guess) if choices[i] != token), len(guess))
+    end = next((i for i, token in enumerate(choices[: count + 1]) if token in ends), count)
+    text += choices[: end + 1]
+    return count
+
+
+def _alive(
+    rows: Sequence[int],
+    texts: Sequence[list[int]],
+    new: int,
+    ends: Sequence[int],
+    stopped: Callable[[list[list[int]]], list[bool]] | None,
+) -> list[int]:
+    """Return the rows that have not ended."""
+    open_rows = [row for row in rows if texts[row][-1] not in ends and len(texts[row]) < new]
+    if stopped is None or not open_rows:
+        return open_rows
+    over = stopped([texts[row] for row in open_rows])
+    return [row for row, end in zip(open_rows, over, strict=True) if not end]
