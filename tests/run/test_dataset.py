@@ -28,6 +28,7 @@ class Given:
     probes: tuple[str, ...] = ("direct",)
     batch_size = 64
     leak_samples = 0
+    kept_code: tuple[Path, ...] = ()
     sampling = Sampling()
     seed = 0
     held_out = 0.5

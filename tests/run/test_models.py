@@ -62,6 +62,7 @@ class Given:
     probes = ("direct",)
     batch_size = 64
     leak_samples = 0
+    kept_code: tuple[Path, ...] = ()
     sampling = Sampling()
     replay = False
     seed = 0
