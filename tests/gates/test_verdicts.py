@@ -261,11 +261,11 @@ def test_filters_count_their_rows_only() -> None:
         ("passk.retained<=0.9", "write passk.retained>=0.9"),
         (
             "leak.direct[email]<=5%",
-            "in brackets write kind, carrier, planted, language, knowledge, probe, attack or unit=",
+            "carrier, planted, language, knowledge, probe, attack, request or unit=",
         ),
         (
             "leak.direct[owner=x]<=5%",
-            "in brackets write kind, carrier, planted, language, knowledge, probe, attack or unit=",
+            "carrier, planted, language, knowledge, probe, attack, request or unit=",
         ),
         ("passk.retained[kind=email]>=0.9", "tasks have no kind"),
     ],
