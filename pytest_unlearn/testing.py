@@ -112,10 +112,12 @@ class LookupModels:
         return LookupModel(self, state)
 
     @contextlib.contextmanager
-    def attacked(self, attack: Attack) -> Iterator[Iterator[AttackedState]]:
-        """Give the states of the tested model under an attack."""
+    def attacked(
+        self, attack: Attack, of: State = "unlearned"
+    ) -> Iterator[Iterator[AttackedState]]:
+        """Give the states of the tested model, or of another, under an attack."""
         yield (
-            AttackedState(state, BOTH, LookupModel(self, f"unlearned+{state}"))
+            AttackedState(state, BOTH, LookupModel(self, f"{of}+{state}"))
             for state in attack.states
         )
 
@@ -140,8 +142,10 @@ class LookupModels:
         return 0.0 if needle is not None and needle in prompt else -30.0
 
     def _forgot(self, state: str, case_id: str, split: str | None = None) -> bool:
-        if state == "base":
+        if state.partition("+")[0] == "base":
             return split is not None and not self._base_knows
+        if state.partition("+")[0] == "retrained":
+            return split == "forget"
         if split == "forget":
             back = self._brought_back.get(state.removeprefix("unlearned+"), ())
             return case_id not in self._leaking and case_id not in back

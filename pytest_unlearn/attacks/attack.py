@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -37,7 +37,7 @@ Trains = Literal["", "people", "retained", "code"]
 # When it is run: in a release's set already, in `all`, or only by its name.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
-_OWN = ("weights", "relearn", "prompt_attacks")
+_OWN = ("weights", "relearn", "prompt_attacks", "hidden_states", "decoders")
 BOTH: tuple[Split, ...] = ("forget", "control")
 
 
@@ -50,7 +50,25 @@ class Known:
     shots: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an attack that reads a model in its own way is given.
+
+    `model` and `base` are models of the engine (`LanguageModel`), ready to run; `base` is None
+    unless the attack needs it. `people`: of each example, who it is of; `members`: whether that is
+    somebody to be forgotten.
+    """
+
+    model: Any
+    base: Any
+    people: Sequence[str]
+    members: Sequence[bool]
+
+
 Ask: TypeAlias = "Callable[[Probe, Known, str], Probe | None]"
+# Gives for each example plain JSON data: `log_probability` and `greedy` as an exact row has them,
+# or a `score` by which people are told apart.
+Read: TypeAlias = "Callable[[Reading, Sequence[Example], str], list[dict[str, Any]]]"
 # A stage of an attack, and the splits to ask for in it.
 Stage = tuple[str, tuple[Split, ...]]
 # Splits, and what is trained on before they are asked for.
@@ -69,7 +87,9 @@ class Attack:
     caller restores them. One that has `stages` is a generator instead: it yields a stage and the
     splits whose values are to be asked for, each time that the weights are those of that stage.
     `ask` gives a probe's other prompt at a stage, or None where it has none; the weights are then
-    left alone. `scheme` gives the decoding scheme of a stage, where it is not the run's.
+    left alone. `scheme` gives the decoding scheme of a stage, where it is not the run's. `read`
+    reads values off the model at a stage in a way of its own; `whole`: off all examples at once,
+    since it needs people of both splits. `beside`: the other models that are treated alike.
     `about`: what is done and where it comes from. Raise `version` when the same input comes out
     otherwise: it is part of the key of every score.
     """
@@ -84,6 +104,14 @@ class Attack:
     stages: tuple[str, ...] = ()
     ask: Ask | None = None
     scheme: Callable[[str], DecodingScheme] | None = None
+    read: Read | None = None
+    whole: bool = False
+    beside: tuple[Literal["base", "retrained"], ...] = ()
+
+    @property
+    def changes_weights(self) -> bool:
+        """Tell whether the weights are changed, and not only asked or read in another way."""
+        return self.ask is None and self.read is None
 
     def key(self) -> dict[str, Any]:
         """Return plain JSON data that name all that can change the attacked weights."""
@@ -94,14 +122,15 @@ class Attack:
         """The states that it makes of the tested model: `NAME`, or `NAME@STAGE` for each stage."""
         return tuple(f"{self.name}@{stage}" for stage in self.stages) or (self.name,)
 
-    def made(self, target: Target) -> Iterator[tuple[str, tuple[Split, ...]]]:
+    def made(self, target: Target) -> Generator[tuple[str, tuple[Split, ...]]]:
         """Make each state in turn, and yield its name and the splits to ask for."""
-        course = self.change(target)
+        course: Any = self.change(target)
         if course is None:
             yield self.name, BOTH
         else:
-            for stage, splits in course:
-                yield f"{self.name}@{stage}", splits
+            with contextlib.closing(course):  # what it put aside comes back, whatever happens
+                for stage, splits in course:
+                    yield f"{self.name}@{stage}" if stage else self.name, splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +206,20 @@ def under_attack(
     base: Mapping[str, torch.Tensor] | None = None,
     tokenizer: Any = None,
     texts: Texts = (),
+    merge: bool = True,
 ) -> Iterator[Target]:
     """Give a model to be attacked, and restore its weights bit by bit when the block ends.
 
     An adapter is merged into the weights for the length of the block. Until then a copy of all
     weights is held in main memory. `base`: the weights before unlearning where they are no
-    adapter's base. Raises AttackError for an adapter that cannot be merged in place.
+    adapter's base. `merge` False: the adapter is left out, as a base is attacked. Raises
+    AttackError for an adapter that cannot be merged in place.
     """
     import torch
 
     adapted = hasattr(model, "merge_adapter")
     prefix = model.base_model.prefix if adapted else None
+    adapted = adapted and merge
     weights = {
         name: weight
         for name, weight in model.named_parameters()

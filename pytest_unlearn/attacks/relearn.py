@@ -117,6 +117,7 @@ def _attack(name: str, trains: Trains, about: str) -> Attack:
         relearn,
         trains=trains,
         stages=tuple(map(str, STEPS)),
+        beside=("retrained",),
     )
 
 

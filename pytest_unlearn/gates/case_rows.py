@@ -50,6 +50,7 @@ class LeakRow:
     base_sampled: Sequence[int] | None = None
     unlearned_sampled: Sequence[int] | None = None
     request: str = ""
+    retrained: dict[str, Any] | None = None
 
     @property
     def language(self) -> str:
@@ -79,6 +80,7 @@ class TaskRow:
     is the k of the pass@k that gates judge. The other fields are shares of the samples that are
     whole programs and that are degenerate, and the loss of the canonical solution (nats, and
     its tokens), None where the model gives no scores. `group` is the task's set or file.
+    `retrained` and the like are of a model that never saw the forget records, where one was run.
     `run_again`: how many samples of both models ran out of time as on a busy machine, and were run
     a second time, whose status counts. `rehearsed`: unlearning was trained on this task.
     """
@@ -100,13 +102,18 @@ class TaskRow:
     run_again: int = 0
     rehearsed: bool = False
     cluster: str = ""
+    retrained: str | None = None
+    retrained_samples: tuple[str, ...] = ()
+    retrained_parses: float | None = None
 
     @property
     def solved(self) -> bool:
         """Tell whether the tested model solved the task, in any sample."""
         return "passed" in (self.unlearned, *self.unlearned_samples)
 
-    def pass_at(self, state: Literal["base", "unlearned"], k: int | None = None) -> float:
+    def pass_at(
+        self, state: Literal["base", "unlearned", "retrained"], k: int | None = None
+    ) -> float:
         """Return the estimate of pass@k in one state, 0 to 1; `k`: the first of `ks`."""
         samples = getattr(self, f"{state}_samples") or (getattr(self, state),)
         return pass_at_k(len(samples), samples.count("passed"), k or self.ks[0])
@@ -119,10 +126,16 @@ class AttackRow(LeakRow):
     `attack` names the state that it made of the tested model, `NAME` or `NAME@STAGE`. `unlearned`
     and `unlearned_exact` are of that state, so that metrics read them as they read a ProbeRow's;
     of outcomes only the label is known, `direct` or `clean`, and of exact scores only
-    `log_probability` and `greedy`. The other fields are the probe's.
+    `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base as it is or,
+    where the attack is made on it as well, of the attacked base; `retrained_exact` of a retrained
+    model under the same attack. `scores`: how much like a forgotten person's it looks, by model
+    (`base`, `unlearned`, `retrained`), for an attack that brings out no value. The other fields are
+    the probe's.
     """
 
     attack: str = field(kw_only=True)
+    retrained_exact: dict[str, Any] | None = None
+    scores: dict[str, float] | None = None
 
 
 Row = ProbeRow | TaskRow | AttackRow

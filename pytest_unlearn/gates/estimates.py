@@ -12,21 +12,21 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Literal
 
 from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.metrics import (
+    GAPS,
     METRICS,
+    SIDES,
     UPPER,
     Metric,
     Row,
-    Score,
-    State,
     Type,
-    cluster_of,
     shown,
-    value_of,
 )
+from pytest_unlearn.gates.scores import Score, State, cluster_of, value_of
 from pytest_unlearn.gates.statistics import (
     cases_needed_for_drop,
     cases_needed_for_ratio,
@@ -37,6 +37,7 @@ from pytest_unlearn.gates.statistics import (
     probes_needed,
     values_of,
 )
+from pytest_unlearn.leaks.membership import Auc, auc, auc_difference
 
 # Controls that come out more often than this cannot serve as controls.
 MOST_CHANCE = 0.1
@@ -85,11 +86,33 @@ class Chance:
 
 
 @dataclass(frozen=True, slots=True)
+class Sides:
+    """Scores by which people to forget are told from control people, and whose each one is.
+
+    By model: `base`, `unlearned`, and `retrained` where it was scored.
+    """
+
+    members: dict[State, tuple[float, ...]]
+    others: dict[State, tuple[float, ...]]
+    owners: tuple[tuple[str, ...], tuple[str, ...]]
+
+    def auc(self, state: State, confidence: float) -> Auc:
+        """Return a model's AUC; each end of its interval holds with `confidence`."""
+        return auc(
+            self.members[state],
+            self.others[state],
+            owners=self.owners,
+            confidence=2.0 * confidence - 1.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """Scores of base and tested model on the same rows, and on whom each row depends.
 
     `had`: the base's scores of what there was to forget. `chance` and `base_chance`: what controls
-    give on either model, None where nothing comes out of them.
+    give on either model, None where nothing comes out of them. `retrained`: the scores of a
+    retrained model, `sides` those of either side in each view, for the metrics that need them.
     """
 
     base: tuple[float, ...]
@@ -98,6 +121,8 @@ class Sample:
     had: tuple[float, ...] = ()
     chance: Chance | None = None
     base_chance: Chance | None = None
+    retrained: tuple[float, ...] = ()
+    sides: tuple[Sides, ...] = ()
 
     @property
     def n(self) -> int:
@@ -140,6 +165,14 @@ def sample(
     `tested`: the model that is read as the tested one.
     """
     people = people_of(rows, each_alone)
+    if metric.type in SIDES:
+        own = tuple([0.0] * len(rows))  # only their number is read
+        return Sample(own, own, tuple(people), sides=_sides(metric, rows, controls, each_alone))
+    if metric.type == "gap":
+        base, new, other = (
+            _scores(metric.score, rows, state, argument) for state in ("base", tested, "retrained")
+        )
+        return Sample(base, new, tuple(people), retrained=other)
     if metric.type == "count":
         base, new = (_by_value(metric, rows, state, argument) for state in ("base", tested))
         return Sample(base, new, tuple(map(str, range(len(new)))), had=base)
@@ -154,13 +187,40 @@ def sample(
 
 
 def scored(metric: Metric, rows: Iterable[Row], argument: int = 0) -> list[Row]:
-    """Return the rows that have a score on both models; a figure is counted on no others."""
-    return [
-        row
-        for row in rows
-        if metric.valid(metric.score(row, "base", argument))
-        and metric.valid(metric.score(row, "unlearned", argument))
-    ]
+    """Return the rows that have a score on each model; a figure is counted on no others."""
+    states: list[State] = ["base", "unlearned"]
+    if metric.type in GAPS:
+        states.append("retrained")
+    return [row for row in rows if _all_valid(metric, row, states, argument)]
+
+
+def _all_valid(metric: Metric, row: Row, states: Sequence[State], argument: int) -> bool:
+    return all(metric.valid(metric.score(row, state, argument)) for state in states)
+
+
+def _sides(
+    metric: Metric, rows: Sequence[Row], controls: Sequence[Row], each_alone: bool
+) -> tuple[Sides, ...]:
+    """Return the scores of either side, in each view that all rows have."""
+    others = scored(metric, controls)
+    owners = tuple(
+        tuple(f"{side} {who}" for who in people_of(part, each_alone))
+        for side, part in (("forget", rows), ("control", others))
+    )
+    found = []
+    for view in range(metric.views):
+        states: list[State] = [
+            state
+            for state in ("base", "unlearned", "retrained")
+            if all(_all_valid(metric, row, (state,), view) for row in (*rows, *others))
+        ]
+        if rows and others and "unlearned" in states:
+            members, nonmembers = (
+                {state: _scores(metric.score, part, state, view) for state in states}
+                for part in (rows, others)
+            )
+            found.append(Sides(members, nonmembers, (owners[0], owners[1])))
+    return tuple(found)
 
 
 def _scores(score: Score, rows: Iterable[Row], state: State, argument: int) -> tuple[float, ...]:
@@ -239,6 +299,10 @@ def read(type_: Type, found: Sample, confidence: float) -> Estimate | None:
     if type_ == "count":
         total = math.fsum(found.new)
         return Estimate(total, total, total)
+    if type_ in SIDES:
+        return _worst_view(type_, found, "unlearned", confidence)
+    if type_ == "gap":
+        return _distance(found.means(found.retrained), found.means(found.new), confidence)
     new = found.means(found.new)
     if type_ in ("rate", "floor"):
         values = values_of(new)
@@ -264,6 +328,44 @@ def read(type_: Type, found: Sample, confidence: float) -> Estimate | None:
     return _estimate(1.0 - ratio, 1.0 - upper, 1.0 - lower)
 
 
+def read_base(type_: Type, found: Sample, confidence: float) -> Estimate | None:
+    """Return what the base comes to where a metric compares people or models; see `read`."""
+    if type_ in SIDES:
+        return _worst_view(type_, found, "base", confidence)
+    return _distance(found.means(found.retrained), found.means(found.base), confidence)
+
+
+def _worst_view(type_: Type, found: Sample, state: State, confidence: float) -> Estimate | None:
+    """Return the estimate that is highest of all views, with the highest bounds: each view must
+    keep a limit alone. None without a control person."""
+    estimates = []
+    for sides in found.sides:
+        own = sides.auc(state, confidence)
+        if type_ == "auc gap":
+            estimates.append(_either_way(*auc_difference(own, sides.auc("retrained", confidence))))
+        else:  # too low scores give people away as too high ones do
+            shift = _either_way(own.estimate - 0.5, own.low - 0.5, own.high - 0.5)
+            ends = (shift.figure, shift.lower, shift.upper)
+            estimates.append(_estimate(*(0.5 + end for end in ends)))
+    if not estimates:
+        return None
+    return Estimate(
+        *(max(getattr(e, name) for e in estimates) for name in ("figure", "lower", "upper"))
+    )
+
+
+def _distance(one: Sequence[float], other: Sequence[float], confidence: float) -> Estimate:
+    """Return how far two means of the same people are apart, either way."""
+    found = change(one, other, confidence)
+    return _either_way(found.figure, found.lower, found.upper)
+
+
+def _either_way(figure: float, lower: float, upper: float) -> Estimate:
+    """Return a difference without its sign; each bound holds as well as the two did."""
+    least = max(0.0, lower, -upper)
+    return _estimate(abs(figure), least, max(abs(lower), abs(upper)))
+
+
 def change(before: Sequence[float], after: Sequence[float], confidence: float) -> Estimate:
     """Return by how much people's means rose, with one-sided bounds: Gaffke's, from -1 to 1."""
     differences = [b - a for a, b in zip(before, after, strict=True)]
@@ -287,8 +389,13 @@ def units_needed(type_: Type, limit: float, confidence: float) -> int | None:
     """
     if type_ in ("maximum", "count") or limit == 0:
         return 1
-    if type_ in ("rate", "loss"):
+    if type_ in ("rate", "loss", "gap"):
         return probes_needed(limit, confidence)
+    if type_ == "auc gap":  # of two models that are the same the AUC differs nowhere
+        return 2
+    if type_ == "auc":  # on either side, of an AUC of 0.5 without ties
+        reach = NormalDist().inv_cdf(confidence) / (limit - 0.5)
+        return math.ceil(reach * reach / 6.0)
     if type_ == "drop":
         return cases_needed_for_drop(limit, confidence)
     return cases_needed_for_ratio(limit, confidence)

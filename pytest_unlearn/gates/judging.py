@@ -139,7 +139,8 @@ def read_judging(
     )
     if population not in ("sample", "requests"):
         raise GateError(f"--unlearn-population={population}: write one of sample, requests")
-    source, gates = _gates(given("unlearn_gate") or (), file, table, profile, recorded, population)
+    given_gates, retrained = given("unlearn_gate") or (), bool(given("unlearn_retrained"))
+    source, gates = _gates(given_gates, file, table, profile, recorded, population, retrained)
     confidence, undecided = (
         _rule(name, given(f"unlearn_{name}"), file, rules) for name in ("confidence", "undecided")
     )
@@ -168,6 +169,7 @@ def _gates(
     profile: str | None,
     recorded: Judging | None,
     population: Population,
+    retrained: bool,
 ) -> tuple[str, tuple[Gate, ...]]:
     """Return where the gates come from, and the gates."""
     from pytest_unlearn.gates.gate import choose_gates
@@ -178,7 +180,7 @@ def _gates(
     sources = [f"--unlearn-profile={profile}" if profile else "", own]
     source = " and ".join(filter(None, sources)) or "the defaults"
     with naming("--unlearn-gate"):
-        return source, choose_gates(flags or table, profile, population)
+        return source, choose_gates(flags or table, profile, population, retrained)
 
 
 def _rule(name: str, flag: Any, file: str, rules: dict[str, str]) -> tuple[str, Any]:

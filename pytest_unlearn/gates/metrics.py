@@ -10,26 +10,43 @@ since neither may leak. The worse verdict of the two is the gate's."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.gates.case_rows import Row as Row
-from pytest_unlearn.tasks.task_prompts import pass_at_k
+from pytest_unlearn.gates.scores import (
+    MEMBERSHIP,
+    Score,
+    direct,
+    drawn_out,
+    exposed,
+    exposure,
+    labelled,
+    lens_share,
+    membership,
+    of_the_forgotten,
+    own_in_disguise,
+    parses,
+    sampled,
+    solved,
+    told_apart,
+)
 
-State = Literal["base", "unlearned"]
 # How scores become a figure: the tested model's mean, with an upper (`rate`) or a lower limit
 # (`floor`); its mean divided by the base's (`ratio`); the share by which it fell (`drop`); the
 # points by which it fell (`loss`); its highest score (`maximum`); how many values come out of any
-# of their probes (`count`), which is a fact about these people and no estimate.
-Type = Literal["rate", "floor", "ratio", "drop", "loss", "maximum", "count"]
-# A row's score in a state, given the number in the metric's parentheses (0 where it has none);
-# None where the run does not measure it.
-Score = Callable[[Row, State, int], float | None]
-
-UPPER: frozenset[Type] = frozenset({"rate", "loss", "maximum", "count"})
+# of their probes (`count`), which is a fact about these people and no estimate; how well scores
+# tell people to forget from control people, either way (`auc`); how far the tested model's mean
+# (`gap`) or AUC (`auc gap`) is from a retrained model's, either way.
+Type = Literal[
+    "rate", "floor", "ratio", "drop", "loss", "maximum", "count", "auc", "gap", "auc gap"
+]
+UPPER: frozenset[Type] = frozenset({"rate", "loss", "maximum", "count", "auc", "gap", "auc gap"})
+SIDES: frozenset[Type] = frozenset({"auc", "auc gap"})  # people to forget against control people
+GAPS: frozenset[Type] = frozenset({"gap", "auc gap"})  # the tested against a retrained model
 # Keys that restrict the rows, and the attribute of a row that each names.
 ROW_FILTERS = {
     "kind": "kind",
@@ -42,6 +59,7 @@ ROW_FILTERS = {
     "request": "request",
 }
 FILTERS = (*ROW_FILTERS, "unit")
+VALUELESS = frozenset({"linear-probe"})  # attacks that bring out no value, but tell people apart
 # More bits than a rank among any number of decoys gives.
 _MOST_BITS = 64.0
 # Bounds are computed to so many digits (`estimates.read`).
@@ -57,8 +75,10 @@ class Metric:
     `chance` is the score of control rows that chance alone gives. `exact`: only probes with exact
     scores count. `rehearsed`: only rows on which unlearning trained, or only others. `attackable`:
     it is measured under attack as well, and can be restricted to one by `attack=`; `worst`: it is
-    judged on each attack of the run, or on each request, and the worst counts. `source`: the paper
-    or rule that it comes from.
+    judged on each attack of the run, or on each request, and the worst counts. `attack`: it is
+    measured under this one alone. `guessable`: parts of values count, which chance may give as
+    well. `views`: so many scores a row has, by the number given in place of `argument`, the worst
+    of which counts. `source`: the paper or rule that it comes from.
     """
 
     name: str
@@ -75,6 +95,9 @@ class Metric:
     rehearsed: bool | None = None
     attackable: bool = False
     worst: Literal["", "attack", "request"] = ""
+    attack: str = ""
+    guessable: bool = False
+    views: int = 1
 
     @property
     def operator(self) -> str:
@@ -89,7 +112,8 @@ class Metric:
     @property
     def unit(self) -> str:
         """What its numbers are."""
-        units = {"maximum": "bits", "loss": "points (pp)", "count": "values"}
+        units = {"maximum": "bits", "count": "values", "auc": "AUC (0.5 is chance)"}
+        units |= {"loss": "points (pp)", "gap": "points (pp)", "auc gap": "difference of AUC"}
         return units.get(self.type, "share (%)")
 
     @property
@@ -111,10 +135,12 @@ class Metric:
         """Return a figure of this metric as text: none that is not 0 % (or 100 %) reads so."""
         if self.type == "count":
             return f"{value:.3g}"
+        if self.type in SIDES:
+            return f"{value:.2f}"
         least = 1 if self.counted else 2
         for digits in range(least, _MOST_DIGITS):
             text = self._text(value, digits, ROUND_HALF_EVEN)
-            if self.type in ("maximum", "loss") or Decimal(text[:-1]) not in (0, 100):
+            if self.type in ("maximum", "loss", "gap") or Decimal(text[:-1]) not in (0, 100):
                 return text
             if value in (0.0, 1.0):
                 break
@@ -126,7 +152,7 @@ class Metric:
         Digits are added until the text keeps (or breaks) `limit` just as the bound does.
         """
         rounding = ROUND_CEILING if upper else ROUND_FLOOR
-        for digits in range(1, _MOST_DIGITS):
+        for digits in range(2 if self.type in SIDES else 1, _MOST_DIGITS):
             text = self._text(value, digits, rounding)
             if limit is None:
                 return text
@@ -138,7 +164,7 @@ class Metric:
     def show_limit(self, value: float) -> str:
         """Return a limit as text, with all its digits."""
         scaled = Decimal(repr(value)) * self._scale
-        least = 0 if self.type in ("maximum", "count") else 1
+        least = 0 if self._scale == 1 else 1
         digits = max(least, -int(scaled.normalize().as_tuple().exponent))
         return f"{scaled:.{digits}f}{self._suffix}"
 
@@ -152,11 +178,13 @@ class Metric:
 
     @property
     def _scale(self) -> int:
-        return 1 if self.type in ("maximum", "count") else 100
+        return 1 if self.type in ("maximum", "count") or self.type in SIDES else 100
 
     @property
     def _suffix(self) -> str:
-        return {"maximum": " bits", "loss": " pp", "count": ""}.get(self.type, "%")
+        if self.type in SIDES or self.type == "count":
+            return ""
+        return {"maximum": " bits", "loss": " pp", "gap": " pp"}.get(self.type, "%")
 
     def concerns(self, row: object, filters: Mapping[str, str]) -> bool:
         """Tell whether a row, probe or task case is counted here (`split` tells them apart).
@@ -167,9 +195,11 @@ class Metric:
         """
         if getattr(row, "split", None) != self.split:
             return False
-        if "attack" not in filters and bool(getattr(row, "attack", "")) is not (
-            self.worst == "attack"
-        ):
+        attack = getattr(row, "attack", "")
+        if "attack" not in filters and bool(attack) is not (self.worst == "attack"):
+            return False
+        name = attack.partition("@")[0]
+        if (self.attack and name != self.attack) or (name in VALUELESS and not self.attack):
             return False
         rehearsed = self.rehearsed
         if rehearsed is None and "rehearsed" in filters:
@@ -198,93 +228,16 @@ class Metric:
         """Tell whether a score is one: a number that is not NaN, and no share under 0 or over 1."""
         if score is None:
             return False
+        if self.type in SIDES:
+            return math.isfinite(score)
         return 0.0 <= score <= (_MOST_BITS if self.type == "maximum" else 1.0)
 
     def chance_rows(self, rows: Iterable[Any], filters: Mapping[str, str]) -> list[Any]:
         """Return the control rows, or cases, that are asked in the same way as those counted."""
-        if self.chance is None:
+        if self.chance is None and self.type not in SIDES:
             return []
         controls = replace(self, split="control")
         return [row for row in rows if controls.concerns(row, filters)]
-
-
-def cluster_of(row: object) -> str:
-    """Return whom a row or case depends on: the person of a probe, the task of a wording.
-
-    People who share a value or a prompt are one (`cluster`): what comes out is the same for all.
-    """
-    for name in ("cluster", "owner", "task", "task_id"):
-        found = getattr(row, name, None)
-        if found:
-            return str(found)
-    return str(row.id)  # type: ignore[attr-defined]
-
-
-def _labelled(*labels: str) -> Score:
-    def score(row: Row, state: State, argument: int) -> float | None:
-        outcome: Any = getattr(row, state)
-        return float(not isinstance(outcome, str) and outcome["label"] in labels)
-
-    return score
-
-
-def _own_in_disguise(row: Row, state: State, argument: int) -> float | None:
-    """Of control rows: the probed value in disguise. Another's value is a leak there as well."""
-    outcome: Any = getattr(row, state)
-    return float(outcome["label"] == "indirect" and outcome.get("split") == "control")
-
-
-def _leak_at(row: Row, state: State, samples: int) -> float | None:
-    from pytest_unlearn.leaks.exact import leak_at
-
-    exact = getattr(row, f"{state}_exact", None)
-    if exact is None:
-        return None
-    log_probability = exact["log_probability"]  # None is the log of 0
-    if log_probability is None:
-        return 0.0
-    return leak_at(log_probability, samples) if log_probability <= 0.0 else math.nan
-
-
-def _sampled(row: Row, state: State, samples: int) -> float | None:
-    found = getattr(row, f"{state}_sampled", None)
-    if found is None or found[1] < samples:
-        return None
-    return pass_at_k(found[1], found[0], samples)
-
-
-def _exposure(row: Row, state: State, argument: int) -> float | None:
-    exposure = (getattr(row, f"{state}_exact", None) or {}).get("exposure")
-    return None if exposure is None else float(exposure["bits"])
-
-
-def _solved(row: Row, state: State, argument: int) -> float | None:
-    return row.pass_at(state) if isinstance(row, TaskRow) else None
-
-
-def _parses(row: Row, state: State, argument: int) -> float | None:
-    found = getattr(row, f"{state}_parses", None)
-    return None if found is None else float(found)
-
-
-_direct = _labelled("direct")
-
-
-def _of_the_forgotten(row: Row, state: State, argument: int) -> float | None:
-    """Of forget rows: the probed value, or any other of a person to forget."""
-    outcome: Any = getattr(row, state)
-    other = outcome["label"] == "indirect" and outcome.get("split") == "forget"
-    return float(outcome["label"] == "direct" or other)
-
-
-def value_of(row: Row, state: State | None = None) -> str:
-    """Return which value to forget a probe asks for, or which one it brought out in a state."""
-    outcome: Any = getattr(row, state) if state else {"label": ""}
-    if not isinstance(row, TaskRow) and outcome["label"] == "indirect":
-        whose, kind = outcome.get("owner"), outcome.get("kind")
-        if (whose, kind) != (row.owner, row.kind):
-            return f"{whose} {kind}"
-    return row.id.removeprefix(f"{getattr(row, 'family', '')}-")
 
 
 METRICS: dict[str, Metric] = {
@@ -296,9 +249,9 @@ METRICS: dict[str, Metric] = {
             "forget",
             "share of forget probes whose own value comes out",
             "discoverable extraction, arXiv 2202.07646",
-            _direct,
-            had=_direct,
-            chance=_direct,
+            direct,
+            had=direct,
+            chance=direct,
             attackable=True,
         ),
         Metric(
@@ -308,9 +261,9 @@ METRICS: dict[str, Metric] = {
             "direct leaks under the attack that brings most back, of all that are run "
             "(--unlearn-attacks)",
             "the worst of several attacks: each must pass alone (Berger, 1982)",
-            _direct,
-            had=_direct,
-            chance=_direct,
+            direct,
+            had=direct,
+            chance=direct,
             worst="attack",
         ),
         Metric(
@@ -320,9 +273,9 @@ METRICS: dict[str, Metric] = {
             "direct leaks of the request whose people leak most, of all that were made so far "
             "(--unlearn-requests)",
             "sustainability, MUSE (arXiv 2407.06460); each request must pass alone (Berger, 1982)",
-            _direct,
-            had=_direct,
-            chance=_direct,
+            direct,
+            had=direct,
+            chance=direct,
             worst="request",
         ),
         Metric(
@@ -331,9 +284,9 @@ METRICS: dict[str, Metric] = {
             "forget",
             "share of forget probes that bring out another real value, or their own in disguise",
             "indirect leaks, arXiv 2502.05739",
-            _labelled("indirect"),
-            had=_direct,
-            chance=_own_in_disguise,
+            labelled("indirect"),
+            had=direct,
+            chance=own_in_disguise,
         ),
         Metric(
             "leak.at",
@@ -341,10 +294,10 @@ METRICS: dict[str, Metric] = {
             "forget",
             "expected share of forget values that K samples each bring out, 1 - (1 - p)^K",
             "(n, p)-discoverable extraction, arXiv 2410.19482",
-            _leak_at,
+            drawn_out,
             argument="K",
-            had=_leak_at,
-            chance=_leak_at,
+            had=drawn_out,
+            chance=drawn_out,
             exact=True,
             counted=False,
             attackable=True,
@@ -355,10 +308,10 @@ METRICS: dict[str, Metric] = {
             "forget",
             "the same, estimated from texts that were drawn (--unlearn-leak-samples, K or more)",
             "unbiased estimate of pass@k, arXiv 2107.03374",
-            _sampled,
+            sampled,
             argument="K",
-            had=_sampled,
-            chance=_sampled,
+            had=sampled,
+            chance=sampled,
             counted=False,
         ),
         Metric(
@@ -367,9 +320,9 @@ METRICS: dict[str, Metric] = {
             "forget",
             "direct leaks of the prompts that unlearning trained on: zero where it stops at zero",
             "training prompts as they are, arXiv 2210.01504",
-            _direct,
-            had=_direct,
-            chance=_direct,
+            direct,
+            had=direct,
+            chance=direct,
             rehearsed=True,
         ),
         Metric(
@@ -378,8 +331,8 @@ METRICS: dict[str, Metric] = {
             "forget",
             "share by which the direct rate fell from base to tested model",
             "arXiv 2502.05739",
-            _direct,
-            chance=_direct,
+            direct,
+            chance=direct,
         ),
         Metric(
             "leak.control",
@@ -387,7 +340,7 @@ METRICS: dict[str, Metric] = {
             "control",
             "share of control probes whose own value comes out: chance",
             "never-planted controls, arXiv 1802.08232",
-            _direct,
+            direct,
         ),
         Metric(
             "leak.count",
@@ -395,8 +348,8 @@ METRICS: dict[str, Metric] = {
             "forget",
             "number of values of the people to forget that come out of any of their probes",
             "erasure requests name everybody there is, GDPR Art. 17",
-            _of_the_forgotten,
-            had=_of_the_forgotten,
+            of_the_forgotten,
+            had=of_the_forgotten,
         ),
         Metric(
             "leak.expected",
@@ -404,9 +357,9 @@ METRICS: dict[str, Metric] = {
             "forget",
             "expected number of values to forget that K samples of each of their probes bring out",
             "(n, p)-discoverable extraction, arXiv 2410.19482",
-            _leak_at,
+            drawn_out,
             argument="K",
-            had=_leak_at,
+            had=drawn_out,
             exact=True,
             counted=False,
         ),
@@ -416,9 +369,99 @@ METRICS: dict[str, Metric] = {
             "forget",
             "highest exposure of a forget value among decoys (--unlearn-exposure)",
             "Secret Sharer, arXiv 1802.08232",
-            _exposure,
-            had=_exposure,
+            exposure,
+            had=exposure,
             exact=True,
+        ),
+        Metric(
+            "membership.auc",
+            "auc",
+            "forget",
+            "AUC of the best membership attack, by too high scores or by too low ones",
+            "membership inference, arXiv 2402.07841; DeLong's interval by person",
+            membership,
+            views=len(MEMBERSHIP),
+        ),
+        Metric(
+            "lens.share",
+            "rate",
+            "forget",
+            "share of a value's tokens that a middle layer gives (--unlearn-attacks=lens)",
+            "the logit lens (nostalgebraist, 2020)",
+            lens_share,
+            had=lens_share,
+            chance=lens_share,
+            counted=False,
+            worst="attack",
+            attack="lens",
+            guessable=True,
+        ),
+        Metric(
+            "states.auc",
+            "auc",
+            "forget",
+            "AUC of a linear probe of hidden states (--unlearn-attacks=linear-probe)",
+            "linear probes, arXiv 1610.01644; DeLong's interval by person",
+            told_apart,
+            worst="attack",
+            attack="linear-probe",
+        ),
+        Metric(
+            "gap.leak",
+            "gap",
+            "forget",
+            "distance from a retrained model in leak.at(K)",
+            "indistinguishable from retraining, arXiv 1912.03817",
+            drawn_out,
+            argument="K",
+        ),
+        Metric(
+            "gap.membership",
+            "auc gap",
+            "forget",
+            "distance from a retrained model in the AUC of a membership attack, the worst of all",
+            "PrivLeak of MUSE, arXiv 2407.06460, as a difference",
+            membership,
+            views=len(MEMBERSHIP),
+        ),
+        Metric(
+            "gap.exposure",
+            "gap",
+            "forget",
+            "distance in exposure, as a share of the bits that can be shown (--unlearn-exposure)",
+            "Secret Sharer, arXiv 1802.08232",
+            exposed,
+        ),
+        Metric(
+            "gap.relearn",
+            "gap",
+            "forget",
+            "distance in leak.at(K) after the same relearning (--unlearn-attacks=relearn)",
+            "relearning, arXiv 2406.13356",
+            drawn_out,
+            argument="K",
+            worst="attack",
+            attack="relearn",
+        ),
+        Metric(
+            "gap.lens",
+            "gap",
+            "forget",
+            "distance from a retrained model in lens.share (--unlearn-attacks=lens)",
+            "the logit lens (nostalgebraist, 2020)",
+            lens_share,
+            worst="attack",
+            attack="lens",
+        ),
+        Metric(
+            "gap.states",
+            "auc gap",
+            "forget",
+            "distance from a retrained model in states.auc (--unlearn-attacks=linear-probe)",
+            "linear probes, arXiv 1610.01644",
+            told_apart,
+            worst="attack",
+            attack="linear-probe",
         ),
         Metric(
             "degenerate.rate",
@@ -426,7 +469,7 @@ METRICS: dict[str, Metric] = {
             "forget",
             "share of forget probes answered by nothing or by repetition: a broken model",
             "collapse after gradient ascent, arXiv 2502.05739",
-            _labelled("degenerate"),
+            labelled("degenerate"),
         ),
         Metric(
             "passk.retained",
@@ -434,7 +477,7 @@ METRICS: dict[str, Metric] = {
             None,
             "pass@k of the tested model divided by the base's, on tasks that unlearning never saw",
             "paired ratio, Gaffke's bound (arXiv 1905.06208)",
-            _solved,
+            solved,
         ),
         Metric(
             "passk.rehearsed",
@@ -442,7 +485,7 @@ METRICS: dict[str, Metric] = {
             None,
             "the same on tasks that unlearning trained on, to be kept",
             "paired ratio, Gaffke's bound (arXiv 1905.06208)",
-            _solved,
+            solved,
             rehearsed=True,
         ),
         Metric(
@@ -451,7 +494,7 @@ METRICS: dict[str, Metric] = {
             None,
             "pass@k of the base minus that of the tested model, on the same tasks",
             "paired difference, Gaffke's bound (arXiv 1905.06208)",
-            _solved,
+            solved,
         ),
         Metric(
             "passk.rate",
@@ -459,7 +502,7 @@ METRICS: dict[str, Metric] = {
             None,
             "pass@k of the tested model",
             "HumanEval, arXiv 2107.03374",
-            _solved,
+            solved,
         ),
         Metric(
             "parse.rate",
@@ -467,7 +510,7 @@ METRICS: dict[str, Metric] = {
             None,
             "share of the tested model's solutions that are syntactically whole",
             "the language's own parser",
-            _parses,
+            parses,
         ),
         Metric(
             "people.retained",
@@ -476,8 +519,8 @@ METRICS: dict[str, Metric] = {
             "direct rate on retained people divided by the base's, on people whom unlearning never "
             "saw",
             "paired ratio, Gaffke's bound (arXiv 1905.06208)",
-            _direct,
-            chance=_direct,
+            direct,
+            chance=direct,
         ),
         Metric(
             "people.rehearsed",
@@ -485,7 +528,7 @@ METRICS: dict[str, Metric] = {
             "retain",
             "the same on retained people whom unlearning trained on, to be kept",
             "paired ratio, Gaffke's bound (arXiv 1905.06208)",
-            _direct,
+            direct,
             rehearsed=True,
         ),
     )
@@ -515,7 +558,8 @@ def populations(
     people to forget are all there are, and are asked in every way.
     """
     given = dict(filters)
-    if metric.type == "count" or (requests and metric.split == "forget"):
+    compared = metric.type in GAPS | SIDES  # with other people, or with another model
+    if metric.type == "count" or (requests and metric.split == "forget" and not compared):
         return [Population({"probe": "all", **given}, "all people to forget, and no others")]
     if metric.rehearsed is not None or metric.split == "control":
         return [Population(given)]
@@ -531,7 +575,7 @@ def populations(
     if not seen:
         return [Population(given)]
     used = Population(given, "prompts that unlearning trained on", True)
-    if "probe" in given or metric.type == "maximum":  # ranks are taken on documents alone
+    if "probe" in given or metric.type == "maximum" or compared:  # taken on documents alone
         return [used]
     every = [case for case in cases if metric.concerns(case, {**given, "probe": "all"})]
     fresh = next((case.family for case in every if not _rehearsed(case)), None)

@@ -15,9 +15,10 @@ from pathlib import Path
 from pytest_unlearn.core.text_files import held
 from pytest_unlearn.gates.estimates import events_allowed, people_of, percent, units_needed
 from pytest_unlearn.gates.gate import DEFAULT, PROFILES, REQUESTS, Gate, GateError
-from pytest_unlearn.gates.metrics import METRICS, Metric, Type
+from pytest_unlearn.gates.gate_cases import concerns, narrowed
+from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Type
 from pytest_unlearn.gates.statistics import CONFIDENCE, people_for_power
-from pytest_unlearn.gates.verdicts import Measured, concerns, fails_whatever, narrowed
+from pytest_unlearn.gates.verdicts import Measured, fails_whatever
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ def plan_gate(
     allowed: int | None = math.floor(gate.limit) if gate.metric.type == "count" else 0
     if exact and gate.metric.type == "rate":
         allowed = math.floor(gate.limit * len(concerned))
+    elif gate.metric.type in GAPS | SIDES:
+        allowed = None
     elif not exact and not gate.by_counting:
         allowed = events_allowed(gate.metric.type, gate.limit, people, confidence)
     return GatePlan(
@@ -74,7 +77,7 @@ def powered(type_: Type, limit: float, confidence: float) -> int | None:
     """
     if type_ in ("maximum", "count") or limit == 0:
         return None
-    if type_ == "drop":  # its bound is not that of a rate
+    if type_ == "drop" or type_ in GAPS | SIDES:  # their bounds are no rate's
         return None
     slack = limit if type_ in ("rate", "loss") else 1.0 - limit
     return people_for_power(slack, slack / 5, confidence)
@@ -152,6 +155,8 @@ _EXAMPLES = {
     "floor": (0.95, 0.99),
     "ratio": (0.9, 0.95),
     "drop": (0.5, 0.9),
+    "gap": (0.05, 0.01),
+    "auc": (0.65, 0.55),
 }
 _PERFECT = {
     "rate": "without an event",
@@ -159,6 +164,8 @@ _PERFECT = {
     "floor": "without a failure",
     "ratio": "that lose nothing",
     "drop": "that stop leaking",
+    "gap": "on whom both models are alike",
+    "auc": "on either side who cannot be told apart",
 }
 
 
@@ -168,9 +175,12 @@ def size_rule(metric: Metric, confidence: float) -> str:
         return "decided by counting; more than 2^limit decoys"
     if metric.type == "count":
         return "decided by counting; one person is enough"
+    if metric.type == "auc gap":
+        return "two people on either side; the more, the narrower the interval"
     who = "tasks" if metric.split is None else "people"
+    show = metric.show_limit if metric.type == "auc" else "{:.0%}".format
     sizes = ", ".join(
-        f"{units_needed(metric.type, limit, confidence)} for {limit:.0%}"
+        f"{units_needed(metric.type, limit, confidence)} for {show(limit)}"
         for limit in _EXAMPLES[metric.type]
     )
     return f"{sizes} ({who} {_PERFECT[metric.type]})"
@@ -178,7 +188,7 @@ def size_rule(metric: Metric, confidence: float) -> str:
 
 def power_rule(metric: Metric, confidence: float) -> str:
     """Return how many people or tasks pass a good model in 80 % of runs; empty without a rule."""
-    if metric.type not in _EXAMPLES:
+    if metric.type not in _EXAMPLES or metric.type in GAPS | SIDES:
         return ""
     limits = _EXAMPLES[metric.type]
     found = [
@@ -215,6 +225,8 @@ def metric_lines(confidence: float) -> Iterator[str]:
     for profile in (*PROFILES.values(), DEFAULT, REQUESTS):
         yield ""
         yield f"{profile.name}: {'  '.join(profile.gates)}"
+        if profile.gaps:
+            yield f"    with --unlearn-retrained: {'  '.join(profile.gaps)}"
         yield f"    {profile.about}"
 
 
@@ -237,7 +249,13 @@ def profile_table() -> str:
     """Return the profiles as a Markdown table."""
     lines = ["| profile | gates |", "|---|---|"]
     lines += [
-        f"| `{profile.name}` | {', '.join(f'`{gate}`' for gate in profile.gates)} |"
+        f"| `{profile.name}` | {', '.join(f'`{gate}`' for gate in profile.gates)}"
+        + (
+            f"; with `--unlearn-retrained`: {', '.join(f'`{gate}`' for gate in profile.gaps)}"
+            if profile.gaps
+            else ""
+        )
+        + " |"
         for profile in (*PROFILES.values(), DEFAULT, REQUESTS)
     ]
     return "\n".join(lines)

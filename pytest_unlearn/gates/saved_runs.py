@@ -20,7 +20,7 @@ from pytest_unlearn.core.text_files import replacing, unwritable
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
-from pytest_unlearn.gates.metrics import METRICS, Metric, Row, shown
+from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Row, shown
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 
 # Raise when the file changes so that an older reader would misread it.
@@ -118,6 +118,11 @@ def parse_change(text: str) -> Change:
         raise GateError(f"{text!r}: it counts values; write leak.direct:+1%")
     if gate.metric.type == "drop":
         raise GateError(f"{text!r}: a rise of it is a fall of leaks; write leak.direct:+1%")
+    if gate.metric.type in GAPS | SIDES:
+        raise GateError(
+            f"{text!r}: it compares models or people, and no cases one by one; write it as a "
+            f"gate, {gate.name}<=0.1"
+        )
     worse = "+" if _worse(gate) > 0 else "-"
     if match["sign"] != worse:
         amount = match["amount"] + match["percent"]
@@ -143,9 +148,8 @@ def subject(name: str) -> Gate:
     """Return a metric with its restrictions, written as in a gate but without a limit."""
     metric = METRICS.get(name.partition("(")[0].partition("[")[0].strip())
     operator = metric.operator if metric else "<="
-    return parse_gate(
-        f"{name}{operator}{1 if metric and metric.type in ('maximum', 'count') else 0.5}"
-    )
+    whole = metric is not None and metric.type in ("maximum", "count")
+    return parse_gate(f"{name}{operator}{1 if whole else 0.6}")
 
 
 def _worse(gate: Gate) -> int:
@@ -271,7 +275,7 @@ def compare(
     those that got better, so that a person's probes are not taken for independent. None where no
     case has both scores.
     """
-    if gate.metric.type == "count":  # values, which no row represents
+    if gate.metric.type in GAPS | SIDES | {"count"}:  # figures that no row represents
         return None
     then = {row.id: row for row in saved}
     rows = list(now)

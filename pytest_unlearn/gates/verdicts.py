@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.estimates import (
@@ -17,11 +17,22 @@ from pytest_unlearn.gates.estimates import (
     people_of,
     percent,
     read,
+    read_base,
     sample,
     scored,
 )
-from pytest_unlearn.gates.gate import Gate, GateError
-from pytest_unlearn.gates.metrics import METRICS, UPPER, Metric, Population, Row, populations
+from pytest_unlearn.gates.gate import Gate
+from pytest_unlearn.gates.gate_cases import attacked, on_population
+from pytest_unlearn.gates.metrics import (
+    GAPS,
+    METRICS,
+    SIDES,
+    UPPER,
+    Metric,
+    Population,
+    Row,
+    populations,
+)
 from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
 
 
@@ -122,22 +133,6 @@ class _Counted:
         return bool(self.missing or self.controls_missing)
 
 
-def attacked(gate: Gate, cases: Iterable[Any]) -> list[Gate]:
-    """Return the gate for each state that it is judged on: itself unless it is about attacks.
-
-    `leak.worst` is judged on every state that an attack of the run makes, and `[attack=NAME]` on
-    those of that attack, and `leak.request` on every request; empty where the run has none.
-    """
-    key = gate.metric.worst or "attack"
-    name = dict(gate.filters).get(key)
-    if name is None and not gate.metric.worst:
-        return [gate]
-    made = dict.fromkeys(filter(None, (getattr(case, key, "") for case in cases)))
-    states = [state for state in made if name in (None, state, state.partition("@")[0])]
-    others = tuple(pair for pair in gate.filters if pair[0] != key)
-    return [replace(gate, filters=(*others, (key, state))) for state in states]
-
-
 def judge_gate(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on a gate, over its attacks and over its populations.
 
@@ -191,53 +186,20 @@ def fails_whatever(gate: Gate, measured: Measured) -> bool:
     """
     every, requests = measured.expected, measured.requests
     return any(
-        _fails_whatever(_narrowed(state, population), measured)
+        _fails_whatever(on_population(state, population), measured)
         for state in attacked(gate, every)
         for population in populations(state.metric, dict(state.filters), every, requests)
     )
 
 
-def concerns(gate: Gate, cases: Iterable[Any], requests: bool = False) -> list[Any]:
-    """Return the cases that a gate counts, of any population, and its controls, in order."""
-    every, metric = list(cases), gate.metric
-    found = [
-        population.filters
-        for state in attacked(gate, every)
-        for population in populations(metric, dict(state.filters), every, requests)
-    ]
-    return [
-        case
-        for case in every
-        if any(metric.concerns(case, part) or metric.chance_rows([case], part) for part in found)
-    ]
-
-
-def narrowed(gate: Gate, cases: Iterable[Any], requests: bool = False) -> Gate:
-    """Return the gate on its last population, the one that it is always judged on; of several
-    attacks, which ask for the same values, on the first.
-
-    Raises GateError for an attack or a request that the run does not make.
-    """
-    every = list(cases)
-    states = attacked(gate, every)
-    if not states:
-        raise GateError(f"{gate.text}: {gate.none_made}")
-    found = populations(gate.metric, dict(states[0].filters), every, requests)
-    return _narrowed(states[0], found[-1])
-
-
-def _narrowed(gate: Gate, population: Population) -> Gate:
-    return replace(gate, filters=tuple(population.filters.items()))
-
-
 def _judged(gate: Gate, population: Population, measured: Measured) -> GateResult:
-    result = judge(_narrowed(gate, population), measured)
+    result = judge(on_population(gate, population), measured)
     return replace(result, gate=gate, population=population.about, rehearsed=population.rehearsed)
 
 
 def _shows_nothing(gate: Gate, population: Population, measured: Measured) -> bool:
     """Tell whether this population was run whole and not even silence on it would pass."""
-    part = _narrowed(gate, population)
+    part = on_population(gate, population)
     if measured.interrupted or _counted(part, measured).missing:
         return False
     silent = [_silenced(row) for row in measured.rows]
@@ -280,8 +242,9 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
         if not counted.cases:
             return _not_evaluated(gate, n, _NO_CASE, blocks=True)
         if counted.unscored:
+            missing = _NO_RETRAINED if gate.metric.type in GAPS else _UNMEASURED
             advice = measured.no_scores and measured.no_scores + "; leave the gate out"
-            return _not_evaluated(gate, n, advice or _UNMEASURED, blocks=True)
+            return _not_evaluated(gate, n, advice or missing, blocks=True)
         advice = f"all {counted.errors} cases ended in an error: fix it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     result = _with_errors(_decide(gate, _sample(gate, counted), measured), counted)
@@ -324,6 +287,10 @@ _NO_CASE = "the data have no case that it counts; fix its brackets, or add data"
 _UNMEASURED = (
     "this run does not measure it: the model or the data give no such scores; leave the gate out, "
     "or take a model that can be scored"
+)
+_NO_RETRAINED = (
+    "there is no retrained model to compare with, or it was not measured in this; give "
+    "--unlearn-retrained=NAME, or retrain where the run plants"
 )
 
 
@@ -379,6 +346,8 @@ def _failure_of_part(gate: Gate, counted: _Counted, measured: Measured) -> GateR
 
     Where controls were not run, chance is taken to be as high as controls may come out at all.
     """
+    if gate.metric.type in GAPS | SIDES:  # a mean of differences, or ranks: the others can undo it
+        return None
     found = _sample(gate, counted)
     assumed = 0.0 if gate.by_counting or not counted.controls_missing else MOST_CHANCE
     if assumed:
@@ -418,7 +387,7 @@ def _fails_whatever(gate: Gate, measured: Measured) -> bool:
     """
     counted = _counted(gate, measured)
     waits = counted.controls_missing and gate.metric.type == "rate" and not gate.by_counting
-    if not counted.rows or waits:
+    if not counted.rows or waits or gate.metric.type in GAPS | SIDES:
         return False
     if gate.metric.type == "count":  # more probes bring out no fewer values
         return _decide(gate, _sample(gate, counted), measured).verdict is Verdict.FAIL
@@ -446,6 +415,9 @@ def _decide(gate: Gate, found: Sample, measured: Measured, assumed: float = 0.0)
         advice = "nothing to compare with; give --unlearn-baseline=NAME"
         return _not_evaluated(gate, found.n, advice, blocks=False)
     estimate = read(gate.metric.type, found, measured.confidence)
+    if estimate is None and gate.metric.type in SIDES:
+        advice = "no control person was scored; give people whom the model never saw"
+        return _not_evaluated(gate, found.n, advice, blocks=True)
     if estimate is None:
         advice = "the base succeeds nowhere, so nothing could be lost; use cases it can do"
         return GateResult(gate, Verdict.NOT_EVALUATED, found.n, advice=advice)
@@ -510,8 +482,14 @@ def _bounded(gate: Gate, found: Sample, estimate: Estimate, measured: Measured) 
         bound, opposite = lowest, highest
     if breaks:
         return GateResult(gate, Verdict.FAIL, bound=opposite, advice=_after_failure(metric))
-    if fault := _chance_fault(found, confidence):
+    if not metric.guessable and (fault := _chance_fault(found, confidence)):
         return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=fault)
+    if metric.type in GAPS | SIDES:
+        had = read_base(metric.type, found, confidence)
+        if had is None or (had.figure if measured.requests else had.lower) <= limit:
+            away = "-" if had is None else metric.show(had.figure)
+            advice = f"the base itself shows {away}, so that of the tested model says nothing"
+            return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
     if found.had:
         leaked = read("rate", found.base_leaked(), confidence)
         if leaked is None or (leaked.figure if measured.requests else leaked.lower) <= limit:
@@ -578,6 +556,12 @@ def _observed(gate: Gate, found: Sample, estimate: Estimate) -> str:
     match metric.type:
         case "count":
             return metric.show(estimate.figure)
+        case "auc" | "auc gap":
+            return figure
+        case "gap":
+            return (
+                f"{figure} ({new / found.n:.1%} against {math.fsum(found.retrained) / found.n:.1%})"
+            )
         case "maximum":
             return metric.show_bound(estimate.figure, True, gate.limit)
         case "floor":

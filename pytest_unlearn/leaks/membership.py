@@ -334,6 +334,25 @@ def privleak(unlearned: Auc, retrained: Auc | None, *, paired: bool = True) -> P
     return PrivLeak(100 * (estimate - 1), 100 * (low - 1), 100 * (high - 1), verdict)
 
 
+def auc_difference(one: Auc, other: Auc) -> tuple[float, float, float]:
+    """Return the AUC of one model minus another's, on the same records, with its interval.
+
+    DeLong's test of two correlated AUCs (Biometrics 44, 1988), by person, with the confidence of
+    the two; where one of them shows no variance, MOVER from their intervals (Zou and Donner, Stat
+    Med 27, 2008). Raises ValueError for AUCs of other records.
+    """
+    _correlation(one, other)  # checks that the records are the same
+    difference = one.estimate - other.estimate
+    if min(one.variance, other.variance) < 1e-18:
+        down = math.hypot(one.estimate - one.low, other.high - other.estimate)
+        up = math.hypot(one.high - one.estimate, other.estimate - other.low)
+    else:
+        pairs = zip(one.influence, other.influence, strict=True)
+        deviation = math.sqrt(math.fsum((a - b) ** 2 for a, b in pairs))
+        up = down = NormalDist().inv_cdf((1.0 + one.confidence) / 2.0) * deviation
+    return difference, max(-1.0, difference - down), min(1.0, difference + up)
+
+
 def _flipped(auc: Auc) -> tuple[float, float, float]:
     """Return estimate, low and high of MUSE's AUC."""
     return 1.0 - auc.estimate, 1.0 - auc.high, 1.0 - auc.low

@@ -265,12 +265,37 @@ def recorded_states(model: Any, most: int) -> Iterator[list[torch.Tensor]]:
 
 def layers_of(model: Any) -> Any:
     """Return the list of a model's layers. Raises ValueError where it is not found."""
+    body, name = _place_of_layers(model)
+    return body._modules[name]
+
+
+def _place_of_layers(model: Any) -> tuple[Any, str]:
+    """Return the module that has the list of layers, and its name there."""
     inner = causal_model(model)
     count = inner.config.num_hidden_layers
-    for module in inner._modules[_body_name(inner)].children():
+    body = inner._modules[_body_name(inner)]
+    for name, module in body.named_children():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return module
+            return body, name
     raise ValueError(f"{type(inner).__name__}: no list of its {count} layers was found")
+
+
+@contextlib.contextmanager
+def cut_off(model: Any, depth: float) -> Iterator[None]:
+    """Take the layers above a share `depth` of a model away, for the length of the block.
+
+    What the last of the others gives goes through the model's last norm and its head (the logit
+    lens). At least one layer is taken away and one left, where there are two. Raises ValueError
+    for a model whose layers are not found.
+    """
+    body, name = _place_of_layers(model)
+    layers = body._modules[name]
+    left = min(max(1, round(depth * len(layers))), max(1, len(layers) - 1))
+    body._modules[name] = torch.nn.ModuleList(list(layers)[:left])
+    try:
+        yield
+    finally:
+        body._modules[name] = layers
 
 
 @contextlib.contextmanager

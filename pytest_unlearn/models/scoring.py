@@ -15,7 +15,7 @@ import copy
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -106,6 +106,7 @@ class Scorer:
         self._most_predicted = max(1, chunk_numbers // vocabulary)
         self._shares_prompts: bool | None = None
         self._cache_name = cache_name(model)
+        self._prompt: tuple[list[int], Any] | None = None
         self.batch_tokens = batch_tokens
         self.tokens = 0
         self.padded = 0
@@ -176,6 +177,52 @@ class Scorer:
             return self._batched(rows, self._sums)
         cache = self._prompt_cache(rows[0])
         return self._batched(rows, lambda part: self._continued(part, cache))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        ends: Any = self._model.generation_config.eos_token_id
+        return frozenset(ends if isinstance(ends, list) else [ends])
+
+    def tokens_of(self, example: Example) -> ValueRow:
+        """Return an example's tokens. Raises as `score`."""
+        (row,) = self._rows([example])
+        return row
+
+    def text_of(self, row: ValueRow, continuation: list[int]) -> str:
+        """Return the text of tokens that follow a row's prompt."""
+        text = decode(self._tokenizer, row.ids + continuation)
+        return text[len(decode(self._tokenizer, row.ids)) :]
+
+    @torch.inference_mode()
+    def predictions(self, example: Example) -> tuple[ValueRow, torch.Tensor]:
+        """Return an example's tokens, and the logits `[answer tokens, vocabulary]` for them."""
+        row = self.tokens_of(example)
+        return row, self._predict([row])
+
+    @torch.inference_mode()
+    def following(self, row: ValueRow, continuations: Sequence[list[int]]) -> torch.Tensor:
+        """Return `[continuations, vocabulary]`: the log-probabilities (float32, temperature 1) of
+        the next token after a row's prompt and each continuation.
+
+        The prompt goes through the model once a row, as in `alternatives`.
+        """
+        if self._shares_prompts is None:
+            self._shares_prompts = self._sharing_works(row)
+        rows = [replace(row, answer=[*each, 0]) for each in continuations]
+        last = [sum(len(r.answer) for r in rows[: n + 1]) - 1 for n in range(len(rows))]
+        if not self._shares_prompts or len(row.ids) < 2:
+            logits = self._predict(rows)
+        else:
+            if self._prompt is None or self._prompt[0] != row.ids:
+                self._prompt = (row.ids, self._prompt_cache(row))
+            logits = self._continued_logits(rows, self._prompt[1])
+        return logits[last].float().log_softmax(dim=-1)
 
     def _rows(self, examples: Sequence[Example]) -> list[ValueRow]:
         rows = value_rows(self._tokenizer, examples, context_of(self._model))
@@ -311,6 +358,10 @@ class Scorer:
 
     def _continued(self, rows: list[ValueRow], cache: Any) -> list[float]:
         """Return what `_sums` does, for rows of one prompt, from its cache."""
+        return _sums_of(rows, self._continued_logits(rows, cache))
+
+    def _continued_logits(self, rows: list[ValueRow], cache: Any) -> torch.Tensor:
+        """Return what `_predict` does, for rows of one prompt, from its cache."""
         inputs = self._inputs([row.ids[-1:] + row.answer[:-1] for row in rows])
         mask = inputs["attention_mask"]
         seen = mask.new_ones(len(rows), len(rows[0].ids) - 1)
@@ -319,7 +370,7 @@ class Scorer:
         own.batch_repeat_interleave(len(rows))
         cached = {self._cache_name: own}
         starts = [0] * len(rows)
-        return _sums_of(rows, self._logits(rows, starts, inputs, **cached, use_cache=True))
+        return self._logits(rows, starts, inputs, **cached, use_cache=True)
 
     def _sharing_works(self, row: ValueRow) -> bool:
         """Tell whether a shared prompt gives what a plain pass gives."""

@@ -13,7 +13,7 @@ from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.reports.comparison import side_by_side
 from pytest_unlearn.reports.rendering import code, markdown, markdown_table, rendered
-from pytest_unlearn.reports.robustness import attack_sentences, attack_table
+from pytest_unlearn.reports.robustness import attack_sentences, attack_tables
 from pytest_unlearn.reports.tables import forget_rows, relations
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
@@ -80,10 +80,9 @@ def share_table(result: Result) -> list[str]:
 
 
 def attacked_lines(result: Result) -> list[str]:
-    """Return what an attacker gets: sentences, and a Markdown table where anything was tried."""
-    head, *rows = attack_table(result.rows, result.run.confidence) or [[]]
+    """Return what an attacker gets: sentences, and Markdown tables where anything was tried."""
     lines = [plain(" ".join(attack_sentences(result.run, result.rows)))]
-    if rows:
+    for head, *rows in attack_tables(result.rows, result.run.confidence):
         lines += ["", *markdown_table(head, [map(markdown, row) for row in rows])]
     return lines
 

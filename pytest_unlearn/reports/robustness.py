@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, Row
-from pytest_unlearn.gates.estimates import Share, percent, share
-from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.estimates import Share, percent, read, sample, scored, share
+from pytest_unlearn.gates.metrics import METRICS, Metric
+from pytest_unlearn.gates.scores import State
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.leaks.exact import mean_leak_at
+from pytest_unlearn.reports.retrained import way_sentence, way_table
 from pytest_unlearn.reports.tables import Table
 from pytest_unlearn.run.result import RunFacts
 
@@ -101,6 +104,109 @@ def _cells(one: AttackFigures) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class InsideFigures:
+    """What hidden states give away at one depth: `attack` is `lens@D` or `linear-probe@D`.
+
+    Of the lens the share of value tokens that are a layer's first choice, of the probe the AUC that
+    tells people to forget from control people; `chance` is what control people give, or 0.5.
+    `bound` is what a gate on `metric` would be judged on.
+    """
+
+    attack: str
+    metric: str
+    n: int
+    base: float | None
+    tested: float
+    retrained: float | None
+    chance: float
+    bound: str
+
+
+def inside_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[InsideFigures]:
+    """Return what hidden states give away, by the attacks that looked into them."""
+    found = []
+    names = dict.fromkeys(row.attack for row in rows if isinstance(row, AttackRow))
+    for name in names:
+        for metric in (METRICS["lens.share"], METRICS["states.auc"]):
+            if metric.attack == name.partition("@")[0]:
+                found += _inside(metric, name, rows, confidence)
+    return found
+
+
+def _inside(
+    metric: Metric, name: str, rows: Sequence[Row], confidence: float
+) -> list[InsideFigures]:
+    filters = {"attack": name}
+    counted = scored(metric, metric.rows(rows, filters))
+    if not counted:
+        return []
+    controls = metric.chance_rows(rows, filters)
+    found = sample(metric, counted, controls)
+    estimate = read(metric.type, found, confidence)
+    if estimate is None:
+        return []
+    if metric.type == "auc":
+        (sides,) = found.sides
+        figures = {state: sides.auc(state, confidence).estimate for state in sides.members}
+        chance = 0.5
+    else:
+        scores: dict[State, list[float | None]] = {
+            state: [metric.score(row, state, 0) for row in counted]
+            for state in ("base", "unlearned", "retrained")
+        }
+        figures = {
+            state: fmean(found.means([score for score in part if score is not None]))
+            for state, part in scores.items()
+            if None not in part
+        }
+        own = [
+            score for row in controls if (score := metric.score(row, "unlearned", 0)) is not None
+        ]
+        chance = fmean(own) if own else 0.0
+    return [
+        InsideFigures(
+            attack=name,
+            metric=metric.name,
+            n=len(counted),
+            base=figures.get("base"),
+            tested=figures["unlearned"],
+            retrained=figures.get("retrained"),
+            chance=chance,
+            bound=f"<={metric.show_bound(estimate.upper, True)}",
+        )
+    ]
+
+
+def inside_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
+    """Return what hidden states give away as a table, empty without; see `InsideFigures`."""
+    found = inside_figures(rows, confidence)
+    if not found:
+        return []
+    head = ["hidden states", "n", "base", "tested", "retrained", "control or chance"]
+    return [
+        [*head, f"{percent(confidence)} bound"],
+        *(
+            [
+                f"{one.attack} ({one.metric})",
+                str(one.n),
+                *(
+                    "-" if figure is None else METRICS[one.metric].show(figure)
+                    for figure in (one.base, one.tested, one.retrained, one.chance)
+                ),
+                one.bound,
+            ]
+            for one in found
+        ),
+    ]
+
+
+def attack_tables(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Table]:
+    """Return all tables of what an attacker gets that have a line, the retrained model's last."""
+    made = (attack_table, inside_table, way_table)
+    return [table for make in made if (table := make(rows, confidence))]
+
+
 def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dict[str, Any]]:
     """Return the attacks as JSON data."""
     return [asdict(one) for one in attack_figures(rows, confidence)]
@@ -138,6 +244,28 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
         parts += [f"{sentence}." for sentence in half_way(found)]
     else:
         parts.append("No attack was tried: what an attacker gets is not known.")
+    parts += _inside_sentences(rows, run.confidence)
+    parts += filter(None, [way_sentence(rows, run.confidence)])
     if run.untried:
         parts.append(f"Not tried: {', '.join(run.untried)}.")
+    return parts
+
+
+def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:
+    """Return what the worst layer gives away, in a sentence for each way to look inside."""
+    found = inside_figures(rows, confidence)
+    parts = []
+    for metric, does in (
+        ("lens.share", "of the tokens of a value are read off a middle layer"),
+        ("states.auc", "is the AUC with which hidden states tell forgotten people from others"),
+    ):
+        several = [one for one in found if one.metric == metric]
+        if several:
+            worst = max(several, key=lambda one: one.tested)
+            show = METRICS[metric].show
+            base = "" if worst.base is None else f"base {show(worst.base)}, "
+            parts.append(
+                f"{show(worst.tested)} {does} ({worst.attack}; {base}"
+                f"{'control people' if metric == 'lens.share' else 'chance'} {show(worst.chance)})."
+            )
     return parts

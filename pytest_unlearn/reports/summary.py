@@ -10,7 +10,8 @@ from typing import Any
 
 from pytest_unlearn.gates.estimates import Share
 from pytest_unlearn.reports.comparison import standings
-from pytest_unlearn.reports.robustness import attack_data
+from pytest_unlearn.reports.retrained import ways
+from pytest_unlearn.reports.robustness import attack_data, inside_figures
 from pytest_unlearn.reports.sustainability import stages
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
@@ -66,6 +67,11 @@ def _body(result: Result) -> dict[str, Any]:
         "gates": [gate_data(gate) for gate in result.gates],
         "metrics": [share_data(share) for share in result.metrics],
         "attacks": attack_data(result.rows, result.run.confidence),
+        "hidden_states": [asdict(o) for o in inside_figures(result.rows, result.run.confidence)],
+        "against_retrained": [
+            {**asdict(way), "way_gone": way.share}
+            for way in ways(result.rows, result.run.confidence)
+        ],
         "search": result.search,
         "provenance": result.provenance,
     }

@@ -1,7 +1,8 @@
 """The tested model under attack: the same values scored on each state that an attack makes of it.
 
 One forward pass over the documents of people to be forgotten and of control people; what a model
-without scores writes is looked at instead. Scores are kept in the store, chunk by chunk, under the
+without scores writes is looked at instead. Where an attack says so, base and retrained model are
+treated alike, to compare with. Scores are kept in the store, chunk by chunk, under the
 key of the tested model and of the attack: nothing is loaded for what is there.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_unlearn.attacks.attack import BOTH
+from pytest_unlearn.attacks.attack import BOTH, Reading
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import AttackRow
 from pytest_unlearn.leaks.exact import exact_row, extraction
@@ -28,14 +29,19 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.chunks import Chunk
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.measuring import Measuring
+    from pytest_unlearn.run.models import State
     from pytest_unlearn.run.settings import Settings
+
+
+# Of a row of exact scores, what gates and reports under attack read.
+_KEPT = ("log_probability", "greedy", "exact_memorization")
 
 
 class _Piece(NamedTuple):
     """A chunk of probes that is asked in one state."""
 
     state: str
-    split: Split
+    splits: tuple[Split, ...]
     chunk: Chunk
     probes: tuple[Probe, ...]
 
@@ -57,9 +63,20 @@ class AttackedModel:
         A probe that does not fit the model's context has none. Raises CompletionError,
         AttackError, and what making and loading the model raises.
         """
-        found = self._found(attack, list(self._pieces(attack)))
+        pieces = list(self._pieces(attack))
+        found = self._found(attack, pieces)
+        beside: dict[State, dict[tuple[str, str], dict[str, Any]]] = {
+            of: self._found(attack, pieces, of)
+            for of in attack.beside
+            if of == "base" or self._settings.retrained is not None
+        }
         return [
-            self._row(state, probe, found[state, probe.id])
+            self._row(
+                state,
+                probe,
+                found[state, probe.id],
+                {of: rows.get((state, probe.id)) for of, rows in beside.items()},
+            )
             for state in attack.states
             for probe in self._dataset.attacked_probes(attack, state)
             if (state, probe.id) in found
@@ -67,22 +84,33 @@ class AttackedModel:
 
     def _pieces(self, attack: Attack) -> Iterator[_Piece]:
         for state in attack.states:
-            for split in BOTH:
-                asked = self._dataset.attacked_probes(attack, state)
-                probes = {probe.id: probe for probe in asked if probe.split == split}
-                for chunk in self._dataset.chunks_of(list(probes.values())):
-                    yield _Piece(state, split, chunk, tuple(probes[case] for case in chunk.cases))
+            asked = self._dataset.attacked_probes(attack, state)
+            for splits in (BOTH,) if attack.whole else tuple((split,) for split in BOTH):
+                probes = {probe.id: probe for probe in asked if probe.split in splits}
+                for chunk in self._dataset.chunks_of(list(probes.values()), attack.whole):
+                    yield _Piece(state, splits, chunk, tuple(probes[case] for case in chunk.cases))
 
-    def _row(self, state: str, probe: Probe, found: dict[str, Any]) -> AttackRow:
-        exact = None if "label" in found else found
+    def _row(
+        self,
+        state: str,
+        probe: Probe,
+        found: dict[str, Any],
+        beside: dict[State, dict[str, Any] | None],
+    ) -> AttackRow:
+        """Return a row of what came out of the tested model, and of others `beside` it."""
+        scores = None
+        if "score" in found:
+            models: dict[State, dict[str, Any] | None] = {"unlearned": found, **beside}
+            scores = {str(of): row["score"] for of, row in models.items() if row}
+        exact = None if found.keys() & {"label", "score"} else found
         if exact is None:
             base = self._engine.run_probe(probe)[1].base
             base_exact = None
         else:
-            scores = self._engine.exact("base", probe)
-            assert scores is not None  # of a model that has scores, all that are asked have them
-            base_exact = _short(scores)
-            base = _label(base_exact)
+            own = self._engine.exact("base", probe)
+            assert own is not None  # of a model that has scores, all that are asked have them
+            base = _label(own)
+            base_exact = beside.get("base") or _short(own)
         return AttackRow(
             id=f"{state}/{probe.id}",
             attack=state,
@@ -91,29 +119,31 @@ class AttackedModel:
             carrier=probe.carrier,
             owner=probe.owner,
             base={"label": base["label"]},
-            unlearned=_label(exact) if exact else {"label": found["label"]},
+            unlearned=_label(exact) if exact else {"label": found.get("label", "clean")},
             family=probe.family,
             planted=probe.planted,
             knowledge=probe.knowledge,
             base_exact=base_exact,
             unlearned_exact=exact,
+            retrained_exact=beside.get("retrained") if exact else None,
+            scores=scores,
             rehearsed=probe.id in self._rehearsed,
             cluster=probe.cluster,
             request=probe.request,
         )
 
     def _found(
-        self, attack: Attack, pieces: Sequence[_Piece]
+        self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned"
     ) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return what came out by state and probe, from the store or measured now."""
-        keys = self._keys(attack, pieces)
+        """Return what came out of a model by state and probe, from the store or measured now."""
+        keys = self._keys(attack, pieces, of)
         with self._store.claim(digest_of(sorted(keys))):
             if any(self._store.get("scores", key, "rows") is None for key in keys):
                 # Scored now: while the weights are changed, nothing else can be asked.
                 for piece in pieces:
                     for probe in piece.probes:
                         self._engine.exact("base", probe)
-                self._measure(attack, pieces, keys)
+                self._measure(attack, pieces, keys, of)
         found = [self._store.get("scores", key, "rows") or {"rows": {}} for key in keys]
         return {
             (piece.state, name): row
@@ -121,9 +151,9 @@ class AttackedModel:
             for name, row in entry["rows"].items()
         }
 
-    def _keys(self, attack: Attack, pieces: Sequence[_Piece]) -> list[str]:
+    def _keys(self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned") -> list[str]:
         """Return the pieces' keys; what all share is digested once, the texts among it."""
-        key: dict[str, Any] = {"tested": self._engine.prepared_key("unlearned")}
+        key: dict[str, Any] = {"tested": self._engine.prepared_key(of)}
         if attack.needs in ("adapter", "base"):
             key["base"] = self._engine.prepared_key("base")
         texts = self._dataset.attack_texts(attack)
@@ -133,6 +163,7 @@ class AttackedModel:
                 "attack": attack.key(),
                 "texts": [[splits, [e.text for e in part]] for splits, part in texts],
                 "version": SCORES_VERSION,
+                "kept": _KEPT,
             }
         )
         return [
@@ -153,24 +184,42 @@ class AttackedModel:
             return self._settings.decoding
         return attack.scheme(piece.state.partition("@")[2])
 
-    def _measure(self, attack: Attack, pieces: Sequence[_Piece], keys: Sequence[str]) -> None:
-        """Make the attacked states, and store what comes out of each."""
+    def _measure(
+        self, attack: Attack, pieces: Sequence[_Piece], keys: Sequence[str], of: State
+    ) -> None:
+        """Make the attacked states of a model, and store what comes out of each."""
         engine, started, count = self._engine, time.perf_counter(), 0
-        with engine.phases.measure("attacks"), engine.models.attacked(attack) as states:
+        other = () if of == "unlearned" else (of,)
+        with engine.phases.measure("attacks"), engine.models.attacked(attack, *other) as states:
             for made in states:
-                scores = "scores" in abilities_of(made.model)
                 for piece, key in zip(pieces, keys, strict=True):
-                    asked = piece.state == made.state and piece.split in made.splits
+                    asked = piece.state == made.state and set(piece.splits) <= set(made.splits)
                     if asked and self._store.get("scores", key, "rows") is None:
-                        rows = (
-                            self._scored(made.model, piece, self._scheme(attack, piece))
-                            if scores
-                            else self._wrote(made.model, piece)
-                        )
+                        rows = self._asked(attack, made.model, piece)
                         self._store.put("scores", key, {"rows": rows})
                         count += len(piece.chunk.cases)
         seconds = time.perf_counter() - started
-        engine.progress(f"unlearned+{attack.name}: {count} values in {seconds:.1f} s")
+        engine.progress(f"{of}+{attack.name}: {count} values in {seconds:.1f} s")
+
+    def _asked(self, attack: Attack, model: Any, piece: _Piece) -> dict[str, dict[str, Any]]:
+        if attack.read is not None:
+            return self._read(attack, model, piece)
+        if "scores" in abilities_of(model):
+            return self._scored(model, piece, self._scheme(attack, piece))
+        return self._wrote(model, piece)
+
+    def _read(self, attack: Attack, model: Any, piece: _Piece) -> dict[str, dict[str, Any]]:
+        """Return what an attack reads off a model in its own way."""
+        assert attack.read is not None
+        reading = Reading(
+            model,
+            self._engine.models.model("base") if attack.needs == "base" else None,
+            [f"{probe.split} {probe.cluster or probe.owner}" for probe in piece.probes],
+            [probe.split == "forget" for probe in piece.probes],
+        )
+        examples = [example_of(probe) for probe in piece.probes]
+        found = attack.read(reading, examples, piece.state.partition("@")[2])
+        return {probe.id: row for probe, row in zip(piece.probes, found, strict=True)}
 
     def _scored(
         self, model: Any, piece: _Piece, scheme: DecodingScheme
@@ -199,8 +248,7 @@ class AttackedModel:
 
 
 def _short(scores: dict[str, Any]) -> dict[str, Any]:
-    """Return of a row of exact scores what gates and reports under attack read."""
-    return {name: scores[name] for name in ("log_probability", "greedy")}
+    return {name: scores[name] for name in _KEPT}
 
 
 def _label(exact: dict[str, Any]) -> dict[str, Any]:

@@ -85,21 +85,26 @@ class Backend:
             raise UserError(f"{self._name}: model({state!r}): {error}") from error
         return model
 
-    def attacked(self, attack: Attack) -> AbstractContextManager[Iterator[AttackedState]]:
+    def attacked(
+        self, attack: Attack, of: State = "unlearned"
+    ) -> AbstractContextManager[Iterator[AttackedState]]:
         """Let the object attack its model; of one that cannot, only other prompts are asked.
 
         Raises UserError for an attack on weights that it does not give.
         """
-        if attack.ask is not None and not callable(getattr(self._given, "attacked", None)):
-            model = self.model("unlearned")
+        own = callable(getattr(self._given, "attacked", None))
+        if not (own or attack.changes_weights):
+            model = self.model(of)
             states = [AttackedState(state, BOTH, model) for state in attack.states]
             return contextlib.nullcontext(iter(states))
-        if not callable(getattr(self._given, "attacked", None)):
+        if not own:
             raise UserError(
                 f"{self._name}, which has no attacked(attack): leave --unlearn-attacks out, or "
                 "return a context manager that gives an iterator of AttackedState"
             )
-        given: AbstractContextManager[Iterator[AttackedState]] = self._given.attacked(attack)
+        other = () if of == "unlearned" else (of,)  # asked for by few attacks only
+        given: AbstractContextManager[Iterator[AttackedState]]
+        given = self._given.attacked(attack, *other)
         return given
 
     def stored_unlearning(self) -> UnlearnedModel | None:

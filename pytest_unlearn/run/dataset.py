@@ -344,13 +344,13 @@ class Dataset:
             adapter=given or trained,
             two_states=trains or choice.retrains or compared,
         )
-        return tuple(
-            attack
-            for attack in made
-            if any(
-                p.split == "forget" for s in attack.states for p in self.attacked_probes(attack, s)
-            )
-        )
+        return tuple(attack for attack in made if self._can_be_asked(attack))
+
+    def _can_be_asked(self, attack: Attack) -> bool:
+        asked = [p for s in attack.states for p in self.attacked_probes(attack, s)]
+        sizes = [len({p.cluster or p.owner for p in asked if p.split == split}) for split in BOTH]
+        # Where people are told apart, it takes two on either side.
+        return min(sizes) > 1 if attack.whole else sizes[0] > 0
 
     def attacked_probes(self, attack: Attack, state: str) -> tuple[Probe, ...]:
         """Return the probes asked in a state that an attack makes, under their own ids: the
@@ -412,9 +412,10 @@ class Dataset:
             return ((BOTH, _task_examples(frozenset(task.id for task in bundled_tasks()))),)
         return ()
 
-    def chunks_of(self, probes: Sequence[Probe]) -> list[Chunk]:
-        """Cut probes of one style into chunks."""
-        return list(cut([_probe_row(probe) for probe in probes], self._batch_size))
+    def chunks_of(self, probes: Sequence[Probe], whole: bool = False) -> list[Chunk]:
+        """Cut probes of one style into chunks, or take them as one."""
+        size = max(1, len(probes)) if whole else self._batch_size
+        return list(cut(list(map(_probe_row, probes)), size))
 
     def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
         if how == "placeholder":

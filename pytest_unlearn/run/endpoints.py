@@ -106,9 +106,11 @@ class EndpointModels:
         return self._model(self._flag(state))
 
     @contextlib.contextmanager
-    def attacked(self, attack: Attack) -> Iterator[Iterator[AttackedState]]:
-        """Ask the tested model in an attack's words; `check_endpoints` refuses other attacks."""
-        model = self.model("unlearned")
+    def attacked(
+        self, attack: Attack, of: State = "unlearned"
+    ) -> Iterator[Iterator[AttackedState]]:
+        """Ask a model in an attack's words; `check_endpoints` refuses other attacks."""
+        model = self.model(of)
         yield (AttackedState(state, BOTH, model) for state in attack.states)
 
     def stored_unlearning(self) -> None:

@@ -106,10 +106,8 @@ class Measuring:
         `models`: other models than the settings name. `core`: which of this machine's processor
         cores solutions run on, where several workers share it. `beside`: another engine of the same
         tasks, whose sandbox, verdicts and phases are used, and its detector where the records are
-        the same: nothing of them is a model's.
-        `before`: see `ModelPair`.
-
-        Raises ImportNotFoundError when a package that solutions may import is not installed.
+        the same: nothing of them is a model's. `before`: see `ModelPair`. Raises
+        ImportNotFoundError when a package that solutions may import is not installed.
         """
         self._dataset = dataset
         self._store = Store(settings.store, settings.replay)
@@ -120,7 +118,7 @@ class Measuring:
         self._scheme = settings.decoding
         self._gradients = "gradnorm" in settings.membership
         self._task_timeout = settings.task_timeout
-        self._retrained = settings.retrained is not None
+        self._states: tuple[State, ...] = (*STATES, "retrained") if settings.retrained else STATES
         self._rehearsed = dataset.rehearsed(settings.method)
         self.sandbox: Sandbox = (
             beside.sandbox
@@ -164,7 +162,7 @@ class Measuring:
 
         Running the case then reads and judges alone. Raises as `run_probe` and `run_task` do.
         """
-        for state in STATES:
+        for state in self._states:
             if isinstance(case, TaskCase):
                 for name in self._dataset.samples_of(case):
                     self._text(state, name)
@@ -172,17 +170,14 @@ class Measuring:
             else:
                 self._text(state, case.id)
                 self.exact(state, case)
-        if self._retrained and not isinstance(case, TaskCase):
-            self.exact("retrained", case)
 
     def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
         """Complete a probe on both models and attribute what came out."""
-        texts = [self._text(state, probe.id) for state in STATES]
+        texts = [self._text(state, probe.id) for state in self._states]
         outcomes = [self.detector.outcome(probe, text) for text in texts]
-        exact = [self.exact(state, probe) for state in STATES]
-        for state, text, scores in zip(STATES, texts, exact, strict=True):
+        exact = [self.exact(state, probe) for state in self._states]
+        for state, text, scores in zip(self._states, texts, exact, strict=True):
             self._check_agreement(state, probe, text, scores)
-        retrained = self.exact("retrained", probe) if self._retrained else None
         same = "id split kind carrier owner family planted knowledge cluster request".split()
         facts: dict[str, Any] = {name: getattr(probe, name) for name in same}
         row = ProbeRow(
@@ -191,12 +186,13 @@ class Measuring:
             unlearned=outcomes[1].as_row(),
             base_exact=exact[0],
             unlearned_exact=exact[1],
-            retrained_exact=retrained,
+            retrained=outcomes[2].as_row() if outcomes[2:] else None,
+            retrained_exact=exact[2] if outcomes[2:] else None,
             rehearsed=probe.id in self._rehearsed,
             base_sampled=self._sampled("base", probe),
             unlearned_sampled=self._sampled("unlearned", probe),
         )
-        return _completions(texts, outcomes), row
+        return _completions(texts[:2], outcomes[:2]), row
 
     def _sampled(self, state: State, probe: Probe) -> tuple[int, int] | None:
         """Return in how many of the texts drawn for a probe its value came out, and their number.
@@ -224,11 +220,11 @@ class Measuring:
 
         Raises SandboxError when no verdict can be had.
         """
-        samples = self._dataset.samples_of(case)
-        base, tested = (
-            tuple(self._sample(case, self._text(state, name)) for name in samples)
-            for state in STATES
+        base, tested, *other = (
+            tuple(self._sample(case, self._text(state, n)) for n in self._dataset.samples_of(case))
+            for state in self._states
         )
+        new = other[0] if other else ()
         row = TaskRow(
             id=case.id,
             task=case.task_id,
@@ -238,8 +234,8 @@ class Measuring:
             unlearned_samples=tuple(sample.outcome.status for sample in tested),
             ks=self._dataset.sampling.ks,
             group=case.group,
-            base_parses=_share(self._solution(case, s.text.reveal()).whole for s in base),
-            unlearned_parses=_share(self._solution(case, s.text.reveal()).whole for s in tested),
+            base_parses=self._whole(case, base),
+            unlearned_parses=self._whole(case, tested),
             base_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in base),
             unlearned_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in tested),
             base_loss=self._losses.of("base", case),
@@ -247,6 +243,9 @@ class Measuring:
             run_again=sum(sample.outcome.run_again for sample in base + tested),
             rehearsed=case.id in self._rehearsed,
             cluster=case.cluster,
+            retrained=new[0].outcome.status if new else None,
+            retrained_samples=tuple(sample.outcome.status for sample in new),
+            retrained_parses=self._whole(case, new) if new else None,
         )
         return Completions(base[0], tested[0], base, tested), row
 
@@ -256,6 +255,9 @@ class Measuring:
 
     def _sample(self, case: TaskCase, text: str) -> Completion[SolutionVerdict]:
         return Completion(Secret(text, "completion"), self._judge(case, text))
+
+    def _whole(self, case: TaskCase, samples: Iterable[Completion[Any]]) -> float:
+        return _share(self._solution(case, sample.text.reveal()).whole for sample in samples)
 
     def _solution(self, case: TaskCase, completion: str) -> Solution:
         return solution_of(case, completion, self._dataset.sampling.style)
@@ -288,9 +290,7 @@ class Measuring:
             return None
         chunk = self._dataset.chunk_of_case[probe.id]
         if (state, chunk.id) not in self._scores:
-            # Exposure shows what a model still prefers: of no use on one that never saw the data.
-            ranked = probe.family == "direct" and state != "retrained"
-            decoy_count = self._exposure if ranked else 0
+            decoy_count = self._exposure if probe.family == "direct" else 0
             self._scores[state, chunk.id] = self._scores_of(state, chunk, decoy_count)
         found: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
         if found is None and (state, probe.id) in self._too_long:

@@ -98,10 +98,10 @@ class Models(Protocol):
         """Return one of the models, ready to run; `retrained` is asked for where one was named."""
 
     def attacked(
-        self, attack: Attack
+        self, attack: Attack, of: State = "unlearned"
     ) -> contextlib.AbstractContextManager[Iterator[AttackedState]]:
-        """Give the states that an attack makes of the tested model, one after the other; each is
-        to be used before the next is asked for, and within the block."""
+        """Give the states that an attack makes of a model, one after the other; each is to be used
+        before the next is asked for, and within the block."""
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None."""
@@ -406,28 +406,28 @@ class ModelPair:
         return LanguageModel(weights, adapter is not None, self._threads, self._progress)
 
     @contextlib.contextmanager
-    def attacked(self, attack: Attack) -> Iterator[Iterator[AttackedState]]:
-        """Give the states that an attack makes of the tested model, whose weights are changed in
-        place, and restored bit by bit when the block ends.
-
-        Raises as `under_attack`.
-        """
+    def attacked(
+        self, attack: Attack, of: State = "unlearned"
+    ) -> Iterator[Iterator[AttackedState]]:
+        """Give the states that an attack makes of a model, whose weights are changed in place, and
+        restored bit by bit when the block ends. Raises as `under_attack`."""
         from pytest_unlearn.attacks.attack import under_attack
         from pytest_unlearn.models.loading import LanguageModel
 
-        if attack.ask is not None:
-            model = self.model("unlearned")
+        model = self.model(of)  # loaded, and its adapter put on it
+        if not attack.changes_weights:
             yield (AttackedState(state, BOTH, model) for state in attack.states)
             return
-        self.model("unlearned")  # loaded, and its adapter put on it
-        weights, adapted = self._weights(self._source), self._adapter is not None
+        weights = self._weights(self._source_of(of))
+        adapted = of == "unlearned" and self._adapter is not None
         base = None
         if attack.needs == "base" and not adapted:
             base = dict(self._weights(self._base_source).model.named_parameters())
         texts = self._dataset.attack_texts(attack)
-        with under_attack(weights.model, base, weights.tokenizer, texts) as target:
-            new = functools.partial(LanguageModel, weights, adapted, self._threads, self._progress)
-            yield (AttackedState(*made, new()) for made in attack.made(target))
+        changed = under_attack(weights.model, base, weights.tokenizer, texts, adapted)
+        new = functools.partial(LanguageModel, weights, adapted, self._threads, self._progress)
+        with changed as target, contextlib.closing(attack.made(target)) as states:
+            yield (AttackedState(*made, new()) for made in states)
 
     def _opened(self, state: State) -> Completer:
         """Return a model of another engine, its adapter merged. Raises UserError."""

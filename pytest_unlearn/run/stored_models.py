@@ -82,9 +82,9 @@ class Recorded:
         """Raise ReplayError: something is asked for that the store does not have."""
         _refuse(state)
 
-    def attacked(self, attack: Attack) -> NoReturn:
+    def attacked(self, attack: Attack, of: State = "unlearned") -> NoReturn:
         """Raise ReplayError: something is asked for that the store does not have."""
-        _refuse(f"unlearned+{attack.name}")
+        _refuse(f"{of}+{attack.name}")
 
 
 class Replayed:
@@ -120,9 +120,9 @@ class Replayed:
         """Raise ReplayError: something is asked for that the store does not have."""
         _refuse(state)
 
-    def attacked(self, attack: Attack) -> NoReturn:
+    def attacked(self, attack: Attack, of: State = "unlearned") -> NoReturn:
         """Raise ReplayError: something is asked for that the store does not have."""
-        _refuse(f"unlearned+{attack.name}")
+        _refuse(f"{of}+{attack.name}")
 
 
 def note(settings: Settings, dataset: Dataset, models: Models, missing: int = 0) -> None:

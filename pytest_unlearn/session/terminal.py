@@ -31,7 +31,8 @@ from pytest_unlearn.people.other_values import has_stranger
 from pytest_unlearn.reports.comparison import side_by_side
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.markdown_reports import annotate
-from pytest_unlearn.reports.robustness import attack_figures, attack_table, half_way
+from pytest_unlearn.reports.retrained import way_sentence
+from pytest_unlearn.reports.robustness import attack_figures, attack_tables, half_way
 from pytest_unlearn.reports.tables import (
     Table,
     aligned,
@@ -291,6 +292,7 @@ def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -
             screen.table(table)
     whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
     whole += half_way(attack_figures(rows, confidence))
+    whole.append(way_sentence(rows, confidence))
     whole += solutions.lines(run.unsolved, reporter.config.get_verbosity())
     whole += solutions.run_again(rows)
     whole += search_lines(run.search) if run.search else []
@@ -411,7 +413,7 @@ def _taken_apart(
     transition matrix of the direct family."""
     confidence = run.settings.judging.confidence
     verbose = reporter.config.get_verbosity() > 0
-    tables = [exact_table(rows), attack_table(rows, confidence)]
+    tables = [exact_table(rows), *attack_tables(rows, confidence)]
     tables.append(rates_by(rows, "family", confidence))
     attacks = run.settings.membership
     if verbose or {"gradnorm", "reference"} & set(attacks):

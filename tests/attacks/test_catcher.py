@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from pytest_unlearn.attacks.attack import parse_attacks
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.gates.gate import PROFILES, parse_gate
 from pytest_unlearn.run.answers import CompletionError
 from pytest_unlearn.run.dataset import Dataset
@@ -87,7 +88,9 @@ def verdicts(result: Result) -> dict[str, str]:
     return {gate.name: gate.verdict for gate in result.gates}
 
 
-RELEASE = PROFILES["release"]
+RELEASE, STRICT = PROFILES["release"], PROFILES["strict"]
+# The gates of `strict` on the distance from a retrained model, at limits that 60 people can show.
+GAPS = [f"{gate.partition('<=')[0]}<=20%" for gate in STRICT.gaps]
 
 
 def caught(folder: Path, by: str, **model: Any) -> None:
@@ -172,7 +175,23 @@ def test_a_model_that_never_saw_them_withstands_everything(folder: Path) -> None
     With 60 people a limit of 10 % can be shown; `strict` asks for the same under 1 %.
     """
     attacks = ",".join(name for name in parse_attacks("all") if name != "relearn-code")
-    gates = ["leak.direct<=0", "leak.worst<=10%"]
-    result = measure(settings(folder, attacks, gates, model=str(folder / "retrained")))
-    assert verdicts(result) == {"leak.direct": "PASS", "leak.worst": "PASS"}
+    gates = ["leak.direct<=0", "leak.worst<=10%", *GAPS]
+    retrained = str(folder / "retrained")
+    result = measure(settings(folder, attacks, gates, model=retrained, retrained=retrained))
+    assert set(verdicts(result).values()) == {"PASS"}, verdicts(result)
+    assert len(result.gates) == len(gates) == 2 + len(STRICT.gaps)
     assert "withstood int8, int4" in result.grounds
+
+
+def test_a_model_that_only_refuses_is_far_from_a_retrained_one(folder: Path) -> None:
+    """It is silent after the wording that was trained, and its layers and scores still tell."""
+    model = base(folder)
+    hiding.refuse_the_wording(model)
+    tested = str(hiding.save(model, folder / "refusing"))
+    retrained = str(folder / "retrained")
+    gates = [gate for gate in GAPS if "relearn" not in gate]
+    result = measure(
+        settings(folder, "lens,linear-probe", gates, model=tested, retrained=retrained)
+    )
+    assert "FAIL" in verdicts(result).values()
+    assert any(row.retrained for row in result.rows if isinstance(row, ProbeRow))

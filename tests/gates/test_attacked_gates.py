@@ -18,12 +18,12 @@ from pytest_unlearn.gates.case_rows import (
 )
 from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.gates.gate import GateError, parse_gate
+from pytest_unlearn.gates.gate_cases import concerns
 from pytest_unlearn.gates.planning import plan_gate
 from pytest_unlearn.gates.saved_runs import parse_change
 from pytest_unlearn.gates.verdicts import (
     GateResult,
     Measured,
-    concerns,
     fails_whatever,
     judge_gate,
 )

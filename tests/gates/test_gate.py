@@ -16,12 +16,23 @@ from pytest_unlearn.gates.gate import (
     gates_in_table,
     parse_gate,
 )
+from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.planning import metric_lines
 
 
 def texts(given: list[str], profile: str | None) -> list[str]:
     return [gate.text for gate in choose_gates(given, profile)]
+
+
+def test_a_retrained_model_is_compared_with_where_there_is_one() -> None:
+    """`strict` has gates on the distance then, and not where nothing could be compared."""
+    strict = PROFILES["strict"]
+    bare = read_judging({"unlearn_profile": "strict"}.get)
+    beside = read_judging({"unlearn_profile": "strict", "unlearn_retrained": "retrain"}.get)
+    assert [gate.text for gate in bare.gates] == list(strict.gates)
+    assert [gate.text for gate in beside.gates] == [*strict.gates, *strict.gaps]
+    assert read_judging({"unlearn_retrained": "retrain"}.get).gates == read_judging({}.get).gates
 
 
 def test_every_profile_parses_and_says_what_it_needs() -> None:

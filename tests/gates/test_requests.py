@@ -11,6 +11,7 @@ import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.gates.gate import REQUESTS, GateError, parse_gate
+from pytest_unlearn.gates.gate_cases import concerns
 from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.planning import check_feasible, plan_gate
 from pytest_unlearn.gates.saved_runs import parse_change
@@ -18,7 +19,6 @@ from pytest_unlearn.gates.verdicts import (
     GateResult,
     Measured,
     Verdict,
-    concerns,
     fails_whatever,
     judge_gate,
 )

@@ -13,6 +13,7 @@ import torch
 
 from pytest_unlearn.attacks.attack import BOTH, attacks, digest_of_weights
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.models.lm_head import layers_of
 from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.models.sources import ModelSource
@@ -263,3 +264,26 @@ def test_prompts_leave_the_weights_alone(
 
 def test_an_engine_without_weights_can_be_asked(settings: Settings) -> None:
     check_engine(replace(settings, engine="vllm", attacks=("partly", "wrapped")))
+
+
+def test_hidden_states_of_all_models(settings: Settings) -> None:
+    """Lens and linear probe look at base and tested model, and leave both as they were."""
+    named = ("lens", "linear-probe")
+    with attacked(replace(settings, attacks=named)) as (model, engine, told):
+        lens, probe = map(model.rows, model.attacks)
+        kept: Any = engine.models.model("unlearned")
+        assert len(layers_of(kept._weights.model)) == 2
+    assert {row.attack for row in lens} == {"lens@25", "lens@50", "lens@75"}
+    for row in lens:
+        for exact in (row.base_exact, row.unlearned_exact):
+            assert exact is not None
+            assert 0.0 <= exact["exact_memorization"] <= 1.0
+        assert (row.retrained_exact, row.scores) == (None, None)
+    assert {row.attack for row in probe} == {"linear-probe@50", "linear-probe@100"}
+    for row in probe:
+        assert set(row.scores or {}) == {"base", "unlearned"}
+        assert (row.unlearned_exact, row.leaked) == (None, False)
+    assert [line for line in told if line.startswith("base+lens: 15 values")]
+    with attacked(replace(settings, attacks=named)) as (again, _, told):
+        assert [again.rows(attack) for attack in again.attacks] == [lens, probe]
+        assert told == []

@@ -16,7 +16,7 @@ from pytest_unlearn.reports.html.charts import WIDTH, Figure
 from pytest_unlearn.reports.html.figures import pareto
 from pytest_unlearn.reports.html.request_curves import request_figures
 from pytest_unlearn.reports.rendering import rendered
-from pytest_unlearn.reports.robustness import attack_sentences, attack_table
+from pytest_unlearn.reports.robustness import attack_sentences, attack_tables
 from pytest_unlearn.reports.summary import as_json
 from pytest_unlearn.reports.sustainability import stages
 from pytest_unlearn.run.result import Case, Result, verdict_of_all
@@ -74,7 +74,7 @@ def _page(
         terms=terms(results[0]),
         term_of=term_of,
         figures=_figures,
-        attacks=lambda result: attack_table(result.rows, result.run.confidence),
+        attacks=lambda result: attack_tables(result.rows, result.run.confidence),
         attack_sentences=attack_sentences,
         found_prompts=_found_prompts,
         cases=_cases(results),
