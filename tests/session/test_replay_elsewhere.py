@@ -101,5 +101,5 @@ def test_training_is_reported_as_noted() -> None:
     assert (found.steps, found.seconds) == (80, 47.0)
     assert isinstance(planted := noted.stored_planting(), Planting)
     assert planted.records == 96
-    nothing = Recorded("coder", {"keys": {}, "checkpoint": None, "planting": None})
+    nothing = Recorded("coder", {"gates": [], "keys": {}, "checkpoint": None, "planting": None})
     assert nothing.stored_unlearning() is nothing.stored_planting() is None
