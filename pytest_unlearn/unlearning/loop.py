@@ -26,7 +26,7 @@ from pytest_unlearn.unlearning.data import (
 )
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
-from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed
+from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
 from pytest_unlearn.unlearning.trainer import Course, Trainer, train
 
 if TYPE_CHECKING:
@@ -92,6 +92,16 @@ def unlearn(
     state = RunState(seed)
 
     def losses(batch: Batches) -> Iterator[torch.Tensor]:
+        scaled = options.least_scale < 1 and trainer.steps % 2 == 0
+        # Around each yield, since a checkpointed backward pass runs the layers again.
+        with scaled_adapter(policy, options.least_scale) if scaled else contextlib.nullcontext():
+            yield from losses_at_scale(batch)
+        if method.after_step:
+            state.sums = _of_all(state.sums)
+            method.after_step(state, options)
+            state.sums = {}
+
+    def losses_at_scale(batch: Batches) -> Iterator[torch.Tensor]:
         for forget, retain, part_options, share in _shares(*batch, options, method):
             step = Step(
                 policy,
@@ -100,10 +110,6 @@ def unlearn(
                 state,
             )
             yield run(policy, partial(_loss, method, step, part_options, share))
-        if method.after_step:
-            state.sums = _of_all(state.sums)
-            method.after_step(state, options)
-            state.sums = {}
 
     def look(steps: int) -> Look:
         seen = watched.look(steps, options)

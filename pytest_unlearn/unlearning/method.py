@@ -44,6 +44,7 @@ _EXPECTED = {
     "repetitions": "different whole numbers of at least 1",
     "warmup": "a whole number of at least 0",
     "cooldown": "a whole number of at least 0",
+    "least_scale": "a share above 0 and at most 1; less than 1 with tune=lora only",
     "spans": " or ".join(SPANS),
     "tune": " or ".join(TUNES),
     "optimizer": " or ".join(OPTIMIZERS),
@@ -81,7 +82,8 @@ class UnlearnOptions:
     checkpointing: recompute activations in the backward pass instead of keeping them. optimizer:
     `adamw`, or `adamw8bit` (bitsandbytes, CUDA only). warmup: steps over which lr rises from 0.
     cooldown: steps at the end over which lr falls to 0; they begin when the goals are reached, or
-    when no more than these are left.
+    when no more than these are left. least_scale: where it is less than 1, every second step is
+    taken with the adapter scaled to this share, so that undoing a part of it brings less back.
     stop: `target` as above, or `unseen`: stop once the forget records are memorized no better than
     the base memorizes control people's. A run keeps its best look: both goals reached, then fewest
     leaks, then most kept; with a negative target the last.
@@ -103,6 +105,7 @@ class UnlearnOptions:
     optimizer: str = "adamw"
     warmup: int = 0
     cooldown: int = 0
+    least_scale: float = 1.0
     stop: str = "target"
 
     def __post_init__(self) -> None:
@@ -122,6 +125,8 @@ class UnlearnOptions:
             "optimizer": self.optimizer in OPTIMIZERS,
             "warmup": self.warmup >= 0,
             "cooldown": self.cooldown >= 0,
+            "least_scale": self.least_scale == 1
+            or (0 < self.least_scale < 1 and self.tune == "lora"),
             "stop": self.stop in STOPS,
         }
         check_ranges(self, checks)

@@ -425,3 +425,20 @@ def base_state(policy: PeftModel) -> Iterator[Any]:
     """
     with policy.disable_adapter():
         yield policy
+
+
+@contextlib.contextmanager
+def scaled_adapter(policy: Any, factor: float) -> Iterator[None]:
+    """Multiply the adapter's effect by a factor for a block. Raises ValueError without one."""
+    layers = [module.scaling for module in policy.modules() if hasattr(module, "lora_B")]
+    if not layers:
+        raise ValueError("the model has no LoRA adapter to scale")
+    before = [dict(scaling) for scaling in layers]
+    try:
+        for scaling in layers:
+            for name in scaling:
+                scaling[name] *= factor
+        yield
+    finally:
+        for scaling, unscaled in zip(layers, before, strict=True):
+            scaling.update(unscaled)

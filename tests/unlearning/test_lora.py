@@ -213,7 +213,7 @@ def test_task_vector_trains_the_model_that_is_negated(policy: Any, llama: Weight
 def test_task_vector_needs_an_adapter(llama: Weights) -> None:
     """And no checkpointing, which would run layers again with the sign turned back."""
     options = METHODS["task-vector"].defaults
-    with pytest.raises(MethodError, match="the model has none"):
+    with pytest.raises(ValueError, match="no LoRA adapter to scale"):
         METHODS["task-vector"].loss(step(llama.model, llama), options)
     llama.model.get_decoder().gradient_checkpointing = True  # type: ignore[operator]
     with pytest.raises(MethodError, match="gradient checkpointing"):
@@ -229,6 +229,27 @@ def test_every_method_runs(llama: Weights, name: str, spans: str) -> None:
     options = replace(method.defaults, steps=2, batch=4, retain_batch=4, spans=spans, target=-1.0)
     policy, report = loop.unlearn(llama.model, llama.tokenizer, texts, method, options, 0)  # type: ignore[arg-type]
     assert report.steps == 2
+    policy.delete_adapter("default")
+
+
+def test_every_second_step_is_on_a_scaled_adapter(llama: Weights) -> None:
+    """Of `least_scale`, and the adapter has its own scale again afterwards."""
+    method, seen = METHODS["ga"], []
+
+    def scale_of(policy: Any) -> float:
+        layer = next(module for module in policy.modules() if hasattr(module, "lora_B"))
+        return float(layer.scaling["default"])
+
+    def loss(step: Step, options: Any) -> torch.Tensor:
+        seen.append(scale_of(step.policy))
+        return method.loss(step, options)
+
+    options = replace(method.defaults, steps=4, batch=2, accumulate=2, target=-1.0, least_scale=0.5)
+    policy, _ = loop.unlearn(
+        llama.model, llama.tokenizer, TEXTS, replace(method, loss=loss), options, 0
+    )
+    assert seen == [1, 1, 2, 2, 1, 1, 2, 2]
+    assert scale_of(policy) == 2
     policy.delete_adapter("default")
 
 

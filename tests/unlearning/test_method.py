@@ -66,6 +66,11 @@ def test_own_options(text: str, name: str, value: object) -> None:
         ("ga:spans=value", "spans=value is out of range; write values or document"),
         ("ga:accumulate=33", "accumulate=33 is out of range; write a whole number from 1 to batch"),
         ("ga:steps=0", "steps=0 is out of range; write a whole number of at least 1"),
+        (
+            "wga:least_scale=0",
+            "least_scale=0.0 is out of range; write a share above 0",
+        ),
+        ("wga:least_scale=0.5,tune=full", "less than 1 with tune=lora only"),
         ("wga:batch=64,accumulate=33", "each part needs a retained row, and a step has 32"),
     ],
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_unlearn.unlearning.method import Method, MethodError, UnlearnOptions, option
 
@@ -25,30 +23,15 @@ class TaskVectorOptions(UnlearnOptions):
 def task_vector_loss(step: Step, options: TaskVectorOptions) -> torch.Tensor:
     """Return NLL(forget) of the model that is fine-tuned, the token mean.
 
-    Raises MethodError without an adapter, or with gradient checkpointing, which would run layers
-    again when the adapter has its own sign back.
+    Raises ValueError without an adapter, and MethodError with gradient checkpointing, which would
+    run layers again when the adapter has its own sign back.
     """
+    from pytest_unlearn.unlearning.step import scaled_adapter
+
     if any(getattr(module, "gradient_checkpointing", False) for module in step.policy.modules()):
         raise MethodError("task-vector cannot be run with gradient checkpointing")
-    with _scaled(step.policy, -1 / options.scale):
+    with scaled_adapter(step.policy, -1 / options.scale):
         return step.predicted(step.forget).nll().mean()
-
-
-@contextlib.contextmanager
-def _scaled(policy: Any, factor: float) -> Iterator[None]:
-    """Multiply the adapter's effect by a factor for a block."""
-    layers = [module.scaling for module in policy.modules() if hasattr(module, "lora_B")]
-    if not layers:
-        raise MethodError("task-vector negates a LoRA adapter, and the model has none")
-    before = [dict(scaling) for scaling in layers]
-    try:
-        for scaling in layers:
-            for name in scaling:
-                scaling[name] *= factor
-        yield
-    finally:
-        for scaling, kept in zip(layers, before, strict=True):
-            scaling.update(kept)
 
 
 TASK_VECTOR = Method(
