@@ -76,8 +76,8 @@ def unlearn_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     session = _session(request.config)
     pair: Pair = getattr(request, "param", session.pairs[0])
     yield pair
-    if session.sweeps:  # before the next pair's are loaded
-        session.run_of(pair).release()
+    if session.sweeps:
+        session.release(pair)
 
 
 @pytest.fixture

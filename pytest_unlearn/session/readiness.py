@@ -51,14 +51,17 @@ class Readiness:
         """`redact` takes values out of a text that is to be shown."""
         self._redact = redact
         self._held: PairRun | None = None
+        # Whether anything was made for any test.
+        self.begun = False
         self._error: BaseException | None = None
         # The test that told why a pair has no model; the others need not repeat it.
         self._told: dict[int, str] = {}
 
-    @property
-    def begun(self) -> bool:
-        """Tell whether anything was made for any test."""
-        return self._held is not None
+    def release(self, run: PairRun) -> None:
+        """Let go of a pair's models, if they are the ones that are held."""
+        if self._held is run:
+            run.release()
+            self._held = None
 
     def make(self, item: pytest.Item, run: PairRun) -> None:
         """Make what a test needs of the pair that it is about. Raises what ends the whole run."""
@@ -66,9 +69,9 @@ class Readiness:
         names = set(getattr(item, "fixturenames", ()))
         if not names & _NEEDING or _is_skipped(item) or id(run) in self._told:
             return
-        if self._held not in (None, run):  # there need be no room for both
-            self._held.release()
-        self._held = run
+        if self._held is not None and self._held is not run:  # there need be no room for both
+            self.release(self._held)
+        self._held, self.begun = run, True
         capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
         captured = capture.item_capture("setup", item) if capture else contextlib.nullcontext()
         with _warnings_shown(item), captured:

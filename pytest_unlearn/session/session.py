@@ -238,6 +238,10 @@ class UnlearnSession:
         """Return the run of a pair."""
         return self.runs[self.pairs.index(pair)]
 
+    def release(self, pair: Pair) -> None:
+        """Let go of a pair's models, if they are held."""
+        self._readiness.release(self.run_of(pair))
+
     def _saved_run(self, run: PairRun) -> SavedRun | None:
         """Return the saved run to compare with."""
         if not self.settings.judging.compare:
