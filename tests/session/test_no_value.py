@@ -179,10 +179,12 @@ def fail(*arguments, **named):
     held = arguments, named
     raise RuntimeError("broken")
 
-@pytest.fixture(autouse=True)
-def breaks(monkeypatch, request):
-    number = int(request.node.name.rpartition("-")[2].strip("]"))
-    monkeypatch.setattr(PLACES[number % len(PLACES)], fail)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    number = int(item.name.rpartition("-")[2].strip("]"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PLACES[number % len(PLACES)], fail)
+        return (yield)
 """
 
 

@@ -37,7 +37,7 @@ class Tables(HTMLParser):
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         if tag == "tr":
             self.rows.append([])
-        self._open = tag in ("td", "th")
+        self._open = tag in ("td", "th") or (self._open and tag == "a")
         if self._open and self.rows:
             self.rows[-1].append("")
 
