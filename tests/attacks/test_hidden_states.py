@@ -47,7 +47,7 @@ def separation(scores: list[float], members: list[bool]) -> float:
     sides = (
         [s for s, m in zip(scores, members, strict=True) if m is side] for side in (True, False)
     )
-    return auc(*sides).estimate
+    return auc(*sides, confidence=0.95).estimate
 
 
 def test_the_probe_finds_a_direction() -> None:

@@ -202,7 +202,7 @@ def test_relearning_is_compared_at_each_step() -> None:
 def test_a_limit_on_an_auc_is_above_chance() -> None:
     with pytest.raises(GateError, match="is chance"):
         parse_gate("membership.auc<=0.5")
-    plan = plan_gate(parse_gate("membership.auc<=0.65"), people())
+    plan = plan_gate(parse_gate("membership.auc<=0.65"), people(), 0.95)
     assert (plan.units, plan.needed) == (PEOPLE, 21)
 
 
