@@ -106,7 +106,7 @@ def solved(row: Row, state: State, argument: int) -> float | None:
 
 
 def parses(row: Row, state: State, argument: int) -> float | None:
-    found = getattr(row, f"{state}parses", None)
+    found = getattr(row, f"{state}_parses", None)
     return None if found is None else float(found)
 
 

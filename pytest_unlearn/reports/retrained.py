@@ -57,7 +57,9 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
 
     Of a metric with several views or states, that in which tested and retrained model differ most.
     """
-    found = []
+    found: list[Way] = []
+    if not any(_asked_of_retrained(row) for row in rows):
+        return found
     for metric in METRICS.values():
         if metric.split == "control" or metric.type in ("maximum", "count", "drop", "loss"):
             continue
@@ -69,6 +71,11 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
         if several:
             found.append(max(several, key=lambda way: abs(way.tested - way.retrained)))
     return found
+
+
+def _asked_of_retrained(row: Row) -> bool:
+    """Whether a row has anything of a retrained model."""
+    return any(getattr(row, name, None) for name in ("retrained", "retrained_exact"))
 
 
 def _ways(metric: Metric, rows: Sequence[Row], confidence: float) -> Iterator[Way]:

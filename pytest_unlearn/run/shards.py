@@ -151,11 +151,10 @@ def merge(into: Path, stores: Sequence[Path]) -> int:
     folders = (_NAMESPACE, "completions", "runs", "adapters")
     sources = []
     for path in stores:
-        if not any(
-            (place / name).is_dir() for place in (path, *path.glob("*")) for name in folders
-        ):
+        source = Store(path, replay=True)
+        if not any((source.root / name).is_dir() for name in folders):
             raise UserError(f"{path}: no store of --unlearn-store; name the folder of a shard's")
-        sources.append(Store(path, replay=True))
+        sources.append(source)
     target, new = Store(into), 0
     for source in sources:
         if source.root.resolve() == target.root.resolve():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError, naming, nearest
 from pytest_unlearn.core.option import Given, flag_of, whole_number
-from pytest_unlearn.core.store import StoreError
 from pytest_unlearn.models.endpoint_client import is_address
 from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS
 from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
@@ -371,6 +370,8 @@ def _store_folder(config: pytest.Config) -> Path:
         try:
             return Path(cache.mkdir("unlearn"))
         except OSError as error:
+            from pytest_unlearn.core.store import StoreError
+
             raise StoreError(
                 f"--unlearn-store: pytest's cache folder, where the store is unless named, cannot "
                 f"be made ({error.strerror or type(error).__name__}); write --unlearn-store=DIR "

@@ -89,8 +89,12 @@ def verdicts(result: Result) -> dict[str, str]:
 
 
 RELEASE, STRICT = PROFILES["release"], PROFILES["strict"]
-# The gates of `strict` on the distance from a retrained model, at limits that 60 people can show.
-GAPS = [f"{gate.partition('<=')[0]}<=20%" for gate in STRICT.gaps]
+# The gates of `strict` on the distance from a retrained model, at limits that 60 people can show;
+# the toy base's states are only 0.10 from the retrained model's, and a limit has to be below that.
+GAPS = [
+    f"{name}<={5 if name == 'gap.states' else 20}%"
+    for name in (gate.partition("<=")[0] for gate in STRICT.gaps)
+]
 
 
 def caught(folder: Path, by: str, **model: Any) -> None:

@@ -156,7 +156,7 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
     [
         (zero, "predicts every token alike: its weights are zero"),
         (lambda tensors: tensors["lm_head.weight"].zero_(), "predicts every token alike"),
-        (not_a_number, r"no numbers \(NaN\): its weights are broken"),
+        (not_a_number, r"not numbers \(NaN\): its weights are broken"),
     ],
     ids=["all", "head", "nan"],
 )

@@ -212,7 +212,7 @@ def test_other_packages_add_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def found(*points: EntryPoint) -> dict[str, Preset]:
         monkeypatch.setattr(extensions, "entry_points", lambda group: points)
-        return dict(presets_module.presets.__wrapped__())
+        return dict(presets_module.installed_presets.__wrapped__())
 
     assert found(entry("mine", "MINE"))["mine"] is MINE
     for name, value, message in (

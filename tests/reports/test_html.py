@@ -310,7 +310,7 @@ def test_a_sweep_has_the_table_and_the_plot(sweep_tree: Element) -> None:
     assert places[0][1] == places[1][1] > places[2][1]
     assert places[0][0] < places[1][0] == places[2][0]
     described = next(plot.all("desc")).said
-    assert "1 of 5 pairs were not run whole" in described
+    assert "1 of 5 pairs were not run completely" in described
     assert "Pareto front of leak (direct or indirect) against ability: tiny/ga+gd" in described
     rows = cells(sweep_tree, "Cases")
     assert rows[0][:3] == ["case", "pair", "type"]

@@ -37,9 +37,9 @@ class Tables(HTMLParser):
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         if tag == "tr":
             self.rows.append([])
-        self._open = tag in ("td", "th") or (self._open and tag == "a")
-        if self._open and self.rows:
+        if tag in ("td", "th") and self.rows:
             self.rows[-1].append("")
+            self._open = True
 
     def handle_endtag(self, tag: str) -> None:
         self._open = self._open and tag not in ("td", "th")

@@ -73,6 +73,7 @@ def test_a_restarted_worker_takes_its_predecessors_gpu(
 ) -> None:
     """Of two GPUs there is no third."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of the run that runs this test
     unlearn_run.lookup(also=CRASH)
     unlearn_run("-n2", "--unlearn-device=cpu", "-k", "forget-00")
     seen = {path.stem: path.read_text() for path in unlearn_run.pytester.path.glob("*.gpu")}
