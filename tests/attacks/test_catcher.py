@@ -89,12 +89,8 @@ def verdicts(result: Result) -> dict[str, str]:
 
 
 RELEASE, STRICT = PROFILES["release"], PROFILES["strict"]
-# The gates of `strict` on the distance from a retrained model, at limits that 60 people can show;
-# the toy base's states are only 0.10 from the retrained model's, and a limit has to be below that.
-GAPS = [
-    f"{name}<={5 if name == 'gap.states' else 20}%"
-    for name in (gate.partition("<=")[0] for gate in STRICT.gaps)
-]
+# The gates of `strict` on the distance from a retrained model, at limits that 60 people can show.
+GAPS = [f"{gate.partition('<=')[0]}<=20%" for gate in STRICT.gaps]
 
 
 def caught(folder: Path, by: str, **model: Any) -> None:
@@ -182,7 +178,10 @@ def test_a_model_that_never_saw_them_withstands_everything(folder: Path) -> None
     gates = ["leak.direct<=0", "leak.worst<=10%", *GAPS]
     retrained = str(folder / "retrained")
     result = measure(settings(folder, attacks, gates, model=retrained, retrained=retrained))
-    assert set(verdicts(result).values()) == {"PASS"}, verdicts(result)
+    # A linear probe hardly tells the toy base from the retrained model, so its gap shows nothing.
+    blind = {name for name, verdict in verdicts(result).items() if verdict != "PASS"}
+    assert blind == {"gap.states"}
+    assert verdicts(result)["gap.states"] == "NOT EVALUATED"
     assert len(result.gates) == len(gates) == 2 + len(STRICT.gaps)
     assert "withstood int8, int4" in result.grounds
 
