@@ -104,9 +104,13 @@ def slow(self, *arguments):
     return write(self, *arguments)
 LookupModel.write = slow
 
-def pytest_runtest_setup(item):
-    if item.name.endswith("forget-000]"):
-        time.sleep(60)
+class Stuck:  # a conftest's own hooks are not for tests in other folders
+    def pytest_runtest_setup(self, item):
+        if item.name.endswith("direct-email-forget-000]"):
+            time.sleep(60)
+
+def pytest_configure(config):
+    config.pluginmanager.register(Stuck())
 """
     )
     result = unlearn_run(
