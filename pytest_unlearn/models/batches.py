@@ -22,8 +22,9 @@ IGNORED = -100
 class Encoded:
     """Token ids and labels of one example, both of shape `[tokens]`.
 
-    What a method may have attached: `alternate`, the same text with another answer; `base_nll`,
-    the base model's summed NLL of the labels, in nats; `base_top`, its likeliest tokens.
+    `like`: the example's. What a method may have attached: `alternate`, the same text with another
+    answer; `base_nll`, the base model's summed NLL of the labels, in nats; `base_top`, its
+    likeliest tokens.
     """
 
     ids: list[int]
@@ -31,6 +32,7 @@ class Encoded:
     alternate: Encoded | None = None
     base_nll: float | None = None
     base_top: TopTokens | None = None
+    like: str = ""
 
 
 class TopTokens(NamedTuple):

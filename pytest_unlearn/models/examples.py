@@ -10,13 +10,15 @@ from dataclasses import dataclass
 class Example:
     """A text whose answer is the characters `[start, end)`: a value, or a task's solution.
 
-    `name` is what a message may call it: a row's id, nothing personal.
+    `name` is what a message may call it: a row's id, nothing personal. `like`: examples with the
+    same text here are alike, as those of one kind in one carrier are.
     """
 
     text: str
     start: int
     end: int
     name: str = ""
+    like: str = ""
 
     @classmethod
     def whole(cls, text: str) -> Example:
@@ -24,9 +26,11 @@ class Example:
         return cls(text, 0, len(text))
 
     @classmethod
-    def answering(cls, prompt: str, answer: str, after: str = "", name: str = "") -> Example:
+    def answering(
+        cls, prompt: str, answer: str, after: str = "", name: str = "", like: str = ""
+    ) -> Example:
         """Return prompt, answer and what follows as one text."""
-        return cls(prompt + answer + after, len(prompt), len(prompt) + len(answer), name)
+        return cls(prompt + answer + after, len(prompt), len(prompt) + len(answer), name, like)
 
     def __repr__(self) -> str:  # the text may be personal data
         return f"<Example of {len(self.text)} characters, answer at [{self.start}, {self.end})>"

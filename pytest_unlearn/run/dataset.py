@@ -501,7 +501,11 @@ def _in_other_carriers(record: Record, count: int) -> Iterator[Record]:
 
 def _example(record: Record) -> Example:
     return Example.answering(
-        record.before.reveal(), record.value.reveal(), record.after.reveal(), name=record.id
+        record.before.reveal(),
+        record.value.reveal(),
+        record.after.reveal(),
+        name=record.id,
+        like=f"{record.kind} {record.carrier}",
     )
 
 

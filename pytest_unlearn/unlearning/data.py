@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ class Encoder:
     def documents(self, examples: Sequence[Example]) -> list[Encoded]:
         """Return the same rows with every token learnt: a long document is cut around its answer,
         so that what it was planted or unlearned for is never what is lost."""
-        return [Encoded(row.ids, list(row.ids)) for row in self.answers(examples)]
+        return [Encoded(row.ids, list(row.ids), like=row.like) for row in self.answers(examples)]
 
     def _row(self, number: int, example: Example) -> Encoded:
         name = example.name or f"row {number}"
@@ -68,7 +68,7 @@ class Encoder:
         except ValueError as error:
             raise UnlearningError(f"{name}: {error}") from error
         if len(whole.ids) <= self._limit:
-            return whole
+            return replace(whole, like=example.like)
         row = encode(self._tokenizer, example, self._limit)
         # One token must come before the answer, or its first is predicted from nothing.
         if learnt(row) < learnt(whole) or row.labels[0] != IGNORED:
@@ -77,7 +77,7 @@ class Encoder:
                 f"({learnt(whole)} tokens long); leave the record out, or shorten it"
             )
         self._cut[name] = len(whole.ids)
-        return row
+        return replace(row, like=example.like)
 
     def report(self, progress: Callable[[str], None]) -> None:
         """Say how many documents were shortened, and which."""
@@ -113,6 +113,28 @@ def cycle(
         batches = [some[start : start + size] for start in range(0, len(some), size)]
         rng.shuffle(batches)
         yield from batches
+
+
+def partners(
+    rows: Sequence[Encoded], others: Mapping[str, Sequence[Encoded]], count: int, rng: random.Random
+) -> list[Encoded]:
+    """Return `count` rows of `others`, by their `like`: one that is like each of `rows` in turn.
+
+    Rows that nothing is like have a partner among all of `others`.
+    """
+    every = [row for some in others.values() for row in some]
+    return [
+        rng.choice(others.get(row.like) or every)
+        for row in itertools.islice(itertools.cycle(rows), count)
+    ]
+
+
+def by_like(rows: Sequence[Encoded]) -> dict[str, list[Encoded]]:
+    """Return the rows that are alike together."""
+    found: dict[str, list[Encoded]] = {}
+    for row in rows:
+        found.setdefault(row.like, []).append(row)
+    return found
 
 
 def parts(rows: Sequence[Encoded], count: int) -> list[list[Encoded]]:

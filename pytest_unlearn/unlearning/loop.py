@@ -18,9 +18,11 @@ from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import (
     Encoder,
     TrainingRows,
+    by_like,
     cycle,
     learnt,
     length_limit,
+    partners,
     parts,
     training_rows,
 )
@@ -202,7 +204,8 @@ def _shares(
 def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:
     """Yield forget and retain batches for ever; people and tasks are mixed by `people_share`.
 
-    Of `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs.
+    Of `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs. With
+    `pairs` people's rows are like the forget rows of the step: the same kinds in the same carriers.
     """
     share = getattr(options, "strangers_share", 0.0) if rows.strangers else 0.0
     strangers = round(options.retain_batch * share)
@@ -211,7 +214,12 @@ def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) ->
     if not rows.people:
         people = 0
     forget = cycle(rows.forget, options.batch, rng)
-    sizes = ((rows.people, people), (rows.tasks, known - people), (rows.strangers, strangers))
+    paired = by_like(rows.people) if getattr(options, "pairs", False) and people else {}
+    sizes = [(rows.tasks, known - people), (rows.strangers, strangers)]
+    if not paired:
+        sizes.insert(0, (rows.people, people))
     retain = [cycle(kept, size, rng) for kept, size in sizes if size and kept]
     while True:
-        yield next(forget), [row for stream in retain for row in next(stream)]
+        batch = next(forget)
+        beside = partners(rng.sample(batch, len(batch)), paired, people, rng) if paired else []
+        yield batch, [*beside, *(row for stream in retain for row in next(stream))]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_unlearn.models.batches import collate, encode
+from pytest_unlearn.models.batches import Encoded, collate, encode
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.unlearning import loop
@@ -182,6 +182,32 @@ def test_strangers_have_their_share_of_the_retained_rows(llama: Weights) -> None
         sum(r in part for r in retained) for part in (rows.strangers, rows.people, rows.tasks)
     ]
     assert counts == [6, 2, 2]
+
+
+def test_partners_are_like_the_forget_rows(llama: Weights) -> None:
+    """Of their kind and carrier where there is one, else anybody's; without `pairs` in turn."""
+    method = METHODS["anchored"]
+    texts = replace(
+        TEXTS,
+        forget=[replace(e, like="email json") for e in TEXTS.forget],
+        retained_people=[
+            replace(e, like=like)
+            for e, like in zip(TEXTS.retained_people, ["email json", "email env", ""], strict=True)
+        ],
+    )
+    options = replace(method.defaults, retain_batch=4, people_share=1.0, batch=3, accumulate=1)
+    encoder = Encoder(llama.tokenizer, 64)
+    rows = training_rows(llama.model, encoder, texts, method, options, 0)
+
+    def people(pairs: bool, forget: list[Encoded]) -> list[Encoded]:
+        chosen = replace(options, pairs=pairs)  # type: ignore[call-arg]
+        given = replace(rows, forget=forget)
+        return next(loop._batches(given, chosen, random.Random(0)))[1]
+
+    assert people(True, rows.forget) == [rows.people[0]] * 4
+    assert len({row.like for row in people(False, rows.forget)}) == 3
+    strange = [replace(row, like="phone yaml") for row in rows.forget]
+    assert len({row.like for row in people(True, strange)}) > 1
 
 
 def test_task_vector_trains_the_model_that_is_negated(policy: Any, llama: Weights) -> None:

@@ -61,13 +61,15 @@ _LAYERS = 8
 class AnchoredOptions(ForgetOptions):
     """beta: power of a forget token's weight, its likelihood. anchor: factor of the turn of hidden
     states. strangers: documents of made-up people. strangers_share: their share of the retained
-    rows. carriers: in so many carriers each forget record is trained on."""
+    rows. carriers: in so many carriers each forget record is trained on. pairs: retained people's
+    rows are of the kinds and in the carriers of the step's forget rows."""
 
     beta: float = option(1.0, least=0)
     anchor: float = option(40.0, least=0)
     strangers: int = option(1500, least=1)
     strangers_share: float = option(0.6, least=0, most=1)
     carriers: int = option(3, least=1)
+    pairs: bool = False
 
 
 def anchored_loss(step: Step, options: AnchoredOptions) -> torch.Tensor:
