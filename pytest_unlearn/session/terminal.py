@@ -478,7 +478,7 @@ def _details(reporter: pytest.TerminalReporter, rows: Sequence[Row]) -> Iterable
 _USUAL = 80
 
 
-class Writer(Protocol):
+class LineWriter(Protocol):
     """What pytest's terminal reporter can do."""
 
     def write(self, content: str, **markup: bool) -> None:
@@ -491,7 +491,7 @@ class Writer(Protocol):
 class Screen:
     """Writes to a terminal (`tty`), or a file; `width` is None where it does not matter."""
 
-    def __init__(self, writer: Writer, tty: bool) -> None:
+    def __init__(self, writer: LineWriter, tty: bool) -> None:
         self._writer = writer
         columns = shutil.get_terminal_size((_USUAL, 24)).columns
         self.width = columns if tty or columns < _USUAL else None

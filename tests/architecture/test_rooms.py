@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import requires
 from pathlib import Path
@@ -173,3 +174,14 @@ def test_modules_stay_small() -> None:
     for path in PACKAGE.rglob("*.py"):
         lines = len(path.read_text().splitlines())
         assert lines <= (MAX_PLUGIN_LINES if path.name == "plugin.py" else MAX_LINES), path
+
+
+def test_no_two_modules_or_classes_share_a_name() -> None:
+    """A name leads to one place."""
+    trees = modules()
+    files = Counter(name.rpartition(".")[2] for name in trees if not name.endswith("__init__"))
+    classes = Counter(
+        node.name for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)
+    )
+    shared = [name for name, count in (files + classes).items() if count > 1]
+    assert shared == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.unlearning.launcher import check_launcher
+from pytest_unlearn.unlearning.accelerate_settings import check_launcher
 
 # What `accelerate launch --use_fsdp` says unless it is configured otherwise (accelerate 1.15).
 DEFAULT = {
