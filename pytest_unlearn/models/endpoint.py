@@ -18,7 +18,6 @@ from pytest_unlearn.models.endpoint_client import (
     EndpointOptions,
     RefusedError,
     failures,
-    is_address,
     parse_address,
 )
 from pytest_unlearn.models.endpoint_facts import (
@@ -33,7 +32,7 @@ from pytest_unlearn.models.endpoint_facts import (
     message_of,
     text_of,
 )
-from pytest_unlearn.models.engine import ENDPOINT, read_options
+from pytest_unlearn.models.engine import ENDPOINT, is_address, read_options
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.sampling import Decoding, cut_at
 

@@ -54,11 +54,6 @@ class BudgetError(EndpointError):
     """The requests or tokens that the user allows are spent."""
 
 
-def is_address(name: str | None) -> bool:
-    """Tell whether a model's name is the address of an endpoint."""
-    return name is not None and name.lower().startswith(("http://", "https://"))
-
-
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a server is, and the name of a model there (empty: the only one that it has)."""

@@ -70,6 +70,11 @@ METHODS: dict[Ability, str] = {
 }
 
 
+def is_address(name: str | None) -> bool:
+    """Tell whether a model's name is the address of an endpoint."""
+    return name is not None and name.lower().startswith(("http://", "https://"))
+
+
 class RunnableModel(Protocol):
     """A model in one state, ready to run. Only `complete` must be there; see `METHODS`."""
 

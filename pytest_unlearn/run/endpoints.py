@@ -19,10 +19,9 @@ from pytest_unlearn.models.endpoint_client import (
     Client,
     EndpointError,
     EndpointOptions,
-    is_address,
     parse_address,
 )
-from pytest_unlearn.models.engine import engine_named
+from pytest_unlearn.models.engine import engine_named, is_address
 from pytest_unlearn.run.models import AttackedState
 
 if TYPE_CHECKING:

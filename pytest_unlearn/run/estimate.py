@@ -18,7 +18,7 @@ from pytest_unlearn.attacks.relearn import BATCH, STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
 from pytest_unlearn.models.architecture import SCORED_TOKENS, Architecture
-from pytest_unlearn.models.endpoint_client import is_address
+from pytest_unlearn.models.engine import is_address
 from pytest_unlearn.models.model_files import base_of, is_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import in_wheel, weight_files

@@ -22,8 +22,7 @@ from pytest_unlearn.leaks.prompt_search import (
     search_records,
     search_targets,
 )
-from pytest_unlearn.models.endpoint_client import is_address
-from pytest_unlearn.models.engine import METHODS, abilities_of
+from pytest_unlearn.models.engine import METHODS, abilities_of, is_address
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.run.answers import (
     CompletionError,

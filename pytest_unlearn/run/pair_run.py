@@ -13,7 +13,7 @@ from pytest_unlearn.gates.planning import Curtailment
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
 from pytest_unlearn.leaks.prompt_search import SearchSummary
-from pytest_unlearn.models.endpoint_client import is_address
+from pytest_unlearn.models.engine import is_address
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.dataset import Dataset

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError, naming, nearest
 from pytest_unlearn.core.option import Given, flag_of, whole_number
-from pytest_unlearn.models.endpoint_client import is_address
-from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS
+from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS, is_address
 from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
 from pytest_unlearn.run.settings import (
     OPTIONS,

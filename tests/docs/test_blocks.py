@@ -29,7 +29,8 @@ from hypothesis import HealthCheck, settings
 import pytest_unlearn
 from pytest_unlearn.gates.gate import gates_in_table
 from pytest_unlearn.gates.judging import read_judging
-from pytest_unlearn.models.endpoint_client import is_address, parse_address
+from pytest_unlearn.models.endpoint_client import parse_address
+from pytest_unlearn.models.engine import is_address
 from pytest_unlearn.models.presets import TINY_FOLDER, installed_presets
 from pytest_unlearn.models.sources import check_name
 from pytest_unlearn.people.__main__ import main as write_people

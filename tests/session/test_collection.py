@@ -50,7 +50,7 @@ def test_inert_run_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
         "import sys, pytest; pytest.main(['-q', '-p', 'no:hypothesispytest', '-p', 'no:faker']);"
         "heavy = {'torch', 'transformers', 'peft', 'huggingface_hub', 'filelock'};"
         "own = {'pytest_unlearn.' + n for n in"
-        " ('session.session', 'run.measuring', 'run.dataset')};"
+        " ('session.session', 'run.measuring', 'run.dataset', 'models.endpoint_client')};"
         "print('imported', sorted((heavy | own) & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
