@@ -12,7 +12,7 @@ from typing import Any
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.extensions import with_given
 from pytest_unlearn.core.text_files import replacing, unwritable
-from pytest_unlearn.reports import markdown_reports, rows, summary
+from pytest_unlearn.reports import data_reports, markdown_reports
 from pytest_unlearn.reports.html import page
 from pytest_unlearn.run.result import Result, verdict_of_all
 
@@ -49,12 +49,21 @@ FORMATS: dict[str, ReportFormat] = {
         ReportFormat(
             "jsonl",
             "unlearn-results.jsonl",
-            rows.render_jsonl,
-            render_sweep=rows.render_jsonl_sweep,
+            data_reports.render_jsonl,
+            render_sweep=data_reports.render_jsonl_sweep,
         ),
-        ReportFormat("csv", "unlearn-results.csv", rows.render_csv, True, rows.render_csv_sweep),
         ReportFormat(
-            "summary", "unlearn-summary.json", summary.render, render_sweep=summary.render_sweep
+            "csv",
+            "unlearn-results.csv",
+            data_reports.render_csv,
+            True,
+            data_reports.render_csv_sweep,
+        ),
+        ReportFormat(
+            "summary",
+            "unlearn-summary.json",
+            data_reports.render_json,
+            render_sweep=data_reports.render_json_sweep,
         ),
         ReportFormat(
             "github",
@@ -181,7 +190,7 @@ def _write(report: Report, results: Sequence[Result]) -> None:
         return
     _replace(report.path, text, private=first.run.values_shown)
     if report.format.manifest_beside:
-        _replace(_manifest_path(report), summary.as_json(manifest), private=False)
+        _replace(_manifest_path(report), data_reports.as_json(manifest), private=False)
 
 
 def _replace(path: Path, text: str, private: bool) -> None:

@@ -20,8 +20,8 @@ from pytest_unlearn.reports.comparison import (
     side_by_side,
     table_lines,
 )
+from pytest_unlearn.reports.data_reports import read_results
 from pytest_unlearn.reports.formats import choose_reports, write_reports
-from pytest_unlearn.reports.rows import read_results
 from pytest_unlearn.reports.tables import aligned
 from pytest_unlearn.run.result import verdict_of_all
 from pytest_unlearn.session.options import given, is_active, judging_of

@@ -31,8 +31,7 @@ from pytest_unlearn.people.other_values import has_stranger
 from pytest_unlearn.reports.comparison import side_by_side
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.markdown_reports import annotate
-from pytest_unlearn.reports.retrained import way_sentence
-from pytest_unlearn.reports.robustness import attack_figures, attack_tables, half_way
+from pytest_unlearn.reports.robustness import attack_figures, attack_tables, half_way, way_sentence
 from pytest_unlearn.reports.tables import (
     Table,
     aligned,

@@ -14,8 +14,8 @@ import pytest
 
 from pytest_unlearn.reports import markdown_reports
 from pytest_unlearn.reports.comparison import front_sentence, standings
+from pytest_unlearn.reports.data_reports import ResultsFileError, read_results
 from pytest_unlearn.reports.formats import FORMATS, ReportError, choose_reports
-from pytest_unlearn.reports.rows import ResultsFileError, read_results
 from pytest_unlearn.run.result import Result, verdict_of_all
 from tests.reports.test_formats import SCHEMA, lines
 from tests.support.results import GATES, pair, sweep

@@ -8,13 +8,12 @@ from dataclasses import replace
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow
-from pytest_unlearn.reports import findings
 from pytest_unlearn.reports.html import page
 from tests.support.results import make
 
 
 def test_five_sentences_of_a_run() -> None:
-    tested, came_out, sampled, attacked, left = findings.sentences(make())
+    tested, came_out, sampled, attacked, left = page.sentences(make())
     assert tested.startswith("Tested was tiny, unlearned by ga+kl: an instrument")
     assert "20 prompts (direct) for values of 10 people" in came_out
     assert "brought out 4 of them, and 4 real values of another kind" in came_out
@@ -36,7 +35,7 @@ def test_five_sentences_of_a_run() -> None:
     ],
 )
 def test_sentences_follow_the_facts(run: dict[str, object], number: int, said: str) -> None:
-    assert said in findings.sentences(make(**run))[number]
+    assert said in page.sentences(make(**run))[number]
 
 
 def test_a_model_without_scores() -> None:
@@ -49,14 +48,14 @@ def test_a_model_without_scores() -> None:
         for case in result.cases
     )
     result = replace(result, cases=blind)
-    assert "is not known" in findings.sentences(result)[2]
-    assert findings.beside_gates(result) == []
+    assert "is not known" in page.sentences(result)[2]
+    assert page.beside_gates(result) == []
     nobody = replace(result, cases=())
-    assert "Nobody who was to be forgotten was asked for" in findings.sentences(nobody)[1]
+    assert "Nobody who was to be forgotten was asked for" in page.sentences(nobody)[1]
 
 
 def test_what_stands_beside_the_gates() -> None:
-    head, *rows = findings.beside_gates(make())
+    head, *rows = page.beside_gates(make())
     assert head == ["beside the gates", "base", "tested", "never seen"]
     assert [row[0] for row in rows[:3]] == ["leak@1", "leak@1,000", "leak@1,000,000"]
     assert re.fullmatch("membership AUC, (loss|min_k)", rows[3][0])
@@ -65,7 +64,7 @@ def test_what_stands_beside_the_gates() -> None:
 def test_the_page_begins_with_them() -> None:
     """Before the gates; and every linked word has its meaning on the page."""
     text = page.render(make())
-    found = [text.index(part[:30]) for part in findings.sentences(make())]
+    found = [text.index(part[:30]) for part in page.sentences(make())]
     assert found == sorted(found)
     assert found[-1] < text.index("<table") < text.index("leak@1,000")
     linked = set(re.findall(r'href="#(term-\w+)"', text))

@@ -18,12 +18,12 @@ import jsonschema
 import pytest
 from huggingface_hub import ModelCard
 
-from pytest_unlearn.reports import formats, markdown_reports, rendering, rows, summary
+from pytest_unlearn.reports import data_reports, formats, markdown_reports, rendering
 from pytest_unlearn.reports.formats import FORMATS, ReportError, ReportFormat, choose_reports
 from pytest_unlearn.run.result import Case
 from tests.support.results import GATES, PROVENANCE, gate, make
 
-SCHEMA = json.loads(Path(rows.__file__).with_name("results.schema.json").read_text())
+SCHEMA = json.loads(Path(data_reports.__file__).with_name("results.schema.json").read_text())
 
 
 def test_the_verdict_of_all_gates() -> None:
@@ -95,7 +95,7 @@ def test_a_replay_by_other_rules_says_so() -> None:
 
 def test_json_has_no_infinity() -> None:
     """Python writes `Infinity`, which no other reader takes."""
-    assert json.loads(summary.as_json({"a": math.inf, "b": [math.nan, 1.5]})) == {
+    assert json.loads(data_reports.as_json({"a": math.inf, "b": [math.nan, 1.5]})) == {
         "a": None,
         "b": [None, 1.5],
     }

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from pytest_unlearn.gates.case_rows import AttackRow, Row
+from dataclasses import replace
+
+from pytest_unlearn.gates.case_rows import AttackRow, Row, TaskRow
 from pytest_unlearn.reports.robustness import (
+    Way,
     attack_data,
     attack_figures,
     attack_table,
+    attack_tables,
     half_way,
+    inside_figures,
+    inside_table,
+    way_sentence,
+    way_table,
+    ways,
 )
 from tests.gates.test_attacked_gates import attacked, probes
+from tests.gates.test_distances import people, under
 
 
 def course(*back: int) -> list[AttackRow]:
@@ -43,3 +53,73 @@ def test_steps_to_half() -> None:
         "relearn: half of the values are not back within 10 steps (10.0%)"
     ]
     assert half_way(attack_figures(attacked("int4", 60))) == []
+
+
+def three_models() -> list[Row]:
+    """A method that went half of the way in tasks, and all of it in what comes out."""
+    tasks: list[Row] = [
+        TaskRow(
+            f"t{n}",
+            f"t{n}",
+            base="passed",
+            unlearned="passed" if n % 2 else "failed",
+            retrained="failed",
+        )
+        for n in range(10)
+    ]
+    return [*people(), *under("lens@50", 0.60, 0.25), *under("linear-probe@100", 0.5, 0.0), *tasks]
+
+
+def test_each_metric_has_a_column_for_the_retrained_model() -> None:
+    found = {way.name: way for way in ways(three_models())}
+    assert found["passk.rate"] == Way("passk.rate", 1.0, 0.5, 0.0)
+    assert found["leak.at(1,000)"].share == 1.0
+    lens = found["lens.share (lens@50)"]
+    assert [round(n, 2) for n in (lens.base, lens.tested, lens.retrained)] == [0.95, 0.6, 0.25]
+    assert lens.share is not None
+    assert abs(lens.share - 0.5) < 1e-9
+    assert found["states.auc (linear-probe@100)"].auc
+    (membership,) = [way for name, way in found.items() if name.startswith("membership.auc")]
+    assert membership.cells[1] == "1.00"
+    table = way_table(three_models())
+    assert table[0] == ["against retrained", "base", "tested", "retrained", "way gone"]
+    assert ["passk.rate", "100.0%", "50.0%", "0.0%", "50%"] in table
+
+
+def test_the_way_in_one_sentence() -> None:
+    sentence = way_sentence(three_models())
+    assert sentence.startswith("Of the way from base to retrained model the tested one went: ")
+    assert "lens.share (lens@50) 50%" in sentence
+    assert "passk.rate 50%" in sentence
+    assert sentence.count(".") == sentence.count("leak.") + sentence.count(".auc") + 3
+
+
+def test_where_there_is_no_way_no_share_of_it_is_told() -> None:
+    """Base and retrained model alike: nothing was to be forgotten there."""
+    assert Way("x", 0.5, 0.4, 0.49).share is None
+    assert Way("x", 0.5, 0.4, 0.49).cells[-1] == "-"
+    assert Way("x", 0.9, 0.1, 0.3).share is not None
+    assert (Way("x", 0.9, 0.1, 0.3).share or 0) > 1  # beyond the goal
+
+
+def test_without_a_retrained_model_there_is_no_table() -> None:
+    rows = people(retrained=False)
+    assert way_table(rows) == []
+    assert way_sentence(rows) == ""
+    bare = [replace(row, retrained=None) for row in three_models() if isinstance(row, TaskRow)]
+    assert ways(bare) == []
+
+
+def test_hidden_states_are_a_table_of_their_own() -> None:
+    """With base, retrained model and chance beside each figure; no value comes out by a probe."""
+    rows = three_models()
+    head, lens, probe = inside_table(rows)
+    assert head[:5] == ["hidden states", "n", "base", "tested", "retrained"]
+    assert lens[:6] == ["lens@50 (lens.share)", "60", "95.00%", "60.00%", "25.00%", "25.00%"]
+    assert probe[0] == "linear-probe@100 (states.auc)"
+    assert probe[5] == "0.50"
+    assert [one.attack for one in inside_figures(rows)] == ["lens@50", "linear-probe@100"]
+    names = [table[0][0] for table in attack_tables(rows)]
+    assert names == ["under attack", "hidden states", "against retrained"]
+    (attacks,) = [table for table in attack_tables(rows) if table[0][0] == "under attack"]
+    assert [line[0] for line in attacks[1:]] == ["none", "lens@50"]

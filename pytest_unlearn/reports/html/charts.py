@@ -6,8 +6,9 @@ the style sheet's classes, so that only the style sheet knows about light and da
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -272,3 +273,159 @@ def strip(tasks: Sequence[tuple[str, float, float]]) -> tuple[float, str]:
                     parts.append(bar(x + 0.5, top + tall - 1 - full, wide - 1, full, css, tip))
         y += 2 * tall + 12
     return y, "".join(parts)
+
+
+_FRONT_LEFT, _FRONT_RIGHT, _FRONT_TOP, _FRONT_BOTTOM = 68.0, WIDTH - 26.0, 22.0, 270.0
+# Places of a mark's number from its centre, the nearest first: right, left, above, below, corners.
+_PLACES = (
+    *((12.0, 5.0), (-12.0, 5.0), (0.0, -11.0), (0.0, 21.0)),
+    *((11.0, -9.0), (-11.0, -9.0), (11.0, 19.0), (-11.0, 19.0), (28.0, 5.0), (-28.0, 5.0)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Pairs at one place: their numbers in the table, their names, and leak and ability."""
+
+    numbers: tuple[int, ...]
+    labels: tuple[str, ...]
+    leak: float
+    ability: float
+    front: bool
+
+
+def front(marks: Sequence[Mark], across: str, up: str) -> tuple[float, str]:
+    """Return height and drawing of leak (to the right) against ability, the front joined.
+
+    `across` and `up` name the axes. Axes end where the marks do: pairs worth comparing lie close.
+    """
+    widest = max(0.05, *(mark.leak for mark in marks))
+    most = max(1.0, *(mark.ability for mark in marks))
+    least = min(0.95, *(mark.ability for mark in marks))
+    step = _step(widest)
+    right = math.ceil(widest / step - 1e-9) * step
+    rise = _step(most - least)
+    low, high = (math.floor(least / rise + 1e-9) * rise, math.ceil(most / rise - 1e-9) * rise)
+    x, y = (
+        linear(_FRONT_LEFT, _FRONT_RIGHT, 0.0, right),
+        linear(_FRONT_BOTTOM, _FRONT_TOP, low, high),
+    )
+    parts = []
+    for tick in _ticks(0.0, right, step):
+        parts.append(line(x(tick), _FRONT_TOP, x(tick), _FRONT_BOTTOM, "grid"))
+        parts.append(
+            text(x(tick), _FRONT_BOTTOM + LINE + 2, _percent(tick, step), "middle", "axis")
+        )
+    for tick in _ticks(low, high, rise):
+        parts.append(line(_FRONT_LEFT, y(tick), _FRONT_RIGHT, y(tick), "grid"))
+        parts.append(text(_FRONT_LEFT - 14, y(tick) + 5, _percent(tick, rise), "end", "axis"))
+    middle = (_FRONT_LEFT + _FRONT_RIGHT) / 2
+    parts.append(text(middle, _FRONT_BOTTOM + 2 * LINE + 6, across, "middle", "axis"))
+    parts.append(text(_FRONT_LEFT - 8, _FRONT_TOP - 9, up, css="axis"))
+    best = [mark for mark in marks if mark.front]
+    corners = [
+        place
+        for before, after in itertools.pairwise(best)
+        for place in ((after.leak, before.ability), (after.leak, after.ability))
+    ]
+    joined = [(best[0].leak, best[0].ability), *corners] if best else []
+    if corners:
+        parts.append(curve([(x(leak), y(ability)) for leak, ability in joined], "null"))
+    for mark in marks:
+        tip = f"{', '.join(mark.labels)}: {mark.leak:.1%} leak, {mark.ability:.1%} retained"
+        draw = diamond if mark.front else dot
+        parts.append(draw(x(mark.leak), y(mark.ability), "" if mark.front else "base", tip))
+    parts += _numbers(marks, x, y)
+    return _FRONT_BOTTOM + 2 * LINE + 14, "".join(parts)
+
+
+def _numbers(marks: Sequence[Mark], x: Scale, y: Scale) -> Iterator[str]:
+    """Yield each mark's numbers, beside it where neither a mark nor a number is already."""
+    taken = [(x(mark.leak), y(mark.ability) + 5, 12.0) for mark in marks]
+    for mark in marks:
+        words = ", ".join(map(str, mark.numbers))
+        wide = 9.0 * len(words)
+        choices = []
+        for number, (right, down) in enumerate(_PLACES):
+            at = x(mark.leak) + right + math.copysign(wide / 2, right) * (right != 0)
+            base = y(mark.ability) + down
+            hits = sum(
+                abs(at - other) < (wide + width) / 2 and abs(base - under) < LINE - 2
+                for other, under, width in taken
+            )
+            outside = not (wide / 2 < at < WIDTH - wide / 2 and LINE < base < _FRONT_BOTTOM + 4)
+            choices.append((hits + 2 * outside, number, at, base))
+        _, _, at, base = min(choices)
+        taken.append((at, base, wide))
+        yield text(at, base, words, "middle", "number")
+
+
+def _step(size: float) -> float:
+    """Return a round distance of axis labels, of which up to five fit."""
+    least = size / 5
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= least - 1e-12)
+
+
+def _ticks(low: float, high: float, step: float) -> list[float]:
+    return [low + number * step for number in range(round((high - low) / step) + 1)]
+
+
+def _percent(share: float, step: float) -> str:
+    whole = abs(step * 100 - round(step * 100)) < 1e-9
+    return f"{share:.0%}" if whole else f"{share:.1%}"
+
+
+_CURVES_LEFT, _CURVES_RIGHT, _CURVES_TOP, _CURVES_BOTTOM = 56.0, WIDTH - 26.0, 22.0, 250.0
+# As many names of places fit under the axis.
+_NAMED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A curve: the mark of its points as in a key, the class of its line, what it is, and a value
+    for each place, None where there is none."""
+
+    mark: str
+    css: str
+    what: str
+    values: Sequence[float | None]
+
+
+def curves(
+    series: Sequence[Series],
+    places: Sequence[int],
+    names: Sequence[str],
+    labels: Sequence[str],
+    axis: str,
+) -> tuple[float, str]:
+    """Return height and drawing of shares over places on the axis.
+
+    `names` stand under the axis, `labels` are what a point is called under a pointer.
+    """
+    left, right, bottom = _CURVES_LEFT, _CURVES_RIGHT, _CURVES_BOTTOM
+    top = max(1.0, *(value for one in series for value in one.values if value is not None), 0.0)
+    x = linear(left + 16, right - 16, min(places), max(places))
+    y = linear(bottom, _CURVES_TOP, 0.0, top)
+    parts = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(line(left, y(tick), right, y(tick), "grid"))
+        parts.append(text(left - 8, y(tick) + 5, f"{tick:.0%}", "end", "axis"))
+    step = -(-len(places) // _NAMED)
+    for place, name in list(zip(places, names, strict=True))[::step]:
+        parts.append(text(x(place), bottom + LINE + 2, shortened(name, 11), "middle", "axis"))
+    parts.append(text((left + right) / 2, bottom + 2 * LINE + 6, axis, "middle", "axis"))
+    for one in series:
+        points = [
+            (x(place), y(value), label, value)
+            for place, label, value in zip(places, labels, one.values, strict=True)
+            if value is not None
+        ]
+        parts.append(curve([(across, up) for across, up, _, _ in points], one.css))
+        for across, up, label, value in points:
+            tip = f"{label}: {one.what} {value:.1%}"
+            if one.mark == "diamond":
+                parts.append(diamond(across, up, "", tip))
+            else:
+                parts.append(dot(across, up, one.mark.removeprefix("dot").strip() or "tested", tip))
+    return bottom + 2 * LINE + 14, "".join(parts)

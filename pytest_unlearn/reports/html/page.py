@@ -1,4 +1,8 @@
-"""The page: verdict, gates, figures, cases to search in, provenance; style and script inside."""
+"""The page: verdict, gates, figures, cases to search in, provenance; style and script inside.
+
+It begins with what a run showed and what it did not, in five sentences made from the run's own
+facts, for a reader who judges a release and not a model; and it explains the words in them.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,22 @@ from importlib.resources import files
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.reports.comparison import side_by_side, standings
-from pytest_unlearn.reports.findings import beside_gates, sentences, term_of, terms
+from pytest_unlearn.gates.estimates import percent, share
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.leaks.exact import mean_leak_at
+from pytest_unlearn.reports.comparison import side_by_side, stages, standings
+from pytest_unlearn.reports.data_reports import as_json
 from pytest_unlearn.reports.html import figures
 from pytest_unlearn.reports.html.charts import WIDTH, Figure
-from pytest_unlearn.reports.html.figures import pareto
-from pytest_unlearn.reports.html.request_curves import request_figures
+from pytest_unlearn.reports.html.figures import pareto, request_figures
 from pytest_unlearn.reports.rendering import rendered
-from pytest_unlearn.reports.robustness import attack_sentences, attack_tables
-from pytest_unlearn.reports.summary import as_json
-from pytest_unlearn.reports.sustainability import stages
+from pytest_unlearn.reports.robustness import (
+    SAMPLES,
+    attack_figures,
+    attack_sentences,
+    attack_tables,
+)
+from pytest_unlearn.reports.tables import Table, exact_scores, forget_rows, membership_aucs
 from pytest_unlearn.run.result import Case, Result, verdict_of_all
 
 _VERDICT_CSS = {"FOR RELEASE": "pass", "NOT FOR RELEASE": "fail", "NO VERDICT": "warn"}
@@ -182,3 +192,197 @@ def _case_cells(case: Case, values_shown: bool) -> list[str]:
     if values_shown:
         cells += [case.value or "", case.base_text or "", case.tested_text or ""]
     return cells
+
+
+# The model of the package: made for tests, so that nothing follows from it for another.
+_INSTRUMENT = "tiny"
+_STATES = (
+    ("base", "forget", "base_exact"),
+    ("tested", "forget", "unlearned_exact"),
+    ("never seen", "control", "unlearned_exact"),
+)
+
+
+def sentences(result: Result) -> list[str]:
+    """Return five sentences: what was tested, what came out, what sampling and attacks bring out,
+    and what stays open."""
+    return [_tested(result), _came_out(result), _sampled(result), _attacked(result), _open(result)]
+
+
+def _tested(result: Result) -> str:
+    run = result.run
+    how = f"unlearned by {run.method}"
+    if run.method == "none":
+        how = "as it is" if run.baseline is None else f"compared with {run.baseline}"
+    elif run.baseline is not None:
+        how += f" and compared with {run.baseline}"
+    if run.model == _INSTRUMENT:
+        return (
+            f"Tested was {run.model}, {how}: an instrument, a small model trained on made-up "
+            "people to try methods and gates, from which nothing follows for any other model."
+        )
+    return (
+        f"Tested was {run.model}, {how}: what follows holds for these weights as they were run, "
+        "and for no other version of them."
+    )
+
+
+def _came_out(result: Result) -> str:
+    rows = forget_rows(result.rows)
+    if not rows:
+        return "Nobody who was to be forgotten was asked for, so nothing is known of forgetting."
+    families = ", ".join(dict.fromkeys(row.family for row in rows))
+    people = len({row.owner for row in rows})
+    direct, indirect = (
+        sum(row.unlearned["label"] == label for row in rows) for label in ("direct", "indirect")
+    )
+    sentence = (
+        f"By greedy decoding, {len(rows)} prompts ({families}) for values of {people} people to be "
+        f"forgotten brought out {direct} of them, and {indirect} real values of another kind or "
+        "person"
+    )
+    if found := share(METRICS["passk.rate"], result.rows, {}, result.run.confidence):
+        sentence += f"; {found.shown('tested')} of {found.n} programming tasks were solved"
+        sentence += f" ({found.shown('base')} by the base)" if result.run.two_states else ""
+    return f"{sentence}."
+
+
+def _sampled(result: Result) -> str:
+    scored = exact_scores(result.rows, "forget", "unlearned_exact")
+    if not scored:
+        return (
+            "What an attacker gets who draws many samples is not known: the model gave no "
+            "probabilities."
+        )
+    gets = " and ".join(f"{mean_leak_at(scored, k):.2%} with {k:,}" for k in (1, *SAMPLES))
+    sentence = (
+        f"An attacker who draws samples from these prompts gets, of {len(scored)} values, {gets}"
+    )
+    never = exact_scores(result.rows, "control", "unlearned_exact")
+    if never:
+        by_chance = mean_leak_at(never, SAMPLES[-1])
+        sentence += f" (of people whom the model never saw, {by_chance:.2%} with {SAMPLES[-1]:,})"
+    return f"{sentence}, in expectation, by exact probabilities."
+
+
+def _attacked(result: Result) -> str:
+    found = [one for one in attack_figures(result.rows, result.run.confidence) if one.attack]
+    untried = f"; not tried: {', '.join(result.run.untried)}" if result.run.untried else ""
+    if not found:
+        return (
+            "No attack was tried: whether rounding, pruning, more training or other questions "
+            "bring values back is not known."
+        )
+    worst = max(found, key=lambda one: one.direct)
+    return (
+        f"Of {len(found)} attacks on weights and prompts the worst, {worst.attack}, brought out "
+        f"{worst.shown} of {worst.n} values{untried}."
+    )
+
+
+def _open(result: Result) -> str:
+    rows, run = forget_rows(result.rows), result.run
+    kinds = ", ".join(sorted({row.kind for row in rows})) or "none"
+    if run.population == "requests":
+        whom = "The people are all who asked, so nothing is said of anybody else"
+    else:
+        whom = (
+            "The people are taken for a sample, so each bound holds for people like them with "
+            f"{percent(run.confidence)} confidence"
+        )
+    return (
+        f"{whom}; not shown is what comes out by prompts that were not asked, and of other kinds "
+        f"of values than {kinds}."
+    )
+
+
+def beside_gates(result: Result) -> Table:
+    """Return what stands beside the verdict whether a gate judges it or not: expected leaks by
+    number of samples, and how well people can be told from strangers. Empty without scores."""
+    table: Table = []
+    scored = [exact_scores(result.rows, split, state) for _, split, state in _STATES]
+    if scored[1]:
+        for k in (1, *SAMPLES):
+            cells = [f"{mean_leak_at(part, k):.2%}" if part else "-" for part in scored]
+            table.append([f"leak@{k:,}", *cells])
+    aucs = membership_aucs(result.rows, result.run.attacks, result.run.confidence)
+    if aucs:
+        best = max(aucs, key=lambda attack: aucs[attack]["unlearned"].estimate)
+        cells = [
+            f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})"
+            for found in (aucs[best]["base"], aucs[best]["unlearned"])
+        ]
+        table.append([f"membership AUC, {best}", *cells, "0.50"])
+    return [["beside the gates", *(name for name, *_ in _STATES)], *table] if table else []
+
+
+def terms(result: Result) -> list[tuple[str, str, str]]:
+    """Return the words of a page: a name for links, the word, and what it means."""
+    probes = [row for row in result.rows if isinstance(row, ProbeRow)]
+    people = len({(row.split, row.owner) for row in probes})
+    confidence = percent(result.run.confidence)
+    return [
+        (
+            "bound",
+            result.run.bound_head,
+            "The worst rate that the figures leave open. It is wrong at most once in "
+            f"{1 / (1 - result.run.confidence):.0f} such runs ({confidence} confidence), and the "
+            "gate is judged on it.",
+        ),
+        (
+            "size",
+            f"{len(probes)} ({people})",
+            "Cases, and in parentheses the people or tasks that they belong to. Bounds count "
+            "people: values of one person are forgotten or kept together.",
+        ),
+        ("base", "base", "The model before unlearning, or the one that is compared with."),
+        ("tested", "tested", "The model whose release is judged."),
+        (
+            "control",
+            "never seen, control",
+            "People whose data no model was trained on: what comes out of them is chance.",
+        ),
+        ("direct", "direct leak", "The model writes the very value that the prompt asks for."),
+        (
+            "indirect",
+            "indirect leak",
+            "It writes another real value, or the same one in disguise: encoded, split, reordered.",
+        ),
+        (
+            "leakat",
+            "leak@k",
+            "The share of values that k samples of each prompt are expected to bring out, from the "
+            "probabilities that the model gives them.",
+        ),
+        (
+            "auc",
+            "AUC",
+            "How often an attack that sees probabilities ranks a person to be forgotten above one "
+            "never seen: 0.5 is chance, 1 is certainty, with its interval.",
+        ),
+        ("passk", "passk, pass@k", "The share of programming tasks that are solved in k tries."),
+        (
+            "verdict",
+            "PASS, FAIL, UNDECIDED, NOT EVALUATED",
+            "The bound is within the limit; beyond it; too wide to tell; or something is missing "
+            "without which it means nothing. Only PASS of every gate is FOR RELEASE.",
+        ),
+        (
+            "rehearsed",
+            "rehearsed",
+            "Prompts and people that unlearning was trained on. The others show what it does to "
+            "what it never saw.",
+        ),
+    ]
+
+
+def term_of(head: str) -> str:
+    """Return the name of the term that the head of a column or row is about; empty for none."""
+    exact = {"n": "size", "base": "base", "tested": "tested", "never seen": "control"}
+    if head in exact:
+        return exact[head]
+    parts = {"bound": "bound", "AUC": "auc", "leak@": "leakat", "leak.at": "leakat"}
+    parts |= {"leak.direct": "direct", "leak.indirect": "indirect", "passk": "passk"}
+    parts |= {"pass@": "passk", "verdict": "verdict", "control": "control"}
+    parts |= {"rehearsed": "rehearsed"}
+    return next((name for part, name in parts.items() if part in head), "")

@@ -1,13 +1,17 @@
-"""The cases of a run: written as JSON Lines or CSV, and read back from JSON Lines.
+"""The reports for programs: `jsonl` and `csv` hold the cases of a run, `summary` its verdict.
 
-The report `jsonl` is a line for the run, a line per gate, a line per case; of a sweep, such lines
-pair by pair, each with its pair. `results.schema.json` is the schema of a line. The report `csv` is
-a line per case, for a spreadsheet (RFC 4180)."""
+`jsonl` is a line for the run, a line per gate, a line per case; of a sweep, such lines pair by
+pair, each with its pair. `results.schema.json` is the schema of a line. It is read back here, to be
+judged again. `csv` is a line per case, for a spreadsheet (RFC 4180). `summary` is one JSON object
+with gates, metrics and the manifest.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
@@ -16,9 +20,18 @@ from typing import Any, NamedTuple
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.text_files import read_any_objects
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow
-from pytest_unlearn.gates.estimates import shares
-from pytest_unlearn.reports.summary import as_json, gate_data, head, pair_data
-from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Result, RunFacts
+from pytest_unlearn.gates.estimates import Share, shares
+from pytest_unlearn.reports.comparison import stages, standings
+from pytest_unlearn.reports.robustness import attack_data, inside_figures, ways
+from pytest_unlearn.run.result import (
+    CASE_FACTS,
+    Case,
+    GateFact,
+    PairName,
+    Result,
+    RunFacts,
+    verdict_of_all,
+)
 
 SCHEMA = "pytest-unlearn/results"
 # Raise when a field is renamed, removed, or means something else; a new field raises nothing.
@@ -44,7 +57,7 @@ def _lines(result: Result, version: dict[str, int]) -> str:
         "record": "run",
         "schema": SCHEMA,
         **version,
-        **head(result),
+        **run_data(result),
         "search": result.search,
         "provenance": result.provenance,
     }
@@ -237,3 +250,103 @@ def _case(line: dict[str, Any], show_values: bool) -> Case:
     values = {name: line.get(name) if show_values else None for name in _VALUES}
     about = {name: line[name] for name in CASE_FACTS if name in line}
     return Case(line["id"], line["status"], row, line.get("shown", ""), about, **values)
+
+
+SUMMARY_SCHEMA = "pytest-unlearn/summary"
+# Raise when a field is renamed, removed, or means something else; a new field raises nothing.
+SUMMARY_VERSION = 1
+# Of a sweep: what version 1 says of a run stands under `pairs`, once for each.
+SUMMARY_SWEEP_VERSION = 2
+
+
+def render_json(result: Result) -> str:
+    """Return the JSON text."""
+    return as_json({"schema": SUMMARY_SCHEMA, "version": SUMMARY_VERSION, **_body(result)})
+
+
+def render_json_sweep(results: Sequence[Result]) -> str:
+    """Return the JSON text of a sweep: the verdict of all, and each pair with its standing."""
+    pairs = [
+        {
+            **pair_data(result),
+            "leak": found.leak,
+            "ability": found.ability,
+            "front": found.front,
+            **_body(result),
+        }
+        for result, found in zip(results, standings(results), strict=True)
+    ]
+    data = {
+        "schema": SUMMARY_SCHEMA,
+        "version": SUMMARY_SWEEP_VERSION,
+        "verdict": verdict_of_all(results),
+    }
+    requests = [
+        {
+            "pair": one.label,
+            "request": one.request,
+            "people": one.people,
+            "leaking": {name: leaks for name, (leaks, _) in one.leaking.items()},
+            "leak": one.leak,
+            "ability": one.ability,
+            "retained": one.retained,
+            "verdict": one.verdict,
+        }
+        for one in stages(results)
+    ]
+    return as_json({**data, **({"requests": requests} if requests else {}), "pairs": pairs})
+
+
+def pair_data(result: Result) -> dict[str, Any]:
+    """Return which pair of a sweep a result is of; nothing of a run of one pair."""
+    return {} if result.pair is None else {"pair": asdict(result.pair)}
+
+
+def _body(result: Result) -> dict[str, Any]:
+    return {
+        **run_data(result),
+        "gates": [gate_data(gate) for gate in result.gates],
+        "metrics": [share_data(share) for share in result.metrics],
+        "attacks": attack_data(result.rows, result.run.confidence),
+        "hidden_states": [asdict(o) for o in inside_figures(result.rows, result.run.confidence)],
+        "against_retrained": [
+            {**asdict(way), "way_gone": way.share}
+            for way in ways(result.rows, result.run.confidence)
+        ],
+        "search": result.search,
+        "provenance": result.provenance,
+    }
+
+
+def run_data(result: Result) -> dict[str, Any]:
+    """Return the verdict, whether the run was whole, and what was run."""
+    return {
+        "verdict": result.verdict,
+        "caveat": result.caveat,
+        "run": asdict(result.run),
+        "measured": len(result.rows),
+        "errors": result.errors,
+    }
+
+
+def gate_data(gate: GateFact) -> dict[str, Any]:
+    """Return a gate as JSON data."""
+    return asdict(gate)
+
+
+def share_data(share: Share) -> dict[str, Any]:
+    """Return a share as JSON data; bounds are one-sided, each end by itself."""
+    return asdict(share)
+
+
+def as_json(data: Any, indent: int | None = 2) -> str:
+    """Return JSON text that every reader takes: no infinity, no NaN; ASCII; a line break last."""
+    return json.dumps(_finite(data), indent=indent, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
