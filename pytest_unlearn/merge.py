@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.run.shards import merge
+from pytest_unlearn.run.noted_runs import merge
 
 
 def main(arguments: list[str] | None = None) -> int:

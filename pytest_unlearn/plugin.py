@@ -149,9 +149,9 @@ def pytest_runtest_makereport(
     """Fail a test whose probe leaked, where that was asked for."""
     report = yield
     if state := _session(item.config):
-        from pytest_unlearn.session import collection
+        from pytest_unlearn.session import item_reports
 
-        collection.fail_on_leak(item, report, always=state.settings.fail_on_leak)
+        item_reports.fail_on_leak(item, report, always=state.settings.fail_on_leak)
         state.tell_values(item, report)
     return report
 

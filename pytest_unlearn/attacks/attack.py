@@ -37,7 +37,7 @@ Trains = Literal["", "people", "retained", "code"]
 # When it is run: in a release's set already, in `all`, or only by its name.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
-_OWN = ("weights", "relearn", "prompt_attacks", "hidden_states", "decoders")
+_OWN = ("weights", "prompt_attacks", "hidden_states", "decoders")
 BOTH: tuple[Split, ...] = ("forget", "control")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
-from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.case_rows import Score, State, TaskRow, cluster_of, value_of
 from pytest_unlearn.gates.metrics import (
     GAPS,
     METRICS,
@@ -26,7 +26,6 @@ from pytest_unlearn.gates.metrics import (
     Type,
     shown,
 )
-from pytest_unlearn.gates.scores import Score, State, cluster_of, value_of
 from pytest_unlearn.gates.statistics import (
     cases_needed_for_drop,
     cases_needed_for_ratio,

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
-from pytest_unlearn.gates.case_rows import ProbeRow
-from pytest_unlearn.gates.case_rows import Row as Row
-from pytest_unlearn.gates.scores import (
+from pytest_unlearn.gates.case_rows import (
     MEMBERSHIP,
+    ProbeRow,
     Score,
     direct,
     drawn_out,
@@ -34,6 +33,7 @@ from pytest_unlearn.gates.scores import (
     solved,
     told_apart,
 )
+from pytest_unlearn.gates.case_rows import Row as Row
 
 # How scores become a figure: the tested model's mean, with an upper (`rate`) or a lower limit
 # (`floor`); its mean divided by the base's (`ratio`); the share by which it fell (`drop`); the

@@ -14,8 +14,15 @@ from pathlib import Path
 
 from pytest_unlearn.core.text_files import held
 from pytest_unlearn.gates.estimates import events_allowed, people_of, percent, units_needed
-from pytest_unlearn.gates.gate import DEFAULT, PROFILES, REQUESTS, Gate, GateError
-from pytest_unlearn.gates.gate_cases import concerns, narrowed
+from pytest_unlearn.gates.gate import (
+    DEFAULT,
+    PROFILES,
+    REQUESTS,
+    Gate,
+    GateError,
+    concerns,
+    narrowed,
+)
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Type
 from pytest_unlearn.gates.statistics import CONFIDENCE, people_for_power
 from pytest_unlearn.gates.verdicts import Measured, fails_whatever

@@ -21,8 +21,7 @@ from pytest_unlearn.gates.estimates import (
     sample,
     scored,
 )
-from pytest_unlearn.gates.gate import Gate
-from pytest_unlearn.gates.gate_cases import attacked, on_population
+from pytest_unlearn.gates.gate import Gate, attacked, on_population
 from pytest_unlearn.gates.metrics import (
     GAPS,
     METRICS,

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, Row
+from pytest_unlearn.gates.case_rows import MEMBERSHIP, AttackRow, ProbeRow, Row, State
 from pytest_unlearn.gates.estimates import Sample, Share, percent, read, sample, scored, share
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, shown
-from pytest_unlearn.gates.scores import MEMBERSHIP, State
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.leaks.exact import mean_leak_at
 from pytest_unlearn.reports.tables import Table

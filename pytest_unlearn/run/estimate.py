@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.attacks.relearn import BATCH, STEPS
+from pytest_unlearn.attacks.weights import RELEARN_BATCH, RELEARN_STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
 from pytest_unlearn.models.architecture import SCORED_TOKENS, Architecture
@@ -308,7 +308,9 @@ def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -
         total += sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
         for _, part in dataset.attack_texts(attack) if attack.ask is None else ():
             lengths = count([example.text for example in part])
-            total += round(3 * STEPS[-1] * BATCH * sum(lengths) / max(1, len(lengths)))
+            total += round(
+                3 * RELEARN_STEPS[-1] * RELEARN_BATCH * sum(lengths) / max(1, len(lengths))
+            )
             longest = max(longest, *lengths, 0)
     return total, longest
 
@@ -497,8 +499,8 @@ def _attack_cost(
     trained = 3 * width * parameters if row else 0
     passes = pass_bytes(size.shape, SCORED_TOKENS, width)
     if row:
-        held = size.shape.kept_bytes(BATCH * row, width, 0, checkpointing=False)
-        passes = max(passes, held + 3.0 * width * BATCH * row * size.shape.vocabulary)
+        held = size.shape.kept_bytes(RELEARN_BATCH * row, width, 0, checkpointing=False)
+        passes = max(passes, held + 3.0 * width * RELEARN_BATCH * row * size.shape.vocabulary)
     # Beside the weights under attack, copies in main memory: to restore them, to relearn from them.
     copies = 1 + (machine.kind == "cpu") * (1 + bool(row))
     seconds = 2.0 * parameters * tokens / machine.scoring_flops

@@ -25,6 +25,7 @@ from pytest_unlearn.leaks.prompt_search import (
 from pytest_unlearn.models.engine import METHODS, abilities_of, is_address
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.run.answers import (
+    Backend,
     CompletionError,
     SolutionLosses,
     check_count,
@@ -33,11 +34,10 @@ from pytest_unlearn.run.answers import (
     disagreement,
     reason_of,
 )
-from pytest_unlearn.run.backends import Backend
+from pytest_unlearn.run.checks import check_tasks
 from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.models import STATES, Completer, ModelPair, Models, State
-from pytest_unlearn.run.stored_models import Replayed, recorded
-from pytest_unlearn.run.task_check import check_tasks
+from pytest_unlearn.run.noted_runs import Replayed, recorded
 from pytest_unlearn.sandbox import Sandbox, SolutionVerdict, UnsupportedSolution
 from pytest_unlearn.tasks.extraction import Solution, solution_of
 from pytest_unlearn.tasks.format import TaskCase
@@ -249,7 +249,7 @@ class Measuring:
         return Completions(base[0], tested[0], base, tested), row
 
     def check_tasks(self) -> list[str]:
-        """Judge the tasks' own solutions; see `task_check.check_tasks`. Raises TaskFileError."""
+        """Judge the tasks' own solutions; see `checks.check_tasks`. Raises TaskFileError."""
         return check_tasks(self._dataset.tasks, self._judge)
 
     def _sample(self, case: TaskCase, text: str) -> Completion[SolutionVerdict]:

@@ -25,8 +25,8 @@ from pytest_unlearn.models.engine import TRANSFORMERS, engine_named
 from pytest_unlearn.models.model_files import WEIGHTS, adapter_digest, check_adapter, stands_apart
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelSource, check_name, fit_adapter, resolve
+from pytest_unlearn.run.checks import LIBRARIES, check_device, check_files
 from pytest_unlearn.run.planted import Planting, Plantings, names_of, training_file
-from pytest_unlearn.run.training_checks import LIBRARIES, check_device, check_files
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from pytest_unlearn.core.errors import plain_lines
-from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, rows_in
 from pytest_unlearn.people.record import Split
 
 if TYPE_CHECKING:
@@ -23,8 +21,6 @@ ATTACK_NAME = "unlearn_attack"
 # In a sweep, the pair's label stands under this name on tests and gates.
 PAIR_PROPERTY = "unlearn_pair"
 
-# As many values that came back are named under a failing test.
-_NAMED = 5
 _SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
 # What a marker can be narrowed by, and the probe's attribute that it names.
 # What a test asks a model by.
@@ -129,10 +125,6 @@ def tag(item: pytest.Item) -> None:
                 item.user_properties.append((CASE_PROPERTY, row))
 
 
-def _brought_back(row: AttackRow) -> bool:
-    return row.split == "forget" and row.leaked
-
-
 def _ease_property(item: pytest.Item) -> None:
     """Let Hypothesis take the time that a model takes, for a `@given` test that asks for one.
 
@@ -218,49 +210,3 @@ class ShardSelection:
         if attack is not None:
             return attack in attacks
         return self._first if case is None else case in cases
-
-
-class RowCollector:
-    """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
-
-    def __init__(self, collect: Callable[[pytest.TestReport], None]) -> None:
-        self._collect = collect
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._collect(report)
-
-
-def show_values(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Add the probed value and both completions below a failing test."""
-    completions = getattr(item, "funcargs", {}).get("unlearn_completions")
-    if not report.failed or completions is None:
-        return
-    probe = getattr(item, "funcargs", {}).get("unlearn_probe")
-    lines = [f"value: {probe.value.reveal()}"] if probe is not None else []
-    lines.append(f"base wrote: {completions.base.text.reveal()}")
-    lines.append(f"tested wrote: {completions.unlearned.text.reveal()}")
-    report.sections.append(("unlearn values", plain_lines("\n".join(lines))))
-
-
-def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> None:
-    """Turn a passed test whose probe leaked into a failure: `always`, or where marked critical.
-
-    The message holds row names only. A retained person's own value is to be kept and no leak.
-    """
-    if report.when != "call" or not report.passed:
-        return
-    if not (always or item.get_closest_marker("unlearn_critical")):
-        return
-    rows = rows_in(report.user_properties)
-    if back := [row.id for row in rows if isinstance(row, AttackRow) and _brought_back(row)]:
-        report.outcome = "failed"
-        more = f" and {len(back) - _NAMED} more" if len(back) > _NAMED else ""
-        report.longrepr = f"{len(back)} values came back: {', '.join(back[:_NAMED])}{more}"
-    row = next(iter(rows), None)
-    if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
-        how = row.unlearned
-        report.outcome = "failed"
-        report.longrepr = (
-            f"{row.id} leaked: {how['label']}, {how.get('how')}, {how.get('kind')} of "
-            f"{how.get('owner')} ({how.get('split')})"
-        )

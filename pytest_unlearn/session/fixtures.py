@@ -89,7 +89,7 @@ def unlearn_completions(request: pytest.FixtureRequest, unlearn_pair: Pair) -> C
     gates, once, however many tests look at it.
     """
     from pytest_unlearn.gates.case_rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
-    from pytest_unlearn.session import solutions
+    from pytest_unlearn.session.item_reports import SECTION, failed_solutions
     from pytest_unlearn.session.readiness import answering
 
     engine = _session(request.config).run_of(unlearn_pair).engine
@@ -103,8 +103,8 @@ def unlearn_completions(request: pytest.FixtureRequest, unlearn_pair: Pair) -> C
         task = request.getfixturevalue("unlearn_task")
         with answering():
             completions, row = engine.run_task(task)
-        if text := solutions.text(completions):
-            request.node.add_report_section("call", solutions.SECTION, text)
+        if text := failed_solutions(completions):
+            request.node.add_report_section("call", SECTION, text)
     else:
         pytest.fail("unlearn_completions needs unlearn_probe or unlearn_task in the same test")
     request.node.user_properties.append((ROW_PROPERTY, to_json(row)))

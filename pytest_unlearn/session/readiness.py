@@ -18,7 +18,7 @@ from pytest_unlearn.core.errors import UnlearningError, UserError, plain
 from pytest_unlearn.run.answers import CompletionError
 
 if TYPE_CHECKING:
-    from pytest_unlearn.run.pair_run import PairRun
+    from pytest_unlearn.run.job import PairRun
 
 # A test without a model carries under this name what kept it from being made.
 NO_MODEL = "unlearn_no_model"

@@ -22,33 +22,39 @@ from pytest_unlearn.gates.planning import REASON, Curtailment, check_feasible
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_reports
-from pytest_unlearn.run import stored_models
+from pytest_unlearn.run.checks import check_engine, check_training
 from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.job import PairRun
 from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import ModelPair
-from pytest_unlearn.run.pair_run import PairRun
-from pytest_unlearn.run.provenance import Clock, redacted
-from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, untried
-from pytest_unlearn.run.settings import Pair, Settings
-from pytest_unlearn.run.shards import (
+from pytest_unlearn.run.noted_runs import (
     attacks_of,
     cases_of,
     check_flags,
     check_trained,
-    expected,
+    expected_cases,
+    note_run,
 )
-from pytest_unlearn.run.training_checks import check_engine, check_training
+from pytest_unlearn.run.provenance import Clock, redacted
+from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, untried
+from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.sandbox import SandboxError
-from pytest_unlearn.session import collection, solutions, xdist
+from pytest_unlearn.session import xdist
 from pytest_unlearn.session.collection import (
     ATTACK_NAME,
     CASE_PROPERTY,
     PAIR_PROPERTY,
     PairOrder,
-    RowCollector,
     ShardSelection,
 )
-from pytest_unlearn.session.gate_items import VERDICT_PROPERTY, gate_reports
+from pytest_unlearn.session.item_reports import (
+    VERDICT_PROPERTY,
+    RowCollector,
+    gate_reports,
+    show_values,
+    solution_verdicts,
+    warn_of_sandbox,
+)
 from pytest_unlearn.session.options import left_by
 from pytest_unlearn.session.readiness import NO_MODEL, Readiness, warn
 from pytest_unlearn.session.redaction import Redactor
@@ -125,7 +131,7 @@ class UnlearnSession:
         except (UserError, SandboxError) as error:
             raise pytest.UsageError(str(error)) from error
         if self.protection is not None and self.worker is None:
-            solutions.warn(config, self.settings.sandbox, self.protection)
+            warn_of_sandbox(config, self.settings.sandbox, self.protection)
         self._redactor = None if self.settings.show_values else self._new_redactor()
         self._readiness = Readiness(
             lambda text: redacted(text, self.settings.fingerprint_key, self.dataset)
@@ -286,7 +292,7 @@ class UnlearnSession:
         """Write values into the report of a failing test where they were asked for, and keep them
         out of every report where not."""
         if self._redactor is None:
-            collection.show_values(item, report)
+            show_values(item, report)
         else:
             self._redactor.redact(report)
 
@@ -358,7 +364,7 @@ class UnlearnSession:
                 run.search = SearchSummary.from_json(str(value))
         for row in rows_in(report.user_properties):
             run.rows[row.id] = row
-            if verdicts := solutions.verdicts_in(report):
+            if verdicts := solution_verdicts(report):
                 run.unsolved[row.id] = verdicts
         if run.curtailment:
             run.curtailment.update(run.measured(None))
@@ -412,12 +418,12 @@ class UnlearnSession:
         for run in self.runs:
             if run.rows:
                 missing = self.missing_in_shard(run)
-                stored_models.note(run.settings, run.dataset, run.engine.models, missing)
+                note_run(run.settings, run.dataset, run.engine.models, missing)
 
     def missing_in_shard(self, run: PairRun) -> int:
         """Return how many cases of this shard were not run."""
         assert self.settings.shard is not None
-        cases = expected(self.settings.shard, run.dataset, run.attacked.attacks)
+        cases = expected_cases(self.settings.shard, run.dataset, run.attacked.attacks)
         return len(cases - run.seen)
 
     def _judge(self, interrupted: str | None, unseen: bool = False) -> bool:
@@ -470,7 +476,7 @@ class UnlearnSession:
         for run in self.judged:
             if run.rows and not self.settings.replay:
                 try:
-                    stored_models.note(run.settings, run.dataset, run.engine.models)
+                    note_run(run.settings, run.dataset, run.engine.models)
                 except Exception as error:  # a disk that is full by now, a backend's key()
                     reason = f"{type(error).__name__}: {error}"
                     self.unwritten.append(f"not noted for --unlearn-replay: {reason}")

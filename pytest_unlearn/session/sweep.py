@@ -15,8 +15,8 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.gate import GateError
 from pytest_unlearn.models.endpoint_client import parse_address
 from pytest_unlearn.models.engine import is_address
+from pytest_unlearn.run.checks import check_models, trustable
 from pytest_unlearn.run.settings import Pair, Settings
-from pytest_unlearn.run.training_checks import check_models, trustable
 from pytest_unlearn.session.options import named_methods, named_models, read_settings
 
 if TYPE_CHECKING:

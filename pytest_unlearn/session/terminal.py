@@ -45,12 +45,16 @@ from pytest_unlearn.reports.tables import (
 )
 from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.result import Result, dropped_gates
-from pytest_unlearn.session import solutions
-from pytest_unlearn.session.gate_items import VERDICT_PROPERTY
+from pytest_unlearn.session.item_reports import (
+    VERDICT_PROPERTY,
+    run_again_lines,
+    sandbox_line,
+    unsolved_lines,
+)
 
 if TYPE_CHECKING:
     from pytest_unlearn.leaks.prompt_search import SearchSummary
-    from pytest_unlearn.run.pair_run import PairRun
+    from pytest_unlearn.run.job import PairRun
     from pytest_unlearn.run.planted import Planting
     from pytest_unlearn.session.session import UnlearnSession
 
@@ -109,7 +113,7 @@ def header(session: UnlearnSession) -> str:
         + f"{counts['forget']} forget + {counts['retain']} retain + {counts['control']} control, "
         f"tasks {len(data.tasks)}, "
         f"gates {settings.judging.profile or len(settings.judging.gates)}"
-        + solutions.line(settings.sandbox, session.protection)
+        + sandbox_line(settings.sandbox, session.protection)
         + (f"\nunlearn: {data.merged}" if data.merged else "")
         + "".join(
             f"\nunlearn: {len(cases)} tasks skipped, {why}" for why, cases in data.left_out.items()
@@ -292,8 +296,8 @@ def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -
     whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
     whole += half_way(attack_figures(rows, confidence))
     whole.append(way_sentence(rows, confidence))
-    whole += solutions.lines(run.unsolved, reporter.config.get_verbosity())
-    whole += solutions.run_again(rows)
+    whole += unsolved_lines(run.unsolved, reporter.config.get_verbosity())
+    whole += run_again_lines(rows)
     whole += search_lines(run.search) if run.search else []
     for line in filter(None, whole):
         screen.line(line)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from pytest_unlearn.attacks import relearn
+from pytest_unlearn.attacks import weights
 from pytest_unlearn.attacks.attack import (
     BOTH,
     Attack,
     AttackError,
+    Target,
     attacks,
     chosen,
     digest_of_weights,
@@ -26,6 +28,8 @@ from pytest_unlearn.attacks.weights import ATTACKS as ADAPTER
 from pytest_unlearn.attacks.weights import (
     FP4,
     NF4,
+    RELEARN_STEPS,
+    learning_rate,
     pruned,
     rounded_in_groups,
     rounded_to_code,
@@ -34,9 +38,11 @@ from pytest_unlearn.attacks.weights import (
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.patching import sample_logits
+from pytest_unlearn.models.scoring import Scorer
 from tests.support.small_models import llama, llama_folder
+from tests.unlearning.conftest import KNOWN, knowing, knowing_folder
 
-__all__ = ["llama", "llama_folder"]
+__all__ = ["knowing", "knowing_folder", "llama", "llama_folder"]
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ TEXTS = ((BOTH, [Example.whole("user1 = v1;")]),)
 )
 def test_restored_bit_by_bit(adapted: Weights, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an attack did is gone afterwards, also where a run in it fails."""
-    monkeypatch.setattr(relearn, "STEPS", (1, 2))
+    monkeypatch.setattr(weights, "RELEARN_STEPS", (1, 2))
     attack, model = attacks()[name], adapted.model
     digest, logits = digest_of_weights(model), sample_logits(model)
     asked = [weight.requires_grad for weight in model.parameters()]
@@ -263,3 +269,81 @@ def test_an_attack_of_another_package(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert parse_attacks("mine") == ("mine",)
     finally:
         installed_attacks.cache_clear()
+
+
+# -- relearning -----------------------------------------------------------------------------------
+
+
+RELEARN = attacks()["relearn"]
+
+
+def wholes(*texts: str) -> list[Example]:
+    return [Example.whole(text) for text in texts]
+
+
+def first_weights(target: Target) -> torch.Tensor:
+    return next(iter(target.weights.values())).detach().clone()
+
+
+def test_each_text_starts_from_the_tested_weights(
+    knowing: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was learnt of the first people is not carried over to the second."""
+    monkeypatch.setattr(weights, "RELEARN_STEPS", (1, 3))
+    texts = wholes("user9 = v9;", "user8 = w8;")
+    parts = ((("forget",), texts), (("control",), texts))
+    made: list[Any] = []
+    with under_attack(knowing.model, None, knowing.tokenizer, parts) as target:  # type: ignore[arg-type]
+        for state, splits in RELEARN.made(target):
+            made.append((state, splits, first_weights(target)))
+    assert [(state, splits) for state, splits, _ in made] == [
+        ("relearn@1", ("forget",)),
+        ("relearn@3", ("forget",)),
+        ("relearn@1", ("control",)),
+        ("relearn@3", ("control",)),
+    ]
+    assert torch.equal(made[0][2], made[2][2])
+    assert torch.equal(made[1][2], made[3][2])
+    assert not torch.equal(made[0][2], made[1][2])
+
+
+def test_training_learns_what_it_is_given(knowing: Weights) -> None:
+    """40 steps on a new document teach it: the attack trains at all."""
+    new = Example.answering("user9 = ", "9vv9", ";")
+    texts = ((("forget", "control"), wholes(new.text)),)
+    before = Scorer(knowing.model, knowing.tokenizer).losses([new])[0]
+    with under_attack(knowing.model, None, knowing.tokenizer, texts) as target:  # type: ignore[arg-type]
+        losses = [
+            Scorer(knowing.model, knowing.tokenizer).losses([new])[0] for _ in RELEARN.made(target)
+        ]
+    assert before is not None
+    assert losses[-1] is not None
+    assert losses[-1][0] < 0.5 * before[0]
+    assert len(losses) == len(RELEARN_STEPS)
+
+
+def test_nobody_else_to_train_on_is_refused(knowing: Weights) -> None:
+    """An attack that did not train has not been withstood."""
+    texts = ((("forget",), ()), (("control",), wholes("x = 1")))
+    with (
+        under_attack(knowing.model, None, knowing.tokenizer, texts) as target,  # type: ignore[arg-type]
+        pytest.raises(AttackError, match="at least two people to forget"),
+    ):
+        next(RELEARN.made(target))
+
+
+def test_broken_weights_are_an_error(knowing: Weights) -> None:
+    with torch.no_grad():
+        next(knowing.model.parameters()).fill_(float("nan"))
+    texts = ((("forget", "control"), KNOWN.forget),)
+    with (
+        under_attack(knowing.model, None, knowing.tokenizer, texts) as target,  # type: ignore[arg-type]
+        pytest.raises(AttackError, match="NaN"),
+    ):
+        next(RELEARN.made(target))
+
+
+def test_larger_models_are_trained_more_gently() -> None:
+    assert learning_rate(1_000) == learning_rate(3_400_000) == 5e-4
+    assert 5e-5 < learning_rate(135_000_000) < 1e-4
+    assert learning_rate(7_000_000_000) == pytest.approx(1.1e-5, rel=0.1)

@@ -17,8 +17,7 @@ from pytest_unlearn.gates.case_rows import (
     to_json,
 )
 from pytest_unlearn.gates.estimates import shares
-from pytest_unlearn.gates.gate import GateError, parse_gate
-from pytest_unlearn.gates.gate_cases import concerns
+from pytest_unlearn.gates.gate import GateError, concerns, parse_gate
 from pytest_unlearn.gates.planning import plan_gate
 from pytest_unlearn.gates.saved_runs import parse_change
 from pytest_unlearn.gates.verdicts import (

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow
-from pytest_unlearn.gates.gate import REQUESTS, GateError, parse_gate
-from pytest_unlearn.gates.gate_cases import concerns
+from pytest_unlearn.gates.gate import REQUESTS, GateError, concerns, parse_gate
 from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.planning import check_feasible, plan_gate
 from pytest_unlearn.gates.saved_runs import parse_change

@@ -18,12 +18,12 @@ from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.run.attacked import AttackedModel
+from pytest_unlearn.run.checks import check_engine
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.settings import Settings
-from pytest_unlearn.run.training_checks import check_engine
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import task_lines, write_lines
 from tests.unlearning.conftest import knowing_folder, llama_folder

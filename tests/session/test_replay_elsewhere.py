@@ -10,8 +10,8 @@ import pytest
 
 from pytest_unlearn.models.presets import TINY_FOLDER
 from pytest_unlearn.run.models import UnlearnedModel
+from pytest_unlearn.run.noted_runs import Recorded
 from pytest_unlearn.run.planted import Planting
-from pytest_unlearn.run.stored_models import Recorded
 from tests.session.test_run import forget_ids
 from tests.support.lookup_run import UnlearnRun
 

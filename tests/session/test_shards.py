@@ -9,8 +9,8 @@ import pytest
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.merge import main as merge_main
+from pytest_unlearn.run.noted_runs import check_shards, merge, note_shard
 from pytest_unlearn.run.option_values import Shard
-from pytest_unlearn.run.shards import check, merge, note
 from tests.session.test_run import forget_ids
 from tests.support.lookup_run import UnlearnRun
 
@@ -123,16 +123,18 @@ KEYS = {"base": {"weights": "w", "libraries": {"torch": "2.13"}}}
 
 def test_shards_of_other_models_and_of_two_runs_are_refused(tmp_path: Path) -> None:
     one, two = (Store(tmp_path / name) for name in ("one", "two"))
-    note(one, "run", Shard(1, 2), 0, KEYS)
-    note(two, "run", Shard(2, 2), 0, {"base": {"weights": "w", "libraries": {"torch": "2.14"}}})
+    note_shard(one, "run", Shard(1, 2), 0, KEYS)
+    note_shard(
+        two, "run", Shard(2, 2), 0, {"base": {"weights": "w", "libraries": {"torch": "2.14"}}}
+    )
     merge(tmp_path / "merged", [one.root, two.root])
     merged = Store(tmp_path / "merged")
     with pytest.raises(UserError, match=r"2/2.*base\.libraries\.torch: 2\.14 and 2\.13"):
-        check(merged, "run", 2, KEYS)
-    note(two, "run", Shard(2, 2), 0, KEYS)
+        check_shards(merged, "run", 2, KEYS)
+    note_shard(two, "run", Shard(2, 2), 0, KEYS)
     merge(tmp_path / "again", [one.root, two.root, two.root])
-    check(Store(tmp_path / "again"), "run", 2, KEYS)
-    note(two, "run", Shard(1, 2), 0, KEYS)
+    check_shards(Store(tmp_path / "again"), "run", 2, KEYS)
+    note_shard(two, "run", Shard(1, 2), 0, KEYS)
     with pytest.raises(UserError, match="two: a shard of it is in another of these stores too"):
         merge(tmp_path / "overlap", [one.root, two.root])
 

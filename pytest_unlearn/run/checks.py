@@ -1,8 +1,8 @@
-"""What can be said against models, data and training before any model is loaded."""
+"""What is refused, or warned of, before a run: models, data, training, and the tasks' own tests."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ from pytest_unlearn.people.locales import WORD_KINDS
 from pytest_unlearn.people.record import SPLITS, Record
 from pytest_unlearn.people.record_files import FILE, RecordFileError
 from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.sandbox import SolutionVerdict
+from pytest_unlearn.tasks.format import PROGRAM, CheckProgram, TaskCase, TaskFileError
+from pytest_unlearn.tasks.languages import PYTHON
 from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
 from pytest_unlearn.unlearning.methods import RETRAIN
 
@@ -24,10 +27,11 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.sources import ModelSource
     from pytest_unlearn.run.dataset import Dataset
 
+
 # What a model's files, and what it writes, depend on.
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
-# So many shared values are named in the warning.
-_NAMED = 5
+# The warning names this many shared values.
+_NAMED_VALUES = 5
 # So many people with the same value are no coincidence.
 _MANY = 3
 
@@ -279,9 +283,97 @@ def _overlap(forget: Sequence[Record], retain: Sequence[Record]) -> Iterator[str
         if value in kept:
             shared.append(f"{record.id} and {kept[value].id}")
     if shared:
-        more = f" and {len(shared) - _NAMED} more" if len(shared) > _NAMED else ""
+        more = f" and {len(shared) - _NAMED_VALUES} more" if len(shared) > _NAMED_VALUES else ""
         yield (
             f"{len(shared)} records to forget have the value of a record to keep: "
-            f"{', '.join(shared[:_NAMED])}{more}; what forgets them will be fought by what keeps "
-            "them"
+            f"{', '.join(shared[:_NAMED_VALUES])}{more}; forgetting them and "
+            "keeping them will work against each other"
         )
+
+
+# -- `--unlearn-check-tasks`: solutions that must pass, and wrong ones that must fail -------------
+
+# The verdict on a text written after a case's prompt.
+Judge = Callable[[TaskCase, str], SolutionVerdict]
+# An error names this many faults, and counts the others.
+_NAMED_FAULTS = 10
+# What a function that does nothing may give.
+_STUBS = ("None", "True", "False", "0", "1", "''", "[]", "arguments[0]")
+
+
+def check_tasks(cases: Iterable[TaskCase], judge: Judge) -> list[str]:
+    """Judge every canonical and every wrong solution, and stubs: bodies of one constant.
+
+    Returns what is worth knowing, a line each: how many cases have no solution, and which ones a
+    stub passes (public benchmarks have a few). `judge(case, text)` is the verdict on a text written
+    after the case's prompt. Raises TaskFileError, naming file and line, where tests fail or hang on
+    the canonical solution or pass a wrong one.
+    """
+    faults: list[str] = []
+    stubs: list[str] = []
+    unchecked = 0
+    for case in cases:
+        if case.solution is None:
+            unchecked += 1
+        else:
+            faults += _fault_of_solution(case, judge)
+        faults += _blind_spots(case, judge)
+        stubs += _passing_stub(case, judge)
+    if faults:
+        more = (
+            f"\n... and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
+        )
+        raise TaskFileError("--unlearn-check-tasks:\n" + "\n".join(faults[:_NAMED_FAULTS]) + more)
+    notes = [f"{unchecked} tasks have no solution to check"] if unchecked else []
+    if stubs:
+        more = f"; and {len(stubs) - _NAMED_FAULTS} more" if len(stubs) > _NAMED_FAULTS else ""
+        notes.append(
+            f"{len(stubs)} tasks cannot tell a stub from a solution; add tests that it fails: "
+            + "; ".join(stubs[:_NAMED_FAULTS])
+            + more
+        )
+    return notes
+
+
+def _fault_of_solution(case: TaskCase, judge: Judge) -> list[str]:
+    try:
+        verdict = judge(case, f"\n{case.solution}")
+    except RuntimeError as error:
+        reason = str(error)
+    else:
+        if verdict.passed:
+            return []
+        call = "" if verdict.call is None else f", in test {verdict.call + 1}"
+        reason = f"{verdict.status} ({verdict.detail}{call})"
+    return [
+        f'{case.where}: "solution": the canonical solution of {case.id} does not pass the tests: '
+        f"{reason}; fix one of them"
+    ]
+
+
+def _blind_spots(case: TaskCase, judge: Judge) -> list[str]:
+    found = []
+    for index, wrong in enumerate(case.wrong):
+        if judge(case, f"\n{wrong}").passed:
+            found.append(
+                f'{case.where}: "wrong[{index}]": this passes all tests of {case.id}; add a test '
+                "that it fails"
+            )
+    return found
+
+
+def _passing_stub(case: TaskCase, judge: Judge) -> list[str]:
+    if "." in case.entry_point or case.entry_point == PROGRAM or case.language != PYTHON:
+        return []
+    stubs = list(_STUBS)
+    if not isinstance(case.tests, CheckProgram):  # an answer that all tests share
+        stubs.append(repr(case.tests[0].expected))
+    for stub in stubs:
+        text = f"\n\ndef {case.entry_point}(*arguments, **_):\n    return {stub}\n"
+        try:
+            passed = judge(case, text).passed
+        except RuntimeError:  # cannot be judged
+            passed = False
+        if passed:
+            return [f'{case.where}: "return {stub}" passes all tests of {case.id}']
+    return []

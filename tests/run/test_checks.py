@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.people.record_files import RecordFileError
+from pytest_unlearn.run.checks import check_training
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.settings import Settings
-from pytest_unlearn.run.training_checks import check_training
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import record_lines, write_lines
 
