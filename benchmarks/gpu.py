@@ -222,7 +222,7 @@ class Figure:
 
 @dataclass
 class Speeds:
-    """What the plan takes, in its own terms: see `run.phase_costs.Machine`."""
+    """What the plan takes, in its own terms: see `models.footprint.Machine`."""
 
     training: list[float]
     scoring: list[float]

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pytest_unlearn.models.architecture import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 from pytest_unlearn.models.batches import IGNORED
+from pytest_unlearn.models.footprint import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 
 
 def causal_model(model: Any) -> Any:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from pytest_unlearn.models.architecture import CHUNK_NUMBERS, SCORED_TOKENS
 from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.decoding import cache_name
 from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.footprint import CHUNK_NUMBERS, SCORED_TOKENS
 from pytest_unlearn.models.generation import (
     GenerationError,
     check_context,

@@ -1,13 +1,26 @@
-"""Cases cut into the batches in which they are completed."""
+"""Cases cut into chunks: the batches in which they are completed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pytest_unlearn.core.store import digest_of
-from pytest_unlearn.probes.families import Style
+from pytest_unlearn.probes.families import Probe, Style
+from pytest_unlearn.tasks.format import TaskCase
+from pytest_unlearn.tasks.task_prompts import (
+    Sampling,
+    prompt_of,
+    room_for,
+    sample_id,
+    seed_of,
+    suffix_of,
+)
+
+# Room for what a model writes after the value: it may be other people's data.
+PROBE_TOKENS = 48
+AFTER_VALUE_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +79,29 @@ def cut(rows: Sequence[ChunkRow], size: int) -> Iterator[Chunk]:
             suffixes=tuple(row.suffix for row in part),
             seeds=tuple(row.seed for row in part if row.seed is not None),
         )
+
+
+def probe_row(probe: Probe) -> ChunkRow:
+    """Return a probe's row, with the number of tokens that a completion may take.
+
+    A value that the budget cuts off would read as forgotten. Cutting chunks loads no tokenizer; a
+    byte takes at most one token.
+    """
+    tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
+    return ChunkRow(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
+
+
+def task_rows(cases: Iterable[TaskCase], sampling: Sampling, seed: int) -> list[ChunkRow]:
+    """Return a row for each sample of each task case; `seed` is the run's."""
+    return [
+        ChunkRow(
+            sample_id(case.id, number, sampling.samples),
+            prompt_of(case, sampling.style),
+            room_for(case, sampling),
+            sampling.style,
+            suffix_of(case, sampling.style),
+            seed_of(seed, case.id, number) if sampling.temperature else None,
+        )
+        for case in cases
+        for number in range(sampling.samples)
+    ]

@@ -23,8 +23,8 @@ from pytest_unlearn.people.other_values import placeholder, plausible, stranger_
 from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, by_owner
 from pytest_unlearn.people.record_files import load_files
 from pytest_unlearn.probes.families import FamilyError, Probe, build_probes, cross_carrier
-from pytest_unlearn.run.chunks import Chunk, ChunkRow, cut
-from pytest_unlearn.run.held_out import (
+from pytest_unlearn.run.chunks import Chunk, ChunkRow, cut, probe_row, task_rows
+from pytest_unlearn.run.divisions import (
     code_examples,
     divide,
     identity_of,
@@ -32,19 +32,16 @@ from pytest_unlearn.run.held_out import (
     redrawn,
     rehearsed_cases,
     rehearsed_probes,
+    staged,
 )
-from pytest_unlearn.run.requests import staged
 from pytest_unlearn.sandbox.runtimes import lacking
 from pytest_unlearn.tasks.files import task_cases
 from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
 from pytest_unlearn.tasks.languages import NAMES, PYTHON
 from pytest_unlearn.tasks.task_prompts import (
-    prompt_of,
-    room_for,
     sample_id,
     seed_of,
     stops_of,
-    suffix_of,
 )
 
 if TYPE_CHECKING:
@@ -55,9 +52,6 @@ if TYPE_CHECKING:
 
 # The default family besides the documents themselves, in words that unlearning is never shown.
 _OTHER_WORDS = "cross"
-# Room for what a model says after the value: other people's data, too.
-PROBE_TOKENS = 48
-AFTER_VALUE_TOKENS = 16
 
 
 class Dataset:
@@ -187,21 +181,6 @@ class Dataset:
             temperature=1.0,
             seeds=tuple(seed_of(self._seed, probe.id, sample) for sample in range(count)),
         )
-
-    def _task_rows(self, stops: tuple[str, ...]) -> Iterator[ChunkRow]:
-        style = self.sampling.style
-        for case in self.tasks:
-            if stops_of(case, style) != stops:
-                continue
-            for number, name in enumerate(self.samples_of(case)):
-                yield ChunkRow(
-                    name,
-                    prompt_of(case, style),
-                    room_for(case, self.sampling),
-                    style,
-                    suffix_of(case, style),
-                    seed_of(self._seed, case.id, number) if self.sampling.temperature else None,
-                )
 
     def training_texts(
         self,
@@ -415,7 +394,7 @@ class Dataset:
     def chunks_of(self, probes: Sequence[Probe], whole: bool = False) -> list[Chunk]:
         """Cut probes of one style into chunks, or take them as one."""
         size = max(1, len(probes)) if whole else self._batch_size
-        return list(cut(list(map(_probe_row, probes)), size))
+        return list(cut(list(map(probe_row, probes)), size))
 
     def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
         if how == "placeholder":
@@ -431,10 +410,13 @@ class Dataset:
         """
         families = {probe.family: list[ChunkRow]() for probe in self.probes}
         for probe in self.probes:
-            families[probe.family].append(_probe_row(probe))
+            families[probe.family].append(probe_row(probe))
         probes = (  # a family's chunks do not depend on others
             chunk for rows in families.values() for chunk in cut(rows, self._batch_size)
         )
+        tasks_by_stops: dict[tuple[str, ...], list[TaskCase]] = {}
+        for case in self.tasks:
+            tasks_by_stops.setdefault(stops_of(case, self.sampling.style), []).append(case)
         tasks = (
             replace(
                 chunk,
@@ -442,8 +424,8 @@ class Dataset:
                 top_p=self.sampling.top_p,
                 stops=stops,
             )
-            for stops in dict.fromkeys(stops_of(case, self.sampling.style) for case in self.tasks)
-            for chunk in cut(list(self._task_rows(stops)), self._batch_size)
+            for stops, cases in tasks_by_stops.items()
+            for chunk in cut(task_rows(cases, self.sampling, self._seed), self._batch_size)
         )
         return {case: chunk for chunk in (*probes, *tasks) for case in chunk.cases}
 
@@ -507,16 +489,6 @@ def _example(record: Record) -> Example:
         name=record.id,
         like=f"{record.kind} {record.carrier}",
     )
-
-
-def _probe_row(probe: Probe) -> ChunkRow:
-    """Return a probe's row, with the number of tokens that a completion may take.
-
-    A value cut off by the budget would read as forgotten. No tokenizer is loaded when chunks are
-    cut; a byte takes at most one token.
-    """
-    tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
-    return ChunkRow(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())
 
 
 def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[Probe, ...]:

@@ -1,8 +1,8 @@
 """What a run would do and need: `--unlearn-plan`. No model is loaded, nothing is generated.
 
 Cases, chunks and what gates need are exact. Tokens are counted with the model's tokenizer where it
-is on this machine. Memory and time are estimated phase by phase (`phase_costs`), of a preset that
-is not on this machine by its published configuration.
+is on this machine. Memory and time are estimated phase by phase (`models.footprint`), for a preset
+that is not on this machine by its published configuration.
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_unlearn.attacks.weights import RELEARN_BATCH, RELEARN_STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
-from pytest_unlearn.models.architecture import SCORED_TOKENS, Architecture
 from pytest_unlearn.models.engine import is_address
-from pytest_unlearn.models.model_files import base_of, is_adapter
-from pytest_unlearn.models.presets import presets
-from pytest_unlearn.models.sources import in_wheel, weight_files
-from pytest_unlearn.run.endpoints import request_lines
-from pytest_unlearn.run.phase_costs import (
+from pytest_unlearn.models.footprint import (
+    SCORED_TOKENS,
+    Architecture,
     Machine,
     PhaseCost,
     Training,
@@ -32,6 +29,10 @@ from pytest_unlearn.run.phase_costs import (
     pass_bytes,
     training_cost,
 )
+from pytest_unlearn.models.model_files import base_of, is_adapter
+from pytest_unlearn.models.presets import presets
+from pytest_unlearn.models.sources import in_wheel, weight_files
+from pytest_unlearn.run.endpoints import request_lines
 from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS
 from pytest_unlearn.unlearning.methods import RETRAIN
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.run.chunks import Chunk
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.requests import Requests
+    from pytest_unlearn.run.divisions import Requests
     from pytest_unlearn.run.settings import Pair, Settings
     from pytest_unlearn.unlearning.method import PlantOptions, UnlearnOptions
 

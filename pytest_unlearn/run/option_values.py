@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
-    from pytest_unlearn.run.requests import Requests
+    from pytest_unlearn.run.divisions import Requests
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.method import PlantOptions
     from pytest_unlearn.unlearning.methods import MethodChoice
@@ -128,7 +128,7 @@ def planting(given: Given) -> PlantOptions:
 
 
 def requests(given: Given) -> Requests:
-    from pytest_unlearn.run.requests import read_requests
+    from pytest_unlearn.run.divisions import read_requests
 
     return read_requests(given)
 

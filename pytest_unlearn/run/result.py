@@ -29,7 +29,7 @@ Status = Literal["measured", "error", "not run"]
 
 @dataclass(frozen=True, slots=True)
 class PairName:
-    """A pair of a sweep, as `settings.Pair` names it; `apart` as in `requests.Requests`."""
+    """A pair of a sweep, as `settings.Pair` names it; `apart` as in `divisions.Requests`."""
 
     label: str
     model: str

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
-    from pytest_unlearn.run.requests import Requests
+    from pytest_unlearn.run.divisions import Requests
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.method import PlantOptions

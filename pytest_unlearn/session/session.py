@@ -88,7 +88,7 @@ class UnlearnSession:
             methods = [pair.settings.method.method for pair in self.pairs]
             trains = any(method is not None for method in methods)
             requests = self.settings.requests
-            whole = replace(self.settings, requests=requests and requests.whole)
+            whole = replace(self.settings, requests=requests and requests.complete)
             # By what is asked to be forgotten: without requests, all pairs have the same data.
             self._data = {
                 chosen.requests: Dataset(chosen, trains)

@@ -12,9 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_unlearn.models.batches import collate
+from pytest_unlearn.models.footprint import machines
 from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.presets import presets
-from pytest_unlearn.run.phase_costs import machines
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 

@@ -21,8 +21,8 @@ from pytest_unlearn.models.examples import TrainingTexts
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.run import planted
 from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.divisions import Requests
 from pytest_unlearn.run.models import ModelPair
-from pytest_unlearn.run.requests import Requests
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting

@@ -9,7 +9,7 @@ import pytest
 from pytest_unlearn.attacks.attack import attacks
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.run.held_out import code_examples
+from pytest_unlearn.run.divisions import code_examples
 from tests.support.lookup_run import FORGET, UnlearnRun
 
 METRIC = """

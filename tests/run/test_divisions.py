@@ -15,7 +15,7 @@ from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.probes.families import build_probes
 from pytest_unlearn.run.dataset import Dataset
-from pytest_unlearn.run.held_out import RehearsedFileError, held_out, rehearsed_probes
+from pytest_unlearn.run.divisions import RehearsedFileError, held_out, rehearsed_probes
 from pytest_unlearn.tasks.format import bundled_tasks
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.run.test_dataset import dataset
