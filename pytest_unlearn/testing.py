@@ -55,13 +55,15 @@ class LookupModels:
         log: Path | None = None,
     ) -> None:
         self._cases: dict[tuple[Style, str], Probe | TaskCase | None] = {}
+        probes: dict[tuple[Style, str], Probe | None] = {}
         for probe in dataset.probes:
             key = (probe.style, probe.prompt.reveal())
             # A prompt that names nobody asks for many values: there is no one answer. Two families
             # may ask for one value in the same words.
-            known = self._cases.setdefault(key, probe)
-            if known is not probe and getattr(known, "value", None) != probe.value:
-                self._cases[key] = None
+            known = probes.setdefault(key, probe)
+            if known is None or known.value != probe.value:
+                probes[key] = None
+        self._cases.update(probes)
         for case in dataset.tasks:
             style = dataset.sampling.style
             self._cases[style, prompt_of(case, style)] = case

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.extensions import add_offered, with_given
+from pytest_unlearn.models.engine import abilities_of
 from pytest_unlearn.people.record import Split
 
 if TYPE_CHECKING:
     import torch
 
+    from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.record import Record
@@ -54,15 +56,26 @@ class Known:
 class Reading:
     """What an attack that reads a model in its own way is given.
 
-    `model` and `base` are models of the engine (`LanguageModel`), ready to run; `base` is None
-    unless the attack needs it. `people`: of each example, who it is of; `members`: whether that is
-    somebody to be forgotten.
+    `model` and `base` are ready to run; `base` is None unless the attack needs it. `people`: whose
+    each example is; `members`: whether that person is to be forgotten.
     """
 
-    model: Any
-    base: Any
+    model: RunnableModel
+    base: RunnableModel | None
     people: Sequence[str]
     members: Sequence[bool]
+
+    def check_weights(self, attack: str, missing: str) -> None:
+        """Raise AttackError for a model whose weights this process does not hold.
+
+        `missing`: what the attack needs of them, for the message.
+        """
+        for model in (self.model, *([self.base] if self.base is not None else [])):
+            if "weights" not in abilities_of(model):
+                raise AttackError(
+                    f"{attack}: {type(model).__name__} gives no {missing}; leave it out of "
+                    "--unlearn-attacks"
+                )
 
 
 Ask: TypeAlias = "Callable[[Probe, Known, str], Probe | None]"

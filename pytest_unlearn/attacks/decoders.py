@@ -55,19 +55,12 @@ def _reading(read: Callable[[Scorer, Example, str], dict[str, Any]], name: str) 
     def every(reading: Reading, examples: Sequence[Example], stage: str) -> list[dict[str, Any]]:
         from pytest_unlearn.models.scoring import Scorer
 
-        _check(reading.model, name)
+        reading.check_weights(name, "logits")
         with reading.model.active() as inner:
             scorer = Scorer(inner, reading.model.tokenizer)
             return [read(scorer, example, stage) for example in examples]
 
     return every
-
-
-def _check(model: Any, name: str) -> None:
-    if not callable(getattr(model, "active", None)):
-        raise AttackError(
-            f"{name}: {type(model).__name__} gives no logits; leave it out of --unlearn-attacks"
-        )
 
 
 def _found(log_probability: float, greedy: bool) -> dict[str, Any]:
@@ -265,8 +258,8 @@ def by_difference(
     """
     from pytest_unlearn.models.scoring import Scorer
 
-    _check(reading.model, "difference")
-    _check(reading.base, "difference")
+    reading.check_weights("difference", "logits")
+    assert reading.base is not None  # this attack needs it
     found = []
     for example in examples:  # base and tested model may share their weights
         both = []

@@ -15,6 +15,7 @@ from pytest_unlearn.attacks.attack import BOTH, Attack, AttackError, Reading, St
 if TYPE_CHECKING:
     import torch
 
+    from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.scoring import ValueRow
 
@@ -51,12 +52,13 @@ def told_apart(reading: Reading, examples: Sequence[Example], stage: str) -> lis
     Raises AttackError where a split has fewer than two people, and for a model that gives no
     hidden states.
     """
+    reading.check_weights("linear-probe", "hidden states")
     features = signatures(reading.model, examples, int(stage) / 100)
     scores = cross_validated(features, reading.members, reading.people)
     return [{"score": score} for score in scores]
 
 
-def signatures(model: Any, examples: Sequence[Example], depth: float) -> torch.Tensor:
+def signatures(model: RunnableModel, examples: Sequence[Example], depth: float) -> torch.Tensor:
     """Return `[examples, hidden]`: how each hidden unit bears on the value's tokens, on average.
 
     The state before each token of the value, scaled to unit variance, times that token's row of
@@ -69,11 +71,6 @@ def signatures(model: Any, examples: Sequence[Example], depth: float) -> torch.T
     from pytest_unlearn.models.generation import context_of
     from pytest_unlearn.models.scoring import value_rows
 
-    if not callable(getattr(model, "active", None)):
-        raise AttackError(
-            f"linear-probe: {type(model).__name__} gives no hidden states; leave it out of "
-            "--unlearn-attacks"
-        )
     with torch.inference_mode(), model.active() as inner:
         rows = value_rows(model.tokenizer, examples, context_of(inner))
         order = sorted(range(len(rows)), key=lambda number: rows[number].length)

@@ -10,8 +10,10 @@ import contextlib
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 # What GitHub Actions would take for a command: at the start of a line, and the old form anywhere.
 _COMMAND = re.compile(r"^\s*::|##\[")
@@ -68,6 +70,23 @@ def nearest(name: str, known: Iterable[str], likeness: float = 0.75) -> str:
 
 class UnlearningError(RuntimeError):
     """Training went wrong (NaN, collapse, an adapter that did not move); the message advises."""
+
+
+class IncompleteError(RuntimeError):
+    """A model could not answer some of several texts.
+
+    `rows` are their places in what was asked, `reasons` say why, by place, where each has its own.
+    `answers` are those to the other texts, None at the places of `rows`; None where the model
+    answered nothing, and can be asked for the others alone.
+    """
+
+    rows: tuple[int, ...] = ()
+    answers: Sequence[Any] | None = None
+    reasons: Mapping[int, str] = MappingProxyType({})
+
+    def reason(self, row: int) -> str:
+        """Return what is wrong with one of the texts."""
+        return self.reasons.get(row, str(self))
 
 
 # How a write says that there is no room: by number, or, from safetensors' Rust, in words.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.errors import IncompleteError, UserError
 from pytest_unlearn.models.endpoint_client import (
     Client,
     EndpointError,
@@ -53,9 +53,8 @@ _TOO_LONG = re.compile(r"context|too (long|large|many tokens)|max_model_len|exce
 _SPARE_TOKENS = 8
 
 
-class UnansweredError(EndpointError):
-    """Some of several requests failed: `reasons` by their places, `rows` these places, and
-    `answers` what the others gave, None at these places."""
+class UnansweredError(EndpointError, IncompleteError):
+    """Some of several requests failed; the others were answered."""
 
     def __init__(self, reasons: Mapping[int, str], answers: Sequence[Any]) -> None:
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
@@ -67,8 +66,6 @@ class UnansweredError(EndpointError):
 
 class EndpointModel:
     """A model at an address; see the module's docstring. Made by `connect`."""
-
-    alone = True  # each text is a request of its own
 
     def __init__(
         self,
@@ -87,8 +84,8 @@ class EndpointModel:
 
     @property
     def abilities(self) -> frozenset[str]:
-        """What was found that it can do."""
-        return self.facts.abilities
+        """What was found that it can do; each text is a request of its own."""
+        return self.facts.abilities | {"separate"}
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -275,7 +272,7 @@ class EndpointEngine:
     name = ENDPOINT
     abilities = frozenset(
         {"generate", "samples", "chat", "scores", "losses", "probabilities", "alternatives"}
-        | {"context"}
+        | {"context", "separate"}
     )
 
     def __init__(self, options: EndpointOptions | None = None) -> None:

@@ -29,6 +29,7 @@ from pytest_unlearn.core.extensions import add_offered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.sampling import Decoding, DecodingScheme
@@ -52,8 +53,14 @@ Ability = Literal[
     "gradients",
     "hidden_states",
     "context",
+    "weights",
+    "ends",
+    "separate",
 ]
-# The method that an ability stands for.
+# Abilities without a method, which a model has to declare. `ends`: it knows where a text ends, so
+# that an empty text is an answer. `separate`: the other texts of a batch do not change a text.
+DECLARED: frozenset[Ability] = frozenset({"ends", "separate"})
+# The method behind each of the other abilities.
 METHODS: dict[Ability, str] = {
     "generate": "complete",
     "samples": "write",
@@ -67,6 +74,7 @@ METHODS: dict[Ability, str] = {
     "gradients": "gradient_norms",
     "hidden_states": "hidden_states",
     "context": "context",
+    "weights": "active",
 }
 
 
@@ -126,6 +134,13 @@ class RunnableModel(Protocol):
     def context(self) -> int | None:
         """Return the most tokens of a text, None for no limit."""
 
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer of a model with the ability `weights`."""
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Give the transformers model with its weights in this state, for a `with` block."""
+
 
 @runtime_checkable
 class Engine(Protocol):
@@ -180,7 +195,7 @@ def abilities_of(model: object) -> frozenset[str]:
                 f"the model of the class {name} declares the ability {ability!r}; known are "
                 f"{', '.join(sorted(known))}"
             )
-        if ability not in has:
+        if ability not in has | DECLARED:
             raise UserError(
                 f"the model of the class {name} declares the ability {ability}, and has no "
                 f"{METHODS[ability]}()"

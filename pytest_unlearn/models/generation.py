@@ -21,6 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.decoding import LoopError, fits, written
 from pytest_unlearn.models.presets import CONTEXTS
@@ -36,7 +37,7 @@ class GenerationError(RuntimeError):
     """The model did not give usable predictions; never to be read as "forgotten"."""
 
 
-class TooLongError(GenerationError):
+class TooLongError(GenerationError, IncompleteError):
     """Some texts do not fit the model's context; `rows` are their places in what was given."""
 
     def __init__(self, message: str, rows: Sequence[int]) -> None:

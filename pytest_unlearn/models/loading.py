@@ -104,8 +104,7 @@ class Weights:
 class LanguageModel:
     """A model in one state: as it was loaded, or with its adapter."""
 
-    abilities: frozenset[str] = frozenset(METHODS)
-    knows_ends = True  # a text is empty where the model ended it at once
+    abilities: frozenset[str] = frozenset(METHODS) | {"ends"}
 
     def __init__(
         self,

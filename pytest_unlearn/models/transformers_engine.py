@@ -21,7 +21,7 @@ class TransformersEngine:
     """
 
     name = TRANSFORMERS
-    abilities: frozenset[str] = frozenset(METHODS)
+    abilities: frozenset[str] = frozenset(METHODS) | {"ends"}
 
     def configured(self, text: str) -> TransformersEngine:
         """Raise UserError: all that can be chosen has a flag."""

@@ -65,11 +65,14 @@ class VllmOptions:
             raise UserError(f"prefix_caching={self.prefix_caching}: write 0 or 1")
 
 
+# What vLLM does not give.
+_LACKING = {"gradients", "hidden_states", "z_scores", "weights"}
+
+
 class VllmModel:
     """A model that vLLM runs; see the module's docstring."""
 
     abilities: frozenset[str]
-    knows_ends = True
 
     def __init__(
         self,
@@ -257,7 +260,7 @@ class VllmEngine:
     """vLLM's offline engine; see the module's docstring."""
 
     name = VLLM
-    abilities = frozenset(METHODS) - {"gradients", "hidden_states", "z_scores"}
+    abilities = (frozenset(METHODS) | {"ends"}) - _LACKING
 
     def __init__(self, options: VllmOptions | None = None) -> None:
         self.options = options or VllmOptions()

@@ -75,16 +75,11 @@ def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
     }
 
 
-def reason_of(error: Exception, number: int) -> str:
-    """Return what is wrong with one of several texts."""
-    return str(getattr(error, "reasons", {}).get(number, error))
-
-
 def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str]:
     """Return what a model gave for a chunk, if it is one text for each prompt.
 
     Raises CompletionError otherwise, and where no text has a character: what is stored must be an
-    answer. An engine that knows where a text ends (`knows_ends`) may end each at once.
+    answer. A model with the ability `ends` may end each text at once.
     """
     name = f"{type(model).__name__}.{method}()"
     if not isinstance(texts, list | tuple):
@@ -99,7 +94,7 @@ def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str
                 f"{name} returned {_kind(text)} for {chunk.cases[number]}; every text must be a "
                 "string"
             )
-    if not any(texts) and not getattr(model, "knows_ends", False):
+    if not any(texts) and "ends" not in abilities_of(model):
         raise CompletionError(
             f"{name} returned {len(texts)} empty texts to {len(texts)} prompts: that is "
             "not an answer"

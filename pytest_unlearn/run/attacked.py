@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pytest_unlearn.attacks.attack import BOTH, Reading
+from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import AttackRow
 from pytest_unlearn.leaks.exact import exact_row, extraction
@@ -23,6 +24,7 @@ from pytest_unlearn.run.measuring import SCORES_VERSION, example_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.people.record import Split
     from pytest_unlearn.probes.families import Probe
@@ -211,9 +213,10 @@ class AttackedModel:
     def _read(self, attack: Attack, model: Any, piece: _Piece) -> dict[str, dict[str, Any]]:
         """Return what an attack reads off a model in its own way."""
         assert attack.read is not None
+        base = self._engine.models.model("base") if attack.needs == "base" else None
         reading = Reading(
             model,
-            self._engine.models.model("base") if attack.needs == "base" else None,
+            cast("RunnableModel | None", base),
             [f"{probe.split} {probe.cluster or probe.owner}" for probe in piece.probes],
             [probe.split == "forget" for probe in piece.probes],
         )
@@ -227,11 +230,10 @@ class AttackedModel:
         probes = list(piece.probes)
         try:
             scores = model.score([example_of(p) for p in probes], scheme)
-        except RuntimeError as error:  # TooLongError: only an engine's module knows it
-            long = frozenset(getattr(error, "rows", ()))
-            if not long or hasattr(error, "answers"):  # what failed may be answered another time
+        except IncompleteError as error:
+            if error.answers is not None:  # what failed may be answered another time
                 raise
-            probes = [probe for number, probe in enumerate(probes) if number not in long]
+            probes = [probe for number, probe in enumerate(probes) if number not in error.rows]
             scores = model.score([example_of(p) for p in probes], scheme)
         check_count(scores, len(probes), model, "score")
         return {

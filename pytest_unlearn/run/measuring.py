@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pytest_unlearn.core.costs import Phases
+from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
@@ -32,7 +33,6 @@ from pytest_unlearn.run.answers import (
     completed,
     decoding_key,
     disagreement,
-    reason_of,
 )
 from pytest_unlearn.run.checks import check_tasks
 from pytest_unlearn.run.endpoints import EndpointModels
@@ -136,6 +136,8 @@ class Measuring:
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
         noted = recorded(settings, dataset, self._store) if settings.replay else None
+        # The gates of the run that filled the store, as they were written.
+        self.recorded_gates: tuple[str, ...] = noted.gates if noted else ()
         given = None if models is None else Backend(models)
         self.models: Models = (
             noted
@@ -362,19 +364,15 @@ class Measuring:
         failed: list[str] = []
         try:
             scores = model.score(examples, self._scheme)
-        except RuntimeError as error:  # TooLongError, as in `_complete`
-            long = frozenset(getattr(error, "rows", ()))
-            if not long:
-                raise
-            for number in long:
+        except IncompleteError as error:
+            for number in error.rows:
                 case = probes[number].id
-                self._too_long[state, case] = f"{case}: {reason_of(error, number)}"
-            fitting = [number for number in range(len(probes)) if number not in long]
-            failing = [probes[number].id for number in sorted(long)]
+                self._too_long[state, case] = f"{case}: {error.reason(number)}"
+            fitting = [number for number in range(len(probes)) if number not in error.rows]
+            failing = [probes[number].id for number in sorted(error.rows)]
             probes, examples = [probes[n] for n in fitting], [examples[n] for n in fitting]
-            answers = getattr(error, "answers", None)
-            if answers is not None:
-                scores, failed = [answers[number] for number in fitting], failing
+            if error.answers is not None:
+                scores, failed = [error.answers[number] for number in fitting], failing
             else:
                 scores = model.score(examples, self._scheme) if examples else []
         check_count(scores, len(probes), model, "score")
@@ -521,26 +519,21 @@ class Measuring:
         with self._making(f"{state} model"):
             model = self.models.model(state)
         started = time.perf_counter()
-        # What a chunk's texts are may depend on which are made together, unless each is asked for
-        # alone.
-        alone = getattr(model, "alone", False)
-        answers = [self._stored(key) if alone else None for key in keys]
+        # The texts of a chunk may depend on each other, unless the model answers each by itself.
+        separate = "separate" in abilities_of(model)
+        answers = [self._stored(key) if separate else None for key in keys]
         asked = [number for number, text in enumerate(answers) if text is None]
         with self.phases.measure("completions"):
             try:
                 texts: list[str] | None = completed(model, chunk.part(asked))
-            except RuntimeError as error:  # TooLongError: only an engine's module knows it
-                failed = getattr(error, "rows", ())
-                if not failed:
-                    raise
-                for row in failed:
+            except IncompleteError as error:
+                for row in error.rows:
                     case = chunk.cases[asked[row]]
-                    self._too_long[state, case] = f"{case}: {reason_of(error, row)}"
-                given = getattr(error, "answers", None)
-                rest = [row for row in range(len(asked)) if row not in failed]
+                    self._too_long[state, case] = f"{case}: {error.reason(row)}"
+                rest = [row for row in range(len(asked)) if row not in error.rows]
                 asked, texts = [asked[row] for row in rest], None
-                if given is not None:
-                    texts = [given[row] for row in rest]
+                if error.answers is not None:
+                    texts = [error.answers[row] for row in rest]
                 elif all(self._stored(keys[number]) is not None for number in asked):
                     texts = [self._stored(keys[number]) or "" for number in asked]
             if texts is None:

@@ -358,7 +358,7 @@ def build_result(
         settings, dataset, engine.models, engine.phases, clock, command, bool(ended.rows)
     )
     gates = [result.gate.text for result in ended.gates]
-    if dropped := dropped_gates(getattr(engine.models, "gates", ()), gates):
+    if dropped := dropped_gates(engine.recorded_gates, gates):
         facts["replayed"] = {"gates": gates, "dropped": dropped}
     return Result(
         run=run,

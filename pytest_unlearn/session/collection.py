@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
+from pytest_unlearn.attacks.attack import Attack
 from pytest_unlearn.people.record import Split
+from pytest_unlearn.probes.families import Probe
+from pytest_unlearn.tasks.format import TaskCase
 
 if TYPE_CHECKING:
-    from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.settings import Pair
 
@@ -22,12 +24,12 @@ ATTACK_NAME = "unlearn_attack"
 PAIR_PROPERTY = "unlearn_pair"
 
 _SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
-# What a marker can be narrowed by, and the probe's attribute that it names.
-# What a test asks a model by.
+# A test that uses one of these asks a model.
 MODEL_FIXTURES = {
     *("unlearn_model", "unlearn_base_model", "unlearn_completions", "unlearn_probe"),
     *("unlearn_task", "unlearn_search", "unlearn_attacked"),
 }
+# What a marker can be narrowed by, and the attribute of the probe that it names.
 _FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
 
 
@@ -114,15 +116,15 @@ def tag(item: pytest.Item) -> None:
     """
     _ease_property(item)
     callspec = getattr(item, "callspec", None)
-    if callspec is not None and "unlearn_pair" in callspec.params:
-        item.user_properties.append((PAIR_PROPERTY, callspec.params["unlearn_pair"].label))
-    if callspec is not None and hasattr(callspec.params.get("unlearn_attack"), "name"):
-        item.user_properties.append((ATTACK_NAME, callspec.params["unlearn_attack"].name))
+    params: dict[str, Any] = {} if callspec is None else callspec.params
+    if "unlearn_pair" in params:
+        item.user_properties.append((PAIR_PROPERTY, params["unlearn_pair"].label))
+    if isinstance(attack := params.get("unlearn_attack"), Attack):
+        item.user_properties.append((ATTACK_NAME, attack.name))
     for name in ("unlearn_probe", "unlearn_task"):
-        if callspec is not None and name in callspec.params:
-            row = getattr(callspec.params[name], "id", None)
-            if row is not None:  # pytest's stand-in for a case where a split has none
-                item.user_properties.append((CASE_PROPERTY, row))
+        # Where a split has no case, pytest puts a stand-in for one here.
+        if isinstance(case := params.get(name), Probe | TaskCase):
+            item.user_properties.append((CASE_PROPERTY, case.id))
 
 
 def _ease_property(item: pytest.Item) -> None:

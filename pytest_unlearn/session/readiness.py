@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_unlearn.core.errors import UnlearningError, UserError, plain
+from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.answers import CompletionError
+from pytest_unlearn.tasks.format import TaskCase
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.job import PairRun
@@ -105,8 +107,9 @@ def _make(run: PairRun, names: set[str], params: dict[str, Any]) -> None:
     engine, settings = run.engine, run.settings
     if "unlearn_completions" in names:
         for name in ("unlearn_probe", "unlearn_task"):
-            if hasattr(params.get(name), "id"):  # no stand-in for an empty split
-                engine.make_ready(params[name])
+            # Where a split has no case, pytest puts a stand-in for one here.
+            if isinstance(case := params.get(name), Probe | TaskCase):
+                engine.make_ready(case)
     if "unlearn_attacked" in names and params.get("unlearn_attack") in run.attacked.attacks:
         run.attacked.rows(params["unlearn_attack"])
     if "unlearn_search" in names and settings.search:

@@ -21,6 +21,7 @@ from pytest_unlearn.gates.case_rows import rows_in
 from pytest_unlearn.gates.planning import REASON, Curtailment, check_feasible
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, SearchSummary
+from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_reports
 from pytest_unlearn.run.checks import check_engine, check_training
 from pytest_unlearn.run.dataset import Dataset
@@ -326,7 +327,7 @@ class UnlearnSession:
         found = [str(value) for name, value in given if name == CASE_PROPERTY]
         attacks = {str(value) for name, value in given if name == ATTACK_NAME}
         if attacks:
-            found += [case.id for case in run.cases if getattr(case, "attack", "") in attacks]
+            found += [c.id for c in run.cases if isinstance(c, Probe) and c.attack in attacks]
         return found
 
     def _run_named_in(self, properties: Iterable[tuple[str, object]]) -> PairRun:

@@ -166,7 +166,7 @@ def _dropped(session: UnlearnSession) -> str:
         gate
         for run in session.runs
         for gate in dropped_gates(
-            getattr(run.engine.models, "gates", ()),
+            run.engine.recorded_gates,
             [gate.text for gate in run.settings.judging.gates],
         )
     ]

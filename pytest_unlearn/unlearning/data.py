@@ -20,6 +20,7 @@ from pytest_unlearn.models.generation import context_of
 from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, run
+from pytest_unlearn.unlearning.method import WithBaseTop
 from pytest_unlearn.unlearning.step import FullPolicy, Predictions, base_predictions, predictions
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def training_rows(
     people: list[Encoded] = []
     tasks: list[Encoded] = []
     if method.uses_retain:
-        top = getattr(options, "kl_top", 0)
+        top = options.kl_top if isinstance(options, WithBaseTop) else 0
         people, tasks = (
             with_base_top(policy, kept, pad, top) if top else kept
             for kept in (rows(texts.retained_people), rows(texts.tasks))

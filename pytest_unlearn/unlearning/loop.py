@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from pytest_unlearn.unlearning.data import (
 )
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
+from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
 from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
 from pytest_unlearn.unlearning.trainer import Course, Trainer, train
 
@@ -153,7 +155,8 @@ def unlearn(
 def _gentler(options: UnlearnOptions) -> str:
     """Return what else spares the retain set, of the options that the method has."""
     advice = {"retain_weight": "raise retain_weight", "forget_bound": "lower forget_bound"}
-    return "".join(f" or {words}" for name, words in advice.items() if hasattr(options, name))
+    names = {field.name for field in dataclasses.fields(options)}
+    return "".join(f" or {words}" for name, words in advice.items() if name in names)
 
 
 def _loss(method: Method, step: Step, options: Any, share: float) -> torch.Tensor:
@@ -207,14 +210,15 @@ def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) ->
     Of `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs. With
     `pairs` people's rows are like the forget rows of the step: the same kinds in the same carriers.
     """
-    share = getattr(options, "strangers_share", 0.0) if rows.strangers else 0.0
-    strangers = round(options.retain_batch * share)
+    share = options.strangers_share if isinstance(options, WithStrangersShare) else 0.0
+    strangers = round(options.retain_batch * share) if rows.strangers else 0
     known = options.retain_batch - strangers
+    pairs = isinstance(options, WithPairs) and options.pairs
     people = round(known * options.people_share) if rows.tasks else known
     if not rows.people:
         people = 0
     forget = cycle(rows.forget, options.batch, rng)
-    paired = by_like(rows.people) if getattr(options, "pairs", False) and people else {}
+    paired = by_like(rows.people) if pairs and people else {}
     sizes = [(rows.tasks, known - people), (rows.strangers, strangers)]
     if not paired:
         sizes.insert(0, (rows.people, people))

@@ -10,7 +10,15 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from pytest_unlearn.core.errors import UserError
 
@@ -141,6 +149,51 @@ class ForgetOptions(UnlearnOptions):
 
     forget_weight: float = option(1.0, above=0)
     retain_weight: float = option(1.0, least=0)
+
+
+# -- what a method's own options may ask of the data: `isinstance` tells whether they do ---------
+
+
+@runtime_checkable
+class WithAlternates(Protocol):
+    """`alternates`: how many other values are taught in the place of each true one."""
+
+    alternates: int
+
+
+@runtime_checkable
+class WithStrangers(Protocol):
+    """`strangers`: how many documents of made-up people are made."""
+
+    strangers: int
+
+
+@runtime_checkable
+class WithStrangersShare(Protocol):
+    """`strangers_share`: the made-up people's share of the retained rows of a step."""
+
+    strangers_share: float
+
+
+@runtime_checkable
+class WithCarriers(Protocol):
+    """`carriers`: in how many carriers each forget record is trained on."""
+
+    carriers: int
+
+
+@runtime_checkable
+class WithPairs(Protocol):
+    """`pairs`: retained rows are of the kinds and in the carriers of the step's forget rows."""
+
+    pairs: bool
+
+
+@runtime_checkable
+class WithBaseTop(Protocol):
+    """`kl_top`: how many of the base's likeliest tokens are computed once; 0 for none."""
+
+    kl_top: int
 
 
 def _check_range(name: str, value: float, least: float, above: float, most: float) -> None:

@@ -14,7 +14,7 @@ from pytest_unlearn.attacks.decoders import in_format, likeliest, near_verbatim
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.models.scoring import Scorer
-from tests.support.small_models import byte_tokenizer, small_llama
+from tests.support.small_models import Completes, byte_tokenizer, small_llama
 
 VALUE = "abcd"
 EXAMPLE = Example.answering("k=", VALUE, ";")
@@ -128,4 +128,4 @@ def test_a_model_without_logits_is_refused(name: str) -> None:
     read = attacks()[name].read
     assert read is not None
     with pytest.raises(AttackError, match="gives no logits"):
-        read(Reading(object(), None, ["a"], [True]), [EXAMPLE], "1")
+        read(Reading(Completes(), None, ["a"], [True]), [EXAMPLE], "1")

@@ -13,7 +13,7 @@ from pytest_unlearn.leaks.membership import auc
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.lm_head import cut_off, hidden_states, layers_of, states_at
 from pytest_unlearn.models.loading import LanguageModel, Weights
-from tests.support.small_models import llama, llama_folder, small_llama
+from tests.support.small_models import Completes, llama, llama_folder, small_llama
 
 __all__ = ["llama", "llama_folder"]
 
@@ -101,6 +101,6 @@ def test_a_signature_adds_up_to_the_logits_of_the_value(llama: Weights) -> None:
 
 
 def test_a_model_without_hidden_states_is_refused() -> None:
-    reading = Reading(object(), None, ["a", "b"], [True, False])
+    reading = Reading(Completes(), None, ["a", "b"], [True, False])
     with pytest.raises(AttackError, match="gives no hidden states"):
         told_apart(reading, [], "50")

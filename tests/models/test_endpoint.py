@@ -116,7 +116,7 @@ def test_what_is_no_score_is_not_believed(form: str, why: str) -> None:
             answer = server.answer
             server.answer = lambda path, body: answer(path, {**(body or {}), "logprobs": None})  # type: ignore[method-assign]
         model = connect(client_of(server))
-    assert model.abilities == {"generate", "samples", "context"}
+    assert model.abilities == {"generate", "samples", "context", "separate"}
     assert why in model.facts.why
     assert f"values cannot be scored: {model.facts.why}" in model.facts.lines()
 
@@ -129,7 +129,7 @@ def test_a_server_without_temperature_draws_no_samples() -> None:
 def test_a_server_of_chats_only_and_one_without() -> None:
     with serving(completions=False).running() as server:
         model = connect(client_of(server))
-        assert model.abilities == {"generate", "chat", "context"}
+        assert model.abilities == {"generate", "chat", "context", "separate"}
         with pytest.raises(EndpointError, match="takes no completion prompts"):
             model.complete([PROMPT])
     with serving(chat=False).running() as server:

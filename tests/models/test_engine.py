@@ -24,7 +24,7 @@ class Completes:
 def test_a_transformers_model_can_do_everything(llama: Weights) -> None:
     """And has a method for each."""
     model = LanguageModel(llama, adapted=False)
-    assert abilities_of(model) == frozenset(METHODS)
+    assert abilities_of(model) == frozenset(METHODS) | {"ends"}
     assert model.context() == 256
     states = model.hidden_states(["abc", "x"], depth=0.5)
     assert [tuple(state.shape) for state in states] == [(4, 32), (2, 32)]

@@ -62,7 +62,8 @@ def test_verdicts_and_texts_of_the_bundled_suite(pair: tuple[Any, Any]) -> None:
 def test_abilities_losses_and_samples(pair: tuple[Any, Any]) -> None:
     """What it cannot do is not declared; a seed draws the same text in any batch."""
     ours, theirs = pair
-    assert abilities_of(theirs) == frozenset(METHODS) - {"gradients", "hidden_states", "z_scores"}
+    lacking = {"gradients", "hidden_states", "z_scores", "weights"}
+    assert abilities_of(theirs) == (frozenset(METHODS) - lacking) | {"ends"}
     assert theirs.context() == ours.context() == 512
     examples = [
         Example.answering("def add(a, b):\n", "    return a + b\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,11 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama(llama_folder: Path) -> Weights:
     """The saved Llama, freshly loaded."""
     return load(ModelSource("random", llama_folder), "cpu", "float32")
+
+
+class Completes:
+    """A model that completes and can do nothing else."""
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the same text for each prompt."""
+        return ["..." for _ in prompts]

@@ -16,6 +16,9 @@ from pytest_unlearn.unlearning.method import (
     Method,
     MethodError,
     UnlearnOptions,
+    WithAlternates,
+    WithCarriers,
+    WithStrangers,
     changed,
     check_training_options,
     option_names,
@@ -67,17 +70,17 @@ class MethodChoice:
     def alternates(self) -> tuple[Alternates | None, int]:
         """Which other values the method teaches in the place of a true one, and how many each."""
         kind = self.method.alternates if self.method else None
-        return kind, getattr(self.options, "alternates", 1)
+        return kind, self.options.alternates if isinstance(self.options, WithAlternates) else 1
 
     @property
     def strangers(self) -> int:
         """How many documents of made-up people the method asks for."""
-        return int(getattr(self.options, "strangers", 0))
+        return self.options.strangers if isinstance(self.options, WithStrangers) else 0
 
     @property
     def carriers(self) -> int:
         """In how many carriers each forget record is trained on."""
-        return int(getattr(self.options, "carriers", 1))
+        return self.options.carriers if isinstance(self.options, WithCarriers) else 1
 
 
 def parse_method(text: str) -> MethodChoice:
