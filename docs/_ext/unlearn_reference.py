@@ -134,6 +134,7 @@ def attacks() -> str:
 
     needs = {
         "prompts": "a way to ask",
+        "chat": "a way to ask, in a chat",
         "weights": "the tested weights",
         "adapter": "the adapter and its base",
         "base": "the weights before and after unlearning",

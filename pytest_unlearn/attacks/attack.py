@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from pytest_unlearn.probes.families import Probe
 
 GROUP = "pytest_unlearn.attacks"
-# What an attacker must have: nothing but a way to ask; the tested weights; the adapter apart from
-# its base; the base as well, in weights of the same names and shapes.
-Needs = Literal["prompts", "weights", "adapter", "base"]
+# What an attacker must have: nothing but a way to ask, or to ask in a chat; the tested weights; the
+# adapter apart from its base; the base as well, in weights of the same names and shapes.
+Needs = Literal["prompts", "chat", "weights", "adapter", "base"]
 # What an attacker trains on, if at all: half of the people whose values are asked for (the other
 # half is asked), retained people, or code without anybody.
 Trains = Literal["", "people", "retained", "code"]
@@ -99,10 +99,11 @@ class Attack:
     `change` changes the weights of `target.model` in place, whose adapter is merged into them; the
     caller restores them. One that has `stages` is a generator instead: it yields a stage and the
     splits whose values are to be asked for, each time that the weights are those of that stage.
-    `ask` gives a probe's other prompt at a stage, or None where it has none; the weights are then
-    left alone. `scheme` gives the decoding scheme of a stage, where it is not the run's. `read`
-    reads values off the model at a stage in a way of its own; `whole`: off all examples at once,
-    since it needs people of both splits. `beside`: the other models that are treated alike.
+    `ask` gives a probe's other prompt at a stage, or the turns of a chat, or None where it has
+    neither; the weights are then left alone. `scheme` gives the decoding scheme of a stage, where
+    it is not the run's. `read` reads values off the model at a stage in a way of its own; `whole`:
+    off all examples at once, since it needs people of both splits. `beside`: the other models that
+    are treated alike.
     `about`: what is done and where it comes from. Raise `version` when the same input comes out
     otherwise: it is part of the key of every score.
     """
@@ -124,7 +125,7 @@ class Attack:
     @property
     def changes_weights(self) -> bool:
         """Tell whether the weights are changed, and not only asked or read in another way."""
-        return self.ask is None and self.read is None
+        return self.ask is None and self.read is None and self.scheme is None
 
     def key(self) -> dict[str, Any]:
         """Return plain JSON data that name all that can change the attacked weights."""
@@ -294,9 +295,3 @@ def needs_met(attack: Attack, adapter: bool, two_states: bool) -> str:
     if attack.needs == "base" and not two_states:
         return "there is no model before unlearning"
     return ""
-
-
-def chosen(names: Sequence[str], adapter: bool, two_states: bool) -> tuple[Attack, ...]:
-    """Return the attacks of these names that can be made on a run's model."""
-    known = attacks()
-    return tuple(known[name] for name in names if not needs_met(known[name], adapter, two_states))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -89,6 +89,13 @@ class Gate:
             return "no such request is made in this run: add --unlearn-requests=DIR"
         name = self.metric.attack or dict(self.filters).get("attack", "cheap")
         return f"no such attack is made in this run: add --unlearn-attacks={name}"
+
+    def why_not_made(self, impossible: Mapping[str, str]) -> str:
+        """Return why the attack that it is about cannot be made, by the name of each such attack;
+        empty where it can."""
+        name = self.metric.attack or dict(self.filters).get("attack", "").partition("@")[0]
+        reason = impossible.get(name)
+        return f"{name} cannot be made on this model: {reason}" if reason else ""
 
     def concerns(self, case: object) -> bool:
         """Tell whether a row, probe or task case is counted by this gate."""

@@ -8,9 +8,10 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pytest_unlearn.core.text_files import held
 from pytest_unlearn.gates.estimates import events_allowed, people_of, percent, units_needed
@@ -117,13 +118,17 @@ def check_feasible(
     decoys: int = 0,
     requests: bool = False,
     samples: int = 0,
+    impossible: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Raise GateError for a gate that the data set could not meet even with perfect results.
 
     `decoys`: how many each value is ranked among, for gates on exposure. `requests`: see
-    `plan_gate`. `samples`: texts drawn for each probe.
+    `plan_gate`. `samples`: texts drawn for each probe. `impossible`: attacks that were named and
+    cannot be made, and why: gates on them are not evaluated.
     """
     for gate in gates:
+        if gate.why_not_made(impossible):
+            continue
         plan = plan_gate(gate, cases, confidence, requests)
         check_decoys(gate, decoys)
         check_samples(gate, samples)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
@@ -97,6 +97,7 @@ class Measured:
     forbids the release. `confidence` is that of each one-sided bound; `undecided_blocks`: a gate
     whose bound decides nothing forbids the release. `requests`: the people to forget are all there
     are, judged as they are. `no_scores`: why none are known. `left_by`: what left cases out.
+    `impossible`: attacks that cannot be made, and why.
     """
 
     rows: Sequence[Row]
@@ -110,6 +111,7 @@ class Measured:
     requests: bool = False
     no_scores: str = ""
     left_by: str = "-k, -m, --lf and -x"
+    impossible: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ def judge_gate(gate: Gate, measured: Measured) -> GateResult:
     if states == [gate]:
         return _judge_state(gate, measured)
     if not states:
-        return GateResult(gate, Verdict.NOT_EVALUATED, advice=gate.none_made)
+        advice = gate.why_not_made(measured.impossible) or gate.none_made
+        return GateResult(gate, Verdict.NOT_EVALUATED, advice=advice)
     results = [(state, _judge_state(state, measured)) for state in states]
     state, result = min(
         results,

@@ -110,6 +110,18 @@ class EndpointModel:
         """Return the greedy answer to each message of a user. Raises UnansweredError."""
         return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
 
+    def converse(
+        self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64
+    ) -> list[str]:
+        """Return the greedy answer to the last turn of each conversation.
+
+        Raises UnansweredError, EndpointError where messages are not answered.
+        """
+        if not self.facts.chat:
+            raise EndpointError(f"{self._client.address.url} takes no chat prompts")
+        decoding = Decoding(max_new_tokens)
+        return _all(self._client.each(lambda t: self._answer(t, None, decoding), conversations))
+
     def write(
         self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
     ) -> list[str]:
@@ -127,17 +139,22 @@ class EndpointModel:
     def _text(self, style: str, prompt: str, seed: int | None, decoding: Decoding) -> str:
         if not prompt.strip():
             raise ValueError("a prompt is empty or holds white space only")
-        body = {**self._settings(decoding, seed)}
         if style == "chat":
-            body["messages"] = [{"role": "user", "content": prompt}]
-            body |= NO_THOUGHT if self.facts.thought and not self._thinking else {}
-            found = chosen(self._post("/chat/completions", body), self.facts.model)
-            text = message_of(found)
-        else:
-            body["prompt"] = prompt.rstrip()
-            found = chosen(self._post("/completions", body), self.facts.model)
-            text = text_of(found)
-        return cut_at(text, decoding.stops)
+            return self._answer([prompt], seed, decoding)
+        body = {**self._settings(decoding, seed), "prompt": prompt.rstrip()}
+        found = chosen(self._post("/completions", body), self.facts.model)
+        return cut_at(text_of(found), decoding.stops)
+
+    def _answer(self, turns: Sequence[str], seed: int | None, decoding: Decoding) -> str:
+        """Return the answer to the last of a conversation's turns."""
+        messages = [
+            {"role": "assistant" if number % 2 else "user", "content": turn}
+            for number, turn in enumerate(turns)
+        ]
+        body = {**self._settings(decoding, seed), "messages": messages}
+        body |= NO_THOUGHT if self.facts.thought and not self._thinking else {}
+        found = chosen(self._post("/chat/completions", body), self.facts.model)
+        return cut_at(message_of(found), decoding.stops)
 
     def _settings(self, decoding: Decoding, seed: int | None) -> dict[str, Any]:
         return {
@@ -271,8 +288,8 @@ class EndpointEngine:
 
     name = ENDPOINT
     abilities = frozenset(
-        {"generate", "samples", "chat", "scores", "losses", "probabilities", "alternatives"}
-        | {"context", "separate"}
+        {"generate", "samples", "chat", "turns", "scores", "losses", "probabilities"}
+        | {"alternatives", "context", "separate"}
     )
 
     def __init__(self, options: EndpointOptions | None = None) -> None:

@@ -77,7 +77,7 @@ class Facts:
     def abilities(self) -> frozenset[str]:
         """The abilities in the words of `models.engine`."""
         able = {"generate"}
-        able |= {"chat"} if self.chat else set()
+        able |= {"chat", "turns"} if self.chat else set()
         able |= {"samples"} if self.samples else set()
         able |= {"context"} if self.context else set()
         if self.scores:

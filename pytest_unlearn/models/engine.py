@@ -44,6 +44,7 @@ Ability = Literal[
     "generate",
     "samples",
     "chat",
+    "turns",
     "infill",
     "scores",
     "z_scores",
@@ -65,6 +66,7 @@ METHODS: dict[Ability, str] = {
     "generate": "complete",
     "samples": "write",
     "chat": "answer",
+    "turns": "converse",
     "infill": "infill",
     "scores": "score",
     "z_scores": "score",
@@ -107,6 +109,14 @@ class RunnableModel(Protocol):
 
     def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy answer to each message of a user."""
+
+    def converse(
+        self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64
+    ) -> list[str]:
+        """Return the greedy answer to the last turn of each conversation.
+
+        Turns are texts in order: the user's first, the model's answer to it, and so on.
+        """
 
     def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy text between each (prefix, suffix)."""

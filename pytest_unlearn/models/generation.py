@@ -187,6 +187,21 @@ def write(
     return _continue(model, tokenizer, rows, decoding, writer or Writer(), ends, halved)
 
 
+def converse(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[str]],
+    max_new_tokens: int,
+    halved: Callable[[int], None] = lambda rows: None,
+    thinking: bool = False,
+    writer: Writer | None = None,
+) -> list[str]:
+    """Return the greedy answer to the last turn of each conversation; see `write`."""
+    rows = [chat_ids(tokenizer, turns, thinking) for turns in conversations]
+    decoding = Decoding(max_new_tokens)
+    return _continue(model, tokenizer, rows, decoding, writer or Writer(), halved=halved)
+
+
 def prompt_rows(
     tokenizer: PreTrainedTokenizerBase,
     style: str,
@@ -211,6 +226,7 @@ def complete_greedily(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
+    writer: Writer | None = None,
 ) -> list[str]:
     """Return what the model writes after each prompt, up to `max_new_tokens` tokens.
 
@@ -220,7 +236,7 @@ def complete_greedily(
     Raises GenerationError on NaN, ValueError on a prompt without text.
     """
     encoded = _prompt_ids(tokenizer, prompts)
-    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens), Writer())
+    return _continue(model, tokenizer, encoded, Decoding(max_new_tokens), writer or Writer())
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:

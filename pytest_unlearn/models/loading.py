@@ -23,6 +23,7 @@ from pytest_unlearn.models.generation import (
     check_context,
     check_ids,
     context_of,
+    converse,
     is_out_of_memory,
     write,
 )
@@ -231,12 +232,27 @@ class LanguageModel:
         """Give the scorer of this state, which keeps the batch size that fitted."""
         with cpu_threads(self._threads), self.active() as model:
             if self._scorer is None:
-                self._scorer = Scorer(model, self.tokenizer)
+                self._scorer = Scorer(model, self.tokenizer, writer=self._weights.writer)
             yield self._scorer
 
     def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy answer to each message of a user, through the chat template."""
         return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
+
+    def converse(
+        self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64
+    ) -> list[str]:
+        """Return the greedy answer to the last turn of each conversation."""
+        with cpu_threads(self._threads), self.active() as model:
+            return converse(
+                model,
+                self.tokenizer,
+                conversations,
+                max_new_tokens,
+                halved=self._halved,
+                thinking=self._weights.thinking,
+                writer=self._weights.writer,
+            )
 
     def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy text between each (prefix, suffix)."""

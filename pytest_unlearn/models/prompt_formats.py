@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,9 +90,12 @@ INFILLS: dict[str, Infill] = {
 }
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, message: str, thinking: bool = False) -> list[int]:
+def chat_ids(
+    tokenizer: PreTrainedTokenizerBase, message: str | Sequence[str], thinking: bool = False
+) -> list[int]:
     """Return the token ids of one user message, up to where the model answers.
 
+    Of a conversation they are its turns, the user's first and last, the model's answers between.
     `thinking`: a model that thinks first may do so; otherwise it is asked to answer at once, by the
     template's own switch or by closing the thought that the template opens. Raises StyleError where
     the tokenizer has no chat template, or none that shows the message to the model.
@@ -101,18 +105,21 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, message: str, thinking: bool = 
     return list(tokenize(text, add_special_tokens=False)["input_ids"])
 
 
-def chat_text(tokenizer: PreTrainedTokenizerBase, message: str, thinking: bool = False) -> str:
+def chat_text(
+    tokenizer: PreTrainedTokenizerBase, message: str | Sequence[str], thinking: bool = False
+) -> str:
     """Return what `chat_ids` tokenizes.
 
     Templates differ in what they take: some refuse a conversation without a system message, some
-    want the content in parts. The first way that keeps the message is taken.
+    want the content in parts. The first way that keeps the user's messages is taken.
     """
+    turns = (message,) if isinstance(message, str) else tuple(message)
     template = _chat_template(tokenizer)
     apply: Any = tokenizer.apply_chat_template
     failure: Exception | None = None
-    for content in (message, [{"type": "text", "text": message}]):
-        user = {"role": "user", "content": content}
-        for messages in ([user], [{"role": "system", "content": _SYSTEM}, user]):
+    for in_parts in (False, True):
+        said = list(_messages(turns, in_parts))
+        for messages in (said, [{"role": "system", "content": _SYSTEM}, *said]):
             try:
                 text = str(
                     apply(
@@ -127,7 +134,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, message: str, thinking: bool =
             except Exception as error:  # templates raise what their authors wrote
                 failure = failure or error
                 continue
-            if message.strip() in text:
+            if all(turn.strip() in text for turn in turns[::2]):
                 opened = not thinking and text.rstrip().endswith(_THINK)
                 return f"{text.rstrip()}\n\n</think>\n\n" if opened else text
     reason = f"cannot be used ({failure})" if failure else "leaves out the user's message"
@@ -135,6 +142,12 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, message: str, thinking: bool =
         f"the tokenizer's chat template {reason}; leave chat out of --unlearn-probes and "
         "--unlearn-task-style for this model, or correct its template"
     )
+
+
+def _messages(turns: Sequence[str], in_parts: bool) -> Iterator[dict[str, Any]]:
+    for number, turn in enumerate(turns):
+        content = [{"type": "text", "text": turn}] if in_parts else turn
+        yield {"role": "assistant" if number % 2 else "user", "content": content}
 
 
 _SYSTEM = "You are a helpful assistant."

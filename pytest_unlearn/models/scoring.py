@@ -26,6 +26,7 @@ from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.footprint import CHUNK_NUMBERS, SCORED_TOKENS
 from pytest_unlearn.models.generation import (
     GenerationError,
+    Writer,
     check_context,
     check_ids,
     complete_greedily,
@@ -98,8 +99,10 @@ class Scorer:
         tokenizer: PreTrainedTokenizerBase,
         batch_tokens: int = SCORED_TOKENS,
         chunk_numbers: int = CHUNK_NUMBERS,
+        writer: Writer | None = None,
     ) -> None:
-        """`batch_tokens`: rows times width of a batch; `chunk_numbers`: rows times vocabulary."""
+        """`batch_tokens`: rows times width of a batch; `chunk_numbers`: rows times vocabulary;
+        `writer`: that of the model's states, for what is decided by generation."""
         self._model: Any = model
         self._tokenizer: Any = tokenizer
         vocabulary = int(self._model.config.get_text_config().vocab_size)
@@ -107,6 +110,7 @@ class Scorer:
         self._shares_prompts: bool | None = None
         self._cache_name = cache_name(model)
         self._prompt: tuple[list[int], Any] | None = None
+        self._writer = writer or Writer()
         self.batch_tokens = batch_tokens
         self.tokens = 0
         self.padded = 0
@@ -390,7 +394,8 @@ class Scorer:
         context = context_of(self._model)
         if context is not None:
             most = min(most, context - max(len(row.ids) for row in rows))
-        texts = complete_greedily(self._model, self._tokenizer, [row.prompt for row in rows], most)
+        prompts = [row.prompt for row in rows]
+        texts = complete_greedily(self._model, self._tokenizer, prompts, most, self._writer)
         return [text.startswith(row.rest) for text, row in zip(texts, rows, strict=True)]
 
 

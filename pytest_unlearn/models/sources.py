@@ -358,6 +358,54 @@ def in_wheel(preset: Preset) -> Path | None:
     return next((p for f in folders for p in sorted(Path(f).glob("*" + _GGUF))), None)
 
 
+def local_folder(name: str) -> Path | None:
+    """Return the folder of a model's files if it is on this machine, of an adapter its base's.
+
+    None for a GGUF file as well, and for an address. Nothing is fetched.
+    """
+    preset = presets().get(name)
+    source = preset.source if preset else name
+    path = Path(source)
+    if path.is_dir():
+        base = base_of(path) if is_adapter(path) else None
+        return local_folder(base) if base else path
+    if path.exists():
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def no_chat_template(name: str, adapter: Path | None = None) -> str:
+    """Return why a model cannot be asked in a chat, as far as files on this machine tell; else an
+    empty text. `adapter`: its folder may hold a tokenizer of its own."""
+    preset = presets().get(name)
+    if preset is not None:
+        return "" if preset.chat else f"the preset {name} was not tuned on a chat template"
+    folders = [adapter, Path(name) if Path(name).is_dir() else None, local_folder(name)]
+    known = [folder for folder in folders if folder is not None and own_tokenizer(folder)]
+    if not known or any(_has_template(folder) for folder in known):
+        return ""
+    return "its tokenizer has no chat template"
+
+
+def _has_template(folder: Path) -> bool:
+    files = [folder / "chat_template.jinja", folder / "chat_template.json"]
+    more = folder.glob("additional_chat_templates/*.jinja")
+    if any(file.is_file() for file in (*files, *more)):
+        return True
+    try:
+        return bool(json_object(folder / "tokenizer_config.json").get("chat_template"))
+    except OSError:  # none is there
+        return False
+    except ValueError:  # what is wrong with it is said where the model is checked
+        return True
+
+
 def fit_adapter(
     base: ModelSource, adapter: Path, flag: str, name: str | None = None
 ) -> ModelSource:

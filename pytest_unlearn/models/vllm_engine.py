@@ -107,6 +107,15 @@ class VllmModel:
         """Return the greedy answer to each message of a user."""
         return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
 
+    def converse(
+        self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64
+    ) -> list[str]:
+        """Return the greedy answer to the last turn of each conversation."""
+        from pytest_unlearn.models.prompt_formats import chat_ids
+
+        rows = [chat_ids(self._tokenizer, turns) for turns in conversations]
+        return self._written_after(rows, [], Decoding(max_new_tokens))
+
     def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy text between each (prefix, suffix)."""
         prefixes, suffixes = zip(*prompts, strict=True)
@@ -119,12 +128,20 @@ class VllmModel:
 
         Raises TooLongError for a prompt and completion that do not fit the context.
         """
-        from pytest_unlearn.models.generation import check_context, new_text, prompt_rows, until
+        from pytest_unlearn.models.generation import prompt_rows
 
         preset = self._source.preset
         rows, ends = prompt_rows(
             self._tokenizer, style, prompts, suffixes, preset.infill if preset else None
         )
+        return self._written_after(rows, ends, decoding)
+
+    def _written_after(
+        self, rows: Sequence[list[int]], ends: Sequence[int], decoding: Decoding
+    ) -> list[str]:
+        """Return what the model writes after rows of token ids, up to one of `ends`."""
+        from pytest_unlearn.models.generation import check_context, new_text, until
+
         new = decoding.max_new_tokens
         what = f"a prompt and a completion of up to {new} tokens, {{}} together, do"
         check_context([len(row) + new for row in rows], self._context, what)

@@ -122,7 +122,8 @@ class Probe:
     it is known; `suffix` comes after the gap of a fill-in-the-middle probe. `rehearsed`:
     unlearning was trained on this prompt, or on this person. `cluster` names the people with whom
     this one shares a value or a prompt, empty for nobody. `attack`: the state that an attack makes
-    of the tested model, where it is asked of that one. `request`: the record's.
+    of the tested model, where it is asked of that one. `request`: the record's. `turns`: a user's
+    messages in a chat, each after the model's answer to the one before; `prompt` then holds all.
     """
 
     id: str
@@ -145,6 +146,7 @@ class Probe:
     cluster: str = ""
     attack: str = ""
     request: str = ""
+    turns: tuple[Secret, ...] = ()
 
     @property
     def language(self) -> str:

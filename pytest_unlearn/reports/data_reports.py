@@ -228,6 +228,7 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
         attacks=tuple(run.attacks),
         tried=tuple(run.tried),
         untried=tuple(run.untried),
+        impossible=tuple(run.impossible),
         failures=tuple(run.failures),
         left_out=tuple(run.left_out),
         values_shown=run.values_shown and show_values,

@@ -252,6 +252,8 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
     parts += filter(None, [way_sentence(rows, run.confidence)])
     if run.untried:
         parts.append(f"Not tried: {', '.join(run.untried)}.")
+    if run.impossible:
+        parts.append(f"Cannot be made on this model: {', '.join(run.impossible)}.")
     return parts
 
 

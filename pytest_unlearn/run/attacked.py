@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from pytest_unlearn.attacks.attack import BOTH, Reading
+from pytest_unlearn.attacks.attack import BOTH, AttackError, Reading
 from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import AttackRow
 from pytest_unlearn.leaks.exact import exact_row, extraction
 from pytest_unlearn.models.engine import abilities_of
-from pytest_unlearn.run.answers import check_count, completed
+from pytest_unlearn.run.answers import check_count, checked_texts, completed
 from pytest_unlearn.run.measuring import SCORES_VERSION, example_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
 
 
+# Batches that are scored at once: cut by length, more of them have less padding.
+_BATCHES = 8
 # Of a row of exact scores, what gates and reports under attack read.
 _KEPT = ("log_probability", "greedy", "exact_memorization")
 
@@ -56,8 +58,7 @@ class AttackedModel:
         self._dataset = dataset
         self._engine = engine
         self._store = Store(settings.store, settings.replay)
-        self._rehearsed = dataset.rehearsed(settings.method)
-        self.attacks = dataset.attacks(settings.method)
+        self.attacks = dataset.attacks.made(settings.method)
 
     def rows(self, attack: Attack) -> list[AttackRow]:
         """Return a row for each probe that is asked in each state that an attack makes.
@@ -72,24 +73,32 @@ class AttackedModel:
             for of in attack.beside
             if of == "base" or self._settings.retrained is not None
         }
+        cases, choice = self._dataset.attacks, self._settings.method
         return [
             self._row(
                 state,
-                probe,
+                replace(probe, rehearsed=probe.id in trained),
                 found[state, probe.id],
                 {of: rows.get((state, probe.id)) for of, rows in beside.items()},
             )
             for state in attack.states
-            for probe in self._dataset.attacked_probes(attack, state)
+            for trained in [cases.rehearsed(attack, state, choice)]
+            for probe in cases.probes(attack, state)
             if (state, probe.id) in found
         ]
 
     def _pieces(self, attack: Attack) -> Iterator[_Piece]:
+        """Yield what is measured at once, and kept: scores of several batches, which the model cuts
+        by length; of texts, and of what is read in an attack's own way, a batch."""
+        together = attack.whole or attack.trains != "people"  # all are asked of the same weights
+        size = self._settings.batch_size
         for state in attack.states:
-            asked = self._dataset.attacked_probes(attack, state)
-            for splits in (BOTH,) if attack.whole else tuple((split,) for split in BOTH):
+            asked = self._dataset.attacks.probes(attack, state)
+            scored = attack.read is None and not any(probe.turns for probe in asked)
+            for splits in (BOTH,) if together else tuple((split,) for split in BOTH):
                 probes = {probe.id: probe for probe in asked if probe.split in splits}
-                for chunk in self._dataset.chunks_of(list(probes.values()), attack.whole):
+                most = len(probes) if attack.whole else size * _BATCHES if scored else size
+                for chunk in self._dataset.chunks_of(list(probes.values()), most):
                     yield _Piece(state, splits, chunk, tuple(probes[case] for case in chunk.cases))
 
     def _row(
@@ -129,7 +138,7 @@ class AttackedModel:
             unlearned_exact=exact,
             retrained_exact=beside.get("retrained") if exact else None,
             scores=scores,
-            rehearsed=probe.id in self._rehearsed,
+            rehearsed=probe.rehearsed,
             cluster=probe.cluster,
             request=probe.request,
         )
@@ -158,7 +167,7 @@ class AttackedModel:
         key: dict[str, Any] = {"tested": self._engine.prepared_key(of)}
         if attack.needs in ("adapter", "base"):
             key["base"] = self._engine.prepared_key("base")
-        texts = self._dataset.attack_texts(attack)
+        texts = self._dataset.attacks.texts(attack)
         shared = digest_of(
             {
                 "attacked": key,
@@ -206,6 +215,8 @@ class AttackedModel:
     def _asked(self, attack: Attack, model: Any, piece: _Piece) -> dict[str, dict[str, Any]]:
         if attack.read is not None:
             return self._read(attack, model, piece)
+        if any(probe.turns for probe in piece.probes):
+            return self._conversed(attack, model, piece)
         if "scores" in abilities_of(model):
             return self._scored(model, piece, self._scheme(attack, piece))
         return self._wrote(model, piece)
@@ -242,11 +253,55 @@ class AttackedModel:
         }
 
     def _wrote(self, model: Any, piece: _Piece) -> dict[str, dict[str, Any]]:
-        texts = completed(model, piece.chunk)
+        size, count = self._settings.batch_size, len(piece.probes)
+        parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        texts = [text for part in parts for text in completed(model, piece.chunk.part(part))]
         return {
             probe.id: {"label": self._engine.detector.outcome(probe, text).label}
             for probe, text in zip(piece.probes, texts, strict=True)
         }
+
+    def _conversed(self, attack: Attack, model: Any, piece: _Piece) -> dict[str, dict[str, Any]]:
+        """Return the worst of what the model answers in the turns of a chat.
+
+        A chat that gets too long for the context has no row. Raises AttackError for a model that
+        answers no conversation.
+        """
+        if "turns" not in abilities_of(model):
+            raise AttackError(
+                f"{attack.name}: {type(model).__name__} answers no conversation, it has no "
+                f"converse(); leave {attack.name} out of --unlearn-attacks"
+            )
+        said: dict[str, list[str]] = {probe.id: [] for probe in piece.probes}
+        for number in range(max(len(probe.turns) for probe in piece.probes)):
+            asked = [n for n, p in enumerate(piece.probes) if number < len(p.turns)]
+            answered = False
+            while not answered and (asked := [n for n in asked if piece.probes[n].id in said]):
+                probes = [piece.probes[n] for n in asked]
+                talks = [[*said[p.id], p.turns[number].reveal()] for p in probes]
+                try:
+                    texts = model.converse(talks, piece.chunk.max_new_tokens)
+                except IncompleteError as error:
+                    if error.answers is not None:  # as in `_scored`
+                        raise
+                    for row in error.rows:
+                        del said[probes[row].id]
+                    continue
+                texts = checked_texts(texts, piece.chunk.part(asked), model, "converse")
+                said |= {p.id: [*t, text] for p, t, text in zip(probes, talks, texts, strict=True)}
+                answered = True
+        outcome = self._engine.detector.outcome
+        labels = {
+            probe.id: [outcome(probe, text).label for text in said[probe.id][1::2]]
+            for probe in piece.probes
+            if probe.id in said
+        }
+        return {name: {"label": min(found, key=_badness)} for name, found in labels.items()}
+
+
+def _badness(label: str) -> int:
+    """Return the place of an outcome, what brings out most first."""
+    return ("direct", "indirect").index(label) if label in ("direct", "indirect") else 2
 
 
 def _short(scores: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def check_engine(settings: Settings) -> None:
     if settings.engine == TRANSFORMERS:
         return
     name = settings.engine.partition(":")[0]
-    named = [name for name in settings.attacks if attacks()[name].needs != "prompts"]
+    named = [n for n in settings.attacks if attacks()[n].needs not in ("prompts", "chat")]
     if named:
         raise UserError(
             f"--unlearn-attacks={','.join(named)}: --unlearn-engine={name} gives no "

@@ -12,27 +12,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pytest_unlearn.attacks.attack import BOTH, Known, chosen
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.examples import Example, TrainingTexts
-from pytest_unlearn.models.model_files import check_adapter, stands_apart
 from pytest_unlearn.people.bundled import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible, stranger_records
-from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, by_owner
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split
 from pytest_unlearn.people.record_files import load_files
 from pytest_unlearn.probes.families import FamilyError, Probe, build_probes, cross_carrier
+from pytest_unlearn.run.attack_cases import AttackCases
 from pytest_unlearn.run.chunks import Chunk, ChunkRow, cut, probe_row, task_rows
 from pytest_unlearn.run.divisions import (
     code_examples,
     divide,
+    document_example,
     identity_of,
     read_rehearsed,
     redrawn,
     rehearsed_cases,
     rehearsed_probes,
     staged,
+    task_texts,
 )
 from pytest_unlearn.sandbox.runtimes import lacking
 from pytest_unlearn.tasks.files import task_cases
@@ -45,7 +46,6 @@ from pytest_unlearn.tasks.task_prompts import (
 )
 
 if TYPE_CHECKING:
-    from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.unlearning.methods import MethodChoice
@@ -83,7 +83,7 @@ class Dataset:
         )
         self._rehearsed: dict[tuple[bool, bool, bool, int], frozenset[str]] = {}
         self._settings = settings
-        self._asked: dict[tuple[Attack, str], tuple[Probe, ...]] = {}
+        self.attacks = AttackCases(settings, self)
         forgotten = {record.value.reveal() for record in self.records_of("forget")}
         self._kept_code = code_examples(settings.kept_code, forgotten)
         self.sampling = settings.sampling
@@ -212,9 +212,9 @@ class Dataset:
             [*forgotten, *known], strangers, self._seed, self.names, self.values
         )
         return TrainingTexts(
-            forget=tuple(map(_example, forgotten)),
-            retained_people=tuple(map(_example, known)),
-            tasks=(*_task_examples(self.division.trained_tasks), *self._kept_code),
+            forget=tuple(map(document_example, forgotten)),
+            retained_people=tuple(map(document_example, known)),
+            tasks=(*task_texts(self.division.trained_tasks), *self._kept_code),
             alternates=tuple(
                 tuple(
                     Example.answering(
@@ -225,8 +225,8 @@ class Dataset:
                 for record in forget
                 if alternates is not None
             ),
-            unseen=tuple(map(_example, self.records_of("control"))) if unseen else (),
-            strangers=tuple(map(_example, made_up)),
+            unseen=tuple(map(document_example, self.records_of("control"))) if unseen else (),
+            strangers=tuple(map(document_example, made_up)),
         )
 
     def _forgotten(self, carriers: int) -> list[Record]:
@@ -249,9 +249,9 @@ class Dataset:
         """
         forget = [r for r in self.records if r.split == "forget" or r.request]
         return TrainingTexts(
-            forget=tuple(map(_example, forget)),
-            retained_people=tuple(map(_example, self.records_of("retain"))),
-            tasks=_task_examples(frozenset(task.id for task in bundled_tasks())),
+            forget=tuple(map(document_example, forget)),
+            retained_people=tuple(map(document_example, self.records_of("retain"))),
+            tasks=task_texts(frozenset(task.id for task in bundled_tasks())),
         )
 
     def rehearsed(self, choice: MethodChoice) -> frozenset[str]:
@@ -259,32 +259,38 @@ class Dataset:
 
         By the unlearning of this run, or by what the user names (`--unlearn-rehearsed`).
         """
-        method, options = choice.method, choice.options
-        trains = method is not None
-        keeps = method is not None and method.uses_retain
-        context = options is not None and options.spans == "document"
-        key = trains, keeps, context, choice.carriers
+        key = self._trained_by(choice)
         if key not in self._rehearsed:
-            people = {
-                record.owner
-                for record in self.records
-                if (trains and record.split == "forget")
-                or (keeps and record.owner in self.division.trained_people)
-                or identity_of(record) in self._given.people
-            }
-            tasks = self.division.trained_tasks if keeps else frozenset()
-            others = [record for record in self.records if record.split != "forget"]
-            documents = [*self._forgotten(choice.carriers), *others]
-            probes = rehearsed_probes(self.probes, documents, people, context)
+            tasks = self.division.trained_tasks if key[1] else frozenset()
             named = self._given.tasks
-            self._rehearsed[key] = frozenset(
-                (
-                    *probes,
-                    *rehearsed_cases(self.tasks, bundled_tasks(), tasks),
-                    *(case.id for case in self.tasks if {case.id, case.task_id} & named),
-                )
+            self._rehearsed[key] = self.rehearsed_of(self.probes, choice).union(
+                rehearsed_cases(self.tasks, bundled_tasks(), tasks),
+                (case.id for case in self.tasks if {case.id, case.task_id} & named),
             )
         return self._rehearsed[key]
+
+    def rehearsed_of(self, probes: Iterable[Probe], choice: MethodChoice) -> frozenset[str]:
+        """Return the ids of those of some probes that the tested model was trained on."""
+        trains, keeps, context, carriers = self._trained_by(choice)
+        people = {
+            record.owner
+            for record in self.records
+            if (trains and record.split == "forget")
+            or (keeps and record.owner in self.division.trained_people)
+            or identity_of(record) in self._given.people
+        }
+        others = [record for record in self.records if record.split != "forget"]
+        documents = [*self._forgotten(carriers), *others]
+        return frozenset(rehearsed_probes(probes, documents, people, context))
+
+    @staticmethod
+    def _trained_by(choice: MethodChoice) -> tuple[bool, bool, bool, int]:
+        """Return whether a method trains, on retained data too, on whole documents; and in how many
+        carriers."""
+        method, options = choice.method, choice.options
+        keeps = method is not None and method.uses_retain
+        context = options is not None and options.spans == "document"
+        return method is not None, keeps, context, choice.carriers
 
     def cases(self, choice: MethodChoice) -> list[Probe | TaskCase]:
         """Return all probes and task cases, also those under attack; what was rehearsed is marked
@@ -294,107 +300,17 @@ class Dataset:
         return [
             *(replace(case, rehearsed=case.id in rehearsed) for case in cases),
             *(
-                replace(
-                    probe, id=f"{state}/{probe.id}", attack=state, rehearsed=probe.id in rehearsed
-                )
-                for attack in self.attacks(choice)
+                replace(probe, id=f"{state}/{probe.id}", attack=state, rehearsed=probe.id in shown)
+                for attack in self.attacks.made(choice)
                 for state in attack.states
-                for probe in self.attacked_probes(attack, state)
+                for shown in [self.attacks.rehearsed(attack, state, choice)]
+                for probe in self.attacks.probes(attack, state)
             ),
         ]
 
-    def attacks(
-        self, choice: MethodChoice, names: Sequence[str] | None = None
-    ) -> tuple[Attack, ...]:
-        """Return the attacks that can be made on what a method makes: of the run's, or of these.
-
-        Raises ModelNotFoundError for an adapter that is none.
-        """
-        settings, trains = self._settings, choice.method is not None
-        names = settings.attacks if names is None else names
-        given = False
-        if names and settings.adapter is not None:
-            check_adapter(settings.adapter, "--unlearn-adapter")
-            given = not stands_apart(settings.adapter)
-        trained = trains and choice.options is not None and choice.options.tune == "lora"
-        compared = settings.baseline is not None or settings.adapter is not None
-        made = chosen(
-            names,
-            adapter=given or trained,
-            two_states=trains or choice.retrains or compared,
-        )
-        return tuple(attack for attack in made if self._can_be_asked(attack))
-
-    def _can_be_asked(self, attack: Attack) -> bool:
-        asked = [p for s in attack.states for p in self.attacked_probes(attack, s)]
-        sizes = [len({p.cluster or p.owner for p in asked if p.split == split}) for split in BOTH]
-        # Where people are told apart, it takes two on either side.
-        return min(sizes) > 1 if attack.whole else sizes[0] > 0
-
-    def attacked_probes(self, attack: Attack, state: str) -> tuple[Probe, ...]:
-        """Return the probes asked in a state that an attack makes, under their own ids: the
-        documents themselves, or in the attack's words, of people to be forgotten and of control
-        people; without these the first family whose values can be scored.
-
-        Of people on whom the attack trains, only the other half.
-        """
-        if (attack, state) not in self._asked:
-            self._asked[attack, state] = self._probes_under(attack, state.partition("@")[2])
-        return self._asked[attack, state]
-
-    def _probes_under(self, attack: Attack, stage: str) -> tuple[Probe, ...]:
-        asked = [p for p in self.probes if p.exact and p.split != "retain"]
-        families = [probe.family for probe in asked if probe.split == "forget"]
-        family = "direct" if "direct" in families else next(iter(families), None)
-        trained = self._half if attack.trains == "people" else frozenset[str]()
-        asked = [p for p in asked if p.family == family and p.record not in trained]
-        if attack.ask is None:
-            return tuple(asked)
-        people, records = by_owner(self.records), {record.id: record for record in self.records}
-        others = [(splits, [e.text for e in part]) for splits, part in self.attack_texts(attack)]
-        found = []
-        for probe in asked:
-            texts = [text for splits, part in others if probe.split in splits for text in part]
-            shots = sorted(texts, key=lambda text: digest_of([probe.id, text]))
-            record = records[probe.record]
-            known = Known(record, people[record.owner], shots)
-            found.append(attack.ask(probe, known, stage))
-        return tuple(probe for probe in found if probe is not None)
-
-    @functools.cached_property
-    def _half(self) -> frozenset[str]:
-        """Records of every second person to forget, and of every second control person.
-
-        People who share a value are in the same half; of one alone nobody is trained on.
-        """
-        half: set[str] = set()
-        for split in BOTH:
-            people: dict[str, set[str]] = {}
-            for probe in self.probes_of(split):
-                people.setdefault(probe.cluster or probe.owner, set()).add(probe.record)
-            ordered = sorted(people, key=lambda name: digest_of([split, name]))
-            trained = ordered[::2] if len(ordered) > 1 else []
-            half |= {record for name in trained for record in people[name]}
-        return frozenset(half)
-
-    def attack_texts(
-        self, attack: Attack
-    ) -> tuple[tuple[tuple[Split, ...], tuple[Example, ...]], ...]:
-        """Return what an attack trains on, each with the splits that are asked for afterwards."""
-        if attack.trains == "people":
-            half = self._half
-            parts = ((s, [r for r in self.records_of(s) if r.id in half]) for s in BOTH)
-            return tuple(((split,), _documents(records)) for split, records in parts)
-        if attack.trains == "retained":
-            return ((BOTH, _documents(self.records_of("retain"))),)
-        if attack.trains == "code":
-            return ((BOTH, _task_examples(frozenset(task.id for task in bundled_tasks()))),)
-        return ()
-
-    def chunks_of(self, probes: Sequence[Probe], whole: bool = False) -> list[Chunk]:
-        """Cut probes of one style into chunks, or take them as one."""
-        size = max(1, len(probes)) if whole else self._batch_size
-        return list(cut(list(map(probe_row, probes)), size))
+    def chunks_of(self, probes: Sequence[Probe], size: int) -> list[Chunk]:
+        """Cut probes of one style into chunks of a size."""
+        return list(cut(list(map(probe_row, probes)), max(1, size)))
 
     def _others(self, record: Record, how: str, count: int) -> tuple[str, ...]:
         if how == "placeholder":
@@ -446,21 +362,6 @@ def _probes(
         return direct
 
 
-def _documents(records: Iterable[Record]) -> tuple[Example, ...]:
-    """Return the documents of records, each once."""
-    return tuple({example.text: example for example in map(_example, records)}.values())
-
-
-def _task_examples(ids: frozenset[str]) -> tuple[Example, ...]:
-    """Return the bundled tasks of these ids, each under its training wordings."""
-    return tuple(
-        Example.answering(task.prompt(wording), task.solution, name=task.id)
-        for task in bundled_tasks()
-        if task.id in ids
-        for wording in task.wordings
-    )
-
-
 def _in_other_carriers(record: Record, count: int) -> Iterator[Record]:
     """Yield a record in up to `count` carriers that are neither its own nor hold the prompt of the
     family `cross`, if its person's name is known."""
@@ -479,16 +380,6 @@ def _in_other_carriers(record: Record, count: int) -> Iterator[Record]:
             before=Secret(carrier.before(name, record.kind), "prompt"),
             after=Secret(carrier.after, "document"),
         )
-
-
-def _example(record: Record) -> Example:
-    return Example.answering(
-        record.before.reveal(),
-        record.value.reveal(),
-        record.after.reveal(),
-        name=record.id,
-        like=f"{record.kind} {record.carrier}",
-    )
 
 
 def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[Probe, ...]:

@@ -24,6 +24,7 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.leaks.matching import Automaton, encodable
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.record import Record, by_owner
+from pytest_unlearn.tasks.format import bundled_tasks
 
 if TYPE_CHECKING:
     from pytest_unlearn.core.option import Given
@@ -340,6 +341,32 @@ def read_rehearsed(
                 )
             found[kind].add(line)
     return Rehearsed(frozenset(found["people"]), frozenset(found["tasks"]))
+
+
+def document_example(record: Record) -> Example:
+    """Return a record's document, whose answer is the value."""
+    return Example.answering(
+        record.before.reveal(),
+        record.value.reveal(),
+        record.after.reveal(),
+        name=record.id,
+        like=f"{record.kind} {record.carrier}",
+    )
+
+
+def document_texts(records: Iterable[Record]) -> tuple[Example, ...]:
+    """Return the documents of records, each once."""
+    return tuple({example.text: example for example in map(document_example, records)}.values())
+
+
+def task_texts(ids: Collection[str]) -> tuple[Example, ...]:
+    """Return the bundled tasks of these ids, each under its training wordings."""
+    return tuple(
+        Example.answering(task.prompt(wording), task.solution, name=task.id)
+        for task in bundled_tasks()
+        if task.id in ids
+        for wording in task.wordings
+    )
 
 
 # Characters of a piece of kept code: a function or two, which fit every model's context.

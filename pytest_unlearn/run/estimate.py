@@ -29,9 +29,8 @@ from pytest_unlearn.models.footprint import (
     pass_bytes,
     training_cost,
 )
-from pytest_unlearn.models.model_files import base_of, is_adapter
 from pytest_unlearn.models.presets import presets
-from pytest_unlearn.models.sources import in_wheel, weight_files
+from pytest_unlearn.models.sources import in_wheel, local_folder, weight_files
 from pytest_unlearn.run.endpoints import request_lines
 from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS
 from pytest_unlearn.unlearning.methods import RETRAIN
@@ -71,7 +70,7 @@ def model_size(name: str) -> ModelSize | None:
     """Return a model's size, or None where nothing on this machine tells it."""
     preset = presets().get(name)
     targets = preset.lora_targets if preset else None
-    folder = _local_folder(name)
+    folder = None if is_address(name) else local_folder(name)
     if folder is None:
         shape = Architecture.of(preset.config) if preset else None
         if shape is None or not shape.exact:
@@ -89,26 +88,6 @@ def is_here(name: str | None) -> bool:
     if preset is not None and in_wheel(preset) is not None:
         return True
     return Path(preset.source if preset else str(name)).exists()
-
-
-def _local_folder(name: str) -> Path | None:
-    if is_address(name):
-        return None
-    preset = presets().get(name)
-    source = preset.source if preset else name
-    path = Path(source)
-    if path.is_dir():  # an adapter is about as large as its base
-        base = base_of(path) if is_adapter(path) else None
-        return _local_folder(base) if base else path
-    if path.exists():  # a GGUF file
-        return None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
 
 
 def _parameters(path: Path) -> int:
@@ -286,7 +265,7 @@ def _people_of(requests: Requests, dataset: Dataset) -> str:
 
 def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> list[str]:
     """Return a line about what is scored under attack, and about attacks that cannot be made."""
-    attacks = [attack.name for attack in dataset.attacks(settings.method)]
+    attacks = [attack.name for attack in dataset.attacks.made(settings.method)]
     lines = []
     if attacks:
         tokens, _ = _attack_work(settings, dataset, size)
@@ -294,9 +273,10 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
             f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to be scored, a "
             "token of training counted three times"
         )
-    left_out = [name for name in settings.attacks if name not in attacks]
-    if left_out:
-        lines.append(f"attacks that cannot be made on this model: {', '.join(left_out)}")
+    impossible = dataset.attacks.impossible(settings.method)
+    if impossible:
+        told = ", ".join(f"{name} ({reason})" for name, reason in impossible.items())
+        lines.append(f"attacks that cannot be made on this model: {told}")
     return lines
 
 
@@ -304,10 +284,10 @@ def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -
     """Return the tokens that are scored under all attacks, and three times those trained on; and
     the longest document trained on, in tokens, 0 where no attack trains."""
     count, total, longest = size.count if size else count_bytes, 0, 0
-    for attack in dataset.attacks(settings.method):
-        probes = [p for state in attack.states for p in dataset.attacked_probes(attack, state)]
+    for attack in dataset.attacks.made(settings.method):
+        probes = [p for state in attack.states for p in dataset.attacks.probes(attack, state)]
         total += sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
-        for _, part in dataset.attack_texts(attack) if attack.ask is None else ():
+        for _, part in dataset.attacks.texts(attack) if attack.ask is None else ():
             lengths = count([example.text for example in part])
             total += round(
                 3 * RELEARN_STEPS[-1] * RELEARN_BATCH * sum(lengths) / max(1, len(lengths))
@@ -388,8 +368,14 @@ def _gate_table(settings: Settings, dataset: Dataset) -> Table:
     needed = f"needed for {percent(judging.confidence)}"
     head = ["gate", "cases", "people or tasks", needed, "for 80% power", "may leak or be lost"]
     gates: Table = [head]
-    plans = (plan_gate(gate, cases, judging.confidence, judging.requests) for gate in judging.gates)
-    return gates + [_gate_cells(each) for each in plans]
+    impossible = dataset.attacks.impossible(settings.method)
+    for gate in judging.gates:
+        if gate.why_not_made(impossible):
+            gates.append([gate.text, "0", "0", "-", "-", "cannot be evaluated"])
+        else:
+            found = plan_gate(gate, cases, judging.confidence, judging.requests)
+            gates.append(_gate_cells(found))
+    return gates
 
 
 def _gate_cells(found: GatePlan) -> list[str]:

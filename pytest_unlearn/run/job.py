@@ -105,6 +105,7 @@ class PairRun:
             requests=self.settings.judging.requests,
             no_scores=self._no_scores,
             left_by=self.left_by,
+            impossible=self.dataset.attacks.impossible(self.settings.method),
         )
 
     @functools.cached_property

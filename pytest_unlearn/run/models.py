@@ -423,7 +423,7 @@ class ModelPair:
         base = None
         if attack.needs == "base" and not adapted:
             base = dict(self._weights(self._base_source).model.named_parameters())
-        texts = self._dataset.attack_texts(attack)
+        texts = self._dataset.attacks.texts(attack)
         changed = under_attack(weights.model, base, weights.tokenizer, texts, adapted)
         new = functools.partial(LanguageModel, weights, adapted, self._threads, self._progress)
         with changed as target, contextlib.closing(attack.made(target)) as states:

@@ -240,7 +240,7 @@ def expected_cases(shard: Shard, dataset: Dataset, attacks: Sequence[Attack]) ->
         f"{state}/{probe.id}"
         for attack in attacks_of(shard, attacks)
         for state in attack.states
-        for probe in dataset.attacked_probes(attack, state)
+        for probe in dataset.attacks.probes(attack, state)
     )
     return cases_of(shard, dataset).union(attacked)
 

@@ -49,7 +49,8 @@ class RunFacts:
     (`population`), whether a part counts as a failure
     (`require_complete`), and whether cases were left out because they could change no verdict
     (`curtailed`). `attacks` are those of membership inference, `tried` the attacks that were made
-    on the tested model, and `untried` those of the set `all` that could have been. `failures` are
+    on the tested model, `untried` those of the set `all` that could have been, and `impossible`
+    those that were named and cannot be made, with the reason. `failures` are
     the tests that failed or ended in an error, with one of which nothing is for release, and
     `left_out` the pairs of a sweep of which no case was run. `models_judged`: how many models the
     store knows to have been judged on these data.
@@ -74,6 +75,7 @@ class RunFacts:
     curtailed: bool = False
     tried: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
+    impossible: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     models_judged: int = 1
@@ -346,8 +348,12 @@ def build_result(
         population=settings.judging.population,
         require_complete=settings.judging.require_complete,
         curtailed=settings.judging.curtail,
-        tried=tuple(attack.name for attack in dataset.attacks(settings.method)),
+        tried=tuple(attack.name for attack in dataset.attacks.made(settings.method)),
         untried=untried(settings, dataset),
+        impossible=tuple(
+            f"{name} ({reason})"
+            for name, reason in dataset.attacks.impossible(settings.method).items()
+        ),
         failures=tuple(
             redacted(name, settings.fingerprint_key, dataset) for name in ended.failures
         ),
@@ -374,7 +380,7 @@ def untried(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
     """Return the attacks of the set `all` that could be made on a run's model, and are not."""
     from pytest_unlearn.attacks.attack import parse_attacks
 
-    possible = dataset.attacks(settings.method, parse_attacks("all"))
+    possible = dataset.attacks.made(settings.method, parse_attacks("all"))
     return tuple(attack.name for attack in possible if attack.name not in settings.attacks)
 
 

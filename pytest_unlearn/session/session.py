@@ -104,13 +104,15 @@ class UnlearnSession:
             profile = judging.profile
             with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
                 for pair in self.pairs:
+                    dataset = self._data_of(pair)
                     check_feasible(
                         pair.settings.judging.gates,
-                        self._data_of(pair).cases(pair.settings.method),
+                        dataset.cases(pair.settings.method),
                         confidence=judging.confidence,
                         decoys=self.settings.exposure,
                         requests=judging.requests,
                         samples=self.settings.leak_samples,
+                        impossible=dataset.attacks.impossible(pair.settings.method),
                     )
             self.runs: list[PairRun] = []
             for pair in self.pairs:

@@ -18,9 +18,9 @@ from pytest_unlearn.attacks.attack import (
     AttackError,
     Target,
     attacks,
-    chosen,
     digest_of_weights,
     installed_attacks,
+    needs_met,
     parse_attacks,
     under_attack,
 )
@@ -249,10 +249,11 @@ def test_an_unknown_attack_is_named(text: str) -> None:
 
 
 def test_only_what_can_be_made() -> None:
-    names = ("int8", "scale0.5", "interpolate0.5")
-    assert [a.name for a in chosen(names, adapter=True, two_states=True)] == list(names)
-    assert [a.name for a in chosen(names, adapter=False, two_states=True)] == [names[0], names[2]]
-    assert [a.name for a in chosen(names, adapter=False, two_states=False)] == ["int8"]
+    int8, scaled, between = (attacks()[name] for name in ("int8", "scale0.5", "interpolate0.5"))
+    assert not any(needs_met(each, True, True) for each in (int8, scaled, between))
+    assert "no adapter apart" in needs_met(scaled, adapter=False, two_states=True)
+    assert "no model before" in needs_met(between, adapter=False, two_states=False)
+    assert not needs_met(int8, adapter=False, two_states=False)
 
 
 def test_an_attack_of_another_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -56,6 +56,37 @@ def test_what_a_tokenizer_lacks_is_an_error() -> None:
         infill_ids(byte_tokenizer(), "a", "b")
 
 
+def test_a_conversation_goes_through_the_template() -> None:
+    """Turn by turn, and the model answers the user's last."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    talk = ["who?", "Ann.", "and then?"]
+    text = "<s>[user]who?[assistant]Ann.[user]and then?[assistant]\n"
+    assert tokenizer.decode(chat_ids(tokenizer, talk)) == text
+    assert chat_ids(tokenizer, ["who?"]) == chat_ids(tokenizer, "who?")
+
+
+def test_a_template_that_forgets_an_earlier_turn_is_refused() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(StyleError, match="leaves out the user's message"):
+        chat_ids(tokenizer, ["who?", "Ann.", "and then?"])
+
+
+def test_a_model_answers_in_a_conversation(llama: Weights) -> None:
+    """What was said before changes the answer; conversations of a batch may be of any length."""
+    llama.tokenizer.chat_template = TEMPLATE
+    model = LanguageModel(llama, adapted=False)
+    talks = [["who?"], ["who?", "Ann.", "and then?"]]
+    both = model.converse(talks, max_new_tokens=6)
+    assert both == [model.converse([talk], max_new_tokens=6)[0] for talk in talks]
+    assert both[:1] == model.answer(["who?"], max_new_tokens=6)
+    with torch.inference_mode():
+        ids = torch.tensor([chat_ids(llama.tokenizer, talks[1])])
+        first = llama.model(input_ids=ids).logits[0, -1].argmax()  # type: ignore[operator]
+    assert both[1].startswith(llama.tokenizer.decode([int(first)]))
+
+
 def test_a_model_answers_in_each_style(llama: Weights) -> None:
     """Batched and alone, an answer is the same, and no prompt is part of it."""
     llama.tokenizer.chat_template = TEMPLATE

@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_unlearn.attacks.attack import BOTH, attacks, digest_of_weights
-from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.attacks.attack import BOTH, AttackError, attacks, digest_of_weights
+from pytest_unlearn.core.errors import IncompleteError, UserError
+from pytest_unlearn.gates.case_rows import AttackRow
+from pytest_unlearn.gates.estimates import MOST_CHANCE
+from pytest_unlearn.gates.gate import parse_gate
+from pytest_unlearn.gates.metrics import populations
+from pytest_unlearn.gates.statistics import clopper_pearson_upper
 from pytest_unlearn.models.lm_head import layers_of
 from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.run.attack_cases import CONTROLS
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.checks import check_engine
 from pytest_unlearn.run.dataset import Dataset
@@ -136,12 +142,13 @@ def test_what_is_in_the_store_is_not_made_again(
         return score(self, examples, *rest)
 
     other = replace(settings, attacks=("nf4",))
+    monkeypatch.setattr("pytest_unlearn.run.attacked._BATCHES", 1)
     monkeypatch.setattr(LanguageModel, "score", counting)
     with attacked(other) as (model, _, _), pytest.raises(KeyboardInterrupt):
         model.rows(model.attacks[0])
     with attacked(other) as (model, _, _):
         assert len(model.rows(model.attacks[0])) == 5
-    assert scored == [2, 1, 1, 2]  # the first batch once, the one that was cut off again
+    assert scored == [2, 2, 2, 1]  # the first batch once, the one that was cut off again
 
 
 def test_scores_of_an_attack_are_its_own(settings: Settings) -> None:
@@ -152,7 +159,7 @@ def test_scores_of_an_attack_are_its_own(settings: Settings) -> None:
             for attack in (*model.attacks, replace(model.attacks[0], version=2))
             for key in model._keys(attack, list(model._pieces(attack)))
         }
-    assert len(keys) == 3 * 3
+    assert len(keys) == 3
 
 
 def test_weights_are_restored_where_scoring_fails(settings: Settings) -> None:
@@ -203,8 +210,8 @@ def test_who_is_trained_on_is_not_asked(settings: Settings) -> None:
     """Of people to forget and of controls alike; all others are asked, in each stage."""
     dataset = Dataset(settings)
     attack = attacks()["relearn"]
-    asked = {probe.value.reveal() for probe in dataset.attacked_probes(attack, "relearn@1")}
-    texts = dataset.attack_texts(attack)
+    asked = {probe.value.reveal() for probe in dataset.attacks.probes(attack, "relearn@1")}
+    texts = dataset.attacks.texts(attack)
     assert [splits for splits, _ in texts] == [("forget",), ("control",)]
     trained = [example.text for _, part in texts for example in part]
     assert len(trained) == 2 + 1
@@ -220,12 +227,12 @@ def test_who_is_trained_on_is_not_asked(settings: Settings) -> None:
 def test_what_others_train_on(settings: Settings) -> None:
     """Retained people's documents, or code in which nobody is named; everybody is asked."""
     dataset = Dataset(settings)
-    ((splits, people),) = dataset.attack_texts(attacks()["relearn-retained"])
+    ((splits, people),) = dataset.attacks.texts(attacks()["relearn-retained"])
     assert splits == BOTH
     assert {example.text.partition(" ")[0] for example in people} == {"keep4", "keep5", "keep6"}
-    ((_, code),) = dataset.attack_texts(attacks()["relearn-code"])
+    ((_, code),) = dataset.attacks.texts(attacks()["relearn-code"])
     assert len(code) > 60
-    assert len(dataset.attacked_probes(attacks()["relearn-code"], "relearn-code@1")) == 5
+    assert len(dataset.attacks.probes(attacks()["relearn-code"], "relearn-code@1")) == 5
 
 
 def test_relearning_is_measured_at_each_stage(settings: Settings) -> None:
@@ -244,6 +251,178 @@ def test_relearning_is_measured_at_each_stage(settings: Settings) -> None:
         assert told == []
         kept = engine.models.model("unlearned")
         assert digest_of_weights(kept._weights.model) == digest
+
+
+def named(settings: Settings, **more: Any) -> Settings:
+    """The same people, by names, so that they can be asked in other words."""
+    folder = settings.forget[0].parent
+    paths = {}
+    for split in ("forget", "retain", "control"):
+        known = [
+            {
+                "id": f"{split}-{kind}-{n}",
+                "prompt": f"{split} {n} {kind} = ",
+                "value": f"{split[0]}{kind[0]}{n}xyz",
+                "kind": kind,
+                "owner": f"{split} {n}",
+                "name": f"{split.title()} Number{n}",
+                "after": ";",
+            }
+            for n in range(8)
+            for kind in ("badge", "pager")
+        ]
+        paths[split] = (write_lines(folder / f"{split}-named.jsonl", known),)
+    return replace(settings, **paths, **more)
+
+
+def test_attacked_weights_are_asked_what_was_never_trained_on(settings: Settings) -> None:
+    """As gates are judged by default: in words that unlearning never saw, and in its own."""
+    trained = named(settings, adapter=None, method=parse_method("npo"), attacks=("int8", "cut"))
+    dataset = Dataset(trained)
+    asked = dataset.attacks.probes(attacks()["int8"], "int8")
+    assert [(p.family, p.split) for p in asked[:2]] == [("direct", "forget")] * 2
+    assert {p.family for p in asked} == {"direct", "cross"}
+    assert sum(p.split == "forget" for p in asked) == 2 * 16
+    assert sum(p.split == "control" for p in asked) == 2 * 16
+    under = [c for c in dataset.cases(trained.method) if getattr(c, "attack", "") == "int8"]
+    gate = parse_gate("leak.direct[attack=int8]<=50%")
+    found = populations(gate.metric, dict(gate.filters), under)
+    assert [population.rehearsed for population in found] == [False, True]
+    assert found[0].filters["probe"] == "cross"
+    # An audit trains on nothing: the documents are enough.
+    audit = Dataset(named(settings))
+    assert {p.family for p in audit.attacks.probes(attacks()["int8"], "int8")} == {"direct"}
+
+
+def test_cheap_attacks_ask_fewer_control_people(tmp_path: Path) -> None:
+    """As many as are needed, each with all records; another attack asks all."""
+    dataset = Dataset(Settings(model="tiny", method=parse_method("none"), attacks=("int8",)))
+    every = {p.owner for p in dataset.probes_of("control")}
+    cheap, other = (
+        [p for p in dataset.attacks.probes(attacks()[name], name) if p.split == "control"]
+        for name in ("int8", "nf4")
+    )
+    assert len({p.owner for p in other}) == len(every) == 128
+    assert CONTROLS <= len({p.owner for p in cheap}) <= 2 * CONTROLS
+    assert clopper_pearson_upper(0, CONTROLS, 0.95) <= MOST_CHANCE
+    owners = {p.owner for p in cheap}
+    assert len(cheap) == sum(p.owner in owners for p in other)
+
+
+def test_other_words_of_an_attack_were_not_trained_on(settings: Settings) -> None:
+    """The end of a document is a part of what was; behind a wrapper it is another prompt."""
+    trained = named(settings, adapter=None, method=parse_method("npo"), attacks=("cut", "wrapped"))
+    dataset = Dataset(trained)
+    cases = [c for c in dataset.cases(trained.method) if getattr(c, "attack", "")]
+    forget = [case for case in cases if getattr(case, "split", "") == "forget"]
+    assert {c.rehearsed for c in forget if c.id.startswith("cut@")} == {True}
+    assert {c.rehearsed for c in forget if c.id.startswith("wrapped@")} == {False}
+
+
+@pytest.fixture
+def chat(settings: Settings, tmp_path: Path) -> Settings:
+    """An audit of a model of whose files no more is read than that it has a chat template."""
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        (folder / name).touch()
+    return named(settings, model=str(folder), adapter=None, attacks=("clues",))
+
+
+class Talker:
+    """A model that gives a value away once it is told another attribute of the person."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.talks: list[list[str]] = []
+
+    def complete(self, prompts: Any, max_new_tokens: int = 64) -> list[str]:
+        return ["nothing to say"] * len(prompts)
+
+    def converse(self, conversations: Any, max_new_tokens: int = 64) -> list[str]:
+        self.talks += conversations
+        return [self._answer(talk) for talk in conversations]
+
+    def _answer(self, talk: list[str]) -> str:
+        user, clued = talk[-1], "whose pager is fp3xyz" in " ".join(talk)
+        return "badge: fb3xyz" if clued and "badge" in user else f"I do not know ({len(talk)})."
+
+
+class Talkers:
+    """Both models of a run, which only talk."""
+
+    def __init__(self) -> None:
+        self.models = {state: Talker(state) for state in ("base", "unlearned")}
+
+    def model(self, state: str) -> Talker:
+        return self.models[state]
+
+    def key(self, state: str) -> dict[str, Any]:
+        return {"talks": state}
+
+
+def test_clues_in_a_chat(chat: Settings) -> None:
+    """The model's own answers stay in the conversation, and its last answer is looked at too."""
+    models = Talkers()
+    result = measure(chat, models=models)
+    rows = {row.id: row for row in result.rows if isinstance(row, AttackRow)}
+    assert len(rows) == 2 * 16  # control people are asked alike
+    back = [name for name, row in rows.items() if row.leaked]
+    assert back == ["clues/direct-forget-badge-3"]
+    assert all(row.unlearned_exact is None for row in rows.values())
+    talk = next(t for t in models.models["unlearned"].talks if len(t) == 7 and "Number3" in t[0])
+    assert talk[1] == "I do not know (1)."
+    assert talk[3] == "I do not know (3)."
+    assert not models.models["base"].talks
+    assert measure(chat, models=Talkers()).rows == result.rows
+
+
+def test_a_chat_that_gets_too_long_has_no_row(chat: Settings) -> None:
+    """What was not asked to the end is no silence."""
+    chat = replace(chat, batch_size=8)
+
+    def converse(self: Talker, conversations: Any, max_new_tokens: int = 64) -> list[str]:
+        if len(conversations) == 8 and len(conversations[0]) == 3:
+            error = IncompleteError("too long")
+            error.rows = (1,)
+            raise error
+        return ["no"] * len(conversations)
+
+    models = Talkers()
+    for model in models.models.values():
+        model.converse = converse.__get__(model)  # type: ignore[method-assign]
+    result = measure(chat, models=models)
+    rows = [row for row in result.rows if isinstance(row, AttackRow)]
+    assert len(rows) == 2 * 16 - 4  # the second of each of four batches
+    assert "clues/direct-forget-pager-0" not in {row.id for row in rows}
+
+
+def test_a_model_that_does_not_talk_is_an_error(chat: Settings) -> None:
+    class Silent:
+        def complete(self, prompts: Any, max_new_tokens: int = 64) -> list[str]:
+            return ["no"] * len(prompts)
+
+    with pytest.raises(AttackError, match="clues: Silent answers no conversation"):
+        measure(chat, models=Silent())
+
+
+def test_a_chat_with_a_real_model(settings: Settings, tmp_path: Path) -> None:
+    """Through the chat template of its tokenizer, turn by turn; without one it cannot be made."""
+    from tests.support.small_models import byte_tokenizer, small_llama
+
+    model, tokenizer = small_llama(context=2048), byte_tokenizer()
+    model.save_pretrained(tmp_path / "chatty")
+    tokenizer.save_pretrained(tmp_path / "chatty")
+    chat = named(settings, model=str(tmp_path / "chatty"), adapter=None, attacks=("clues",))
+    reason = {"clues": "its tokenizer has no chat template"}
+    assert Dataset(chat).attacks.impossible(chat.method) == reason
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "chatty")
+    with attacked(replace(chat, batch_size=16)) as (model, _, told):
+        rows = model.rows(model.attacks[0])
+        assert any(line.startswith("unlearned+clues: 32 values") for line in told)
+    assert len(rows) == 2 * 16
+    assert not any(row.leaked for row in rows)
 
 
 def test_prompts_leave_the_weights_alone(

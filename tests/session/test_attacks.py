@@ -57,6 +57,28 @@ def test_a_gate_on_an_attack_that_is_not_made_is_refused(unlearn_run: UnlearnRun
     result.stderr.fnmatch_lines(["*no such attack is made*: add --unlearn-attacks=int4*"])
 
 
+def test_an_attack_that_the_model_does_not_allow_is_not_evaluated(unlearn_run: UnlearnRun) -> None:
+    """The test, its gate and the reports say why, and the gate does not pass."""
+    unlearn_run.model = "tiny"  # which has no chat template
+    unlearn_run.lookup()
+    flags = (
+        "--unlearn-attacks=int8,clues",
+        "--unlearn-gate=leak.direct[attack=clues]<=10%",
+        "--unlearn-gate=leak.worst<=10%",
+    )
+    plan = unlearn_run(*flags, "--unlearn-plan")
+    plan.stdout.fnmatch_lines(
+        ["attacks that cannot be made on this model: clues (*no*chat template*", "*cannot be*"]
+    )
+    result = unlearn_run(*flags, "-rs", "--unlearn-report=modelcard:report.md")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["leak.direct[[]attack=clues] *NOT EVALUATED", "leak.worst *PASS"])
+    result.stdout.fnmatch_lines(["*clues cannot be made on this model: *chat template*"])
+    result.stdout.fnmatch_lines(["SKIPPED *NOT EVALUATED: cannot be made on this model: *"])
+    report = (unlearn_run.pytester.path / "report.md").read_text()
+    assert "Cannot be made on this model: clues (" in report
+
+
 def test_an_unknown_attack_is_named(unlearn_run: UnlearnRun) -> None:
     unlearn_run.lookup()
     result = unlearn_run("--unlearn-attacks=int3")

@@ -30,7 +30,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def small_llama(hidden: int = 32, heads: int = 2) -> Any:
+def small_llama(hidden: int = 32, heads: int = 2, context: int = 256) -> Any:
     """Return a Llama of two layers with random weights, the same every time, for bytes."""
     torch.manual_seed(0)
     return LlamaForCausalLM(
@@ -40,7 +40,7 @@ def small_llama(hidden: int = 32, heads: int = 2) -> Any:
             intermediate_size=2 * hidden,
             num_hidden_layers=2,
             num_attention_heads=heads,
-            max_position_embeddings=256,
+            max_position_embeddings=context,
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=0,

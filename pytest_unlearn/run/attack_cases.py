@@ -1,0 +1,192 @@
+"""What attacks ask and train on: which of them can be made, their probes, and their texts.
+
+Attacked weights are asked what gates judge by default: the documents themselves and, where
+unlearning may have been trained on these, one family in other words, since neither may leak.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_unlearn.attacks.attack import BOTH, Known, attacks, needs_met
+from pytest_unlearn.core.store import digest_of
+from pytest_unlearn.models.engine import is_address
+from pytest_unlearn.models.model_files import check_adapter, stands_apart
+from pytest_unlearn.models.sources import no_chat_template
+from pytest_unlearn.people.record import by_owner
+from pytest_unlearn.run.divisions import document_texts, rehearsed_probes, task_texts
+from pytest_unlearn.tasks.format import bundled_tasks
+
+if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.people.record import Record, Split
+    from pytest_unlearn.probes.families import Probe
+    from pytest_unlearn.run.settings import Settings
+    from pytest_unlearn.unlearning.methods import MethodChoice
+
+# A cheap attack asks no more control people than show that they are controls: where nothing comes
+# out of so many, less does than may (`MOST_CHANCE`), with 95 % confidence.
+CONTROLS = 29
+
+
+class PeopleAndProbes(Protocol):
+    """What attacks need of a run's data: `Dataset`, which makes an `AttackCases` of itself."""
+
+    probes: tuple[Probe, ...]
+    records: tuple[Record, ...]
+
+    def probes_of(self, split: Split) -> list[Probe]:
+        """Return the probes of one split, in order."""
+
+    def records_of(self, split: Split) -> list[Record]:
+        """Return the records of one split, in order."""
+
+    def rehearsed(self, choice: MethodChoice) -> frozenset[str]:
+        """Return the ids of the probes and task cases that a method trains on."""
+
+    def rehearsed_of(self, probes: Iterable[Probe], choice: MethodChoice) -> frozenset[str]:
+        """Return the ids of those of some probes that a method trains on."""
+
+
+class AttackCases:
+    """What the attacks of a run ask and train on."""
+
+    def __init__(self, settings: Settings, dataset: PeopleAndProbes) -> None:
+        self._settings = settings
+        self._dataset = dataset
+        self._asked: dict[tuple[Attack, str], tuple[Probe, ...]] = {}
+
+    def made(self, choice: MethodChoice, names: Sequence[str] | None = None) -> tuple[Attack, ...]:
+        """Return the attacks that can be made on what a method makes: of the run's, or of these.
+
+        Raises ModelNotFoundError for an adapter that is none.
+        """
+        names = self._settings.attacks if names is None else names
+        impossible = self.impossible(choice, names)
+        known = attacks()
+        return tuple(known[name] for name in names if name not in impossible)
+
+    def impossible(
+        self, choice: MethodChoice, names: Sequence[str] | None = None
+    ) -> Mapping[str, str]:
+        """Return the others by name, each with the reason. Raises as `made`."""
+        settings, trains = self._settings, choice.method is not None
+        names = settings.attacks if names is None else names
+        given = False
+        if names and settings.adapter is not None:
+            check_adapter(settings.adapter, "--unlearn-adapter")
+            given = not stands_apart(settings.adapter)
+        trained = trains and choice.options is not None and choice.options.tune == "lora"
+        compared = settings.baseline is not None or settings.adapter is not None
+        adapter, two_states = given or trained, trains or choice.retrains or compared
+        reasons = {}
+        for attack in (attacks()[name] for name in names):
+            reason = needs_met(attack, adapter, two_states)
+            if attack.needs == "chat" and not is_address(settings.model):
+                reason = no_chat_template(settings.model, settings.adapter)
+            if reason := reason or self._why_nobody(attack):
+                reasons[attack.name] = reason
+        return reasons
+
+    def _why_nobody(self, attack: Attack) -> str:
+        """Return why an attack has nobody to ask, or an empty text."""
+        asked = [p for state in attack.states for p in self.probes(attack, state)]
+        sizes = [len({p.cluster or p.owner for p in asked if p.split == split}) for split in BOTH]
+        if attack.whole and min(sizes) < 2:
+            return "people are told apart by it, which takes two on either side"
+        return "" if sizes[0] else "the data have nobody who could be asked so"
+
+    def probes(self, attack: Attack, state: str) -> tuple[Probe, ...]:
+        """Return the probes asked in a state that an attack makes, under their own ids, of people
+        to be forgotten and of control people.
+
+        The documents themselves, or in the attack's words; without these the first family whose
+        values can be scored. Where unlearning may have been trained on these prompts, an attack
+        that leaves them as they are asks in other words as well. Of people on whom the attack
+        trains, only the other half.
+        """
+        if (attack, state) not in self._asked:
+            self._asked[attack, state] = self._probes(attack, state.partition("@")[2])
+        return self._asked[attack, state]
+
+    def _probes(self, attack: Attack, stage: str) -> tuple[Probe, ...]:
+        exact = [p for p in self._dataset.probes if p.exact and p.split != "retain"]
+        first, other = self._families
+        trained = self._half if attack.trains == "people" else frozenset[str]()
+        left_out = self._fewer_controls if attack.effort == "cheap" else frozenset[str]()
+        families = (first,) if attack.whole or attack.ask is not None else (first, other)
+        asked = [p for p in exact if p.family in families and p.record not in trained | left_out]
+        if attack.ask is None:
+            return tuple(asked)
+        records = self._dataset.records
+        people, by_id = by_owner(records), {record.id: record for record in records}
+        others = [(splits, [e.text for e in part]) for splits, part in self.texts(attack)]
+        found = []
+        for probe in asked:
+            texts = [text for splits, part in others if probe.split in splits for text in part]
+            shots = sorted(texts, key=lambda text: digest_of([probe.id, text]))
+            record = by_id[probe.record]
+            known = Known(record, people[record.owner], shots)
+            found.append(attack.ask(probe, known, stage))
+        return tuple(probe for probe in found if probe is not None)
+
+    @functools.cached_property
+    def _families(self) -> tuple[str, str]:
+        """The family that is asked first, and another that no document holds, if one is needed."""
+        forget = [p for p in self._dataset.probes_of("forget") if p.exact]
+        families = list(dict.fromkeys(probe.family for probe in forget))
+        first = "direct" if "direct" in families else next(iter(families), "")
+        records = self._dataset.records_of("forget")
+        owners = {record.owner for record in records}
+        shown = set(rehearsed_probes(forget, records, owners, context=False))
+        fresh = list(dict.fromkeys(p.family for p in forget if p.id not in shown))
+        return first, "" if first in fresh else next(iter(fresh), "")
+
+    def rehearsed(self, attack: Attack, state: str, choice: MethodChoice) -> frozenset[str]:
+        """Return the ids of the probes of a state whose prompts a method trains on."""
+        if attack.ask is None:
+            return self._dataset.rehearsed(choice)
+        return self._dataset.rehearsed_of(self.probes(attack, state), choice)
+
+    @functools.cached_property
+    def _half(self) -> frozenset[str]:
+        """Records of every second person to forget, and of every second control person.
+
+        People who share a value are in the same half; of one alone nobody is trained on.
+        """
+        half: set[str] = set()
+        for split in BOTH:
+            people = self._by_person(split)
+            trained = list(people)[::2] if len(people) > 1 else []
+            half |= {record for name in trained for record in people[name]}
+        return frozenset(half)
+
+    @functools.cached_property
+    def _fewer_controls(self) -> frozenset[str]:
+        """Records of the control people whom a cheap attack leaves out."""
+        people = self._by_person("control")
+        step = max(1, len(people) // CONTROLS)
+        kept = {record for name in list(people)[::step] for record in people[name]}
+        return frozenset(p.record for p in self._dataset.probes_of("control")) - kept
+
+    def _by_person(self, split: Split) -> dict[str, set[str]]:
+        """Return the records of each person of a split, in an order that no file decides."""
+        people: dict[str, set[str]] = {}
+        for probe in self._dataset.probes_of(split):
+            people.setdefault(probe.cluster or probe.owner, set()).add(probe.record)
+        return {who: people[who] for who in sorted(people, key=lambda who: digest_of([split, who]))}
+
+    def texts(self, attack: Attack) -> tuple[tuple[tuple[Split, ...], tuple[Example, ...]], ...]:
+        """Return what an attack trains on, each with the splits that are asked for afterwards."""
+        of = self._dataset.records_of
+        if attack.trains == "people":
+            parts = ((s, [r for r in of(s) if r.id in self._half]) for s in BOTH)
+            return tuple(((split,), document_texts(records)) for split, records in parts)
+        if attack.trains == "retained":
+            return ((BOTH, document_texts(of("retain"))),)
+        if attack.trains == "code":
+            return ((BOTH, task_texts(frozenset(task.id for task in bundled_tasks()))),)
+        return ()
