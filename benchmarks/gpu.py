@@ -54,7 +54,7 @@ from pytest_unlearn.models.loading import resolve_device
 from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.sources import resolve
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.unlearning.data import with_base_sums
 from pytest_unlearn.unlearning.method import Method
 from pytest_unlearn.unlearning.methods import METHODS

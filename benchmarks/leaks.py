@@ -29,7 +29,7 @@ from pytest_unlearn.models.generation import complete_greedily
 from pytest_unlearn.models.loading import load, resolve_device
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.sources import resolve
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.other_values import decoys
 from pytest_unlearn.people.record import Record
 from pytest_unlearn.run.dataset import PROBE_TOKENS

@@ -119,7 +119,7 @@ def _check_processes(settings: Settings) -> None:
     """Raise pytest.UsageError where the processes that a launcher started cannot train."""
     from pytest_unlearn.core.errors import UserError
     from pytest_unlearn.session.xdist import visible_gpus
-    from pytest_unlearn.unlearning.accelerate_settings import check_launcher
+    from pytest_unlearn.unlearning.distributed import check_launcher
     from pytest_unlearn.unlearning.method import MethodError, check_processes
 
     count = _started()

@@ -19,7 +19,7 @@ from hypothesis.errors import NoSuchExample
 
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.disguises import DISGUISES
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import CARRIERS, Record
 from pytest_unlearn.probes.families import KNOWLEDGE, PromptError

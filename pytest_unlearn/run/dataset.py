@@ -16,7 +16,7 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.examples import Example, TrainingTexts
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible, stranger_records
 from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split
 from pytest_unlearn.people.record_files import load_files
@@ -37,8 +37,7 @@ from pytest_unlearn.run.divisions import (
 )
 from pytest_unlearn.sandbox.runtimes import lacking
 from pytest_unlearn.tasks.files import task_cases
-from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
-from pytest_unlearn.tasks.languages import NAMES, PYTHON
+from pytest_unlearn.tasks.format import NAMES, PYTHON, TaskCase, bundled_tasks
 from pytest_unlearn.tasks.task_prompts import (
     sample_id,
     seed_of,

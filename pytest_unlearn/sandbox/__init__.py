@@ -4,7 +4,7 @@ The verdict is out of a solution's reach on every system. Around its process are
 `layers.LAYERS`, as far as the kernel has them: `Sandbox.protection()` says which.
 """
 
-from pytest_unlearn.sandbox.packages import ImportNotFoundError
+from pytest_unlearn.sandbox.helper import ImportNotFoundError
 from pytest_unlearn.sandbox.sandbox import Sandbox
 from pytest_unlearn.sandbox.verdict import (
     Limits,

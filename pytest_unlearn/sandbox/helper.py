@@ -1,10 +1,15 @@
-"""The judge's end of one zygote process: start it, exchange messages, end it."""
+"""The judge's end of one zygote process: start it, exchange messages, end it.
+
+The process is started with the files that a solution may read to import installed packages: theirs
+and their requirements'.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -14,17 +19,20 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from importlib import metadata
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.sandbox.inside import codec
 from pytest_unlearn.sandbox.inside.child import CLEAR_S
-from pytest_unlearn.sandbox.inside.messages import END, FORK, HEAD, LENGTH
-from pytest_unlearn.sandbox.packages import Packages
+from pytest_unlearn.sandbox.inside.codec import END, FORK, HEAD, LENGTH
 
 ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
+# A requirement begins with the name of what is required.
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 # A sample may use one core, and each thread's stack and buffers count against its memory.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Layers each of which alone keeps a solution from making a file.
@@ -36,6 +44,65 @@ PATIENCE_S = CLEAR_S + 2.0
 MAX_MESSAGE = 1 << 17
 # Without it, on other systems, there is a moment in which another thread's subprocess gets them.
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class ImportNotFoundError(UserError):
+    """A package that solutions were to import is not installed."""
+
+    flag = "unlearn_sandbox_imports"
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """Modules at the top level, the folders they are in, and the paths to be readable."""
+
+    modules: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+def find_packages(names: Sequence[str]) -> Packages:
+    """Return what importing the modules `names` takes, with the packages they require.
+
+    Raises ImportNotFoundError for a module that no installed package has.
+    """
+    if not names:
+        return Packages()
+    providers = metadata.packages_distributions()
+    distributions: dict[str, metadata.Distribution] = {}
+    for name in names:
+        if name not in providers:
+            raise ImportNotFoundError(f"{name}: no installed package has this module")
+        for provider in providers[name]:
+            _add(provider, distributions)
+    modules, folders, paths = set(names), set(), set()
+    for distribution in distributions.values():
+        root = str(distribution.locate_file(""))
+        folders.add(root)
+        tops = {_top(file) for file in distribution.files or ()} - {""}
+        paths |= {f"{root}/{top}" for top in tops}
+        modules |= {name for name, owners in providers.items() if distribution.name in owners}
+    return Packages(tuple(sorted(modules)), tuple(sorted(folders)), tuple(sorted(paths)))
+
+
+def _add(name: str, found: dict[str, metadata.Distribution]) -> None:
+    """Add a distribution and, where installed, those that it requires without extras."""
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    if key in found:
+        return
+    try:
+        found[key] = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return
+    for requirement in found[key].requires or ():
+        match = _NAME.match(requirement)
+        if match and "extra ==" not in requirement:
+            _add(match[0], found)
+
+
+def _top(file: PurePath) -> str:
+    """Return a file's place at the top of its folder; scripts are elsewhere, and not needed."""
+    return "" if file.parts[0] == ".." else file.parts[0]
 
 
 class HelperDied(Exception):

@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_unlearn.sandbox.inside.codec import FAILED
 from pytest_unlearn.sandbox.inside.layers import LAYERS
-from pytest_unlearn.sandbox.inside.messages import FAILED
 from pytest_unlearn.sandbox.verdict import Limits, Mode, SandboxError, SolutionVerdict, Status
-from pytest_unlearn.tasks.format import Call
-from pytest_unlearn.tasks.languages import JAVA, JAVASCRIPT, NAMES
+from pytest_unlearn.tasks.format import JAVA, JAVASCRIPT, NAMES, Call
 
 _INSIDE = Path(__file__).with_name("inside")
 _LAUNCHER = _INSIDE / "launcher.py"

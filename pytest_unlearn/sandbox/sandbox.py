@@ -19,6 +19,7 @@ from pytest_unlearn.sandbox.helper import (
     HelperLate,
     HelperProcess,
     HelperSettings,
+    find_packages,
 )
 from pytest_unlearn.sandbox.inside import codec, compare
 from pytest_unlearn.sandbox.inside.child import (
@@ -30,14 +31,22 @@ from pytest_unlearn.sandbox.inside.child import (
     SPARE_BYTES,
     cpu_limit,
 )
+from pytest_unlearn.sandbox.inside.codec import framed
 from pytest_unlearn.sandbox.inside.layers import LAYERS
-from pytest_unlearn.sandbox.inside.messages import framed
-from pytest_unlearn.sandbox.judge import Ending, Judgement, check_started, judge, judge_check
-from pytest_unlearn.sandbox.packages import find_packages
 from pytest_unlearn.sandbox.runtimes import OFF, run_calls
-from pytest_unlearn.sandbox.verdict import Limits, Mode, Protection, SandboxError, SolutionVerdict
-from pytest_unlearn.tasks.format import Call, CheckProgram
-from pytest_unlearn.tasks.languages import PYTHON
+from pytest_unlearn.sandbox.verdict import (
+    Ending,
+    Judgement,
+    Limits,
+    Mode,
+    Protection,
+    SandboxError,
+    SolutionVerdict,
+    check_started,
+    judge,
+    judge_check,
+)
+from pytest_unlearn.tasks.format import PYTHON, Call, CheckProgram
 
 # More bytes of answers than this are compared in a process of its own, which has this long.
 INLINE_BYTES = 1 << 16

@@ -1,10 +1,19 @@
-"""What a solution may use and how it is judged afterwards."""
+"""What a solution may use, and how it is judged by what its process wrote.
+
+The process is not to be trusted, and neither is what it wrote.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import signal
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from pytest_unlearn.sandbox.inside import codec
+from pytest_unlearn.sandbox.inside.child import NOTE_BYTES, cpu_limit
+from pytest_unlearn.sandbox.inside.compare import MAX_REPR, shown
 
 # `forbidden`: the solution tried what the sandbox refuses. `unsupported`: it cannot be judged here,
 # because a value that it was to get or to give is not plain data; neither passed nor failed.
@@ -83,3 +92,84 @@ class SolutionVerdict:
     @property
     def passed(self) -> bool:
         return self.status == "passed"
+
+
+# A check's line, and the last call with what it gave.
+MAX_CHECK = 3 * MAX_REPR
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a sample ended, what its process used, and what it wrote."""
+
+    how: str
+    wait_status: int = 0
+    cpu_s: float = 0.0
+    peak_kb: int = 0
+    output: bytes = b""
+
+
+# Status, detail, and the call that failed.
+Judgement = tuple[Status, str, int | None]
+
+
+def judge(ending: Ending, answers: Judgement, limits: Limits) -> Judgement:
+    """Return the verdict on a sample whose calls were known beforehand.
+
+    `answers`: the one on what it wrote, with an empty status where it wrote less than all.
+    """
+    status, _, call = answers
+    return answers if status else (*_end_of_process(ending, limits), call)
+
+
+def judge_check(solution: Ending, check: Ending, limits: Limits) -> Judgement:
+    """Status, detail and last call of a sample that a check program judged.
+
+    `check`: what the process that runs the programs says. Raises SandboxError when that is nothing
+    about the solution.
+    """
+    if check.how == "timeout":
+        # It outlives the solution's time, and ends at once when it then asks the solution.
+        return "timeout", f"the check was busy by itself after {limits.wall_s:g} s", None
+    if check.how == "died":
+        raise SandboxError("the process that runs the check program ended early")
+    # It is our own code that wrote this.
+    note: Any = codec.decode(check.output, max_bytes=NOTE_BYTES)
+    status, detail, call = note
+    if status == "broken":
+        raise SandboxError(detail)
+    if status == "ended":
+        return *_end_of_process(solution, limits), call
+    return status, shown(detail, MAX_CHECK), call
+
+
+def check_started(ending: Ending, limits: Limits) -> None:
+    """Raises SandboxError where no code of the solution has run."""
+    if ending.how == "not ready":
+        raise SandboxError(
+            f"the process for a solution did not get ready ({_end_of_process(ending, limits)[1]})"
+        )
+
+
+def _end_of_process(ending: Ending, limits: Limits) -> tuple[Status, str]:
+    """The meaning of a process that ended before its results were complete."""
+    if ending.how == "timeout":
+        return "timeout", f"not done after {limits.wall_s:g} s"
+    if ending.how == "flood":
+        return "crash", "flooded its result channel"
+    if ending.how == "closed":
+        return "crash", "closed its result channel"
+    if os.WIFEXITED(ending.wait_status):
+        return "crash", f"exited early (exit status {os.WEXITSTATUS(ending.wait_status)})"
+    number = os.WTERMSIG(ending.wait_status)
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number == signal.SIGSYS:
+        return "forbidden", "made a system call of another machine"
+    used_up = ending.cpu_s >= cpu_limit(limits.wall_s)
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and used_up):
+        return "timeout", f"used more than {cpu_limit(limits.wall_s)} s of processor time"
+    # SIGKILL without a sender is the kernel short of memory; the interpreter aborts when it
+    # cannot go on without more.
+    if number in (signal.SIGKILL, signal.SIGABRT) and ending.peak_kb > limits.memory_mb * 512:
+        return "memory", f"{name} at {ending.peak_kb // 1024} MiB"
+    return "crash", f"killed by {name}"

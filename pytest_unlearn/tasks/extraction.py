@@ -1,4 +1,4 @@
-"""From what a model wrote to the program that is judged, by the syntax tree.
+"""From what a model wrote to the program that is judged: for Python, by the syntax tree.
 
 The rules, each with cases in `tests/tasks/test_extraction.py`:
 
@@ -17,6 +17,8 @@ The rules, each with cases in `tests/tasks/test_extraction.py`:
 5. When there is no definition at all, the text is returned as it is, and the judge says what is
    wrong with it.
 
+6. Of another language, the text is the program, up to a stop token or out of a fenced block.
+
 The time is linear in the text's length: what is read twice is charged to a budget.
 """
 
@@ -30,8 +32,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pytest_unlearn.tasks.format import PROGRAM, TaskCase
-from pytest_unlearn.tasks.languages import PYTHON, program_of
+from pytest_unlearn.tasks.format import HOLDER, JAVA, PROGRAM, PYTHON, TaskCase
 from pytest_unlearn.tasks.syntax import (
     FAULTS,
     Changes,
@@ -43,6 +44,8 @@ from pytest_unlearn.tasks.syntax import (
 )
 from pytest_unlearn.tasks.task_prompts import TaskStyle, suffix_of
 
+_FENCED = re.compile(r"```[ \t]*[\w+.#-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+_OPEN, _CLOSE = "([{", ")]}"
 _FENCE = re.compile(r"[ \t]*(```+|~~~+)[ \t]*[\w+.#-]*[ \t]*")
 _BLOCKS = 32
 # Of a text's blocks, the last few are tried as bodies without a `def`.
@@ -466,3 +469,48 @@ def _of_width(columns: int, margin: str, size: int) -> str:
     if "\t" not in margin:
         return " " * columns
     return "\t" * (columns // size) + " " * (columns % size)
+
+
+def program_of(case: TaskCase, completion: str, chat: bool) -> tuple[str, bool]:
+    """Return the program that defines a task's function, and whether it is whole: all brackets are
+    closed, and the function is there.
+
+    A completion goes on in the prompt and ends at the task's first stop token, as MultiPL-E has
+    it. Of an answer (`chat`), the last fenced block with the function's name counts.
+    """
+    written = _block(completion, case.entry_point) if chat else None
+    if written is None:
+        written = completion
+        for stop in case.stops:
+            written = written.partition(stop)[0]
+        source = case.prompt.rstrip() + ("\n" if chat else "") + written
+        # The stop token closed the method; MultiPL-E's tests close it and the class.
+        source += "\n    }\n}\n" if case.language == JAVA else "\n"
+    elif case.language == JAVA and not HOLDER.search(written):
+        head = case.prompt.partition("class ")[0]
+        source = f"{head}class Problem {{\n{written}\n}}\n"
+    else:
+        source = written + "\n"
+    return source, _balanced(source) and case.entry_point.rpartition(".")[2] in source
+
+
+def _block(answer: str, name: str) -> str | None:
+    blocks = [match[1] for match in _FENCED.finditer(answer)]
+    return next((block for block in reversed(blocks) if name in block), None)
+
+
+def _balanced(source: str) -> bool:
+    """Tell whether brackets outside of texts and comments are closed in order."""
+    plain = re.sub(
+        r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`",
+        "",
+        source,
+        flags=re.DOTALL,
+    )
+    opened: list[str] = []
+    for letter in plain:
+        if letter in _OPEN:
+            opened.append(_CLOSE[_OPEN.index(letter)])
+        elif letter in _CLOSE and (not opened or opened.pop() != letter):
+            return False
+    return not opened

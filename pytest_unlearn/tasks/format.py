@@ -52,6 +52,11 @@ except ImportError:
                 return all(np.allclose(o, e, rtol, atol) for o, e in pairs)
             return out == exp or abs(out - exp) <= atol + rtol * abs(exp)
 """
+PYTHON, JAVASCRIPT, JAVA = "python", "javascript", "java"
+# As they are written in prose.
+NAMES = {PYTHON: "Python", JAVASCRIPT: "JavaScript", JAVA: "Java"}
+# The class that holds a Java task's function.
+HOLDER = re.compile(r"\bclass\s+Problem\b")
 _NUMPY = re.compile(r"^import numpy as np$", re.MULTILINE)
 
 

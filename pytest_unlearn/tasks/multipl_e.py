@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_unlearn.tasks.format import (
+    HOLDER,
+    JAVA,
+    JAVASCRIPT,
     Call,
     TaskCase,
     TaskFileError,
@@ -23,7 +26,6 @@ from pytest_unlearn.tasks.format import (
     text,
     timeout_of,
 )
-from pytest_unlearn.tasks.languages import HOLDER, JAVA, JAVASCRIPT
 
 KEYS = frozenset({"stop_tokens"})
 _LANGUAGES = {"js": JAVASCRIPT, "javascript": JAVASCRIPT, "java": JAVA}

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.tasks.format import PROGRAM, TaskCase
-from pytest_unlearn.tasks.languages import NAMES, PYTHON
+from pytest_unlearn.tasks.format import NAMES, PROGRAM, PYTHON, TaskCase
 
 TaskStyle = Literal["completion", "chat", "infill"]
 

@@ -1,13 +1,17 @@
-"""Several processes that train one model: who this one is, what they tell each other, and a policy
-whose weights lie in shards on them (FSDP, Zhao et al. 2023).
+"""Training one model in several processes, with its weights sharded (FSDP, Zhao et al. 2023).
 
-`accelerate launch` and torchrun start them and say so in the environment. Alone, each function is
-the identity, so that the loop is written once. What decides anything (a look, a stop, an error) is
-the same on all processes: one that went on alone would wait for the others for ever.
+`accelerate launch` and torchrun start the processes and describe them in the environment. In a
+single process every function here is the identity, so the training loop is written once. Whatever
+decides something (an evaluation, a stop, an error) is the same in all processes: one that went on
+alone would wait for the others forever.
 
 Each process holds a share of every weight, gathers a layer's weights when the layer runs, and
-receives its share of the summed gradient; so a model larger than one GPU can be trained, and the
-optimizer sees a share only. Every pass is a collective act: all processes must run equally many.
+receives its share of the summed gradient. So a model larger than one GPU can be trained, and the
+optimizer sees a share only. Every pass is collective: all processes must run equally many.
+
+`accelerate config` writes a file, which the launcher passes on in environment variables. A setting
+that changes how a model is trained is followed, or refused by its name with what to write instead;
+none is ignored. FSDP always reshards each layer after a pass.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,13 +29,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.lm_head import layers_of
-from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.step import FullPolicy
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -161,7 +164,7 @@ def sharded(policy: PeftModel | FullPolicy) -> ShardedPolicy:
     Raises ValueError for a model whose layers are not found.
     """
     layers = layers_of(policy)
-    mesh = init_device_mesh(distributed.device_type(), (distributed.count(),))
+    mesh = init_device_mesh(device_type(), (count(),))
     outer = ShardedPolicy(policy)
     # The outermost module, too, lets its weights go after a pass: a look runs no backward pass, and
     # what it had gathered would be stale once the best look's weights are put in place.
@@ -203,3 +206,78 @@ def _exchange(
         shard.copy_(other)
         other.copy_(kept)
     outer.unshard()
+
+
+class _Setting(NamedTuple):
+    """A variable, the values of it that are what is done anyway, its name in accelerate's file, and
+    what to write instead of another value."""
+
+    variable: str
+    fine: frozenset[str]
+    name: str
+    instead: str
+
+
+def _setting(variable: str, fine: str, name: str, instead: str) -> _Setting:
+    return _Setting(variable, frozenset(fine.split()), name, instead)
+
+
+_OFF = "false none no 0"
+_SETTINGS = (
+    _setting(
+        "ACCELERATE_USE_DEEPSPEED",
+        _OFF,
+        "distributed_type: DEEPSPEED",
+        "distributed_type: FSDP (`accelerate launch --use_fsdp`): DeepSpeed owns optimizer and "
+        "backward pass, and methods here take several losses a step and put the base in its place",
+    ),
+    _setting("ACCELERATE_USE_MEGATRON_LM", _OFF, "distributed_type: MEGATRON_LM", "FSDP"),
+    _setting("ACCELERATE_USE_PARALLELISM_CONFIG", _OFF, "parallelism_config", "none of it"),
+    _setting("ACCELERATE_DYNAMO_BACKEND", _OFF, "dynamo_backend", "no"),
+    _setting(
+        "FSDP_RESHARD_AFTER_FORWARD", "true full_shard 1", "fsdp_reshard_after_forward", "true"
+    ),
+    _setting("FSDP_SHARDING_STRATEGY", "full_shard 1", "fsdp_sharding_strategy", "FULL_SHARD"),
+    _setting("FSDP_OFFLOAD_PARAMS", _OFF, "fsdp_offload_params", "false, and more processes"),
+    _setting(
+        "FSDP_AUTO_WRAP_POLICY",
+        "none transformer_based_wrap",
+        "fsdp_auto_wrap_policy",
+        "TRANSFORMER_BASED_WRAP",
+    ),
+)
+
+
+def check_launcher(
+    environment: Mapping[str, str], device: str, dtype: str, checkpointing: bool, accumulate: int
+) -> None:
+    """Raise UserError for what the launcher was configured to do, and the flags say otherwise.
+
+    `device` and `dtype` are the run's flags, as `auto`; `checkpointing` and `accumulate` the
+    method's options. These are the run's own, since it must find what was trained by its flags.
+    """
+    for setting in _SETTINGS:
+        value = environment.get(setting.variable)
+        if value is not None and value.lower() not in setting.fine:
+            raise UserError(
+                f"accelerate's configuration ({setting.name}, {setting.variable}={value}): this is "
+                f"not done here; write {setting.instead}"
+            )
+    for variable, asked, done, instead in (
+        ("ACCELERATE_USE_CPU", ("true",), device == "cpu", "--unlearn-device=cpu"),
+        ("ACCELERATE_MIXED_PRECISION", ("bf16",), dtype == "bfloat16", "--unlearn-dtype=bfloat16"),
+        ("ACCELERATE_MIXED_PRECISION", ("fp16", "fp8"), False, "mixed_precision: bf16"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", ("true",), checkpointing, "checkpointing=true"),
+    ):
+        value = environment.get(variable, "")
+        if value.lower() in asked and not done:
+            raise UserError(
+                f"accelerate's configuration ({variable}={value}) is to be a flag, by which the "
+                f"run finds what was trained: write {instead}"
+            )
+    steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps not in ("1", "auto", str(accumulate)):
+        raise UserError(
+            f"accelerate's configuration (gradient_accumulation_steps: {steps}) is to be an option "
+            f"of the method: write accumulate={steps}"
+        )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_unlearn.models.presets import TINY_FOLDER
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 
 # All that these tests expect of the default method on the bundled people; a better default is a
 # change here and nowhere else. Default gates that it may fail still: close calls.

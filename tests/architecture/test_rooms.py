@@ -38,7 +38,7 @@ MAX_LINES = 600
 MAX_PLUGIN_LINES = 200
 # Standard-library files that the sandbox's child loads by path, as top-level modules.
 SANDBOX_FILES = {
-    *("checker", "child", "codec", "compare", "kernel", "layers", "messages", "seccomp", "zygote"),
+    *("checker", "child", "codec", "compare", "kernel", "layers", "seccomp", "zygote"),
 }
 
 # A module's dotted name without the package, and the modules of the package that it imports.

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_unlearn.attacks.attack import Known, attacks
 from pytest_unlearn.attacks.prompt_attacks import WRAPPERS
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.record import by_owner
 from pytest_unlearn.probes.families import Probe, direct_probes
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.matching import Matcher, normalise
 from pytest_unlearn.leaks.outcome import Detector, follows_from, is_degenerate
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.probes.families import build_probes, direct_probes
 from pytest_unlearn.tasks.files import humaneval_cases
 from tests.support.library import library

@@ -31,7 +31,7 @@ from pytest_unlearn.models.loading import Weights, load, peft_quietly
 from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.models.scoring import Scorer, score
 from pytest_unlearn.models.sources import resolve
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from tests.support.small_models import byte_tokenizer
 
 EXAMPLES = [

@@ -13,7 +13,7 @@ from pytest_unlearn.leaks.outcome import Detector
 from pytest_unlearn.models.loading import LanguageModel, load
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.models.tiny import recipe
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.probes.families import direct_probes
 from pytest_unlearn.sandbox import Sandbox
 from pytest_unlearn.tasks.extraction import solution

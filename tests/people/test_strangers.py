@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.other_values import stranger_names, stranger_records
 
 RECORDS = [record for record in tiny_records() if record.split != "control"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.families import (
     FAMILIES,

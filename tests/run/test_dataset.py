@@ -11,7 +11,7 @@ import pytest
 from pytest_unlearn.gates.case_rows import cluster_of
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.planning import check_feasible
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.run.chunks import PROBE_TOKENS
 from pytest_unlearn.run.dataset import Dataset, _in_other_carriers
 from pytest_unlearn.tasks.task_prompts import Sampling

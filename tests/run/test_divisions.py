@@ -12,7 +12,7 @@ import pytest
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.people.bundled import tiny_records
+from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.probes.families import build_probes
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.divisions import RehearsedFileError, held_out, rehearsed_probes

@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 from pytest_unlearn.sandbox import ImportNotFoundError, Sandbox
-from pytest_unlearn.sandbox.packages import find_packages
+from pytest_unlearn.sandbox.helper import find_packages
 from pytest_unlearn.tasks.format import Call, CheckProgram
 
 numpy = pytest.mark.skipif(not importlib.util.find_spec("numpy"), reason="needs numpy")

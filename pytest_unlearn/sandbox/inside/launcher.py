@@ -18,12 +18,12 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from pytest_unlearn.sandbox.inside import child, kernel, layers, messages, seccomp
+    from pytest_unlearn.sandbox.inside import child, codec, kernel, layers, seccomp
 
 if not TYPE_CHECKING:
     _HERE = os.path.dirname(os.path.abspath(__file__))
     _ZYGOTE = runpy.run_path(os.path.join(_HERE, "zygote.py"))
-    child, kernel, layers, messages = map(_ZYGOTE.get, ("child", "kernel", "layers", "messages"))
+    child, codec, kernel, layers = map(_ZYGOTE.get, ("child", "codec", "kernel", "layers"))
     seccomp = vars(layers)["seccomp"]
 # Read a file or a folder's listing, and run it.
 _RUN = 13
@@ -78,7 +78,7 @@ def main() -> NoReturn:
     lacking = {name: own.missing[name] for name in config["needed"] if name in own.missing}
     if lacking:
         os.write(2, json.dumps(lacking).encode())
-        os._exit(messages.FAILED)
+        os._exit(codec.FAILED)
     pid = own.fork()
     if pid == 0:
         try:
@@ -87,7 +87,7 @@ def main() -> NoReturn:
         except BaseException as error:
             os.write(2, str(error).encode(errors="replace"))
         finally:
-            os._exit(messages.FAILED)
+            os._exit(codec.FAILED)
     _end_as(pid)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
-    from pytest_unlearn.sandbox.inside import checker, child, codec, kernel, layers, messages
+    from pytest_unlearn.sandbox.inside import checker, child, codec, kernel, layers
 
 # What wait4 returns: number, status and usage.
 Reaped: TypeAlias = "tuple[int, int, resource.struct_rusage]"
@@ -92,7 +92,6 @@ if not TYPE_CHECKING:
     codec = load("codec")
     child = load("child")
     checker = load("checker", child=child)
-    messages = load("messages")
     kernel = load("kernel")
     layers = load("layers", kernel=kernel, seccomp=load("seccomp"))
 
@@ -152,15 +151,15 @@ class Zygote:
         gc.freeze()
         self._tell("ready", self.layers.missing, broken)
         if self._checks:
-            while (message := messages.receive(self.control)) is not None:
+            while (message := codec.receive(self.control)) is not None:
                 self._tell(*self.check(*message))
         else:
             while command := self.control.recv(1):
-                if command == messages.FORK:  # The other one came too late.
+                if command == codec.FORK:  # The other one came too late.
                     self.serve()
 
     def _tell(self, *fields: object) -> None:
-        messages.send(self.control, codec.encode(fields, max_bytes=1 << 16))
+        codec.send(self.control, codec.encode(fields, max_bytes=1 << 16))
 
     def _confine_children(self) -> None:
         """Do beforehand what can be done for all of them."""
@@ -235,13 +234,13 @@ class Zygote:
             if pid == 0:
                 self._be_a_sample(theirs)
             theirs.close()
-            messages.send_socket(self.control, codec.encode(("child",), max_bytes=64), ours)
+            codec.send_socket(self.control, codec.encode(("child",), max_bytes=64), ours)
         reaped: list[Reaped] = []
         end = watch(pid, self.control, reaped)
         status, cpu_s, peak_kb = (
             clear(pid, reaped) if self._parent_of_children else end_namespace(pid)
         )
-        if end == messages.GONE:
+        if end == codec.GONE:
             end_all()
         self._tell("ended", status, cpu_s, peak_kb)
 
@@ -293,10 +292,10 @@ def rehearse(control: socket.socket, codec: Any) -> None:
             os.dup2(theirs.fileno(), child.RESULT_FD)
             by_program = number % 2
             fields = (REHEARSED, "f", None if by_program else calls, REHEARSAL_ROOM, 1, "")
-            messages.send(ours, codec.encode(fields, max_bytes=REHEARSAL_ROOM))
+            codec.send(ours, codec.encode(fields, max_bytes=REHEARSAL_ROOM))
             source, name, asked, room, _, given = child.await_request(control, codec)
             if by_program:
-                messages.send(ours, call)
+                codec.send(ours, call)
                 ours.shutdown(socket.SHUT_WR)
                 child.answer(source, name, room, given, codec)
             else:
@@ -415,7 +414,7 @@ def watch(pid: int, control: socket.socket, reaped: list[Reaped]) -> bytes:
             if control.fileno() in ready:
                 return control.recv(1)
             if has_ended(pid, reaped):
-                return messages.END
+                return codec.END
     finally:
         if pidfd is not None:
             os.close(pidfd)
