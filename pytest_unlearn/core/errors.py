@@ -64,8 +64,8 @@ def nearest(name: str, known: Iterable[str], likeness: float = 0.75) -> str:
 
     `likeness` is difflib's ratio, from 0 to 1.
     """
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
-    return found[0] if found else ""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
+    return matches[0] if matches else ""
 
 
 class UnlearningError(RuntimeError):

@@ -109,11 +109,11 @@ class _Redaction:
 
     def clean(self, text: str) -> str:
         """Return a text without values."""
-        pieces, kept = [], 0
+        pieces, copied = [], 0
         for start, end in self._stretches(text):
-            pieces += [text[kept:start], REDACTED]
-            kept = end
-        text = "".join([*pieces, text[kept:]])
+            pieces += [text[copied:start], REDACTED]
+            copied = end
+        text = "".join([*pieces, text[copied:]])
         for form in self._others:
             text = text.replace(form, REDACTED)
         if not self._words:
@@ -123,9 +123,9 @@ class _Redaction:
     def _stretches(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield the spans of parts of values, adjacent ones joined, without white space around."""
         known = self._parts
-        found = [at for at, part in enumerate(_parts_of(_lower(text))) if hash(part) in known]
+        places = [at for at, part in enumerate(_parts_of(_lower(text))) if hash(part) in known]
         start = end = 0
-        for at in [*found, len(text) + 1]:
+        for at in [*places, len(text) + 1]:
             if at > end and end:
                 inner = text[start:end]
                 yield end - len(inner.lstrip()), start + len(inner.rstrip())

@@ -174,16 +174,16 @@ class Store:
         StoreError where it cannot be read.
         """
         try:
-            found = json.loads(self._path(namespace, key).read_bytes())
-            whole = found["sha256"] == _sealed(namespace, key, found["entry"])
+            stored = json.loads(self._path(namespace, key).read_bytes())
+            intact = stored["sha256"] == _sealed(namespace, key, stored["entry"])
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._refused("read", error) from error
         except (ValueError, RecursionError, KeyError, TypeError):
             return None
-        entry = found["entry"]
-        if not whole or not isinstance(entry, dict) or (fields and entry.keys() != set(fields)):
+        entry = stored["entry"]
+        if not intact or not isinstance(entry, dict) or (fields and entry.keys() != set(fields)):
             return None
         return entry
 

@@ -121,15 +121,15 @@ def _character(code: int, instead: str) -> str:
 
 def _unescape(match: re.Match[str]) -> str:
     run, *codes, name = match.groups()
-    whole = match.group()
+    escape = match.group()
     if run:
         return _text_of(bytes.fromhex(run.replace("\\", "").replace("x", "")))
     if name:
         try:
             return unicodedata.lookup(name)
         except KeyError:
-            return whole
-    return next(_character(int(c, b), whole) for c, b in zip(codes, _BASES, strict=True) if c)
+            return escape
+    return next(_character(int(c, b), escape) for c, b in zip(codes, _BASES, strict=True) if c)
 
 
 def _blanked(text: str) -> str:

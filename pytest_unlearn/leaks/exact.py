@@ -213,7 +213,7 @@ def mean_bits(exposures: Sequence[Exposure]) -> float:
     """Return the mean exposure in bits; compare it with `NULL_EXPOSURE_BITS`, never with 0."""
     if not exposures:
         raise ValueError("a mean over no exposure means nothing")
-    return math.fsum(found.bits for found in exposures) / len(exposures)
+    return math.fsum(each.bits for each in exposures) / len(exposures)
 
 
 def null_p_value(exposures: Sequence[Exposure]) -> float:
@@ -226,7 +226,7 @@ def null_p_value(exposures: Sequence[Exposure]) -> float:
     """
     if not exposures:
         raise ValueError("a test over no exposure means nothing")
-    total = math.fsum(-math.log(found.p_value) for found in exposures)
+    total = math.fsum(-math.log(each.p_value) for each in exposures)
     if total == 0:
         return 1.0
     terms = [i * math.log(total) - total - math.lgamma(i + 1) for i in range(len(exposures))]
@@ -238,15 +238,15 @@ def null_p_value(exposures: Sequence[Exposure]) -> float:
 SAMPLES = (1, 100, 10_000, 1_000_000)
 
 
-def exact_row(found: Extraction) -> dict[str, Any]:
+def exact_row(extraction: Extraction) -> dict[str, Any]:
     """Return an extraction's fields as JSON data, with the samples needed for even odds.
 
     What is infinite (the log of a probability of 0, and its samples) is None.
     """
-    row = {**asdict(found), "n_for_half": found.n_for_half}
-    if found.n_for_half == math.inf:
+    row = {**asdict(extraction), "n_for_half": extraction.n_for_half}
+    if extraction.n_for_half == math.inf:
         row["n_for_half"] = None
-    if found.log_probability == -math.inf:
+    if extraction.log_probability == -math.inf:
         row["log_probability"] = None
     return row
 
@@ -275,8 +275,8 @@ def exposure_row(
     else:
         others = [other for other in everything if other != value]
     own, *rest = model.alternatives(probe.prompt.reveal(), [value, *others], probe.after.reveal())
-    found = exposure(own, rest, exact=everything is not None)
-    return {"bits": found.bits, "rank": found.rank, "size": found.size, "exact": found.exact}
+    ranked = exposure(own, rest, exact=everything is not None)
+    return {"bits": ranked.bits, "rank": ranked.rank, "size": ranked.size, "exact": ranked.exact}
 
 
 def mean_leak_at(rows: Sequence[dict[str, Any]], k: int) -> float:

@@ -245,28 +245,28 @@ class Matcher:
         which the first `given` characters, shown by the prompt, do not count.
         """
         text = encodable(text)
-        found: dict[int, Match] = {}
+        matched: dict[int, Match] = {}
         if text:
-            self._find_exact(text, found)
+            self._find_exact(text, matched)
             for reading in views(text):
-                self._find_in(reading, found)
-        matches = [match for match in found.values() if _tells(match, near)]
+                self._find_in(reading, matched)
+        matches = [match for match in matched.values() if _tells(match, near)]
         if near is not None and all(match.record.id != near.id for match in matches):
             match = self._find_near(near, text, given)
             matches += [] if match is None else [match]
         return matches
 
-    def _add(self, how: str, numbers: Sequence[int], found: dict[int, Match]) -> None:
+    def _add(self, how: str, numbers: Sequence[int], matched: dict[int, Match]) -> None:
         for number in numbers:
             record = self._records[number]
-            found.setdefault(number, Match(record, how, value_bits(record)))
+            matched.setdefault(number, Match(record, how, value_bits(record)))
 
-    def _find_exact(self, text: str, found: dict[int, Match]) -> None:
+    def _find_exact(self, text: str, matched: dict[int, Match]) -> None:
         seen: set[int] = set()
         for pattern, start, end in self._exact.automaton.find(text):
             if pattern not in seen and self._rules[pattern](text, start, end):
                 seen.add(pattern)
-                self._add("exact", self._exact.records[pattern], found)
+                self._add("exact", self._exact.records[pattern], matched)
 
     def _find_near(self, record: Record, text: str, given: int) -> Match | None:
         value = encodable(record.value.reveal())
@@ -295,7 +295,7 @@ class Matcher:
             self._shared_spans[record.id] = near_misses.shared_spans(value, others)
         return self._shared_spans[record.id]
 
-    def _find_in(self, reading: View, found: dict[int, Match]) -> None:
+    def _find_in(self, reading: View, matched: dict[int, Match]) -> None:
         index = self._spelled if reading.spelled else self._normalised
         new: dict[int, None] = {}
         starts, ends = b"", b""
@@ -303,14 +303,14 @@ class Matcher:
             if not starts:  # most texts hold nothing, and need no borders
                 starts, ends = _borders(reading)
             if starts[start] and ends[end - 1] and pattern not in new:
-                if all(number in found for number in index.records[pattern]):
+                if all(number in matched for number in index.records[pattern]):
                     continue
                 new[pattern] = None
         if new and reading.parts is not None:
             for part in reading.parts():
-                self._find_in(part, found)
+                self._find_in(part, matched)
         for pattern in new:
-            self._add(reading.how, index.records[pattern], found)
+            self._add(reading.how, index.records[pattern], matched)
 
 
 def _written_forms(value: str, kind: str) -> list[str]:

@@ -217,10 +217,10 @@ def _groups(count: int, side: int, owners: Sequence[str] | None) -> list[list[in
     if len(owners) != count:
         name = ("members", "non-members")[side]
         raise ValueError(f"{len(owners)} owners do not belong to {count} {name}")
-    found: dict[str, list[int]] = {}
+    positions: dict[str, list[int]] = {}
     for position, owner in enumerate(owners):
-        found.setdefault(owner, []).append(position)
-    return list(found.values())
+        positions.setdefault(owner, []).append(position)
+    return list(positions.values())
 
 
 def _placements(
@@ -259,17 +259,17 @@ def _bootstrap(
 ) -> tuple[float, float]:
     """Return the alpha / 2 and 1 - alpha / 2 quantiles of the AUC over resampled people."""
     random = Random(seed)
-    found = []
+    estimates = []
     for _ in range(resamples):
         drawn = [
             [scores[i] for group in random.choices(side, k=len(side)) for i in group]
             for scores, side in ((members, groups), (nonmembers, others))
         ]
-        found.append(math.fsum(_placements(*drawn)[0]) / len(drawn[0]))
-    found.sort()
+        estimates.append(math.fsum(_placements(*drawn)[0]) / len(drawn[0]))
+    estimates.sort()
     # Outwards to whole positions: few resamples give a wider interval, not a narrower one.
     last = resamples - 1
-    return found[math.floor(alpha / 2 * last)], found[math.ceil((1.0 - alpha / 2) * last)]
+    return estimates[math.floor(alpha / 2 * last)], estimates[math.ceil((1.0 - alpha / 2) * last)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,8 +277,8 @@ def near(
     limits = threshold(kind_name, min(9, math.ceil(10 * removed / len(value))))
     if _MARKER.search(value) and not (kind and value.startswith(kind.public_prefix)):
         limits = NOTHING  # headers inside a key of another algorithm are longer than decoys show
-    whole = sum(map(len, secret_parts(kind_name, value)))
-    per_character = (kind.bits if kind is not None else _RANDOM_BITS * whole) / whole
+    size = sum(map(len, secret_parts(kind_name, value)))
+    per_character = (kind.bits if kind is not None else _RANDOM_BITS * size) / size
     if limits.ratio is not None and len(part) <= _MOST_FUZZY:
         score = fuzz.partial_ratio(part, text, score_cutoff=math.nextafter(limits.ratio, 101))
         if score and len(text) >= len(part) - 2:

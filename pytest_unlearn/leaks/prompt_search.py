@@ -216,12 +216,12 @@ def fisher_p(found_a: int, size_a: int, found_b: int, size_b: int) -> float:
     """
     if not (0 <= found_a <= size_a and 0 <= found_b <= size_b):
         raise ValueError(f"counts out of range: {found_a}/{size_a} and {found_b}/{size_b}")
-    found = found_a + found_b
+    finds = found_a + found_b
     ways = sum(
-        math.comb(size_a, k) * math.comb(size_b, found - k)
-        for k in range(found_a, min(size_a, found) + 1)
+        math.comb(size_a, k) * math.comb(size_b, finds - k)
+        for k in range(found_a, min(size_a, finds) + 1)
     )
-    return ways / math.comb(size_a + size_b, found)
+    return ways / math.comb(size_a + size_b, finds)
 
 
 def search_records(

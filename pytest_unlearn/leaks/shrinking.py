@@ -277,9 +277,9 @@ class _Shrinker:
             first = 0
             while first < len(units):
                 window = units[first : first + _WINDOW]
-                kept = self._kept(units[:first], window, units[first + _WINDOW :])
-                units[first : first + _WINDOW] = kept
-                first += len(kept)
+                needed = self._kept(units[:first], window, units[first + _WINDOW :])
+                units[first : first + _WINDOW] = needed
+                first += len(needed)
             prompt = joined(units)
         while True:
             units = [Secret(unit, prompt.kind) for unit in _words(prompt.reveal())]
@@ -331,7 +331,7 @@ class _Shrinker:
             return self._known(prompt)  # an answer that changed would be called flaky
 
         try:
-            found = find(
+            least = find(
                 st.tuples(*(st.integers(0, _KEEP * bound) for bound in start)),
                 still_leaks,
                 settings=settings(
@@ -347,10 +347,10 @@ class _Shrinker:
                 random=random.Random(self._random.getrandbits(64)),
             )
         except errors.NoSuchExample:
-            found = start  # no luck: what follows works from the start itself
+            least = start  # no luck: what follows works from the start itself
         if failure is not None:
             raise failure
-        return tuple(map(min, found, start))
+        return tuple(map(min, least, start))
 
 
 def _changed(indices: Indices, factor: int, choice: int) -> Indices:

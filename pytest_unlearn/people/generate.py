@@ -224,17 +224,17 @@ def _new_person(
                 "other kinds"
             )
         locale = choices.choice(left)
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         for kind in needed:
-            value = _new(kind, locale, choices, taken.values, found.get("name", ""))
+            value = _new(kind, locale, choices, taken.values, values.get("name", ""))
             if value is None:
                 taken.exhausted.update(
                     (kind, each) for each in ([locale] if kind in WORD_KINDS else options.locales)
                 )
                 break
-            found[kind] = value
+            values[kind] = value
         else:
-            return found.pop("name"), found
+            return values.pop("name"), values
 
 
 def documents_of(

@@ -39,13 +39,13 @@ def decoys(
     same for the same seed. `avoid` should hold every value of the records. Raises DecoyError where
     the kind has not so many, KeyError for a kind that is not known.
     """
-    found = _draw(KINDS[kind], count, Stream(seed, "decoys", kind), frozenset(avoid))
-    if len(found) < count:
+    values = _draw(KINDS[kind], count, Stream(seed, "decoys", kind), frozenset(avoid))
+    if len(values) < count:
         raise DecoyError(
-            f"{kind}: {count} decoys were asked for, and its generator gave only {len(found)} "
-            f"different values besides those to avoid; ask for at most {len(found)}"
+            f"{kind}: {count} decoys were asked for, and its generator gave only {len(values)} "
+            f"different values besides those to avoid; ask for at most {len(values)}"
         )
-    return found
+    return values
 
 
 def all_values(kind: str) -> tuple[str, ...] | None:
@@ -57,23 +57,23 @@ def all_values(kind: str) -> tuple[str, ...] | None:
     size = 2.0 ** min(KINDS[kind].bits, 64.0)
     if size > MOST_LISTED + 0.5:
         return None
-    found = _draw(KINDS[kind], round(size), Stream("all values", kind), frozenset())
-    return tuple(sorted(found)) if len(found) == round(size) else None
+    values = _draw(KINDS[kind], round(size), Stream("all values", kind), frozenset())
+    return tuple(sorted(values)) if len(values) == round(size) else None
 
 
 def _draw(kind: Kind, count: int, stream: Stream, avoid: frozenset[str]) -> tuple[str, ...]:
     """Draw up to `count` different values; fewer where `_FRUITLESS` draws in a row give none."""
-    found: dict[str, None] = {}
+    values: dict[str, None] = {}
     fruitless = 0
     # The last of n equally likely values takes n draws on average, and now and then ten times that.
     patience = max(_FRUITLESS, 20 * count)
-    while len(found) < count and fruitless < patience:
+    while len(values) < count and fruitless < patience:
         value = kind.generate(stream)
         fruitless += 1
-        if value not in found and value not in avoid:
-            found[value] = None
+        if value not in values and value not in avoid:
+            values[value] = None
             fruitless = 0
-    return tuple(found)
+    return tuple(values)
 
 
 class AlternateError(UserError):
@@ -90,16 +90,16 @@ def plausible(
     AlternateError where there are not so many.
     """
     stream = Stream("alternates", kind, label)
-    found: dict[str, None] = {}
+    values: dict[str, None] = {}
     for _ in range(_FRUITLESS):
         other = KINDS[kind].generate(stream) if kind in KINDS else _reshaped(value, stream)
         if other != value and other not in avoid:
-            found[other] = None
-        if len(found) == count:
-            return tuple(found)
+            values[other] = None
+        if len(values) == count:
+            return tuple(values)
     raise AlternateError(
         f"{kind}: {count} other values were asked for to teach in the place of a true one, and "
-        f"{len(found)} were found; take a method without alternates"
+        f"{len(values)} were found; take a method without alternates"
     )
 
 

@@ -319,14 +319,14 @@ def _person(data: Mapping[str, Any], where: str, turn: int) -> list[_Row]:
     rows: list[_Row] = []
     used: set[str] = set()
     for position, attribute in enumerate(attributes):
-        found = False
+        placed = False
         for document in documents:
             row = _placed(attribute, document, name)
             if row is not None:
-                found = True
+                placed = True
                 used.add(document.field)
                 rows.append(row)
-        if not found:
+        if not placed:
             rows.append(_carried(attribute, name, turn + position, where))
     for document in documents:
         if document.field not in used:

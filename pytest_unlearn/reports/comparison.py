@@ -163,8 +163,8 @@ class Standing:
 
 def standings(results: Sequence[Result]) -> list[Standing]:
     """Return the pairs in order, those on the front marked."""
-    found = list(map(_standing, results))
-    return [replace(one, front=_on_front(one, found)) for one in found]
+    all_standings = list(map(_standing, results))
+    return [replace(one, front=_on_front(one, all_standings)) for one in all_standings]
 
 
 def _standing(result: Result) -> Standing:
@@ -197,9 +197,9 @@ def _on_front(one: Standing, among: Iterable[Standing]) -> bool:
     )
 
 
-def sweep_table(found: Sequence[Standing], front: bool = True) -> Table:
+def sweep_table(standings: Sequence[Standing], front: bool = True) -> Table:
     """Return a line a pair: counts with the gates' one-sided bounds, verdict, front."""
-    names = [gate.name for gate in found[0].measured]
+    names = [gate.name for gate in standings[0].measured]
     return [
         ["pair", *names, "verdict", *(["Pareto"] if front else [])],
         *(
@@ -209,7 +209,7 @@ def sweep_table(found: Sequence[Standing], front: bool = True) -> Table:
                 one.verdict,
                 *(["front" if one.front else "-"] if front else []),
             ]
-            for one in found
+            for one in standings
         ),
     ]
 
@@ -219,17 +219,17 @@ def side_by_side(results: Sequence[Result]) -> tuple[list[Table], str]:
 
     Of erasure requests what became of each comes first: one is no choice among the others.
     """
-    found, requests = standings(results), stages(results)
+    pairs, requests = standings(results), stages(results)
     if requests:
-        return [stage_table(requests), sweep_table(found, front=False)], stage_sentence(requests)
-    return [sweep_table(found)], front_sentence(found)
+        return [stage_table(requests), sweep_table(pairs, front=False)], stage_sentence(requests)
+    return [sweep_table(pairs)], front_sentence(found)
 
 
-def front_sentence(found: Sequence[Standing]) -> str:
+def front_sentence(standings: Sequence[Standing]) -> str:
     """Return which pairs are on the front, with leak and ability."""
     front = [
         f"{one.label} ({one.leak:.1%} leak, {one.ability:.1%} retained)"
-        for one in found
+        for one in standings
         if one.front
     ]
     if front:
@@ -308,15 +308,15 @@ def _stage(result: Result) -> Stage:
         for name in dict.fromkeys(request_of.values())
     }
     tasks = _unseen([row for row in rows if isinstance(row, TaskRow)])
-    kept = _unseen([row for row in probes if row.split == "retain" and row.family == "direct"])
-    whole = not result.caveat
+    retained = _unseen([row for row in probes if row.split == "retain" and row.family == "direct"])
+    complete = not result.caveat
     return Stage(
         result.label,
         result.pair.request,
         result.pair.apart,
         counts,
-        ability=_ratio(tasks, lambda row, state: row.pass_at(state)) if whole else None,
-        retained=_ratio(kept, _given) if whole else None,
+        ability=_ratio(tasks, lambda row, state: row.pass_at(state)) if complete else None,
+        retained=_ratio(retained, _given) if complete else None,
         verdict=result.verdict,
     )
 
@@ -345,7 +345,7 @@ def _ratio(rows: Sequence[Any], score: Callable[[Any, Any], float]) -> float | N
     return math.fsum(score(row, "unlearned") for row in rows) / base if base else None
 
 
-def stage_table(found: Sequence[Stage]) -> Table:
+def stage_table(stages: Sequence[Stage]) -> Table:
     """Return a line a request: who leaks, what is left of ability and of retained people."""
     head = ["after request", "its people", "of them leak", "of earlier ones", "which"]
     return [
@@ -361,7 +361,7 @@ def stage_table(found: Sequence[Stage]) -> Table:
                 percent_of(one.retained),
                 one.verdict,
             ]
-            for one in found
+            for one in stages
         ),
     ]
 
@@ -375,10 +375,10 @@ def percent_of(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def stage_sentence(found: Sequence[Stage]) -> str:
+def stage_sentence(stages: Sequence[Stage]) -> str:
     """Return the worst of all requests, by each measure."""
     clauses = []
-    leaks = [one for one in found if one.leak is not None]
+    leaks = [one for one in stages if one.leak is not None]
     if leaks:
         worst = max(leaks, key=lambda one: one.leak or 0.0)
         if worst.leak:
@@ -387,10 +387,10 @@ def stage_sentence(found: Sequence[Stage]) -> str:
             clause = "nobody leaks after any"
         clauses.append(clause)
     for name, what in (("ability", "pass@k"), ("retained", "retained people's values")):
-        known = [one for one in found if getattr(one, name) is not None]
+        known = [one for one in stages if getattr(one, name) is not None]
         if known:
             least = min(known, key=lambda one: getattr(one, name))
             clauses.append(
                 f"{what} at {getattr(least, name):.1%} of the base's after {least.label}"
             )
-    return f"Worst of {len(found)} requests: " + ("; ".join(clauses) or "nothing was measured")
+    return f"Worst of {len(stages)} requests: " + ("; ".join(clauses) or "nothing was measured")

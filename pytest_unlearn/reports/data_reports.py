@@ -171,31 +171,31 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
 
     Values in it are left behind unless `show_values`. Raises ResultsFileError naming file and line.
     """
-    found: list[_Lines] = []
+    runs: list[_Lines] = []
     number = 1
     for number, line in read_any_objects(path, ResultsFileError, ("record",)):
-        if not found or line["record"] == "run":
+        if not runs or line["record"] == "run":
             _check_head(path, number, line)
-            found.append(_Lines(line, [], []))
+            runs.append(_Lines(line, [], []))
             continue
         try:
             if line["record"] == "gate":
-                found[-1].gates.append(_made(GateFact, line))
+                runs[-1].gates.append(_made(GateFact, line))
             else:
-                found[-1].cases.append(_case(line, show_values))
+                runs[-1].cases.append(_case(line, show_values))
         except (KeyError, TypeError) as error:
             raise ResultsFileError(
                 f"{path}:{number}: not a line of results ({type(error).__name__}: {error}); write "
                 "the file again by --unlearn-report=jsonl"
             ) from error
-    if not found:
+    if not runs:
         _check_head(path, number, {})
-    pairs = found[0].head.get("pairs", 1)
-    if len(found) != pairs:
+    pairs = runs[0].head.get("pairs", 1)
+    if len(runs) != pairs:
         raise ResultsFileError(
-            f"{path}: {len(found)} runs, and there were {pairs}: the file was cut"
+            f"{path}: {len(runs)} runs, and there were {pairs}: the file was cut"
         )
-    return tuple(_result(path, lines, show_values) for lines in found)
+    return tuple(_result(path, lines, show_values) for lines in runs)
 
 
 class _Lines(NamedTuple):
@@ -270,12 +270,12 @@ def render_json_sweep(results: Sequence[Result]) -> str:
     pairs = [
         {
             **pair_data(result),
-            "leak": found.leak,
-            "ability": found.ability,
-            "front": found.front,
+            "leak": standing.leak,
+            "ability": standing.ability,
+            "front": standing.front,
             **_body(result),
         }
-        for result, found in zip(results, standings(results), strict=True)
+        for result, standing in zip(results, standings(results), strict=True)
     ]
     data = {
         "schema": SUMMARY_SCHEMA,

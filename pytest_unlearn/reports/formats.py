@@ -91,14 +91,14 @@ class Report:
 
 
 def choose_reports(
-    wanted: Sequence[str], folder: Path, environment: Mapping[str, str], sweeps: bool = False
+    requests: Sequence[str], folder: Path, environment: Mapping[str, str], sweeps: bool = False
 ) -> tuple[Report, ...]:
     """Read `FORMAT[:PATH]` texts, paths from `folder` on; add GitHub's job summary if there is one.
 
     Raises ReportError for an unknown format, for one that cannot hold a sweep where that is asked
     for, and for a path that cannot be written or is taken by another report.
     """
-    reports = [_parse(text, folder) for text in wanted]
+    reports = [_parse(text, folder) for text in requests]
     step_summary = environment.get(STEP_SUMMARY)
     if step_summary:
         reports.append(Report(FORMATS["github"], Path(step_summary), append=True))
@@ -134,13 +134,13 @@ def _parse(text: str, folder: Path) -> Report:
 
 def _installed(name: str) -> ReportFormat | None:
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        found = point.load()
-        if not isinstance(found, ReportFormat):
+        offered = point.load()
+        if not isinstance(offered, ReportFormat):
             raise ReportError(
                 f"--unlearn-report={name}: {point.value} of the package {point.module} is no "
                 "pytest_unlearn.reports.formats.ReportFormat"
             )
-        return found
+        return offered
     return None
 
 

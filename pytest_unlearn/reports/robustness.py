@@ -54,29 +54,29 @@ def attack_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[
     if not names:
         return []
     family = attacked[0].family
-    found = []
+    figures = []
     for name in ("", *names):
         part: list[AttackRow | ProbeRow] = [row for row in attacked if row.attack == name]
         if not name:
             part = [row for row in rows if isinstance(row, ProbeRow) and row.family == family]
         filters = {"probe": family, **({"attack": name} if name else {})}
-        if whole := share(METRICS["leak.direct"], part, filters, confidence):
-            found.append(_figures(name, whole, part))
-    return found
+        if direct := share(METRICS["leak.direct"], part, filters, confidence):
+            figures.append(_figures(name, direct, part))
+    return figures
 
 
-def _figures(name: str, whole: Share, rows: Sequence[AttackRow | ProbeRow]) -> AttackFigures:
+def _figures(name: str, direct: Share, rows: Sequence[AttackRow | ProbeRow]) -> AttackFigures:
     controls = [row for row in rows if row.split == "control"]
     own = sum(row.unlearned["label"] == "direct" for row in controls)
     return AttackFigures(
         attack=name,
-        n=whole.n,
-        direct=whole.rate("tested"),
-        bound=whole.bound,
+        n=direct.n,
+        direct=direct.rate("tested"),
+        bound=direct.bound,
         control=own / len(controls) if controls else None,
         leak_at=_leaks([row for row in rows if row.split == "forget"]),
         control_leak_at=_leaks(controls),
-        shown=whole.shown("tested"),
+        shown=direct.shown("tested"),
     )
 
 
@@ -87,12 +87,12 @@ def _leaks(rows: Sequence[AttackRow | ProbeRow]) -> dict[str, float]:
 
 def attack_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
     """Return the attacks as a table, empty without any; see `AttackFigures`."""
-    found = attack_figures(rows, confidence)
-    if not found:
+    figures = attack_figures(rows, confidence)
+    if not figures:
         return []
     leaks = (f"leak@{k:,}" for k in SAMPLES)
     head = ["under attack", "n", "direct", f"{percent(confidence)} bound", "control", *leaks]
-    return [[*head, f"control @{SAMPLES[-1]:,}"], *map(_cells, found)]
+    return [[*head, f"control @{SAMPLES[-1]:,}"], *map(_cells, figures)]
 
 
 def _cells(one: AttackFigures) -> list[str]:
@@ -129,13 +129,13 @@ class InsideFigures:
 
 def inside_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[InsideFigures]:
     """Return what hidden states give away, by the attacks that looked into them."""
-    found = []
+    figures = []
     names = dict.fromkeys(row.attack for row in rows if isinstance(row, AttackRow))
     for name in names:
         for metric in (METRICS["lens.share"], METRICS["states.auc"]):
             if metric.attack == name.partition("@")[0]:
-                found += _inside(metric, name, rows, confidence)
-    return found
+                figures += _inside(metric, name, rows, confidence)
+    return figures
 
 
 def _inside(
@@ -146,12 +146,12 @@ def _inside(
     if not counted:
         return []
     controls = metric.chance_rows(rows, filters)
-    found = sample(metric, counted, controls)
-    estimate = read(metric.type, found, confidence)
+    measured = sample(metric, counted, controls)
+    estimate = read(metric.type, measured, confidence)
     if estimate is None:
         return []
     if metric.type == "auc":
-        (sides,) = found.sides
+        (sides,) = measured.sides
         figures = {state: sides.auc(state, confidence).estimate for state in sides.members}
         chance = 0.5
     else:
@@ -160,7 +160,7 @@ def _inside(
             for state in ("base", "unlearned", "retrained")
         }
         figures = {
-            state: fmean(found.means([score for score in part if score is not None]))
+            state: fmean(measured.means([score for score in part if score is not None]))
             for state, part in scores.items()
             if None not in part
         }
@@ -184,8 +184,8 @@ def _inside(
 
 def inside_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
     """Return what hidden states give away as a table, empty without; see `InsideFigures`."""
-    found = inside_figures(rows, confidence)
-    if not found:
+    figures = inside_figures(rows, confidence)
+    if not figures:
         return []
     head = ["hidden states", "n", "base", "tested", "retrained", "control or chance"]
     return [
@@ -200,7 +200,7 @@ def inside_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
                 ),
                 one.bound,
             ]
-            for one in found
+            for one in figures
         ),
     ]
 
@@ -216,10 +216,10 @@ def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dic
     return [asdict(one) for one in attack_figures(rows, confidence)]
 
 
-def half_way(found: Sequence[AttackFigures]) -> list[str]:
+def half_way(figures: Sequence[AttackFigures]) -> list[str]:
     """Return for each attack of several stages how many steps bring half of the values back."""
     courses: dict[str, list[tuple[str, AttackFigures]]] = {}
-    for one in found:
+    for one in figures:
         name, _, stage = one.attack.partition("@")
         if stage:
             courses.setdefault(name, []).append((stage, one))
@@ -237,15 +237,15 @@ def half_way(found: Sequence[AttackFigures]) -> list[str]:
 
 def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
     """Return what was found in a sentence, and what was not tried in another."""
-    found = [one for one in attack_figures(rows, run.confidence) if one.attack]
+    figures = [one for one in attack_figures(rows, run.confidence) if one.attack]
     parts = []
-    if found:
-        worst = max(found, key=lambda one: one.direct)
+    if figures:
+        worst = max(figures, key=lambda one: one.direct)
         parts.append(
             f"Of {worst.n} values to be forgotten the worst attack, {worst.attack}, brings out "
             f"{worst.shown}. What comes out of control people is the attack's own doing."
         )
-        parts += [f"{sentence}." for sentence in half_way(found)]
+        parts += [f"{sentence}." for sentence in half_way(figures)]
     else:
         parts.append("No attack was tried: what an attacker gets is not known.")
     parts += _inside_sentences(rows, run.confidence)
@@ -259,13 +259,13 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
 
 def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:
     """Return what the worst layer gives away, in a sentence for each way to look inside."""
-    found = inside_figures(rows, confidence)
+    figures = inside_figures(rows, confidence)
     parts = []
     for metric, does in (
         ("lens.share", "of the tokens of a value are read off a middle layer"),
         ("states.auc", "is the AUC with which hidden states tell forgotten people from others"),
     ):
-        several = [one for one in found if one.metric == metric]
+        several = [one for one in figures if one.metric == metric]
         if several:
             worst = max(several, key=lambda one: one.tested)
             show = METRICS[metric].show
@@ -297,8 +297,8 @@ class Way:
     @property
     def share(self) -> float | None:
         """The share of the way, over 1 beyond the goal; None where base and goal are alike."""
-        whole = self.base - self.retrained
-        return None if abs(whole) < _LEAST_WAY else (self.base - self.tested) / whole
+        distance = self.base - self.retrained
+        return None if abs(distance) < _LEAST_WAY else (self.base - self.tested) / distance
 
     @property
     def cells(self) -> list[str]:
@@ -317,9 +317,9 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
 
     Of a metric with several views or states, that in which tested and retrained model differ most.
     """
-    found: list[Way] = []
+    chosen: list[Way] = []
     if not any(_asked_of_retrained(row) for row in rows):
-        return found
+        return chosen
     for metric in METRICS.values():
         if metric.split == "control" or metric.type in ("maximum", "count", "drop", "loss"):
             continue
@@ -329,8 +329,8 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
             continue
         several = list(_ways(metric, rows, confidence))
         if several:
-            found.append(max(several, key=lambda way: abs(way.tested - way.retrained)))
-    return found
+            chosen.append(max(several, key=lambda way: abs(way.tested - way.retrained)))
+    return chosen
 
 
 def _asked_of_retrained(row: Row) -> bool:
@@ -349,20 +349,20 @@ def _ways(metric: Metric, rows: Sequence[Row], confidence: float) -> Iterator[Wa
         if not counted:
             continue
         controls = compared.chance_rows(rows, part)
-        found = sample(compared, counted, controls, argument)
+        measured = sample(compared, counted, controls, argument)
         name = metric.name.removeprefix("gap.")
         name += f"({_WAY_SAMPLES:,})" * (metric.argument is not None)
-        yield from _of_sample(name, found, filters.get("attack", ""), confidence)
+        yield from _of_sample(name, measured, filters.get("attack", ""), confidence)
 
 
-def _of_sample(name: str, found: Sample, attack: str, confidence: float) -> Iterator[Way]:
-    if found.retrained:
+def _of_sample(name: str, measured: Sample, attack: str, confidence: float) -> Iterator[Way]:
+    if measured.retrained:
         base, tested, retrained = (
             math.fsum(means) / len(means)
-            for means in map(found.means, (found.base, found.new, found.retrained))
+            for means in map(measured.means, (measured.base, measured.new, measured.retrained))
         )
         yield Way(f"{name} ({attack})" if attack else name, base, tested, retrained)
-    for view, sides in enumerate(found.sides):
+    for view, sides in enumerate(measured.sides):
         if set(_STATES) <= set(sides.members):
             by = attack or MEMBERSHIP[view]
             base, tested, retrained = (sides.auc(state, confidence).estimate for state in _STATES)
@@ -371,12 +371,12 @@ def _of_sample(name: str, found: Sample, attack: str, confidence: float) -> Iter
 
 def way_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
     """Return the three models side by side, empty without a retrained one."""
-    found = ways(rows, confidence)
-    if not found:
+    compared = ways(rows, confidence)
+    if not compared:
         return []
     return [
         ["against retrained", "base", "tested", "retrained", "way gone"],
-        *(way.cells for way in found),
+        *(way.cells for way in compared),
     ]
 
 
@@ -385,5 +385,5 @@ def way_sentence(rows: Sequence[Row], confidence: float = CONFIDENCE) -> str:
     gone = [(way.name, way.share) for way in ways(rows, confidence) if way.share is not None]
     if not gone:
         return ""
-    told = ", ".join(f"{name} {share:.0%}" for name, share in gone)
-    return f"Of the way from base to retrained model the tested one went: {told}."
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in gone)
+    return f"Of the way from base to retrained model the tested one went: {listed}."

@@ -195,8 +195,8 @@ def _passed(tasks: Sequence[TaskRow], two_states: bool, confidence: float) -> Ta
     if ks != (1,) or len(tasks[0].base_samples) > 1:
         shares += [(f"pass@{k}", tasks, k) for k in ks]
     shares += [(f"pass@{ks[0]}{group}", part, ks[0]) for group, part in _groups(tasks) if group]
-    found = (pass_at(name, part, k, confidence, two_states) for name, part, k in shares)
-    return [[share.name, *share.cells] for share in found if share]
+    measured = (pass_at(name, part, k, confidence, two_states) for name, part, k in shares)
+    return [[share.name, *share.cells] for share in measured if share]
 
 
 def _groups(tasks: Sequence[TaskRow]) -> list[tuple[str, list[TaskRow]]]:
@@ -249,15 +249,15 @@ def membership_table(rows: Iterable[Row], attacks: Sequence[str], confidence: fl
     """
     aucs = membership_aucs(rows, attacks, confidence)
     table: Table = []
-    for attack, found in aucs.items():
+    for attack, by_state in aucs.items():
         if not table:
-            table = [["membership AUC", "n", *(_STATES[state] for state in found)]]
-            if "retrained" in found:
+            table = [["membership AUC", "n", *(_STATES[state] for state in by_state)]]
+            if "retrained" in by_state:
                 table[0].append("PrivLeak")
-        sizes = f"{found['base'].members}+{found['base'].nonmembers}"
-        line = [attack, sizes, *map(_interval, found.values())]
-        if "retrained" in found:
-            line.append(_privleak(found["unlearned"], found["retrained"]))
+        sizes = f"{by_state['base'].members}+{by_state['base'].nonmembers}"
+        line = [attack, sizes, *map(_interval, by_state.values())]
+        if "retrained" in by_state:
+            line.append(_privleak(by_state["unlearned"], by_state["retrained"]))
         table.append(line)
     return table
 
@@ -309,12 +309,13 @@ def _scores(row: ProbeRow, state: str) -> dict[str, Any]:
     return {**own, "reference_loss": row.retrained_exact["loss"]}
 
 
-def _interval(found: Auc) -> str:
-    return f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})"
+def _interval(area: Auc) -> str:
+    return f"{area.estimate:.2f} ({area.low:.2f} to {area.high:.2f})"
 
 
 def _privleak(tested: Auc, retrained: Auc) -> str:
     if retrained.estimate == 1.0:
         return "undefined: the retrained model knows them apart, so the texts differ"
-    found = privleak(tested, retrained)
-    return f"{found.estimate:+.0f} % ({found.low:+.0f} to {found.high:+.0f}): {found.verdict}"
+    compared = privleak(tested, retrained)
+    interval = f"{compared.low:+.0f} to {compared.high:+.0f}"
+    return f"{compared.estimate:+.0f} % ({interval}): {compared.verdict}"

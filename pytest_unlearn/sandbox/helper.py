@@ -85,19 +85,19 @@ def find_packages(names: Sequence[str]) -> Packages:
     return Packages(tuple(sorted(modules)), tuple(sorted(folders)), tuple(sorted(paths)))
 
 
-def _add(name: str, found: dict[str, metadata.Distribution]) -> None:
+def _add(name: str, distributions: dict[str, metadata.Distribution]) -> None:
     """Add a distribution and, where installed, those that it requires without extras."""
     key = re.sub(r"[-_.]+", "-", name).lower()
-    if key in found:
+    if key in distributions:
         return
     try:
-        found[key] = metadata.distribution(name)
+        distributions[key] = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return
-    for requirement in found[key].requires or ():
+    for requirement in distributions[key].requires or ():
         match = _NAME.match(requirement)
         if match and "extra ==" not in requirement:
-            _add(match[0], found)
+            _add(match[0], distributions)
 
 
 def _top(file: PurePath) -> str:

@@ -106,8 +106,8 @@ def _library_folders() -> Iterator[Path]:
 
 def lacking(language: str, mode: Mode) -> str:
     """Return why solutions in a language cannot be run here; nothing where they can."""
-    found = find_runtime(language)
-    return found if isinstance(found, str) else _tried(language, mode)
+    runtime = find_runtime(language)
+    return runtime if isinstance(runtime, str) else _tried(language, mode)
 
 
 @functools.cache
@@ -238,12 +238,12 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, by
 
 def _tree(root: int) -> list[int]:
     """Return the numbers of all processes below one."""
-    found = [root]
-    for number in found:
+    numbers = [root]
+    for number in numbers:
         with contextlib.suppress(OSError, ValueError):
             text = Path(f"/proc/{number}/task/{number}/children").read_text()
-            found += map(int, text.split())
-    return found[1:]
+            numbers += map(int, text.split())
+    return numbers[1:]
 
 
 def _memory_mb(root: int) -> int:
@@ -256,10 +256,10 @@ def _memory_mb(root: int) -> int:
 
 
 def _verdict(
-    told: bytes, end: _End, calls: Sequence[Call], limits: Limits
+    answers: bytes, end: _End, calls: Sequence[Call], limits: Limits
 ) -> tuple[Status, str, int | None]:
     """Return the verdict on what a process told, which is not to be trusted."""
-    lines = told.decode(errors="replace").split("\n")
+    lines = answers.decode(errors="replace").split("\n")
     if lines[0] != "S":
         return _not_started(end)
     for number, call in enumerate(calls):

@@ -200,7 +200,7 @@ def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
 
 def _imports_of(code: str) -> list[str]:
     """Return the canonical solution's imports of the standard library: one test relies on them."""
-    found = []
+    imports = []
     try:
         tree = syntax_tree(code)
     except FAULTS:
@@ -213,8 +213,8 @@ def _imports_of(code: str) -> list[str]:
         else:
             continue
         if all(module.split(".")[0] in sys.stdlib_module_names for module in modules):
-            found.append(ast.unparse(node))
-    return found
+            imports.append(ast.unparse(node))
+    return imports
 
 
 def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
@@ -299,10 +299,10 @@ def _statements(value: Any, key: str, where: str) -> list[str]:
         raise TaskFileError(
             f'{where}: "{key}": {json_name(value)} is given; write a list of statements'
         )
-    found = [checked_text(item, f"{key}[{index}]", where) for index, item in enumerate(value)]
-    for index, statement in enumerate(found):
+    statements = [checked_text(item, f"{key}[{index}]", where) for index, item in enumerate(value)]
+    for index, statement in enumerate(statements):
         parsed(statement, f"{key}[{index}]", where, TaskFileError)
-    return found
+    return statements
 
 
 def _called(code: str, tests: Sequence[str], where: str) -> str:
@@ -462,15 +462,15 @@ def livecodebench_case(data: dict[str, Any], where: str, group: str) -> TaskCase
 def _tests(value: Any, key: str, where: str) -> list[dict[str, Any]]:
     if value in (None, ""):
         return []
-    found = _json(value, key, where) if isinstance(value, str) else value
-    if isinstance(found, list) and all(
+    tests = _json(value, key, where) if isinstance(value, str) else value
+    if isinstance(tests, list) and all(
         isinstance(item, dict) and isinstance(item.get(part), str)
-        for item in found
+        for item in tests
         for part in ("input", "output")
     ):
-        return found
+        return tests
     raise TaskFileError(
-        f'{where}: "{key}": {json_name(found)} is given; write a list of {{"input": "...", '
+        f'{where}: "{key}": {json_name(tests)} is given; write a list of {{"input": "...", '
         '"output": "..."}}, or that as a text'
     )
 

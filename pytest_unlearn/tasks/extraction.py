@@ -67,7 +67,7 @@ _TAB = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Reading:
     """A definition of the entry point among the statements of a text."""
 
     text: Sequence[str]
@@ -144,16 +144,16 @@ def _plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _definition(text: str, entry_point: str) -> _Found | None:
+def _definition(text: str, entry_point: str) -> _Reading | None:
     """Return the best definition of the entry point in a text: of equals, the last."""
     lines = text.split("\n")
-    found = statements(lines)
+    parts = statements(lines)
     best: tuple[int, Statement] | None = None
-    for statement in found:
+    for statement in parts:
         rank = _rank(statement, entry_point)
         if rank is not None and (best is None or rank >= best[0]):
             best = (rank, statement)
-    return None if best is None else _Found(lines, found, best[1], best[0])
+    return None if best is None else _Reading(lines, parts, best[1], best[0])
 
 
 def _rank(statement: Statement, entry_point: str) -> int | None:
@@ -222,43 +222,43 @@ def _is_alias(node: ast.stmt, entry_point: str) -> bool:
     return isinstance(node.value, ast.Lambda | ast.Name | ast.Attribute)
 
 
-def _program(found: _Found, entry_point: str) -> str:
+def _program(reading: _Reading, entry_point: str) -> str:
     """Return the source of a definition and of all that it reaches, in the order of the text."""
     touching: dict[str, list[Statement]] = {}
-    changes = Changes(found.statements, entry_point)
+    changes = Changes(reading.statements, entry_point)
     imported: set[str] = set()
-    for statement in found.statements:
+    for statement in reading.statements:
         bound = changes.bound[statement.node]
         if _is_of_standard_library(statement.node):
             imported |= bound
-        if entry_point in bound and not _wraps(statement, found.definition, entry_point):
+        if entry_point in bound and not _wraps(statement, reading.definition, entry_point):
             # Another definition: the chosen one replaces all.
             bound = bound - {entry_point}
         changed = changes.of(statement.node)
-        if statement.first <= found.definition.first:
+        if statement.first <= reading.definition.first:
             changed = changed - {entry_point}
         for name in bound | changed:
             touching.setdefault(name, []).append(statement)
     beside: dict[int, list[Statement]] = {}  # on one line
-    for statement in found.statements:
+    for statement in reading.statements:
         beside.setdefault(statement.first, []).append(statement)
-    kept: dict[int, Statement] = {}
+    chosen: dict[int, Statement] = {}
     reached: set[str] = set()
-    waiting = [found.definition, *filter(_binds_unknown_names, found.statements)]
-    waiting += _settings(found.statements, imported)
+    waiting = [reading.definition, *filter(_binds_unknown_names, reading.statements)]
+    waiting += _settings(reading.statements, imported)
 
     def reach(names: set[str]) -> None:
         for name in names - reached:
             reached.add(name)
-            whole = [item for item in touching.get(name, []) if item.complete]
-            waiting.extend(whole or touching.get(name, []))
+            complete = [item for item in touching.get(name, []) if item.complete]
+            waiting.extend(complete or touching.get(name, []))
 
     def keep() -> None:
         while waiting:
             statement = waiting.pop()
-            if statement.first in kept:
+            if statement.first in chosen:
                 continue
-            kept[statement.first] = statement
+            chosen[statement.first] = statement
             for neighbour in beside[statement.first]:
                 names = used_names(neighbour.node)
                 reach(names)
@@ -268,17 +268,17 @@ def _program(found: _Found, entry_point: str) -> str:
 
     reach({entry_point})
     keep()
-    for statement in list(kept.values()):
+    for statement in list(chosen.values()):
         if isinstance(statement.node, ast.Import | ast.ImportFrom):
             imported |= changes.bound[statement.node]
-    waiting += _settings(found.statements, imported)
+    waiting += _settings(reading.statements, imported)
     keep()
     if any(name not in touching and not hasattr(builtins, name) for name in reached):
         # What nothing binds by its name, a text or a module's attributes may: `exec`, `globals()`.
-        waiting += filter(_binds_by_text, found.statements)
+        waiting += filter(_binds_by_text, reading.statements)
         keep()
-    ordered = sorted(kept.values(), key=lambda item: (not item.is_future, item.first))
-    return "".join(f"{item.source(found.text)}\n" for item in ordered)
+    ordered = sorted(chosen.values(), key=lambda item: (not item.is_future, item.first))
+    return "".join(f"{item.source(reading.text)}\n" for item in ordered)
 
 
 def _binds_by_text(statement: Statement) -> bool:
@@ -333,9 +333,9 @@ def _binds_unknown_names(statement: Statement) -> bool:
     )
 
 
-def _settings(found: Sequence[Statement], imported: set[str]) -> Iterator[Statement]:
+def _settings(parts: Sequence[Statement], imported: set[str]) -> Iterator[Statement]:
     """Yield calls of imported modules that set something for the whole program."""
-    for statement in found:
+    for statement in parts:
         if statement.complete and _is_setting(statement.node, imported):
             yield statement
 

@@ -86,12 +86,13 @@ def load_cases(path: Path, group: str | None = None) -> tuple[TaskCase, ...]:
     known: tuple[Format, str] | None = None
     for place, data in _objects(path):
         where = f"{path}:{place}"
-        found = next((format_ for format_ in FORMATS if format_.keys & data.keys()), None)
+        detected = next((format_ for format_ in FORMATS if format_.keys & data.keys()), None)
         if known is None:
-            known = (found or FORMATS[0], place)
-        elif found is not None and found is not known[0]:
+            known = (detected or FORMATS[0], place)
+        elif detected is not None and detected is not known[0]:
             raise TaskFileError(
-                f"{where}: this line is in {found.name}, and line {known[1]} in {known[0].name}; "
+                f"{where}: this line is in {detected.name}, and line {known[1]} in "
+                f"{known[0].name}; "
                 "write one format a file"
             )
         case = known[0].case(data, where, named)

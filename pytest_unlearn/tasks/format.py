@@ -437,17 +437,17 @@ def checked_text(value: Any, key: str, where: str) -> str:
     Raises TaskFileError for another type, half a surrogate pair, a NUL, and for more than
     `MAX_TEXT` characters.
     """
-    found = checked_string(value, key, where, TaskFileError)
-    if "\0" in found:
+    text = checked_string(value, key, where, TaskFileError)
+    if "\0" in text:
         raise TaskFileError(
-            f'{where}: "{key}": character {found.index(chr(0)) + 1} is a NUL, which no Python '
+            f'{where}: "{key}": character {text.index(chr(0)) + 1} is a NUL, which no Python '
             "program holds; leave it out"
         )
-    if len(found) > MAX_TEXT:
+    if len(text) > MAX_TEXT:
         raise TaskFileError(
-            f'{where}: "{key}": the text has {len(found)} characters; write at most {MAX_TEXT}'
+            f'{where}: "{key}": the text has {len(text)} characters; write at most {MAX_TEXT}'
         )
-    return found
+    return text
 
 
 def _calls(value: Any, tolerance: float, where: str) -> tuple[Call, ...]:

@@ -76,16 +76,16 @@ def multipl_e_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
 
 def _tests(source: str, language: str, where: str) -> tuple[str, tuple[Call, ...]]:
     """Return the function that the asserts call, and each call with its expected value."""
-    found: list[tuple[str, Call]] = []
+    calls: list[tuple[str, Call]] = []
     for number, inner in enumerate(_inside(source, _ASSERTS[language], where)):
         at = f'{where}: "tests": assert {number + 1}'
         try:
-            found.append((_of_javascript if language == JAVASCRIPT else _of_java)(inner))
+            calls.append((_of_javascript if language == JAVASCRIPT else _of_java)(inner))
         except (ValueError, IndexError, RecursionError) as error:
             raise TaskFileError(
                 f"{at}: {error}; write the call of one function, compared with one value"
             ) from None
-    names = list(dict.fromkeys(name for name, _ in found))
+    names = list(dict.fromkeys(name for name, _ in calls))
     if len(names) != 1:
         raise TaskFileError(
             f'{where}: "tests": '
@@ -98,7 +98,7 @@ def _tests(source: str, language: str, where: str) -> tuple[str, tuple[Call, ...
         if match is None:
             raise TaskFileError(f'{where}: "tests": no `let candidate = NAME;` in them')
         name = match[1]
-    return name, tuple(call for _, call in found)
+    return name, tuple(call for _, call in calls)
 
 
 def _inside(source: str, opening: str, where: str) -> Iterator[str]:
@@ -230,26 +230,26 @@ class _Literal:
         return self._named()
 
     def _items(self, end: str) -> list[Any]:
-        found: list[Any] = []
+        items: list[Any] = []
         while not self._take(end):
-            if found:
+            if items:
                 self._expect(",")
                 if self._take(end):
                     break
-            found.append(self._value())
-        return found
+            items.append(self._value())
+        return items
 
     def _object(self) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+        entries: dict[Any, Any] = {}
         while not self._take("}"):
-            if found:
+            if entries:
                 self._expect(",")
                 if self._take("}"):
                     break
             key = self._text() if self._rest()[:1] in ('"', "'") else self._name()
             self._expect(":")
-            found[key] = self._value()
-        return found
+            entries[key] = self._value()
+        return entries
 
     def _text(self) -> str:
         self._rest()

@@ -106,8 +106,8 @@ def _placed(body: Sequence[ast.stmt], offset: int, complete: bool) -> Iterator[S
         else:
             places.append([first, last])
     for number, (node, (first, last)) in enumerate(zip(body, places, strict=True), start=1):
-        whole = complete or number < len(body)
-        yield Statement(node, offset + first - 1, offset + last - 1, whole)
+        finished = complete or number < len(body)
+        yield Statement(node, offset + first - 1, offset + last - 1, finished)
 
 
 def _scattered(lines: Sequence[str]) -> Iterator[Statement]:
@@ -145,10 +145,10 @@ def _end(lines: Sequence[str], start: int, budget: int) -> tuple[int, int]:
         position = 0
         while position < len(line):
             if quote:
-                found = line.find(quote, position)
-                if found < 0:
+                closing = line.find(quote, position)
+                if closing < 0:
                     break
-                position, quote = found + 3, ""
+                position, quote = closing + 3, ""
                 continue
             token = _TOKENS.search(line, position)
             if token is None:
@@ -305,11 +305,11 @@ def _run_with(node: ast.AST, inner: bool = True) -> list[ast.AST]:
     `inner`: with what comprehensions hold, whose names are their own, and lambdas that are passed
     on. `if __name__ == "__main__"` does not run in a module that is imported.
     """
-    found = []
+    nodes = []
     waiting = [node]
     while waiting:
         item = waiting.pop()
-        found.append(item)
+        nodes.append(item)
         if isinstance(item, _OWN_SCOPES):
             if isinstance(item, _DEFINITIONS):
                 waiting += item.decorator_list
@@ -319,19 +319,19 @@ def _run_with(node: ast.AST, inner: bool = True) -> list[ast.AST]:
         elif isinstance(item, ast.If) and is_main(item):
             continue
         waiting += _children(item)
-    return found
+    return nodes
 
 
 def _children(node: ast.AST) -> list[ast.AST]:
     """Return a node's children, without the marks of loading and storing."""
-    found: list[ast.AST] = []
+    children: list[ast.AST] = []
     for name in node._fields:
         value = getattr(node, name, None)
         if isinstance(value, list):
-            found += [item for item in value if isinstance(item, ast.AST)]
+            children += [item for item in value if isinstance(item, ast.AST)]
         elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
-            found.append(value)
-    return found
+            children.append(value)
+    return children
 
 
 def is_main(node: ast.AST) -> bool:
@@ -356,11 +356,11 @@ class Changes:
     # Functions that call each other: a chain as long as this is followed.
     _ROUNDS = 4
 
-    def __init__(self, found: Iterable[Statement], entry_point: str) -> None:
+    def __init__(self, program: Iterable[Statement], entry_point: str) -> None:
         self._entry_point = entry_point
         # By name: the parameters, and what calling it changes, parameters included.
         self._functions: dict[str, tuple[list[str], set[str]]] = {}
-        nodes = [statement.node for statement in found]
+        nodes = [statement.node for statement in program]
         lambdas = {
             target.id: node.value
             for node in nodes
@@ -481,7 +481,7 @@ class Changes:
 
 def _aliases(nodes: Iterable[ast.AST]) -> dict[str, set[str]]:
     """Return the names behind others: `row = table[0]`, `for row in table`."""
-    found: dict[str, set[str]] = {}
+    behind_names: dict[str, set[str]] = {}
     for node in nodes:
         match node:
             case ast.Assign():
@@ -503,8 +503,8 @@ def _aliases(nodes: Iterable[ast.AST]) -> dict[str, set[str]]:
         for target in targets:
             for item in ast.walk(target):
                 if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
-                    found.setdefault(item.id, set()).update(behind - {item.id})
-    return found
+                    behind_names.setdefault(item.id, set()).update(behind - {item.id})
+    return behind_names
 
 
 def _given(call: ast.Call) -> set[str]:
@@ -515,13 +515,13 @@ def _given(call: ast.Call) -> set[str]:
 
 def _followed(names: set[str], aliases: dict[str, set[str]]) -> set[str]:
     """Return the names with those that they are aliases of."""
-    found = set(names)
+    followed = set(names)
     waiting = list(names)
     while waiting:
-        for name in aliases.get(waiting.pop(), set()) - found:
-            found.add(name)
+        for name in aliases.get(waiting.pop(), set()) - followed:
+            followed.add(name)
             waiting.append(name)
-    return found
+    return followed
 
 
 def _looks_at_subclasses(node: ast.AST) -> bool:

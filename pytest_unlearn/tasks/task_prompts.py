@@ -107,8 +107,8 @@ def _ks(text: str, samples: int) -> tuple[int, ...]:
 def _style(text: str) -> TaskStyle:
     for style in get_args(TaskStyle):
         if style == text:
-            found: TaskStyle = style
-            return found
+            chosen: TaskStyle = style
+            return chosen
     raise SamplingError(f"--unlearn-task-style={text}: write completion, chat or infill")
 
 

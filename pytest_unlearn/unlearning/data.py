@@ -65,19 +65,19 @@ class Encoder:
     def _row(self, number: int, example: Example) -> Encoded:
         name = example.name or f"row {number}"
         try:
-            whole = encode(self._tokenizer, example)
+            encoded = encode(self._tokenizer, example)
         except ValueError as error:
             raise UnlearningError(f"{name}: {error}") from error
-        if len(whole.ids) <= self._limit:
-            return replace(whole, like=example.like)
+        if len(encoded.ids) <= self._limit:
+            return replace(encoded, like=example.like)
         row = encode(self._tokenizer, example, self._limit)
         # One token must come before the answer, or its first is predicted from nothing.
-        if learnt(row) < learnt(whole) or row.labels[0] != IGNORED:
+        if learnt(row) < learnt(encoded) or row.labels[0] != IGNORED:
             raise UnlearningError(
                 f"{name}: its value or solution is cut by the limit of {self._limit} tokens "
-                f"({learnt(whole)} tokens long); leave the record out, or shorten it"
+                f"({learnt(encoded)} tokens long); leave the record out, or shorten it"
             )
-        self._cut[name] = len(whole.ids)
+        self._cut[name] = len(encoded.ids)
         return replace(row, like=example.like)
 
     def report(self, progress: Callable[[str], None]) -> None:
@@ -132,10 +132,10 @@ def partners(
 
 def by_like(rows: Sequence[Encoded]) -> dict[str, list[Encoded]]:
     """Return the rows that are alike together."""
-    found: dict[str, list[Encoded]] = {}
+    groups: dict[str, list[Encoded]] = {}
     for row in rows:
-        found.setdefault(row.like, []).append(row)
-    return found
+        groups.setdefault(row.like, []).append(row)
+    return groups
 
 
 def parts(rows: Sequence[Encoded], count: int) -> list[list[Encoded]]:
@@ -171,8 +171,8 @@ def training_rows(
 
     Raises UnlearningError for an answer that does not fit.
     """
-    whole = options.spans == "document" and not method.own_spans
-    rows = encoder.documents if whole else encoder.answers
+    whole_documents = options.spans == "document" and not method.own_spans
+    rows = encoder.documents if whole_documents else encoder.answers
 
     def summed(rows: list[Encoded]) -> list[Encoded]:
         return with_base_sums(policy, rows, pad) if method.base_sums else rows
@@ -191,8 +191,8 @@ def training_rows(
     if method.uses_retain:
         top = options.kl_top if isinstance(options, WithBaseTop) else 0
         people, tasks = (
-            with_base_top(policy, kept, pad, top) if top else kept
-            for kept in (rows(texts.retained_people), rows(texts.tasks))
+            with_base_top(policy, retained, pad, top) if top else retained
+            for retained in (rows(texts.retained_people), rows(texts.tasks))
         )
     return TrainingRows(forget, people, tasks, rows(texts.strangers))
 
@@ -203,8 +203,8 @@ def with_base_sums(policy: Any, rows: Sequence[Encoded], pad: int) -> list[Encod
     def sums(seen: Predictions) -> list[float]:
         return seen.row_sums(seen.nll()).tolist()
 
-    found = _asked(policy, rows, pad, sums)
-    return [replace(row, base_nll=value) for row, value in zip(rows, found, strict=True)]
+    base_sums = _asked(policy, rows, pad, sums)
+    return [replace(row, base_nll=value) for row, value in zip(rows, base_sums, strict=True)]
 
 
 def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> list[Encoded]:
@@ -212,9 +212,9 @@ def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> lis
 
     def tops(seen: Predictions) -> list[TopTokens]:
         def top(logits: torch.Tensor) -> torch.Tensor:
-            found = logits.log_softmax(dim=-1).topk(min(k, logits.shape[-1]), dim=-1)
+            likeliest = logits.log_softmax(dim=-1).topk(min(k, logits.shape[-1]), dim=-1)
             # One tensor for the chunks; token ids are exact in float64.
-            return torch.stack([found.values.double(), found.indices.double()], dim=-1)
+            return torch.stack([likeliest.values.double(), likeliest.indices.double()], dim=-1)
 
         both = seen.each(top).cpu()
         return [
@@ -225,8 +225,8 @@ def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> lis
             for row in range(seen.count)
         ]
 
-    found = _asked(policy, rows, pad, tops)
-    return [replace(row, base_top=value) for row, value in zip(rows, found, strict=True)]
+    base_tops = _asked(policy, rows, pad, tops)
+    return [replace(row, base_top=value) for row, value in zip(rows, base_tops, strict=True)]
 
 
 @torch.no_grad()
@@ -237,7 +237,7 @@ def _asked(policy: Any, rows: Sequence[Encoded], pad: int, function: Any) -> lis
     untrained = isinstance(inner, FullPolicy) and not inner.started
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
-    found: dict[int, Any] = {}
+    answers: dict[int, Any] = {}
     for part in distributed.mine([order[n : n + _BATCH] for n in range(0, len(order), _BATCH)]):
         batch = collate([rows[index] for index in part], pad, device)
 
@@ -246,6 +246,6 @@ def _asked(policy: Any, rows: Sequence[Encoded], pad: int, function: Any) -> lis
                 return function(predictions(policy, batch, lambda s: logits_of(policy, s)))
             return function(base_predictions(policy, batch))
 
-        found.update(zip(part, run(policy, asked), strict=True))
-    found = distributed.merged(found)
-    return [found[index] for index in range(len(rows))]
+        answers.update(zip(part, run(policy, asked), strict=True))
+    answers = distributed.merged(answers)
+    return [answers[index] for index in range(len(rows))]

@@ -107,12 +107,12 @@ def mine(items: Sequence[T]) -> list[T]:
     return [items[(number() + turn * count()) % len(items)] for turn in range(each)]
 
 
-def merged(found: Mapping[K, V]) -> dict[K, V]:
+def merged(results: Mapping[K, V]) -> dict[K, V]:
     """Return what all processes found."""
     if count() == 1:
-        return dict(found)
+        return dict(results)
     boxes: list[Any] = [None] * count()
-    dist.all_gather_object(boxes, dict(found))
+    dist.all_gather_object(boxes, dict(results))
     return {key: value for box in boxes for key, value in box.items()}
 
 
@@ -202,9 +202,9 @@ def _exchange(
         torch.cuda.synchronize()  # a layer may be on its way, gathered for the pass backwards
     outer.reshard()
     for shard, other in zip(shards, base, strict=True):
-        kept = shard.clone()
+        saved = shard.clone()
         shard.copy_(other)
-        other.copy_(kept)
+        other.copy_(saved)
     outer.unshard()
 
 

@@ -67,14 +67,14 @@ def greedy_memory(
     """
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    found: dict[int, int] = {}
+    right_tokens: dict[int, int] = {}
     for numbers in distributed.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
         inputs = collate([rows[number] for number in numbers], pad, device)
         right = run(policy, partial(_right, policy, inputs))
-        found.update(zip(numbers, right.tolist(), strict=True))
-    found = distributed.merged(found)
-    every = tuple(found[number] == learnt(row) for number, row in enumerate(rows))
-    tokens = sum(found.values()) / sum(map(learnt, rows))
+        right_tokens.update(zip(numbers, right.tolist(), strict=True))
+    right_tokens = distributed.merged(right_tokens)
+    every = tuple(right_tokens[number] == learnt(row) for number, row in enumerate(rows))
+    tokens = sum(right_tokens.values()) / sum(map(learnt, rows))
     return Memory(sum(every) / len(every), tokens, every)
 
 
@@ -122,9 +122,9 @@ class WatchedSets:
         self._policy = policy
         self._pad = pad
         self._forget = HeldRows(encoder.answers(texts.forget), HELD_ROWS, rng)
-        kept = [texts.retained_people, texts.tasks] if retain else []
+        retained = [texts.retained_people, texts.tasks] if retain else []
         self._kept = [
-            HeldRows(encoder.answers(examples), KEPT_ROWS, rng) for examples in kept if examples
+            HeldRows(encoder.answers(examples), KEPT_ROWS, rng) for examples in retained if examples
         ]
         self._before = [held.memory(policy, pad) for held in self._kept]
         unseen = encoder.answers(texts.unseen)

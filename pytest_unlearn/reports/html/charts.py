@@ -372,8 +372,8 @@ def _ticks(low: float, high: float, step: float) -> list[float]:
 
 
 def _percent(share: float, step: float) -> str:
-    whole = abs(step * 100 - round(step * 100)) < 1e-9
-    return f"{share:.0%}" if whole else f"{share:.1%}"
+    even = abs(step * 100 - round(step * 100)) < 1e-9
+    return f"{share:.0%}" if even else f"{share:.1%}"
 
 
 _CURVES_LEFT, _CURVES_RIGHT, _CURVES_TOP, _CURVES_BOTTOM = 56.0, WIDTH - 26.0, 22.0, 250.0

@@ -45,11 +45,11 @@ def figures(result: Result) -> Iterator[Figure]:
             yield figure
 
 
-def _pair(found: Share, label: str) -> BeforeAfter:
+def _pair(measured: Share, label: str) -> BeforeAfter:
     return BeforeAfter(
         label,
-        (found.rate("base"), *_drawn(found.interval("base"))),
-        (found.rate("tested"), *_drawn(found.interval("tested"))),
+        (measured.rate("base"), *_drawn(measured.interval("base"))),
+        (measured.rate("tested"), *_drawn(measured.interval("tested"))),
     )
 
 
@@ -64,10 +64,17 @@ def _share_head(result: Result) -> list[str]:
     return ["base", ends, "tested", ends, "n", result.run.bound_head]
 
 
-def _share_cells(found: Share) -> list[str]:
+def _share_cells(measured: Share) -> list[str]:
     """Return the cells of every report, with the bounds that are drawn beside the figures."""
-    base, tested, n, bound = found.cells
-    return [base, found.interval_text("base"), tested, found.interval_text("tested"), n, bound]
+    base, tested, n, bound = measured.cells
+    return [
+        base,
+        measured.interval_text("base"),
+        tested,
+        measured.interval_text("tested"),
+        n,
+        bound,
+    ]
 
 
 def _ends(result: Result) -> str:
@@ -82,16 +89,16 @@ def _kinds(result: Result) -> Figure | None:
     groups: list[tuple[str, dict[str, str]]] = [("all", {})]
     if len(kinds) > 1:
         groups += [(kind, {"kind": kind}) for kind in kinds]
-    found = [
+    parts = [
         (name, part)
         for name, filters in groups
         if (part := share(METRICS["leak.direct"], result.rows, filters, result.run.confidence))
     ]
-    height, body = charts.pairs_of_dots([_pair(part, name) for name, part in found], None, True)
-    whole = found[0][1]
+    height, body = charts.pairs_of_dots([_pair(part, name) for name, part in parts], None, True)
+    everyone = parts[0][1]
     lead = (
-        f"Of {whole.n} probes of people to be forgotten, the base gave away "
-        f"{whole.shown('base')}, the tested model {whole.shown('tested')}."
+        f"Of {everyone.n} probes of people to be forgotten, the base gave away "
+        f"{everyone.shown('base')}, the tested model {everyone.shown('tested')}."
     )
     return Figure(
         "leaks-by-kind",
@@ -102,7 +109,7 @@ def _kinds(result: Result) -> Figure | None:
         height,
         body,
         _DOTS,
-        [["kind", *_share_head(result)], *([name, *_share_cells(part)] for name, part in found)],
+        [["kind", *_share_head(result)], *([name, *_share_cells(part)] for name, part in parts)],
     )
 
 
@@ -113,10 +120,10 @@ def _flow(result: Result) -> Figure | None:
     counts = Counter((row.base["label"], row.unlearned["label"]) for row in rows)
     height, body = charts.flow(counts, LABELS)
     moved = counts["direct", "indirect"]
-    kept = counts["direct", "direct"]
+    still = counts["direct", "direct"]
     direct = sum(count for (before, _), count in counts.items() if before == "direct")
     lead = (
-        f"Of {direct} direct leaks of the base, {kept} are still direct and {moved} became "
+        f"Of {direct} direct leaks of the base, {still} are still direct and {moved} became "
         "indirect: another real value, or the same in disguise, comes out instead."
     )
     return Figure(
@@ -176,29 +183,28 @@ def _leak_at(result: Result) -> Figure | None:
 
 
 def _exposure(result: Result) -> Figure | None:
-    found = {
+    by_state = {
         state: [
             s["exposure"] for s in exact_scores(result.rows, "forget", key) if s.get("exposure")
         ]
         for state, key in (("base", "base_exact"), ("tested", "unlearned_exact"))
-        for scored in [exact_scores(result.rows, "forget", key)]
     }
-    if not all(found.values()):
+    if not all(by_state.values()):
         return None
-    everything = [exposure for exposures in found.values() for exposure in exposures]
+    everything = [exposure for exposures in by_state.values() for exposure in exposures]
     count = max(1, math.ceil(max(math.log2(e["size"]) for e in everything)))
     bins = {
         state: [
             sum(min(int(e["bits"]), count - 1) == number for e in exposures) / len(exposures)
             for number in range(count)
         ]
-        for state, exposures in found.items()
+        for state, exposures in by_state.items()
     }
     # Of a uniform rank, the share with b to b + 1 bits is 2^-b - 2^-(b + 1); the last bin has the
     # rest.
     null = [2.0**-b - (2.0 ** -(b + 1) if b < count - 1 else 0.0) for b in range(count)]
     height, body = charts.histogram(bins, null)
-    means = {state: sum(e["bits"] for e in es) / len(es) for state, es in found.items()}
+    means = {state: sum(e["bits"] for e in es) / len(es) for state, es in by_state.items()}
     lead = (
         f"Mean exposure was {means['base']:.1f} bits on the base and is {means['tested']:.1f} on "
         "the tested model; values that a model never saw have 1.4."
@@ -265,15 +271,15 @@ def _tasks(result: Result) -> Figure | None:
 
 
 def _membership(result: Result) -> Figure | None:
-    found = membership_aucs(result.rows, result.run.attacks, result.run.confidence)
-    if not found:
+    by_attack = membership_aucs(result.rows, result.run.attacks, result.run.confidence)
+    if not by_attack:
         return None
     pairs = [
         BeforeAfter(
             attack,
             *((auc.estimate, auc.low, auc.high) for auc in (aucs["base"], aucs["unlearned"])),
         )
-        for attack, aucs in found.items()
+        for attack, aucs in by_attack.items()
     ]
     height, body = charts.pairs_of_dots(pairs, 0.5, False)
     best = max(pairs, key=lambda pair: pair.tested[0])
@@ -297,7 +303,7 @@ def _membership(result: Result) -> Figure | None:
 def _shares(result: Result) -> Figure | None:
     if not result.metrics:
         return None
-    pairs: Sequence[BeforeAfter] = [_pair(found, found.name) for found in result.metrics]
+    pairs: Sequence[BeforeAfter] = [_pair(measured, measured.name) for measured in result.metrics]
     height, body = charts.pairs_of_dots(pairs, None, True)
     ability = next((s for s in result.metrics if s.name.startswith("passk.")), None)
     lead = "What was measured on base and tested model."
@@ -317,7 +323,10 @@ def _shares(result: Result) -> Figure | None:
         _DOTS,
         [
             ["measured", "what it is", *_share_head(result)],
-            *([found.name, found.about, *_share_cells(found)] for found in result.metrics),
+            *(
+                [measured.name, measured.about, *_share_cells(measured)]
+                for measured in result.metrics
+            ),
         ],
     )
 
@@ -336,17 +345,16 @@ _FIGURES: tuple[Callable[[Result], Figure | None], ...] = (
 _FRONT = {True: "yes", False: "no"}
 
 
-def pareto(found: Sequence[Standing]) -> Figure | None:
+def pareto(standings: Sequence[Standing]) -> Figure | None:
     """Return the figure, or None where no pair has both figures."""
-    marks = list(_marks(found))
+    marks = list(_marks(standings))
     if not marks:
         return None
-    lead = f"{front_sentence(found)}."
-    missing = sum(one.leak is None for one in found)
+    lead = f"{front_sentence(standings)}."
+    missing = sum(one.leak is None for one in standings)
     if missing:
-        lead += (
-            f" {missing} of {len(found)} pairs were not run completely and are in the table only."
-        )
+        total = len(standings)
+        lead += f" {missing} of {total} pairs were not run completely and are in the table only."
     height, body = charts.front(marks, f"share of {LEAK}", ABILITY)
     return Figure(
         "pareto",
@@ -360,7 +368,7 @@ def pareto(found: Sequence[Standing]) -> Figure | None:
         body,
         tuple(
             ("diamond" if one.front else "dot base", f"{number} {one.label}")
-            for number, one in enumerate(found, 1)
+            for number, one in enumerate(standings, 1)
             if one.leak is not None
         ),
         [
@@ -372,17 +380,17 @@ def pareto(found: Sequence[Standing]) -> Figure | None:
                     *map(percent_of, (one.leak, one.ability)),
                     _FRONT[one.front],
                 ]
-                for number, one in enumerate(found, 1)
+                for number, one in enumerate(standings, 1)
             ),
         ],
     )
 
 
-def _marks(found: Sequence[Standing]) -> Iterator[Mark]:
+def _marks(standings: Sequence[Standing]) -> Iterator[Mark]:
     """Yield a mark for each place at which there are pairs, from the least leak on."""
     placed = [
         (one.leak, one.ability, number, one)
-        for number, one in enumerate(found, 1)
+        for number, one in enumerate(standings, 1)
         if one.leak is not None and one.ability is not None
     ]
     placed.sort(key=lambda item: item[:3])
@@ -406,9 +414,9 @@ _MEASURES = {
 _MEASURE_KEY = tuple((mark, what) for mark, _, what in _MEASURES.values())
 
 
-def request_figures(found: Sequence[Stage]) -> Iterator[Figure]:
+def request_figures(stages: Sequence[Stage]) -> Iterator[Figure]:
     """Yield the figures: over the requests where each follows the last, and over their sizes."""
-    followed = [one for one in found if not one.apart]
+    followed = [one for one in stages if not one.apart]
     if len(followed) > 1:
         yield _request_figure(
             "requests",
@@ -418,7 +426,7 @@ def request_figures(found: Sequence[Stage]) -> Iterator[Figure]:
             [one.request for one in followed],
             "request after request",
         )
-    sized = sorted(found, key=lambda one: one.people)
+    sized = sorted(stages, key=lambda one: one.people)
     if len({one.people for one in sized}) > 1:
         yield _request_figure(
             "request-sizes",
@@ -433,17 +441,17 @@ def request_figures(found: Sequence[Stage]) -> Iterator[Figure]:
 def _request_figure(
     name: str,
     title: str,
-    found: Sequence[Stage],
+    stages: Sequence[Stage],
     places: Sequence[int],
     names: Sequence[str],
     axis: str,
 ) -> Figure:
-    lead = f"{stage_sentence(found)}."
+    lead = f"{stage_sentence(stages)}."
     series = [
-        Series(mark, css, what, [getattr(one, measure) for one in found])
+        Series(mark, css, what, [getattr(one, measure) for one in stages])
         for measure, (mark, css, what) in _MEASURES.items()
     ]
-    labels = [f"after {one.label}" for one in found]
+    labels = [f"after {one.label}" for one in stages]
     height, body = charts.curves(series, places, names, labels, axis)
     return Figure(
         name,
@@ -459,7 +467,7 @@ def _request_figure(
             ["after request", "people", *(what for _, _, what in _MEASURES.values())],
             *(
                 [one.label, str(one.people), *(percent_of(getattr(one, m)) for m in _MEASURES)]
-                for one in found
+                for one in stages
             ),
         ],
     )

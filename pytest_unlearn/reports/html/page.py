@@ -64,9 +64,9 @@ def _page(
 ) -> str:
     here = files(__package__)
     manifest = results[0].provenance
-    whole = manifest
+    whole_manifest = manifest
     if results[0].pair is not None:
-        whole = {result.label: result.provenance for result in results}
+        whole_manifest = {result.label: result.provenance for result in results}
     return rendered(
         "page.html",
         title=title,
@@ -91,7 +91,7 @@ def _page(
         manifest=manifest,
         versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
         replayed=json.dumps(manifest.get("replayed")),
-        whole_manifest=as_json(whole),
+        whole_manifest=as_json(whole_manifest),
         style=here.joinpath("style.css").read_text("utf-8"),
         script=here.joinpath("search.js").read_text("utf-8"),
         **more,
@@ -151,8 +151,8 @@ def _found_prompts(result: Result) -> list[list[str]]:
     return [
         ["record", "recipe", "prompt in safe words"],
         *(
-            [str(found["id"]), "/".join(found["recipe"]), str(found["prompt"])]
-            for found in result.search["found"]
+            [str(prompt["id"]), "/".join(prompt["recipe"]), str(prompt["prompt"])]
+            for prompt in result.search["found"]
         ),
     ]
 
@@ -241,9 +241,9 @@ def _came_out(result: Result) -> str:
         f"forgotten brought out {direct} of them, and {indirect} real values of another kind or "
         "person"
     )
-    if found := share(METRICS["passk.rate"], result.rows, {}, result.run.confidence):
-        sentence += f"; {found.shown('tested')} of {found.n} programming tasks were solved"
-        sentence += f" ({found.shown('base')} by the base)" if result.run.two_states else ""
+    if solved := share(METRICS["passk.rate"], result.rows, {}, result.run.confidence):
+        sentence += f"; {solved.shown('tested')} of {solved.n} programming tasks were solved"
+        sentence += f" ({solved.shown('base')} by the base)" if result.run.two_states else ""
     return f"{sentence}."
 
 
@@ -266,16 +266,16 @@ def _sampled(result: Result) -> str:
 
 
 def _attacked(result: Result) -> str:
-    found = [one for one in attack_figures(result.rows, result.run.confidence) if one.attack]
+    attacks = [one for one in attack_figures(result.rows, result.run.confidence) if one.attack]
     untried = f"; not tried: {', '.join(result.run.untried)}" if result.run.untried else ""
-    if not found:
+    if not attacks:
         return (
             "No attack was tried: whether rounding, pruning, more training or other questions "
             "bring values back is not known."
         )
-    worst = max(found, key=lambda one: one.direct)
+    worst = max(attacks, key=lambda one: one.direct)
     return (
-        f"Of {len(found)} attacks on weights and prompts the worst, {worst.attack}, brought out "
+        f"Of {len(attacks)} attacks on weights and prompts the worst, {worst.attack}, brought out "
         f"{worst.shown} of {worst.n} values{untried}."
     )
 
@@ -309,8 +309,8 @@ def beside_gates(result: Result) -> Table:
     if aucs:
         best = max(aucs, key=lambda attack: aucs[attack]["unlearned"].estimate)
         cells = [
-            f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})"
-            for found in (aucs[best]["base"], aucs[best]["unlearned"])
+            f"{auc.estimate:.2f} ({auc.low:.2f} to {auc.high:.2f})"
+            for auc in (aucs[best]["base"], aucs[best]["unlearned"])
         ]
         table.append([f"membership AUC, {best}", *cells, "0.50"])
     return [["beside the gates", *(name for name, *_ in _STATES)], *table] if table else []

@@ -273,13 +273,19 @@ class _Talk:
 def _exception_class(name: object, classes: list[object]) -> type[Exception]:
     """Return a class that a check which expects the solution's exception catches: the standard one
     of that name, or one below the nearest standard one above it."""
-    found = [kind for kind in map(_standard_exception, classes) if kind is not None]
+    standard = [kind for kind in map(_standard_exception, classes) if kind is not None]
     ends = (StopIteration, StopAsyncIteration)
-    if not found or not isinstance(name, str) or any(issubclass(kind, ends) for kind in found):
+    if (
+        not standard
+        or not isinstance(name, str)
+        or any(issubclass(kind, ends) for kind in standard)
+    ):
         return SolutionError
-    if found[0].__name__ == name:
-        return found[0]
-    own: type[Exception] = type(name if name.isidentifier() else "SolutionError", (found[0],), {})
+    if standard[0].__name__ == name:
+        return standard[0]
+    own: type[Exception] = type(
+        name if name.isidentifier() else "SolutionError", (standard[0],), {}
+    )
     return own
 
 

@@ -135,8 +135,8 @@ def lasting_limits(files: int = OPEN_FILES) -> list[Limit]:
 
 def processor_setter() -> Setter | None:
     """Return what sets the limit on processor time, where the system has one."""
-    found = _allowed({"RLIMIT_CPU": (_MOST_SECONDS, _MOST_SECONDS)})
-    return (found[0][0], found[0][1], found[0][2][1]) if found else None
+    allowed = _allowed({"RLIMIT_CPU": (_MOST_SECONDS, _MOST_SECONDS)})
+    return (allowed[0][0], allowed[0][1], allowed[0][2][1]) if allowed else None
 
 
 def limit_processor(setter: Setter | None, seconds: int) -> None:
@@ -170,14 +170,14 @@ def _allowed(limits: dict[str, tuple[int, int]]) -> list[Limit]:
         import resource
     except ImportError:
         return []
-    found = []
+    allowed = []
     for name, (soft, hard) in limits.items():
         number = getattr(resource, name, None)
         if number is not None:
             highest = resource.getrlimit(number)[1]
             most = hard if highest == resource.RLIM_INFINITY else highest
-            found.append((resource.setrlimit, number, (min(soft, most), min(hard, most))))
-    return found
+            allowed.append((resource.setrlimit, number, (min(soft, most), min(hard, most))))
+    return allowed
 
 
 def set_limits(limits: Sequence[Limit]) -> None:
@@ -261,13 +261,13 @@ def _message(data: bytes, read: Callable[[int], bytes]) -> bytes:
     size = _LENGTH.size
     if len(data) >= size and len(data) == size + _LENGTH.unpack_from(data)[0]:
         return data[size:]
-    whole = bytearray(data)
-    while len(whole) < size or len(whole) < size + _LENGTH.unpack_from(whole)[0]:
+    message = bytearray(data)
+    while len(message) < size or len(message) < size + _LENGTH.unpack_from(message)[0]:
         chunk = read(1 << 18)
         if not chunk:
             return b""
-        whole += chunk
-    return bytes(whole[size:])
+        message += chunk
+    return bytes(message[size:])
 
 
 def _load(
@@ -374,8 +374,8 @@ def _program(source: str, reporter: _Reporter) -> Callable[[str], str] | None:
             for stream in (sys.stdout, out):
                 with contextlib.suppress(Exception):
                     stream.flush()
-            for kept, number in zip(closed, (0, 1), strict=True):
-                os.dup2(kept, number)
+            for saved, number in zip(closed, (0, 1), strict=True):
+                os.dup2(saved, number)
             done.wait(DRAIN_S)
         return written.decode("utf-8", "replace")
 
@@ -490,12 +490,12 @@ class _Reporter:
 
 def _classes_of(kind: type) -> list[str]:
     """Modules and names of a class and of those above it, as "builtins.ValueError"."""
-    found = []
+    names = []
     for parent in _mro_of(kind)[:MAX_CLASSES]:
         module, name = _module_of(parent), _name_of(parent)
         if type(module) is str and type(name) is str:
-            found.append(f"{module[:100]}.{name[:100]}")
-    return found
+            names.append(f"{module[:100]}.{name[:100]}")
+    return names
 
 
 def _line_of(error: BaseException) -> int | None:

@@ -127,16 +127,16 @@ def decode(
 
 def containers(value: object) -> list[Any]:
     """Return the lists, dicts and sets in a plain value, in an order that its copies share."""
-    found: list[Any] = []
+    collected: list[Any] = []
     waiting: list[Any] = [value]
     while waiting:
         item = waiting.pop()
         if type(item) is not tuple:
-            found.append(item)
+            collected.append(item)
         if type(item) is not set:
             inner = item.values() if type(item) is dict else item
             waiting += [part for part in inner if type(part) in _NESTED]
-    return found
+    return collected
 
 
 def encode_contents(known: list[Any], *, max_bytes: int) -> bytes:
@@ -150,10 +150,10 @@ def restore_contents(
     data: bytes, known: list[Any], *, opaque: type[Opaque] = Opaque, variant: Variant | None = None
 ) -> None:
     """Give containers the contents of their copies elsewhere. Raises `CodecError`."""
-    found = decode(data, max_bytes=len(data), opaque=opaque, variant=variant, known=known)
-    if type(found) is not list or [*map(type, found)] != [*map(type, known)]:
+    contents = decode(data, max_bytes=len(data), opaque=opaque, variant=variant, known=known)
+    if type(contents) is not list or [*map(type, contents)] != [*map(type, known)]:
         raise CodecError("the contents are not those of these containers")
-    for item, content in zip(known, found, strict=True):
+    for item, content in zip(known, contents, strict=True):
         if type(item) is list:
             item[:] = content
         else:

@@ -283,7 +283,7 @@ def rehearse(control: socket.socket, codec: Any) -> None:
     instructions, addresses of functions). Each child would find it out anew, and copy the
     pages where it is kept.
     """
-    kept = os.dup(child.RESULT_FD)
+    saved = os.dup(child.RESULT_FD)
     call = codec.encode((REHEARSED_ARGUMENTS, {}), max_bytes=REHEARSAL_ROOM)
     calls = [codec.encode(REHEARSED_ARGUMENTS, max_bytes=REHEARSAL_ROOM)]
     for number in range(REHEARSALS):
@@ -300,8 +300,8 @@ def rehearse(control: socket.socket, codec: Any) -> None:
                 child.answer(source, name, room, given, codec)
             else:
                 child.run(source, name, asked, room, given, codec)
-    os.dup2(kept, child.RESULT_FD, inheritable=False)
-    os.close(kept)
+    os.dup2(saved, child.RESULT_FD, inheritable=False)
+    os.close(saved)
 
 
 def main() -> None:
@@ -381,14 +381,14 @@ def children() -> list[int]:
             return [int(number) for number in file.read().split()]
     except OSError:
         pass  # The kernel may have been built without this file.
-    found = []
+    numbers = []
     with contextlib.suppress(OSError):
         for name in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
                 # The command's name, in parentheses, may hold anything.
                 if int(file.read().rpartition(")")[2].split()[1]) == me:
-                    found.append(int(name))
-    return found
+                    numbers.append(int(name))
+    return numbers
 
 
 def end_namespace(pid: int) -> tuple[int, float, int]:
