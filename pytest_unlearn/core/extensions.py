@@ -1,61 +1,114 @@
-"""What others bring: by entry points of their packages, or given by a conftest or a notebook."""
+"""Extensions: offered by the entry points of other packages, or given by a conftest or a notebook.
+
+An extension has a class, such as a method or a preset, and a `name`. Functions here take `kind`,
+which is what one of the class is called, with its article: `a preset`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from pytest_unlearn.core.errors import UserError
 
 T = TypeVar("T")
-# What this process was given beside the entry points, as long as it is `extended`.
+# What this process was given besides the entry points, for as long as its session lasts.
 _given: list[Any] = []
 
 
 def give(objects: Iterable[Any]) -> None:
-    """Know these objects by their names from now on, instead of those that were given before."""
+    """Know these objects by their names from now on, in place of those that were given before."""
     _given[:] = objects
 
 
 def with_given(
-    known: Mapping[str, T], kind: str, wanted: Any, error: type[UserError] = UserError
+    known: Mapping[str, T], kind: str, expected: Any, error: type[UserError] = UserError
 ) -> dict[str, T]:
-    """Return what is `known` by name, and what was given of the class `wanted`.
+    """Return what is `known` by name, and what was given of the class `expected`.
 
-    `kind`: as in `add_offered`. Raises `error` for a name that is taken.
+    Raises `error` for a name that is taken.
     """
-    found = dict(known)
+    by_name = dict(known)
     for one in _given:
-        if isinstance(one, wanted):
+        if isinstance(one, expected):
             name: str = one.name
-            if found.get(name, one) is not one:
+            if by_name.get(name, one) is not one:
                 raise error(f"{name}: there is {kind} of this name already; give yours another")
-            found[name] = one
-    return found
+            by_name[name] = one
+    return by_name
 
 
 def add_offered(
-    known: dict[str, T], group: str, kind: str, wanted: Any, error: type[UserError] = UserError
+    known: dict[str, T], group: str, kind: str, expected: Any, error: type[UserError] = UserError
 ) -> None:
     """Add what the entry points of a group offer to what is `known` by name.
 
-    `kind`: what one is called, with its article: `a preset`. `wanted`: its class, whose objects
-    have a `name`, that of the entry point. Raises `error` for one that does not load, is of another
-    class or name, or takes a name twice.
+    Raises `error` for an entry point that does not load, whose object is of another class or name
+    than `expected` and its own, or whose name is taken.
     """
-    noun = kind.partition(" ")[2]
     for point in entry_points(group=group):
-        start = f"the {noun} {point.name} ({point.value})"
-        try:
-            offered = point.load()
-        except Exception as fault:  # another package's code
-            raise error(f"{start}: {fault}") from fault
-        if not isinstance(offered, wanted) or offered.name != point.name:
-            raise error(
-                f"{start}: the entry point must name a {wanted.__module__}.{wanted.__qualname__} "
-                f"whose name is {point.name!r}"
-            )
+        offered = _loaded(point, kind, expected, error)
         if point.name in known:
-            raise error(f"{start}: there is {kind} of this name already")
+            raise error(f"{_described(point, kind)}: there is {kind} of this name already")
         known[point.name] = offered
+
+
+def offered_names(group: str) -> list[str]:
+    """Return the names that entry points of a group offer, sorted; nothing is loaded."""
+    return sorted({point.name for point in entry_points(group=group)})
+
+
+def offered_by_name(
+    name: str,
+    known: Mapping[str, Any],
+    group: str,
+    kind: str,
+    expected: Any,
+    error: type[UserError] = UserError,
+) -> Any:
+    """Return what an entry point of exactly this name offers, None where there is none.
+
+    No other entry point is loaded, so a faulty package is an error only when it is asked for.
+    Raises `error` where the name is one of the package's own (`known`) or offered twice, and as
+    `add_offered`.
+    """
+    points = [point for point in entry_points(group=group) if point.name == name]
+    if not points:
+        return None
+    if name in known or len(points) > 1:
+        owners = [*(["pytest-unlearn"] if name in known else []), *map(_owner, points)]
+        raise error(
+            f"{_noun(kind)} {name!r} is offered by {' and by '.join(owners)}; uninstall one, or "
+            f"rename its entry point of the group {group}"
+        )
+    return _loaded(points[0], kind, expected, error)
+
+
+def _loaded(point: EntryPoint, kind: str, expected: Any, error: type[UserError]) -> Any:
+    try:
+        offered = point.load()
+    except Exception as fault:  # whatever another package raises when imported
+        raise error(
+            f"{_described(point, kind)}: it cannot be loaded ({type(fault).__name__}: {fault}); "
+            "fix or uninstall the package"
+        ) from fault
+    if not isinstance(offered, expected) or offered.name != point.name:
+        raise error(
+            f"{_described(point, kind)}: the entry point must name a "
+            f"{expected.__module__}.{expected.__qualname__} whose name is {point.name!r}"
+        )
+    return offered
+
+
+def _described(point: EntryPoint, kind: str) -> str:
+    package = f" of {point.dist.name}" if point.dist else ""
+    return f"the {_noun(kind)} {point.name} ({point.value}{package})"
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _noun(kind: str) -> str:
+    return kind.partition(" ")[2]

@@ -222,7 +222,7 @@ def side_by_side(results: Sequence[Result]) -> tuple[list[Table], str]:
     pairs, requests = standings(results), stages(results)
     if requests:
         return [stage_table(requests), sweep_table(pairs, front=False)], stage_sentence(requests)
-    return [sweep_table(pairs)], front_sentence(found)
+    return [sweep_table(pairs)], front_sentence(pairs)
 
 
 def front_sentence(standings: Sequence[Standing]) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.extensions import with_given
+from pytest_unlearn.core.errors import UserError, naming
+from pytest_unlearn.core.extensions import offered_by_name, with_given
 from pytest_unlearn.core.text_files import replacing, unwritable
 from pytest_unlearn.reports import data_reports, markdown_reports
 from pytest_unlearn.reports.html import page
@@ -123,25 +122,18 @@ def choose_reports(
 def _parse(text: str, folder: Path) -> Report:
     name, _, path = text.partition(":")
     known = with_given(FORMATS, "a format", ReportFormat, ReportError)
-    fmt = known.get(name) or _installed(name)
+    fmt: ReportFormat | None = known.get(name)
+    if fmt is None:
+        with naming(f"--unlearn-report={name}"):
+            fmt = offered_by_name(
+                name, known, ENTRY_POINTS, "a report format", ReportFormat, ReportError
+            )
     if fmt is None:
         raise ReportError(
             f"--unlearn-report={text}: {name!r} is not a report format; write FORMAT or "
             f"FORMAT:PATH with one of {', '.join(known)}"
         )
     return Report(fmt, folder / (path or fmt.path))
-
-
-def _installed(name: str) -> ReportFormat | None:
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        offered = point.load()
-        if not isinstance(offered, ReportFormat):
-            raise ReportError(
-                f"--unlearn-report={name}: {point.value} of the package {point.module} is no "
-                "pytest_unlearn.reports.formats.ReportFormat"
-            )
-        return offered
-    return None
 
 
 def _paths(report: Report) -> list[Path]:

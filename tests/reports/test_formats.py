@@ -18,6 +18,7 @@ import jsonschema
 import pytest
 from huggingface_hub import ModelCard
 
+from pytest_unlearn.core import extensions
 from pytest_unlearn.reports import data_reports, formats, markdown_reports, rendering
 from pytest_unlearn.reports.formats import FORMATS, ReportError, ReportFormat, choose_reports
 from pytest_unlearn.run.result import Case
@@ -277,14 +278,19 @@ def test_what_cannot_be_written_is_told_and_leaves_the_old_file(
 def test_another_package_adds_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an entry point whose object is a ReportFormat; anything else is refused by name."""
     monkeypatch.setattr(
-        formats,
+        extensions,
         "entry_points",
-        lambda group, name: [EntryPoint(name, f"tests.reports.test_formats:{name}", group)],
+        lambda group: [
+            EntryPoint(name, f"tests.reports.test_formats:{name}", group)
+            for name in ("VERDICT", "NO_FORMAT")
+        ],
     )
     (report,) = choose_reports(["VERDICT"], tmp_path, {})
     formats.write_reports([report], make())
     assert (tmp_path / "verdict.txt").read_text() == "NOT FOR RELEASE"
-    with pytest.raises(ReportError, match="NO_FORMAT of the package"):
+    with pytest.raises(
+        ReportError, match=r"--unlearn-report=NO_FORMAT: the report format NO_FORMAT .* must name a"
+    ):
         choose_reports(["NO_FORMAT"], tmp_path, {})
 
 

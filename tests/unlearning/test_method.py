@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn.unlearning import methods
+from pytest_unlearn.core import extensions
 from pytest_unlearn.unlearning.method import MethodError, option_names
 from pytest_unlearn.unlearning.methods import GROUP, METHODS, NONE, parse_method
 
@@ -150,9 +150,9 @@ def test_a_method_of_another_package() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("absent", "of unlearn-mine cannot be loaded from unlearn_nowhere:METHOD: ModuleNotFound"),
-        ("number", "unlearn_mine:NO_METHOD is a int; it must be a"),
-        ("other", "of unlearn-mine calls itself 'mine'; give both the same name"),
+        ("absent", "(unlearn_nowhere:METHOD of unlearn-mine): it cannot be loaded (ModuleNotFound"),
+        ("number", "must name a pytest_unlearn.unlearning.method.Method whose name is 'number'"),
+        ("other", "(unlearn_mine:METHOD of unlearn-mine): the entry point must name"),
         ("npo", "'npo' is offered by pytest-unlearn and by unlearn-mine; uninstall one"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_faulty_one_is_an_error_when_asked_for(name: str, message: str) -> Non
 def test_two_packages_with_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which one would be meant?"""
     points = [EntryPoint("twice", f"unlearn_{n}:METHOD", GROUP) for n in "ab"]
-    monkeypatch.setattr(methods, "entry_points", lambda group: points)
+    monkeypatch.setattr(extensions, "entry_points", lambda group: points)
     with pytest.raises(MethodError, match="offered by unlearn_a:METHOD and by unlearn_b:METHOD"):
         parse_method("twice")
 

@@ -8,9 +8,8 @@ other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 
-from pytest_unlearn.core.extensions import with_given
+from pytest_unlearn.core.extensions import offered_by_name, offered_names, with_given
 from pytest_unlearn.unlearning.method import (
     Alternates,
     Method,
@@ -112,43 +111,12 @@ def find_method(name: str) -> Method:
     Raises MethodError for a name that is unknown or taken twice, and for an entry point that does
     not load.
     """
-    points = [point for point in entry_points(group=GROUP) if point.name == name]
     own = with_given(METHODS, "a method", Method, MethodError)
-    if name in own and (not points or name not in METHODS):
+    if name in own and name not in METHODS:
         return own[name]
-    if not points:
-        others = {point.name for point in entry_points(group=GROUP)} - set(own)
-        known = ", ".join([*own, *sorted(others)])
+    offered = offered_by_name(name, METHODS, GROUP, "a method", Method, MethodError)
+    method: Method | None = offered or own.get(name)
+    if method is None:
+        known = ", ".join(dict.fromkeys([*own, *offered_names(GROUP)]))
         raise MethodError(f"{name!r} is not a method; write one of {known}, {RETRAIN} or {NONE}")
-    if name in METHODS or len(points) > 1:
-        owners = [*(["pytest-unlearn"] if name in METHODS else []), *map(_owner, points)]
-        raise MethodError(
-            f"method {name!r} is offered by {' and by '.join(owners)}; uninstall one, or rename "
-            f"its entry point of the group {GROUP}"
-        )
-    return _loaded(points[0])
-
-
-def _owner(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else point.value
-
-
-def _loaded(point: EntryPoint) -> Method:
-    try:
-        method = point.load()
-    except Exception as error:  # whatever another package raises when imported
-        raise MethodError(
-            f"method {point.name!r} of {_owner(point)} cannot be loaded from {point.value}: "
-            f"{type(error).__name__}: {error}; mend or uninstall it"
-        ) from error
-    if not isinstance(method, Method):
-        raise MethodError(
-            f"method {point.name!r} of {_owner(point)}: {point.value} is a "
-            f"{type(method).__name__}; it must be a pytest_unlearn.unlearning.method.Method"
-        )
-    if method.name != point.name:
-        raise MethodError(
-            f"method {point.name!r} of {_owner(point)} calls itself {method.name!r}; give both "
-            "the same name"
-        )
     return method
