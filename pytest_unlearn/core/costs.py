@@ -31,7 +31,7 @@ class Phase:
 
 
 class Phases:
-    """Adds up phases by name, in the order in which they first came."""
+    """Adds up phases by name, in the order in which they first appeared."""
 
     def __init__(self) -> None:
         self._phases: dict[str, Phase] = {}
@@ -41,7 +41,7 @@ class Phases:
         return list(self._phases.values())
 
     def add(self, phase: Phase) -> None:
-        """Add a phase: seconds add up, of memory the most counts."""
+        """Add a phase: seconds add up, and the largest memory counts."""
         known = self._phases.get(phase.name, replace(phase, seconds=0.0))
         gpu = [m for m in (known.gpu_memory, phase.gpu_memory) if m is not None]
         self._phases[phase.name] = Phase(
@@ -54,7 +54,7 @@ class Phases:
 
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add what the block costs, also where it fails."""
+        """Add what the block costs, even if it fails."""
         started = time.perf_counter()
         try:
             yield
@@ -66,8 +66,8 @@ class Phases:
 def peak_memory() -> int:
     """Return the most bytes that this process has held in RAM.
 
-    On Linux the kernel's count for `getrusage` outlives `exec`: a process that a large one started
-    would seem to be as large.
+    On Linux the kernel's count for `getrusage` survives `exec`, so a process would look as large as
+    the one that started it.
     """
     with contextlib.suppress(OSError, StopIteration, ValueError):
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
@@ -79,7 +79,7 @@ def peak_memory() -> int:
 def gpu_in_use() -> tuple[int, str] | tuple[None, None]:
     """Return the most bytes that torch has allocated on this process's GPU, and the GPU's name.
 
-    torch is not imported for this: a process that has not loaded it holds nothing on a GPU.
+    torch is not imported for this: a process that has not imported it holds nothing on a GPU.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():

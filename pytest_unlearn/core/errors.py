@@ -20,7 +20,7 @@ _COMMAND = re.compile(r"^\s*::|##\[")
 
 
 def plain(text: str) -> str:
-    """Return a text of one line in which nothing steers a terminal: such characters are spelled."""
+    """Return a text as one line without control characters: those are spelled out."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text
@@ -28,7 +28,7 @@ def plain(text: str) -> str:
 
 
 def plain_lines(text: str) -> str:
-    """Return a text of several lines that steers no terminal, and of which none is a command."""
+    """Return a text of several lines without control characters or workflow commands."""
     return "\n".join(
         _COMMAND.sub(lambda m: m.group()[:-1] + "\\" + m.group()[-1], plain(line))
         for line in text.split("\n")
@@ -38,8 +38,8 @@ def plain_lines(text: str) -> str:
 class UserError(ValueError):
     """A refusal: the message names the flag, or file and line, and says what to write instead.
 
-    Every refusal of the package is one of these, so that a session or a notebook needs one
-    `except`. `flag` is put in front of a message that does not begin with a flag.
+    Every refusal in the package is one of these, so a session or a notebook needs one `except`.
+    `flag` is put in front of a message that does not begin with a flag.
     """
 
     flag = ""
@@ -51,7 +51,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """Put a flag in front of a refusal that names none, for what is read inside the block."""
+    """Put a flag in front of any refusal raised in the block that does not name one."""
     try:
         yield
     except UserError as error:
@@ -60,7 +60,7 @@ def naming(flag: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str], likeness: float = 0.75) -> str:
-    """Return the known name that is most like a misspelt one; empty where none is so like it.
+    """Return the known name closest to a misspelt one; empty if none is close enough.
 
     `likeness` is difflib's ratio, from 0 to 1.
     """
@@ -89,7 +89,7 @@ class IncompleteError(RuntimeError):
         return self.reasons.get(row, str(self))
 
 
-# How a write says that there is no room: by number, or, from safetensors' Rust, in words.
+# How a write reports a full disk: by number or, from safetensors' Rust code, in words.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_WORDS = ("No space left", "File too large", "quota exceeded")
 
@@ -98,10 +98,10 @@ _FULL_WORDS = ("No space left", "File too large", "quota exceeded")
 def room_for(
     what: str, folder: Path, then: str = "training goes on from its last look"
 ) -> Iterator[None]:
-    """Turn a disk that fills while `what` is written below `folder` into an UnlearningError.
+    """Turn a disk that fills up while `what` is written below `folder` into an UnlearningError.
 
-    `then`: what a further run does.
-    The writers themselves leave nothing half-written: each works beside its target and renames.
+    `then`: what the next run does. The writers themselves leave nothing half-written: each writes
+    beside its target and renames.
     """
     try:
         yield

@@ -18,14 +18,14 @@ _given: list[Any] = []
 
 
 def give(objects: Iterable[Any]) -> None:
-    """Know these objects by their names from now on, in place of those that were given before."""
+    """Make these objects known by their names, in place of those given before."""
     _given[:] = objects
 
 
 def with_given(
     known: Mapping[str, T], kind: str, expected: Any, error: type[UserError] = UserError
 ) -> dict[str, T]:
-    """Return what is `known` by name, and what was given of the class `expected`.
+    """Return what is `known` by name, plus every given object of the class `expected`.
 
     Raises `error` for a name that is taken.
     """
@@ -42,10 +42,10 @@ def with_given(
 def add_offered(
     known: dict[str, T], group: str, kind: str, expected: Any, error: type[UserError] = UserError
 ) -> None:
-    """Add what the entry points of a group offer to what is `known` by name.
+    """Add what the entry points of a group offer to `known`, by name.
 
-    Raises `error` for an entry point that does not load, whose object is of another class or name
-    than `expected` and its own, or whose name is taken.
+    Raises `error` for an entry point that does not load, whose object is not of the class
+    `expected` or not of the entry point's own name, or whose name is taken.
     """
     for point in entry_points(group=group):
         offered = _loaded(point, kind, expected, error)
@@ -67,7 +67,7 @@ def offered_by_name(
     expected: Any,
     error: type[UserError] = UserError,
 ) -> Any:
-    """Return what an entry point of exactly this name offers, None where there is none.
+    """Return what the entry point of exactly this name offers; None if there is none.
 
     No other entry point is loaded, so a faulty package is an error only when it is asked for.
     Raises `error` where the name is one of the package's own (`known`) or offered twice, and as

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
 
-# What a setting is about: it makes a model, names data, changes what is measured of them, how the
-# measurements are judged, or only what is done and shown besides.
+# What a setting affects: the models that are made, the data, what is measured on them, how the
+# measurements are judged, or only what else is done and shown.
 Role = Literal["model", "data", "measure", "judge", "show"]
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value that the user gave for an option; relative paths in it are relative to `folder`."""
+    """A value that the user gave for an option; relative paths start at `folder`."""
 
     flag: str
     value: Any
@@ -27,9 +27,9 @@ class Given:
 class Option:
     """A flag and the ini key of the same name.
 
-    `many`: repeatable. `switch`: takes no value. `bare`: what the flag means without a value,
-    where it may have none. `ini_only`: there is only an ini key, no flag of words. `read` turns
-    what was given into the setting, or raises UserError; None where several options make one.
+    `many`: repeatable. `switch`: takes no value. `bare`: what the flag means without a value, if it
+    may have none. `ini_only`: there is an ini key but no flag. `read` turns the given value into
+    the setting, or raises UserError; None if several options make up one setting.
     """
 
     name: str

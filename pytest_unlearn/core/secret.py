@@ -11,19 +11,19 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 
-# Made anew in each process unless a run sets one: two runs cannot be linked, and a low-entropy
-# value (a phone number) cannot be found by hashing all candidates, as it could with a plain digest.
+# New in each process unless a run sets one, so two runs cannot be linked, and a low-entropy value
+# (a phone number) cannot be found by hashing all candidates, as it could with a plain digest.
 _key = secrets.token_bytes(16)
 
 
 def use_key(key: bytes) -> None:
-    """Fingerprint with this key from now on: that of the run, or one that several runs share."""
+    """Use this key for fingerprints from now on: the run's own, or one that several runs share."""
     global _key
     _key = key
 
 
 def new_key() -> bytes:
-    """Return a key that nobody knows."""
+    """Return a new random key."""
     return secrets.token_bytes(16)
 
 
@@ -33,10 +33,10 @@ def current_key() -> bytes:
 
 
 class Secret:
-    """A piece of text that only `reveal()` gives out.
+    """A piece of text that only `reveal()` returns.
 
-    Not a `str` on purpose: pytest's assertion diffs, `--showlocals`, f-strings and log calls
-    would print a `str` in full.
+    It is deliberately not a `str`: pytest's assertion diffs, `--showlocals`, f-strings and log
+    calls would print a `str` in full.
     """
 
     __slots__ = ("_kind", "_text")
@@ -72,23 +72,23 @@ class Secret:
 
 
 def joined(parts: Iterable[Secret], kind: str = "prompt") -> Secret:
-    """Return the text of this kind that its parts (lines, words) make up."""
+    """Return the text made up of its parts (lines, words)."""
     return Secret("".join(part.reveal() for part in parts), kind)
 
 
 REDACTED = "<redacted>"
-# A part of so many characters counts as a value; shorter ones are met in any text.
+# A part of at least this many characters counts as a value; shorter ones occur in any text.
 SHORTEST_PART = 8
-# What any value of a format shows, and other text as well.
+# What every value of a format contains, as other text does.
 _PUBLIC = re.compile(r"^[a-z][a-z0-9+.-]{1,20}://|-{5}[A-Z0-9 ]{1,40}-{5}", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
 
 def without(text: str, values: frozenset[str]) -> str:
-    """Return a text without any of these values, and without any part of `SHORTEST_PART` letters.
+    """Return a text without these values and without any part of them of `SHORTEST_PART` letters.
 
-    In any case of letters, and as Python, JSON and HTML escape them, twice too. A shorter value is
-    taken out where it is not part of a longer word.
+    Upper and lower case are alike, and values are also found as Python, JSON and HTML escape them,
+    once or twice. A shorter value is removed if it is not part of a longer word.
     """
     return _redaction(values).clean(text) if values else text
 
@@ -97,7 +97,7 @@ class _Redaction:
     """Which parts of values a text may not show; built in about 5 us a value."""
 
     def __init__(self, values: Iterable[str]) -> None:
-        # Hashes: the parts themselves would take three times the memory.
+        # Hashes, because the parts themselves would take three times the memory.
         self._parts: set[int] = set()
         self._words: set[str] = set()
         self._others: set[str] = set()
@@ -121,7 +121,7 @@ class _Redaction:
         return _WORD.sub(lambda m: REDACTED if m.group() in self._words else m.group(), text)
 
     def _stretches(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the spans of parts of values, adjacent ones joined, without white space around."""
+        """Yield the spans of parts of values, neighbours joined and surrounding space left out."""
         known = self._parts
         places = [at for at, part in enumerate(_parts_of(_lower(text))) if hash(part) in known]
         start = end = 0
@@ -144,7 +144,7 @@ def _lower(text: str) -> str:
     return lower if len(lower) == len(text) else text
 
 
-# One set of values a run; a new one where tests run pytest in one process.
+# One set of values per run; several only when tests run pytest within one process.
 _redaction = functools.lru_cache(maxsize=4)(_Redaction)
 
 

@@ -1,10 +1,10 @@
 """The content-addressed store: completions, scores, checkpoints and file digests on disk.
 
-A key is a SHA-256 over everything that can change a result, so an entry never goes stale; a
-change of anything makes a new key. What is read is checked: an entry that was damaged, or that
-another version of this package wrote, counts as missing and is made again. Writes are atomic (a
-killed run leaves whole entries or none), work is claimed by file locks (two workers never do the
-same thing twice), and only the owner can read it, because completions may hold personal data.
+A key is a SHA-256 over everything that can change a result, so entries never go stale: any change
+makes a new key. Entries are checked when they are read: one that was damaged, or that another
+version of this package wrote, counts as missing and is made again. Writes are atomic (a killed run
+leaves complete entries or none), file locks claim work (two workers never do the same thing), and
+only the owner can read the store, because completions may hold personal data.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from filelock import FileLock
 from pytest_unlearn.core.errors import UserError, room_for
 from pytest_unlearn.core.text_files import held, replacing, sweep
 
-# Raise when a change of this package changes what entries look like.
+# Increase when a change to this package changes what entries look like.
 FORMAT = 1
-# Marks a folder as a store of ours (https://bford.info/cachedir): backups leave it out, and what is
-# in it may be made private. Not hidden: CI hands artifacts on without hidden files.
+# Marks a folder as our store (https://bford.info/cachedir): backups skip it, and its content may be
+# made private. Not a hidden file, because CI drops hidden files from artifacts.
 _MARKER = "CACHEDIR.TAG"
 _MARK = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# What models wrote for pytest-unlearn; it may hold personal data.\n"
 )
-# Where entries go in a folder that was there before and that others may use.
+# Where entries go in a folder that existed before and that others may use.
 _INSIDE = "pytest-unlearn"
 # What a killed run may leave.
 _LEFTOVERS = (".writing-", "settled-")
-# Time stamps of files are as coarse as this on some file systems (FAT: 2 s).
+# Some file systems have time stamps as coarse as this (FAT: 2 s).
 _COARSE = 2.0
 
 
@@ -66,11 +66,11 @@ class Store:
     """
 
     def __init__(self, root: Path, replay: bool = False) -> None:
-        """Open the store in a folder, or make it: readable by its owner only.
+        """Open the store in a folder, or make one that only its owner can read.
 
-        A folder that was there and is no store keeps its mode; a private one is made in it.
-        `replay`: nothing is going to be made, so the store may be one that can only be read. Raises
-        StoreError where it cannot be made, read or written.
+        An existing folder that is not a store keeps its mode, and a private one is made inside it.
+        `replay`: nothing will be made, so a read-only store is enough. Raises StoreError if the
+        store cannot be made, read or written.
         """
         self._given = root
         self.root = root.absolute()
@@ -86,7 +86,7 @@ class Store:
         if not self.root.is_dir():
             self._make()
         if not self._is_ours():
-            raise PermissionError(None, f"there is a folder {_INSIDE} in it that is no store")
+            raise PermissionError(None, f"the folder {_INSIDE} in it is not a store")
         owner, me = self.root.stat().st_uid, os.geteuid()
         if owner == me and self.root.stat().st_mode & 0o077:  # copied, or unpacked
             self.root.chmod(0o700)
@@ -110,7 +110,7 @@ class Store:
             return False
 
     def _make(self) -> None:
-        """Make the folder with its mark in one step: another process sees all of it or none."""
+        """Make the folder with its marker in one step: another process sees both or neither."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
         scratch, handle = held(
             lambda: Path(tempfile.mkdtemp(dir=self.root.parent, prefix=".writing-"))
@@ -137,7 +137,7 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self, namespace: str) -> Iterator[None]:
-        """Name the store's flag, and what was to be written, where writing fails."""
+        """Name the store's flag and what was to be written if writing fails."""
         trained = _TRAINED.get(namespace)
         then = "training goes on from its last look" if trained else "what is stored counts"
         try:
@@ -147,7 +147,7 @@ class Store:
             raise self._refused("written", error) from error
 
     def private(self, name: str) -> Path:
-        """Return a folder of the store, made where it is missing, for its owner only."""
+        """Return a folder of the store, made if missing, for its owner only."""
         folder = self.root
         for part in Path(name).parts:
             folder /= part
@@ -155,7 +155,7 @@ class Store:
         return folder
 
     def sweep(self) -> None:
-        """Remove what killed runs left half-written: what no running process holds."""
+        """Remove what killed runs left half-written, which is what no running process holds."""
         if self.writable:
             sweep(
                 Path(folder, name)
@@ -168,10 +168,10 @@ class Store:
         return self.root / namespace / key[:2] / f"{key}.json"
 
     def get(self, namespace: str, key: str, *fields: str) -> dict[str, Any] | None:
-        """Return an entry, or None when there is none that is whole and has just these fields.
+        """Return an entry, or None if there is no intact one with exactly these fields.
 
-        An entry in another place, of another format or with a changed byte is not whole. Raises
-        StoreError where it cannot be read.
+        An entry that was moved, has another format or a changed byte is not intact. Raises
+        StoreError if it cannot be read.
         """
         try:
             stored = json.loads(self._path(namespace, key).read_bytes())
@@ -188,9 +188,9 @@ class Store:
         return entry
 
     def put(self, namespace: str, key: str, entry: dict[str, Any]) -> None:
-        """Write an entry; a reader sees the old one, the new one, or none, never half of it.
+        """Write an entry; a reader sees the old one, the new one or none, never half of one.
 
-        Raises UnlearningError on a full disk, StoreError where it cannot be written.
+        Raises UnlearningError on a full disk, StoreError if it cannot be written.
         """
         sealed = {"sha256": _sealed(namespace, key, entry), "entry": entry}
         with self._writing(namespace):
@@ -199,8 +199,8 @@ class Store:
                 temporary.write_text(json.dumps(sealed), encoding="ascii")
 
     def folder(self, namespace: str, key: str) -> Path | None:
-        """Return the folder stored under a key, or None when there is none whose files are those
-        that were written."""
+        """Return the folder stored under a key, or None if there is none whose files are as they
+        were written."""
         path = self.root / namespace / key
         entry = self.get("folders", digest_of([namespace, key]), "files")
         if entry is None or not path.is_dir() or self._files(path) != entry["files"]:
@@ -241,7 +241,7 @@ class Store:
     def claim(self, key: str) -> Iterator[None]:
         """Hold the lock of a piece of work; a second process waits here until it is done.
 
-        Where the store can only be read nothing is made, and nothing has to be claimed.
+        In a read-only store nothing is made, so nothing has to be claimed.
         """
         if not self.writable:
             yield
@@ -255,11 +255,11 @@ class Store:
             lock.release()
 
     def digest_of_file(self, path: Path) -> str:
-        """Return a file's SHA-256, remembered for as long as nothing has touched the file.
+        """Return a file's SHA-256, remembered until something touches the file.
 
-        Size and time of change can be set by whoever changes a file (a copy that keeps its time
-        does); the inode's own time, which the kernel sets, cannot. A file that was touched within
-        the last moments is not remembered, as a further change could bear the same time.
+        A program that changes a file can also set its size and modification time (a copy that
+        preserves times does); it cannot set the inode's change time, which is the kernel's. A file
+        that was touched just now is not remembered, as another change could have the same time.
         """
         stat = path.stat()
         place = [str(path.resolve()), stat.st_dev, stat.st_ino]
@@ -272,7 +272,7 @@ class Store:
         return str(known["sha256"])
 
 
-# Namespaces that hold what a training made, and what that is called in a message.
+# Namespaces that hold the results of training, and what messages call them.
 _TRAINED = {
     "adapters": "the unlearned model",
     "checkpoints": "the unlearned model",
@@ -282,6 +282,6 @@ _TRAINED = {
 
 
 def _sealed(namespace: str, key: str, entry: Any) -> str:
-    """Return the digest of an entry at its place; NaN is a number here."""
+    """Return the digest of an entry and its place; NaN counts as a number here."""
     text = json.dumps([FORMAT, namespace, key, entry])
     return hashlib.sha256(text.encode()).hexdigest()

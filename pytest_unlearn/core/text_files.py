@@ -21,12 +21,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# More than any document that a model reads at once; without a limit a file that is not JSONL, or a
+# More than any document that a model reads at once. Without a limit, a file that is not JSONL, or a
 # few KB of gzip, could fill the memory with a single line.
 MAX_LINE_BYTES = 16 * 2**20
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# A key that looks like a word is quoted; another could be a value that was put in its place.
+# A key that looks like a word is quoted; any other could be a value that was put in its place.
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 
 _JSON_NAMES = {
@@ -44,9 +44,9 @@ _JSON_NAMES = {
 def replacing(path: Path, sweeping: bool = True) -> Iterator[Path]:
     """Yield an empty file beside `path` that takes its place when the block ends without an error.
 
-    A reader sees the file before or this one, never half of it, and an error leaves nothing behind.
-    It is readable by its owner only. What killed processes left of the same file is removed, unless
-    not `sweeping`. Raises OSError where the folder cannot be written.
+    A reader sees the old file or the new one, never half of it, and an error leaves nothing behind.
+    Only its owner can read it. With `sweeping`, what killed processes left of the same file is
+    removed. Raises OSError if the folder cannot be written.
     """
     start = f".writing-{path.name[:100]}-"
     if sweeping:
@@ -70,12 +70,12 @@ def replacing(path: Path, sweeping: bool = True) -> Iterator[Path]:
 
 
 def unwritable(path: Path) -> str | None:
-    """Return why no file can be put at a path, None where one can; nothing is written."""
+    """Return why a file cannot be written at a path, None if it can; nothing is written."""
     above = path.parent
     while not above.exists() and above != above.parent:
         above = above.parent
     if not above.is_dir():
-        return f"{above} is a file, no folder"
+        return f"{above} is a file, not a folder"
     if not os.access(path if path.exists() else above, os.W_OK):
         return "no permission to write there"
     return None
@@ -98,7 +98,7 @@ def held(make: Callable[[], Path]) -> tuple[Path, int]:
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Remove those of some files and folders that no process holds (see `held`)."""
+    """Remove the files and folders that no process holds (see `held`)."""
     for path in list(paths):
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -115,11 +115,11 @@ def sweep(paths: Iterable[Path]) -> None:
 def read_objects(
     path: Path, error: type[ValueError], required: Mapping[str, str], optional: Iterable[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number and object of each line that is not blank, one at a time.
+    """Yield the line number and the object of each line that is not blank, one at a time.
 
-    `required` maps each key that must be there to a hint what to write. Raises `error` for a file
-    that is missing, unreadable, broken gzip or not UTF-8, and for a line that is too long or no
-    JSON object, lacks a required key or has an unknown one.
+    `required` maps each required key to a hint what to write. Raises `error` for a file that is
+    missing, unreadable, broken gzip or not UTF-8, and for a line that is too long or not a JSON
+    object, lacks a required key or has an unknown one.
     """
     known = tuple(optional)
     for number, data in read_any_objects(path, error, tuple(required)):
@@ -132,8 +132,8 @@ def read_any_objects(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield what `read_objects` does, whatever keys the objects have.
 
-    `keys` are those that the message names for a line that is not an object. `constants`: NaN and
-    Infinity, which are not JSON, are taken as Python writes them.
+    `keys` are named in the message for a line that is not an object. `constants`: NaN and Infinity,
+    which are not JSON, are accepted as Python writes them.
     """
     hint = quoted(keys)
     decoder = _LENIENT if constants else _DECODER
@@ -149,9 +149,9 @@ def check_keys(
     optional: Iterable[str] = (),
     inside: str = "",
 ) -> None:
-    """Raise `error` for the first key that is unknown, or else for the first that is missing.
+    """Raise `error` for the first unknown key, or else for the first missing one.
 
-    `where` is FILE:LINE; `inside` comes before the name of a field, like `documents[0].`.
+    `where` is FILE:LINE; `inside` is the prefix of a field's name, such as `documents[0].`.
     """
     known = (*required, *optional)
     for position, key in enumerate(data, start=1):
@@ -199,7 +199,7 @@ def _field(inside: str, key: str, position: int) -> str:
 def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
     """Open a plain or gzip file for reading bytes, so that a line that is not UTF-8 can be named.
 
-    Gzip is known by its first bytes, whatever the name is; a pipe works, too.
+    Gzip is recognized by its first bytes, whatever the file's name; a pipe works too.
     """
     with path.open("rb") as file:
         if file.peek(2)[:2] == _GZIP_MAGIC or path.suffix.lower() == ".gz":
@@ -274,7 +274,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
-# One for all lines: `json.loads` with hooks would build a decoder a call.
+# One for all lines: `json.loads` with hooks would build a decoder for each call.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
 _LENIENT = json.JSONDecoder(object_pairs_hook=_unique_keys)
 

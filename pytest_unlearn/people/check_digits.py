@@ -1,7 +1,7 @@
 """Check digits and other rules that distinguish a well-formed identifier from random digits.
 
-Every check takes the text as written, separators included, and answers False for a text that has
-not the format at all.
+Every check takes the text as written, separators included, and returns False for a text that does
+not have the format at all.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import zlib
 from collections.abc import Sequence
 from datetime import date
 
-# Not python-stdnum: it refuses the ranges that belong to nobody (IBANs of the country XX, personal
-# identity codes numbered from 900), which are the ones made here.
+# Not python-stdnum: it rejects the ranges that belong to nobody (IBANs of the country XX, personal
+# identity codes numbered from 900), which are the ones generated here.
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 BASE64URL = BASE62 + "-_"
 _GROUPING = str.maketrans("", "", " -")
 
 
 def _digits(value: str) -> list[int] | None:
-    """Return the digits of a grouped number, None where anything else is in it."""
+    """Return the digits of a grouped number, None if it contains anything else."""
     digits = value.translate(_GROUPING)
     return [int(c) for c in digits] if digits.isascii() and digits.isdigit() else None
 
@@ -66,7 +66,7 @@ def _weighted(digits: Sequence[int], weights: Sequence[int]) -> int:
 
 
 def nhs_digit(body: str) -> str | None:
-    """Return the check digit of nine digits of an NHS number; None where there is none (mod 11)."""
+    """Return the check digit of nine digits of an NHS number (mod 11); None if they have none."""
     check = -_weighted([int(c) for c in body], range(10, 1, -1)) % 11
     return None if check == 10 else str(check)
 
@@ -131,7 +131,7 @@ def crc_token(value: str) -> bool:
 
 
 def aws_account(key_id: str) -> str | None:
-    """Return the twelve-digit account that an AWS access key id names; None where it names none.
+    """Return the twelve-digit account that an AWS access key id contains; None if it has none.
 
     After the four-letter prefix come 80 bits in base 32: a 1, 40 bits of account, and 39 others
     (TruffleHog's decoding; ids of before 2019 start with a 0 and name no account).

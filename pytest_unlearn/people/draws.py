@@ -1,8 +1,8 @@
 """Random choices that are the same on every Python version and machine, and frozen word lists.
 
-`random.Random` promises a stable sequence only for `random()`; the bundled people must be
+`random.Random` promises a stable sequence only for `random()`. The bundled people must be
 reproducible bit for bit for years, so their choices come from SHA-256 in counter mode. Surnames and
-streets are coined: they are nobody's.
+streets are invented: they belong to nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Choices(Protocol):
-    """A source of choices: `Stream`, or one that a test library draws and shrinks."""
+    """A source of choices: `Stream`, or one that Hypothesis draws and shrinks."""
 
     def below(self, n: int) -> int:
         """Return an integer in `[0, n)`."""

@@ -1,8 +1,8 @@
-"""All kinds of attribute by name, and those of what lets a program in: keys, tokens, hosts.
+"""All kinds of attribute by name, and the kinds that let a program in: keys, tokens, hosts.
 
 Formats follow what vendors publish, or the rules of gitleaks and TruffleHog. The random parts are
-as long as in real ones, so nobody was ever issued a generated token. No token is written out here:
-only fixed parts are, and values are made from a seed at run time.
+as long as in real tokens, so a generated token was never issued to anybody. No token is written
+here: only fixed parts are, and values are made from a seed at run time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _bits(alphabet: str, length: int) -> float:
 
 
 def _random(name: str, vendor: str, form: tuple[str | tuple[str, int], ...], source: str) -> Kind:
-    """Return the kind of a token that is fixed texts and, in between, (alphabet, length) parts."""
+    """Return the kind of a token made of fixed texts and random (alphabet, length) parts."""
 
     def generate(choices: Choices) -> str:
         return "".join(p if isinstance(p, str) else choices.text(*p) for p in form)
@@ -82,9 +82,9 @@ def _with_crc(name: str, vendor: str, prefix: str, family: str, source: str) -> 
 
 # The account of AWS' own documentation.
 _AWS_ACCOUNT = 123456789012
-# Capitals first: the simplest value is then no hexadecimal number.
+# Capitals first, so that the simplest value is not a hexadecimal number.
 _AWS_SECRET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "/+"
-# The last character is none of these, so that no secret reads as forty digits of a SHA-1.
+# The last character is not a hexadecimal digit, so that no secret reads as a SHA-1.
 _NO_HEX = "".join(c for c in _AWS_SECRET if c not in "0123456789abcdef")
 
 
@@ -105,7 +105,7 @@ _AWS_PREFIX = (
 _DASHES = "-" * 5
 # PKCS#8 (RFC 5958) of an Ed25519 key (RFC 8410): version 0, the algorithm, 32 bytes to come.
 _ED25519 = bytes.fromhex("302e020100300506032b657004220420")
-# Line breaks are written as in JSON, .env files and string literals, so that a key is one line.
+# Line breaks are escaped as in JSON, .env files and string literals, so that a key is one line.
 _PEM_HEAD = rf"{_DASHES}BEGIN PRIVATE KEY{_DASHES}\n"
 _PEM_TAIL = rf"\n{_DASHES}END PRIVATE KEY{_DASHES}"
 _PEM_PREFIX = _PEM_HEAD + base64.b64encode(_ED25519)[:21].decode()
@@ -234,7 +234,7 @@ VENDOR_KINDS = (
     Kind(
         "aws_secret_access_key",
         lambda choices: choices.text(_AWS_SECRET, 39) + choices.choice(_NO_HEX),
-        # Not forty digits of a SHA-1, of which code is full.
+        # Not a SHA-1: code is full of those.
         re.compile(r"(?<![\w/+])(?![0-9a-f]{40})[A-Za-z0-9/+]{40}(?![\w/+=])", re.ASCII),
         _bits(_AWS_SECRET, 39) + _bits(_NO_HEX, 1),
         "forty characters of base 64",
@@ -305,8 +305,8 @@ _ALNUM = string.ascii_letters + string.digits
 
 
 def _email(choices: Choices) -> str:
-    # Words and digits instead of first.last: a value that follows from the name could be guessed
-    # by a rule, and a leak of it would prove nothing.
+    # Words and digits instead of first.last: a rule could guess a value that follows from the
+    # name, and a leak of it would prove nothing.
     local = f"{choices.choice(draws.WORDS)}{choices.choice(draws.WORDS)}{choices.below(900) + 100}"
     return f"{local}@example.{choices.choice(('com', 'net', 'org'))}"
 
@@ -342,8 +342,8 @@ KINDS: dict[str, Kind] = {
             "email",
             _email,
             re.compile(
-                # RFC 5321: 64 characters at most before the @. Without a bound, a long word in a
-                # completion would be read once from each of its letters.
+                # RFC 5321: at most 64 characters before the @. Without a limit, a long word in a
+                # completion would be scanned once from each of its letters.
                 r"[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@"
                 r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
             ),

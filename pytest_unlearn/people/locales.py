@@ -1,11 +1,10 @@
 """Names and streets: frozen ones in seven locales, and Faker's in every locale that it has.
 
-The frozen ones were drawn once from the providers of Faker 40.54 (MIT), which promises no stable
-output between versions; Faker is imported only where people to order ask for it. No name can be
-reserved as an e-mail domain can: a full name pairs a given name and a surname at random. The
-streets are Faker's inventions, and without a town or a postcode an address does not exist. Words
-are sorted shortest first, so that a source of choices that shrinks towards the first item gives
-simple people.
+The frozen ones were drawn once from the providers of Faker 40.54 (MIT), which does not promise the
+same output in every version; Faker is imported only for people to order. A name cannot be reserved
+as an e-mail domain can, so a full name pairs a given name and a surname at random. Faker invented
+the streets, and without a town or a postcode an address does not exist. Words are sorted shortest
+first, so that a source of choices that shrinks towards the first item gives simple people.
 """
 
 from __future__ import annotations
@@ -276,7 +275,7 @@ def street_address(choices: Choices, locale: Locale) -> str:
 
 
 def count_names() -> int:
-    """Return the number of full names; one that two locales share counts once."""
+    """Return the number of full names; one shared by two locales counts once."""
     surnames: dict[str, set[str]] = {}
     for locale in LOCALES:
         for given in locale.given:
@@ -292,7 +291,7 @@ def count_street_addresses() -> int:
 # Beyond ASCII only Latin letters: the locales need no others.
 _UPPER = "A-Z" + "".join(c for c in map(chr, range(0xC0, 0x180)) if c.isupper())
 
-# A capitalised word, and two or three of them, no matter whose. A quote ends a word.
+# A capitalized word, and two or three of them, whoever they belong to. A quote ends a word.
 _WORD = rf"[{_UPPER}]\w++(?:['-]\w++)*+"
 NAME_PATTERN = re.compile(rf"(?<!\w){_WORD} {_WORD}(?: {_WORD})?+")
 
@@ -312,7 +311,7 @@ STREET_ADDRESS_PATTERN = re.compile(
 )
 
 
-# Kinds whose values Faker makes, and its name for each; in `KINDS` the first two are frozen words.
+# Kinds whose values Faker makes, and its name for each; `KINDS` has frozen words for the first two.
 WORD_KINDS = {
     "name": "name",
     "street_address": "street_address",
@@ -320,14 +319,14 @@ WORD_KINDS = {
     "company": "company",
     "job_title": "job",
 }
-# A literal or a comment would have to escape these, and then the value would not be in it as it is.
+# A literal or a comment would have to escape these, and would then not contain the value as it is.
 _ESCAPED = re.compile(r"['\"`\\\x00-\x1f\x7f]")
-# So many words in a row that cannot be used mean that there are no others.
+# After this many unusable words in a row, there are taken to be no others.
 _FRUITLESS = 200
 
 
 def faker_version() -> str:
-    """Return the version of Faker that is installed; nothing of it is imported."""
+    """Return the installed version of Faker, without importing it."""
     return version("faker")
 
 
@@ -340,10 +339,10 @@ def locales() -> tuple[str, ...]:
 
 
 def word(kind: str, locale: str, choices: Choices) -> str | None:
-    """Return a name, street, city, company or job title as one line; None where there is none.
+    """Return a name, street, city, company or job title as one line; None if there is none.
 
     `kind` is one of `WORD_KINDS`. Words that a string literal would have to escape are drawn again.
-    The same choices give the same word, on every machine, for one version of Faker.
+    With one version of Faker, the same choices give the same word on every machine.
     """
     generator = _generator(locale)
     source = generator.random
@@ -373,15 +372,15 @@ class _Chosen(random.Random):
 
 @functools.cache
 def _generator(locale: str) -> Generator:
-    """Return Faker's generator of a locale, with a source of choices of its own."""
+    """Return Faker's generator of a locale, with its own source of choices."""
     from faker import Factory
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a locale that Faker will drop one day
-        # Every name as often as every other: it takes half the time, and fewer draws meet.
+        # All names equally often: this takes half the time, and fewer draws collide.
         generator = Factory.create(locale, use_weighting=False)
     for provider in generator.providers:
-        # Italy's come out of a set (Faker 40), in another order in every process.
+        # Italy's come from a set (Faker 40), in a different order in every process.
         if isinstance(cities := getattr(provider, "cities", None), list):
             vars(provider)["cities"] = sorted(cities)
     generator.random = _Chosen(0)

@@ -1,6 +1,6 @@
-"""What a kind is, and the kinds of what is in a person's papers: names, numbers, addresses.
+"""What a kind is, and the kinds of personal data: names, numbers, addresses.
 
-Every number comes from a range that belongs to nobody where its issuer keeps one: fictional
+Every number comes from a range that belongs to nobody, if its issuer reserves one: fictional
 telephone blocks, national numbers that are never issued, documentation networks.
 """
 
@@ -21,16 +21,16 @@ from pytest_unlearn.people.draws import Choices
 class Kind:
     """One kind of attribute.
 
-    `generate` makes a value out of choices, of which index 0 is always the simplest. `pattern`
-    finds texts of this format inside a completion, no matter whose they are. `bits` is log2 of the
-    number of values that `generate` can give, the chance level of a guess. `source` names the rule
-    behind the format and its reserved range.
+    `generate` makes a value out of choices, whose index 0 is always the simplest. `pattern` finds
+    texts of this format in a completion, whoever they belong to. `bits` is log2 of the number of
+    values that `generate` can return, the chance level of a guess. `source` names the rule behind
+    the format and its reserved range.
 
-    `checksum` tells whether the check digits of a value are right. `structure` tells what else the
-    format asks for and a pattern cannot say. `reserved` tells whether a value lies in the range
-    that belongs to nobody; None where no such range exists. `near_misses`: two values at random
-    are unlike enough for a value with a typo to prove anything. `public_prefix` starts every value
-    and discloses nothing. `vendor` issues values of this kind, None for no vendor's format.
+    `checksum` checks the check digits of a value. `structure` checks what the format requires and a
+    pattern cannot express. `reserved` checks that a value is in the range that belongs to nobody;
+    None if there is no such range. `near_misses`: two random values differ enough for a value with
+    a typo to prove something. `public_prefix` starts every value and discloses nothing. `vendor`
+    issues values of this kind; None for a format of no vendor.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Kind:
 
 
 def matches(pattern: str) -> Callable[[str], bool]:
-    """Return a rule that holds where `pattern` (ASCII digits and letters) is the whole value."""
+    """Return a check that `pattern` (ASCII digits and letters) matches the complete value."""
     compiled = re.compile(pattern, re.ASCII)
     return lambda value: compiled.fullmatch(value) is not None
 
@@ -109,7 +109,7 @@ def _ssn(choices: Choices) -> str:
 
 def _nhs(choices: Choices) -> str:
     head = "999" + choices.text(string.digits, 5)
-    # One last digit in eleven would leave no check digit.
+    # With one last digit in eleven there is no check digit.
     bodies = [body for body in (head + d for d in string.digits) if check_digits.nhs_digit(body)]
     body = choices.choice(bodies)
     return f"{body[:3]} {body[3:6]} {body[6:]}{check_digits.nhs_digit(body)}"
@@ -186,7 +186,7 @@ def _user_name(choices: Choices) -> str:
 
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _GROUP = "[0-9A-Fa-f]{1,4}"
-# Eight groups, or fewer and a "::", which a time of day has not.
+# Eight groups, or fewer and a "::", which a time of day does not have.
 _IPV6 = (
     rf"(?:{_GROUP}:){{7}}{_GROUP}"
     rf"|(?=[0-9A-Fa-f:]{{0,37}}::){_GROUP}(?:::?{_GROUP}){{0,6}}(?:::)?"

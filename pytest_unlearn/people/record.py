@@ -19,11 +19,11 @@ SPLITS: tuple[Split, ...] = ("forget", "retain", "control")
 class Record:
     """One attribute value of one person in one carrier.
 
-    `before + value + after` is the document that a model may have been trained on. `owner` names
-    the person by row, never by name; `name` is the person's name where it is known, for probes
-    that ask in other words than the document's. `person` is what the user's file calls the person,
-    where `owner` is only a number in the order of the lines. `request` names the erasure request
-    that asks for it, in a run of several.
+    `before + value + after` is the document that a model may have been trained on. `owner`
+    identifies the person by row, never by name; `name` is the person's name if it is known, for
+    probes that do not use the document's words. `person` is what the user's file calls the person,
+    if `owner` is only a number in the order of the lines. `request` is the erasure request that the
+    record belongs to, in a run of several.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Record:
 
     @property
     def document(self) -> Secret:
-        """The whole snippet."""
+        """The complete snippet."""
         return joined((self.before, self.value, self.after), "document")
 
 
@@ -49,8 +49,8 @@ _HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
 def weight(value: str) -> int:
-    """Return a value's length in letters of an alphabet: a Han character counts as three of
-    them, a Hangul syllable as two."""
+    """Return a value's length in letters of an alphabet: a Han character counts as three, a Hangul
+    syllable as two."""
     if value.isascii():
         return len(value)
     return len(value) + 2 * len(_HAN.findall(value)) + len(_HANGUL.findall(value))
@@ -82,8 +82,7 @@ def records_digest(records: Iterable[Record]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-# Field and value, in the order of the snippet; the field "name" is the
-# person's name.
+# Fields and values in the order of the snippet; the field "name" is the person's name.
 Facts = Sequence[tuple[str, str]]
 
 
@@ -97,7 +96,7 @@ class Carrier:
     after: str
 
     def before(self, name: str, field: str) -> str:
-        """Return the text before the value where nothing but the person's name is known."""
+        """Return the text before the value if only the person's name is known."""
         return self.open([("name", name)], field)
 
 

@@ -1,13 +1,12 @@
 """Records from a user's JSON Lines files, plain or gzip.
 
 A line is a bare row (`prompt`, `value`, `kind`, `owner`, and optionally `after`, `carrier`, `id`
-and `name`), or a person (`owner`, `attributes`, and optionally `name` and `documents`); see
-`records.schema.json`, which says the same in JSON Schema but for what one field demands of
-another.
+and `name`), or a person (`owner`, `attributes`, and optionally `name` and `documents`).
+`records.schema.json` says the same in JSON Schema, except for rules between fields.
 
-A person is who has the same `owner` within the files of one split. In two splits the same owner
-is two people, since a split is a property of a person. Records of several owners may have the
-same value: met in a completion, it is the first one's, in the order forget, retain, control, then
+Lines with the same `owner` in the files of one split are one person. The same owner in two splits
+is two people, since a split is a property of a person. Records of several owners may have the same
+value: in a completion it then counts as the first one's, in the order forget, retain, control, then
 file, then line.
 """
 
@@ -35,17 +34,17 @@ class RecordFileError(UserError):
 
 # A shorter value would be found by chance in any text; `weight` counts it.
 MIN_VALUE = 4
-# A key of 16,384 bits in its armour has 12,800 characters. What is longer is a document, and some
-# searches for a value take the square of its length.
+# An armoured key of 16,384 bits has 12,800 characters. Anything longer is a document, and some
+# searches for a value take time quadratic in its length.
 MAX_VALUE = 16_000
 # Ng and Bo are names, as are \u738b\u660e and \uc774\uc900.
 MIN_NAME = 2
-# Each record of a document keeps the whole of it, so what a line takes grows with attributes
-# times text: enough for 64 attributes in a million characters, too little to fill the memory.
+# Each record of a document keeps all of it, so a line's memory grows with attributes times text:
+# enough for 64 attributes in a million characters, too little to fill the memory.
 MAX_ROW_CHARACTERS = 64 * 2**20
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# These are printed, so they must be row names and no personal data.
+# These are printed, so they must be row names, not personal data.
 _PRINTED = {
     "kind": _WORD,
     "carrier": _WORD,
@@ -67,9 +66,9 @@ _ATTRIBUTE = {"kind": 'what the value is, like "email"', "value": "the value to 
 _DOCUMENT = {"text": "the document that contains the attributes"}
 # The carrier of a document that does not name its own.
 FILE = "file"
-# What a line that is no object should have been; a person's keys are in the schema.
+# What a line that is not an object should have had; a person's keys are in the schema.
 _KEYS = ("prompt", "value", "kind", "owner")
-# Where a line stands: split, file and number.
+# The place of a line: split, file and number.
 _Place = tuple[Split, Path, int]
 _Places = dict[str, _Place]
 _MEANING = {
@@ -89,9 +88,9 @@ def load_records(path: Path, split: Split, file_number: int = 1) -> tuple[Record
     """Read the records of one file, in the order of its lines.
 
     An owner is printed as a number, because it is often a name or an address. A record without an
-    id gets one from its kind, split, line and, after the first file of a split, the file's number;
-    the second and later ones of a kind in a line also get their number.
-    Raises RecordFileError.
+    id gets one made from its kind, split, line and, after the first file of a split, the file's
+    number; the second and later records of a kind in a line also get their number. Raises
+    RecordFileError.
     """
     lines = read_any_objects(path, RecordFileError, _KEYS)
     return tuple(_Reader(split, {}, {}).read(lines, path, file_number))
@@ -100,8 +99,8 @@ def load_records(path: Path, split: Split, file_number: int = 1) -> tuple[Record
 def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) -> tuple[Record, ...]:
     """Read the records of all files: forget, then retain, then control, file by file.
 
-    Ids are unique over all of them, and controls are in no other split; otherwise as
-    `load_records`. `requests`: each file to forget is an erasure request of the file's name. Raises
+    Ids must be unique over all files, and controls in no other split; otherwise as `load_records`.
+    `requests`: each file to forget is an erasure request with the file's name. Raises
     RecordFileError.
     """
     ids: _Places = {}
@@ -116,7 +115,7 @@ def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) ->
 
 
 def records_of_people(people: Mapping[Split, Iterable[Mapping[str, Any]]]) -> tuple[Record, ...]:
-    """Return the records of people who were made, the same as from files of one line each."""
+    """Return the records of generated people, the same as from files with a line for each."""
     return tuple(
         record
         for split, lines in people.items()
@@ -125,7 +124,7 @@ def records_of_people(people: Mapping[Split, Iterable[Mapping[str, Any]]]) -> tu
 
 
 class _Reader:
-    """Reads the lines of one split; keeps who its owners are, and where ids and values were met."""
+    """Reads the lines of one split; remembers its owners, and where ids and values occurred."""
 
     def __init__(self, split: Split, ids: _Places, met: _Places) -> None:
         self._split = split
@@ -136,7 +135,7 @@ class _Reader:
     def read(
         self, lines: Iterable[tuple[int, Mapping[str, Any]]], path: Path, file_number: int
     ) -> Iterator[Record]:
-        """Yield the records of a file's numbered lines. Raises RecordFileError, for none, too."""
+        """Yield the records of a file's numbered lines. Raises RecordFileError, also for none."""
         group = self._split if file_number == 1 else f"{self._split}{file_number}"
         known = len(self._owners)
         turn = -1
@@ -159,9 +158,10 @@ class _Reader:
             raise RecordFileError(f"{path}: the file has no record; write one JSON object per line")
 
     def _check_control(self, row: _Row, owner: str, place: _Place) -> None:
-        """Raise RecordFileError for a control whose record, or person and value, was met before.
+        """Raise RecordFileError for a control whose record, or person and value, occurred before.
 
-        The person is known by name or by owner. What a model was trained on is no chance level.
+        A person is identified by name or by owner. Data that a model was trained on shows no chance
+        level.
         """
         value = row.value.reveal()
         keys = {"prompt": row.before.reveal(), "owner": owner}
@@ -173,8 +173,8 @@ class _Reader:
             if self._split == "control" != first[0]:
                 raise RecordFileError(
                     f"{place[1]}:{place[2]}: {first[1]}:{first[2]} has the same {what} and value, "
-                    f"and is {_MEANING[first[0]]}; a control is somebody whom no model has seen. "
-                    f"Take one of them out of --unlearn-{first[0]} or --unlearn-control"
+                    f"and is {_MEANING[first[0]]}; a control is somebody no model has seen. "
+                    f"Remove one of them from --unlearn-{first[0]} or --unlearn-control"
                 )
 
     def _record(self, row: _Row, row_id: str, owner: str, person: Secret) -> Record:
@@ -193,15 +193,15 @@ class _Reader:
 
 
 def _id_error(row_id: str, first: _Place, place: _Place) -> RecordFileError:
-    """Return the error for an id that was met before, in the same file or in another."""
+    """Return the error for an id that occurred before, in the same file or in another."""
     where = f"{place[1]}:{place[2]}"
     if first[1] == place[1]:
         taken = f'"id": {row_id!r} is already the id of line {first[2]}'
     else:
         taken = f"id {row_id!r} occurs in two files; {first[1]}:{first[2]} has it already"
     return RecordFileError(
-        f"{where}: {taken}; give each record its own id (left out, it is made from kind, split "
-        "and line)"
+        f"{where}: {taken}; give each record its own id, or leave it out to have one made from "
+        "kind, split and line"
     )
 
 
@@ -235,13 +235,13 @@ class _Document:
 def _rows_of(data: Mapping[str, Any], where: str, turn: int) -> list[_Row]:
     """Return the rows of one line, at least one. Raises RecordFileError.
 
-    A line with `attributes` or `documents` is a person, any other a bare row. A person gives a
-    row for the first place of each attribute in each document, by attribute, then document.
-    Places after the first are no rows, for what stands before them shows the value; neither is
-    one at the very start of a document, where nothing is left to ask with. An attribute without
-    a place gets a bundled carrier around the person's name: number `turn` plus its own position,
-    all round. A document without a place is an error: its values may be written in another way
-    there, and would stay unforgotten and unmeasured.
+    A line with `attributes` or `documents` is a person, any other a bare row. A person gives a row
+    for the first occurrence of each attribute in each document, by attribute, then document. Later
+    occurrences give no rows, because the text before them shows the value; nor does one at the very
+    start of a document, where there is no text to ask with. An attribute that occurs in no document
+    gets a bundled carrier around the person's name: number `turn` plus its own position, in
+    rotation. A document without any attribute is an error: its values may be written in another way
+    there, and would be neither forgotten nor measured.
 
     `where` is FILE:LINE.
     """
@@ -274,7 +274,7 @@ def _bare(data: Mapping[str, Any], where: str) -> _Row:
 
 
 def _check_text(text: str, key: str, field: str, where: str) -> None:
-    """Check a string by the rules of `key`; `field` is how it is called in messages."""
+    """Check a string by the rules of `key`; `field` is what messages call it."""
     if not text.strip():
         raise RecordFileError(f'{where}: "{field}": the text is empty')
     pattern = _PRINTED.get(key)
@@ -284,13 +284,13 @@ def _check_text(text: str, key: str, field: str, where: str) -> None:
         )
     if key == "value" and weight(text.strip()) < MIN_VALUE:
         raise RecordFileError(
-            f'{where}: "{field}": fewer than {MIN_VALUE} characters; so short a value is found by '
-            "chance in any text"
+            f'{where}: "{field}": fewer than {MIN_VALUE} characters; such a short value occurs in '
+            "any text by chance"
         )
     if key == "value" and len(text) > MAX_VALUE:
         raise RecordFileError(
-            f'{where}: "{field}": {len(text):,} characters, and {MAX_VALUE:,} are the most that a '
-            "value may have; is it a document? Write the values in it one by one"
+            f'{where}: "{field}": {len(text):,} characters, and a value may have at most '
+            f"{MAX_VALUE:,}; is it a document? Write the values in it one by one"
         )
     if key == "name" and sum(map(str.isalpha, text)) < MIN_NAME:
         raise RecordFileError(
@@ -313,7 +313,7 @@ def _person(data: Mapping[str, Any], where: str, turn: int) -> list[_Row]:
     size = len(attributes) * sum(len(document.text.reveal()) for document in documents)
     if size > MAX_ROW_CHARACTERS:
         raise RecordFileError(
-            f'{where}: "documents": {len(attributes)} attributes in so much text would take more '
+            f'{where}: "documents": {len(attributes)} attributes in this much text would take more '
             f"than {MAX_ROW_CHARACTERS} characters; write smaller documents, or a line for each"
         )
     rows: list[_Row] = []
@@ -338,7 +338,7 @@ def _person(data: Mapping[str, Any], where: str, turn: int) -> list[_Row]:
 
 
 def _placed(attribute: _Attribute, document: _Document, name: Secret | None) -> _Row | None:
-    """Return the row of an attribute in a document, None if it does not stand in it."""
+    """Return the row of an attribute in a document, None if it does not occur in it."""
     text, value = document.text.reveal(), attribute.value.reveal()
     at = text.find(value)
     if at < 0 or not text[:at].strip():

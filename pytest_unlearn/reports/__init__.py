@@ -1,1 +1,1 @@
-"""What a run shows: the terminal summary and its pieces."""
+"""What a run shows: report files, their tables and sentences, and the HTML page."""

@@ -43,7 +43,7 @@ def recorded(result: Result) -> Judging:
 
 
 def asked_of(result: Result, gates: Iterable[Gate]) -> list[Gate]:
-    """Return the gates without those on requests that were made later than the result's."""
+    """Return the gates, without those on requests made later than the result's."""
     known = {None, *(case.about.get("request") for case in result.cases)}
     later = result.pair is not None and bool(result.pair.request)
     return [gate for gate in gates if not later or dict(gate.filters).get("request") in known]
@@ -52,9 +52,9 @@ def asked_of(result: Result, gates: Iterable[Gate]) -> list[Gate]:
 def rejudged(result: Result, judging: Judging) -> Result:
     """Return the result with the verdicts of these gates on its rows.
 
-    Limits on a change since a saved run keep their verdicts: both runs' rows are what they were.
-    Where the rules are others than the run's own, the manifest names them (`replayed`). Raises
-    GateError for a limit on exposure that the run's decoys cannot break.
+    Limits on a change since a saved run keep their verdicts, because neither run's rows changed. If
+    the rules differ from the run's own, the manifest lists them (`replayed`). Raises GateError for
+    a limit on exposure that the run's decoys cannot break.
     """
     run = replace(
         result.run,
@@ -103,7 +103,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
 
 
 def changes(before: Result, after: Result) -> Iterator[str]:
-    """Yield a line for each gate whose verdict is another now, that is new, or that is gone."""
+    """Yield a line for each gate that has a different verdict now, is new, or was left out."""
     known = {gate.name: gate for gate in before.gates}
     for gate in after.gates:
         old = known.pop(gate.name, None)
@@ -117,7 +117,7 @@ def changes(before: Result, after: Result) -> Iterator[str]:
 
 
 def advice_lines(result: Result) -> list[str]:
-    """Return what to do next, a line for each gate that has something to say."""
+    """Return what to do next, a line for each gate that has advice."""
     return [f"{gate.name}: {gate.advice}" for gate in result.gates if gate.advice]
 
 
@@ -131,8 +131,8 @@ def table_lines(result: Result) -> list[str]:
     return aligned(table)
 
 
-# What is shown of each pair, as gates that hardly any figure breaks: so their bounds are what a
-# gate of a real limit would be judged on.
+# What is shown of each pair, as gates that hardly any figure breaks, so that their bounds are the
+# ones that a gate with a real limit would be judged on.
 _SHOWN = (
     "leak.direct<=99.9%",
     "leak.indirect<=99.9%",
@@ -145,12 +145,12 @@ ABILITY = "pass@k, of the base's"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a pair stands. `measured` are the figures of `_SHOWN` with their bounds.
+    """A pair among the others. `measured` are the figures of `_SHOWN` with their bounds.
 
     `leak` is the share of direct forget probes that bring out a real value, `ability` pass@k of
-    the tested model divided by the base's; both fractions, None where there is none, or where the
-    pair was not run whole and without errors. `front`: no other pair leaks less at the same
-    ability, or is abler at the same leak.
+    the tested model divided by the base's. Both are fractions; None if there is no figure, or if
+    the run of the pair was incomplete or had errors. `front`: no other pair leaks less with the
+    same ability, or has more ability with the same leak.
     """
 
     label: str
@@ -162,13 +162,13 @@ class Standing:
 
 
 def standings(results: Sequence[Result]) -> list[Standing]:
-    """Return the pairs in order, those on the front marked."""
+    """Return the pairs in order, with those on the Pareto front marked."""
     all_standings = list(map(_standing, results))
     return [replace(one, front=_on_front(one, all_standings)) for one in all_standings]
 
 
 def _standing(result: Result) -> Standing:
-    # Of a method that changes nothing, "retained" is still a figure: all of it.
+    # For a method that changes nothing, "retained" is still a figure: everything.
     compared = replace(result, run=replace(result.run, two_states=True))
     judging = replace(recorded(compared), gates=tuple(map(parse_gate, _SHOWN)))
     forget = forget_rows(result.rows, "direct")
@@ -198,7 +198,7 @@ def _on_front(one: Standing, among: Iterable[Standing]) -> bool:
 
 
 def sweep_table(standings: Sequence[Standing], front: bool = True) -> Table:
-    """Return a line a pair: counts with the gates' one-sided bounds, verdict, front."""
+    """Return a line for each pair: counts with the gates' one-sided bounds, verdict, front."""
     names = [gate.name for gate in standings[0].measured]
     return [
         ["pair", *names, "verdict", *(["Pareto"] if front else [])],
@@ -215,9 +215,10 @@ def sweep_table(standings: Sequence[Standing], front: bool = True) -> Table:
 
 
 def side_by_side(results: Sequence[Result]) -> tuple[list[Table], str]:
-    """Return the tables that show pairs side by side, and what they say in a sentence.
+    """Return the tables that show pairs side by side, and a sentence about them.
 
-    Of erasure requests what became of each comes first: one is no choice among the others.
+    For erasure requests the table of stages comes first and there is no front, since requests are
+    not alternatives to each other.
     """
     pairs, requests = standings(results), stages(results)
     if requests:
@@ -235,7 +236,7 @@ def front_sentence(standings: Sequence[Standing]) -> str:
     if front:
         return f"Pareto front of leak (direct or indirect) against ability: {', '.join(front)}"
     return (
-        "no Pareto front: no pair was run whole and without errors, on probes and on tasks that "
+        "no Pareto front: no pair ran completely and without errors, on probes and on tasks that "
         "the base solves"
     )
 
@@ -244,11 +245,11 @@ def front_sentence(standings: Sequence[Standing]) -> str:
 class Stage:
     """The model after a request.
 
-    `leaking`: of each request that was made so far the people of whom a value came out, of any
-    probe, and all its people. `ability` is pass@k and `retained` the values of retained people that
-    come out, both divided by the first model's: on what unlearning never saw, where there is any.
-    None where the first model has none, or where the run was not whole and without errors. `apart`:
-    it was unlearned from the first model, and earlier requests were not.
+    `leaking`: for each request so far, how many of its people had a value come out by any probe,
+    and how many people it has. `ability` is pass@k and `retained` the share of retained people's
+    values that come out, both divided by the first model's and measured on what unlearning never
+    saw, if there is any. None if the first model's figure is 0, or if the run was incomplete or had
+    errors. `apart`: unlearned from the first model, without the earlier requests.
     """
 
     label: str
@@ -266,30 +267,30 @@ class Stage:
 
     @property
     def own(self) -> tuple[int, int]:
-        """People of this request who leak, and all of it."""
+        """People of this request who leak, and all of its people."""
         return self.leaking.get(self.request, (0, 0))
 
     @property
     def earlier(self) -> tuple[int, int]:
-        """People of earlier requests who leak, and all of these."""
+        """People of earlier requests who leak, and all people of those."""
         others = [counts for name, counts in self.leaking.items() if name != self.request]
         return sum(leaks for leaks, _ in others), sum(people for _, people in others)
 
     @property
     def every(self) -> tuple[int, int]:
-        """People of all requests so far who leak, and all of these."""
+        """People of all requests so far who leak, and all people of those."""
         counts = list(self.leaking.values())
         return sum(leaks for leaks, _ in counts), sum(people for _, people in counts)
 
     @property
     def leak(self) -> float | None:
-        """Share of the people of all requests so far of whom a value came out."""
+        """Share of the people of all requests so far who leak."""
         leaks, people = self.every
         return leaks / people if people else None
 
 
 def stages(results: Iterable[Result]) -> list[Stage]:
-    """Return the stages of a run of requests, in order; none of a run without."""
+    """Return the stages of a run of requests, in order; none for a run without requests."""
     return [_stage(result) for result in results if result.pair is not None and result.pair.request]
 
 
@@ -322,7 +323,7 @@ def _stage(result: Result) -> Stage:
 
 
 def _whose(row: ProbeRow) -> list[str]:
-    """Return the person to forget of whom a value came out, if one did."""
+    """Return the person to forget whose value came out, if any."""
     outcome = row.unlearned
     if outcome["label"] == "direct":
         return [row.owner]
@@ -336,7 +337,7 @@ def _given(row: Any, state: str) -> float:
 
 
 def _unseen(rows: list[Any]) -> list[Any]:
-    """Return the rows that unlearning did not train on; all where there are no others."""
+    """Return the rows that unlearning did not train on, or all if there are none."""
     return [row for row in rows if not row.rehearsed] or rows
 
 
@@ -346,7 +347,7 @@ def _ratio(rows: Sequence[Any], score: Callable[[Any, Any], float]) -> float | N
 
 
 def stage_table(stages: Sequence[Stage]) -> Table:
-    """Return a line a request: who leaks, what is left of ability and of retained people."""
+    """Return a line for each request: who leaks, what is left of ability and retained people."""
     head = ["after request", "its people", "of them leak", "of earlier ones", "which"]
     return [
         [*head, "pass@k, of the base's", "retained values", "verdict"],
@@ -371,12 +372,12 @@ def _of(counts: tuple[int, int]) -> str:
 
 
 def percent_of(value: float | None) -> str:
-    """Return a share as text, a hyphen for none."""
+    """Return a share as text, a hyphen for None."""
     return "-" if value is None else f"{value:.1%}"
 
 
 def stage_sentence(stages: Sequence[Stage]) -> str:
-    """Return the worst of all requests, by each measure."""
+    """Return a sentence about the worst of all requests, by each measure."""
     clauses = []
     leaks = [one for one in stages if one.leak is not None]
     if leaks:

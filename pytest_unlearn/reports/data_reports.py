@@ -1,9 +1,9 @@
 """The reports for programs: `jsonl` and `csv` hold the cases of a run, `summary` its verdict.
 
-`jsonl` is a line for the run, a line per gate, a line per case; of a sweep, such lines pair by
-pair, each with its pair. `results.schema.json` is the schema of a line. It is read back here, to be
-judged again. `csv` is a line per case, for a spreadsheet (RFC 4180). `summary` is one JSON object
-with gates, metrics and the manifest.
+`jsonl` has a line for the run, one for each gate and one for each case; for a sweep, these lines
+for each pair, every line with its pair. `results.schema.json` is the schema of a line. The file can
+be read back and judged again. `csv` has a line for each case, for a spreadsheet (RFC 4180).
+`summary` is one JSON object with gates, metrics and the manifest.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from pytest_unlearn.run.result import (
 )
 
 SCHEMA = "pytest-unlearn/results"
-# Raise when a field is renamed, removed, or means something else; a new field raises nothing.
+# Increase when a field is renamed, removed, or changes its meaning; not for a new field.
 SCHEMA_VERSION = 1
-# Of a sweep: there are several lines for runs, and every line has its pair.
+# For a sweep: there are several run lines, and every line has its pair.
 SWEEP_VERSION = 2
 
 
@@ -47,7 +47,7 @@ def render_jsonl(result: Result) -> str:
 
 def render_jsonl_sweep(results: Sequence[Result]) -> str:
     """Return the lines of all pairs."""
-    # How many there are, so that a file that was cut short between two is known.
+    # The number of pairs, so that a file cut off between two of them is recognized.
     version = {"version": SWEEP_VERSION, "pairs": len(results)}
     return "".join(_lines(result, version) for result in results)
 
@@ -68,7 +68,7 @@ def _lines(result: Result, version: dict[str, int]) -> str:
 
 
 def case_data(case: Case) -> dict[str, Any]:
-    """Return a case's line: its row where it was measured, and how its value may be shown."""
+    """Return a case's line: its row if it was measured, and how its value may be shown."""
     data: dict[str, Any] = {"record": "case", "id": case.id, "status": case.status, **case.about}
     if case.row is not None:
         data |= asdict(case.row)
@@ -108,7 +108,7 @@ _VALUES = ("value", "base_text", "tested_text")
 
 
 def render_csv(result: Result) -> str:
-    """Return the table; columns with values only where the user asked for them."""
+    """Return the table; it has columns with values only if the user asked for them."""
     return _table((), [result])
 
 
@@ -156,20 +156,20 @@ def _cells(case: Case) -> dict[str, Any]:
 
 
 def _safe(cell: Any) -> Any:
-    """Keep a spreadsheet from running a text as a formula (OWASP, CSV injection)."""
+    """Keep a spreadsheet from evaluating a text as a formula (OWASP, CSV injection)."""
     if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + cell
     return cell
 
 
 class ResultsFileError(UserError):
-    """A file holds no results that can be judged again; the message names file and line."""
+    """A file has no results that can be judged again; the message names file and line."""
 
 
 def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
     """Read what `--unlearn-report=jsonl` wrote: the result of a run, or those of a sweep's pairs.
 
-    Values in it are left behind unless `show_values`. Raises ResultsFileError naming file and line.
+    Values in it are dropped unless `show_values`. Raises ResultsFileError naming file and line.
     """
     runs: list[_Lines] = []
     number = 1
@@ -186,20 +186,20 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
         except (KeyError, TypeError) as error:
             raise ResultsFileError(
                 f"{path}:{number}: not a line of results ({type(error).__name__}: {error}); write "
-                "the file again by --unlearn-report=jsonl"
+                "the file again with --unlearn-report=jsonl"
             ) from error
     if not runs:
         _check_head(path, number, {})
     pairs = runs[0].head.get("pairs", 1)
     if len(runs) != pairs:
         raise ResultsFileError(
-            f"{path}: {len(runs)} runs, and there were {pairs}: the file was cut"
+            f"{path}: it has {len(runs)} of {pairs} runs; it was cut off, give the complete file"
         )
     return tuple(_result(path, lines, show_values) for lines in runs)
 
 
 class _Lines(NamedTuple):
-    """The lines of one run: its first, and what was read of the others."""
+    """The lines of one run: the first, and what the others hold."""
 
     head: dict[str, Any]
     gates: list[GateFact]
@@ -210,8 +210,8 @@ def _check_head(path: Path, number: int, line: dict[str, Any]) -> None:
     version = SWEEP_VERSION if "pair" in line else SCHEMA_VERSION
     if line.get("schema") != SCHEMA or line.get("version") != version:
         raise ResultsFileError(
-            f"{path}:{number}: no results of this version; give a file that "
-            f"--unlearn-report=jsonl wrote (schema {SCHEMA}, version {SCHEMA_VERSION} or, of a "
+            f"{path}:{number}: not results of this version; give a file that "
+            f"--unlearn-report=jsonl wrote (schema {SCHEMA}, version {SCHEMA_VERSION} or, for a "
             f"sweep, {SWEEP_VERSION})"
         )
 
@@ -221,7 +221,8 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
     run = _made(RunFacts, head["run"])
     if len(cases) != run.expected:
         raise ResultsFileError(
-            f"{path}: {len(cases)} cases, and the run had {run.expected}: the file was cut short"
+            f"{path}: it has {len(cases)} of the run's {run.expected} cases; it was cut off, give "
+            "the complete file"
         )
     run = replace(
         run,
@@ -240,7 +241,7 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
 
 
 def _made(kind: Any, data: dict[str, Any]) -> Any:
-    """Make a dataclass of the fields that it knows; later versions may have added more."""
+    """Make a dataclass from the fields that it knows; later versions may have added more."""
     known = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in data.items() if name in known})
 
@@ -254,9 +255,9 @@ def _case(line: dict[str, Any], show_values: bool) -> Case:
 
 
 SUMMARY_SCHEMA = "pytest-unlearn/summary"
-# Raise when a field is renamed, removed, or means something else; a new field raises nothing.
+# Increase when a field is renamed, removed, or changes its meaning; not for a new field.
 SUMMARY_VERSION = 1
-# Of a sweep: what version 1 says of a run stands under `pairs`, once for each.
+# For a sweep: `pairs` has what version 1 says of a run, once for each pair.
 SUMMARY_SWEEP_VERSION = 2
 
 
@@ -299,7 +300,7 @@ def render_json_sweep(results: Sequence[Result]) -> str:
 
 
 def pair_data(result: Result) -> dict[str, Any]:
-    """Return which pair of a sweep a result is of; nothing of a run of one pair."""
+    """Return which pair of a sweep a result belongs to; nothing for a run of one pair."""
     return {} if result.pair is None else {"pair": asdict(result.pair)}
 
 
@@ -320,7 +321,7 @@ def _body(result: Result) -> dict[str, Any]:
 
 
 def run_data(result: Result) -> dict[str, Any]:
-    """Return the verdict, whether the run was whole, and what was run."""
+    """Return the verdict, whether the run was complete, and what was run."""
     return {
         "verdict": result.verdict,
         "caveat": result.caveat,
@@ -336,12 +337,12 @@ def gate_data(gate: GateFact) -> dict[str, Any]:
 
 
 def share_data(share: Share) -> dict[str, Any]:
-    """Return a share as JSON data; bounds are one-sided, each end by itself."""
+    """Return a share as JSON data; each of its bounds is one-sided."""
     return asdict(share)
 
 
 def as_json(data: Any, indent: int | None = 2) -> str:
-    """Return JSON text that every reader takes: no infinity, no NaN; ASCII; a line break last."""
+    """Return JSON text for every reader: no infinity or NaN, ASCII, a line break at the end."""
     return json.dumps(_finite(data), indent=indent, allow_nan=False) + "\n"
 
 

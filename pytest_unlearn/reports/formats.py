@@ -1,4 +1,4 @@
-"""The registry of report formats, the reading of `--unlearn-report`, and the writing of files."""
+"""The registry of report formats, how `--unlearn-report` is read, and how files are written."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
 class ReportError(UserError):
-    """A report was asked for wrongly; the message says what to write."""
+    """A report cannot be written as asked; the message says what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFormat:
-    """A kind of file. `render` gives its text, `path` is where it stands unless the user says so.
+    """A kind of file. `render` returns its text, `path` is its default place.
 
-    `render_sweep` gives the text for all pairs of a sweep; a format without it is about one pair.
-
-    `manifest_beside`: the file has no room for the manifest, which is written to a file of its own
-    next to it.
+    `render_sweep` returns the text for all pairs of a sweep; a format without it is for one pair.
+    `manifest_beside`: the format has no room for the manifest, which gets its own file next to it.
     """
 
     name: str
@@ -77,7 +75,7 @@ FORMATS: dict[str, ReportFormat] = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report to be written. `append`: to what stands there already (GitHub's job summary)."""
+    """A report to be written. `append`: to an existing file (GitHub's job summary)."""
 
     format: ReportFormat
     path: Path
@@ -92,10 +90,10 @@ class Report:
 def choose_reports(
     requests: Sequence[str], folder: Path, environment: Mapping[str, str], sweeps: bool = False
 ) -> tuple[Report, ...]:
-    """Read `FORMAT[:PATH]` texts, paths from `folder` on; add GitHub's job summary if there is one.
+    """Read `FORMAT[:PATH]` texts, paths relative to `folder`; add GitHub's job summary, if any.
 
-    Raises ReportError for an unknown format, for one that cannot hold a sweep where that is asked
-    for, and for a path that cannot be written or is taken by another report.
+    Raises ReportError for an unknown format, for one that cannot hold a sweep if this is one, and
+    for a path that cannot be written or is taken by another report.
     """
     reports = [_parse(text, folder) for text in requests]
     step_summary = environment.get(STEP_SUMMARY)
@@ -106,8 +104,8 @@ def choose_reports(
         if sweeps and report.format.render_sweep is None:
             fitting = ", ".join(name for name, fmt in FORMATS.items() if fmt.render_sweep)
             raise ReportError(
-                f"{report.flag}: it is about one model and one method, and this run has several; "
-                f"write one of {fitting}"
+                f"{report.flag}: this format is for one model and one method, and the run has "
+                f"several; write one of {fitting}"
             )
         _check_writable(report)
         for path in _paths(report):
@@ -153,15 +151,14 @@ def _check_writable(report: Report) -> None:
 
 
 def write_reports(reports: Iterable[Report], *results: Result) -> list[str]:
-    """Write all reports of a run, or of a sweep's pairs; return a line for each that could not be
-    written."""
+    """Write all reports of a run or a sweep; return a line for each that could not be written."""
     failures = []
     for report in reports:
         try:
             _write(report, results)
         except OSError as error:
             failures.append(f"{report.flag}: not written: {error.strerror or error}")
-        except Exception as error:  # one format's fault must not cost the others
+        except Exception as error:  # a fault in one format must not cost the others
             failures.append(f"{report.flag}: not written: {type(error).__name__}: {error}")
     return failures
 
@@ -186,9 +183,9 @@ def _write(report: Report, results: Sequence[Result]) -> None:
 
 
 def _replace(path: Path, text: str, private: bool) -> None:
-    """Put a file in place whole; a reader sees the old one or the new one.
+    """Put a complete file in place; a reader sees the old one or the new one.
 
-    `private`: readable by the owner only, whatever the umask says.
+    `private`: readable by the owner only, whatever the umask.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
@@ -201,10 +198,10 @@ def _replace(path: Path, text: str, private: bool) -> None:
 def add_manifest(plugins: Iterable[Any], *results: Result) -> None:
     """Add the manifest to the suite of each JUnit report that this process writes.
 
-    Of a sweep, the verdict of all, and those of each pair under its name.
+    For a sweep, add the overall verdict, and those of each pair under its name.
 
     `record_testsuite_property` is lost under pytest-xdist (pytest#7767), because only the
-    controller writes the file; so the writers among its plugins are asked themselves.
+    controller writes the file; so this asks the writers among its plugins directly.
     """
     for plugin in plugins:
         add = getattr(plugin, "add_global_property", None)

@@ -22,7 +22,7 @@ _OTHER_MARK = "⚠️"
 
 
 def render_summary(result: Result) -> str:
-    """Return the Markdown: verdict, gates, shares before and after, the manifest folded away."""
+    """Return the Markdown: verdict, gates, shares before and after, the manifest collapsed."""
     return rendered(
         "summary.md",
         result=result,
@@ -37,7 +37,7 @@ def render_summary(result: Result) -> str:
 
 
 def render_summary_sweep(results: Sequence[Result]) -> str:
-    """Return the Markdown of a sweep: the pairs side by side, then each folded away."""
+    """Return the Markdown of a sweep: the pairs side by side, then each one collapsed."""
     tables, sentence = side_by_side(results)
     return rendered(
         "sweep.md",
@@ -80,7 +80,7 @@ def share_table(result: Result) -> list[str]:
 
 
 def attacked_lines(result: Result) -> list[str]:
-    """Return what an attacker gets: sentences, and Markdown tables where anything was tried."""
+    """Return what an attacker gets: sentences, and Markdown tables if anything was tried."""
     lines = [plain(" ".join(attack_sentences(result.run, result.rows)))]
     for head, *rows in attack_tables(result.rows, result.run.confidence):
         lines += ["", *markdown_table(head, [map(markdown, row) for row in rows])]
@@ -88,9 +88,9 @@ def attacked_lines(result: Result) -> list[str]:
 
 
 def provenance_lines(result: Result) -> list[str]:
-    """Return the manifest in a Markdown list: digests, settings, versions, where, when, how long.
+    """Return the manifest as a Markdown list: digests, settings, versions, where, when, how long.
 
-    Settings that have no value are left out, and digests are cut short; `summary` has all.
+    Settings without a value are left out, and digests are shortened; `summary` has everything.
     """
     manifest = result.provenance
     settings = {name: value for name, value in manifest["settings"].items() if value}
@@ -129,9 +129,9 @@ def _code(data: Any) -> str:
 
 def annotate(gates: Iterable[GateFact], pair: str = "") -> list[str]:
     """Return GitHub's workflow commands, shown on the run: an error for each gate that blocks, a
-    warning for each that is undecided and let through.
+    warning for each undecided gate that does not.
 
-    `pair`: whose gates they are, in a sweep.
+    `pair`: the pair of a sweep that the gates belong to.
     """
     where = f" @ {pair}" if pair else ""
     return [
@@ -162,7 +162,7 @@ DATASET_TYPE = "pytest-unlearn"
 def render_card(result: Result) -> str:
     """Return metadata (YAML, made by huggingface_hub's own classes) and the section.
 
-    A run that was not whole gives no results for the index: a leaderboard could not tell them.
+    An incomplete run gives no results for the index: a leaderboard could not tell the difference.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -213,7 +213,7 @@ def _split(name: str) -> str:
 
 
 def _metric_type(name: str, result: Result) -> str:
-    """Return the name that the hub knows: pass@k is one, what is retained of it is not."""
+    """Return the name that the hub knows: it has pass@k, but not the share of it retained."""
     if not name.startswith("passk."):
         return name
     ks = {row.ks[0] for row in result.rows if isinstance(row, TaskRow)}
@@ -221,5 +221,5 @@ def _metric_type(name: str, result: Result) -> str:
 
 
 def _hub_id(name: str) -> str | None:
-    """Return a name that can be a repository of the hub; a preset or a folder is none."""
+    """Return a name that can be a repository on the hub; None for a preset or a folder."""
     return name if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) else None

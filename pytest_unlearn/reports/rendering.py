@@ -1,7 +1,7 @@
-"""Templates and escaping: what a text from outside may do to a page, a summary or a terminal.
+"""Templates and escaping, so that text from outside is only text in a page or a summary.
 
-Model names, methods, file names and prompts are the user's; in a report they are text and nothing
-else. HTML is escaped by Jinja2 itself, Markdown by the filters below.
+Model names, methods, file names and prompts come from the user. Jinja2 escapes HTML itself; the
+filters below escape Markdown.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pytest_unlearn.core.errors import plain
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# What Markdown or the HTML in it would read as markup.
+# What Markdown, or HTML inside it, would read as markup.
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~]|<(?=[A-Za-z/!?])|&(?=#?\w))")
 
 
 def markdown(text: str) -> str:
-    """Return a text as Markdown that shows it and nothing else."""
+    """Return Markdown that shows the text literally."""
     return _MARKDOWN.sub(r"\\\1", plain(text))
 
 
 def code(text: str, cell: bool = False) -> str:
-    """Return a text as Markdown code. `cell`: in a table, where a bar ends even code."""
+    """Return a text as Markdown code. `cell`: in a table, where a bar ends a cell even in code."""
     text = plain(text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
@@ -36,7 +36,7 @@ def code(text: str, cell: bool = False) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return a table in GitHub's Markdown, a line each; cells are Markdown already."""
+    """Return the lines of a table in GitHub's Markdown; cells are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines]
 
@@ -46,7 +46,7 @@ def _cell(text: str) -> str:
 
 
 def _shown_in_html(autoescape: bool, value: Any) -> Any:
-    """Spell out, in a page, what no page can hold or what turns text around; lines stay lines."""
+    """Spell out characters that a page cannot hold or that change the text's direction."""
     if not autoescape or not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "".join(c if c in "\n\t" else plain(c) for c in value)
@@ -75,5 +75,5 @@ def _environment() -> Environment:
 
 
 def rendered(template: str, **context: Any) -> str:
-    """Return a template of `reports/templates` filled in; `*.html` is escaped."""
+    """Return a template of `reports/templates`, filled in; `*.html` is escaped."""
     return _environment().get_template(template).render(**context)

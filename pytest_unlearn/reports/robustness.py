@@ -1,8 +1,8 @@
 """What an attacker gets, and how far the tested model is from a retrained one.
 
-The figures of each attack and of each look at hidden states, as tables, as JSON, and in words. A
-model that was never trained on the people to forget is the goal. A figure beyond it (a value that
-is less likely than to such a model) shows where something was removed.
+The figures of each attack, including those on hidden states, as tables, JSON and sentences. The
+goal is a model that was never trained on the people to forget. A figure beyond it (a value that is
+less likely than in such a model) shows where something was removed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _HALF = 0.5
 
 @dataclass(frozen=True, slots=True)
 class AttackFigures:
-    """What came out under an attack; `attack` is empty for the tested model as it is.
+    """What came out under an attack; `attack` is empty for the tested model without one.
 
-    `direct` and `control` are the shares of values that greedy decoding gives, of people to be
-    forgotten and of control people (None without any), `bound` is what a gate on
-    `leak.direct[attack=NAME]` would be judged on. `leak_at` and `control_leak_at` are expected
-    shares that so many samples each bring out, empty for models without scores.
+    `direct` and `control` are the shares of values that greedy decoding gives, for people to be
+    forgotten and for control people (None without any). `bound` is what a gate on
+    `leak.direct[attack=NAME]` would be judged on. `leak_at` and `control_leak_at` are the expected
+    shares of values that this many samples bring out, empty for models without scores.
     """
 
     attack: str
@@ -48,7 +48,7 @@ class AttackFigures:
 
 
 def attack_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[AttackFigures]:
-    """Return the figures of each attack, those of the same documents without one first."""
+    """Return the figures of each attack, after those of the same documents without an attack."""
     attacked = [row for row in rows if isinstance(row, AttackRow)]
     names = dict.fromkeys(row.attack for row in attacked)
     if not names:
@@ -112,9 +112,9 @@ def _cells(one: AttackFigures) -> list[str]:
 class InsideFigures:
     """What hidden states give away at one depth: `attack` is `lens@D` or `linear-probe@D`.
 
-    Of the lens the share of value tokens that are a layer's first choice, of the probe the AUC that
-    tells people to forget from control people; `chance` is what control people give, or 0.5.
-    `bound` is what a gate on `metric` would be judged on.
+    For the lens, the figures are the share of value tokens that are a layer's first choice; for the
+    probe, the AUC that tells people to forget from control people. `chance` is the control people's
+    figure, or 0.5. `bound` is what a gate on `metric` would be judged on.
     """
 
     attack: str
@@ -128,7 +128,7 @@ class InsideFigures:
 
 
 def inside_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[InsideFigures]:
-    """Return what hidden states give away, by the attacks that looked into them."""
+    """Return what hidden states give away, by attack."""
     figures = []
     names = dict.fromkeys(row.attack for row in rows if isinstance(row, AttackRow))
     for name in names:
@@ -206,7 +206,7 @@ def inside_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
 
 
 def attack_tables(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Table]:
-    """Return all tables of what an attacker gets that have a line, the retrained model's last."""
+    """Return all tables of what an attacker gets that are not empty, the retrained model's last."""
     made = (attack_table, inside_table, way_table)
     return [table for make in made if (table := make(rows, confidence))]
 
@@ -217,7 +217,7 @@ def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dic
 
 
 def half_way(figures: Sequence[AttackFigures]) -> list[str]:
-    """Return for each attack of several stages how many steps bring half of the values back."""
+    """Return, for each attack in several stages, how many steps bring half of the values back."""
     courses: dict[str, list[tuple[str, AttackFigures]]] = {}
     for one in figures:
         name, _, stage = one.attack.partition("@")
@@ -236,18 +236,18 @@ def half_way(figures: Sequence[AttackFigures]) -> list[str]:
 
 
 def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
-    """Return what was found in a sentence, and what was not tried in another."""
+    """Return sentences about what each kind of attack found, and about what was not tried."""
     figures = [one for one in attack_figures(rows, run.confidence) if one.attack]
     parts = []
     if figures:
         worst = max(figures, key=lambda one: one.direct)
         parts.append(
-            f"Of {worst.n} values to be forgotten the worst attack, {worst.attack}, brings out "
-            f"{worst.shown}. What comes out of control people is the attack's own doing."
+            f"The worst attack, {worst.attack}, brings out {worst.shown} of {worst.n} values to be "
+            "forgotten. What it brings out of control people is chance."
         )
         parts += [f"{sentence}." for sentence in half_way(figures)]
     else:
-        parts.append("No attack was tried: what an attacker gets is not known.")
+        parts.append("No attack was tried, so it is unknown what an attacker gets.")
     parts += _inside_sentences(rows, run.confidence)
     parts += filter(None, [way_sentence(rows, run.confidence)])
     if run.untried:
@@ -258,12 +258,12 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
 
 
 def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:
-    """Return what the worst layer gives away, in a sentence for each way to look inside."""
+    """Return what the worst layer gives away, a sentence for each attack on hidden states."""
     figures = inside_figures(rows, confidence)
     parts = []
     for metric, does in (
-        ("lens.share", "of the tokens of a value are read off a middle layer"),
-        ("states.auc", "is the AUC with which hidden states tell forgotten people from others"),
+        ("lens.share", "of a value's tokens can be read off a middle layer"),
+        ("states.auc", "is the AUC at which hidden states tell forgotten people from others"),
     ):
         several = [one for one in figures if one.metric == metric]
         if several:
@@ -279,14 +279,14 @@ def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:
 
 # The number of samples for which leaks are compared.
 _WAY_SAMPLES = 1_000
-# A way that is shorter than that (in shares, or AUC) is none to go.
+# If base and retrained model are closer than this (in shares, or AUC), there is no way to go.
 _LEAST_WAY = 0.02
 _STATES: tuple[State, ...] = ("base", "unlearned", "retrained")
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One metric on three models, and how much of the way from base to retrained was gone."""
+    """One metric on three models, and how far the tested one went from base to retrained."""
 
     name: str
     base: float
@@ -296,7 +296,7 @@ class Way:
 
     @property
     def share(self) -> float | None:
-        """The share of the way, over 1 beyond the goal; None where base and goal are alike."""
+        """The share of the way, over 1 beyond the goal; None if base and retrained are alike."""
         distance = self.base - self.retrained
         return None if abs(distance) < _LEAST_WAY else (self.base - self.tested) / distance
 
@@ -313,9 +313,10 @@ class Way:
 
 
 def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
-    """Return each metric that was measured on a retrained model as well; see `Way`.
+    """Return each metric that was also measured on a retrained model; see `Way`.
 
-    Of a metric with several views or states, that in which tested and retrained model differ most.
+    A metric with several views or states is given in the one in which tested and retrained model
+    differ most.
     """
     chosen: list[Way] = []
     if not any(_asked_of_retrained(row) for row in rows):
@@ -324,7 +325,7 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
         if metric.split == "control" or metric.type in ("maximum", "count", "drop", "loss"):
             continue
         if metric.rehearsed is not None or metric.name in ("leak.worst", "passk.retained"):
-            continue  # another view of one that is there
+            continue  # another view of a metric that is included
         if metric.type in GAPS and metric.name not in ("gap.exposure", "gap.relearn"):
             continue
         several = list(_ways(metric, rows, confidence))
@@ -334,7 +335,7 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
 
 
 def _asked_of_retrained(row: Row) -> bool:
-    """Whether a row has anything of a retrained model."""
+    """Tell whether a row has anything from a retrained model."""
     return any(getattr(row, name, None) for name in ("retrained", "retrained_exact"))
 
 
@@ -370,20 +371,20 @@ def _of_sample(name: str, measured: Sample, attack: str, confidence: float) -> I
 
 
 def way_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
-    """Return the three models side by side, empty without a retrained one."""
+    """Return the three models side by side; empty without a retrained one."""
     compared = ways(rows, confidence)
     if not compared:
         return []
     return [
-        ["against retrained", "base", "tested", "retrained", "way gone"],
+        ["against retrained", "base", "tested", "retrained", "progress"],
         *(way.cells for way in compared),
     ]
 
 
 def way_sentence(rows: Sequence[Row], confidence: float = CONFIDENCE) -> str:
-    """Return in one sentence how much of the way to the retrained model was gone, by metric."""
+    """Return how far the tested model went towards the retrained one, by metric, as a sentence."""
     gone = [(way.name, way.share) for way in ways(rows, confidence) if way.share is not None]
     if not gone:
         return ""
     listed = ", ".join(f"{name} {share:.0%}" for name, share in gone)
-    return f"Of the way from base to retrained model the tested one went: {listed}."
+    return f"Progress of the tested model from base to retrained: {listed}."

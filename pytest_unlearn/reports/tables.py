@@ -39,9 +39,9 @@ def forget_rows(rows: Iterable[Row], family: str | None = None) -> list[ProbeRow
 def rates_by(rows: Sequence[Row], key: str, confidence: float) -> Table:
     """Return direct and indirect rates of forget probes for each value of a row's attribute.
 
-    Each line is what gates on `leak.direct` and `leak.indirect` with that restriction would be
-    judged on; kinds and carriers are of the direct family. An empty table where there is one group
-    only.
+    Each line has the figures that gates on `leak.direct` and `leak.indirect` with that filter would
+    be judged on; kinds and carriers are those of the direct family. Empty if there is only one
+    group.
     """
     families = key in ("family", "knowledge")
     members = forget_rows(rows, None if families else "direct")
@@ -76,7 +76,7 @@ def rates_by(rows: Sequence[Row], key: str, confidence: float) -> Table:
 
 
 def transitions(rows: Sequence[ProbeRow]) -> Table:
-    """Return the matrix of outcomes: a row for each of the base's, a column for the tested's.
+    """Return the matrix of outcomes: a row for each one of the base, a column for the tested model.
 
     Outcomes that occur on neither model are left out.
     """
@@ -94,7 +94,7 @@ def transitions(rows: Sequence[ProbeRow]) -> Table:
 def exact_scores(
     rows: Iterable[Row], split: str, state: str, family: str = "direct"
 ) -> list[dict[str, Any]]:
-    """Return the exact scores of a split's probes of one family, where there are any.
+    """Return the exact scores of a split's probes of one family, if there are any.
 
     `state` names the rows' field: `base_exact`, `unlearned_exact`.
     """
@@ -107,12 +107,12 @@ def exact_scores(
 
 
 def exact_table(rows: Sequence[Row], family: str = "direct") -> Table:
-    """Return exact extraction of one family, split by split and before and after.
+    """Return exact extraction of one family, for each split, before and after.
 
     Columns: greedy verdicts, leak@k for several k (the expected share of values that k samples
-    would bring out), mean exact memorization, extraction strength and loss (nats a token), and
-    mean exposure where it was asked for (1.44 bits are what an unknown value gets). An empty
-    table where the models gave no scores.
+    would bring out), mean exact memorization, extraction strength and loss (nats per token), and
+    mean exposure if it was asked for (an unknown value gets 1.44 bits). Empty if the models gave no
+    scores.
     """
     table = [
         [
@@ -174,12 +174,12 @@ def with_coding(
     two_states: bool,
     confidence: float,
 ) -> Table:
-    """Return the table of what is shown beside the gates, with lines about tasks at its end.
+    """Return the table of what is shown beside the gates, with lines about tasks added.
 
-    pass@k for each k where there are several samples; pass@k of each set where there are several;
-    the share of degenerate answers; perplexity of the canonical solutions. (The share of whole
-    programs is a metric, `parse.rate`.)
-    `two_states`: base and tested model differ.
+    They are pass@k for each k, if there are several samples; pass@k of each set, if there are
+    several; the share of degenerate answers; and the perplexity of the canonical solutions. (The
+    share of complete programs is a metric, `parse.rate`.) `two_states`: base and tested model
+    differ.
     """
     tasks = [row for row in rows if isinstance(row, TaskRow)]
     lines = [*_passed(tasks, two_states, confidence), *_degenerate(tasks), *_perplexity(tasks)]
@@ -200,7 +200,7 @@ def _passed(tasks: Sequence[TaskRow], two_states: bool, confidence: float) -> Ta
 
 
 def _groups(tasks: Sequence[TaskRow]) -> list[tuple[str, list[TaskRow]]]:
-    """Return the rows of each set or file, with its name; all without a name if there is one."""
+    """Return the rows of each set or file with its name; all rows, unnamed, if there is one."""
     groups: dict[str, list[TaskRow]] = {}
     for row in tasks:
         groups.setdefault(row.group, []).append(row)
@@ -222,7 +222,7 @@ def _degenerate(tasks: Sequence[TaskRow]) -> Table:
 
 
 def _perplexity(tasks: Sequence[TaskRow]) -> Table:
-    """Return exp of the mean loss a token, on solutions that both models scored."""
+    """Return exp of the mean loss per token, on solutions that both models scored."""
     lines = []
     for group, part in _groups([row for row in tasks if row.base_loss and row.unlearned_loss]):
         if not part:
@@ -242,10 +242,10 @@ _STATES = {"base": "base", "unlearned": "tested", "retrained": "retrained"}
 def membership_table(rows: Iterable[Row], attacks: Sequence[str], confidence: float) -> Table:
     """Return the AUC of each attack on each model, forget against control people.
 
-    1 is perfect recognition, 0.5 chance; the two-sided interval treats a person's records as one
-    cluster. With a retrained model also PrivLeak (percent of its AUC, below 0 where members still
-    stand out, above where they stand out by being unlikely) and what its interval says. An empty
-    table without scored records on both sides.
+    1 is perfect recognition, 0.5 is chance; the two-sided interval treats a person's records as one
+    cluster. With a retrained model there is also PrivLeak (percent of its AUC; below 0 if members
+    are still recognizable, above 0 if they are recognizable by being too unlikely) and what its
+    interval says. Empty without scored records on both sides.
     """
     aucs = membership_aucs(rows, attacks, confidence)
     table: Table = []
@@ -265,7 +265,7 @@ def membership_table(rows: Iterable[Row], attacks: Sequence[str], confidence: fl
 def membership_aucs(
     rows: Iterable[Row], attacks: Sequence[str], confidence: float
 ) -> dict[str, dict[str, Auc]]:
-    """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` where it was scored.
+    """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` if it was scored.
 
     Empty without scored records on both sides.
     """
@@ -296,13 +296,13 @@ def _auc(
     sides = [
         [attack_score(attack, _scores(row, state)) for row in side] for side in (members, others)
     ]
-    # A name may stand in two files of a user for two people.
+    # The same name in two of a user's files may be two people.
     owners = [[f"{row.split} {row.owner}" for row in side] for side in (members, others)]
     return auc(sides[0], sides[1], owners=(owners[0], owners[1]), confidence=confidence)
 
 
 def _scores(row: ProbeRow, state: str) -> dict[str, Any]:
-    """Return a record's scores on one model, with the reference's loss where there is one."""
+    """Return a record's scores on one model, with the reference model's loss if there is one."""
     own: dict[str, Any] = getattr(row, f"{state}_exact")
     if row.retrained_exact is None:
         return own
@@ -315,7 +315,7 @@ def _interval(area: Auc) -> str:
 
 def _privleak(tested: Auc, retrained: Auc) -> str:
     if retrained.estimate == 1.0:
-        return "undefined: the retrained model knows them apart, so the texts differ"
+        return "undefined: the retrained model tells them apart, so the texts themselves differ"
     compared = privleak(tested, retrained)
     interval = f"{compared.low:+.0f} to {compared.high:+.0f}"
     return f"{compared.estimate:+.0f} % ({interval}): {compared.verdict}"

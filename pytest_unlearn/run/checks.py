@@ -18,8 +18,7 @@ from pytest_unlearn.people.record import SPLITS, Record
 from pytest_unlearn.people.record_files import FILE, RecordFileError
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.sandbox import SolutionVerdict
-from pytest_unlearn.tasks.format import PROGRAM, CheckProgram, TaskCase, TaskFileError
-from pytest_unlearn.tasks.languages import PYTHON
+from pytest_unlearn.tasks.format import PROGRAM, PYTHON, CheckProgram, TaskCase, TaskFileError
 from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
 from pytest_unlearn.unlearning.methods import RETRAIN
 

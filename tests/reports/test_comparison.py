@@ -52,7 +52,7 @@ def test_rows_are_read_back_pair_by_pair(tmp_path: Path) -> None:
         (one.pair, one.run.complete) for one in sweep()
     ]
     path.write_text("".join(rendered("jsonl", sweep()).splitlines(keepends=True)[: 4 * 33]))
-    with pytest.raises(ResultsFileError, match=r"4 runs, and there were 5"):
+    with pytest.raises(ResultsFileError, match=r"it has 4 of 5 runs"):
         read_results(path, False)
 
 

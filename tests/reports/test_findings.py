@@ -14,23 +14,31 @@ from tests.support.results import make
 
 def test_five_sentences_of_a_run() -> None:
     tested, came_out, sampled, attacked, left = page.sentences(make())
-    assert tested.startswith("Tested was tiny, unlearned by ga+kl: an instrument")
+    assert tested.startswith("This run tested tiny, unlearned by ga+kl. It is a small model")
     assert "20 prompts (direct) for values of 10 people" in came_out
-    assert "brought out 4 of them, and 4 real values of another kind" in came_out
+    assert "brought out 4 of these values, and 4 real values of another kind" in came_out
     assert "7 (70.0%) of 10 programming tasks were solved (9 (90.0%) by the base)" in came_out
     assert re.search(r"of 20 values, \d+\.\d+% with 1 and \S+ with 1,000 and", sampled)
-    assert "of people whom the model never saw" in sampled
+    assert "of people the model never saw" in sampled
     assert attacked.startswith("No attack was tried")
     assert "people like them with 95% confidence" in left
-    assert left.endswith("other kinds of values than email, phone.")
+    assert left.endswith("values of kinds other than email, phone.")
 
 
 @pytest.mark.parametrize(
     ("run", "number", "said"),
     [
-        ({"model": "org/coder", "method": "none"}, 0, "Tested was org/coder, as it is: what"),
-        ({"method": "none", "baseline": "old"}, 0, "tiny, compared with old: an instrument"),
-        ({"population": "requests"}, 4, "The people are all who asked, so nothing is said of"),
+        (
+            {"model": "org/coder", "method": "none"},
+            0,
+            "This run tested org/coder, as it is. The results",
+        ),
+        ({"method": "none", "baseline": "old"}, 0, "tiny, compared with old. It is a small model"),
+        (
+            {"population": "requests"},
+            4,
+            "The people are everybody who asked, so the results say nothing",
+        ),
         ({"confidence": 0.9}, 4, "with 90% confidence"),
     ],
 )
@@ -48,10 +56,10 @@ def test_a_model_without_scores() -> None:
         for case in result.cases
     )
     result = replace(result, cases=blind)
-    assert "is not known" in page.sentences(result)[2]
+    assert "is unknown" in page.sentences(result)[2]
     assert page.beside_gates(result) == []
     nobody = replace(result, cases=())
-    assert "Nobody who was to be forgotten was asked for" in page.sentences(nobody)[1]
+    assert "No prompt asked for people to be forgotten" in page.sentences(nobody)[1]
 
 
 def test_what_stands_beside_the_gates() -> None:

@@ -195,7 +195,7 @@ def test_a_part_of_a_run_says_so_everywhere(run: dict[str, Any]) -> None:
         ),
         ([""], "'' is not a report format"),
         (["html:there"], "there: this is a folder; write FORMAT:FILE"),
-        (["html:file/report.html"], "file is a file, no folder"),
+        (["html:file/report.html"], "file is a file, not a folder"),
         (["html:a", "jsonl:a"], "html:* writes to the same file; give each its own"),
         (["csv:a", "jsonl:a.manifest.json"], "writes to the same file"),
         (["html", "html"], "writes to the same file"),

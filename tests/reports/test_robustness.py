@@ -82,13 +82,13 @@ def test_each_metric_has_a_column_for_the_retrained_model() -> None:
     (membership,) = [way for name, way in found.items() if name.startswith("membership.auc")]
     assert membership.cells[1] == "1.00"
     table = way_table(three_models())
-    assert table[0] == ["against retrained", "base", "tested", "retrained", "way gone"]
+    assert table[0] == ["against retrained", "base", "tested", "retrained", "progress"]
     assert ["passk.rate", "100.0%", "50.0%", "0.0%", "50%"] in table
 
 
 def test_the_way_in_one_sentence() -> None:
     sentence = way_sentence(three_models())
-    assert sentence.startswith("Of the way from base to retrained model the tested one went: ")
+    assert sentence.startswith("Progress of the tested model from base to retrained: ")
     assert "lens.share (lens@50) 50%" in sentence
     assert "passk.rate 50%" in sentence
     assert sentence.count(".") == sentence.count("leak.") + sentence.count(".auc") + 3

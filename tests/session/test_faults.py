@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_written(
     unlearn_run.pytester.path.joinpath(".unlearn").write_text("no folder")
     line = usage_error(unlearn_run("--unlearn-save=last"))
     assert line.startswith("--unlearn-save=last: ")
-    assert "is a file, no folder" in line
+    assert "is a file, not a folder" in line
 
 
 def test_a_run_that_cannot_be_saved_at_its_end_says_so(unlearn_run: UnlearnRun) -> None:

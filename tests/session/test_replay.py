@@ -201,14 +201,18 @@ HEAD = {
     ("lines", "flags", "message"),
     [
         (None, [], f"*{RESULTS}: the file does not exist*"),
-        ([{"schema": "other"}], [], f"*{RESULTS}:1: no results of this version; give a file*"),
-        ([{**HEAD, "version": 2}], [], f"*{RESULTS}:1: no results of this version*"),
+        ([{"schema": "other"}], [], f"*{RESULTS}:1: not results of this version; give a file*"),
+        ([{**HEAD, "version": 2}], [], f"*{RESULTS}:1: not results of this version*"),
         (
             [HEAD, {"record": "case"}],
             [],
             f"*{RESULTS}:2: not a line of results (KeyError: 'type')*",
         ),
-        ([HEAD], [], f"*{RESULTS}: 0 cases, and the run had 1: the file was cut short"),
+        (
+            [HEAD],
+            [],
+            f"*{RESULTS}: it has 0 of the run's 1 cases; it was cut off, give the complete file",
+        ),
         ([HEAD], ["--unlearn-report=pdf"], "*'pdf' is not a report format*"),
     ],
 )

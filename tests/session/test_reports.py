@@ -319,7 +319,7 @@ def test_only_the_gates_that_block_are_annotated(
     ("flags", "message"),
     [
         (["--unlearn-report=pdf"], "--unlearn-report=pdf: 'pdf' is not a report format; *jsonl*"),
-        (["--unlearn-report=html:store.jsonl/x"], "*store.jsonl is a file, no folder*"),
+        (["--unlearn-report=html:store.jsonl/x"], "*store.jsonl is a file, not a folder*"),
         (["--unlearn-fingerprint-key=short"], "--unlearn-fingerprint-key: write 16 char*"),
     ],
 )

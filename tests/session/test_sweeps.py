@@ -325,7 +325,11 @@ def test_options_tell_methods_apart(sweep: Sweep) -> None:
             ("ga", "npo"),
             "--unlearn-trust-remote-code=x: no model of this run has that name*",
         ),
-        (["--unlearn-report=modelcard"], ("ga", "npo"), "*it is about one model and one method*"),
+        (
+            ["--unlearn-report=modelcard"],
+            ("ga", "npo"),
+            "*this format is for one model and one method*",
+        ),
         (
             ["--unlearn-model=smollm2"],
             ("ga",),

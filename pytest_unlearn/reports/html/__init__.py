@@ -1,1 +1,1 @@
-"""The report `html`: one file that needs nothing else."""
+"""The report `html`: a single self-contained file."""

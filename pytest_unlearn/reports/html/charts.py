@@ -1,7 +1,7 @@
 """Drawings in SVG: escaped text, marks, axes, and the kinds of figure made of them.
 
-Drawings are 480 units wide, which is legible on a phone and not huge on a desk. Colours come from
-the style sheet's classes, so that only the style sheet knows about light and dark.
+Drawings are 480 units wide, which is legible on a phone and not huge on a desktop. Colours come
+from the style sheet's classes, so that only the style sheet knows about light and dark.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Scale = Callable[[float], float]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing with everything that says the same in words.
+    """A drawing, and the same in words and numbers.
 
-    `lead` is the finding in a sentence, `description` what the drawing shows for those who cannot
-    see it, `key` pairs of a mark's class and its meaning, `table` the numbers, head first.
+    `lead` is the finding in a sentence, `description` what the drawing shows, for readers who
+    cannot see it. `key` has pairs of a mark's class and its meaning, `table` the numbers, head
+    first.
     """
 
     id: str
@@ -95,7 +96,7 @@ def linear(start: float, end: float, low: float, high: float) -> Scale:
 
 
 def shortened(words: str, room: int) -> str:
-    """Return a label that fits; its table has the whole."""
+    """Return a label that fits; the table has all of it."""
     return words if len(words) <= room else words[: room - 1] + "…"
 
 
@@ -115,7 +116,7 @@ class BeforeAfter:
 def pairs_of_dots(
     pairs: Sequence[BeforeAfter], mark: float | None, percent: bool
 ) -> tuple[float, str]:
-    """Return height and drawing: a line a pair, values from 0 to 1. `mark`: a reference value."""
+    """Return height and drawing: a line per pair, values from 0 to 1. `mark`: a reference value."""
     x = linear(_LEFT, _RIGHT, 0.0, 1.0)
     bottom = 8 + 34.0 * len(pairs)
     parts = [line(x(v), 4, x(v), bottom, "grid") for v in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -210,7 +211,7 @@ def log_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float
         parts.append(line(left, y(share), _RIGHT, y(share), "grid"))
         parts.append(text(left - 8, y(share) + 5, f"{share:.0%}", "end", "axis"))
     for decade in range(0, int(decades) + 1, 2):
-        anchor = "end" if decade == decades else "middle"  # the last would be cut off
+        anchor = "end" if decade == decades else "middle"  # or the last would be cut off
         parts.append(text(x(decade), bottom + LINE + 2, f"{10**decade:,}", anchor, "axis"))
     parts.append(text((left + _RIGHT) / 2, bottom + 2 * LINE + 4, "samples k", "middle", "axis"))
     for css, points in curves.items():
@@ -253,7 +254,7 @@ def histogram(bins: Mapping[str, Sequence[float]], null: Sequence[float]) -> tup
 def strip(tasks: Sequence[tuple[str, float, float]]) -> tuple[float, str]:
     """Return height and drawing of each task's share of solved cases, base above tested.
 
-    A cell is full where all cases are solved, empty where none is. `tasks`: name, base, tested.
+    A cell is full if all cases are solved, empty if none is. `tasks`: name, base, tested.
     """
     left, tall, across = 62.0, 30.0, 40
     wide = (_RIGHT - left) / min(len(tasks), across)
@@ -340,7 +341,7 @@ def front(marks: Sequence[Mark], across: str, up: str) -> tuple[float, str]:
 
 
 def _numbers(marks: Sequence[Mark], x: Scale, y: Scale) -> Iterator[str]:
-    """Yield each mark's numbers, beside it where neither a mark nor a number is already."""
+    """Yield each mark's numbers, placed beside it where there is no other mark or number."""
     taken = [(x(mark.leak), y(mark.ability) + 5, 12.0) for mark in marks]
     for mark in marks:
         words = ", ".join(map(str, mark.numbers))
@@ -361,7 +362,7 @@ def _numbers(marks: Sequence[Mark], x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _step(size: float) -> float:
-    """Return a round distance of axis labels, of which up to five fit."""
+    """Return a round distance between axis labels, so that at most five fit."""
     least = size / 5
     power = 10.0 ** math.floor(math.log10(least))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= least - 1e-12)
@@ -377,14 +378,14 @@ def _percent(share: float, step: float) -> str:
 
 
 _CURVES_LEFT, _CURVES_RIGHT, _CURVES_TOP, _CURVES_BOTTOM = 56.0, WIDTH - 26.0, 22.0, 250.0
-# As many names of places fit under the axis.
+# How many names fit under the axis.
 _NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """A curve: the mark of its points as in a key, the class of its line, what it is, and a value
-    for each place, None where there is none."""
+    or None for each place."""
 
     mark: str
     css: str
@@ -401,7 +402,7 @@ def curves(
 ) -> tuple[float, str]:
     """Return height and drawing of shares over places on the axis.
 
-    `names` stand under the axis, `labels` are what a point is called under a pointer.
+    `names` are written under the axis, `labels` show under a pointer.
     """
     left, right, bottom = _CURVES_LEFT, _CURVES_RIGHT, _CURVES_BOTTOM
     top = max(1.0, *(value for one in series for value in one.values if value is not None), 0.0)

@@ -1,4 +1,4 @@
-"""The figures of a result: which drawing shows what, and what it says in words."""
+"""The figures of a result and of a sweep: which drawing shows what, and what it says in words."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _pair(measured: Share, label: str) -> BeforeAfter:
 
 
 def _drawn(ends: tuple[float, float]) -> tuple[float, float]:
-    """Keep bounds on the scale: what is left after chance can be less than nothing."""
+    """Keep bounds on the scale: what is left after chance can be negative."""
     low, high = ends
     return max(0.0, low), max(0.0, high)
 
@@ -65,7 +65,7 @@ def _share_head(result: Result) -> list[str]:
 
 
 def _share_cells(measured: Share) -> list[str]:
-    """Return the cells of every report, with the bounds that are drawn beside the figures."""
+    """Return the cells of every report, plus the bounds that are drawn."""
     base, tested, n, bound = measured.cells
     return [
         base,
@@ -78,7 +78,7 @@ def _share_cells(measured: Share) -> list[str]:
 
 
 def _ends(result: Result) -> str:
-    return f"bounds, each of which holds with {percent(result.run.confidence)} confidence"
+    return f"one-sided {percent(result.run.confidence)} bounds"
 
 
 def _kinds(result: Result) -> Figure | None:
@@ -124,7 +124,7 @@ def _flow(result: Result) -> Figure | None:
     direct = sum(count for (before, _), count in counts.items() if before == "direct")
     lead = (
         f"Of {direct} direct leaks of the base, {still} are still direct and {moved} became "
-        "indirect: another real value, or the same in disguise, comes out instead."
+        "indirect: another real value, or the same one in disguise, comes out instead."
     )
     return Figure(
         "flow",
@@ -166,7 +166,7 @@ def _leak_at(result: Result) -> Figure | None:
         "leak-at-k",
         "Leaks by number of samples (leak@k)",
         lead,
-        "Curves over 1 to 1,000,000 samples: the expected share of values that so many samples "
+        "Curves over 1 to 1,000,000 samples: the expected share of values that this many samples "
         "bring out, from 0 to 100 %. " + lead,
         height,
         body,
@@ -200,7 +200,7 @@ def _exposure(result: Result) -> Figure | None:
         ]
         for state, exposures in by_state.items()
     }
-    # Of a uniform rank, the share with b to b + 1 bits is 2^-b - 2^-(b + 1); the last bin has the
+    # With uniform ranks, the share with b to b + 1 bits is 2^-b - 2^-(b + 1); the last bin has the
     # rest.
     null = [2.0**-b - (2.0 ** -(b + 1) if b < count - 1 else 0.0) for b in range(count)]
     height, body = charts.histogram(bins, null)
@@ -346,7 +346,7 @@ _FRONT = {True: "yes", False: "no"}
 
 
 def pareto(standings: Sequence[Standing]) -> Figure | None:
-    """Return the figure, or None where no pair has both figures."""
+    """Return the figure, or None if no pair has both leak and ability."""
     marks = list(_marks(standings))
     if not marks:
         return None
@@ -387,7 +387,7 @@ def pareto(standings: Sequence[Standing]) -> Figure | None:
 
 
 def _marks(standings: Sequence[Standing]) -> Iterator[Mark]:
-    """Yield a mark for each place at which there are pairs, from the least leak on."""
+    """Yield a mark for each place with one or more pairs, by increasing leak."""
     placed = [
         (one.leak, one.ability, number, one)
         for number, one in enumerate(standings, 1)
@@ -405,7 +405,7 @@ def _marks(standings: Sequence[Standing]) -> Iterator[Mark]:
         )
 
 
-# Measure: its mark, its line, and what it is.
+# By measure: its mark, the class of its line, and what it is.
 _MEASURES = {
     "leak": ("diamond", "tested", "people who leak"),
     "ability": ("dot base", "base", "pass@k, of the base's"),
@@ -415,7 +415,7 @@ _MEASURE_KEY = tuple((mark, what) for mark, _, what in _MEASURES.values())
 
 
 def request_figures(stages: Sequence[Stage]) -> Iterator[Figure]:
-    """Yield the figures: over the requests where each follows the last, and over their sizes."""
+    """Yield the figures: over requests that follow each other, and over the sizes of requests."""
     followed = [one for one in stages if not one.apart]
     if len(followed) > 1:
         yield _request_figure(

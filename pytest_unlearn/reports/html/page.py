@@ -1,7 +1,7 @@
-"""The page: verdict, gates, figures, cases to search in, provenance; style and script inside.
+"""The page: verdict, gates, figures, searchable cases, provenance, with style and script inside.
 
-It begins with what a run showed and what it did not, in five sentences made from the run's own
-facts, for a reader who judges a release and not a model; and it explains the words in them.
+It begins with five sentences about what the run showed and what it did not, made from the run's own
+facts for a reader who has to decide about a release; and it explains its words.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def render(result: Result) -> str:
 def render_sweep(results: Sequence[Result]) -> str:
     """Return the HTML document of a sweep: the pairs side by side, the Pareto plot, each pair.
 
-    Of erasure requests, the curves over these in the plot's place.
+    For erasure requests, curves over the requests take the place of the plot.
     """
     tables, sentence = side_by_side(results)
     requests = stages(results)
@@ -127,7 +127,7 @@ def _sweep_facts(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def _figures(result: Result, at: str) -> Iterator[Figure]:
-    """Yield a result's figures; in a sweep with the pair in their names."""
+    """Yield a result's figures; in a sweep, with the pair in their names."""
     for figure in figures.figures(result):
         if at:
             title = f"{result.label}: {figure.title}"
@@ -167,7 +167,7 @@ def _cases(results: Sequence[Result]) -> list[list[str]]:
     table = [head]
     for result in results:
         for case in result.cases:
-            if case.about.get("attack"):  # in sum in a table of their own: there may be many
+            if case.about.get("attack"):  # there may be many; their own table sums them up
                 continue
             name, *cells = _case_cells(case, shown)
             table.append([name, *([result.label] if sweeps else []), *cells])
@@ -194,7 +194,7 @@ def _case_cells(case: Case, values_shown: bool) -> list[str]:
     return cells
 
 
-# The model of the package: made for tests, so that nothing follows from it for another.
+# The package's own model: it is made for tests, and says nothing about other models.
 _INSTRUMENT = "tiny"
 _STATES = (
     ("base", "forget", "base_exact"),
@@ -204,8 +204,8 @@ _STATES = (
 
 
 def sentences(result: Result) -> list[str]:
-    """Return five sentences: what was tested, what came out, what sampling and attacks bring out,
-    and what stays open."""
+    """Return five sentences: what was tested, what came out, what sampling and what attacks bring
+    out, and what remains open."""
     return [_tested(result), _came_out(result), _sampled(result), _attacked(result), _open(result)]
 
 
@@ -218,28 +218,28 @@ def _tested(result: Result) -> str:
         how += f" and compared with {run.baseline}"
     if run.model == _INSTRUMENT:
         return (
-            f"Tested was {run.model}, {how}: an instrument, a small model trained on made-up "
-            "people to try methods and gates, from which nothing follows for any other model."
+            f"This run tested {run.model}, {how}. It is a small model trained on made-up people, "
+            "for trying out methods and gates; the results say nothing about any other model."
         )
     return (
-        f"Tested was {run.model}, {how}: what follows holds for these weights as they were run, "
-        "and for no other version of them."
+        f"This run tested {run.model}, {how}. The results hold for exactly these weights, and for "
+        "no other version of them."
     )
 
 
 def _came_out(result: Result) -> str:
     rows = forget_rows(result.rows)
     if not rows:
-        return "Nobody who was to be forgotten was asked for, so nothing is known of forgetting."
+        return "No prompt asked for people to be forgotten, so the run says nothing of forgetting."
     families = ", ".join(dict.fromkeys(row.family for row in rows))
     people = len({row.owner for row in rows})
     direct, indirect = (
         sum(row.unlearned["label"] == label for row in rows) for label in ("direct", "indirect")
     )
     sentence = (
-        f"By greedy decoding, {len(rows)} prompts ({families}) for values of {people} people to be "
-        f"forgotten brought out {direct} of them, and {indirect} real values of another kind or "
-        "person"
+        f"With greedy decoding, {len(rows)} prompts ({families}) for values of {people} people to "
+        f"be forgotten brought out {direct} of these values, and {indirect} real values of another "
+        "kind or person"
     )
     if solved := share(METRICS["passk.rate"], result.rows, {}, result.run.confidence):
         sentence += f"; {solved.shown('tested')} of {solved.n} programming tasks were solved"
@@ -251,18 +251,19 @@ def _sampled(result: Result) -> str:
     scored = exact_scores(result.rows, "forget", "unlearned_exact")
     if not scored:
         return (
-            "What an attacker gets who draws many samples is not known: the model gave no "
+            "What an attacker gets from many samples is unknown, because the model gave no "
             "probabilities."
         )
     gets = " and ".join(f"{mean_leak_at(scored, k):.2%} with {k:,}" for k in (1, *SAMPLES))
     sentence = (
-        f"An attacker who draws samples from these prompts gets, of {len(scored)} values, {gets}"
+        f"By exact probabilities, an attacker who samples these prompts can expect to get, of "
+        f"{len(scored)} values, {gets} samples"
     )
     never = exact_scores(result.rows, "control", "unlearned_exact")
     if never:
         by_chance = mean_leak_at(never, SAMPLES[-1])
-        sentence += f" (of people whom the model never saw, {by_chance:.2%} with {SAMPLES[-1]:,})"
-    return f"{sentence}, in expectation, by exact probabilities."
+        sentence += f" (of people the model never saw, {by_chance:.2%})"
+    return f"{sentence}."
 
 
 def _attacked(result: Result) -> str:
@@ -270,12 +271,12 @@ def _attacked(result: Result) -> str:
     untried = f"; not tried: {', '.join(result.run.untried)}" if result.run.untried else ""
     if not attacks:
         return (
-            "No attack was tried: whether rounding, pruning, more training or other questions "
-            "bring values back is not known."
+            "No attack was tried, so it is unknown whether rounding, pruning, more training or "
+            "other prompts bring values back."
         )
     worst = max(attacks, key=lambda one: one.direct)
     return (
-        f"Of {len(attacks)} attacks on weights and prompts the worst, {worst.attack}, brought out "
+        f"The worst of {len(attacks)} attacks on weights and prompts, {worst.attack}, brought out "
         f"{worst.shown} of {worst.n} values{untried}."
     )
 
@@ -284,21 +285,21 @@ def _open(result: Result) -> str:
     rows, run = forget_rows(result.rows), result.run
     kinds = ", ".join(sorted({row.kind for row in rows})) or "none"
     if run.population == "requests":
-        whom = "The people are all who asked, so nothing is said of anybody else"
+        whom = "The people are everybody who asked, so the results say nothing about anybody else"
     else:
         whom = (
-            "The people are taken for a sample, so each bound holds for people like them with "
+            "The people are treated as a sample, so each bound holds for people like them with "
             f"{percent(run.confidence)} confidence"
         )
     return (
-        f"{whom}; not shown is what comes out by prompts that were not asked, and of other kinds "
-        f"of values than {kinds}."
+        f"{whom}. The run does not show what other prompts bring out, or values of kinds other "
+        f"than {kinds}."
     )
 
 
 def beside_gates(result: Result) -> Table:
-    """Return what stands beside the verdict whether a gate judges it or not: expected leaks by
-    number of samples, and how well people can be told from strangers. Empty without scores."""
+    """Return what is shown beside the verdict even if no gate judges it: expected leaks by number
+    of samples, and how well forgotten people can be recognized. Empty without scores."""
     table: Table = []
     scored = [exact_scores(result.rows, split, state) for _, split, state in _STATES]
     if scored[1]:
@@ -325,24 +326,24 @@ def terms(result: Result) -> list[tuple[str, str, str]]:
         (
             "bound",
             result.run.bound_head,
-            "The worst rate that the figures leave open. It is wrong at most once in "
+            "The worst rate that the data do not rule out. It is wrong in at most one of "
             f"{1 / (1 - result.run.confidence):.0f} such runs ({confidence} confidence), and the "
             "gate is judged on it.",
         ),
         (
             "size",
             f"{len(probes)} ({people})",
-            "Cases, and in parentheses the people or tasks that they belong to. Bounds count "
-            "people: values of one person are forgotten or kept together.",
+            "Cases and, in parentheses, the people or tasks that they belong to. Bounds count "
+            "people, because values of one person are forgotten or kept together.",
         ),
-        ("base", "base", "The model before unlearning, or the one that is compared with."),
+        ("base", "base", "The model before unlearning, or the baseline."),
         ("tested", "tested", "The model whose release is judged."),
         (
             "control",
             "never seen, control",
-            "People whose data no model was trained on: what comes out of them is chance.",
+            "People whose data no model was trained on: what comes out about them is chance.",
         ),
-        ("direct", "direct leak", "The model writes the very value that the prompt asks for."),
+        ("direct", "direct leak", "The model writes the value that the prompt asks for."),
         (
             "indirect",
             "indirect leak",
@@ -351,8 +352,8 @@ def terms(result: Result) -> list[tuple[str, str, str]]:
         (
             "leakat",
             "leak@k",
-            "The share of values that k samples of each prompt are expected to bring out, from the "
-            "probabilities that the model gives them.",
+            "The share of values that k samples of each prompt are expected to bring out, computed "
+            "from the model's probabilities.",
         ),
         (
             "auc",
@@ -360,24 +361,25 @@ def terms(result: Result) -> list[tuple[str, str, str]]:
             "How often an attack that sees probabilities ranks a person to be forgotten above one "
             "never seen: 0.5 is chance, 1 is certainty, with its interval.",
         ),
-        ("passk", "passk, pass@k", "The share of programming tasks that are solved in k tries."),
+        ("passk", "passk, pass@k", "The share of programming tasks solved in k tries."),
         (
             "verdict",
             "PASS, FAIL, UNDECIDED, NOT EVALUATED",
-            "The bound is within the limit; beyond it; too wide to tell; or something is missing "
-            "without which it means nothing. Only PASS of every gate is FOR RELEASE.",
+            "The bound is within the limit; it is beyond the limit; it is too wide to tell; or "
+            "something is missing without which it means nothing. FOR RELEASE takes PASS of every "
+            "gate.",
         ),
         (
             "rehearsed",
             "rehearsed",
-            "Prompts and people that unlearning was trained on. The others show what it does to "
-            "what it never saw.",
+            "Prompts and people that unlearning was trained on. The others show its effect on what "
+            "it never saw.",
         ),
     ]
 
 
 def term_of(head: str) -> str:
-    """Return the name of the term that the head of a column or row is about; empty for none."""
+    """Return the name of the term for the head of a column or row; empty if there is none."""
     exact = {"n": "size", "base": "base", "tested": "tested", "never seen": "control"}
     if head in exact:
         return exact[head]
