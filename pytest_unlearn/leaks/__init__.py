@@ -1,1 +1,1 @@
-"""What a completion gives away: matching, attribution, rates."""
+"""What a model gives away: matching, exact extraction, membership, and a search for prompts."""

@@ -1,7 +1,7 @@
 """Views of a text in which a value may appear: as it is, normalised, or disguised in code.
 
-Every view is cheap text work, linear in the text whatever it holds (completions are hostile
-input: no pattern here backtracks), and what it gives is searched for all values at once.
+Every view is cheap text work, linear in the text whatever it holds (completions are hostile input:
+no pattern here backtracks), and its result is searched for all values at once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.entities import html5
 
-# White space, punctuation that groups digits and words, Unicode's dashes and middle dots, and what
-# is not seen (default ignorable code points: joiners, direction marks, variation selectors, tags).
+# White space, punctuation that groups digits and words, Unicode's dashes and middle dots, and
+# invisible characters (default ignorable code points: joiners, direction marks, variation
+# selectors, tags).
 _SEPARATOR = (
     "\\s\\-_.()/,:'\"\u00ad\u00b7\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2010-\u2015\u202a-\u202e\u2060-\u206f\u2212\u30fb\u3164\ufe00-\ufe0f\ufeff\uffa0"
@@ -27,8 +28,8 @@ _SEPARATOR_SET = frozenset(
 )
 _ASCII_SEPARATORS = "".join(sorted(c for c in _SEPARATOR_SET if c.isascii())).encode()
 
-# Letters whose case folding depends on the language (Turkish has an i with and one without a dot),
-# and the digits of other scripts, by their zeros.
+# Letters whose case folding depends on the language (Turkish has a dotted and a dotless i), and the
+# digits of other scripts, by their zeros.
 _ZEROS = (
     "\u0660\u06f0\u0966\u09e6\u0a66\u0ae6\u0b66\u0be6"
     "\u0c66\u0ce6\u0d66\u0e50\u0ed0\u0f20\u1040\u17e0"
@@ -53,13 +54,13 @@ def fold(text: str) -> str:
     """Return `text` without case and Unicode look-alike forms (NFKC), separators kept."""
     if text.isascii():
         return text.lower()
-    # Nothing composes over a line feed, and most lines of code are ASCII.
+    # Nothing composes across a line feed, and most lines of code are ASCII.
     return "\n".join(map(_fold_line, text.split("\n")))
 
 
 def squeeze(text: str) -> str:
     """Return a folded text without separators."""
-    # Bytes can be deleted in one fast pass; in UTF-8 no ASCII byte is a part of another character.
+    # Bytes can be deleted in one fast pass; in UTF-8, no ASCII byte is part of another character.
     data = text.encode("utf-8", "surrogatepass").translate(None, _ASCII_SEPARATORS)
     squeezed = data.decode("utf-8", "surrogatepass")
     return squeezed if squeezed.isascii() else _IS_SEPARATOR.sub("", squeezed)
@@ -79,9 +80,9 @@ def kept_positions(text: str) -> list[int]:
 class View:
     """One view of a text: folded, separators kept.
 
-    `joints` are offsets at which two pieces were put together: a value may start or end there,
-    whatever its neighbour. `spelled`: number words are digits, in the values as well. `parts`:
-    views that show more exactly how a value appears in this one.
+    `joints` are offsets at which two pieces were joined: a value may start or end there, whatever
+    its neighbour. `spelled`: number words are digits, in the values too. `parts`: views that show
+    more precisely how a value appears in this one.
     """
 
     how: str
@@ -93,14 +94,14 @@ class View:
 
 # --- escapes ---------------------------------------------------------------------------------
 
-# Each pattern starts with a fixed character, which the regex engine looks for fast.
+# Each pattern starts with a fixed character, which the regex engine finds quickly.
 _ESCAPES = re.compile(
     r"\\(?:(x[0-9a-fA-F]{2}(?:\\x[0-9a-fA-F]{2})*+)|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
     r"|u\{([0-9a-fA-F]{1,6})\}|([0-3][0-7]{2}|[0-7]{1,2})|N\{([A-Za-z0-9 -]{1,80})\})"
 )
-# Escapes of white space, however many literals deep, and of what ends a literal: blanks, so that
-# neither lines nor literals change their bounds. Only the first backslash of a run starts one,
-# which keeps the time linear.
+# Escapes of white space, at any nesting of literals, and of characters that end a literal. They
+# become blanks, so that the limits of lines and literals stay the same. Only the first backslash of
+# a run starts an escape, which keeps the time linear.
 _BLANK_ESCAPES = re.compile(r"""\\(?<!\\\\)(?:\\*+[nrtfv]|["'/])""")
 _ENTITY = re.compile(r"&(?:#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}))|([A-Za-z][A-Za-z0-9]{1,30}));")
 _BASES = (16, 16, 16, 8)
@@ -115,7 +116,7 @@ def _text_of(data: bytes) -> str:
 
 
 def _character(code: int, instead: str) -> str:
-    # A surrogate or a number beyond Unicode is not a character: it is left alone.
+    # A surrogate or a number beyond Unicode is not a character, and is left alone.
     return chr(code) if code < 0xD800 or 0xDFFF < code <= 0x10FFFF else instead
 
 
@@ -135,7 +136,7 @@ def _unescape(match: re.Match[str]) -> str:
 def _blanked(text: str) -> str:
     """Return a text of the same length with escaped white space and quotes as spaces.
 
-    Where literals were put together it is done again, as a cut may have gone through an escape.
+    This is done again after literals are joined, because a cut may have split an escape.
     """
     return _BLANK_ESCAPES.sub(lambda m: " " * len(m.group()), text)
 
@@ -158,7 +159,7 @@ def unescaped(text: str) -> str:
 
 
 def _percent_decoded(text: str) -> str:
-    # Apart from the other escapes: in a password, "%ca" may be what it seems.
+    # Separate from the other escapes: in a password, "%ca" may be literal.
     return _PERCENT.sub(lambda m: _text_of(bytes.fromhex(m.group().replace("%", ""))), text)
 
 
@@ -180,7 +181,7 @@ def _unwrapped(folded: str) -> str:
 # --- literals and variables --------------------------------------------------------------------
 
 _LITERAL = r"""(?:"(?:[^"\\\n]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'?)"""
-# Starts with a quote, which the regex engine looks for fast.
+# Starts with a quote, which the regex engine finds quickly.
 _QUOTED = re.compile(
     r"""["'](?:(?<=")(?:[^"\\\n]|\\.)*+"?|(?<=')(?:[^'\\\n]|\\.)*+'?)""", re.DOTALL
 )
@@ -198,7 +199,7 @@ _LONGEST_SUM = 4096
 def _joined(folded: str) -> View | None:
     """Read all literals one after the other, then every sum and f-string with its variables.
 
-    No parser: a completion is a fragment, and often no valid code.
+    There is no parser, because a completion is a fragment and often not valid code.
     """
     if folded.count('"', 0, folded.find("\n") + 1 or len(folded)) % 2:
         folded = '"' + folded  # the prompt opened a literal
@@ -219,7 +220,7 @@ def _joined(folded: str) -> View | None:
     if len(pieces) < 2:
         return None
     if variables:
-        # Every expansion is bounded, so that a short text cannot grow without end.
+        # Every expansion is limited, so that a short text cannot grow forever.
         left = 2 * len(folded) + 1000
         for expanded in _expanded(folded, variables, formats):
             pieces += ["\n", *expanded, "\n"]
@@ -250,12 +251,12 @@ def _expanded(folded: str, variables: dict[str, str], formats: list[str]) -> Ite
 
 
 def _sums(folded: str) -> Iterator[str]:
-    """Yield the lines in which strings may be put together, with those that go on from them."""
+    """Yield the lines in which strings may be joined, with their continuation lines."""
     held: list[str] = []
     for line in folded.split("\n"):
         if held or "+" in line or "%" in line or "format(" in line or "join(" in line:
             held.append(line)
-            # Many lines in one bracket are a table, and no sum.
+            # Many lines in one bracket are a table, not a sum.
             if len(held) < 8 and line.rstrip("\\ ").endswith(("+", ",", "(", "[", "%")):
                 continue
             yield "\n".join(held)
@@ -266,12 +267,12 @@ def _sums(folded: str) -> Iterator[str]:
 
 # --- encodings ---------------------------------------------------------------------------------
 
-# Eight characters make eleven, padding apart.
+# Eight characters make eleven, without padding.
 _BASE64_RUN = re.compile(r"[A-Za-z0-9+/_-]{11,}+")
 _HEX_RUN = re.compile(r"[0-9a-f]{16,}+")
 _BYTE_LIST = re.compile(r"0x[0-9a-f]{2}(?:[\s,]*+0x[0-9a-f]{2}){7,}+")
 _BYTE = re.compile("[0-9a-f]{2}")
-# All but the first byte, so that the pattern starts with what the regex engine finds fast.
+# All but the first byte, so that the pattern starts with what the regex engine finds quickly.
 _BYTE_DUMP = re.compile(r"[ :][0-9a-f]{2}(?:[ :][0-9a-f]{2}){6,}+")
 _STANDARD = str.maketrans("-_", "+/")
 
@@ -280,7 +281,7 @@ _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n\r"
 
 
 def _is_text(data: bytes) -> bool:
-    """Tell whether bytes may be text: of those that words of code decode to, few are."""
+    """Tell whether bytes may be text: words of code rarely decode to such bytes."""
     if 2 * len(data.translate(None, _PRINTABLE)) <= len(data):
         return True
     try:
@@ -293,17 +294,17 @@ def _is_text(data: bytes) -> bool:
 def _decoded_base64(text: str) -> str:
     decoded = []
     for run in _BASE64_RUN.findall(text):
-        # Words in one case are most of a code. Base64 of eight characters or more has both cases,
-        # or, of capitals and digits, capitals and digits.
+        # Code consists mostly of words in one case. Base64 of eight or more characters has both
+        # cases or, for capitals and digits, capitals and digits.
         if run.islower() or (run.isupper() and not any(map(str.isdigit, run))):
             continue
         standard = run.translate(_STANDARD)
-        for start in range(4):  # the run may begin with a word that is glued to it
+        for start in range(4):  # the run may begin with a word stuck to it
             part = standard[start:]
             part = part[: len(part) - 1] if len(part) % 4 == 1 else part
             try:
                 data = binascii.a2b_base64(part + "=" * (-len(part) % 4))
-            except binascii.Error:  # pragma: no cover - every length and letter is valid by now
+            except binascii.Error:  # pragma: no cover - every length and letter is valid here
                 continue
             if data.isascii() or _is_text(data):
                 decoded.append(_text_of(data))
@@ -326,7 +327,7 @@ def _decoded_hex(folded: str) -> str:
 
 # --- "ann at example dot com" --------------------------------------------------------------------
 
-# A host follows, or a dot that is spelled out too.
+# A host follows, or a dot that is also spelled out.
 _AT = re.compile(r" at (?=[\w-]{1,63}(?:\.\w| dot | ?[\[({<]))")
 _DOT = re.compile(r"[ _-]dot[ _-](?=\w)|[\[({<] ?(?:dot|punto) ?[\])}>]")
 _AT_IN_BRACKETS = [
@@ -337,7 +338,7 @@ _AT_IN_BRACKETS = [
 
 
 def _punctuated(folded: str) -> str:
-    """Return a folded text in which the spelled-out signs of e-mail addresses are signs."""
+    """Return a folded text with the spelled-out signs of e-mail addresses turned into signs."""
     text = _AT.sub("@", folded)
     for sign in _AT_IN_BRACKETS:
         text = text.replace(sign, "@")
@@ -356,8 +357,8 @@ NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "
 def spelled(folded: str) -> str:
     """Return a folded text with each English number word from zero to nine as a digit.
 
-    Words inside words count too ("stone" gives "st1"): values are read in the same way, so that
-    the two still agree, and "b7" may be written "bseven".
+    Words inside words count too ("stone" gives "st1"): values are read in the same way, so the two
+    still agree, and "b7" may be written "bseven".
     """
     for digit, word in zip(string.digits, NUMBER_WORDS, strict=True):
         folded = folded.replace(word, digit)
@@ -389,7 +390,7 @@ def views(text: str) -> Iterator[View]:
     pieces = _concatenated(free)
     together = _blanked(_unwrapped(fold(pieces)))
     if together != folded:
-        # One scan instead of three: which of the three it was is asked only of a hit.
+        # One scan instead of three: only a hit needs to know which of the three it was.
         yield View(
             "concatenated",
             together,

@@ -2,7 +2,7 @@
 
 Each disguise takes a value and a source of choices and returns Python source (one or a few lines)
 from which a reader, or the program itself, gets the value. A disguise that cannot hide a value
-(number words where there is no digit, separators where there is none) writes it plainly.
+(number words without a digit, separators without any) writes it plainly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _literal(text: str, choices: Choices) -> str:
 
 
 def _halves(value: str, choices: Choices) -> tuple[str, str]:
-    """Cut a value somewhere inside; one of a single character is all first half."""
+    """Cut a value somewhere inside; a single character is all first half."""
     if len(value) < 2:
         return value, ""
     at = 1 + choices.below(len(value) - 1)
@@ -59,7 +59,7 @@ def _case(value: str, choices: Choices) -> str:
 
 def _separators(value: str, choices: Choices) -> str:
     if not re.search(r"[-_. ()/]", value):
-        # No separators to change: digits and letters are grouped instead.
+        # There are no separators to change, so digits and letters are grouped instead.
         size, gap = 3 + choices.below(3), choices.choice((" ", "-"))
         groups = [value[at : at + size] for at in range(0, len(value), size)]
         return _exact(gap.join(groups), choices)

@@ -3,21 +3,21 @@
 The values are known, so a match is a fact and not a pattern's guess. Each *view* is a reading of
 the text; the first view in which a value appears says how it was found.
 
-What is looked for, and where:
+The rules are:
 
-- lengths are counted in letters of an alphabet, of which a Han character is worth three;
-- a value of fewer than `MIN_LENGTH` letters is in every text; it is looked for only where it is
-  the one that was asked for (`near`), as a whole token;
-- a value of fewer than `WEAK_BITS` bits (a date of birth, say: of a hundred people's, one is in
-  Python's standard library) counts only where its owner is the person who was asked about;
-- a value of fewer than `MIN_FREE` characters, or of letters only (an ordinary word, for all one
-  knows), counts as a whole token only, a value of digits only never as a part of a longer number;
+- lengths are counted in letters of an alphabet; a Han character counts as three;
+- a value of fewer than `MIN_LENGTH` letters occurs in every text, so it counts only if it is the
+  one that was asked for (`near`), as a complete token;
+- a value of fewer than `WEAK_BITS` bits (a date of birth, say: one in a hundred people's is in
+  Python's standard library) counts only if its owner is the person who was asked about;
+- a value of fewer than `MIN_FREE` characters, or of letters only (it may be an ordinary word),
+  counts as a complete token only, and a value of digits never as a part of a longer number;
 - any other value counts anywhere, inside other words too;
 - normalised and disguised, a value of at least `MIN_NORMALISED` characters (without separators)
-  counts where it does not cut through a word or a number;
+  counts unless it cuts through a word or a number;
 - values inside each other are all found, and a value that people share is found for each of them;
-- NUL is a character like others, and lone surrogates (invalid UTF-8 read with `surrogateescape`)
-  match the same surrogates.
+- NUL is a character like any other, and lone surrogates (invalid UTF-8 read with
+  `surrogateescape`) match the same surrogates.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ __all__ = [
 MIN_LENGTH = 4
 MIN_FREE = 6
 WEAK_BITS = 16.0
-# So many Han characters cover nearly all text.
+# This many Han characters cover nearly all text.
 _COMMON_HAN = 2500
-# Shorter normalised values (an address of four digits, say) would be met by chance once
-# separators are gone; they are matched verbatim only.
+# Shorter normalised values (an address of four digits, say) would occur by chance once separators
+# are removed; they are matched verbatim only.
 MIN_NORMALISED = 8
 _COMPARED = 200
-# Characters in one piece of the text: bounds the memory that overlapping hits take.
+# Characters in one piece of the text; limits the memory for overlapping hits.
 _PIECE = 1 << 16
-# Bounds the memory and the time that building takes, whatever a file gives as a value.
+# Limits the memory and the time for building, whatever a file has as a value.
 _HEAD = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PRIVATE_PLANE = 0xF0000
@@ -81,8 +81,8 @@ _PRIVATE_PLANE = 0xF0000
 def encodable(text: str) -> str:
     """Return `text` with each lone surrogate moved to a private character, one for one.
 
-    Invalid UTF-8 that was read with `surrogateescape` stays comparable in this way: the same bad
-    bytes are still the same text. (Rust's strings hold no surrogates.) Lengths do not change.
+    This keeps invalid UTF-8 that was read with `surrogateescape` comparable: the same bad bytes are
+    the same text. (Rust's strings cannot hold surrogates.) Lengths do not change.
     """
     if text.isascii():
         return text
@@ -90,13 +90,13 @@ def encodable(text: str) -> str:
 
 
 class Automaton:
-    """Finds every occurrence of every pattern in one pass; patterns inside each other too.
+    """Finds every occurrence of every pattern in one pass, including patterns inside each other.
 
     Aho & Corasick, "Efficient string matching", CACM 18(6), 1975: the time grows with the text and
     the hits, not with the number of patterns.
 
-    `patterns`: distinct non-empty strings, already `encodable`. ValueError if one is empty. Of a
-    longer pattern the first `_HEAD` characters are looked for, and the rest is compared.
+    `patterns`: distinct non-empty strings, already `encodable`. ValueError if one is empty. A
+    longer pattern is found by its first `_HEAD` characters, and the rest is compared.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ class Automaton:
     def find(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Yield (index of the pattern, start, end) of each occurrence; `text` is `encodable`.
 
-        Each occurrence comes once, whatever pieces the text is read in.
+        Each occurrence comes once, even though the text is read in pieces.
         """
         if self._finder is None:
             return
@@ -139,7 +139,7 @@ class Match:
     """A record whose value was found, and the view that showed it.
 
     `how`: `exact`, `normalised`, a disguise (`decodings.DISGUISED_VIEWS`), `fuzzy` or `partial`.
-    `bits`: how much of the value came out; for a whole value `value_bits` of it.
+    `bits`: how much of the value came out; for a complete value, its `value_bits`.
     """
 
     record: Record
@@ -153,10 +153,10 @@ class Match:
 
 
 def value_bits(record: Record) -> float:
-    """Return the bits that a record's whole value discloses.
+    """Return the bits that a record's complete value discloses.
 
-    The kind's bits; for a kind that is not in `KINDS` the length times the bits of the classes of
-    characters in it (lower, upper, digits, others), an upper bound.
+    These are the kind's bits. For a kind that is not in `KINDS`, they are the length times the bits
+    of the classes of characters in it (lower, upper, digits, others), an upper bound.
     """
     kind = KINDS.get(record.kind)
     if kind is not None:
@@ -170,7 +170,7 @@ def value_bits(record: Record) -> float:
 
 
 # Scripts without spaces between words (Thai to Khmer, kana, Han), and Hangul, where particles
-# follow a name without one: any letter may be the last of its word.
+# follow a name directly: any letter may be the last of its word.
 _UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\ua4cf\ua960-\ua97f"
     "\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U00020000-\U0003ffff]"
@@ -187,7 +187,7 @@ def _is_whole(text: str, start: int, end: int, digits_only: bool) -> bool:
     """Return whether `text[start:end]` is not part of a longer token (or number)."""
     before, after = text[start - 1 : start], text[end : end + 1]
     if before in ("n", "r", "t") and text[start - 2 : start - 1] == "\\":
-        before = ""  # an escape, and no letter
+        before = ""  # an escape, not a letter
     for character in (before, after):
         if _class(character) == "digit" or (
             not digits_only and (_class(character) or character == "_")
@@ -212,10 +212,10 @@ class _Index:
 
 
 class Matcher:
-    """Finds the values of all given records in a text, in one pass a view.
+    """Finds the values of all given records in a text, in one pass for each view.
 
-    Building takes about 2 s for 100,000 records; finding does not depend on their number.
-    Records with an empty value are never found.
+    Building takes about 2 s for 100,000 records; finding does not depend on their number. Records
+    with an empty value are never found.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -238,11 +238,11 @@ class Matcher:
         self._rules = [_rule(value) for value in self._exact.patterns]
 
     def find(self, text: str, *, near: Record | None = None, given: int = 0) -> list[Match]:
-        """Return one match a record, by the first view that shows its value.
+        """Return one match for each record, by the first view that shows its value.
 
-        `near`: the record that was asked for. Weak values count for its owner only. If its value
-        is not there as a whole, near misses and parts of it are looked for too, of
-        which the first `given` characters, shown by the prompt, do not count.
+        `near`: the record that was asked for. Weak values count for its owner only. If its complete
+        value is not there, near misses and parts of it count too, but not its first `given`
+        characters, which the prompt shows.
         """
         text = encodable(text)
         matched: dict[int, Match] = {}
@@ -281,7 +281,7 @@ class Matcher:
         return None if part is None else Match(record, part[0], part[1])
 
     def _shared(self, record: Record) -> near_misses.Spans:
-        """Return what a value shares with those of other people, of `_COMPARED` at most."""
+        """Return what a value shares with those of other people, at most `_COMPARED` of them."""
         if record.id not in self._shared_spans:
             if record.kind not in self._of_kind:
                 alike = (other for other in self._records if other.kind == record.kind)
@@ -300,7 +300,7 @@ class Matcher:
         new: dict[int, None] = {}
         starts, ends = b"", b""
         for pattern, start, end in index.automaton.find(squeeze(reading.text)):
-            if not starts:  # most texts hold nothing, and need no borders
+            if not starts:  # most texts have no hit, and need no borders
                 starts, ends = _borders(reading)
             if starts[start] and ends[end - 1] and pattern not in new:
                 if all(number in matched for number in index.records[pattern]):
@@ -356,7 +356,7 @@ _COUNTRY = re.compile(r"\+[0-9]{1,3}")
 
 
 def _borders(reading: View) -> tuple[bytes, bytes]:
-    """Tell for each character of the squeezed text whether a value may start, and end, with it."""
+    """Tell for each character of the squeezed text whether a value may start or end with it."""
     text = reading.text
     classes = [_class(character) for character in text]
     free = bytearray(
@@ -378,7 +378,7 @@ _is_number = functools.partial(_is_whole, digits_only=True)
 
 
 def _rule(value: str) -> Callable[[str, int, int], bool]:
-    """Return the test of where an exact hit of `value` counts (see the module's rules)."""
+    """Return the check whether an exact hit of `value` counts (see the module's rules)."""
     if len(value) < MIN_FREE or value.isalpha():
         return _is_token
     return _is_number if value.isdigit() else _is_free

@@ -1,15 +1,14 @@
 """Membership inference: six attacks, how well each separates members from others, and PrivLeak.
 
-One direction for all: **the higher the score, the more a record looks like training data**, and an
-AUC of 1 means that every member (forget record) scores above every non-member (control record).
-open-unlearning signs its scores the other way and swaps the labels, so its AUC is this one. The
-attacks work on the rows of exact extraction (`leaks/exact.py`); this module is plain
-arithmetic.
+For all of them, **the higher the score, the more a record looks like training data**, and an AUC of
+1 means that every member (forget record) scores above every non-member (control record).
+open-unlearning uses the opposite sign for its scores and swaps the labels, so its AUC is the same.
+The attacks work on the rows of exact extraction (`leaks/exact.py`); this module is arithmetic only.
 
-Two traps of such numbers. Members and non-members must come from the same distribution, or an
-attack measures the difference of the texts: the AUC of a retrained model shows how much of that
-there is. And a low AUC is not a success in itself: far below the retrained model's, it gives
-members away again, by being too unlikely.
+There are two traps. Members and non-members must come from the same distribution, or an attack
+measures the difference between the texts: the AUC of a retrained model shows how large that is. And
+a low AUC is not a success in itself: one far below the retrained model's gives members away again,
+because they are too unlikely.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from typing import Any, Literal
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.leaks.exact import MIN_K_SHARES
 
-# The share of the least likely tokens that min-k and min-k++ look at here, as in MUSE.
+# The share of the least likely tokens that min-k and min-k++ use here, as in MUSE.
 _SHARE = MIN_K_SHARES.index(0.4)
-# Two equal models can have an interval of no width; rounding must not put it on one side of 0.
+# Two equal models can have an interval without width; rounding must not put it on one side of 0.
 _ROUNDING = 1e-6
 
 Verdict = Literal["under-unlearned", "over-unlearned", "indistinguishable"]
@@ -35,15 +34,15 @@ Row = Mapping[str, Any]
 
 
 class MembershipError(UserError):
-    """Attacks were named wrongly; the message says what to write."""
+    """Attacks are named wrongly; the message says what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class MembershipAttack:
-    """A named attack. `score` of an exact row: the higher, the more a member.
+    """A named attack. `score` takes an exact row; a higher score means more likely a member.
 
-    `about`: one line for people, with the source. `cost`: what it needs beyond the pass that is
-    made anyway (empty: nothing).
+    `about`: one line with the source. `cost`: what the attack needs beyond the pass that is made
+    anyway (empty: nothing).
     """
 
     name: str
@@ -66,7 +65,7 @@ ATTACKS: dict[str, MembershipAttack] = {
         ),
         MembershipAttack(
             "min_k++",
-            "the same, standardised (arXiv 2404.02936)",
+            "the same, standardized (arXiv 2404.02936)",
             lambda row: row["min_k_plus_plus"][_SHARE],
         ),
         MembershipAttack(
@@ -86,10 +85,10 @@ ATTACKS: dict[str, MembershipAttack] = {
 
 
 def parse_attacks(text: str, has_reference: bool) -> tuple[str, ...]:
-    """Read `loss,zlib,...`, `all` or `none`; without a text, all that cost nothing more.
+    """Read `loss,zlib,...`, `all` or `none`; without a text, all attacks without an extra cost.
 
-    `has_reference`: a model that never saw the records is given, which one attack compares with.
-    Raises MembershipError.
+    `has_reference`: there is a model that never saw the records, which one attack needs. Raises
+    MembershipError.
     """
     possible = [n for n in ATTACKS if n != "reference" or has_reference]
     if not text:
@@ -104,17 +103,17 @@ def parse_attacks(text: str, has_reference: bool) -> tuple[str, ...]:
             )
         if name not in possible:
             raise MembershipError(
-                "reference compares with a model that never saw the forget records: name one by "
+                "reference compares with a model that never saw the forget records: name one with "
                 "--unlearn-retrained"
             )
     return tuple(dict.fromkeys(names))
 
 
 def attack_score(name: str, row: Row) -> float:
-    """Return a record's score under one of `ATTACKS`; the higher, the more a member.
+    """Return a record's score under one of `ATTACKS`; a higher score means more likely a member.
 
-    Raises ValueError for a row that lacks what the attack needs and for NaN: a score of 0 instead
-    would rank such a record somewhere.
+    Raises ValueError for NaN and for a row that lacks what the attack needs, since a score of 0
+    would give such a record a rank.
     """
     try:
         score = ATTACKS[name].score(row)
@@ -127,12 +126,12 @@ def attack_score(name: str, row: Row) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Auc:
-    """The chance that a member scores above a non-member, ties counted half.
+    """The chance that a member scores above a non-member; ties count half.
 
     `low` and `high` are the ends of a two-sided interval of `confidence`; `members` and
-    `nonmembers` are counts of records. `influence` holds one entry a person (a record, where no
-    owners were given): the sum of its squares is the variance of `estimate`, and the sum of
-    products with another model's, over the same records, the covariance of the two.
+    `nonmembers` are counts of records. `influence` has an entry for each person (each record, if no
+    owners were given): the sum of its squares is the variance of `estimate`, and the sum of its
+    products with another model's, over the same records, is the covariance of the two.
     """
 
     estimate: float
@@ -166,10 +165,10 @@ def auc(
     With `resamples` the interval is a percentile bootstrap instead, which draws people (records,
     without owners) from both sides; `seed` makes it repeatable.
 
-    Where the data show no variance, both would give an interval of no width. With k the number of
+    If the data show no variance, both would give an interval without width. With k the number of
     people (records) on the smaller side, perfect separation then has the exact bound
-    `((1 - confidence) / 2) ** (1 / k)`: of k disjoint pairs all came out right, which has at most
-    the probability AUC ** k. Any other estimate (all scores equal) has Hoeffding's bound for
+    `((1 - confidence) / 2) ** (1 / k)`, because k disjoint pairs are all in the right order with a
+    probability of at most AUC ** k. Any other estimate (all scores equal) has Hoeffding's bound for
     U-statistics (JASA 58, 1963), as does a side with a single person.
 
     Raises ValueError for an empty side, NaN, owners that do not match the scores or are on both
@@ -240,7 +239,7 @@ def _placements(
 def _influence(
     placements: Sequence[float], groups: Sequence[Sequence[int]], estimate: float
 ) -> tuple[float, ...]:
-    """Return each person's part in the estimate, scaled so that squares add up to a variance."""
+    """Return each person's part of the estimate, scaled so that the squares sum to its variance."""
     count = len(groups)
     scale = math.sqrt(count / (count - 1)) / len(placements) if count > 1 else 0.0
     return tuple(
@@ -267,20 +266,20 @@ def _bootstrap(
         ]
         estimates.append(math.fsum(_placements(*drawn)[0]) / len(drawn[0]))
     estimates.sort()
-    # Outwards to whole positions: few resamples give a wider interval, not a narrower one.
+    # Rounded outwards, so that few resamples give a wider interval, not a narrower one.
     last = resamples - 1
     return estimates[math.floor(alpha / 2 * last)], estimates[math.ceil((1.0 - alpha / 2) * last)]
 
 
 @dataclass(frozen=True, slots=True)
 class PrivLeak:
-    """How far an unlearned model's AUC is from a retrained one's, in per cent.
+    """How far an unlearned model's AUC is from a retrained one's, in percent.
 
     Negative: members are still recognizable (under-unlearned; -100 is perfect separation).
-    Positive: they are recognizable by being less likely than to a model that never saw them
-    (over-unlearned). `verdict` is one of these when the interval [low, high] lies on one side of 0.
-    `indistinguishable` says only that these records do not show a difference: the interval says how
-    large it may be.
+    Positive: they are recognizable because they are less likely than in a model that never saw them
+    (over-unlearned). `verdict` is one of these if the interval [low, high] is on one side of 0.
+    `indistinguishable` means only that these records do not show a difference; the interval says
+    how large it may be.
     """
 
     estimate: float
@@ -299,22 +298,22 @@ def privleak(unlearned: Auc, retrained: Auc | None, *, paired: bool = True) -> P
     The interval is that of the ratio of the two B by MOVER (Donner and Zou, Stat Methods Med Res
     21, 2012), from the intervals of both. `paired`: both AUCs are of the same records in the same
     order, and their correlation is taken into account (DeLong's covariance); pass False if they
-    are not. In simulations (20 and 50 records a side, AUCs from .3 to .95) the 95 % interval
+    are not. In simulations (20 and 50 records on each side, AUCs from .3 to .95) the 95 % interval
     missed the truth on either side in about 4 % of runs.
 
-    Raises ValueError without a retrained model's AUC (an assumed .5 would pass the difference
-    between the two sets of texts for a leak), where that AUC is 1 (nothing can be divided by 0),
-    and for AUCs of different confidence or, if paired, of different records.
+    Raises ValueError without a retrained model's AUC (an assumed .5 would take a difference between
+    the two sets of texts for a leak), if that AUC is 1 (it would divide by 0), and for AUCs of
+    different confidence or, if paired, of different records.
     """
     if retrained is None:
         raise ValueError(
-            "PrivLeak needs the AUC of a model retrained without the forget records; there is no "
+            "PrivLeak needs the AUC of a model retrained without the forget records, and has no "
             "default: score the same records with such a model, or leave PrivLeak out"
         )
     if retrained.estimate == 1.0:
         raise ValueError(
             "the retrained model tells members from non-members perfectly though it saw neither: "
-            "the two sets of texts differ, and no membership attack on them means anything"
+            "the two sets of texts differ, so no membership attack on them means anything"
         )
     if unlearned.confidence != retrained.confidence:
         raise ValueError(
@@ -337,9 +336,9 @@ def privleak(unlearned: Auc, retrained: Auc | None, *, paired: bool = True) -> P
 def auc_difference(one: Auc, other: Auc) -> tuple[float, float, float]:
     """Return the AUC of one model minus another's, on the same records, with its interval.
 
-    DeLong's test of two correlated AUCs (Biometrics 44, 1988), by person, with the confidence of
-    the two; where one of them shows no variance, MOVER from their intervals (Zou and Donner, Stat
-    Med 27, 2008). Raises ValueError for AUCs of other records.
+    This is DeLong's test of two correlated AUCs (Biometrics 44, 1988), by person, with the
+    confidence of the two or, if one of them shows no variance, MOVER from their intervals (Zou and
+    Donner, Stat Med 27, 2008). Raises ValueError for AUCs of different records.
     """
     _correlation(one, other)  # checks that the records are the same
     difference = one.estimate - other.estimate
@@ -359,7 +358,7 @@ def _flipped(auc: Auc) -> tuple[float, float, float]:
 
 
 def _correlation(one: Auc, other: Auc) -> float:
-    """Return the correlation of two AUCs of the same records, 0 where one shows no variance."""
+    """Return the correlation of two AUCs of the same records, 0 if one shows no variance."""
     if (one.members, one.nonmembers, len(one.influence)) != (
         other.members,
         other.nonmembers,

@@ -196,7 +196,7 @@ def person(number: int, **more: Any) -> dict[str, Any]:
 def test_a_control_file_that_shares_records_is_refused_by_line(
     tmp_path: Path, split: Split, shared: Sequence[int]
 ) -> None:
-    """What a model was trained on is no chance level (issue 17, 22)."""
+    """Data that a model was trained on shows no chance level."""
     trained = write(tmp_path / "trained.jsonl", *map(person, range(6)))
     control = write(tmp_path / "control.jsonl", *map(person, range(20, 25)), *map(person, shared))
     with pytest.raises(RecordFileError) as caught:
@@ -204,7 +204,7 @@ def test_a_control_file_that_shares_records_is_refused_by_line(
     meaning = {"forget": "to be forgotten", "retain": "to be kept"}[split]
     assert str(caught.value) == (
         f"{control}:6: {trained}:{shared[0] + 1} has the same prompt and value, and is {meaning}; "
-        "a control is somebody whom no model has seen. Take one of them out of "
+        "a control is somebody no model has seen. Remove one of them from "
         f"--unlearn-{split} or --unlearn-control"
     )
 
@@ -277,11 +277,11 @@ BAD_PEOPLE: dict[str, tuple[dict[str, Any], str]] = {
     "value-type": ({**PERSON, "attributes": {"phone": 12345}}, '"attributes.phone": a number is'),
     "value-short": (
         {**PERSON, "attributes": {"pin": "123 "}},
-        '"attributes.pin": fewer than 4 characters; so short a value is found by chance',
+        '"attributes.pin": fewer than 4 characters; such a short value occurs in any text',
     ),
     "value-long": (
         {**PERSON, "attributes": {"blob": "x y" * 13_000}},
-        '"attributes.blob": 39,000 characters, and 16,000 are the most that a value may have',
+        '"attributes.blob": 39,000 characters, and a value may have at most 16,000;',
     ),
     "value-surrogate": (
         {**PERSON, "attributes": {"email": "abc\ud800"}},
@@ -361,7 +361,7 @@ def test_a_row_that_would_fill_the_memory_is_refused(
     assert len(load(tmp_path, row)) == 2
     monkeypatch.setattr(record_files, "MAX_ROW_CHARACTERS", size - 1)
     assert refusal(tmp_path, row).startswith(
-        f'"documents": 2 attributes in so much text would take more than {size - 1} characters;'
+        f'"documents": 2 attributes in this much text would take more than {size - 1} characters;'
     )
 
 
