@@ -115,7 +115,7 @@ def leak_at(log_probability: float, k: int) -> float:
 
 
 def extraction(scores: TokenScores) -> Extraction:
-    """Return what a value's scores say. Raises ValueError for NaN, and for a value without tokens."""
+    """Return what a value's scores say. Raises ValueError for NaN and without tokens."""
     if not scores.log_probs:
         raise ValueError("a value without tokens has no scores")
     total = math.fsum((scores.lead_scheme_log_prob, *scores.scheme_log_probs))
