@@ -25,19 +25,21 @@ from pytest_unlearn.models.generation import (
     context_of,
     converse,
     is_out_of_memory,
+    prompt_rows,
     write,
 )
 from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_block
 from pytest_unlearn.models.lm_head import states_at
 from pytest_unlearn.models.patching import (
     ModelLoadError,
+    check_kind,
     dequantized,
     merged,
     peft_quietly,
     sample_logits,
     with_adapter,
 )
-from pytest_unlearn.models.prompt_formats import infill_style
+from pytest_unlearn.models.prompt_formats import StyleError, infill_style
 from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.scoring import Scorer, ValueScores
 from pytest_unlearn.models.sources import ModelNotFoundError
@@ -280,7 +282,7 @@ def load(
             source, dtype=DTYPES[dtype], device_map=places, max_memory=max_memory, **extra
         )
     except Exception as error:  # transformers raises what its many parts raise
-        raise ModelLoadError(_reason(source, device, error)) from error
+        raise ModelLoadError(_reason(source, error, device)) from error
     if unfit := _unfit_tensors(loaded):
         raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {unfit}")
     if device == "map":
@@ -305,8 +307,9 @@ def load(
     return Weights(source, model, tokenizer)
 
 
-def check_loadable(source: ModelSource, flag: str) -> None:
-    """Raise ModelNotFoundError for a model whose files do not fit each other.
+def check_loadable(source: ModelSource, flag: str, styles: Sequence[str] = ()) -> None:
+    """Raise ModelNotFoundError for a model whose files do not fit each other, or that cannot be
+    asked in one of `styles` (chat, infill).
 
     Tensors that are missing, unexpected or of another shape, and a tokenizer with ids beyond the
     embedding: transformers would draw random weights, or fail at the first such token. Everything
@@ -318,10 +321,17 @@ def check_loadable(source: ModelSource, flag: str) -> None:
         with transformers_quietly():
             model, loaded = _from_files(source, device_map={"": "meta"})
             tokenizer = load_tokenizer(source)
+        for adapter in (source.adapter, *source.added):
+            check_kind(adapter)
+        for style in styles:
+            infill = source.preset.infill if source.preset else None
+            prompt_rows(tokenizer, style, ["x"], ["y"], infill)
+    except (ModelLoadError, StyleError) as error:
+        raise ModelNotFoundError(f"{flag}: {error}") from error
     except (RuntimeError, NotImplementedError):
         return  # what cannot be made without memory says nothing about the files
     except Exception as error:  # transformers raises what its many parts raise
-        raise ModelNotFoundError(f"{flag}: {_reason(source, 'memory', error)}") from error
+        raise ModelNotFoundError(f"{flag}: {_reason(source, error)}") from error
     fault = _unfit_tensors(loaded)
     if fault is None and source.adapter is None:  # an adapter may bring embeddings
         fault = _beyond(tokenizer, model.get_input_embeddings().weight.shape[0])
@@ -347,6 +357,14 @@ def _from_files(source: ModelSource, **how: Any) -> tuple[Any, dict[str, Any]]:
     return model, loaded
 
 
+# What training puts before the names of all tensors, and how to be rid of it.
+_WRAPPERS = {
+    "_orig_mod": "called on model._orig_mod, which torch.compile wrapped",
+    "base_model": "called on what PEFT's merge_and_unload() returns",
+    "module": "called on model.module, which DistributedDataParallel wrapped",
+}
+
+
 def _unfit_tensors(loaded: dict[str, Any]) -> str | None:
     """Return what is wrong with the tensors of a model's files, or None.
 
@@ -367,9 +385,11 @@ def _unfit_tensors(loaded: dict[str, Any]) -> str | None:
     ]
     if not parts:
         return None
+    wrapped = {name.partition(".")[0] for name in loaded["unexpected_keys"]} & _WRAPPERS.keys()
+    advice = f", {_WRAPPERS[min(wrapped)]}" if wrapped else ""
     return (
         f"its tensors are not those of its config.json: {'; '.join(parts)}. With them the model "
-        "would run on random weights; save it again with save_pretrained()"
+        f"would run on random weights; save it again with save_pretrained(){advice}"
     )
 
 
@@ -442,14 +462,22 @@ def transformers_quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _reason(source: ModelSource, device: str, error: Exception) -> str:
-    """Return what to say of an error of transformers."""
-    text = f"cannot load {source.name} from {source.folder} onto {device}: {error}"
-    if "trust_remote_code" in str(error):
+def _reason(source: ModelSource, error: Exception, device: str | None = None) -> str:
+    """Return what to say of an error of transformers, in one line; `device`: where to, if there
+    was anything to be put there."""
+    place = f" from {source.folder}" if source.name != str(source.folder) else ""
+    place += f" onto {device}" if device else ""
+    found = " ".join(str(error).split())
+    if "trust_remote_code" in found:
         return (
             f"cannot load {source.name}: it needs Python code of its own. If you trust that code, "
             f"write --unlearn-trust-remote-code={source.name}"
         )
+    if (cut := found.find(" for this kind of AutoModel")) >= 0:  # a list of all kinds comes behind
+        found = f"{found[:cut]}: it does not write text token by token"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        found += f"; run `pip install {error.name}`"
+    text = f"cannot load {source.name}{place}: {found}"
     if isinstance(error, torch.OutOfMemoryError):
         text += "; --unlearn-device=map spreads it over several GPUs"
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,20 @@ def holds_adapter(folder: Path) -> bool:
 
 
 def adapter_below(folder: Path) -> Path | None:
-    """Return the folder inside `folder` that holds an adapter, where PEFT saved it by a name."""
-    return next((path.parent for path in sorted(folder.glob(f"*/{CONFIG}"))), None)
+    """Return the folder inside `folder` that holds an adapter: PEFT saves it by a name, and a
+    training its checkpoints."""
+    return newest([path.parent for path in folder.glob(f"*/{CONFIG}")])
+
+
+def newest(folders: Sequence[Path]) -> Path | None:
+    """Return the last of some folders by the number at the end of their names, as in
+    `checkpoint-200`; None where there are none."""
+
+    def place(folder: Path) -> tuple[int, str]:
+        number = re.search(r"\d+$", folder.name)
+        return (int(number[0]) if number else -1, folder.name)
+
+    return max(folders, key=place, default=None)
 
 
 def check_adapter(folder: Path, flag: str) -> None:
@@ -204,6 +217,12 @@ def stands_apart(folder: Path) -> bool:
 def base_of(folder: Path) -> str | None:
     """Return the base model that an adapter names: a hub id or a path. Raises ValueError."""
     name = _config(folder).get("base_model_name_or_path")
+    return str(name) if name else None
+
+
+def base_revision(folder: Path) -> str | None:
+    """Return the hub revision of the base that an adapter names, if it names one."""
+    name = _config(folder).get("revision")
     return str(name) if name else None
 
 

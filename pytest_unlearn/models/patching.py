@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,18 @@ def peft_quietly() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
         yield
+
+
+def check_kind(adapter: Path | None) -> None:
+    """Raise ModelLoadError for an adapter of a kind that the installed PEFT does not know."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = json_object(adapter / CONFIG).get("peft_type") if adapter is not None else None
+    if kind is not None and kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise ModelLoadError(
+            f"the adapter {adapter} is of the kind {kind}, which peft {version('peft')} does not "
+            "know; run `pip install --upgrade peft`, or merge it where it was trained"
+        )
 
 
 def with_adapter(model: Any, adapter: Path) -> PeftModel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_unlearn.core.store import Store, digest_of
+from pytest_unlearn.models.gguf_files import is_whole_gguf
 from pytest_unlearn.models.model_files import (
     TOKENIZER_FILES,
     TOKENIZER_PATTERNS,
@@ -16,6 +17,7 @@ from pytest_unlearn.models.model_files import (
     adapter_below,
     adapter_digest,
     base_of,
+    base_revision,
     cached_id,
     check_adapter,
     check_base_name,
@@ -25,6 +27,7 @@ from pytest_unlearn.models.model_files import (
     is_adapter,
     is_hub_id,
     json_object,
+    newest,
     own_tokenizer,
     shapes_in,
 )
@@ -192,6 +195,10 @@ def _check_file(path: Path, flag: str) -> None:
             f"{flag}={path}: GGUF files need the package gguf; run "
             "`pip install 'pytest-unlearn[gguf]'`"
         )
+    if not is_whole_gguf(path):
+        raise ModelNotFoundError(
+            f"{flag}={path}: not a whole GGUF file (of version 2 or 3); copy it again"
+        )
 
 
 def _installed(module: str) -> bool:
@@ -212,11 +219,15 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
         for name in _JSON_FILES:
             if Path(name).suffix == ".json" and (folder / name).is_file():
                 json_object(folder / name)
+        for name in ("config.json", "generation_config.json"):
+            _check_ends(folder / name)
         weights = weight_files(folder)
-        if weights and not any((folder / name).is_file() for name in TOKENIZERS):
+        if weights and not own_tokenizer(folder):
+            below = next((p.parent for p in sorted(folder.glob("*/tokenizer*.json"))), None)
             raise ValueError(
-                f"no tokenizer in it ({', '.join(TOKENIZERS)}); save it there with "
-                "tokenizer.save_pretrained()"
+                f"no tokenizer in it ({', '.join(TOKENIZERS)}); "
+                + (f"copy the files of {below} into it" if below else "save it there with ")
+                + "tokenizer.save_pretrained()" * (below is None)
             )
         if missing := [path.name for path in weights if not path.is_file()]:
             raise ValueError(f"{_INDEX} names {missing[0]}, which is not there")
@@ -232,13 +243,20 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
         _check_code(folder, flag)
 
 
+def _check_ends(path: Path) -> None:
+    """Raise ValueError where the tokens that end a text are no token ids."""
+    ends = json_object(path).get("eos_token_id") if path.is_file() else None
+    if any(type(end) is not int for end in (ends if isinstance(ends, list) else [ends])) and ends:
+        raise ValueError(
+            f"{path.name}: eos_token_id is {ends!r}; write the token's number, or a list of numbers"
+        )
+
+
 def _elsewhere(folder: Path, flag: str) -> str:
     """Return a hint at what a folder without a model holds instead, or nothing."""
     if files := sorted(folder.glob("*" + _GGUF)):
         return f"; for the GGUF file in it write {flag}={files[0]}"
-    below = adapter_below(folder)
-    if below is None:
-        below = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
+    below = adapter_below(folder) or newest([p.parent for p in folder.glob("*/config.json")])
     return f"; the folder {below} in it holds one: write {flag}={below}" if below else ""
 
 
@@ -257,6 +275,21 @@ def _no_weights(folder: Path, flag: str) -> str:
         )
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         return f"{start}; pickled weights (*.bin, *.pt) run code when loaded: convert them"
+    if any(folder.glob("model-*-of-*" + _ST)):
+        return (
+            f"{start} that can be put together: {_INDEX} is missing; copy it from where the files "
+            "are from"
+        )
+    if any(folder.glob("*/*.distcp")):
+        return (
+            f"{start}, but shards of FSDP; make one model of them: `accelerate merge-weights "
+            f"{next(folder.glob('*/*.distcp')).parent} {folder}`"
+        )
+    if (folder / "zero_to_fp32.py").is_file():
+        return (
+            f"{start}, but shards of DeepSpeed; make one model of them: `python zero_to_fp32.py "
+            "--safe_serialization . .` in it"
+        )
     if others := sorted(path.name for path in folder.glob("*" + _ST)):
         return f"{start}; {others[0]} is of another format: convert it with transformers"
     return start
@@ -335,7 +368,15 @@ def _in_folder(source: ModelSource, flag: str, trusted: str | None) -> ModelSour
     base_name = _check_base_of(folder, flag)
     # Whoever trusts an adapter by name trusts the one base that it names.
     trusted = base_name if trusted == source.name else trusted
-    base = resolve(base_name, flag, trusted=trusted)
+    revision = base_revision(folder) if not Path(base_name).exists() else None
+    try:
+        base = resolve(base_name, flag, revision, trusted)
+    except ModelNotFoundError as error:
+        reason = str(error).removeprefix(f"{flag}={base_name}: ")
+        raise ModelNotFoundError(
+            f"{flag}={source.name}: its base {base_name}: {reason}; or write --unlearn-model=BASE "
+            f"--unlearn-adapter={folder}"
+        ) from error
     return fit_adapter(base, folder, flag, name=source.name)
 
 

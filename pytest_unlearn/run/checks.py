@@ -70,17 +70,19 @@ def check_device(device: str) -> None:
             )
 
 
-def check_files(source: ModelSource, flag: str, store: Store) -> None:
-    """Check that a model's files fit each other; once for the same files and libraries.
+def check_files(source: ModelSource, flag: str, store: Store, settings: Settings) -> None:
+    """Check that a model's files fit each other and the prompts that a run asks; once for the same
+    files and libraries.
 
     Raises ModelNotFoundError.
     """
     digests = [source.weights_digest(store), source.tokenizer_digest(store)]
-    key = digest_of([*digests, [version(name) for name in LIBRARIES]])
+    styles = sorted({*settings.probes, settings.sampling.style} & {"chat", "infill"})
+    key = digest_of([*digests, [version(name) for name in LIBRARIES], *styles])
     if store.get("checked", key, "loadable") is None:
         from pytest_unlearn.models.loading import check_loadable
 
-        check_loadable(source, flag)
+        check_loadable(source, flag, styles)
         store.put("checked", key, {"loadable": True})
 
 

@@ -193,8 +193,9 @@ class ModelPair:
             found["--unlearn-baseline"] = self._baseline
         if self._settings.retrained not in (None, RETRAIN):
             found["--unlearn-retrained"] = self._named_retrained
-        if self._settings.adapter is not None:
-            fit_adapter(self._original, self._settings.adapter, "--unlearn-adapter")
+        if (folder := self._settings.adapter) is not None:
+            given = fit_adapter(self._original, folder, "--unlearn-adapter", name=str(folder))
+            found["--unlearn-adapter"] = given
         if not self._settings.replay:
             check_device(self._settings.device)
         return found
@@ -203,7 +204,7 @@ class ModelPair:
         """Raise UserError for what the engine cannot run, and files that do not fit each other."""
         if self._settings.engine != TRANSFORMERS:
             engine_named(self._settings.engine).check(source, flag)
-        check_files(source, flag, self._store)
+        check_files(source, flag, self._store, self._settings)
 
     @functools.cached_property
     def _original(self) -> ModelSource:

@@ -160,6 +160,11 @@ def test_keys_and_bad_files(
     other.write_bytes(written[0].read_bytes() + b"x")
     changed = resolve(str(other), FLAG)
     assert not digests & {changed.weights_digest(store), changed.tokenizer_digest(store)}
+    whole = written[0].read_bytes()
+    for part in (9, 300, len(whole) * 9 // 10):
+        other.write_bytes(whole[:part])
+        with pytest.raises(ModelNotFoundError, match=r"not a whole GGUF .*; copy it again"):
+            resolve(str(other), FLAG)
     other.write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelNotFoundError, match="not a GGUF file, whatever its name says"):
         resolve(str(other), FLAG)

@@ -191,6 +191,22 @@ def shards(folder: Path, *names: object) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def sharded_by_fsdp(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model_fsdp_0").mkdir()
+    (folder / "pytorch_model_fsdp_0" / "__0_0.distcp").write_bytes(b"x")
+
+
+def sharded_by_deepspeed(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "zero_to_fp32.py")
+
+
+def tokenizer_below(folder: Path) -> None:
+    (folder / "tokenizer").mkdir()
+    for path in folder.glob("tokenizer*.json"):
+        path.rename(folder / "tokenizer" / path.name)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -230,6 +246,22 @@ def shards(folder: Path, *names: object) -> None:
             "no weights .* consolidated.safetensors is of another format",
         ),
         (lambda f: [path.unlink() for path in f.iterdir()], "no config.json in this folder"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors"),
+            "model.safetensors.index.json is missing; copy it",
+        ),
+        (sharded_by_fsdp, "shards of FSDP; .* `accelerate merge-weights .*/pytorch_model_fsdp_0 "),
+        (sharded_by_deepspeed, "shards of DeepSpeed; .* `python zero_to_fp32.py"),
+        (tokenizer_below, "no tokenizer in it .*; copy the files of .*/tokenizer into it"),
+        (
+            lambda f: [path.unlink() for path in f.glob("tokenizer*")],
+            r"no tokenizer in it .*; save it there with tokenizer.save_pretrained\(\)",
+        ),
+        (
+            lambda f: edit(f / "generation_config.json", eos_token_id="</s>"),
+            "generation_config.json: eos_token_id is '</s>'; write the token's number",
+        ),
+        (lambda f: edit(f / "config.json", eos_token_id=[2, True]), r"is \[2, True\]; write"),
     ],
 )
 def test_a_broken_folder_is_refused_by_its_name(
@@ -246,6 +278,58 @@ def test_a_folder_around_the_model(folder: Path) -> None:
     """The message names the folder below that holds it."""
     with pytest.raises(ModelNotFoundError, match=rf"write {FLAG}={folder}"):
         check_name(str(folder.parent), FLAG)
+
+
+def test_the_newest_checkpoint_of_a_training(folder: Path, tmp_path: Path) -> None:
+    """By its number, not by its name."""
+    for number in (200, 1000):
+        shutil.copytree(folder, tmp_path / "out" / f"checkpoint-{number}")
+    with pytest.raises(ModelNotFoundError, match=r"write --unlearn-model=.*/checkpoint-1000$"):
+        check_name(str(tmp_path / "out"), FLAG)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "t5"}, r"T5Config'>: it does not write text token by token$"),
+        ({"model_type": "nothing"}, "model type `nothing` but Transformers does not recognize"),
+        (
+            {"quantization_config": {"quant_method": "awq", "bits": 4}},
+            "Please install it with `pip install",
+        ),
+        (
+            {"quantization_config": {"quant_method": "torchao", "quant_type": "int8_weight_only"}},
+            "No module named 'torchao'; run `pip install torchao`",
+        ),
+    ],
+)
+def test_what_transformers_says_is_one_line(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    """Not a page of all that it knows, and what to install is named."""
+    edit(folder / "config.json", **changes)
+    with pytest.raises(ModelNotFoundError, match=message) as caught:
+        check_loadable(resolve(str(folder), FLAG), FLAG)
+    assert "\n" not in str(caught.value)
+    assert str(folder) not in str(caught.value).removeprefix(f"{FLAG}: cannot load {folder}")
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "advice"),
+    [
+        ("module", "called on model.module, which"),
+        ("_orig_mod", "called on model._orig_mod, which"),
+        ("base_model.model", "called on what PEFT's merge_and_unload"),
+    ],
+)
+def test_weights_saved_from_a_wrapped_model(folder: Path, wrapper: str, advice: str) -> None:
+    def wrapped(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[f"{wrapper}.{name}"] = tensors.pop(name)
+
+    retensor(folder, wrapped)
+    with pytest.raises(ModelNotFoundError, match=rf"save_pretrained\(\), {advice}"):
+        check_loadable(resolve(str(folder), FLAG), FLAG)
 
 
 def test_weights_in_another_format_are_left_alone(folder: Path, tmp_path: Path) -> None:
@@ -402,6 +486,18 @@ def test_an_adapter_saved_by_name(folder: Path, tmp_path: Path) -> None:
             check(subject, flag)
 
 
+def test_an_adapter_of_a_kind_that_nobody_knows(folder: Path, tmp_path: Path) -> None:
+    """A newer PEFT's: told before anything is paid for."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    edit(adapter / CONFIG, peft_type="MAGIC")
+    for source in (
+        resolve(str(adapter), FLAG),
+        fit_adapter(resolve(str(folder), FLAG), adapter, "--unlearn-adapter"),
+    ):
+        with pytest.raises(ModelNotFoundError, match=r"kind MAGIC, which peft [\d.]+ does not"):
+            check_loadable(source, FLAG)
+
+
 def test_the_code_of_an_adapters_base(folder: Path, tmp_path: Path) -> None:
     """Trusted by the adapter's name or by its base's, and by nobody else's."""
     adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
@@ -421,3 +517,41 @@ def test_an_adapter_of_the_hub(
     monkeypatch.setattr("pytest_unlearn.models.sources.fetch", lambda name, *rest: places[name])
     source = resolve("Me/Adapter", FLAG)
     assert (source.folder, source.adapter, source.name) == (folder, adapter, "Me/Adapter")
+
+
+def test_the_base_of_an_adapter_is_on_the_hub(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the revision that the adapter names; where it cannot be had, the message names both."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    asked = []
+
+    def fetch(name: str, revision: str, *rest: object) -> Path:
+        asked.append((name, revision))
+        return folder
+
+    monkeypatch.setattr("pytest_unlearn.models.sources.fetch", fetch)
+    for named in (None, "v2"):
+        edit(adapter / CONFIG, base_model_name_or_path="Me/Base", revision=named)
+        assert resolve(str(adapter), FLAG).adapter == adapter
+    assert asked == [("Me/Base", "main"), ("Me/Base", "v2")]
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        ModelNotFoundError,
+        match=rf"{FLAG}={adapter}: its base Me/Base: not in the cache .*; or write {FLAG}=BASE "
+        rf"--unlearn-adapter={adapter}$",
+    ):
+        resolve(str(adapter), FLAG)
+
+
+@pytest.mark.parametrize(("style", "message"), [("chat", "no chat template"), ("infill", "middle")])
+def test_a_style_that_the_tokenizer_lacks(folder: Path, style: str, message: str) -> None:
+    """Told before anything is trained, and not by each case."""
+    source = resolve(str(folder), FLAG)
+    with pytest.raises(ModelNotFoundError, match=rf"{FLAG}: .*the tokenizer .*{message}"):
+        check_loadable(source, FLAG, [style])
+    if style == "chat":
+        template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+        edit(folder / "tokenizer_config.json", chat_template=template)
+        check_loadable(source, FLAG, [style])
