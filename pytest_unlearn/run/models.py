@@ -184,18 +184,16 @@ class ModelPair:
                 self.check(source, f"{flag}={source.name}")
 
     def find(self) -> dict[str, ModelSource]:
-        """Return the named models by their flags; nothing of torch is imported for a CPU.
-
-        Raises ModelNotFoundError, also for an adapter that does not fit.
-        """
+        """Return the named models by their flags; nothing of torch is imported for a CPU. Raises
+        ModelNotFoundError, also for an adapter that does not fit."""
         found = {"--unlearn-model": self._original}
         if self._baseline is not None:
             found["--unlearn-baseline"] = self._baseline
         if self._settings.retrained not in (None, RETRAIN):
             found["--unlearn-retrained"] = self._named_retrained
         if (folder := self._settings.adapter) is not None:
-            given = fit_adapter(self._original, folder, "--unlearn-adapter", name=str(folder))
-            found["--unlearn-adapter"] = given
+            flag = "--unlearn-adapter"
+            found[flag] = fit_adapter(self._original, folder, flag, name=str(folder))
         if not self._settings.replay:
             check_device(self._settings.device)
         return found
