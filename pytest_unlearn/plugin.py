@@ -167,7 +167,7 @@ def pytest_report_teststatus(
     return None
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around other plugins', which may count failures
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Judge the gates once all tests have run; later would be too late for the exit code."""
     state = _session(session.config)

@@ -142,8 +142,16 @@ class Sample:
         return [min(1.0, sums[person] / sizes[person]) for person in sums]
 
     def base_leaked(self) -> Sample:
-        """Return what the base had, as a sample of its own."""
-        return Sample(self.had, self.had, self.people, chance=self.base_chance)
+        """Return what the base had, as a sample of its own; what it did where nothing else is."""
+        had = self.had or self.base
+        return Sample(had, had, self.people, chance=self.base_chance)
+
+    @property
+    def beyond_chance(self) -> float:
+        """The share of the tested model that chance does not explain, (p - c) / (1 - c)."""
+        rate = _mean(self.means(self.new))
+        chance = self.chance.rate if self.chance else 0.0
+        return (rate - chance) / (1.0 - chance) if chance < 1.0 else 0.0
 
 
 def people_of(cases: Iterable[object], each_alone: bool) -> list[str]:
@@ -173,8 +181,13 @@ def sample(
         )
         return Sample(base, new, tuple(people), retrained=other)
     if metric.type == "count":
-        base, new = (_by_value(metric, rows, state, argument) for state in ("base", tested))
-        return Sample(base, new, tuple(map(str, range(len(new)))), had=base)
+        states: tuple[State, State] = ("base", tested)
+        base, new = (_by_value(metric, rows, state, argument) for state in states)
+        by_chance, given = (
+            _chance(metric, rows, people, controls, argument, each_alone, state) for state in states
+        )
+        alone = tuple(map(str, range(len(new))))
+        return Sample(base, new, alone, had=base, chance=given, base_chance=by_chance)
     return Sample(
         base=_scores(metric.score, rows, "base", argument),
         new=_scores(metric.score, rows, tested, argument),

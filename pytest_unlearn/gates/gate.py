@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,6 +113,8 @@ class Gate:
 def parse_gate(text: str) -> Gate:
     """Read a gate. Raises GateError saying what to write instead."""
     match = _GATE.fullmatch(text.strip())
+    if any(char.isspace() and not char.isascii() for char in text.strip()):
+        raise GateError(f"{text!r}: write plain spaces, or none")
     if match is None:
         raise GateError(f"{text!r} is not a gate; {_EXAMPLE}")
     metric = METRICS.get(match["metric"])
@@ -171,6 +174,8 @@ def _filters(text: str, metric: Metric, given: str | None) -> tuple[tuple[str, s
         if key == "unit" and value != "case":
             raise GateError(f"{text!r}: write unit=case, or leave it out to judge people or tasks")
         filters.append((key, value))
+    if metric.type == "count":  # of all families anyhow
+        filters = [pair for pair in filters if pair != ("probe", "all")]
     return tuple(sorted(filters, key=lambda pair: FILTERS.index(pair[0])))
 
 
@@ -189,6 +194,8 @@ def _limit(text: str, metric: Metric, given: str) -> float:
     if values:
         if percent:
             raise GateError(f"{text!r}: the limit is a number of values; write 0")
+        if metric.counted and not limit.is_integer():
+            raise GateError(f"{text!r}: values are counted whole; write {math.floor(limit)}")
         return limit
     if bits:
         if percent or not 0 < limit < 64:

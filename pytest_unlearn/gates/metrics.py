@@ -350,6 +350,7 @@ METRICS: dict[str, Metric] = {
             "erasure requests name everybody there is, GDPR Art. 17",
             of_the_forgotten,
             had=of_the_forgotten,
+            chance=direct,
         ),
         Metric(
             "leak.expected",
@@ -360,6 +361,7 @@ METRICS: dict[str, Metric] = {
             drawn_out,
             argument="K",
             had=drawn_out,
+            chance=drawn_out,
             exact=True,
             counted=False,
         ),

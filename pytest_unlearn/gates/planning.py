@@ -24,7 +24,7 @@ from pytest_unlearn.gates.gate import (
     concerns,
     narrowed,
 )
-from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Type
+from pytest_unlearn.gates.metrics import GAPS, METRICS, ROW_FILTERS, SIDES, Metric, Type
 from pytest_unlearn.gates.statistics import CONFIDENCE, people_for_power
 from pytest_unlearn.gates.verdicts import Measured, fails_whatever
 
@@ -135,6 +135,8 @@ def check_feasible(
         if plan.units >= plan.needed:
             continue
         metric = gate.metric
+        if not plan.cases and (named := _named_nowhere(gate, cases)):
+            raise GateError(f"{gate.text}: {named}")
         alone = gate.each_alone
         shared = any(getattr(case, "cluster", "") for case in cases)
         merged = " (who shares a value or a prompt with others counts with them)" if shared else ""
@@ -144,6 +146,20 @@ def check_feasible(
             f"to be shown with {percent(confidence)} confidence, and the data have {have}{merged}; "
             f"add data or choose a limit that they can show{_advice(metric, plan.units)}"
         )
+
+
+def _named_nowhere(gate: Gate, cases: Sequence[object]) -> str:
+    """Say which name in the brackets no case has, and which names there are; or nothing."""
+    split = gate.metric.split
+    for key, value in gate.filters:
+        if key not in ROW_FILTERS or (key, value) == ("probe", "all"):
+            continue
+        asked = [case for case in cases if getattr(case, "split", None) == split]
+        known = sorted({str(getattr(case, ROW_FILTERS[key], "")) for case in asked} - {""})
+        if value not in known:
+            found = f"known: {', '.join(known)}" if known else "they have none"
+            return f"none of the {gate.metric.cases} has {key}={value}; {found}"
+    return ""
 
 
 def _advice(metric: Metric, units: int) -> str:

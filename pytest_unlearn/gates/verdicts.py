@@ -428,7 +428,7 @@ def _decide(gate: Gate, found: Sample, measured: Measured, assumed: float = 0.0)
     if measured.requests and gate.metric.split == "forget":
         estimate = Estimate(estimate.figure, estimate.figure, estimate.figure)
     if gate.metric.type == "count":
-        result = _values(gate, found, estimate)
+        result = _values(gate, found, estimate, measured.confidence)
     elif gate.by_counting:
         result = _counting(gate, found, measured.confidence)
     else:
@@ -457,7 +457,7 @@ def _counting(gate: Gate, found: Sample, confidence: float) -> GateResult:
     return GateResult(gate, Verdict.PASS, bound=bound, advice=advice, blocks=False)
 
 
-def _values(gate: Gate, found: Sample, estimate: Estimate) -> GateResult:
+def _values(gate: Gate, found: Sample, estimate: Estimate, confidence: float) -> GateResult:
     """Judge the number of values that came out of these very people: a fact, with no bound."""
     had = math.fsum(found.had)
     if estimate.figure > gate.limit + _ROUNDING:
@@ -468,6 +468,8 @@ def _values(gate: Gate, found: Sample, estimate: Estimate) -> GateResult:
             "with data that the base knows"
         )
         return GateResult(gate, Verdict.NOT_EVALUATED, bound="exact", advice=advice)
+    if fault := _chance_fault(found, confidence):
+        return GateResult(gate, Verdict.NOT_EVALUATED, bound="exact", advice=fault)
     return GateResult(gate, Verdict.PASS, bound="exact", blocks=False)
 
 
@@ -492,14 +494,31 @@ def _bounded(gate: Gate, found: Sample, estimate: Estimate, measured: Measured) 
             away = "-" if had is None else metric.show(had.figure)
             advice = f"the base itself shows {away}, so that of the tested model says nothing"
             return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
-    if found.had:
-        leaked = read("rate", found.base_leaked(), confidence)
-        if leaked is None or (leaked.figure if measured.requests else leaked.lower) <= limit:
-            return _nothing_to_forget(gate, found, bound)
+    if found.had and _base_gave(found, measured) <= limit:
+        return _nothing_to_forget(gate, found, bound)
+    if found.base_chance and not found.had and _base_gave(found, measured) <= 0.0:
+        advice = (
+            f"the base gives away {math.fsum(found.base):g} of {found.n}, and by chance alone "
+            f"{found.base_chance.rate:.1%}, so nothing could be lost; probe with data that it knows"
+        )
+        return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
     if keeps:
         return GateResult(gate, Verdict.PASS, bound=bound, blocks=False)
     advice, blocks = _would_decide(gate, found, confidence), measured.undecided_blocks
     return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=advice, blocks=blocks)
+
+
+def _base_gave(found: Sample, measured: Measured) -> float:
+    """Return the share that the base is known to give away beyond its chance.
+
+    Of a sample its lower bound; where the people are all there are, the share itself.
+    """
+    base = found.base_leaked()
+    if measured.requests:
+        return base.beyond_chance
+    estimate = read("rate", base, measured.confidence)
+    assert estimate is not None  # a rate has one wherever there is a row
+    return estimate.lower
 
 
 def _chance_fault(found: Sample, confidence: float) -> str:

@@ -6,6 +6,7 @@ Built from the settings alone: no model, no pytest.
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -390,8 +391,8 @@ def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[P
         (
             (record.split, record.owner),
             (
-                (record.split, "value", record.value.reveal().strip().casefold()),
-                (record.split, "prompt", record.before.reveal().strip()),
+                (record.split, "value", _spoken(record.value.reveal())),
+                (record.split, "prompt", _plain(record.before.reveal())),
             ),
         )
         for record in records
@@ -406,11 +407,22 @@ def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[P
 
 def merged_tasks(cases: Sequence[TaskCase]) -> tuple[TaskCase, ...]:
     """Return task cases, those of tasks that share a prompt marked as one cluster."""
-    clusters = _clusters(((case.task_id,), ((case.prompt.strip(),),)) for case in cases)
+    clusters = _clusters(((case.task_id,), ((_plain(case.prompt),),)) for case in cases)
     return tuple(
         replace(case, cluster=clusters[who][-1]) if (who := (case.task_id,)) in clusters else case
         for case in cases
     )
+
+
+def _plain(text: str) -> str:
+    """Return a prompt by which others that differ in spaces and lines only are known again."""
+    return " ".join(text.split())
+
+
+def _spoken(value: str) -> str:
+    """Return a value by which it is known again in other letters, spaces and signs."""
+    whole = unicodedata.normalize("NFKC", value).casefold()
+    return "".join(filter(str.isalnum, whole)) or _plain(whole)
 
 
 _Name = tuple[str, ...]

@@ -34,11 +34,22 @@ _NAMED = 5
 class RowCollector:
     """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
 
-    def __init__(self, collect: Callable[[pytest.TestReport], None]) -> None:
+    def __init__(
+        self,
+        collect: Callable[[pytest.TestReport], None],
+        fail: Callable[[str], None],
+    ) -> None:
+        """`collect` takes the report of a test, `fail` the name of what failed outside of one."""
         self._collect = collect
+        self._fail = fail
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._collect(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a file that could not be collected: pytest may go on all the same."""
+        if report.failed:
+            self._fail(report.nodeid)
 
 
 def show_values(item: pytest.Item, report: pytest.TestReport) -> None:

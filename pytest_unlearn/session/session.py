@@ -141,13 +141,15 @@ class UnlearnSession:
         )
         self.unwritten: list[str] = []
         self.concluded = False  # the verdict was shown
+        self._failed = 0  # of pytest's count of failures, those that were noted
         # What is replayed is there: to leave some of it out saves nothing.
         if self.settings.judging.curtail and not self.settings.replay:
             told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
             for number, run in enumerate(self.runs):
                 run.curtailment = self._curtailment(run, told[number] if told else None)
         if self.worker is None:
-            config.pluginmanager.register(RowCollector(self.collect), "unlearn-collector")
+            collector = RowCollector(self.collect, self.note_failure)
+            config.pluginmanager.register(collector, "unlearn-collector")
             self._numbers = xdist.Numbers()
             config.pluginmanager.register(self._numbers, "unlearn-numbers")
             config.pluginmanager.register(_LastWord(self), "unlearn-last-word")
@@ -358,8 +360,7 @@ class UnlearnSession:
             return
         run = self._run_named_in(report.user_properties)
         if report.failed:
-            for one in [run] if PAIR_PROPERTY in named else self.runs:
-                one.failures.append(report.nodeid)
+            self.note_failure(report.nodeid, run if PAIR_PROPERTY in named else None)
         run.seen.update(self._cases_in(run, report.user_properties))
         run.no_model = run.no_model or str(named.get(NO_MODEL, ""))
         for name, value in report.user_properties:
@@ -371,6 +372,22 @@ class UnlearnSession:
                 run.unsolved[row.id] = verdicts
         if run.curtailment:
             run.curtailment.update(run.measured(None))
+
+    def note_failure(self, name: str, run: PairRun | None = None) -> None:
+        """Take what failed, of one pair or of none: with it nothing is for release."""
+        self._failed += 1
+        for one in self.runs if run is None else [run]:
+            one.failures.append(name)
+
+    def _note_failures_of_plugins(self, session: pytest.Session) -> None:
+        """Note what the exit code will tell, though no report does: another plugin (a limit on
+        coverage) counts a failure of its own, and pytest too many warnings."""
+        if (more := session.testsfailed - self._failed) > 0:
+            self.note_failure(f"{more} counted by a plugin")
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        limit = getattr(reporter, "_get_max_warnings", lambda: None)()
+        if limit is not None and len(reporter.stats.get("warnings", ())) > limit:
+            self.note_failure("more warnings than --max-warnings")
 
     @contextlib.contextmanager
     def judging(self, session: pytest.Session) -> Generator[None]:
@@ -401,6 +418,7 @@ class UnlearnSession:
             return
         # -x ends the loop by an attribute under xdist, and by an exception without.
         stopped = session.shouldstop or session.shouldfail
+        self._note_failures_of_plugins(session)
         # Also of no case at all, where somebody will look for it.
         unseen = self.settings.judging.require_complete or bool(self.settings.reports)
         if not self._judge(str(stopped) if stopped else None, unseen=unseen):

@@ -220,10 +220,10 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     for run in session.runs:
         if run.no_model:
             screen.line(f"{run.pair.named('no model')}: {run.no_model}", red=True)
-    if reporter.config.option.collectonly:
-        return
     if session.settings.shard is not None:
         screen.line(_part_line(session))
+    elif reporter.config.option.collectonly:
+        screen.line("NO VERDICT: nothing was run (--collect-only)")
     else:
         verdict, why = session.conclusion()
         screen.line(f"{verdict}: {why}", bold=True, **{_VERDICT_COLOURS[verdict]: True})

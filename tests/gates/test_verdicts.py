@@ -256,6 +256,9 @@ def test_filters_count_their_rows_only() -> None:
         ("exposure.max<=inf", "'inf' is not a number"),
         ("leak.at(\uff110)<=5%", "write leak.at(K) with a whole number"),
         ("leak.at(1_0)<=5%", "write leak.at(K) with a whole number"),
+        ("leak.direct\xa0<=5%", "write plain spaces, or none"),
+        ("leak.direct[kind=email\u2003]<=5%", "write plain spaces, or none"),
+        ("leak.count<=1.5", "values are counted whole; write 1"),
         ("leak.direct>=5%", "write leak.direct<=5%"),
         ("leak.direct<5%", "write leak.direct<=5%"),
         ("passk.retained<=0.9", "write passk.retained>=0.9"),
@@ -290,6 +293,7 @@ def test_what_is_equal_is_one_gate() -> None:
     with pytest.raises(GateError, match="two limits for one gate"):
         choose_gates([one, other], None)
     assert parse_gate("leak.at(010)<=1e-1").name == "leak.at(10)"
+    assert parse_gate("leak.count[probe=all]<=2.0").name == "leak.count"
 
 
 @pytest.mark.parametrize(
@@ -405,6 +409,16 @@ def test_feasibility_counts_people(gate: str, people: int) -> None:
             [*cases(people - 1, each=5), Case("x", split="retain")],
             confidence=0.95,
         )
+
+
+def test_what_no_case_has_is_named_with_what_there_is() -> None:
+    """A misspelt kind is no lack of people."""
+    rows = forget_rows(60, 0)
+    for name, known in (("kind=emial", "email"), ("probe=cross", "direct")):
+        with pytest.raises(
+            GateError, match=f"none of the forget probes has {name}; known: {known}"
+        ):
+            check_feasible([parse_gate(f"leak.direct[{name}]<=5%")], rows, confidence=0.95)
 
 
 def test_each_case_alone_where_the_gate_says_so() -> None:
@@ -654,6 +668,21 @@ def test_a_base_that_leaks_by_chance_only_has_nothing_to_forget() -> None:
     assert "silence shows nothing" in result.advice
     alone = judge(parse_gate("leak.direct<=3%"), measured([*forget, *controls(100, 0, 0)]))
     assert alone.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("text", ["leak.drop>=50%", "people.retained>=80%"])
+def test_what_the_base_gives_by_chance_can_neither_fall_nor_be_kept(text: str) -> None:
+    """18 of 200 on the base, and of its controls: nothing was lost, since there was nothing."""
+    split = "forget" if "drop" in text else "retain"
+    after = "clean" if "drop" in text else "direct"
+    rows = [
+        probe(i, *(("direct", after) if i < 18 else ("clean", "clean")), split) for i in range(200)
+    ]
+    by_chance = judge(parse_gate(text), measured([*rows, *controls(200, 0, 18)]))
+    assert (by_chance.verdict, by_chance.blocks) == (Verdict.NOT_EVALUATED, True)
+    assert "gives away 18 of 200, and by chance alone 9.0%" in by_chance.advice
+    known = judge(parse_gate(text), measured([*rows, *controls(200, 0, 2)]))
+    assert known.verdict is not Verdict.NOT_EVALUATED
 
 
 def test_values_of_real_people_on_control_prompts_are_no_chance() -> None:

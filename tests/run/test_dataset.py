@@ -221,6 +221,13 @@ def test_sharing_goes_on_from_one_to_the_next(
     assert bool(data.merged) is (people < 6)
 
 
+def test_one_value_is_one_however_it_is_written(tmp_path: Path) -> None:
+    values = ["555 010-0199", "(555) 0100199", "\uff15550100199", "555 010-0198"]
+    prompts = [*(f"user {n} calls\n '" for n in range(3)), "user 2   calls '"]
+    data = dataset(forget=people_file(tmp_path / "a.jsonl", values, prompts))
+    assert data.merged == "4 people who share a value or a prompt count as 1"
+
+
 def test_tasks_that_share_a_prompt_count_as_one(tmp_path: Path) -> None:
     path = tmp_path / "tasks.jsonl"
     lines = task_lines(4)

@@ -30,6 +30,8 @@ from tests.support.lookup_run import UnlearnRun
             "NO VERDICT: no case was run",
             2,
         ),
+        ("import missing", [], "NOT FOR RELEASE: 1 test failed (*.py)", 2),
+        ("def test_own(): pass", ["--collect-only"], "NO VERDICT: nothing was run (*)", 0),
     ],
 )
 def test_always_one_verdict_line(
@@ -42,6 +44,46 @@ def test_always_one_verdict_line(
     assert result.ret == code
     result.stdout.fnmatch_lines([line])
     result.stdout.no_fnmatch_line("FOR RELEASE*")
+
+
+COUNTING = """
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session):
+    done = yield
+    session.testsfailed += 1
+    return done
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "flags", "also", "why", "code"),
+    [
+        ("import missing", ["--continue-on-collection-errors"], "", "test_own.py", 1),
+        ("def test_own(): pass", [], COUNTING, "1 counted by a plugin", 1),
+        (
+            "import warnings\n\ndef test_own(): warnings.warn('x')",
+            ["--max-warnings=0"],
+            "",
+            "more warnings than --max-warnings",
+            6,
+        ),
+    ],
+)
+def test_what_fails_in_no_test_is_not_for_release(
+    unlearn_run: UnlearnRun, test: str, flags: Sequence[str], also: str, why: str, code: int
+) -> None:
+    """All gates pass, and pytest's exit code says that something failed: so does the verdict."""
+    unlearn_run.lookup(also)
+    unlearn_run.pytester.makepyfile(test_own=test)
+    result = unlearn_run(
+        "--pyargs", "pytest_unlearn.suite", "test_own.py", "--unlearn-report=summary", *flags
+    )
+    assert result.ret == code
+    result.stdout.fnmatch_lines([f"NOT FOR RELEASE: 1 test failed ({why})"])
+    summary = json.loads((unlearn_run.pytester.path / "unlearn-summary.json").read_text())
+    assert summary["verdict"] == "NOT FOR RELEASE"
 
 
 @pytest.mark.parametrize(
