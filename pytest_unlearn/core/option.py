@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
 
+# As people write it, whatever Python accepts: no `1_000`, no other script's digits, no hundred of
+# them.
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 # What a setting affects: the models that are made, the data, what is measured on them, how the
 # measurements are judged, or only what else is done and shown.
 Role = Literal["model", "data", "measure", "judge", "show"]
@@ -107,10 +111,9 @@ def whole_number(least: int) -> Callable[[Given], int]:
     """Return a parser of a whole number of at least `least`."""
 
     def read(given: Given) -> int:
-        try:
-            number = int(given.value)
-        except ValueError:
-            raise UserError(f"{given.flag}={given.value}: write a whole number") from None
+        if not _WHOLE.fullmatch(str(given.value)):
+            raise UserError(f"{given.flag}={given.value}: write a whole number")
+        number = int(given.value)
         if number < least:
             raise UserError(f"{given.flag}={given.value}: write a whole number of at least {least}")
         return number

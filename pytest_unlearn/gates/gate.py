@@ -27,7 +27,7 @@ _GATE = re.compile(
     r"(?P<operator><=|>=|<|>|=+)\s*(?P<limit>[^\s<>=]+)"
 )
 _PLAIN = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
-_WHOLE = re.compile(r"[0-9]+")
+_WHOLE = re.compile(r"[0-9]{1,18}")
 # No sample is large enough to show less; and floats stay far from where they lose digits.
 _LEAST = Decimal("1e-9")
 _EXAMPLE = "write METRIC<=LIMIT or METRIC>=LIMIT, as in leak.direct<=5% or passk.retained>=0.9"

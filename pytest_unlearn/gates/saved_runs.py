@@ -19,7 +19,7 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.text_files import replacing, unwritable
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
-from pytest_unlearn.gates.gate import Gate, GateError, parse_gate
+from pytest_unlearn.gates.gate import Gate, GateError, parse_gate, plain_number
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Row, shown
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 
@@ -130,10 +130,10 @@ def parse_change(text: str) -> Change:
             f"{text!r}: a change in that direction is an improvement; write "
             f"{gate.name}:{worse}{amount}"
         )
-    try:
-        amount = float(match["amount"]) / (100 if match["percent"] else 1)
-    except ValueError:
-        raise GateError(f"{text!r}: {match['amount']!r} is not a number; write 1%") from None
+    exact = plain_number(match["amount"])
+    if exact is None:
+        raise GateError(f"{text!r}: {match['amount']!r} is not a number; write 1%")
+    amount = float(exact / (100 if match["percent"] else 1))
     if gate.metric.type != "maximum" and amount >= 1:
         raise GateError(f"{text!r}: the limit is in points; write 1% or 0.01")
     return Change(text.strip(), gate, amount, match["point"] is not None)

@@ -25,7 +25,15 @@ from pytest_unlearn.people.documents import CARRIER_NAMES, FILES, ordinary_code
 from pytest_unlearn.people.draws import Choices, Stream
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.locales import WORD_KINDS, faker_version, locales, word
-from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, records_digest, weight
+from pytest_unlearn.people.record import (
+    CARRIERS,
+    SPLITS,
+    Record,
+    Split,
+    records_digest,
+    spelling,
+    weight,
+)
 from pytest_unlearn.people.record_files import MIN_VALUE, records_of_people
 
 T = TypeVar("T")
@@ -38,6 +46,7 @@ ATTRIBUTE_KINDS = tuple(dict.fromkeys(k for k in (*KINDS, *WORD_KINDS) if k != "
 # So many draws in a row without a new value mean that a kind has no more of them.
 _FRUITLESS = 500
 _ALL = "all"
+_MOST_DIGITS = 9
 # Names for several carriers.
 _GROUPS = {"snippets": tuple(CARRIERS), "files": tuple(FILES), _ALL: CARRIER_NAMES}
 
@@ -96,6 +105,8 @@ def parse_people(text: str) -> PeopleOptions:
     changes: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name in _OPTIONS and not equals:
+            raise PeopleError(f"{name} has no value; write {name}=VALUE")
         if not equals or name not in _OPTIONS:
             like = nearest(name, _OPTIONS)
             raise PeopleError(
@@ -129,6 +140,8 @@ def _check(options: PeopleOptions) -> None:
 
 
 def _number(text: str, what: str, least: int = 0) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise PeopleError(f"{text[:9]}... is not {what}; write at most {_MOST_DIGITS} digits")
     if not (text.isascii() and text.isdigit() and int(text) >= least):
         raise PeopleError(f"{text!r} is not {what}; write a whole number of at least {least}")
     return int(text)
@@ -177,7 +190,8 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 
 @dataclass(slots=True)
 class Taken:
-    """What is somebody's already: names and values, and which locales have no more of a kind."""
+    """What is somebody's already: names and values, by their `spelling`, and which locales have no
+    more of a kind."""
 
     values: set[str] = field(default_factory=set)
     exhausted: set[tuple[str, str]] = field(default_factory=set)
@@ -264,8 +278,9 @@ def _new(kind: str, locale: str, choices: Choices, taken: set[str], name: str) -
         value = a_value(kind, locale, choices)
         if value is None:
             return None
-        if value not in taken and is_usable(kind, value, name):
-            taken.add(value)
+        spelt = spelling(value)
+        if spelt not in taken and is_usable(kind, value, name):
+            taken.add(spelt)
             return value
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,6 +55,12 @@ def weight(value: str) -> int:
     if value.isascii():
         return len(value)
     return len(value) + 2 * len(_HAN.findall(value)) + len(_HANGUL.findall(value))
+
+
+def spelling(value: str) -> str:
+    """Return a value without what spellings of it differ in: letters' case, spaces and signs."""
+    whole = unicodedata.normalize("NFKC", value).casefold()
+    return "".join(filter(str.isalnum, whole)) or whole.strip()
 
 
 def by_owner(records: Iterable[Record]) -> dict[str, list[Record]]:

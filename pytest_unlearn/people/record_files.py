@@ -96,6 +96,11 @@ def load_records(path: Path, split: Split, file_number: int = 1) -> tuple[Record
     return tuple(_Reader(split, {}, {}).read(lines, path, file_number))
 
 
+def request_name(path: Path) -> str:
+    """Return the name of the erasure request that a file is: its own, without the endings."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
 def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) -> tuple[Record, ...]:
     """Read the records of all files: forget, then retain, then control, file by file.
 
@@ -106,7 +111,7 @@ def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) ->
     ids: _Places = {}
     met: _Places = {}
     return tuple(
-        replace(record, request=path.stem) if requests and split == "forget" else record
+        replace(record, request=request_name(path)) if requests and split == "forget" else record
         for split in SPLITS
         for reader in [_Reader(split, ids, met)]
         for number, path in enumerate(paths.get(split, ()), start=1)

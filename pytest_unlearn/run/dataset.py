@@ -6,7 +6,6 @@ Built from the settings alone: no model, no pytest.
 from __future__ import annotations
 
 import functools
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible, stranger_records
-from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split
+from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, spelling
 from pytest_unlearn.people.record_files import load_files
 from pytest_unlearn.probes.families import FamilyError, Probe, build_probes, cross_carrier
 from pytest_unlearn.run.attack_cases import AttackCases
@@ -391,7 +390,7 @@ def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[P
         (
             (record.split, record.owner),
             (
-                (record.split, "value", _spoken(record.value.reveal())),
+                (record.split, "value", spelling(record.value.reveal())),
                 (record.split, "prompt", _plain(record.before.reveal())),
             ),
         )
@@ -417,12 +416,6 @@ def merged_tasks(cases: Sequence[TaskCase]) -> tuple[TaskCase, ...]:
 def _plain(text: str) -> str:
     """Return a prompt by which others that differ in spaces and lines only are known again."""
     return " ".join(text.split())
-
-
-def _spoken(value: str) -> str:
-    """Return a value by which it is known again in other letters, spaces and signs."""
-    whole = unicodedata.normalize("NFKC", value).casefold()
-    return "".join(filter(str.isalnum, whole)) or _plain(whole)
 
 
 _Name = tuple[str, ...]

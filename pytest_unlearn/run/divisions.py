@@ -24,6 +24,7 @@ from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.leaks.matching import Automaton, encodable
 from pytest_unlearn.models.examples import Example
 from pytest_unlearn.people.record import Record, by_owner
+from pytest_unlearn.people.record_files import request_name
 from pytest_unlearn.tasks.format import bundled_tasks
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 _APART = ":apart"
 _ENDING = ".jsonl"
+_ENDINGS = (_ENDING, f"{_ENDING}.gz")
+# Names of files that may lie beside the requests.
+_BESIDE = (".", "README", "manifest.json")
 # A request's name becomes part of ids of tests and of `[request=NAME]` in gates.
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -54,7 +58,7 @@ class Requests:
     @property
     def names(self) -> tuple[str, ...]:
         """The requests' names: their files', without the ending."""
-        return tuple(path.stem for path in self.files)
+        return tuple(map(request_name, self.files))
 
     @property
     def newest(self) -> str:
@@ -96,11 +100,20 @@ def read_requests(given: Given) -> Requests:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise UserError(f"{where}: {folder} {what}; name a folder with one *{_ENDING} a request")
-    files = sorted(folder.glob(f"*{_ENDING}"), key=_in_order)
+    found = [path for path in folder.iterdir() if not path.name.startswith(_BESIDE)]
+    files = sorted((path for path in found if path.name.endswith(_ENDINGS)), key=_in_order)
+    if others := sorted(path.name for path in found if path not in files):
+        raise UserError(
+            f"{where}: {others[0]} is no request, and whoever asked in it would be left out; name "
+            f"it *{_ENDING} (or *{_ENDING}.gz), or take it out of the folder"
+        )
     if not files:
         raise UserError(f"{where}: no *{_ENDING} in {folder}; write the people of each request")
-    for path in files:
-        if not _NAME.fullmatch(path.stem):
+    names = list(map(request_name, files))
+    for path, name in zip(files, names, strict=True):
+        if names.count(name) > 1:
+            raise UserError(f"{where}: two files are request {name}; rename one, or remove it")
+        if not _NAME.fullmatch(name):
             raise UserError(
                 f"{where}: {path.name} is a request's name, and part of tests' names; write it "
                 "with A-Z, a-z, 0-9, '.', '_' and '-' alone, as in 2026-01-15.jsonl"
@@ -110,8 +123,10 @@ def read_requests(given: Given) -> Requests:
 
 def _in_order(path: Path) -> list[tuple[bool, int, str]]:
     """Return what sorts names as people count: `2` comes before `10`."""
-    parts = re.split(r"(\d+)", path.stem)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    parts = re.split(r"([0-9]+)", path.name)
+    return [
+        (number % 2 == 1, int(part) if number % 2 else 0, part) for number, part in enumerate(parts)
+    ]
 
 
 def staged(records: Sequence[Record], requests: Requests) -> tuple[Record, ...]:

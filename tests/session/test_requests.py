@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.option import Given
+from pytest_unlearn.run.divisions import read_requests
 from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 REQUESTS = {"2026-2": 4, "2026-10": 8, "2026-11": 2}
@@ -177,3 +180,25 @@ def test_bad_input_is_named(asked: Asked, value: str, flags: list[str], said: st
     result = asked(*flags, value=value)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([said])
+
+
+def given(folder: Path) -> Given:
+    return Given("--unlearn-requests", folder.name, folder.parent)
+
+
+def test_no_file_is_left_out_in_silence(tmp_path: Path) -> None:
+    """Whoever asked in a file that nobody reads would be reported as forgotten."""
+    folder = tmp_path / "requests"
+    folder.mkdir()
+    for name in ("2.jsonl", "10.jsonl.gz", "README.md", ".hidden", "manifest.json"):
+        (folder / name).touch()
+    assert read_requests(given(folder)).names == ("2", "10")
+    for name, said in {
+        "3.json": "3.json is no request, and whoever asked in it would be left out",
+        "3.JSONL": "3.JSONL is no request",
+        "2.jsonl.gz": "two files are request 2",
+    }.items():
+        (folder / name).touch()
+        with pytest.raises(UserError, match=said):
+            read_requests(given(folder))
+        (folder / name).unlink()

@@ -64,7 +64,7 @@ def pytest_runtestloop(session):
         ("def test_own(): pass", [], COUNTING, "1 counted by a plugin", 1),
         (
             "import warnings\n\ndef test_own(): warnings.warn('x')",
-            ["--max-warnings=0"],
+            ["--max-warnings=0", "-Wdefault"],
             "",
             "more warnings than --max-warnings",
             6,
