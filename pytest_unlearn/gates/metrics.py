@@ -3,9 +3,9 @@
 A metric gives each row a score from 0 to 1 (or, for `maximum`, a number in its unit), on base and
 on tested model. `gates.estimates` turns the scores into bounds.
 
-A model is judged on what it was not trained on: of retained people and tasks, those held out count;
-of forget probes, a family whose words unlearning never used *and* the documents it was trained on,
-since neither may leak. The worse verdict of the two is the gate's."""
+A model is judged on what it was not trained on: held-out people and tasks; of forget probes on a
+family of new words *and* on trained documents, of which the worse verdict counts.
+"""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ METRICS: dict[str, Metric] = {
             "leak.sampled",
             "rate",
             "forget",
-            "the same, estimated from texts that were drawn (--unlearn-leak-samples, K or more)",
+            "the same, estimated from texts that were drawn (--unlearn-leak-samples)",
             "unbiased estimate of pass@k, arXiv 2107.03374",
             sampled,
             argument="K",
@@ -537,8 +537,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-# Of a family on which the base gives away less than this share, silence shows too little for it to
-# stand for the others in tables.
+# A family on which the base gives away less than this share stands for no others in tables.
 _TELLING = 0.2
 
 
