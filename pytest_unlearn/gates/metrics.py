@@ -62,8 +62,7 @@ FILTERS = (*ROW_FILTERS, "unit")
 VALUELESS = frozenset({"linear-probe"})  # attacks that bring out no value, but tell people apart
 # More bits than a rank among any number of decoys gives.
 _MOST_BITS = 64.0
-# Bounds are computed to so many digits (`estimates.read`).
-_MOST_DIGITS = 12
+_MOST_DIGITS = 12  # to which bounds are computed (`estimates.read`)
 
 
 @dataclass(frozen=True, slots=True)
