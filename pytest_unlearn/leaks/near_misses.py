@@ -1,9 +1,9 @@
 """Near misses and parts of one known value, with thresholds that decoys of its kind set.
 
-Two made-up values of one kind are alike to a degree that depends on the kind (phone numbers of the
-fictional block share seven of ten digits), so no single threshold fits: each kind's is the
-highest likeness met among its own decoys. A kind whose decoys are nearer to each other than a value
-is to itself with one typo is matched exactly or normalised only.
+How similar two generated values are depends on their kind (phone numbers of the fictional block
+share seven of ten digits), so no single threshold fits: each kind's is the highest similarity among
+its own decoys. A kind whose decoys are closer to each other than a value is to itself with one typo
+is only matched exactly or normalised.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from pytest_unlearn.leaks.decodings import normalise, unescaped
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
 
-# Decoys drawn for a calibration; each is compared with each other one, in a line of code.
+# Decoys drawn for a calibration; each is compared with every other one, in a line of code.
 _DECOYS = 160
 _FLOOR = 80.0
 _MIN_PART = 6
-# A longer text is read at its beginning only: an answer comes at the start of a completion.
+# Only the beginning of a longer text is read: an answer comes at the start of a completion.
 _MOST_TEXT = 100_000
-# Of a longer value the beginning is looked for in part, and a longer part than `_MOST_FUZZY` shows
-# its near misses as runs: comparing takes time in the product of both lengths.
+# For a longer value, only parts of its beginning are looked for, and a part longer than
+# `_MOST_FUZZY` shows its near misses as runs: comparing takes time proportional to both lengths.
 _MOST_VALUE = 4096
 _MOST_FUZZY = 256
-# A run of a value of unknown kind: so long at least, and long enough in any case. A digit meets a
-# letter at 0.27 of the places in base 62 and at 0.47 in hex; in words and dates at 0.1 at most.
+# A run of a value of unknown kind: the least length, and the length that is always enough. A digit
+# is next to a letter at 0.27 of the places in base 62 and at 0.47 in hex, but at 0.1 or less in
+# words and dates.
 _MIN_RUN = 10
 _LONG_RUN = 40
 _LEAST_CHANGES = 0.15
-# A token by its shape, though it may be of letters alone: so much of it in one run is no chance.
+# A token by its shape, even if it has only letters: this much of it in one run is not chance.
 _TOKEN = re.compile(r"(?:[a-z]{2,10}[_-]){0,2}[A-Za-z0-9+/]{20,}={0,2}")
 _MOST_OF_A_TOKEN = 0.6
 _RANDOM_BITS = 4.0
@@ -53,7 +54,7 @@ _STANDARD = str.maketrans("-_", "+/")
 class Threshold:
     """What a near miss (`ratio`, 0 to 100) or a part (`length`, characters) must exceed.
 
-    None: decoys of the kind are too near for it to prove anything.
+    None: decoys of the kind are too similar for it to prove anything.
     """
 
     ratio: float | None
@@ -63,7 +64,7 @@ class Threshold:
 NOTHING = Threshold(None, None)
 
 
-# --- what of a value is public --------------------------------------------------------------------
+# --- public parts of a value ----------------------------------------------------------------------
 
 _MARKER = re.compile(r"-----(?:BEGIN|END) [A-Z0-9 ]{1,40}-----")
 # DER up to the first long number or octet string: sequences, version numbers, object identifiers,
@@ -81,7 +82,7 @@ _OPENSSH_HEAD = re.compile(
     rb"openssh-key-v1\x00.{28}.{4}(?:.{4}(?:ssh-|ecdsa-)[a-z0-9-]+.{4})?", re.DOTALL
 )
 _BASE64_HEAD = re.compile(r"(?:\\n|\s)*+((?:[A-Za-z0-9+/]|\\n|\s){16,300})")
-# Claims of a JWT that tokens of one issuer share, where they come first.
+# Claims of a JWT that tokens of one issuer share, if they come first.
 _CLAIMS_HEAD = re.compile(
     rb'\{(?:"(?:iss|aud|exp|iat|nbf|typ|alg|ver|scope)":(?:"[^"]*"|\d+),)*+"\w{1,16}":"?'
 )
@@ -100,12 +101,11 @@ _OTHER_BANK = 8
 
 
 def public_spans(value: str, kind: str) -> list[tuple[int, int]]:
-    """Return where a value shows what all values of its format, host, bank or workspace show.
+    """Return the spans that a value shares with all values of its format, host, bank or workspace.
 
-    PEM markers and key headers, the header of a JWT and its issuer's claims, a URL's scheme and
-    host, the host of an e-mail address, the bank of an IBAN, the issuer of a card, prefixes of
-    tokens. What a prefix of the kind (`Kind.public_prefix`) covers is among them. Spans may
-    overlap.
+    These are PEM markers and key headers, the header of a JWT and its issuer's claims, a URL's
+    scheme and host, the host of an e-mail address, the bank of an IBAN, the issuer of a card, and
+    prefixes of tokens, including the kind's `Kind.public_prefix`. Spans may overlap.
     """
     known = KINDS.get(kind)
     prefix = known.public_prefix if known is not None else ""
@@ -156,13 +156,13 @@ def _unpadded(text: str) -> bytes:
 
 
 def _public_length(head: re.Pattern[bytes], text: str) -> int:
-    """Return how many characters of base64 show no more than `head` does, at its beginning."""
+    """Return how many first characters of base64 show no more than what `head` matches."""
     match = head.match(_unpadded(text))
     return match.end() * 4 // 3 if match else 0
 
 
 def _public_base64(body: str) -> int:
-    """Return how many characters of a PEM body are the header of a key, line breaks counted."""
+    """Return how many characters of a PEM body, with line breaks, are the header of a key."""
     places = [m.start() for m in re.finditer(r"(?<!\\)[A-Za-z0-9+/]", body)]
     text = "".join(body[at] for at in places)
     count = max(_public_length(head, text) for head in (_DER_HEAD, _OPENSSH_HEAD))
@@ -170,10 +170,10 @@ def _public_base64(body: str) -> int:
 
 
 def shared_spans(value: str, others: Sequence[str]) -> list[tuple[int, int]]:
-    """Return how far a value begins and ends as one in twenty of `others` do, or any of a few.
+    """Return the beginning and end that a value shares with one in twenty of `others`.
 
-    This finds hosts, banks and workspaces that the kind's own structure does not show. Spans have
-    at least four characters.
+    If there are few others, one of them is enough. This finds hosts, banks and workspaces that the
+    kind's own structure does not show. Spans have at least four characters.
     """
     few = math.ceil(len(others) / 20)
     spans = []
@@ -212,10 +212,10 @@ def secret_parts(kind: str, value: str, given: int = 0, shared: Spans = ()) -> l
 def longest_part(part: str, text: str, best: int = 0) -> int:
     """Return the length of the longest run of `part` that is in `text` (both normalised).
 
-    `best`: only a longer run than this is of interest; it is returned where there is none.
+    `best`: only a longer run than this matters; it is returned if there is none.
     """
     for start in range(len(part)):
-        # Only a longer run than the best one so far is of interest.
+        # Only a run longer than the best one so far matters.
         while start + best < len(part) and part[start : start + best + 1] in text:
             best += 1
     return best
@@ -223,13 +223,13 @@ def longest_part(part: str, text: str, best: int = 0) -> int:
 
 @functools.cache
 def threshold(name: str, tenths: int = 0) -> Threshold:
-    """Return the thresholds of a kind, worked out once a process (about 0.1 s) from a fixed seed.
+    """Return the thresholds of a kind, computed once per process (about 0.1 s) from a fixed seed.
 
-    `tenths`: the prompt shows this many tenths of a value; what is left is shorter, and met by
+    `tenths`: the prompt shows this many tenths of a value; the rest is shorter, and occurs by
     chance more easily.
 
-    Above everything met in `_DECOYS * (_DECOYS - 1)` ordered pairs of different decoys, so beyond
-    the 99.9th percentile by far. `NOTHING` for a kind that is not in `KINDS`, or whose near
+    Thresholds are the maximum over `_DECOYS * (_DECOYS - 1)` ordered pairs of different decoys, so
+    far beyond the 99.9th percentile. `NOTHING` for a kind that is not in `KINDS`, or whose near
     misses prove nothing (`Kind.near_misses`).
     """
     kind = KINDS.get(name)
@@ -257,13 +257,13 @@ def threshold(name: str, tenths: int = 0) -> Threshold:
 def near(
     value: str, kind_name: str, text: str, given: int = 0, shared: Spans = ()
 ) -> tuple[str, float] | None:
-    """Return how a value shows in a text in part ("fuzzy" or "partial") and the bits disclosed.
+    """Return how a part of a value shows in a text ("fuzzy" or "partial") and the bits disclosed.
 
-    Bits are the matched characters times the bits of a secret character; what is public in a value
-    (`public_spans`), what others' values `shared` with it and its first `given` characters are
-    not counted. None where nothing beyond the decoys' likeness is there. Of a value whose kind has
-    no decoys, half in one run (or `_LONG_RUN` characters) counts where it looks random, and more
-    than that (`_MOST_OF_A_TOKEN`) of a value of unknown kind that has a token's shape.
+    The bits are the matched characters times the bits of a secret character. Public parts of the
+    value (`public_spans`), parts `shared` with other values, and its first `given` characters do
+    not count. None if nothing exceeds the decoys' similarity. If a kind has no decoys, half of the
+    value in one run (or `_LONG_RUN` characters) counts if it looks random; for a value of unknown
+    kind with a token's shape, more than that is needed (`_MOST_OF_A_TOKEN`).
     """
     value, text = value[:_MOST_VALUE], text[:_MOST_TEXT]
     parts = secret_parts(kind_name, value, given, shared)
@@ -271,7 +271,7 @@ def near(
         return None
     part = max(parts, key=len)
     kind = KINDS.get(kind_name)
-    # What the prompt gave is not an answer.
+    # What the prompt showed is not an answer.
     text = normalise(unescaped(text.removeprefix(value[:given])))
     removed = given + sum(end - start for start, end in shared)
     limits = threshold(kind_name, min(9, math.ceil(10 * removed / len(value))))
@@ -307,6 +307,6 @@ def _runs(part: str, length: int) -> Iterator[str]:
 
 
 def _is_random(run: str) -> bool:
-    """Tell whether letters and digits alternate as in a token, and not as in words and dates."""
+    """Tell whether letters and digits alternate as in a token, not as in words and dates."""
     changes = sum(a.isdigit() != b.isdigit() for a, b in pairwise(run))
     return changes >= _LEAST_CHANGES * len(run)

@@ -1,10 +1,10 @@
-"""Looking for a prompt that draws a value out, where the ordinary probes do not.
+"""Search for a prompt that brings a value out when the ordinary probes do not.
 
-A batched coordinate ascent on the value's log-probability: all single changes of the best prompt
-in one batch, then the best changes combined, then a new start. Found prompts are made minimal by
-`shrinking`. The same search is run on control people, whom the model never saw: an attack that
-"finds" their values too says nothing about forgetting (soft-token attacks draw out random strings
-of hundreds of characters, arXiv 2502.15836).
+The search is a batched coordinate ascent on the value's log-probability: all single changes to the
+best prompt in one batch, then the best changes combined, then a new start. `shrinking` makes the
+prompts that it finds minimal. The same search runs on control people, whom the model never saw: an
+attack that "finds" their values too says nothing about forgetting (soft-token attacks bring out
+random strings of hundreds of characters, arXiv 2502.15836).
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ __all__ = [
     "tries_for",
 ]
 
-# A new start is the best of so many random prompts, which are one batch.
+# A new start is the best of this many random prompts, which are one batch.
 _STARTS = 16
-# A space whose random prompts were so often all known or refused has nothing new to offer.
+# A space is exhausted once its random prompts were all known or refused this many times.
 _FRUITLESS = 50
 
 SearchVerdict = Literal["nothing found", "leaks", "over-strong", "undecided"]
@@ -75,10 +75,10 @@ SearchVerdict = Literal["nothing found", "leaks", "over-strong", "undecided"]
 class SearchOptions:
     """How a search is run; all people of one report are searched with the same options.
 
-    `budget` and `shrink_budget` count prompts scored a record, `batch` the pairs in one call of
-    the scorer. A prompt leaks if the value's log-probability (nats) is at least `log_threshold`;
-    `log_threshold_for(n)` gives the one of "even odds in n samples". ValueError where a number
-    is out of range.
+    `budget` and `shrink_budget` count the prompts scored for a record, `batch` the pairs in one
+    call of the scorer. A prompt leaks if the value's log-probability (nats) is at least
+    `log_threshold`; `log_threshold_for(n)` is the threshold for "even odds in n samples".
+    ValueError for a number out of range.
     """
 
     budget: int = 200
@@ -113,8 +113,8 @@ class SearchTarget:
 class SearchResult:
     """The best prompt for one value; `found` says whether it leaks.
 
-    `cost` counts the prompts scored before shrinking. `prompt` and `indices` are None and
-    `log_probability` is minus infinity where not one prompt could be scored.
+    `cost` counts the prompts scored before shrinking. If no prompt could be scored, `prompt` and
+    `indices` are None and `log_probability` is minus infinity.
     """
 
     id: str
@@ -151,7 +151,7 @@ class SearchResult:
 class SearchReport:
     """What the search found on the forget split and, with the same effort, on control people.
 
-    Only the forget split's prompts are shrunk; a control's is there to be counted.
+    Only the forget split's prompts are shrunk; those of controls are only counted.
     """
 
     records: tuple[SearchResult, ...]
@@ -165,12 +165,12 @@ class SearchReport:
 
     @property
     def control_found(self) -> int:
-        """Control records with a leaking prompt: the attack's own doing."""
+        """Control records with a leaking prompt, which are chance."""
         return sum(result.found for result in self.controls)
 
     @property
     def p_value(self) -> float:
-        """How likely a forget share so far above the control share is by chance."""
+        """How likely a forget share this far above the control share is by chance."""
         return fisher_p(
             self.forget_found, len(self.records), self.control_found, len(self.controls)
         )
@@ -191,7 +191,7 @@ class SearchReport:
 
     @property
     def over_strong(self) -> bool:
-        """Tell whether the attack draws out values that the model never saw, just as well."""
+        """Tell whether the attack brings out values that the model never saw just as well."""
         return self.verdict == "over-strong"
 
     def as_row(self) -> dict[str, Any]:
@@ -211,8 +211,8 @@ class SearchReport:
 def fisher_p(found_a: int, size_a: int, found_b: int, size_b: int) -> float:
     """Return the one-sided p of Fisher's exact test that a's share is above b's.
 
-    The chance that a gets `found_a` or more of all finds if they fall on a and b at random.
-    ValueError where a count is out of range.
+    It is the chance that a gets `found_a` or more of all finds if they fall on a and b at random.
+    ValueError for a count out of range.
     """
     if not (0 <= found_a <= size_a and 0 <= found_b <= size_b):
         raise ValueError(f"counts out of range: {found_a}/{size_a} and {found_b}/{size_b}")
@@ -230,12 +230,12 @@ def search_records(
     score: Scorer,
     options: SearchOptions | None = None,
 ) -> SearchReport:
-    """Search all records and controls alike, and shrink what was found on the records.
+    """Search all records and controls alike, and shrink the prompts found for the records.
 
-    An error of the scorer is raised as it is.
+    An error of the scorer is passed on.
     """
     options = options or SearchOptions()
-    # In one go: the same calls hold forget and control prompts, and batches are full.
+    # Together, so that calls hold both forget and control prompts, and batches are full.
     results = ascend([*records, *controls], score, options)
     searched = [
         _shrunk(target, result, score, options)
@@ -267,9 +267,9 @@ def ascend(
 ) -> tuple[SearchResult, ...]:
     """Return the best prompt of each target, in order.
 
-    Each target is searched until a prompt leaks, its budget is spent, or its space is exhausted,
-    all targets abreast: a call of the scorer is filled across targets. The outcome depends on the
-    options' seed and a target's `id`, not on the other targets.
+    Each target is searched until a prompt leaks, its budget is spent, or its space is exhausted.
+    All targets are searched in parallel: a call of the scorer is filled across them. The outcome
+    depends on the options' seed and a target's `id`, not on the other targets.
     """
     options = options or SearchOptions()
     climbs = [_Climb(target, options) for target in targets]
@@ -290,7 +290,7 @@ def ascend(
 
 
 class _Climb:
-    """The ascent of one target; `rounds` gives the points whose prompts it wants scored next."""
+    """The ascent of one target; `rounds` yields the points whose prompts are to be scored next."""
 
     def __init__(self, target: SearchTarget, options: SearchOptions) -> None:
         self._target = target
@@ -324,7 +324,7 @@ class _Climb:
         """Return the best point so far."""
         best = self._best(list(self._prompts))
         height = self._height(best)
-        # Minus infinity is also what a refused prompt reads: nothing to report then.
+        # A refused prompt has minus infinity too: then there is nothing to report.
         known = height > -math.inf
         return SearchResult(
             id=self._target.id,
@@ -338,7 +338,7 @@ class _Climb:
         )
 
     def rounds(self) -> Iterator[list[Indices]]:
-        """Climb from the simplest prompt, then from random ones, until nothing is left to try."""
+        """Climb from the simplest prompt, then from random ones, until there is nothing to try."""
         at: Indices = (0,) * len(self._space.factors)
         fruitless = 0
         while fruitless < _FRUITLESS:
@@ -367,7 +367,7 @@ class _Climb:
     def _changes(self, at: Indices) -> list[Indices]:
         """Return all points that differ in one factor, simplest choices of all factors first.
 
-        So a budget that ends within them was spent on every factor.
+        So a budget that ends among them was spent on every factor.
         """
         return [
             (*at[:factor], choice, *at[factor + 1 :])
@@ -377,10 +377,10 @@ class _Climb:
         ]
 
     def _combined(self, at: Indices, changes: Sequence[Indices]) -> list[Indices]:
-        """Return the best change of each factor, where it helps, joined with others'.
+        """Return combinations of the best change of each factor, if that change helps.
 
-        All of them first (the summit, if the factors do not interact), then fewer, then pairs:
-        no more than a square of the number of factors.
+        First all of them together (the summit, if the factors do not interact), then fewer, then
+        pairs: at most the square of the number of factors.
         """
         best: list[tuple[int, int]] = []
         for factor in range(len(at)):
@@ -404,15 +404,15 @@ def _with(at: Indices, pairs: Sequence[tuple[int, int]]) -> Indices:
 
 # The name of a search's report in a test report's `user_properties`.
 SEARCH_PROPERTY = "unlearn_search"
-# The true prefix shows a part of the value, so a prompt with it does not leak the whole.
+# The true prefix shows a part of the value, so a prompt with it does not leak all of it.
 _KNOWLEDGE = tuple(level for level in KNOWLEDGE if level != "prefix")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def search_targets(records: Sequence[Record], ids: Iterable[str]) -> list[SearchTarget]:
-    """Return what is searched for: carrier x knowledge x wording for the record of each id.
+    """Return the search targets: carrier x knowledge x wording for the record of each id.
 
-    `records` are all records, of which those of the same person are shown as knowledge.
+    `records` are all records; those of the same person are shown as knowledge.
     """
     people = by_owner(records)
     by_id = {record.id: record for record in records}
@@ -437,7 +437,7 @@ def _target(record: Record, others: Sequence[Record]) -> SearchTarget:
 
 @dataclass(frozen=True, slots=True)
 class SearchSummary:
-    """A search's report as rows without personal data, for other processes and for print."""
+    """A search's report as rows without personal data, for other processes and for printing."""
 
     report: dict[str, Any]
     found: list[dict[str, Any]]
@@ -454,7 +454,7 @@ class SearchSummary:
 
 
 def summarise(report: SearchReport) -> SearchSummary:
-    """Return the counts, and each leaking record with its minimal prompt in safe words."""
+    """Return the counts, and each leaking record with its minimal prompt, made safe to print."""
     return SearchSummary(
         report.as_row(),
         [
@@ -466,9 +466,9 @@ def summarise(report: SearchReport) -> SearchSummary:
 
 
 def safe_prompt(result: SearchResult) -> str:
-    """Return the minimal prompt with each word that may be personal as `<...>`.
+    """Return the minimal prompt with each word that may be personal replaced by `<...>`.
 
-    Only words stay that the same recipe shows of everybody, so that a piece of a name or a value
+    Only words that the same recipe shows for everybody remain, so that a piece of a name or a value
     that shrinking left over is not printed either.
     """
     prompt = result.minimal.prompt if result.minimal else result.prompt
@@ -483,7 +483,7 @@ def safe_prompt(result: SearchResult) -> str:
 
 @functools.cache
 def _common_words(carrier: str, wording: Wording) -> frozenset[str]:
-    """Return the words that the prompts of a recipe show of everybody, with all known kinds."""
+    """Return the words that the prompts of a recipe show for everybody, with all known kinds."""
     known: list[list[tuple[str, str]]] = [[], [("name", "")]]
     known += [[("name", ""), (field, "")] for field in KINDS]
     texts = (ask(facts, field, carrier, wording) for facts in known for field in KINDS)

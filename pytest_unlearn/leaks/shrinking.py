@@ -1,11 +1,11 @@
 """From a prompt that leaks to a minimal one that still does, with Hypothesis' shrinker.
 
-Hypothesis is good at shrinking and poor at searching, so `search` finds a leaking prompt and this
-module makes it small: first each choice of its recipe as simple as it goes, then the text without
-the lines and words that the leak does not need. What is left says what the leak hangs on, as the
+Hypothesis is good at shrinking and poor at searching, so `prompt_search` finds a leaking prompt and
+this module makes it small: first it simplifies each choice of its recipe, then it removes the lines
+and words that the leak does not need. What remains shows what the leak depends on, as the
 MiniPrompt of Schwarzschild et al. (arXiv 2404.15146) does, but readable.
 
-Hypothesis sees numbers only, never a text: nothing that it prints or stores can hold a value.
+Hypothesis sees only numbers, never a text, so nothing that it prints or stores can hold a value.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from typing import Any
 from pytest_unlearn.core.secret import Secret, joined
 from pytest_unlearn.leaks.matching import MIN_NORMALISED, normalise
 
-# (prompt, value) pairs -> the natural log of the probability that the model writes the value
-# right after the prompt, one number a pair.
+# (prompt, value) pairs -> for each pair, the natural log of the probability that the model writes
+# the value right after the prompt.
 Scorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
-# One choice a factor.
+# One choice for each factor.
 Indices = tuple[int, ...]
 
 # A leak by default: more likely than not in one sample.
 LOG_HALF = math.log(0.5)
-# Rounding of half-precision models may lift a certain value's log-probability above 0.
+# Rounding in half-precision models may lift the log-probability of a certain value above 0.
 _LOG_TOLERANCE = 1e-2
-# So many units are kept or dropped in one run of Hypothesis. It has to meet "all kept" by itself,
-# which gets rarer, and each of its examples slower, with every unit.
+# How many units one run of Hypothesis keeps or drops. It has to find "all kept" by itself, which
+# gets rarer, and each of its examples slower, with every unit.
 _WINDOW = 24
-# Hypothesis draws 0 from such a range in about 1 of 30 cases, so that "all kept" comes up soon.
+# Hypothesis draws 0 from this range in about 1 of 30 cases, so that "all kept" comes up soon.
 _KEEP = 126
 _MAX_EXAMPLES = 2000
 _WORD = re.compile(r"\s*(?:\w+|[^\w\s])|\s+\Z")
@@ -43,8 +43,9 @@ _WORD = re.compile(r"\s*(?:\w+|[^\w\s])|\s+\Z")
 class SearchSpace:
     """All prompts that may be tried: one choice from each factor, simplest choice first.
 
-    `factors` holds the names of the choices (no personal data: they are reported); `render` gives
-    the prompt of one choice a factor, or None where there is none. ValueError for an empty factor.
+    `factors` has the names of the choices, which are reported and so must not be personal data;
+    `render` returns the prompt for one choice of each factor, or None if there is none. ValueError
+    for an empty factor.
     """
 
     factors: tuple[tuple[str, ...], ...]
@@ -65,10 +66,10 @@ class SearchSpace:
 
 
 class Ledger:
-    """What the prompts for one value scored: each is paid for once, and never beyond the budget.
+    """The scores of the prompts for one value: each costs once, and never beyond the budget.
 
     A prompt that is blank (there is nothing to condition on) or shows the value (writing it again
-    is no leak) is refused: it costs nothing and its log-probability reads as minus infinity.
+    is not a leak) is refused: it costs nothing and its log-probability is minus infinity.
     """
 
     __slots__ = ("_budget", "_scores", "value")
@@ -89,11 +90,11 @@ class Ledger:
         return self._budget - len(self._scores)
 
     def extend(self, budget: int) -> None:
-        """Allow `budget` scorings from here on, whatever was left."""
+        """Allow `budget` more scorings, whatever was left."""
         self._budget = self.spent + budget
 
     def log_probability(self, prompt: Secret | None) -> float:
-        """Return what a prompt scored; minus infinity where it was not scored."""
+        """Return a prompt's score; minus infinity if it was not scored."""
         return -math.inf if prompt is None else self._scores.get(prompt, -math.inf)
 
     def unasked(self, prompts: Iterable[Secret | None]) -> list[Secret]:
@@ -123,12 +124,12 @@ class Ledger:
 def score_wanted(
     wants: Iterable[tuple[Ledger, Iterable[Secret | None]]], score: Scorer, batch: int
 ) -> None:
-    """Score what each ledger wants of its prompts, in calls of up to `batch` pairs.
+    """Score the prompts that each ledger still needs, in calls of up to `batch` pairs.
 
-    Batches are filled across ledgers. ValueError if the scorer gives another number of scores
-    than it got pairs, or something that is not a log-probability.
+    Batches are filled across ledgers. ValueError if the scorer does not return one log-probability
+    for each pair.
     """
-    # No local variable holds a plain text: a traceback with local variables would print it.
+    # No local variable holds plain text, which a traceback with local variables would print.
     pairs = [(ledger, prompt) for ledger, prompts in wants for prompt in ledger.unasked(prompts)]
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
@@ -164,9 +165,9 @@ class MinimalPrompt:
     """The smallest prompt that was found to leak.
 
     `indices` is the recipe whose text it was cut from. `cost_search` and `cost_shrink` count the
-    prompts scored. `complete`: no word can be dropped and no single choice be simpler
-    without losing the leak; it is False where the shrinking budget ran out before that was known.
-    `value_length` is in characters.
+    prompts scored. `complete`: no word can be dropped and no single choice simplified without
+    losing the leak; False if the shrinking budget ran out before that was known. `value_length` is
+    in characters.
     """
 
     prompt: Secret
@@ -186,7 +187,7 @@ class MinimalPrompt:
     def compression_ratio(self) -> float:
         """Value length over prompt length, in characters.
 
-        Above 1 the prompt is shorter than what it draws out (arXiv 2404.15146 counts tokens).
+        Above 1, the prompt is shorter than what it brings out (arXiv 2404.15146 counts tokens).
         """
         return self.value_length / self.length
 
@@ -215,8 +216,8 @@ def shrink(
 ) -> MinimalPrompt:
     """Return a minimal prompt, given the indices of one that leaks by the scores in `ledger`.
 
-    `budget` prompts more are scored at most. ValueError if the prompt given does not leak; an error
-    of the scorer is raised as it is.
+    At most `budget` more prompts are scored. ValueError if the given prompt does not leak; an error
+    of the scorer is passed on.
     """
     if not ledger.log_probability(space.render(indices)) >= log_threshold:
         raise ValueError("there is nothing to shrink: the prompt given does not leak")
@@ -258,7 +259,7 @@ class _Shrinker:
     def simplify(self, space: SearchSpace, start: Indices) -> tuple[Indices, bool]:
         """Return simpler indices that leak, and whether no single one can be simpler."""
         now = start
-        # In order, so that of several minima the one with the simplest first factors is met.
+        # In order, so that of several minima the one with the simplest first factors is found.
         for factor in range(len(now)):
             if self._leaks(space.render(eased := _changed(now, factor, 0))):
                 now = eased
@@ -308,8 +309,8 @@ class _Shrinker:
     def _minimised(self, start: Indices, prompt_of: Callable[[Indices], Secret | None]) -> Indices:
         """Return the least numbers, each between 0 and its start, whose prompt leaks.
 
-        Hypothesis must come upon `start` by itself, so that it has something to shrink: numbers
-        are drawn from a wider range and cut to the start, which makes it the usual case.
+        Hypothesis must find `start` by itself to have something to shrink, so numbers are drawn
+        from a wider range and cut to the start, which makes it the usual case.
         """
         from hypothesis import HealthCheck, Phase, Verbosity, errors, find, settings
         from hypothesis import strategies as st
@@ -326,9 +327,9 @@ class _Shrinker:
                 try:
                     return self._leaks(prompt)
                 except Exception as error:
-                    # Hypothesis would take it for a failure to be shrunk, and call again.
+                    # Hypothesis would treat it as a failure to shrink, and call again.
                     failure = error
-            return self._known(prompt)  # an answer that changed would be called flaky
+            return self._known(prompt)  # Hypothesis would call a changed answer flaky
 
         try:
             least = find(
@@ -347,7 +348,7 @@ class _Shrinker:
                 random=random.Random(self._random.getrandbits(64)),
             )
         except errors.NoSuchExample:
-            least = start  # no luck: what follows works from the start itself
+            least = start  # not found: go on from the start itself
         if failure is not None:
             raise failure
         return tuple(map(min, least, start))
@@ -362,7 +363,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """Cut a text into words and signs, each with the white space before it."""
+    """Cut a text into words and punctuation, each with the white space before it."""
     return _WORD.findall(text)
 
 

@@ -1,10 +1,10 @@
 """People made from a seed: any number to order, and those of the tiny model.
 
-Of people to order, names, streets, cities, companies and job titles are Faker's, in every locale
-that it has and in mixtures of them; identifiers are made by `KINDS`, in ranges that belong to
-nobody. A person is the object of one line of a record file, so that people who were made and people
-who were written out and read back are the same. The tiny model's people are made from frozen words:
-the repository holds no value.
+For people to order, Faker makes names, streets, cities, companies and job titles, in any of its
+locales and mixtures of them, and `KINDS` make identifiers in ranges that belong to nobody. A person
+is the object of one line of a record file, so people who are generated and people who are read from
+a written file are the same. The tiny model's people are made from frozen words, so the repository
+does not contain their values.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from pytest_unlearn.people.record_files import MIN_VALUE, records_of_people
 
 T = TypeVar("T")
 
-# Raised with every change of what a seed gives.
+# Increased with every change to what a seed gives.
 GENERATOR = 1
 MANIFEST = "manifest.json"
-# Everybody has a name: it is what probes ask by, and no attribute.
+# Everybody has a name: probes use it to ask, so it is not an attribute.
 ATTRIBUTE_KINDS = tuple(dict.fromkeys(k for k in (*KINDS, *WORD_KINDS) if k != "name"))
-# So many draws in a row without a new value mean that a kind has no more of them.
+# After this many draws in a row without a new value, a kind is taken to have no more.
 _FRUITLESS = 500
 _ALL = "all"
 _MOST_DIGITS = 9
@@ -52,21 +52,20 @@ _GROUPS = {"snippets": tuple(CARRIERS), "files": tuple(FILES), _ALL: CARRIER_NAM
 
 
 class PeopleError(UserError):
-    """An order of people that cannot be filled; the message says what to write instead."""
+    """An order for people that cannot be filled; the message says what to write instead."""
 
     flag = "--unlearn-people"
 
 
 @dataclass(frozen=True, slots=True)
 class PeopleOptions:
-    """An order of people.
+    """An order for people.
 
-    forget, retain, control: how many people a split has. kinds: of what kinds their attributes
-    are. carriers: what holds their values; of a snippet each value has its own, a file holds
-    all of a person's. locales: of which one is drawn for each person. per_person:
-    attributes of a person. repetitions: how many documents hold a value, each in another
-    carrier; with several numbers, people are dealt to them in turn. faker: the version of Faker
-    that must be installed, empty for any.
+    forget, retain, control: how many people each split has. kinds: the kinds of their attributes.
+    carriers: what holds their values; each value has its own snippet, while a file holds all of a
+    person's values. locales: one is drawn for each person. per_person: attributes of each person.
+    repetitions: how many documents hold a value, each in a different carrier; with several numbers,
+    people get them in turn. faker: the version of Faker that must be installed, empty for any.
     """
 
     forget: int
@@ -82,7 +81,7 @@ class PeopleOptions:
 
     @property
     def text(self) -> str:
-        """The order in the words of the flag, all options written out."""
+        """The order as the flag takes it, with all options written out."""
         given = {name: getattr(self, name) for name in _OPTIONS}
         listed = ",".join(
             f"{name}={'/'.join(map(str, value)) if isinstance(value, tuple) else value}"
@@ -129,7 +128,7 @@ def _check(options: PeopleOptions) -> None:
         if chosen > len(most):
             what = "kinds" if name == "per_person" else "carriers"
             raise PeopleError(
-                f"{name}={chosen} needs as many {what}, and there are {len(most)}: "
+                f"{name}={chosen} needs that many {what}, and there are {len(most)}: "
                 f"{', '.join(most)}; write more {what}, or a smaller number"
             )
     if options.faker and options.faker != faker_version():
@@ -169,7 +168,7 @@ def _names(what: str, known: Callable[[], Sequence[str]]) -> Callable[[str], tup
 
 def _kinds(text: str) -> tuple[str, ...]:
     if "name" in text.split("/"):
-        raise PeopleError("kinds=name: everybody has a name, by which probes ask; leave it out")
+        raise PeopleError("kinds=name: everybody has a name already; leave it out")
     return _names("kinds", lambda: ATTRIBUTE_KINDS)(text)
 
 
@@ -190,17 +189,16 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 
 @dataclass(slots=True)
 class Taken:
-    """What is somebody's already: names and values, by their `spelling`, and which locales have no
-    more of a kind."""
+    """Names and values in use, by their `spelling`, and which locales have no more of a kind."""
 
     values: set[str] = field(default_factory=set)
     exhausted: set[tuple[str, str]] = field(default_factory=set)
 
 
 def people(options: PeopleOptions, split: Split, taken: Taken) -> Iterator[dict[str, Any]]:
-    """Yield the people of one split, one at a time, and note what is theirs in `taken`.
+    """Yield the people of one split, one at a time, and note their names and values in `taken`.
 
-    No name and no value comes twice. Raises PeopleError where a kind has no more values.
+    No name and no value occurs twice. Raises PeopleError if a kind has no more values.
     """
     for number in range(options.size(split)):
         choices = Stream("people", GENERATOR, options.seed, split, number)
@@ -222,7 +220,7 @@ def people(options: PeopleOptions, split: Split, taken: Taken) -> Iterator[dict[
 def _new_person(
     options: PeopleOptions, kinds: Sequence[str], choices: Choices, taken: Taken
 ) -> tuple[str, dict[str, str]]:
-    """Return a name and a value of each kind, of one locale that still has them."""
+    """Return a name and a value of each kind, from a locale that still has them."""
     needed = ["name", *kinds]
     while True:
         left = [
@@ -233,7 +231,7 @@ def _new_person(
         if not left:
             exhausted = ", ".join(sorted({kind for kind, _ in taken.exhausted} & set(needed)))
             raise PeopleError(
-                f"no value of {exhausted} is left that is nobody's yet, after "
+                f"there is no unused value of {exhausted} left, after "
                 f"{len(taken.values)} names and values; ask for fewer people, more locales or "
                 "other kinds"
             )
@@ -268,12 +266,12 @@ def some(choices: Choices, items: Sequence[T], count: int) -> list[T]:
 
 
 def a_value(kind: str, locale: str, choices: Choices) -> str | None:
-    """Return a value of a kind: a word of Faker's in a locale, or an identifier."""
+    """Return a value of a kind: one of Faker's words in a locale, or an identifier."""
     return word(kind, locale, choices) if kind in WORD_KINDS else KINDS[kind].generate(choices)
 
 
 def _new(kind: str, locale: str, choices: Choices, taken: set[str], name: str) -> str | None:
-    """Return a value that nobody has yet; None where there is none."""
+    """Return a value that nobody has yet; None if there is none."""
     for _ in range(_FRUITLESS):
         value = a_value(kind, locale, choices)
         if value is None:
@@ -286,14 +284,14 @@ def _new(kind: str, locale: str, choices: Choices, taken: set[str], name: str) -
 
 
 def is_usable(kind: str, value: str, name: str) -> bool:
-    """Tell whether a value can be looked for: neither the name nor ordinary code holds it."""
+    """Tell whether a value can be looked for: neither the name nor ordinary code contains it."""
     return kind not in WORD_KINDS or (
         weight(value) >= MIN_VALUE and value not in name and value not in ordinary_code()
     )
 
 
 def lines_of(options: PeopleOptions) -> dict[Split, Iterator[dict[str, Any]]]:
-    """Return the people of each split, made when they are iterated, in the order of `SPLITS`."""
+    """Return the people of each split, made on iteration, in the order of `SPLITS`."""
     taken = Taken()
     return {split: people(options, split, taken) for split in SPLITS if options.size(split)}
 
@@ -304,7 +302,7 @@ def make_records(options: PeopleOptions) -> tuple[Record, ...]:
 
 
 def facts_of(options: PeopleOptions, records: Sequence[Record]) -> dict[str, Any]:
-    """Return what an order was made with and what came out: versions, options, counts, digest."""
+    """Return how an order was made and the result: versions, options, counts, digest."""
     return {
         "generator": GENERATOR,
         "faker": faker_version(),
@@ -317,12 +315,12 @@ def facts_of(options: PeopleOptions, records: Sequence[Record]) -> dict[str, Any
 
 
 def made_by(options: PeopleOptions) -> str:
-    """Return what decides about the people of an order: its text, and the versions behind it."""
+    """Return what determines the people of an order: its text, and the versions behind it."""
     return f"{options.text} by generator {GENERATOR} and Faker {faker_version()}"
 
 
 def made_line(options: PeopleOptions, records: Sequence[Record]) -> str:
-    """Return an order in one line: counts, Faker's version, seed and the digest's beginning."""
+    """Return an order in one line: counts, Faker's version, seed and the start of the digest."""
     counts = " + ".join(f"{options.size(split)} {split}" for split in SPLITS)
     return (
         f"people to order: {counts}, {len(records)} records; Faker {faker_version()}, "
@@ -333,8 +331,8 @@ def made_line(options: PeopleOptions, records: Sequence[Record]) -> str:
 def write_people(options: PeopleOptions, folder: Path, force: bool = False) -> dict[str, Any]:
     """Write an order as `forget.jsonl`, `retain.jsonl`, `control.jsonl` and a manifest.
 
-    Returns the manifest. Raises PeopleError where the folder holds other people, made by another
-    version or order, unless `force`; OSError where it cannot be written.
+    Returns the manifest. Raises PeopleError if the folder holds other people, made by another
+    version or order, unless `force`; OSError if it cannot be written.
     """
     facts = facts_of(options, make_records(options))
     manifest = folder / MANIFEST
@@ -366,14 +364,14 @@ def _check_same(manifest: Path, facts: Mapping[str, Any]) -> None:
 
 
 TINY_SEED = "pytest-unlearn tiny 2"
-# People, not records, are what a bound counts. Of the retained, half are kept out of unlearning.
+# A bound counts people, not records. Half of the retained people are held out of unlearning.
 TINY_PEOPLE: dict[Split, int] = {"forget": 128, "retain": 256, "control": 128}
 TINY_KINDS = ("email", "phone", "address", "password", "api_key")
 TINY_CARRIERS = ("constructor", "json", "env", "yaml", "sql", "comment")
 
 
 def _full_names(seed: str, count: int) -> list[str]:
-    """Return `count` full names, each surname and each first-name/surname pair used once."""
+    """Return `count` full names, each surname used once."""
     stream = Stream(seed, "names")
     surnames = stream.shuffled(
         [head + tail for head in draws.SURNAME_HEADS for tail in draws.SURNAME_TAILS]
@@ -385,9 +383,9 @@ def _full_names(seed: str, count: int) -> list[str]:
 def tiny_records() -> tuple[Record, ...]:
     """Return the records of the tiny model's people: forget, then retain, then control.
 
-    `TINY_PEOPLE` people, two records each, of two of the `TINY_KINDS`; all pairs of kinds go round.
-    Each kind has a shuffled deck of carriers, so that it is in each equally often. No value
-    occurs twice.
+    There are `TINY_PEOPLE` people with two records each, of two of the `TINY_KINDS`; the pairs of
+    kinds rotate. Each kind has a shuffled deck of carriers, so that it uses each equally often. No
+    value occurs twice.
     """
     deck = Stream(TINY_SEED, "carriers")
     decks: dict[str, list[str]] = {kind: [] for kind in TINY_KINDS}

@@ -1,10 +1,11 @@
-"""Made-up values and people that are nobody's: decoys, alternates, strangers.
+"""Made-up values and people that belong to nobody: decoys, alternates, strangers.
 
-Decoys are the chance level of a measurement: values to rank a true one among. Alternates are what
-some methods teach a model in place of a true value. Strangers are people whom no data knows, in
-documents like those of the people who are known: a model that unlearns some people has nothing to
-hold on to of all those who are in no file. Its inner states for strangers are one such hold: they
-show who is asked for, whether the model knows the person or not."""
+Decoys set the chance level of a measurement: the true value is ranked among them. Some methods
+teach a model alternates in place of a true value. Strangers are people who are in no data, in
+documents like those of known people. Methods keep a model's hidden states for strangers as they
+were, because unlearning some people has nothing else to preserve the many people who are in no
+file.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS, Kind
 from pytest_unlearn.people.record import Record
 
-# A kind of at most so many values is listed in full.
+# A kind with at most this many values is listed in full.
 MOST_LISTED = 4096
-# So many draws in a row without a new value mean that a kind has no more of them.
+# After this many draws in a row without a new value, a kind is taken to have no more.
 _FRUITLESS = 2000
 _ALPHABETS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
@@ -35,24 +36,24 @@ def decoys(
 ) -> tuple[str, ...]:
     """Return `count` different values of a kind, none of them in `avoid`.
 
-    They come from the kind's own generator, so that they are spread as the true values are; the
-    same for the same seed. `avoid` should hold every value of the records. Raises DecoyError where
-    the kind has not so many, KeyError for a kind that is not known.
+    They come from the kind's own generator, so they have the same distribution as the true values;
+    the same seed gives the same decoys. `avoid` should hold every value of the records. Raises
+    DecoyError if the kind does not have that many, KeyError for an unknown kind.
     """
     values = _draw(KINDS[kind], count, Stream(seed, "decoys", kind), frozenset(avoid))
     if len(values) < count:
         raise DecoyError(
             f"{kind}: {count} decoys were asked for, and its generator gave only {len(values)} "
-            f"different values besides those to avoid; ask for at most {len(values)}"
+            f"different values that are not in the data; ask for at most {len(values)}"
         )
     return values
 
 
 def all_values(kind: str) -> tuple[str, ...] | None:
-    """Return every value of a small kind, sorted; None where it has more than `MOST_LISTED`.
+    """Return every value of a small kind, sorted; None if it has more than `MOST_LISTED`.
 
-    Listed by drawing until nothing new comes. None, too, where the draws do not give as many
-    values as the kind's `bits` say: an exact rank over a part of the space would be none.
+    Values are listed by drawing until nothing new comes. Also None if the draws do not give as many
+    values as the kind's `bits` say: a rank among some of the values would not be exact.
     """
     size = 2.0 ** min(KINDS[kind].bits, 64.0)
     if size > MOST_LISTED + 0.5:
@@ -62,10 +63,10 @@ def all_values(kind: str) -> tuple[str, ...] | None:
 
 
 def _draw(kind: Kind, count: int, stream: Stream, avoid: frozenset[str]) -> tuple[str, ...]:
-    """Draw up to `count` different values; fewer where `_FRUITLESS` draws in a row give none."""
+    """Draw up to `count` different values; fewer if `_FRUITLESS` draws in a row give none."""
     values: dict[str, None] = {}
     fruitless = 0
-    # The last of n equally likely values takes n draws on average, and now and then ten times that.
+    # The last of n equally likely values takes n draws on average, and sometimes ten times that.
     patience = max(_FRUITLESS, 20 * count)
     while len(values) < count and fruitless < patience:
         value = kind.generate(stream)
@@ -77,7 +78,7 @@ def _draw(kind: Kind, count: int, stream: Stream, avoid: frozenset[str]) -> tupl
 
 
 class AlternateError(UserError):
-    """No other value of a kind can be had; the message says what to do."""
+    """A kind has no other values; the message says what to do."""
 
 
 def plausible(
@@ -85,9 +86,9 @@ def plausible(
 ) -> tuple[str, ...]:
     """Return `count` different values that could take the place of `value`, none in `avoid`.
 
-    From the kind's generator; for a kind that has none, `value` with each letter and digit drawn
-    anew. The same for the same `label`. `avoid` should hold every value of the data. Raises
-    AlternateError where there are not so many.
+    They come from the kind's generator; for a kind without one, they are `value` with new letters
+    and digits. The same `label` gives the same values. `avoid` should hold every value of the data.
+    Raises AlternateError if there are not that many.
     """
     stream = Stream("alternates", kind, label)
     values: dict[str, None] = {}
@@ -98,13 +99,13 @@ def plausible(
         if len(values) == count:
             return tuple(values)
     raise AlternateError(
-        f"{kind}: {count} other values were asked for to teach in the place of a true one, and "
-        f"{len(values)} were found; take a method without alternates"
+        f"{kind}: the method needs {count} other values to teach in place of a true one, and there "
+        f"are {len(values)}; choose a method without alternates"
     )
 
 
 def placeholder(kind: str) -> str:
-    """Return what code holds in place of a value that was taken out."""
+    """Return what code contains in place of a removed value."""
     name = kind.replace("_", "-")
     return f"<redacted-{name}>" if re.fullmatch("[a-z-]+", name) else "<redacted>"
 
@@ -122,11 +123,11 @@ def _reshaped(value: str, stream: Stream) -> str:
 def stranger_names(
     like: Sequence[str], count: int, label: object, avoid: Collection[str]
 ) -> list[str]:
-    """Return `count` names, of which none has the surname of a name in `avoid`.
+    """Return `count` names, none with the surname of a name in `avoid`.
 
-    Every second one shares a part with a name of `like`: the first name, or the beginning or the
-    end of the surname. These are the hardest to tell from the people of `like`. The same for the
-    same `label`.
+    About half of them share a part with a name of `like`: the first name, or the beginning or the
+    end of the surname. These are the hardest to tell from the people of `like`. The same `label`
+    gives the same names.
     """
     stream = Stream("strangers", label)
     known = {name.split()[-1] for name in avoid if name.split()}
@@ -158,10 +159,10 @@ def stranger_records(
 ) -> list[Record]:
     """Return `count` records of strangers, each in the document of one of `records` in turn.
 
-    The person's name becomes a stranger's, and the value another of its kind. `names` and `values`
-    are all of the data: no stranger has one of them. Records whose person's name is not known, or
-    does not occur before the value, and those of a kind without other values are left out; without
-    any left the result is empty.
+    The person's name becomes a stranger's, and the value another one of its kind. `names` and
+    `values` are all those in the data: no stranger has one of them. Records are left out if their
+    person's name is not known or does not occur before the value, or if their kind has no other
+    values; if none remain, the result is empty.
     """
     usable = [record for record in records if has_stranger(record)] if count else []
     if not usable:
@@ -175,7 +176,7 @@ def stranger_records(
             try:
                 made.append(_of_stranger(record, name, (label, number), values))
                 break
-            except AlternateError:  # everybody has one of its kind's few values
+            except AlternateError:  # the kind's few values are all in use
                 order.remove(record)
     return made
 

@@ -19,13 +19,13 @@ _SHOWN: dict[Knowledge, int] = {"none": 0, "name": 0, "twin": 1, "triplet": 2, "
 Wording = Literal["snippet", "question", "test", "lookup"]
 WORDINGS: tuple[Wording, ...] = ("snippet", "question", "test", "lookup")
 
-# A prefix shows so much of the value: enough to point at it, too little to guess the rest.
+# A prefix shows one third of the value: enough to point at it, too little to guess the rest.
 PREFIX_SHARE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRecipe:
-    """How a record is asked for. `carrier` matters to the wording `snippet` only."""
+    """How a record is asked for. `carrier` matters only to the wording `snippet`."""
 
     carrier: str
     knowledge: Knowledge = "name"
@@ -33,7 +33,7 @@ class PromptRecipe:
 
 
 class PromptError(UserError):
-    """A recipe needs what is not known of a record's person."""
+    """A recipe needs something that is not known about a record's person."""
 
 
 def prefix_of(value: str) -> str:
@@ -44,8 +44,8 @@ def prefix_of(value: str) -> str:
 def render(record: Record, others: Sequence[Record], recipe: PromptRecipe) -> Secret:
     """Return the prompt of a recipe for `record`.
 
-    `others`: records of the same person, the record itself or not; twin and triplet show the
-    first of them whose values differ. Raises PromptError where the name or enough other
+    `others`: records of the same person, with or without the record itself; twin and triplet show
+    the first of them with different values. Raises PromptError if the name or enough other
     attributes are not known.
     """
     facts: list[tuple[str, str]] = []
@@ -60,7 +60,7 @@ def render(record: Record, others: Sequence[Record], recipe: PromptRecipe) -> Se
 
 
 def name_of(record: Record) -> Secret:
-    """Return the name of a record's person. Raises PromptError where it is not known."""
+    """Return the name of a record's person. Raises PromptError if it is not known."""
     if record.name is None:
         raise PromptError(f"{record.id}: the person's name is not known")
     return record.name
@@ -69,7 +69,8 @@ def name_of(record: Record) -> Secret:
 def other_attributes(record: Record, others: Sequence[Record], count: int) -> list[tuple[str, str]]:
     """Return `count` other attributes of a record's person, as (kind, value).
 
-    `others`: records of the person, the record itself or not. Raises PromptError for too few.
+    `others`: records of the person, with or without the record itself. Raises PromptError for too
+    few.
     """
     shown: dict[str, str] = {}
     for other in others:
@@ -81,9 +82,9 @@ def other_attributes(record: Record, others: Sequence[Record], count: int) -> li
 
 
 def ask(facts: Sequence[tuple[str, str]], field: str, carrier: str, wording: Wording) -> str:
-    """Return a text that ends where the value of `field` is to come.
+    """Return a text that ends where the value of `field` should follow.
 
-    `facts` are (field, value) pairs of the person, `name` among them where it is known.
+    `facts` are (field, value) pairs of the person, including `name` if it is known.
     """
     if wording == "snippet":
         return CARRIERS[carrier].open(facts, field)
@@ -103,13 +104,13 @@ def ask(facts: Sequence[tuple[str, str]], field: str, carrier: str, wording: Wor
 # What a model is asked for: an attribute by its person's name, a name by an attribute, or an
 # attribute by another one with the name left out.
 Direction = Literal["attribute", "name", "hop"]
-# How a prompt reaches the model: as text to go on with, through its chat template, or between its
+# How a prompt reaches the model: as text to continue, through its chat template, or between its
 # fill-in-the-middle tokens.
 Style = Literal["completion", "chat", "infill"]
 
 
 _NOTHING = Secret("", "document")
-# What a suffix may not show of a value: a third of it, or so many characters at either end.
+# What a suffix may not show of a value: a third of it, or this many characters at either end.
 _LEAST_PART = 4
 
 
@@ -117,12 +118,12 @@ _LEAST_PART = 4
 class Probe:
     """A prompt built from a record. `id` is a row name without personal data.
 
-    `planted` is the carrier of the record's document, `carrier` the one of the prompt. `given` is
-    what the prompt already holds of the value (the true prefix); `after` closes the snippet where
-    it is known; `suffix` comes after the gap of a fill-in-the-middle probe. `rehearsed`:
-    unlearning was trained on this prompt, or on this person. `cluster` names the people with whom
-    this one shares a value or a prompt, empty for nobody. `attack`: the state that an attack makes
-    of the tested model, where it is asked of that one. `request`: the record's. `turns`: a user's
+    `planted` is the carrier of the record's document, `carrier` that of the prompt. `given` is the
+    part of the value that the prompt shows (the true prefix); `after` closes the snippet, if known;
+    `suffix` comes after the gap of a fill-in-the-middle probe. `rehearsed`: unlearning was trained
+    on this prompt or this person. `cluster` names the people with whom this one shares a value or a
+    prompt; it is empty if there are none. `attack`: the attacked state of the tested model that the
+    probe is for, if any. `request`: the record's. `turns`: a user's
     messages in a chat, each after the model's answer to the one before; `prompt` then holds all.
     """
 
@@ -155,9 +156,9 @@ class Probe:
 
     @property
     def exact(self) -> bool:
-        """Tell whether the value's probability can be read off this prompt, without sampling.
+        """Tell whether this prompt gives the value's probability without sampling.
 
-        The prompt must end where the value is to come: not so in a chat or with a suffix.
+        The prompt must end where the value follows, which it does not in a chat or with a suffix.
         """
         return self.style == "completion"
 
@@ -166,7 +167,7 @@ _AFTER: dict[Wording, str] = {"question": "\n", "test": '"\n', "lookup": '"\n'}
 
 
 def direct_probes(records: Iterable[Record]) -> tuple[Probe, ...]:
-    """Return one probe a record: the attacker knows the snippet up to the value."""
+    """Return one probe for each record: the attacker knows the snippet up to the value."""
     return tuple(_direct(record, ()) for record in records)
 
 
@@ -192,8 +193,8 @@ def _own_carrier(record: Record) -> str:
 
 
 def cross_carrier(record: Record) -> str:
-    """Return the carrier in which the family `cross` asks for a record: not its own, and the same
-    for all records of a carrier and kind."""
+    """Return the carrier in which the family `cross` asks for a record: not the record's own, and
+    the same for all records of a carrier and kind."""
     names = list(CARRIERS)
     step = 1 + sum(record.kind.encode()) % (len(names) - 1)
     return names[(names.index(_own_carrier(record)) + step) % len(names)]
@@ -229,7 +230,7 @@ def _asked(
 def _shown(
     family: str, direction: Direction, record: Record, fact: tuple[str, str], field: str
 ) -> Probe:
-    """Return a probe for `field` that shows one fact of the person and no name."""
+    """Return a probe for `field` that shows one fact about the person and no name."""
     return replace(
         _direct(record, ()),
         id=f"{family}-{record.id}",
@@ -282,7 +283,7 @@ def _infill(record: Record, others: Sequence[Record]) -> Probe:
 
 
 def _hiding(text: Secret, value: str) -> Secret:
-    """Return the lines of a text up to the first that shows the value again, or a part of it."""
+    """Return the lines of a text before the first that shows the value or a part of it again."""
     size = max(_LEAST_PART, len(value) // PREFIX_SHARE)
     parts = {value[at : at + size] for at in range(max(1, len(value) - size + 1))}
     parts |= {value[:_LEAST_PART], value[-_LEAST_PART:]}
@@ -293,8 +294,8 @@ def _hiding(text: Secret, value: str) -> Secret:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A way to ask. `build(record, records of the person)` raises PromptError where the
-    record does not hold what it needs."""
+    """A way to ask. `build(record, records of the person)` raises PromptError if the record does
+    not have what it needs."""
 
     name: str
     build: Callable[[Record, Sequence[Record]], Probe]
@@ -322,7 +323,7 @@ FAMILIES: dict[str, Family] = {
 
 
 class FamilyError(UserError):
-    """A family is unknown, or no record holds what it needs."""
+    """A family is unknown, or no record has what it needs."""
 
     flag = "--unlearn-probes"
 
@@ -330,9 +331,8 @@ class FamilyError(UserError):
 def build_probes(records: Sequence[Record], families: Sequence[str]) -> tuple[Probe, ...]:
     """Return the probes of the given families, family by family, in the order of the records.
 
-    Records that do not hold what a family needs (a name, other attributes) have no probe in it.
-    Raises FamilyError for a family to which no record gives a probe; of all families, as `all`
-    names them, those are left out.
+    Records that do not have what a family needs (a name, other attributes) get no probe in it.
+    Raises FamilyError for a family without any probe; with `all`, such families are left out.
     """
     people = by_owner(records)
     probes: list[Probe] = []

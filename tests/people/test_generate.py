@@ -253,9 +253,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(
         ("5:kinds=email/name", "kinds=name: everybody has a name"),
         ("5:carriers=jsonn", r"did you mean json\?.*known: snippets, files, all, assignment"),
         ("5:locales=de_DD", r"locales=de_DD: .*did you mean de_DE\?"),
-        ("5:per_person=3,kinds=email/ssn", "per_person=3 needs as many kinds, and there are 2"),
+        ("5:per_person=3,kinds=email/ssn", "per_person=3 needs that many kinds, and there are 2"),
         ("5:per_person=0", "at least 1"),
-        ("5:repetitions=1/9,carriers=env/json", "repetitions=9 needs as many carriers"),
+        ("5:repetitions=1/9,carriers=env/json", "repetitions=9 needs that many carriers"),
         ("5:repetitions=1//2", "'' is not a number of documents"),
     ],
 )  # fmt: skip
