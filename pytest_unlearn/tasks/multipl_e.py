@@ -1,9 +1,9 @@
 """MultiPL-E tasks (arXiv 2208.08227) in JavaScript and Java: `name, language, prompt, tests,
 stop_tokens`.
 
-The tests are a program with the expected answers in it, which a solution in the same process could
-read. So they are taken apart here: each assert becomes a call, whose arguments are code of the
-task's language, and a value, which never gets near the solution.
+The tests are a program that contains the expected answers, which a solution in the same process
+could read. So they are taken apart here: each assert becomes a call, whose arguments are code in
+the task's language, and a value, which never gets near the solution.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEYS = frozenset({"stop_tokens"})
 _LANGUAGES = {"js": JAVASCRIPT, "javascript": JAVASCRIPT, "java": JAVA}
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _CALLED = re.compile(r"\s*([A-Za-z_$][\w$]*(?:\.[A-Za-z_$][\w$]*)*)\s*\(")
-# What comes with a package that no JDK has.
+# Classes of a package that is not part of any JDK.
 _ABSENT = re.compile(r"\b(?:Pair|Unit|Triplet|Quartet|Quintet)\s*(?:\.|<)")
 _ASSERTS = {JAVASCRIPT: "assert.deepEqual(", JAVA: "assert("}
 
@@ -48,12 +48,12 @@ def multipl_e_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         )
     stops = data["stop_tokens"]
     if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
-        raise TaskFileError(f'{where}: "stop_tokens": write a list of texts, and not {stops!r}')
+        raise TaskFileError(f'{where}: "stop_tokens": write a list of texts, not {stops!r}')
     if language == JAVA and not HOLDER.search(str(data["prompt"])):
-        raise TaskFileError(f'{where}: "prompt": no class Problem in it; MultiPL-E has one')
+        raise TaskFileError(f'{where}: "prompt": it has no class Problem, as in MultiPL-E; add it')
     name = _ODD.sub("-", text(data, "name", where)).strip("-")
     if not name:
-        raise TaskFileError(f'{where}: "name": {data["name"]!r} has no letter and no digit')
+        raise TaskFileError(f'{where}: "name": {data["name"]!r} has neither letters nor digits')
     tests = text(data, "tests", where)
     lacks = "org.javatuples" if language == JAVA and _ABSENT.search(tests) else ""
     entry_point, calls = ("", ()) if lacks else _tests(tests, language, where)
@@ -89,14 +89,18 @@ def _tests(source: str, language: str, where: str) -> tuple[str, tuple[Call, ...
     if len(names) != 1:
         raise TaskFileError(
             f'{where}: "tests": '
-            + (f"they call {', '.join(names)}" if names else f"no {_ASSERTS[language]}...) in them")
-            + "; compare what one function gives"
+            + (
+                f"they call {', '.join(names)}"
+                if names
+                else f"they have no {_ASSERTS[language]}...)"
+            )
+            + "; compare results of one function"
         )
     (name,) = names
     if language == JAVASCRIPT and name == "candidate":
         match = re.search(r"\bcandidate\s*=\s*([A-Za-z_$][\w$]*)", source)
         if match is None:
-            raise TaskFileError(f'{where}: "tests": no `let candidate = NAME;` in them')
+            raise TaskFileError(f'{where}: "tests": they have no `let candidate = NAME;`; add it')
         name = match[1]
     return name, tuple(call for _, call in calls)
 
@@ -115,7 +119,7 @@ def _inside(source: str, opening: str, where: str) -> Iterator[str]:
 
 
 def _closing(source: str, start: int) -> int:
-    """Return where the bracket closes that opened just before `start`, past texts and brackets."""
+    """Return where the bracket that opened just before `start` closes, skipping strings."""
     depth, at = 1, start
     while at < len(source):
         letter = source[at]
@@ -130,7 +134,7 @@ def _closing(source: str, start: int) -> int:
 
 
 def _text_end(source: str, at: int) -> int:
-    """Return the place after the text that begins at `at`."""
+    """Return the place after the string that begins at `at`."""
     end = at + 1
     while source[end : end + 1] != source[at]:
         if end >= len(source):
@@ -176,9 +180,10 @@ _LISTS = ("Arrays.asList", "List.of", "Set.of")
 
 
 class _Literal:
-    """Reads the value that a literal of JavaScript or Java gives: what MultiPL-E translates to.
+    """Reads the value of a JavaScript or Java literal, as MultiPL-E writes them.
 
-    Lists are lists, objects and maps dictionaries, a Java `Optional` a tuple of none or one.
+    Lists become lists, objects and maps dictionaries, a Java `Optional` a tuple of zero or one
+    item.
     """
 
     def __init__(self, source: str) -> None:
@@ -264,7 +269,7 @@ class _Literal:
     def _name(self) -> str:
         match = _WORD.match(self._rest())
         if match is None:
-            raise ValueError(f"{self._rest()[:30]!r} is no value")
+            raise ValueError(f"{self._rest()[:30]!r} is not a value")
         self._at += match.end()
         return re.sub(r"\s", "", match[0])
 
@@ -288,7 +293,7 @@ class _Literal:
             return dict(zip(pairs[::2], pairs[1::2], strict=True))
         if name in ("Optional.of", "Optional.empty") and self._take("("):
             return tuple(self._items(")"))
-        raise ValueError(f"{name} is no value known here")
+        raise ValueError(f"{name} is not a known value")
 
 
 def _number(match: re.Match[str]) -> int | float:
@@ -300,7 +305,7 @@ def _number(match: re.Match[str]) -> int | float:
 
 
 def single(value: Any) -> Any:
-    """Return what a number is in single precision."""
+    """Return a number rounded to single precision."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return struct.unpack("f", struct.pack("f", value))[0]
     return value

@@ -1,7 +1,7 @@
-"""Python statements in a text that is not all Python: found, and what they use, bind and change.
+"""Finds Python statements in a text that is not all Python, and what they use, bind and change.
 
-The time is linear in a text's length, nothing recurs on its depth, and nothing of a text's own
-warns: an invalid escape in a model's answer must not end a run under `-W error`.
+The time is linear in a text's length, nothing recurses on its depth, and the text itself causes no
+warnings: an invalid escape in a model's answer must not end a run under `-W error`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-# What a statement at module level may begin with that defines or changes something.
+# How a statement at module level that defines or changes something may begin.
 _START = re.compile(
     r"(?:def|async|class|from|import|if|try|for|while|with|match|del)\b|@"
     r"|[^\W\d*][\w.\[\], '\"*]*(?::[^=]+)?[-+*/|&]?=(?!=)"
@@ -29,7 +29,7 @@ _TOKENS = re.compile(
 _CUTS = 8
 # Characters read more than once, as a multiple of the text's length.
 _BUDGET = 8
-# What `ast.parse` raises on a text of any kind.
+# What `ast.parse` may raise on any text.
 FAULTS = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 _Definition: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -37,12 +37,12 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _OWN_SCOPES = (*_DEFINITIONS, ast.Lambda, *_COMPREHENSIONS)
-# Functions of the standard library that change what they are given first.
+# Functions of the standard library that change their first argument.
 _CHANGING = frozenset(
     "heappush heappop heapify heapreplace heappushpop insort insort_left insort_right shuffle "
     "setattr delattr setitem delitem iadd".split()
 )
-# Methods that change a container also where they are only named, as in `map(table.append, xs)`.
+# Methods that change a container even if they are only named, as in `map(table.append, xs)`.
 _MUTATORS = frozenset(
     "append appendleft extend extendleft insert pop popleft popitem remove discard add update "
     "setdefault clear sort reverse rotate subtract __setitem__".split()
@@ -53,11 +53,11 @@ _quiet = threading.Lock()
 
 
 def syntax_tree(source: str) -> ast.Module:
-    """Return the syntax tree of a program, without the warnings that parsing gives.
+    """Return the syntax tree of a program, without warnings from parsing.
 
-    Raises one of `FAULTS` for what is not a program.
+    Raises one of `FAULTS` for a text that is not a program.
     """
-    # The filters are the process's: one thread's must not be put back by another.
+    # Filters belong to the process: one thread must not restore another's.
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(source)
@@ -67,8 +67,8 @@ def syntax_tree(source: str) -> ast.Module:
 class Statement:
     """A statement at module level: lines `[first, last]` of a text, counted from 0.
 
-    Statements that share a line, by semicolons, have the lines of all of them. `complete` is False
-    where what followed it had to be cut off before it parsed.
+    Statements that share a line, with semicolons, have the lines of all of them. `complete` is
+    False if the text after it had to be cut off to make it parse.
     """
 
     node: ast.stmt
@@ -82,12 +82,12 @@ class Statement:
 
     @property
     def is_future(self) -> bool:
-        """Tell an import from `__future__`, which has to come first."""
+        """Tell whether this is an import from `__future__`, which has to come first."""
         return isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__"
 
 
 def statements(lines: Sequence[str]) -> list[Statement]:
-    """Return the statements of a text, in order; what is not Python is passed over."""
+    """Return the statements of a text, in order; what is not Python is skipped."""
     try:
         return list(_placed(syntax_tree("\n".join(lines)).body, 0, True))
     except FAULTS:
@@ -95,7 +95,7 @@ def statements(lines: Sequence[str]) -> list[Statement]:
 
 
 def _placed(body: Sequence[ast.stmt], offset: int, complete: bool) -> Iterator[Statement]:
-    places: list[list[int]] = []  # lines of statements that share none with others
+    places: list[list[int]] = []  # lines of statements, the same for those that share one
     for node in body:
         decorators: list[ast.expr] = getattr(node, "decorator_list", [])
         first = min([node.lineno, *(item.lineno for item in decorators)])
@@ -124,14 +124,14 @@ def _scattered(lines: Sequence[str]) -> Iterator[Statement]:
         yield from _placed(body, at, complete=stop == end)
         at = max(stop, at + 1)
         while not body and at < end and lines[at - 1].startswith("@"):
-            at += 1  # Of decorators that decorate nothing, none is tried again.
+            at += 1  # Decorators that decorate nothing are not tried again.
 
 
 def _end(lines: Sequence[str], start: int, budget: int) -> tuple[int, int]:
     """Return the line after the statement that begins at `start`, and the characters read.
 
-    It goes on over indented lines, comments, what an open bracket or triple quote holds, and the
-    clauses that belong to it. Without budget only the indentation counts.
+    It continues over indented lines, comments, the content of an open bracket or triple quote, and
+    the clauses that belong to it. Without budget only the indentation counts.
     """
     depth, quote, cost = 0, "", 0
     for at in range(start, len(lines)):
@@ -166,7 +166,7 @@ def _end(lines: Sequence[str], start: int, budget: int) -> tuple[int, int]:
 def _parsed(
     lines: Sequence[str], start: int, end: int, budget: int
 ) -> tuple[list[ast.stmt], int, int]:
-    """Parse lines `[start, end)`; where that fails, what is above the line at fault.
+    """Parse lines `[start, end)` or, if that fails, what is above the faulty line.
 
     Returns the statements, the line where they were cut, and the characters read.
     """
@@ -201,7 +201,7 @@ class _Scope:
     outer: set[str] = field(default_factory=set)  # by `nonlocal`
 
     def takes_from_module(self, name: str) -> bool:
-        """Tell whether a name that is used here is the module's."""
+        """Tell whether a name that is used here belongs to the module."""
         scope: _Scope | None = self
         while scope is not None and scope.parent is not None:
             if name in scope.declared:
@@ -214,14 +214,14 @@ class _Scope:
 
 
 def used_names(node: ast.AST) -> set[str]:
-    """Return the names that a statement takes from its module, also from inside its functions."""
+    """Return the names that a statement takes from its module, including inside its functions."""
     return {name for scope in _scopes(node) for name in scope.used if scope.takes_from_module(name)}
 
 
 def bound_names(node: ast.AST) -> set[str]:
-    """Return the module's names that a statement gives a value.
+    """Return the names of the module that a statement binds.
 
-    `table[0] = 1` and `function.limit = 3` change the value behind a name: see `Changes`.
+    `table[0] = 1` and `function.limit = 3` change the value of a name: see `Changes`.
     """
     return {name for item in _run_with(node, inner=False) for name in _binding(item)}
 
@@ -284,7 +284,7 @@ def _arguments(arguments: ast.arguments) -> Iterator[ast.arg]:
 
 
 def _binding(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a node by itself binds."""
+    """Yield the names that a node itself binds."""
     match node:
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
             yield node.name
@@ -300,10 +300,10 @@ def _binding(node: ast.AST) -> Iterator[str]:
 
 
 def _run_with(node: ast.AST, inner: bool = True) -> list[ast.AST]:
-    """Return the nodes that run with a statement: not what is inside its functions and classes.
+    """Return the nodes that run with a statement, without those inside its functions and classes.
 
-    `inner`: with what comprehensions hold, whose names are their own, and lambdas that are passed
-    on. `if __name__ == "__main__"` does not run in a module that is imported.
+    `inner`: include the content of comprehensions, whose names are their own, and of lambdas that
+    are passed on. `if __name__ == "__main__"` does not run in an imported module.
     """
     nodes = []
     waiting = [node]
@@ -323,7 +323,7 @@ def _run_with(node: ast.AST, inner: bool = True) -> list[ast.AST]:
 
 
 def _children(node: ast.AST) -> list[ast.AST]:
-    """Return a node's children, without the marks of loading and storing."""
+    """Return a node's children, without load and store contexts."""
     children: list[ast.AST] = []
     for name in node._fields:
         value = getattr(node, name, None)
@@ -335,7 +335,7 @@ def _children(node: ast.AST) -> list[ast.AST]:
 
 
 def is_main(node: ast.AST) -> bool:
-    """Tell `if __name__ == "__main__"`."""
+    """Recognize `if __name__ == "__main__"`."""
     return isinstance(node, ast.If) and any(
         isinstance(name, ast.Name) and name.id == "__name__" for name in ast.walk(node.test)
     )
@@ -347,13 +347,13 @@ def is_main(node: ast.AST) -> bool:
 class Changes:
     """What the statements of a program bind (`bound`, by node) and what they change (`of`).
 
-    Changed, without a new value, are a table that a loop fills, a function that is given an
-    attribute, a registry that a decorator writes to. What a call changes is read from the function
-    that it calls, where the text has one.
-    `entry_point`: calls of it, as in examples of its use, count as changing nothing.
+    Examples of changes without a new binding are a table that a loop fills, a function that gets an
+    attribute, and a registry that a decorator writes to. What a call changes is read from the
+    called function, if the text has it. `entry_point`: calls of it, as in examples of its use,
+    count as changing nothing.
     """
 
-    # Functions that call each other: a chain as long as this is followed.
+    # How long a chain of functions that call each other is followed.
     _ROUNDS = 4
 
     def __init__(self, program: Iterable[Statement], entry_point: str) -> None:
@@ -414,7 +414,7 @@ class Changes:
                 break
 
     def of(self, node: ast.stmt) -> set[str]:
-        """Return the names whose values running a statement changes."""
+        """Return the names whose values a statement changes when it runs."""
         if isinstance(node, _DEFINITIONS):
             changed = self._by_decorators(node.decorator_list)
             if isinstance(node, ast.ClassDef) and self._subclasses_count:
@@ -451,7 +451,7 @@ class Changes:
                 case ast.Global():
                     changed.update(node.names)
                 case ast.Expr(value=ast.Call(func=ast.Attribute() as method) as call):
-                    # Its result is not used: it is called for what it changes.
+                    # Its result is not used, so it is called for what it changes.
                     changed |= ({_root(method)} | _given(call)) & self._variables
                 case ast.Call():
                     changed |= self._by_call(node)
@@ -508,13 +508,13 @@ def _aliases(nodes: Iterable[ast.AST]) -> dict[str, set[str]]:
 
 
 def _given(call: ast.Call) -> set[str]:
-    """Return the names that a call is given, or parts of."""
+    """Return the names that a call gets as arguments, in whole or in part."""
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
     return {_root(argument) for argument in given} - {""}
 
 
 def _followed(names: set[str], aliases: dict[str, set[str]]) -> set[str]:
-    """Return the names with those that they are aliases of."""
+    """Return the names, and those that they are aliases of."""
     followed = set(names)
     waiting = list(names)
     while waiting:
@@ -525,7 +525,7 @@ def _followed(names: set[str], aliases: dict[str, set[str]]) -> set[str]:
 
 
 def _looks_at_subclasses(node: ast.AST) -> bool:
-    """Tell whether a program asks a class for those below it, or tells it of them."""
+    """Tell whether a program asks a class for its subclasses, or is notified of them."""
     return any(
         (isinstance(item, ast.Attribute) and item.attr == "__subclasses__")
         or (isinstance(item, ast.FunctionDef) and item.name == "__init_subclass__")
@@ -534,9 +534,9 @@ def _looks_at_subclasses(node: ast.AST) -> bool:
 
 
 def _root(node: ast.AST) -> str:
-    """Return the name at the start of `name.a[b].c(...)`, empty where there is none.
+    """Return the name at the start of `name.a[b].c(...)`, empty if there is none.
 
-    `f(x).sort()` changes what `f` gave, not `f`.
+    `f(x).sort()` changes the result of `f`, not `f`.
     """
     while True:
         if isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):

@@ -12,33 +12,33 @@ from pytest_unlearn.tasks.format import NAMES, PROGRAM, PYTHON, TaskCase
 
 TaskStyle = Literal["completion", "chat", "infill"]
 
-# Tokens of a solution, at least; more where the canonical solution is long.
+# The least room for a solution, in tokens; more if the canonical solution is long.
 TASK_TOKENS = 128
-# Of a program or a class for a programming contest.
+# The same for a program or a class for a programming contest.
 CONTEST_TOKENS = 1024
-# What comes after a solution in a text that runs on: marks that end a document, and code that uses
-# the function. None of them can occur inside a function, unless in a text at its margin.
+# What follows a solution in a text that runs on: markers that end a document, and code that uses
+# the function. They cannot occur inside a function, except in a string at its margin.
 STOPS = (
     *("<|endoftext|>", "<|endofmask|>", "<|im_end|>", "<file_sep>", "</s>"),
     *("\nif __name__", "\nprint(", "\nassert "),
 )
-# In an answer, prose and several blocks may follow each other: only a document's end ends it.
+# An answer may have prose and several blocks, so only the end of the document ends it.
 _CHAT_STOPS = STOPS[:5]
-# What several samples are drawn with unless another temperature is named; the nucleus is that of
-# the published pass@k figures (arXiv 2107.03374).
+# The defaults for several samples; the nucleus is that of the published pass@k figures
+# (arXiv 2107.03374).
 SAMPLING_TEMPERATURE, SAMPLING_TOP_P = 0.8, 0.95
 
 
 class SamplingError(UserError):
-    """Numbers of samples, k or temperature that do not fit together; the message names flags."""
+    """Numbers of samples, k or temperature do not fit together; the message names the flags."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How solutions are drawn: `samples` a case, at `temperature` (0: greedy) and `top_p`.
+    """How solutions are drawn: `samples` per case, at `temperature` (0: greedy) and `top_p`.
 
-    pass@k is measured for each of `ks`; the first is the one that `passk` gates judge. `tokens`:
-    room for a solution, None to give each as much as its canonical solution may need.
+    pass@k is measured for each of `ks`; `passk` gates judge the first. `tokens`: room for a
+    solution; None gives each as much as its canonical solution may need.
     """
 
     samples: int = 1
@@ -57,7 +57,7 @@ def parse_sampling(
     style: str = "completion",
     tokens: int | None = None,
 ) -> Sampling:
-    """Return the sampling that the flags ask for: one greedy solution, unless more are.
+    """Return the sampling that the flags ask for, by default one greedy solution.
 
     Raises SamplingError.
     """
@@ -66,7 +66,7 @@ def parse_sampling(
         heat = SAMPLING_TEMPERATURE
     nucleus = _number("--unlearn-top-p", top_p, SAMPLING_TOP_P if heat else 1.0) or 0.0
     if not 0 < nucleus <= 1:
-        raise SamplingError(f"--unlearn-top-p={top_p}: write a number over 0, of at most 1")
+        raise SamplingError(f"--unlearn-top-p={top_p}: write a number over 0 and at most 1")
     if samples > 1 and heat == 0:
         raise SamplingError(
             f"--unlearn-temperature=0 makes all {samples} samples of --unlearn-samples the same; "
@@ -115,8 +115,8 @@ def _style(text: str) -> TaskStyle:
 def prompt_of(case: TaskCase, style: TaskStyle) -> str:
     """Return what a model is asked: the task's code, or a message with it.
 
-    White space at its end is left to the model, as in `models.generation`: tokenizers merge it
-    with what follows.
+    White space at its end is left to the model, as in `models.generation`, because tokenizers merge
+    it with what follows.
     """
     code = case.prompt.rstrip()
     if style != "chat":
@@ -134,13 +134,13 @@ def prompt_of(case: TaskCase, style: TaskStyle) -> str:
 
 
 def suffix_of(case: TaskCase, style: TaskStyle) -> str:
-    """Return the code behind the gap, for `infill`: a line end where the task has none."""
+    """Return the code after the gap, for `infill`; a line end if the task has none."""
     return case.suffix or "\n" if style == "infill" else ""
 
 
 def stops_of(case: TaskCase, style: TaskStyle) -> tuple[str, ...]:
-    """Return the texts that end a solution: a program that prints is not over, and of another
-    language the task says them."""
+    """Return the texts that end a solution: a print does not end a program, and for another
+    language the task names them."""
     if case.entry_point == PROGRAM or style == "chat":
         return _CHAT_STOPS
     return STOPS if case.language == PYTHON else (*_CHAT_STOPS, *case.stops)
@@ -149,8 +149,8 @@ def stops_of(case: TaskCase, style: TaskStyle) -> tuple[str, ...]:
 def room_for(case: TaskCase, sampling: Sampling) -> int:
     """Return the number of tokens that a solution may take.
 
-    A solution that is cut off reads as unsolved. No tokenizer is loaded when chunks are cut; code
-    has more than two bytes a token. An answer holds the prompt's code as well.
+    A solution that is cut off counts as unsolved. No tokenizer is loaded when chunks are cut; code
+    has more than two bytes per token. An answer repeats the prompt's code.
     """
     if sampling.tokens is not None:
         return sampling.tokens
@@ -178,10 +178,10 @@ def seed_of(seed: int, case_id: str, number: int) -> int:
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """Return the unbiased estimate of pass@k: 1 - C(n-c, k) / C(n, k).
 
-    That is the chance that k of the n samples, drawn without replacement, hold one of the c that
-    passed (Chen et al., arXiv 2107.03374). Computed as -expm1(sum log1p(-k/i)) over
-    i = n-c+1 ... n: no cancellation where nearly all fail, no overflow for large n. Raises
-    ValueError for counts that cannot be.
+    That is the chance that k of the n samples, drawn without replacement, include one of the c that
+    passed (Chen et al., arXiv 2107.03374). It is computed as -expm1(sum log1p(-k/i)) over
+    i = n-c+1 ... n, without cancellation if nearly all fail and without overflow for large n.
+    Raises ValueError for impossible counts.
     """
     if not 0 <= passed <= samples or not 1 <= k <= samples:
         raise ValueError(f"no pass@{k} of {samples} samples, {passed} of which passed")

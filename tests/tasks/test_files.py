@@ -205,7 +205,11 @@ def test_evalplus_arguments_get_the_types_of_the_assertion(tmp_path: Path) -> No
 
 BAD_BENCHMARK_LINES = {
     "he-no-entry": (HUMANEVAL, {"entry_point": None}, '"entry_point": null is given'),
-    "he-no-check": (HUMANEVAL, {"test": "assert True"}, '"test": no function check(candidate)'),
+    "he-no-check": (
+        HUMANEVAL,
+        {"test": "assert True"},
+        '"test": the text has neither a function check(candidate)',
+    ),
     "he-no-test": (
         HUMANEVAL,
         {"test": "def check(candidate):\n    pass\n"},
@@ -218,7 +222,7 @@ BAD_BENCHMARK_LINES = {
     ),
     "he-nul": (HUMANEVAL, {"prompt": "a\0"}, '"prompt": character 2 is a NUL'),
     "he-surrogate": (HUMANEVAL, {"canonical_solution": "\ud800"}, "half of a surrogate pair"),
-    "he-id": (HUMANEVAL, {"task_id": "a b"}, "\"task_id\": 'a b' is empty or has other"),
+    "he-id": (HUMANEVAL, {"task_id": "a b"}, "\"task_id\": 'a b' is empty or has characters other"),
     "he-id-type": (HUMANEVAL, {"task_id": [1]}, '"task_id": a list is given; write a string'),
     "mbpp-empty": (MBPP_FULL, {"test_list": []}, '"test_list": the list is empty; add at least'),
     "mbpp-type": (MBPP_FULL, {"test_list": "x"}, '"test_list": a string is given; write a list'),
@@ -292,7 +296,7 @@ def test_a_python_file_is_a_task(tmp_path: Path) -> None:
         ('entry_point = "shout"', 'entry_point = "a-b"', ":6: \"entry_point\": 'a-b' is not a Py"),
         ('entry_point = "shout"', "entry_point = str(1)", ':6: "entry_point": write the text its'),
         ("def check(", "def test(", '"check": no such function; add def check(candidate)'),
-        ("def check(candidate):", "def check(candidate:", ":10: no Python program"),
+        ("def check(candidate):", "def check(candidate:", ":10: not a Python program"),
         ("    return text.upper()", "\\0", '"solution": character 1 is a NUL'),
         ('""" A', "\udcff", "not UTF-8"),
     ],

@@ -94,14 +94,14 @@ def test_what_needs_a_package_is_marked() -> None:
     [
         ({"language": "rs"}, "\"language\": 'rs' is not run here; give tasks in js or java"),
         ({"stop_tokens": "x"}, '"stop_tokens": write a list of texts'),
-        ({"tests": "test();"}, '"tests": no assert.deepEqual(...) in them'),
+        ({"tests": "test();"}, '"tests": they have no assert.deepEqual(...)'),
         ({"tests": "assert.deepEqual(candidate(1), 2"}, "a bracket is not closed"),
-        ({"tests": "assert.deepEqual(candidate(1), g(2));"}, "assert 1: g is no value known here"),
+        ({"tests": "assert.deepEqual(candidate(1), g(2));"}, "assert 1: g is not a known value"),
         ({"tests": "assert.deepEqual(1 + 1, 2);"}, "it does not begin with a call"),
         ({"tests": "assert.deepEqual(candidate(1), 2);"}, "no `let candidate = NAME;`"),
-        ({"name": "///"}, "has no letter and no digit"),
+        ({"name": "///"}, "has neither letters nor digits"),
         ({"tests": None}, '"tests"'),
-        ({"language": "java", "prompt": "x"}, '"prompt": no class Problem in it'),
+        ({"language": "java", "prompt": "x"}, '"prompt": it has no class Problem'),
     ],
 )
 def test_bad_lines_are_named(change: dict[str, Any], said: str) -> None:

@@ -49,7 +49,7 @@ def test_greedy_unless_more_samples_are_asked_for() -> None:
         ({"temperature": "nan"}, "--unlearn-temperature=nan: write a number"),
         ({"samples": 4, "temperature": "0"}, "makes all 4 samples of --unlearn-samples the same"),
         ({"top_p": "0"}, "--unlearn-top-p=0: write a number over 0"),
-        ({"top_p": "1.5"}, "--unlearn-top-p=1.5: write a number over 0, of at most 1"),
+        ({"top_p": "1.5"}, "--unlearn-top-p=1.5: write a number over 0 and at most 1"),
         ({"style": "poem"}, "--unlearn-task-style=poem: write completion, chat or infill"),
     ],
 )
