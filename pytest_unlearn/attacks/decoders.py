@@ -30,7 +30,7 @@ _NEAR_WIDTH, _NEAR_TOKENS = 4, 16
 # So many of the likeliest texts are looked at.
 GUESSES = (10,)
 # Tokens by which a beam may be longer than the value.
-_ROOM = 2
+BEAM_ROOM = 2
 # How far the difference of the two checkpoints is followed beyond the base.
 STRENGTHS = (0.5, 1.0)
 
@@ -87,7 +87,7 @@ def near_verbatim(scorer: Scorer, example: Example, stage: str) -> dict[str, Any
     most = min(int(stage), len(value) // 4)
     start = _Beam((), "", 0.0, True, tuple(range(len(value) + 1)))
     hits, beams = [], [start]
-    for _ in range(len(row.answer) + _ROOM):
+    for _ in range(len(row.answer) + BEAM_ROOM):
         beams = list(_steps(scorer, row, beams, value, most))
         hits += [beam for beam in beams if beam.near[-1] <= most]
         beams = [beam for beam in beams if beam.near[-1] > most]
@@ -133,7 +133,7 @@ def likeliest(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
     row, width = scorer.tokens_of(example), int(stage)
     hits: list[_Beam] = []
     beams = [_Beam((), "", 0.0, True)]
-    for _ in range(len(row.answer) + _ROOM):
+    for _ in range(len(row.answer) + BEAM_ROOM):
         longer = sorted(_longer(scorer, row, beams, width), key=lambda b: -b.log_probability)
         beams = longer[:width]
         hits += [beam for beam in beams if beam.text.startswith(row.rest)]
@@ -301,6 +301,7 @@ ATTACKS = (
         _unchanged,
         stages=tuple(map(str, EDITS)),
         read=_reading(near_verbatim, "near-verbatim"),
+        beams=_NEAR_WIDTH + 1,
     ),
     Attack(
         "likeliest",
@@ -308,6 +309,7 @@ ATTACKS = (
         _unchanged,
         stages=tuple(map(str, GUESSES)),
         read=_reading(likeliest, "likeliest"),
+        beams=max(GUESSES),
     ),
     Attack(
         "format",

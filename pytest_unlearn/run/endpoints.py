@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.attacks.attack import BOTH
+from pytest_unlearn.attacks.attack import BOTH, attacks
 from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.models.endpoint import EndpointEngine, EndpointModel, connect
 from pytest_unlearn.models.endpoint_client import (
@@ -146,6 +146,7 @@ class EndpointModels:
             client = Client(address, options, key, int(os.environ.get(_WORKERS, "1")))
             settings = self._settings
             chat = settings.sampling.style == "chat" or "chat" in settings.probes
+            chat = chat or any(attacks()[name].needs == "chat" for name in settings.attacks)
             try:
                 with naming(flag):
                     self._models[address] = connect(client, chat, settings.thinking)

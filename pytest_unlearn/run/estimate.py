@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_unlearn.attacks.decoders import BEAM_ROOM
 from pytest_unlearn.attacks.weights import RELEARN_BATCH, RELEARN_STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
@@ -31,12 +32,15 @@ from pytest_unlearn.models.footprint import (
 )
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import in_wheel, local_folder, weight_files
+from pytest_unlearn.run.chunks import probe_row
 from pytest_unlearn.run.endpoints import request_lines
 from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
+    from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.chunks import Chunk
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.divisions import Requests
@@ -270,8 +274,9 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
     if attacks:
         tokens, _ = _attack_work(settings, dataset, size)
         lines.append(
-            f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to be scored, a "
-            "token of training counted three times"
+            f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to be scored, "
+            "those of other models that are compared and of beams among them, a token of training "
+            "counted three times"
         )
     impossible = dataset.attacks.impossible(settings.method)
     if impossible:
@@ -281,19 +286,44 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
 
 
 def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -> tuple[int, int]:
-    """Return the tokens that are scored under all attacks, and three times those trained on; and
-    the longest document trained on, in tokens, 0 where no attack trains."""
+    """Return the tokens that are scored under all attacks, and three times those trained on, of
+    all models that are attacked; and the longest document trained on, in tokens, 0 where no attack
+    trains."""
     count, total, longest = size.count if size else count_bytes, 0, 0
     for attack in dataset.attacks.made(settings.method):
+        models = 1 + sum(of == "base" or bool(settings.retrained) for of in attack.beside)
         probes = [p for state in attack.states for p in dataset.attacks.probes(attack, state)]
-        total += sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
+        total += models * _asked_tokens(attack, probes, count)
         for _, part in dataset.attacks.texts(attack) if attack.ask is None else ():
             lengths = count([example.text for example in part])
-            total += round(
-                3 * RELEARN_STEPS[-1] * RELEARN_BATCH * sum(lengths) / max(1, len(lengths))
-            )
+            trained = RELEARN_STEPS[-1] * RELEARN_BATCH * sum(lengths) / max(1, len(lengths))
+            total += round(3 * models * trained)
             longest = max(longest, *lengths, 0)
     return total, longest
+
+
+def _asked_tokens(
+    attack: Attack, probes: Sequence[Probe], count: Callable[[Sequence[str]], list[int]]
+) -> int:
+    """Return the tokens that go through one model for an attack's probes, training left out.
+
+    A beam is read anew with each token; so is a chat, with all that was said before.
+    """
+    if not attack.beams and attack.needs != "chat":
+        passes = 2 if attack.read is not None and attack.needs == "base" else 1
+        return passes * sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
+    prompts, values = (
+        count([secret.reveal() for secret in secrets])
+        for secrets in ([p.prompt for p in probes], [p.value for p in probes])
+    )
+    if attack.beams:
+        steps = [value + BEAM_ROOM for value in values]
+        return sum(prompts) + attack.beams * sum(n * (n + 1) // 2 for n in steps)
+    total = 0
+    for probe, prompt in zip(probes, prompts, strict=True):
+        turns, answer = len(probe.turns), probe_row(probe).tokens
+        total += (turns + 1) * prompt // 2 + answer * turns * (turns + 1) // 2
+    return total
 
 
 def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:

@@ -129,7 +129,7 @@ def test_a_server_without_temperature_draws_no_samples() -> None:
 def test_a_server_of_chats_only_and_one_without() -> None:
     with serving(completions=False).running() as server:
         model = connect(client_of(server))
-        assert model.abilities == {"generate", "chat", "context", "separate"}
+        assert model.abilities == {"generate", "chat", "turns", "context", "separate"}
         with pytest.raises(EndpointError, match="takes no completion prompts"):
             model.complete([PROMPT])
     with serving(chat=False).running() as server:
@@ -139,6 +139,24 @@ def test_a_server_of_chats_only_and_one_without() -> None:
         pytest.raises(EndpointError, match="neither /completions nor /chat/completions"),
     ):
         connect(client_of(server))
+
+
+def test_a_conversation_is_sent_turn_by_turn() -> None:
+    with serving().running() as server:
+        model = connect(client_of(server), chat=True)
+        asked: list[Any] = []
+
+        def answer(path: str, body: Any) -> tuple[int, Any]:
+            asked.append(body["messages"])
+            said = {"role": "assistant", "content": f"{len(body['messages'])} turns"}
+            return 200, {"model": "toy", "choices": [{"message": said, "finish_reason": "stop"}]}
+
+        server.answer = answer  # type: ignore[method-assign]
+        talk = ["who?", "Ann.", "and then?"]
+        assert model.converse([["who?"], talk]) == ["1 turns", "3 turns"]
+        roles = [[message["role"] for message in messages] for messages in asked]
+        assert sorted(roles, key=len) == [["user"], ["user", "assistant", "user"]]
+        assert [m["content"] for m in max(asked, key=len)] == talk
 
 
 def test_a_thought_is_part_of_an_answer() -> None:

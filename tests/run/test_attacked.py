@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.run.attack_cases import CONTROLS
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.checks import check_engine
+from pytest_unlearn.run.chunks import probe_row
 from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.estimate import _asked_tokens, count_bytes, plan
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import ModelPair
@@ -466,3 +469,29 @@ def test_hidden_states_of_all_models(settings: Settings) -> None:
     with attacked(replace(settings, attacks=named)) as (again, _, told):
         assert [again.rows(attack) for attack in again.attacks] == [lens, probe]
         assert told == []
+
+
+def attack_tokens(settings: Settings) -> int:
+    """Return the tokens of the plan's line about attacks."""
+    lines, _ = plan(settings, Dataset(settings))
+    (line,) = [line for line in lines if line.startswith("attacks on the tested model")]
+    (number,) = re.findall(r"([\d,]+) tokens to be scored", line)
+    return int(number.replace(",", ""))
+
+
+def test_the_plan_counts_all_that_attacks_read(settings: Settings) -> None:
+    """Each model that an attack is made on, each way of a beam, and each turn of a chat anew."""
+    people = named(settings)
+    once = attack_tokens(replace(people, attacks=("int4-row",)))
+    lens = attack_tokens(replace(people, attacks=("lens",)))
+    assert lens == 3 * 2 * once  # three depths, of base and tested model
+    retrained = replace(people, attacks=("lens",), retrained=str(people.model))
+    assert attack_tokens(retrained) == 3 * 3 * once
+    relearn = attack_tokens(replace(people, attacks=("relearn",)))
+    both = attack_tokens(replace(people, attacks=("relearn",), retrained=str(people.model)))
+    assert both == 2 * relearn
+    assert attack_tokens(replace(people, attacks=("difference",))) == 2 * 2 * once
+    assert attack_tokens(replace(people, attacks=("likeliest",))) > 5 * once
+    asked = Dataset(people).attacks.probes(attacks()["clues"], "clues")
+    answers = sum(probe_row(p).tokens * len(p.turns) for p in asked)
+    assert _asked_tokens(attacks()["clues"], asked, count_bytes) > 2 * answers
