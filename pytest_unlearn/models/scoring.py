@@ -46,6 +46,8 @@ T = TypeVar("T")
 # What is computed from the logits of a batch takes several times their memory, and is done part by
 # part.
 _PART_NUMBERS = 1 << 22
+# Tokens that are written first where generation decides.
+_FIRST_TOKENS = 8
 # A batch is cut before more of it than this would be padding.
 MOST_PADDING = 0.1
 
@@ -388,15 +390,29 @@ class Scorer:
         return all(abs(value - plain) <= slack + 0.01 * abs(plain) for value in shared)
 
     def _written(self, rows: list[ValueRow]) -> list[bool]:
-        """Decide by generation, for rows that `greedy_verdict` cannot."""
+        """Decide by generation, for rows that `greedy_verdict` cannot.
+
+        Of few tokens first: most texts soon depart from the value, and need not be written out.
+        """
         # A byte takes one token at most; special tokens, which are no text, may come in between.
         most = max(len(row.rest.encode("utf-8", "surrogatepass")) for row in rows) + 8
         context = context_of(self._model)
         if context is not None:
             most = min(most, context - max(len(row.ids) for row in rows))
-        prompts = [row.prompt for row in rows]
-        texts = complete_greedily(self._model, self._tokenizer, prompts, most, self._writer)
-        return [text.startswith(row.rest) for text, row in zip(texts, rows, strict=True)]
+        verdicts = [False] * len(rows)
+        undecided = list(range(len(rows)))
+        for new in sorted({min(_FIRST_TOKENS, most), most}):
+            prompts = [rows[number].prompt for number in undecided]
+            texts = complete_greedily(self._model, self._tokenizer, prompts, new, self._writer)
+            written, undecided = dict(zip(undecided, texts, strict=True)), []
+            for number, text in written.items():
+                rest = rows[number].rest
+                verdicts[number] = text.startswith(rest)
+                if not verdicts[number] and rest.startswith(text.rstrip("\ufffd")):
+                    undecided.append(number)
+            if not undecided:
+                break
+        return verdicts
 
 
 def greedy_verdict(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.unlearning.methods import MethodChoice
 
-# A cheap attack asks no more control people than show that they are controls: where nothing comes
-# out of so many, less does than may (`MOST_CHANCE`), with 95 % confidence.
+# A cheap attack asks no more control people than show that they are controls, one record of each:
+# where nothing comes out of so many, less does than may (`MOST_CHANCE`), with 95 % confidence.
 CONTROLS = 29
 
 
@@ -116,9 +116,10 @@ class AttackCases:
         exact = [p for p in self._dataset.probes if p.exact and p.split != "retain"]
         first, other = self._families
         trained = self._half if attack.trains == "people" else frozenset[str]()
-        left_out = self._fewer_controls if attack.effort == "cheap" else frozenset[str]()
         families = (first,) if attack.whole or attack.ask is not None else (first, other)
-        asked = [p for p in exact if p.family in families and p.record not in trained | left_out]
+        asked = [p for p in exact if p.family in families and p.record not in trained]
+        if attack.effort == "cheap":
+            asked = [p for p in asked if not self._spared(p, len(families) > 1)]
         if attack.ask is None:
             return tuple(asked)
         records = self._dataset.records
@@ -164,13 +165,30 @@ class AttackCases:
             half |= {record for name in trained for record in people[name]}
         return frozenset(half)
 
+    def _spared(self, probe: Probe, asked_twice: bool) -> bool:
+        """Tell whether a cheap attack leaves a probe out, so that all of them together cost no more
+        than scoring the base.
+
+        Of control people all but a few. Of people to forget, where they are asked in other words
+        as well, all documents but one of each: bounds rest on people.
+        """
+        if probe.split == "control":
+            return probe.record not in self._few_controls
+        first, other = self._families
+        twice = asked_twice and bool(other) and probe.family == first
+        return twice and probe.record not in self._one_each
+
     @functools.cached_property
-    def _fewer_controls(self) -> frozenset[str]:
-        """Records of the control people whom a cheap attack leaves out."""
+    def _few_controls(self) -> frozenset[str]:
+        """A record of each of `CONTROLS` control people, or of a few more."""
         people = self._by_person("control")
         step = max(1, len(people) // CONTROLS)
-        kept = {record for name in list(people)[::step] for record in people[name]}
-        return frozenset(p.record for p in self._dataset.probes_of("control")) - kept
+        return frozenset(min(people[name], key=digest_of) for name in list(people)[::step])
+
+    @functools.cached_property
+    def _one_each(self) -> frozenset[str]:
+        """A record of each person to forget."""
+        return frozenset(min(own, key=digest_of) for own in self._by_person("forget").values())
 
     def _by_person(self, split: Split) -> dict[str, set[str]]:
         """Return the records of each person of a split, in an order that no file decides."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -282,11 +283,14 @@ def test_attacked_weights_are_asked_what_was_never_trained_on(settings: Settings
     """As gates are judged by default: in words that unlearning never saw, and in its own."""
     trained = named(settings, adapter=None, method=parse_method("npo"), attacks=("int8", "cut"))
     dataset = Dataset(trained)
-    asked = dataset.attacks.probes(attacks()["int8"], "int8")
-    assert [(p.family, p.split) for p in asked[:2]] == [("direct", "forget")] * 2
-    assert {p.family for p in asked} == {"direct", "cross"}
-    assert sum(p.split == "forget" for p in asked) == 2 * 16
-    assert sum(p.split == "control" for p in asked) == 2 * 16
+
+    def asked(name: str) -> Counter[tuple[str, str]]:
+        return Counter((p.family, p.split) for p in dataset.attacks.probes(attacks()[name], name))
+
+    both = [("direct", "forget"), ("direct", "control"), ("cross", "forget"), ("cross", "control")]
+    assert asked("nf4") == Counter(dict.fromkeys(both, 16))
+    # A cheap one: of the documents that were trained on, and of control people, one of each.
+    assert asked("int8") == Counter(dict.fromkeys(both, 8) | {("cross", "forget"): 16})
     under = [c for c in dataset.cases(trained.method) if getattr(c, "attack", "") == "int8"]
     gate = parse_gate("leak.direct[attack=int8]<=50%")
     found = populations(gate.metric, dict(gate.filters), under)
@@ -298,7 +302,7 @@ def test_attacked_weights_are_asked_what_was_never_trained_on(settings: Settings
 
 
 def test_cheap_attacks_ask_fewer_control_people(tmp_path: Path) -> None:
-    """As many as are needed, each with all records; another attack asks all."""
+    """As many as are needed, a record of each; another attack asks all."""
     dataset = Dataset(Settings(model="tiny", method=parse_method("none"), attacks=("int8",)))
     every = {p.owner for p in dataset.probes_of("control")}
     cheap, other = (
@@ -308,8 +312,18 @@ def test_cheap_attacks_ask_fewer_control_people(tmp_path: Path) -> None:
     assert len({p.owner for p in other}) == len(every) == 128
     assert CONTROLS <= len({p.owner for p in cheap}) <= 2 * CONTROLS
     assert clopper_pearson_upper(0, CONTROLS, 0.95) <= MOST_CHANCE
-    owners = {p.owner for p in cheap}
-    assert len(cheap) == sum(p.owner in owners for p in other)
+    assert len({p.owner for p in cheap}) == len(cheap)
+    assert len({p.kind for p in cheap}) >= 5
+
+
+@pytest.mark.parametrize("method", ["none", "anchored"])
+def test_three_cheap_attacks_ask_no_more_than_the_base_is_scored_on(method: str) -> None:
+    """On the tiny model, in an audit and where the run unlearns: values to be scored, of a length."""
+    names = ("int8", "int4", "scale0.5")
+    dataset = Dataset(Settings(model="tiny", method=parse_method(method), attacks=names))
+    asked = [p for name in names for p in dataset.attacks.probes(attacks()[name], name)]
+    base = [p for p in dataset.probes if p.exact]
+    assert len(asked) <= 0.9 * len(base)
 
 
 def test_other_words_of_an_attack_were_not_trained_on(settings: Settings) -> None:
