@@ -144,7 +144,7 @@ def check_feasible(
         raise GateError(
             f"{gate.text} needs at least {plan.needed} {metric.cases if alone else metric.units} "
             f"to be shown with {percent(confidence)} confidence, and the data have {have}{merged}; "
-            f"add data or choose a limit that they can show{_advice(metric, plan.units)}"
+            f"add data or choose a limit that they can show{_advice(metric)}"
         )
 
 
@@ -162,15 +162,18 @@ def _named_nowhere(gate: Gate, cases: Sequence[object]) -> str:
     return ""
 
 
-def _advice(metric: Metric, units: int) -> str:
+def _advice(metric: Metric) -> str:
     """Return what else there is to do where data are too few, by their split."""
     if metric.split == "forget":
         return (
             "; where these people are all who are to be forgotten, and no sample, judge them "
             "alone: --unlearn-population=requests"
         )
-    if metric.split == "retain" and not units:
-        return "; give retained people (--unlearn-retain=FILE), or name the gates yourself"
+    if metric.split == "retain":
+        return (
+            "; only those whom unlearning never saw count, half of the retained ones: give more "
+            "(--unlearn-retain=FILE, or retain=N of --unlearn-people), or name the gates yourself"
+        )
     return ""
 
 

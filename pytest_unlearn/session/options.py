@@ -206,11 +206,27 @@ def named_methods(config: pytest.Config) -> list[tuple[str, MethodChoice]]:
         return [(text.strip(), parse_method(text)) for text in texts]
 
 
+def _refuse_empty(config: pytest.Config) -> None:
+    """Raise UserError for a flag without its value, as of a variable that is not set in CI.
+
+    Without `--unlearn-forget` the bundled people would be judged, and without a seed of
+    `--unlearn-confirm` the same ones again.
+    """
+    for option in OPTIONS:
+        value = config.getoption(option.name, None)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(
+                f"{option.flag}= has no value; write one, or leave the flag out (in CI, see "
+                "whether its variable is set)"
+            )
+
+
 def read_settings(config: pytest.Config) -> Settings:
     """Return the checked settings of an active run, of the first model and method that are named.
 
     `sweep.read_grid` makes those of all. Raises UserError.
     """
+    _refuse_empty(config)
     chosen: dict[str, Any] = {}
     for name in Settings.__dataclass_fields__:
         for option in options_of(name):

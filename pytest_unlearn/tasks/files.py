@@ -43,6 +43,8 @@ from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
 __all__ = ["TaskFileError", "load_cases"]
 
 
+# Keys of a line about a person.
+_PERSON = {"value", "attributes", "owner"}
 # What a Python file may define besides check().
 _TEXTS = ("prompt", "entry_point", "solution", "suffix")
 
@@ -56,10 +58,11 @@ class Format:
     case: Callable[[dict[str, Any], str, str], TaskCase]
 
 
+_OWN = Format("the own format", frozenset({"tests", "id"}), own_case)
 # The order matters: MultiPL-E has a key of the own format, and EvalPlus has those of HumanEval.
 FORMATS: tuple[Format, ...] = (
     Format("MultiPL-E", KEYS, multipl_e_case),
-    Format("the own format", frozenset({"tests", "id"}), own_case),
+    _OWN,
     Format("EvalPlus", frozenset({"base_input", "plus_input"}), evalplus_case),
     Format("MBPP", frozenset({"test_list"}), mbpp_case),
     Format("LiveCodeBench", frozenset({"public_test_cases"}), livecodebench_case),
@@ -88,7 +91,12 @@ def load_cases(path: Path, group: str | None = None) -> tuple[TaskCase, ...]:
         where = f"{path}:{place}"
         detected = next((format_ for format_ in FORMATS if format_.keys & data.keys()), None)
         if known is None:
-            known = (detected or FORMATS[0], place)
+            if detected in (None, _OWN) and _PERSON & data.keys():
+                raise TaskFileError(
+                    f"{where}: a record of a person, and no task; give the file to "
+                    "--unlearn-forget, --unlearn-retain or --unlearn-control"
+                )
+            known = (detected or _OWN, place)
         elif detected is not None and detected is not known[0]:
             raise TaskFileError(
                 f"{where}: this line is in {detected.name}, and line {known[1]} in "

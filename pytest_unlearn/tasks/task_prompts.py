@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -79,7 +80,7 @@ def _number(flag: str, text: str | None, default: float | None) -> float | None:
     if text in (None, ""):
         return default
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
@@ -88,12 +89,9 @@ def _number(flag: str, text: str | None, default: float | None) -> float | None:
 
 
 def _ks(text: str, samples: int) -> tuple[int, ...]:
-    try:
-        ks = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise SamplingError(
-            f"--unlearn-k={text}: write whole numbers with commas, as in 1,10"
-        ) from None
+    if not re.fullmatch(r" *[0-9]{1,9} *(, *[0-9]{1,9} *)*", text):
+        raise SamplingError(f"--unlearn-k={text}: write whole numbers with commas, as in 1,10")
+    ks = tuple(int(part) for part in text.split(","))
     if min(ks) < 1 or len(set(ks)) < len(ks):
         raise SamplingError(f"--unlearn-k={text}: write each number once, and none below 1")
     if max(ks) > samples:

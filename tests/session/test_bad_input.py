@@ -28,6 +28,23 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         (["--unlearn-model=tinny"], "--unlearn-model=tinny: neither a preset (tiny, codeqwen, "),
+        *(
+            (["--unlearn-model=tiny", f"{flag}="], f"{flag}= has no value; write one, or leave ")
+            for flag in (
+                "--unlearn-forget",
+                "--unlearn-confirm",
+                "--unlearn-requests",
+                "--unlearn-gate",
+            )
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-seed=1_0"],
+            "--unlearn-seed=1_0: write a whole number",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-samples=20", "--unlearn-k=1_0"],
+            "--unlearn-k=1_0: write whole numbers with commas",
+        ),
         (["--unlearn-model=./nowhere"], "--unlearn-model=./nowhere: neither a preset"),
         (
             ["--unlearn-model=tiny", "--unlearn-baseline=x"],

@@ -658,3 +658,26 @@ def test_a_contests_method_is_called(tmp_path: Path) -> None:
 def test_bad_lines_of_a_contest(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskFileError, match=message):
         load_cases(write(tmp_path / "c.jsonl", row))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"id": "a", "prompt": "x = '", "value": "abcdef", "kind": "email", "owner": "o"},
+        {"owner": "o", "attributes": {"email": "abcdef"}, "documents": ["abcdef"]},
+    ],
+)
+def test_a_file_of_people_is_no_file_of_tasks(tmp_path: Path, line: dict[str, Any]) -> None:
+    path = tmp_path / "people.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(
+        TaskFileError, match=r":1: a record of a person.* give the file to --unlearn-f"
+    ):
+        load_cases(path)
+
+
+def test_a_line_of_no_format_is_told_of_the_own_format(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"promt": "def f(x):", "solution": "    return x"}\n')
+    with pytest.raises(TaskFileError, match=':1: "promt": unknown key'):
+        load_cases(path)
