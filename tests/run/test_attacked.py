@@ -318,7 +318,7 @@ def test_cheap_attacks_ask_fewer_control_people(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["none", "anchored"])
 def test_three_cheap_attacks_ask_no_more_than_the_base_is_scored_on(method: str) -> None:
-    """On the tiny model, in an audit and where the run unlearns: values to be scored, of a length."""
+    """On the tiny model, in an audit and where the run unlearns."""
     names = ("int8", "int4", "scale0.5")
     dataset = Dataset(Settings(model="tiny", method=parse_method(method), attacks=names))
     asked = [p for name in names for p in dataset.attacks.probes(attacks()[name], name)]
