@@ -399,20 +399,17 @@ class Scorer:
         context = context_of(self._model)
         if context is not None:
             most = min(most, context - max(len(row.ids) for row in rows))
-        verdicts = [False] * len(rows)
-        undecided = list(range(len(rows)))
-        for new in sorted({min(_FIRST_TOKENS, most), most}):
-            prompts = [rows[number].prompt for number in undecided]
-            texts = complete_greedily(self._model, self._tokenizer, prompts, new, self._writer)
-            written, undecided = dict(zip(undecided, texts, strict=True)), []
-            for number, text in written.items():
-                rest = rows[number].rest
-                verdicts[number] = text.startswith(rest)
-                if not verdicts[number] and rest.startswith(text.rstrip("\ufffd")):
-                    undecided.append(number)
-            if not undecided:
-                break
-        return verdicts
+        texts = [""] * len(rows)
+        for new in (min(_FIRST_TOKENS, most), most):
+            still = [
+                n for n, row in enumerate(rows) if row.rest.startswith(texts[n].rstrip("\ufffd"))
+            ]
+            prompts = [rows[number].prompt for number in still]
+            if prompts:
+                found = complete_greedily(self._model, self._tokenizer, prompts, new, self._writer)
+                for number, text in zip(still, found, strict=True):
+                    texts[number] = text
+        return [text.startswith(row.rest) for text, row in zip(texts, rows, strict=True)]
 
 
 def greedy_verdict(
