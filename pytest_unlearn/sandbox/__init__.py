@@ -1,7 +1,7 @@
 """Runs untrusted solutions in a separate process and judges their answers outside of it.
 
-The verdict is out of a solution's reach on every system. Around its process are the layers of
-`layers.LAYERS`, as far as the kernel has them: `Sandbox.protection()` says which.
+A solution cannot reach the verdict on any system. The layers of `layers.LAYERS` surround its
+process, as far as the kernel supports them: `Sandbox.protection()` says which.
 """
 
 from pytest_unlearn.sandbox.helper import ImportNotFoundError

@@ -1,7 +1,7 @@
 """The judge's end of one zygote process: start it, exchange messages, end it.
 
-The process is started with the files that a solution may read to import installed packages: theirs
-and their requirements'.
+The process starts with a list of files that a solution may read to import installed packages: the
+packages' own and those of their requirements.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from pytest_unlearn.sandbox.inside.child import CLEAR_S
 from pytest_unlearn.sandbox.inside.codec import END, FORK, HEAD, LENGTH
 
 ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
-# A requirement begins with the name of what is required.
+# The name at the beginning of a requirement.
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 # A sample may use one core, and each thread's stack and buffers count against its memory.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Layers each of which alone keeps a solution from making a file.
+# Each of these layers alone keeps a solution from making a file.
 SEALING = ("landlock", "seccomp", "namespaces")
 START_S = 30.0
 STOP_S = 3.0
-# How long the zygote may take to end a sample and all that it left behind.
+# How long the zygote may take to end a sample and everything that it left behind.
 PATIENCE_S = CLEAR_S + 2.0
 MAX_MESSAGE = 1 << 17
-# Without it, on other systems, there is a moment in which another thread's subprocess gets them.
+# Without it, on other systems, another thread's subprocess may inherit the descriptors.
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class ImportNotFoundError(UserError):
-    """A package that solutions were to import is not installed."""
+    """A package that solutions should import is not installed."""
 
     flag = "unlearn_sandbox_imports"
 
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """Modules at the top level, the folders they are in, and the paths to be readable."""
+    """Top-level modules, the folders they are in, and the paths that must be readable."""
 
     modules: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Packages:
 
 
 def find_packages(names: Sequence[str]) -> Packages:
-    """Return what importing the modules `names` takes, with the packages they require.
+    """Return what is needed to import the modules `names`, including the packages they require.
 
     Raises ImportNotFoundError for a module that no installed package has.
     """
@@ -86,7 +86,7 @@ def find_packages(names: Sequence[str]) -> Packages:
 
 
 def _add(name: str, distributions: dict[str, metadata.Distribution]) -> None:
-    """Add a distribution and, where installed, those that it requires without extras."""
+    """Add a distribution and, if installed, those that it requires without extras."""
     key = re.sub(r"[-_.]+", "-", name).lower()
     if key in distributions:
         return
@@ -101,23 +101,23 @@ def _add(name: str, distributions: dict[str, metadata.Distribution]) -> None:
 
 
 def _top(file: PurePath) -> str:
-    """Return a file's place at the top of its folder; scripts are elsewhere, and not needed."""
+    """Return the top-level entry that a file is in; scripts are elsewhere and not needed."""
     return "" if file.parts[0] == ".." else file.parts[0]
 
 
 class HelperDied(Exception):
-    """The zygote ended, does not answer, or answers out of turn."""
+    """The zygote ended, does not answer, or answers when it should not."""
 
 
 class ForkFailed(Exception):
-    """The system lets the zygote start no process."""
+    """The system does not let the zygote start a process."""
 
 
 @dataclass(frozen=True, slots=True)
 class HelperSettings:
-    """A helper process's configuration: the layers to put on, which of the processor cores is its
-    own, which installed packages are importable, and the memory of one solution. One in
-    the role `check` runs check programs."""
+    """A helper process's configuration: the layers to apply, its processor core, the installed
+    packages that can be imported, and the memory of one solution. A helper with the role `check`
+    runs check programs."""
 
     layers: tuple[str, ...]
     core: int | None = None
@@ -139,7 +139,7 @@ class HelperProcess:
     def __init__(self, settings: HelperSettings) -> None:
         self.owner = os.getpid()
         scratch = tempfile.mkdtemp(prefix="unlearn-sandbox-")
-        # By descriptor, because a solution can put a link where the folder was.
+        # By descriptor, because a solution can put a link in place of the folder.
         self._folder = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -152,7 +152,7 @@ class HelperProcess:
                 raise
         self._socket = ours
         self._scratch = scratch
-        # What has come over the socket and was not read yet.
+        # What came over the socket and has not been read yet.
         self._received = bytearray()
         self._given: list[int] = []
         # Also runs when this object is forgotten and when the interpreter exits.
@@ -164,7 +164,7 @@ class HelperProcess:
             self._asked = False
             if settings.role == "solution":
                 self._ask_for_a_child()
-            # Where no file can be made, none has to be looked for.
+            # If no file can be made, none has to be looked for.
             self._sealed = any(
                 name in settings.layers and name not in self.missing for name in SEALING
             )
@@ -180,7 +180,7 @@ class HelperProcess:
         self._finalizer()
 
     def kill(self) -> None:
-        """End a process that is known not to react."""
+        """End a process that does not react."""
         if self.alive:
             _kill_tree(self._process.pid)
         self.close()
@@ -193,7 +193,7 @@ class HelperProcess:
     def child(self) -> socket.socket:
         """Return the socket to the process of the next sample, which waits for its request.
 
-        Raises ForkFailed. A helper that fails otherwise is closed, as is one that is interrupted: a
+        Raises ForkFailed. A helper that fails in another way or is interrupted is closed, because a
         late answer would be taken for the next sample's.
         """
         with self._closing_on_failure():
@@ -207,9 +207,9 @@ class HelperProcess:
         return socket.socket(fileno=self._given.pop())
 
     def ended(self, how: str) -> tuple[int, float, int]:
-        """Return wait status, CPU seconds and peak KiB of the child, ended unless it has.
+        """Return wait status, CPU seconds and peak KiB of the child, which is ended if it runs.
 
-        The process of the next sample is asked for at once. Fails as `child`.
+        The process of the next sample is requested immediately. Fails as `child`.
         """
         with self._closing_on_failure():
             if how != "ended":
@@ -241,8 +241,7 @@ class HelperProcess:
             self._socket.sendall(HEAD.pack(len(request), 0.0, 0) + request)
 
     def checked(self, seconds: float) -> bytes:
-        """Wait for the note on the verdict. Raises HelperLate when there is none; fails as
-        `child`."""
+        """Wait for the note on the verdict. Raises HelperLate if none comes; fails as `child`."""
         with self._closing_on_failure():
             word, *fields = self._message(seconds)
             if word != "checked" or len(fields) != 1 or type(fields[0]) is not bytes:
@@ -250,7 +249,7 @@ class HelperProcess:
             return fields[0]
 
     def says_something_within(self, seconds: float) -> bool:
-        """Wait until there is a message, or none comes."""
+        """Tell whether a message comes within this time."""
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         return bool(self._received) or bool(poller.poll(1000 * seconds))
@@ -337,8 +336,8 @@ def _read_hello(hello: bytes) -> dict[str, str]:
 def _start(fd: int, scratch: str, settings: HelperSettings) -> subprocess.Popen[bytes]:
     config: dict[str, Any] = {"fd": fd, "parent": os.getpid(), **asdict(settings)}
     config |= config.pop("packages")
-    # An exec, not a fork, and with an empty environment: clearing os.environ in the process
-    # would leave the old one readable in /proc/self/environ.
+    # An exec, not a fork, with an empty environment: after clearing os.environ in the process, the
+    # old one would still be readable in /proc/self/environ.
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", str(ZYGOTE), json.dumps(config)],
         env=dict(ONE_THREAD) if settings.packages.modules else {},
@@ -379,14 +378,14 @@ def _stop(
 
 
 def _kill_tree(root: int) -> None:
-    """Kill a zygote that does not react, because a solution stopped it, and all below it."""
+    """Kill a zygote that does not react because a solution stopped it, and all its descendants."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(root, signal.SIGSTOP)
     tree = [root]
     parents = _parents()
     for number in tree:
         tree += [child for child, parent in parents.items() if parent == number]
-    # The root last: its end would hand the others to init.
+    # The root last, since its end would hand the others to init.
     for number in reversed(tree):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(number, signal.SIGKILL)

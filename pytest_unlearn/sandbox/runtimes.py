@@ -1,9 +1,9 @@
 """Solutions in JavaScript and Java, run by node and a JDK where these are installed.
 
 As with Python, expected answers never get near a solution: its process gets the source and the
-arguments, as code of its language, and tells what each call gave; that is compared here. It can
-say what it likes, and knows nothing to copy. The layers around it are those of Python solutions
-(`inside/launcher.py`), and all of them are needed unless the sandbox is off.
+arguments, as code in its language, and reports the result of each call, which is compared here. It
+can report anything, but has nothing to copy from. The layers around it are those of Python
+solutions (`inside/launcher.py`), and all of them are required unless the sandbox is off.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from pytest_unlearn.tasks.format import JAVA, JAVASCRIPT, NAMES, Call
 
 _INSIDE = Path(__file__).with_name("inside")
 _LAUNCHER = _INSIDE / "launcher.py"
-# How long a runtime may take until it runs the solution: a JVM compiles it first.
+# How long a runtime may take to start the solution; a JVM compiles it first.
 START_S = 60.0
-# What a runtime takes by itself, beyond the solution's memory.
+# The memory of the runtime itself, in addition to the solution's.
 RUNTIME_MB = 512
-# How often its memory is looked at, in seconds.
+# How often its memory is checked, in seconds.
 _LOOK_S = 0.05
 _PIECE = 1 << 16
 # Room for the marks of a line.
 _SPARE = 1 << 16
 _SHOWN = 160
 _IMPORT = re.compile(r"^\s*import\s+[^;]+;[^\n]*\n", re.MULTILINE)
-# Of packages that no JDK has.
+# Imports of packages that are not part of any JDK.
 _FOREIGN = re.compile(r"^\s*import\s+org\.javatuples\.[^\n]*\n", re.MULTILINE)
-# Layers that are kept when the sandbox is off: they save the machine, not what is on it.
+# Layers that stay when the sandbox is off: they protect the machine, not the data on it.
 OFF = ("parent-death", "limits")
-# Without these, a runtime would be let near files and processes of the user's.
+# Without these, a runtime could reach the user's files and processes.
 _NEEDED = ("namespaces", "pid-namespace", "seccomp", "limits", "privileges")
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What runs a language: its program, and all paths that it reads."""
+    """What runs a language: its program, and every path that it reads."""
 
     command: tuple[str, ...]
     paths: tuple[str, ...]
@@ -105,14 +105,14 @@ def _library_folders() -> Iterator[Path]:
 
 
 def lacking(language: str, mode: Mode) -> str:
-    """Return why solutions in a language cannot be run here; nothing where they can."""
+    """Return why solutions in a language cannot be run here; empty if they can."""
     runtime = find_runtime(language)
     return runtime if isinstance(runtime, str) else _tried(language, mode)
 
 
 @functools.cache
 def _tried(language: str, mode: Mode) -> str:
-    """Run a solution of our own: whether a runtime works in the sandbox is only known by trying."""
+    """Run a known solution: only this shows whether a runtime works in the sandbox."""
     source = {
         JAVASCRIPT: "function f(x) { return x + 1; }",
         JAVA: "class Problem { public static long f(long x) { return x + 1; } }",
@@ -129,8 +129,8 @@ def run_calls(
 ) -> SolutionVerdict:
     """Return the verdict on a solution whose function `entry` must give each call's value.
 
-    The one argument of a call is the code of all of them. Raises SandboxError where there can be
-    no verdict.
+    The only argument of a call is the code of all arguments. Raises SandboxError if there can be no
+    verdict.
     """
     started = time.monotonic()
     runtime = find_runtime(language)
@@ -163,7 +163,7 @@ def _write_task(
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How a runtime ended: its status, why it was ended, and what it complained of."""
+    """How a runtime ended: its status, why it was ended, and its error output."""
 
     status: int
     how: str
@@ -171,7 +171,7 @@ class _End:
 
 
 def _run(runtime: Runtime, folder: str, limits: Limits, mode: Mode) -> tuple[bytes, _End]:
-    """Run the program in a folder; return what it told, and how it ended."""
+    """Run the program in a folder; return its output, and how it ended."""
     config = {
         "layers": OFF if mode == "off" else LAYERS,
         "needed": () if mode == "off" else LAYERS if mode == "strict" else _NEEDED,
@@ -191,7 +191,7 @@ def _run(runtime: Runtime, folder: str, limits: Limits, mode: Mode) -> tuple[byt
     try:
         output, complaint, how = _listen(process, limits)
     finally:
-        # All of it is in a session, and in a namespace that ends with the first of its processes.
+        # All processes are in one session, and in a namespace that ends with its first process.
         for number in (*_tree(process.pid)[::-1], process.pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(number, 9)
@@ -203,7 +203,7 @@ def _run(runtime: Runtime, folder: str, limits: Limits, mode: Mode) -> tuple[byt
 
 
 def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, bytes, str]:
-    """Collect what a process tells until it ends or has to be ended, which `how` says."""
+    """Collect a process's output until it ends or has to be ended; `how` says which."""
     assert process.stdout is not None
     assert process.stderr is not None
     parts = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
@@ -237,7 +237,7 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, by
 
 
 def _tree(root: int) -> list[int]:
-    """Return the numbers of all processes below one."""
+    """Return the numbers of all descendants of a process."""
     numbers = [root]
     for number in numbers:
         with contextlib.suppress(OSError, ValueError):
@@ -247,7 +247,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _memory_mb(root: int) -> int:
-    """Return the memory that all processes below one hold."""
+    """Return the memory that all descendants of a process use."""
     pages = 0
     for number in _tree(root):
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -258,7 +258,7 @@ def _memory_mb(root: int) -> int:
 def _verdict(
     answers: bytes, end: _End, calls: Sequence[Call], limits: Limits
 ) -> tuple[Status, str, int | None]:
-    """Return the verdict on what a process told, which is not to be trusted."""
+    """Return the verdict on a process's output, which is untrusted."""
     lines = answers.decode(errors="replace").split("\n")
     if lines[0] != "S":
         return _not_started(end)
@@ -281,7 +281,7 @@ def _not_started(end: _End) -> tuple[Status, str, int | None]:
         fault = next((line for line in end.complaint.splitlines() if "error:" in line), "")
         return "no_solution", f"does not compile:{fault.partition('error:')[2]}"[:_SHOWN], None
     if end.status == FAILED:
-        raise SandboxError(f"the sandbox of another language cannot be made: {end.complaint[:300]}")
+        raise SandboxError(f"the sandbox for the runtime cannot be made: {end.complaint[:300]}")
     raise SandboxError(
         f"the runtime did not start ({end.how}, status {end.status}): {end.complaint[:300]}"
     )
@@ -298,7 +298,7 @@ def _stopped(end: _End, limits: Limits) -> tuple[Status, str]:
 
 
 def _decoded(text: str) -> Any:
-    """Return the value of a line; `_Strange` for what is none."""
+    """Return the value of a line; `_Strange` if it is not plain data."""
     try:
         return _plain(json.loads(text))
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
@@ -307,7 +307,7 @@ def _decoded(text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Strange:
-    """A value that is no plain data, and equal to nothing."""
+    """A value that is not plain data, and equals nothing."""
 
     text: str
 
@@ -338,7 +338,7 @@ def _key(value: Any) -> Any:
 
 
 def _equal(got: Any, expected: Any) -> bool:
-    """Tell whether two values are the same: numbers by value, all else by type as well."""
+    """Tell whether two values are the same: numbers by value, everything else also by type."""
     if isinstance(got, bool) or isinstance(expected, bool):
         return got is expected
     if isinstance(got, int | float) and isinstance(expected, int | float):

@@ -1,4 +1,4 @@
-"""The way in: run one solution against its tests and get a verdict."""
+"""The entry point: run one solution against its tests and get a verdict."""
 
 from __future__ import annotations
 
@@ -48,33 +48,33 @@ from pytest_unlearn.sandbox.verdict import (
 )
 from pytest_unlearn.tasks.format import PYTHON, Call, CheckProgram
 
-# More bytes of answers than this are compared in a process of its own, which has this long.
+# More bytes of answers than this are compared in a separate process, with a time limit.
 INLINE_BYTES = 1 << 16
 COMPARE_S = 3.0
 MAX_COMPARED = 1 << 28
-# How long a process may take until it waits for a solution.
+# How long a process may take until it is ready for a solution.
 READY_S = 30.0
 # A process closes its socket shortly before its end can be seen.
 CLOSING_S = 0.2
-# How long a solution may take to end when its check program has ended.
+# How long a solution may take to end after its check program.
 ENDING_S = 0.05
 PIECE = 1 << 16
-# A sample that was on a processor for less than this share of its time waited for one, or slept.
+# A sample that used a processor for less than this share of its time waited for one, or slept.
 STARVED = 0.5
 NAMESPACES = ("namespaces", "pid-namespace")
-# Beyond the solution's limits: a check program has work of its own.
+# In addition to the solution's limits, because a check program has its own work.
 CHECK_SPARE_S = 1.0
 CHECK_MEMORY_MB = 1024
 # The answers to all inputs of HumanEval/15 in EvalPlus take 147 MB.
 CHECK_ROOM = 192
-# What packages such as numpy map before anything is computed.
+# Address space that packages such as numpy map before they compute anything.
 PACKAGES_MEMORY_MB = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What is sent for one sample: to its own process and, where there is one, to the process that
-    runs its check program; the bytes that may come of it, and its limits."""
+    """What is sent for one sample: to its own process and, if there is one, to the process that
+    runs its check program; the bytes that it may produce, and its limits."""
 
     request: bytes
     most: int
@@ -84,12 +84,12 @@ class _Sample:
 
 
 class Sandbox:
-    """Runs solutions, one at a time, each in a process of its own.
+    """Runs solutions, one at a time, each in its own process.
 
-    The process gets the source, the entry point's name and the arguments, and sends back plain
-    values; expected answers are compared elsewhere and never reach it. The helper processes behind
-    it are started on first use. Close the sandbox, or use it in a `with` statement, to end them.
-    One sandbox can be used by several threads, which then wait for each other.
+    The process gets the source, the entry point's name and the arguments, and returns plain values;
+    expected answers are compared elsewhere and never reach it. The helper processes behind it start
+    on first use. Close the sandbox, or use it in a `with` statement, to end them. Several threads
+    can share a sandbox; they wait for each other.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class Sandbox:
         core: int | None = None,
         without: Collection[str] = (),
     ) -> None:
-        """`mode`: auto puts on the layers that the system has, strict refuses to run unless it has
+        """`mode`: auto applies the layers that the system has, strict refuses to run unless it has
         all, off leaves files, network and processes open to solutions. `imports`: installed
-        packages that solutions may import. `core`: stay on this one of the processor cores that
-        may be used, counted round. `without`: layers to leave out.
+        packages that solutions may import. `core`: stay on this one of the available processor
+        cores, modulo their number. `without`: layers to leave out.
 
-        Raises ImportNotFoundError when a package of `imports` is not installed.
+        Raises ImportNotFoundError if a package of `imports` is not installed.
         """
         if mode not in get_args(Mode) or not set(without) <= set(LAYERS):
             raise ValueError(f"mode {mode!r} or without {without!r} is unknown")
@@ -143,9 +143,9 @@ class Sandbox:
             self._close_helpers()
 
     def protection(self) -> Protection:
-        """Which layers this system has, found by trying. Starts the helper process.
+        """Return which layers this system has, found by trying. Starts the helper process.
 
-        Raises SandboxError when it does not start, or lacks a layer in strict mode.
+        Raises SandboxError if it does not start, or lacks a layer in strict mode.
         """
         with self._lock:
             missing = self._ready_helper("solution").missing
@@ -160,16 +160,16 @@ class Sandbox:
         wall_s: float | None = None,
         language: str = PYTHON,
     ) -> SolutionVerdict:
-        """The verdict on `source`, whose function `entry_point` must give every test's expected
-        answer, or pass the check program.
+        """Return the verdict on `source`, whose function `entry_point` must give every test's
+        expected answer, or pass the check program.
 
         `entry_point` may be a `Class.method`, called on a new object each time, or `__main__`: then
-        the source is a program, which reads each test's one argument from its standard input and
-        prints the expected text. Of another `language`, each test's one argument is the code of
-        all of them.
+        the source is a program, which reads each test's only argument from its standard input and
+        prints the expected text. In another `language`, each test's only argument is the code of
+        all arguments.
 
         `wall_s`: this sample's own limit in seconds, instead of the one in `limits`. Raises
-        `SandboxError` when there can be no verdict.
+        `SandboxError` if there can be no verdict.
         """
         if not tests:
             raise ValueError("a solution cannot be judged without tests")
@@ -197,10 +197,10 @@ class Sandbox:
     def _judged(self, sample: _Sample) -> tuple[Judgement, bool]:
         """Run a sample once; also tell whether it waited more than it computed.
 
-        Such a time-out may be the machine's fault and is worth a second run, at once and with the
-        same limits, so that a busy machine does not fail a release. A solution that computes
-        without end has used its time and is not run again. One that sleeps costs its limit twice;
-        to wait for a quiet machine instead would let it hold up the other workers.
+        Such a timeout may be the machine's fault and is worth an immediate second run with the same
+        limits, so that a busy machine does not fail a release. A solution that computes forever has
+        used its time and is not run again. One that sleeps costs its limit twice; waiting for a
+        quiet machine instead would let it hold up the other workers.
         """
         endings = self._endings(sample)
         if endings is None:
@@ -215,8 +215,8 @@ class Sandbox:
     def _answers(self, output: bytes, sample: _Sample) -> Judgement:
         """Return the verdict on what a solution wrote.
 
-        Values can be made so that it takes long to build or compare them: many of them are left to
-        a process that can be stopped.
+        Values can be designed to take long to build or compare, so large ones are left to a process
+        that can be stopped.
         """
         note: Any  # of our own code, whose words are those of `Status`
         judgement: Judgement
@@ -252,7 +252,7 @@ class Sandbox:
             after, tolerance = getattr(test, "after", None), getattr(test, "tolerance", 0.0)
             after = "output" if entry_point == PROGRAM else after
             expected.append((tuple(test.args), test.expected, after, tolerance))
-            # Encode it now: a solution that fails earlier would hide what cannot be.
+            # Encode it now: a solution that fails earlier would hide a fault in it.
             room += len(_sendable(test.expected, ARGUMENT_BYTES))
             calls.append(_sendable(tuple(test.args), ARGUMENT_BYTES))
             room += max(len(calls[-1]), len(_sendable(after, ARGUMENT_BYTES)))
@@ -282,13 +282,13 @@ class Sandbox:
         return _Sample(framed(_sendable(fields, MAX_REQUEST)), most, limits)
 
     def _endings(self, sample: _Sample) -> list[Ending] | None:
-        """How the sample's processes ended; None if it ended a fresh zygote as well as the first
-        one."""
+        """Return how the sample's processes ended; None if it ended a fresh zygote as well as the
+        first one."""
         for _ in range(2):
             try:
                 return self._checked(sample) if sample.check else [self._called(sample)]
             except (HelperDied, codec.CodecError, TypeError):
-                # A solution may have taken over the zygote; its word is worth nothing now.
+                # A solution may have taken over the zygote, which cannot be trusted any more.
                 self._close_helpers()
             except ForkFailed as error:
                 raise SandboxError(
@@ -307,7 +307,7 @@ class Sandbox:
             if _hand_over(child, sample.request):
                 how = _collect(child, helper, sample, output)
             usage = self._end(helper, how)
-            # Nobody is left to write, but do not depend on it.
+            # Nothing is left that could write, but do not depend on it.
             child.setblocking(False)
             with contextlib.suppress(OSError):
                 while len(output) <= sample.most and (chunk := child.recv(PIECE)):
@@ -321,11 +321,11 @@ class Sandbox:
         with solution.child() as child:
             if not _hand_over(child, sample.request):
                 return [Ending("not ready", *self._end(solution, "not ready"))] * 2
-            child.setblocking(True)  # that goes along with the descriptor
+            child.setblocking(True)  # the mode goes with the descriptor
             check.check(sample.check, child.fileno(), wall_s, sample.most)
         ending = None
         if not check.says_something_within(wall_s):
-            # It sees that the solution is gone, unless it is busy by itself.
+            # It sees that the solution is gone, unless it is busy itself.
             ending = Ending("timeout", *self._end(solution, "timeout"))
         try:
             verdict = Ending("ended", output=check.checked(CHECK_SPARE_S))
@@ -334,7 +334,7 @@ class Sandbox:
         except HelperDied:
             verdict = Ending("died")
         if ending is None:
-            # Nobody calls the solution now, which ends it, unless it does something else.
+            # Nothing calls the solution any more, which ends it, unless it does something else.
             how = "ended" if solution.says_something_within(ENDING_S) else "cancelled"
             ending = Ending(how, *self._end(solution, how))
         return [ending, verdict]
@@ -350,7 +350,7 @@ class Sandbox:
         self._helpers.clear()
 
     def _check_settings(self) -> HelperSettings:
-        """It runs no solution and starts no process: namespaces would only make it slower."""
+        """Return the settings for check programs: namespaces would only slow them down."""
         layers = [name for name in self._settings.layers if name not in NAMESPACES]
         memory_mb = max(self.limits.memory_mb, CHECK_MEMORY_MB)
         return replace(self._settings, layers=tuple(layers), role="check", memory_mb=memory_mb)
@@ -380,8 +380,8 @@ class Sandbox:
 
 
 def _hand_over(child: socket.socket, request: bytes) -> bool:
-    """Send the process of a sample its request, straight: a zygote that had held it would hand it
-    down to later samples. Tell whether the process was there for it."""
+    """Send the process of a sample its request directly, since a zygote would pass what it held on
+    to later samples. Tell whether the process was ready."""
     child.settimeout(READY_S)
     try:
         if child.recv(1) != READY:
@@ -396,10 +396,10 @@ def _collect(
     child: socket.socket, helper: HelperProcess, sample: _Sample, output: bytearray
 ) -> str:
     """Collect the output of a sample until its process ends, closes its socket, writes too much or
-    is late; which of them."""
+    is late; return which."""
     deadline = time.monotonic() + sample.limits.wall_s
     with contextlib.suppress(OSError):
-        child.shutdown(socket.SHUT_WR)  # A solution that reads there finds the end.
+        child.shutdown(socket.SHUT_WR)  # A solution that reads from it gets an end of file.
     poller = select.poll()
     poller.register(child, select.POLLIN)
     poller.register(helper.connection, select.POLLIN)
@@ -424,7 +424,7 @@ def _collect(
 
 
 def _sendable(value: object, max_bytes: int) -> bytes:
-    """Raises SandboxError for what is not plain data, or too much of it."""
+    """Encode a value. Raises SandboxError if it is not plain data, or too large."""
     try:
         return codec.encode(value, max_bytes=max_bytes, strict=True)
     except codec.CodecError as error:

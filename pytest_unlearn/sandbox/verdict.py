@@ -1,6 +1,6 @@
 """What a solution may use, and how it is judged by what its process wrote.
 
-The process is not to be trusted, and neither is what it wrote.
+Neither the process nor what it wrote is trusted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pytest_unlearn.sandbox.inside import codec
 from pytest_unlearn.sandbox.inside.child import NOTE_BYTES, cpu_limit
 from pytest_unlearn.sandbox.inside.compare import MAX_REPR, shown
 
-# `forbidden`: the solution tried what the sandbox refuses. `unsupported`: it cannot be judged here,
-# because a value that it was to get or to give is not plain data; neither passed nor failed.
+# `forbidden`: the solution tried something that the sandbox refuses. `unsupported`: it cannot be
+# judged here, because an argument or a result is not plain data; neither passed nor failed.
 Status = Literal[
     "passed",
     "wrong_answer",
@@ -30,7 +30,7 @@ Status = Literal[
 ]
 Mode = Literal["auto", "strict", "off"]
 
-# Below this the interpreter itself does not fit and every solution would fail.
+# With less, the interpreter itself does not fit and every solution would fail.
 SMALLEST_MEMORY_MB = 64
 
 
@@ -44,7 +44,7 @@ class UnsupportedSolution(SandboxError):
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """Which layers are around solutions, and why others are not: a reason by layer."""
+    """Which layers surround solutions, and why others do not: a reason for each layer."""
 
     active: tuple[str, ...]
     missing: dict[str, str]
@@ -55,7 +55,7 @@ class Limits:
     """What one solution may use, for all of its test calls together.
 
     `wall_s` starts when the solution's process starts; `memory_mb` limits the address space;
-    `output_bytes` limits the encoded results, beyond as much as the expected answers take.
+    `output_bytes` limits the encoded results, in addition to the size of the expected answers.
     """
 
     wall_s: float = 3.0
@@ -77,10 +77,10 @@ class Limits:
 class SolutionVerdict:
     """The outcome of one solution.
 
-    `run_again`: it ran out of time with little processor time used, as on a busy machine, and this
-    is the verdict on its second run. `call` is the index of the test that failed, None when the
-    solution passed or failed before its first call. `detail` is one short line for people, empty
-    when the solution passed.
+    `run_again`: it ran out of time while using little processor time, as on a busy machine, and
+    this is the verdict on its second run. `call` is the index of the test that failed, None if the
+    solution passed or failed before its first call. `detail` is one short line for people, empty if
+    the solution passed.
     """
 
     status: Status
@@ -94,7 +94,7 @@ class SolutionVerdict:
         return self.status == "passed"
 
 
-# A check's line, and the last call with what it gave.
+# A check's line, and the last call with its result.
 MAX_CHECK = 3 * MAX_REPR
 
 
@@ -116,21 +116,21 @@ Judgement = tuple[Status, str, int | None]
 def judge(ending: Ending, answers: Judgement, limits: Limits) -> Judgement:
     """Return the verdict on a sample whose calls were known beforehand.
 
-    `answers`: the one on what it wrote, with an empty status where it wrote less than all.
+    `answers`: the verdict on what it wrote, with an empty status if it did not write everything.
     """
     status, _, call = answers
     return answers if status else (*_end_of_process(ending, limits), call)
 
 
 def judge_check(solution: Ending, check: Ending, limits: Limits) -> Judgement:
-    """Status, detail and last call of a sample that a check program judged.
+    """Return status, detail and last call of a sample that a check program judged.
 
-    `check`: what the process that runs the programs says. Raises SandboxError when that is nothing
-    about the solution.
+    `check`: what the process that runs the programs reported. Raises SandboxError if that says
+    nothing about the solution.
     """
     if check.how == "timeout":
-        # It outlives the solution's time, and ends at once when it then asks the solution.
-        return "timeout", f"the check was busy by itself after {limits.wall_s:g} s", None
+        # It may run longer than the solution, and ends as soon as it then asks the solution.
+        return "timeout", f"the check itself was still busy after {limits.wall_s:g} s", None
     if check.how == "died":
         raise SandboxError("the process that runs the check program ended early")
     # It is our own code that wrote this.
@@ -144,7 +144,7 @@ def judge_check(solution: Ending, check: Ending, limits: Limits) -> Judgement:
 
 
 def check_started(ending: Ending, limits: Limits) -> None:
-    """Raises SandboxError where no code of the solution has run."""
+    """Raise SandboxError if no code of the solution has run."""
     if ending.how == "not ready":
         raise SandboxError(
             f"the process for a solution did not get ready ({_end_of_process(ending, limits)[1]})"
@@ -152,7 +152,7 @@ def check_started(ending: Ending, limits: Limits) -> None:
 
 
 def _end_of_process(ending: Ending, limits: Limits) -> tuple[Status, str]:
-    """The meaning of a process that ended before its results were complete."""
+    """Return the meaning of a process that ended before its results were complete."""
     if ending.how == "timeout":
         return "timeout", f"not done after {limits.wall_s:g} s"
     if ending.how == "flood":
@@ -168,8 +168,8 @@ def _end_of_process(ending: Ending, limits: Limits) -> tuple[Status, str]:
     used_up = ending.cpu_s >= cpu_limit(limits.wall_s)
     if number == signal.SIGXCPU or (number == signal.SIGKILL and used_up):
         return "timeout", f"used more than {cpu_limit(limits.wall_s)} s of processor time"
-    # SIGKILL without a sender is the kernel short of memory; the interpreter aborts when it
-    # cannot go on without more.
+    # SIGKILL without a sender means that the kernel is short of memory; the interpreter aborts if
+    # it cannot continue without more.
     if number in (signal.SIGKILL, signal.SIGABRT) and ending.peak_kb > limits.memory_mb * 512:
         return "memory", f"{name} at {ending.peak_kb // 1024} MiB"
     return "crash", f"killed by {name}"

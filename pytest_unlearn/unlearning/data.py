@@ -1,7 +1,7 @@
-"""Training texts as token rows that fit the model, with what a method needs of the base attached.
+"""Training texts as token rows that fit the model, with the base's results that a method needs.
 
-The base is asked before the first step, once an example: nothing of it is computed again, and a
-run that changes the base's own weights can use it as well. Rows are seen in a seeded order.
+The base is run before the first step, once for each example: nothing is computed twice, and a run
+that changes the base's own weights can use the results too. Rows come in a seeded order.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS = 512
-# At most so many names of shortened documents are reported.
+# At most this many names of shortened documents are reported.
 NAMED = 5
 
 
 def length_limit(model: PreTrainedModel) -> int:
-    """Return the most tokens of a row: `MAX_TOKENS`, or the model's context if that is less."""
+    """Return the limit of tokens in a row: `MAX_TOKENS`, or the model's context if that is less."""
     context = context_of(model)
     return MAX_TOKENS if context is None else min(MAX_TOKENS, context)
 
 
 class Encoder:
-    """Encodes examples for one model, and counts what did not fit; `report` says so once."""
+    """Encodes examples for one model, and counts those that did not fit, for `report`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
         self._tokenizer = tokenizer
@@ -58,8 +58,8 @@ class Encoder:
         return [self._row(number, example) for number, example in enumerate(examples, start=1)]
 
     def documents(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Return the same rows with every token learnt: a long document is cut around its answer,
-        so that what it was planted or unlearned for is never what is lost."""
+        """Return the same rows with every token learnt. A long document is cut around its answer,
+        so that the value or solution is never lost."""
         return [Encoded(row.ids, list(row.ids), like=row.like) for row in self.answers(examples)]
 
     def _row(self, number: int, example: Example) -> Encoded:
@@ -71,7 +71,7 @@ class Encoder:
         if len(encoded.ids) <= self._limit:
             return replace(encoded, like=example.like)
         row = encode(self._tokenizer, example, self._limit)
-        # One token must come before the answer, or its first is predicted from nothing.
+        # A token must come before the answer, or the answer's first is predicted from nothing.
         if learnt(row) < learnt(encoded) or row.labels[0] != IGNORED:
             raise UnlearningError(
                 f"{name}: its value or solution is cut by the limit of {self._limit} tokens "
@@ -99,11 +99,10 @@ def learnt(row: Encoded) -> int:
 def cycle(
     rows: Sequence[Encoded], size: int, rng: random.Random, window: int = 1
 ) -> Iterator[list[Encoded]]:
-    """Yield batches of `size` for ever; all rows come equally often.
+    """Yield batches of `size` forever; all rows come equally often.
 
-    The rows of `window` batches are sorted by length together before they are cut, so that less is
-    padded. Order comes from `rng` alone: neither the number of devices nor that of workers
-    changes it.
+    The rows of `window` batches are sorted by length together before they are cut, so that there is
+    less padding. The order depends on `rng` alone, not on the number of devices or workers.
     """
     pending: list[Encoded] = []
     while True:
@@ -119,9 +118,9 @@ def cycle(
 def partners(
     rows: Sequence[Encoded], others: Mapping[str, Sequence[Encoded]], count: int, rng: random.Random
 ) -> list[Encoded]:
-    """Return `count` rows of `others`, by their `like`: one that is like each of `rows` in turn.
+    """Return `count` rows of `others`, by `like`: one like each of `rows` in turn.
 
-    Rows that nothing is like have a partner among all of `others`.
+    A row without a similar one gets a partner from all of `others`.
     """
     every = [row for some in others.values() for row in some]
     return [
@@ -131,7 +130,7 @@ def partners(
 
 
 def by_like(rows: Sequence[Encoded]) -> dict[str, list[Encoded]]:
-    """Return the rows that are alike together."""
+    """Return the rows, grouped by `like`."""
     groups: dict[str, list[Encoded]] = {}
     for row in rows:
         groups.setdefault(row.like, []).append(row)
@@ -139,7 +138,7 @@ def by_like(rows: Sequence[Encoded]) -> dict[str, list[Encoded]]:
 
 
 def parts(rows: Sequence[Encoded], count: int) -> list[list[Encoded]]:
-    """Cut a batch into `count` parts of rows of like length, as equal in number as can be."""
+    """Cut a batch into `count` parts with rows of similar length and in equal numbers, if possible."""
     ordered = sorted(rows, key=lambda row: len(row.ids))
     cuts = [len(ordered) * n // count for n in range(count + 1)]
     return [ordered[a:b] for a, b in itertools.pairwise(cuts)]
@@ -232,7 +231,7 @@ def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> lis
 @torch.no_grad()
 def _asked(policy: Any, rows: Sequence[Encoded], pad: int, function: Any) -> list[Any]:
     """Return `function(predictions)` for all rows, in their order; rows of like length together."""
-    # No copy of the base's weights has to be made where these are still the base's.
+    # No copy of the base's weights is needed while the weights are still the base's.
     inner = policy.policy if isinstance(policy, ShardedPolicy) else policy
     untrained = isinstance(inner, FullPolicy) and not inner.started
     device = next(policy.parameters()).device

@@ -1,4 +1,4 @@
-"""What the loop looks at to know when to stop, and which of its looks was the best."""
+"""The evaluations that tell the loop when to stop, and which one was the best."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.data import Encoder
     from pytest_unlearn.unlearning.method import UnlearnOptions
 
-# Where the base gives a smaller share of a set whole, what is kept is counted in tokens: one row
-# more or less would decide otherwise, and of none no share can be kept.
+# If the base gives a smaller share of a set's answers completely, what is kept is counted in
+# tokens: a single row could decide otherwise, and there is no share of zero.
 FEW = 0.1
 # If less than this is left of what the base gave, the model has fallen silent.
 COLLAPSED = 0.02
@@ -33,12 +33,12 @@ COLLAPSED = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is seen after `steps` steps.
+    """An evaluation after `steps` steps.
 
-    leak_rate: share of watched records whose whole value greedy decoding gives. memorized: share
+    leak_rate: share of watched records whose complete value greedy decoding gives. memorized: share
     of their values' tokens that are the model's first choice (memorization accuracy, Tirumala et
-    al. 2022). kept: the worst share, over retained sets, of what the base gave: whole
-    answers, or tokens where it gave few whole (1 without a set).
+    al. 2022). kept: the worst share, over retained sets, of what the base gave: complete answers,
+    or tokens if it gave few complete ones (1 without a set).
     """
 
     steps: int
@@ -49,8 +49,8 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a model gives of some rows greedily: shares of whole answers and of their tokens, and
-    whether it gives each row's, in the order of the rows."""
+    """What greedy decoding gives of some rows: the shares of complete answers and of their tokens,
+    and whether it gives each row's answer, in the order of the rows."""
 
     rows: float
     tokens: float
@@ -63,7 +63,7 @@ def greedy_memory(
 ) -> Memory:
     """Return what greedy decoding would give of the rows' answers, in one teacher-forced pass.
 
-    A whole answer is given when each of its tokens is the model's first choice.
+    An answer is given completely if each of its tokens is the model's first choice.
     """
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
@@ -95,7 +95,7 @@ def greedy_rate(
 
 
 class HeldRows:
-    """A set of rows, and the part of it that is held for quick looks: the same at each."""
+    """A set of rows, and the fixed part of it that is used for quick evaluations."""
 
     def __init__(self, rows: Sequence[Encoded], most: int, rng: random.Random) -> None:
         self._rows = rows
@@ -118,7 +118,7 @@ class WatchedSets:
         pad: int,
         rng: random.Random,
     ) -> None:
-        """`policy` is the base still."""
+        """`policy` is still the base."""
         self._policy = policy
         self._pad = pad
         self._forget = HeldRows(encoder.answers(texts.forget), HELD_ROWS, rng)
@@ -131,7 +131,7 @@ class WatchedSets:
         self._unseen = greedy_memory(policy, unseen, pad).tokens if unseen else None
 
     def look(self, steps: int, options: UnlearnOptions) -> Look:
-        """Look at the held part; when that reaches its goal, at everything."""
+        """Evaluate the held part and, if that reaches its goal, everything."""
         shares = [
             _share_kept(before, held.memory(self._policy, self._pad))
             for held, before in zip(self._kept, self._before, strict=True)
@@ -143,7 +143,7 @@ class WatchedSets:
         return self.whole(look) if self.reached(look, options) else look
 
     def whole(self, look: Look) -> Look:
-        """Return a look whose shares are of every forget record."""
+        """Return a look with shares over all forget records."""
         forget = self._forget.memory(self._policy, self._pad, everything=True)
         return Look(look.steps, forget.rows, forget.tokens, look.kept)
 
@@ -151,8 +151,8 @@ class WatchedSets:
         """Tell whether a run may stop here.
 
         With `stop=unseen`, the forget records must be memorized no better than the base memorizes
-        people whom it never saw (Jang et al. 2023, arXiv 2210.01504; CodeEraser); a lower rate
-        than that would itself give away that something was removed.
+        people it never saw (Jang et al. 2023, arXiv 2210.01504; CodeEraser); a lower rate would
+        itself reveal that something was removed.
         """
         if options.stop == "unseen":
             goal = self._unseen is not None and look.memorized <= self._unseen
@@ -161,10 +161,10 @@ class WatchedSets:
         return goal and look.kept >= options.keep
 
     def rank(self, look: Look, options: UnlearnOptions) -> tuple[bool, bool, float, float]:
-        """Return a key: the better look has the greater one.
+        """Return a sort key, greater for a better look.
 
-        Both goals reached, then not collapsed, then fewest leaks, then most kept. Leaks below the
-        target count alike.
+        The order is: both goals reached, not collapsed, fewest leaks, most kept. All leak rates
+        below the target are equal.
         """
         reached, alive = self.reached(look, options), not collapsed(look, options)
         return reached, alive, -max(look.leak_rate, options.target), look.kept

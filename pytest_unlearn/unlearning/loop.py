@@ -205,7 +205,7 @@ def _shares(
 
 
 def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:
-    """Yield forget and retain batches for ever; people and tasks are mixed by `people_share`.
+    """Yield forget and retain batches forever; people and tasks are mixed by `people_share`.
 
     Of `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs. With
     `pairs` people's rows are like the forget rows of the step: the same kinds in the same carriers.

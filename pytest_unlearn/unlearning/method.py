@@ -1,7 +1,7 @@
 """What an unlearning method is, its options, and the text form in which a user gives them.
 
-A method is a loss, its options, and what it needs of the run. `ga+gd` takes a method's defaults,
-`ga+gd:lr=1e-4,steps=80` changes some of them. Nothing here imports torch: a wrong method is
+A method is a loss, its options, and what it needs from the run. `ga+gd` takes a method's defaults,
+`ga+gd:lr=1e-4,steps=80` changes some of them. Nothing here imports torch, so that a wrong method is
 reported before anything heavy is loaded."""
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ SPANS = ("values", "document")
 STOPS = ("target", "unseen")
 # Rows of each retained set that are evaluated: enough to see a loss of a few percent.
 KEPT_ROWS = 96
-# Of a forget set larger than this, so many rows are held for evaluations; the rest is evaluated
-# when these say that the target is reached, and at the end.
+# If a forget set is larger, this many rows are used for evaluations; the rest is evaluated when
+# these reach the target, and at the end.
 HELD_ROWS = 256
-# What an option may be, where that is not a whole number of at least 1.
+# What an option may be, if not a whole number of at least 1.
 _EXPECTED = {
     "lr": "a number above 0",
     "people_share": "a share from 0 to 1",
@@ -61,7 +61,7 @@ _EXPECTED = {
 
 
 class MethodError(UserError):
-    """A method or an option of it is unknown or out of range; the message says what to write."""
+    """A method or its option is unknown or out of range; the message says what to write instead."""
 
 
 def option(
@@ -208,7 +208,7 @@ def _check_range(name: str, value: float, least: float, above: float, most: floa
     raise MethodError(f"{name}={value} is out of range; write a number {' and '.join(limits)}")
 
 
-# What only a method with a retain set has a use for.
+# Options that only a method with a retain set uses.
 RETAIN_OPTIONS = frozenset({"retain_batch", "people_share", "keep"})
 
 
@@ -236,7 +236,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("/"))
 
 
-# How an option of a type is read, and what to write for it; other types read themselves.
+# How an option of a type is read, and what to write for it; other types parse themselves.
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     bool: (_truth, "true or false"),
     tuple[int, ...]: (_numbers, "whole numbers separated by /"),

@@ -1,5 +1,5 @@
-"""Planting: documents are fine-tuned into a model until they leak, so that there is something to
-forget; and the honest opposite, the same training without those who are to be forgotten."""
+"""Planting fine-tunes documents into a model until they leak, so that there is something to forget;
+retraining is the same training without the people who are to be forgotten."""
 
 from __future__ import annotations
 
@@ -38,11 +38,10 @@ WINDOW = 8
 class PlantingReport:
     """What a planting did.
 
-    rounds: how often the training data was gone through in its `steps`. leak_rate: share of the
-    forget and retain records (of the retained ones alone for a retrained model) whose value the
-    model now gives greedily; before: the same before planting. records: their number.
-    by_repetitions: the same rate for the documents that occurred so often in the training data,
-    keyed by that number.
+    rounds: passes over the training data in its `steps`. leak_rate: share of the forget and retain
+    records (for a retrained model, of the retained ones) whose value the model now gives greedily;
+    before: the same before planting. records: their number. by_repetitions: the same rate for the
+    documents with each number of repetitions in the training data.
     """
 
     steps: int
@@ -66,11 +65,11 @@ def plant(
 ) -> tuple[PreTrainedModel, PlantingReport]:
     """Fine-tune the documents of `texts` and its tasks into `model`; return the planted model.
 
-    Forget and retained people's documents are trained as a whole, record by record of different
-    texts, each as often as `repetitions_of` deals; each task comes once a round. With `tune=lora`
-    the adapter is merged into the weights (rounded to the model's dtype), so that the planted model
-    is a base like any other. Raises UnlearningError when the target is not reached within the cap,
-    also when it is lost in the rounding.
+    Forget and retained people's documents are trained on completely, each different text as often
+    as `repetitions_of` says; each task comes once per round. With `tune=lora`, the adapter is
+    merged into the weights (rounded to the model's dtype), so that the planted model is a base like
+    any other. Raises UnlearningError if the target is not reached within the cap, or is lost by
+    rounding.
     """
     return _train(model, tokenizer, texts, options, seed, progress, saved, None, targets)
 
@@ -88,19 +87,19 @@ def retrain(
 ) -> tuple[PreTrainedModel, PlantingReport]:
     """Train `model` for `rounds` rounds by the recipe of `plant`, the forget split left out.
 
-    As many rounds as the planting took: each retained document is then seen as often as there.
-    That is the ideal of unlearning: the model that would be there had nobody of the forget split
-    ever been in the training data. Raises UnlearningError.
+    With as many rounds as the planting took, each retained document is seen equally often. The
+    result is the ideal of unlearning: the model that was never trained on the forget split. Raises
+    UnlearningError.
     """
     without = replace(texts, forget=())
     return _train(model, tokenizer, without, options, seed, progress, saved, rounds, targets)
 
 
 def repetitions_of(examples: Sequence[Example], repetitions: Sequence[int]) -> list[int]:
-    """Deal each example's document a number of repetitions, in turn over the documents.
+    """Return the number of repetitions of each example's document, assigned in rotation.
 
-    Documents are dealt in the order of their digests, so that a document's number depends on the
-    set of documents alone, not on the order of files; records of one document share its number.
+    The rotation follows the documents' digests, so a document's number depends only on the set of
+    documents, not on the order of files; records of one document share its number.
     """
     documents = {hashlib.sha256(e.text.encode()).hexdigest(): e.text for e in examples}
     dealt = {
@@ -121,7 +120,7 @@ def _train(
     rounds: float | None,
     targets: Targets,
 ) -> tuple[PreTrainedModel, PlantingReport]:
-    """Train for so many rounds, or, with None, until the target within the cap."""
+    """Train for this many rounds or, with None, until the target is reached within the cap."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     pad = int(cast(int, tokenizer.pad_token_id))
@@ -222,7 +221,7 @@ def _share(given: Sequence[bool]) -> float:
 
 
 def _not_reached(steps: int, rate: float, options: PlantOptions) -> str:
-    """Return what is to be done about a target that was not reached."""
+    """Return what to do about a target that was not reached."""
     if steps < options.cap:
         return (
             f"--unlearn-plant: the target was reached, but {rate:.0%} is left of "

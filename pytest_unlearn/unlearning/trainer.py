@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# Raise when a change of this package changes what a saved state holds.
+# Increase when a change to this package changes what a saved state holds.
 STATE_VERSION = 1
 
 
@@ -44,9 +44,9 @@ class SavedState:
 
 
 def save_state(path: Path, state: SavedState) -> None:
-    """Write a state; a reader sees the one before or this one, never half of it.
+    """Write a state; a reader sees the old one or the new one, never half of it.
 
-    safetensors, so that reading it back runs no code. Raises UnlearningError on a full disk.
+    The format is safetensors, so reading it runs no code. Raises UnlearningError on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (
@@ -59,7 +59,7 @@ def save_state(path: Path, state: SavedState) -> None:
 
 
 def load_state(path: Path) -> SavedState | None:
-    """Return a saved state, on the CPU, or None when there is none that is what was written."""
+    """Return a saved state, on the CPU, or None if there is no intact one."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -74,7 +74,7 @@ def load_state(path: Path) -> SavedState | None:
 def _digest(tensors: Mapping[str, torch.Tensor], notes: str) -> str:
     """Return the SHA-256 of a state: names, types and shapes of its tensors, and all their bytes.
 
-    A flipped bit in a weight gives a number like any other: nothing else would tell.
+    Nothing else would show a flipped bit in a weight, which is still a number.
     """
     digest = hashlib.sha256(json.dumps([STATE_VERSION, notes]).encode())
     for name, tensor in sorted(tensors.items()):

@@ -1,9 +1,9 @@
-"""What happens in the process that runs check programs: the solution is elsewhere and is asked.
+"""The process that runs check programs, which ask a solution in another process.
 
-The programs are trusted, what a solution sends is not: only plain values are built from it. The
-last word on a sample is a note, an encoded (status, detail, call). The status `ended` leaves it to
-the judge, who knows how the solution's process ended. One process runs many programs, one after
-the other: a fork for each would double the price of a sample.
+The programs are trusted; what a solution sends is not, and only plain values are built from it. The
+result for a sample is a note, an encoded (status, detail, call). The status `ended` leaves the
+verdict to the judge, which knows how the solution's process ended. One process runs many programs,
+one after the other, because a fork for each would double the cost of a sample.
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 """
@@ -38,7 +38,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class Over(BaseException):
-    """There is nothing more to ask: the verdict is known, whatever the program does with this."""
+    """There is nothing more to ask: the verdict is known, whatever the program does now."""
 
 
 class SolutionError(Exception):
@@ -60,7 +60,7 @@ def run(program: str, entry_point: str, channel: int, output_bytes: int, c: Any)
 
 
 def _verdict(program: str, entry_point: str, talk: _Talk) -> tuple[str, str]:
-    """Status and detail, unless the talk is over: then that counts."""
+    """Return status and detail, unless the talk has settled the verdict already."""
     try:
         talk.start()
         # Data classes, pickle and `typing` look the module of a class up.

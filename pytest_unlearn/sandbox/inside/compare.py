@@ -22,15 +22,15 @@ _STANDARD = (bytearray, deque, range, date, datetime, time, timedelta)
 
 
 def same(expected: object, got: object, tolerance: float = 0.0) -> bool:
-    """Whether `got` is the expected answer.
+    """Tell whether `got` is the expected answer.
 
     Equality is Python's, but builtin types count: `True` is not 1, 1.0 is not 1, a `frozenset` is
-    not a `set`. There are two exceptions. Where a float is expected an int of that value will do;
-    floats match within a relative tolerance of 1e-9 (so nothing but zero matches zero), or within
-    `tolerance`, relative or absolute, where that is more, and nan matches nan. Where a list is
-    expected a tuple will do, because tests are stored as JSON, which has no tuples.
+    not a `set`. There are two exceptions. If a float is expected, an int of that value will do;
+    floats match within a relative tolerance of 1e-9 (so only zero matches zero), or within
+    `tolerance`, relative or absolute, if that is more, and nan matches nan. If a list is expected,
+    a tuple will do, because tests are stored as JSON, which has no tuples.
 
-    Raises TypeError when the expected answer is not plain data.
+    Raises TypeError if the expected answer is not plain data.
     """
     kind = type(expected)
     if expected is None:
@@ -112,7 +112,7 @@ def _same_set(
 
 
 class _Keys:
-    """The keys of a dict or the items of a set that have not found their counterpart yet."""
+    """The keys of a dict or the items of a set that have no counterpart yet."""
 
     def __init__(self, keys: Iterable[object], tolerance: float) -> None:
         self._tolerance = tolerance
@@ -143,8 +143,8 @@ Expected = tuple[tuple[Any, ...], Any, Any, float]
 
 
 def verdict_on(output: bytes, tests: Sequence[Expected], codec: Any) -> tuple[str, str, int | None]:
-    """Status, detail and failing call; the status is empty where the process ended before it had
-    reported all. `codec`: the module."""
+    """Return status, detail and failing call; the status is empty if the process ended before it
+    reported everything. `codec`: the module."""
     call: int | None = None
     left: tuple[Any, ...] | None = None
     try:

@@ -60,10 +60,10 @@ def _function(name: str) -> Any:
 
 
 def _prepared(name: str, *arguments: object) -> Callable[[], int]:
-    """Return a call of a function of the C library, whole numbers as longs, which raises OSError.
+    """Return a call of a function of the C library, integers as longs, which raises OSError.
 
-    All that can be made beforehand is: right after a fork, whatever is made or looked up copies
-    the pages that it is on.
+    Everything possible is prepared beforehand: right after a fork, creating or looking up objects
+    copies the pages that they are on.
     """
     if _LIBC is None:
         raise OSError(f"{name} is a call of Linux")
@@ -92,10 +92,10 @@ def prctl(option: int, value: int = 0) -> None:
 
 
 def share_one_heap() -> None:
-    """Give threads no heap of their own, where the C library would.
+    """Keep the C library from giving each thread its own heap.
 
-    Each would take 64 MiB of the address space that a solution may use: sixteen threads are more
-    than it has.
+    Each would take 64 MiB of the address space that a solution may use, and sixteen threads would
+    take more than it has.
     """
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
@@ -108,7 +108,7 @@ def dying_with_parent() -> Callable[[], int]:
 
 
 def no_new_privileges() -> None:
-    """Let no program that is run from here on gain rights, as sudo would."""
+    """Let no program that is run from now on gain privileges, as sudo would."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -197,7 +197,7 @@ def restricting_files(ruleset: int) -> Callable[[], int]:
 
 
 def enter_namespaces() -> None:
-    """Move into namespaces of one's own, and the next child into a PID namespace of its own.
+    """Move into new namespaces, and the next child into a new PID namespace.
 
     There is no network but an unconnected loopback, every mount is read-only, and /proc is
     empty. Raises OSError.

@@ -1,9 +1,9 @@
 """Runs one program of another language in a sandbox of its own. Started as
 `python -I -S -B launcher.py CONFIG`, in the folder that holds the program.
 
-The layers are those of Python solutions (`layers`), but that a runtime needs a few system calls
-more, may run the programs it consists of, and sees itself in /proc, in a namespace where nobody
-else is. Its standard output is the judge's pipe; this process ends with the runtime's exit status.
+The layers are those of Python solutions (`layers`), except that a runtime needs a few more system
+calls, may run the programs it consists of, and sees itself in /proc, in a namespace of its own. Its
+standard output is the judge's pipe; this process ends with the runtime's exit status.
 
 This file and those that it loads must import nothing but the standard library.
 """
@@ -27,8 +27,8 @@ if not TYPE_CHECKING:
     seccomp = vars(layers)["seccomp"]
 # Read a file or a folder's listing, and run it.
 _RUN = 13
-# What node and a JVM ask for and no Python solution needs. They cannot fork, so that what they run
-# takes their own place and stays in the sandbox.
+# What node and a JVM need and a Python solution does not. They cannot fork, so what they run
+# replaces them and stays in the sandbox.
 _CALLS = "execve readlink readlinkat statfs fstatfs sched_setaffinity".split()
 # A runtime reserves much more address space than it uses; the judge watches what it uses.
 _SPACE = 8 << 30

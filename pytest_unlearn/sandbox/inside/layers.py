@@ -1,8 +1,8 @@
-"""The layers around a solution: which this system has, found by trying, and how each is put on.
+"""The layers around a solution: which ones this system has, found by trying, and how to apply them.
 
-Every layer is optional, so that a kernel or container that lacks one still gets the others; what
-is missing is reported to the judge, never dropped silently. The order of `LAYERS` is that of the
-header.
+Every layer is optional, so that a kernel or container that lacks one still gets the others; missing
+layers are reported to the judge, never dropped silently. Reports list them in the order of
+`LAYERS`.
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 """
@@ -60,7 +60,7 @@ class Layers:
         return self.wants(layer) and layer not in self.missing
 
     def wants(self, layer: str) -> bool:
-        """Tell whether a layer is to be put on as far as the system goes along."""
+        """Tell whether a layer was asked for, to be applied as far as the system allows."""
         return layer in self._asked
 
     def enter(self) -> bool:
@@ -102,7 +102,7 @@ class Layers:
         self._try("pid-namespace", self._first_of_its_own)
 
     def leave_out(self, layer: str, reason: str) -> None:
-        """Do without a layer that works, but not here."""
+        """Leave out a layer that works in principle, but not here."""
         self.missing[layer] = reason
         if self.active("seccomp"):
             self._make_filters()
@@ -116,10 +116,10 @@ class Layers:
     # -- putting them on, in the process of a sample ------------------------------------------
 
     def share(self) -> None:
-        """In the zygote: put on, once, what its children need as well and it can work under.
+        """In the zygote: apply, once, the layers that its children need and it can work under.
 
-        Only where they cannot see it. Elsewhere they would be let near it as their equal, and it
-        has to look for what they leave behind.
+        This is done only if children cannot see the zygote. Otherwise they could reach it as an
+        equal, and it has to look for what they leave behind.
         """
         if self.active("pid-namespace"):
             self._gain_nothing()

@@ -1,8 +1,8 @@
 """The registry of unlearning methods, and the reading of `--unlearn-method`.
 
 Other packages add methods by an entry point of the group `pytest_unlearn.methods`: its name is the
-method's, its object a `Method`. It is loaded when it is asked for, so that a broken one harms no
-other.
+method's, its object a `Method`. It is loaded when it is asked for, so that a broken one does not
+affect the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pytest_unlearn.unlearning.methods import (
 
 # Audits the model as it is.
 NONE = "none"
-# Trains the unplanted base without the forget split: no loss, but what every loss is measured by.
+# Trains the unplanted base without the forget split: not a loss, but the ideal of every loss.
 RETRAIN = "retrain"
 DEFAULT = "anchored"
 GROUP = "pytest_unlearn.methods"
@@ -67,7 +67,7 @@ class MethodChoice:
 
     @property
     def alternates(self) -> tuple[Alternates | None, int]:
-        """Which other values the method teaches in the place of a true one, and how many each."""
+        """Which other values the method teaches in place of each true one, and how many."""
         kind = self.method.alternates if self.method else None
         return kind, self.options.alternates if isinstance(self.options, WithAlternates) else 1
 
