@@ -138,7 +138,7 @@ def by_like(rows: Sequence[Encoded]) -> dict[str, list[Encoded]]:
 
 
 def parts(rows: Sequence[Encoded], count: int) -> list[list[Encoded]]:
-    """Cut a batch into `count` parts with rows of similar length and in equal numbers, if possible."""
+    """Cut a batch into `count` parts of nearly equal size, each with rows of similar length."""
     ordered = sorted(rows, key=lambda row: len(row.ids))
     cuts = [len(ordered) * n // count for n in range(count + 1)]
     return [ordered[a:b] for a, b in itertools.pairwise(cuts)]
