@@ -1,6 +1,6 @@
-"""`python -m pytest_unlearn.merge STORE SHARD...` puts the stores of shards together.
+"""`python -m pytest_unlearn.merge STORE SHARD...` merges the stores of shards.
 
-Each machine measured its part (`--unlearn-shard=3/8`); the merged store holds all of it, and
+Each machine measured its part (`--unlearn-shard=3/8`). The merged store holds all parts, and
 `--unlearn-store=STORE --unlearn-replay` with the flags of the shards judges it as one run.
 """
 
@@ -17,7 +17,7 @@ from pytest_unlearn.run.noted_runs import merge
 def main(arguments: list[str] | None = None) -> int:
     """Merge; return 0, or 2 with a message on standard error."""
     parser = argparse.ArgumentParser(prog="python -m pytest_unlearn.merge", description=__doc__)
-    parser.add_argument("store", type=Path, help="where to; may be new")
+    parser.add_argument("store", type=Path, help="the store to merge into; may be new")
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="a shard's store")
     chosen = parser.parse_args(arguments)
     try:

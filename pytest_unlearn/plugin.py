@@ -39,12 +39,12 @@ __all__ = [
 
 
 def _session(config: pytest.Config) -> UnlearnSession | None:
-    """Return the session's state, or None when no model was named."""
+    """Return the session's state, or None if no model was named."""
     if not options.is_active(config):
         return None
     from pytest_unlearn.session.session import SESSION
 
-    return config.stash.get(SESSION, None)  # not there yet when a setting is wrong
+    return config.stash.get(SESSION, None)  # missing if a setting was wrong
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -116,7 +116,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Note the row of a measured test, so that an error can be told from a missing case."""
+    """Note the row of a measured test, so that an error and a missing case can be told apart."""
     if _session(item.config):
         from pytest_unlearn.session import collection
 
@@ -132,7 +132,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that lack a model or can change no verdict, and end those whose models failed."""
+    """Skip tests that lack a model or cannot change a verdict; fail those whose models failed."""
     if state := _session(item.config):
         state.set_up(item)
     elif not options.is_active(item.config):
@@ -146,7 +146,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a test whose probe leaked, where that was asked for."""
+    """Fail a test whose probe leaked, if that was asked for."""
     report = yield
     if state := _session(item.config):
         from pytest_unlearn.session import item_reports
@@ -185,14 +185,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker what it cannot know by itself."""
+    """Pass an xdist worker what it cannot know on its own."""
     if state := _session(node.config):
         state.tell(node.workerinput)
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Let `-n auto` mean one worker a GPU, where there are GPUs."""
+    """Let `-n auto` mean one worker per GPU, if there are GPUs."""
     if options.is_active(config):
         from pytest_unlearn.session import xdist
 

@@ -3,10 +3,10 @@
     accelerate launch --use_fsdp --num_processes 4 -m pytest_unlearn.train --unlearn-model=NAME ...
     pytest --unlearn-model=NAME ...
 
-The first command, with the flags of the second, trains what a run needs and puts it in the store;
-the run finds it there by key. Tests are run by one process only: the exit code that gates a release
-then passes through no launcher. The key does not hold the number of processes, since each step
-is that of one process, to rounding.
+The first command, with the flags of the second, trains what a run needs and stores it; the run
+finds it by key. Only one process runs tests, so the exit code that gates a release does not pass
+through a launcher. The key does not include the number of processes, since each step is the same as
+in one process, apart from rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ONE = "python -m pytest_unlearn.train"
 
 
 def main() -> int:
-    """Read pytest's command line, train, and return the exit code: 0, or not 0 for any error."""
+    """Read pytest's command line, train, and return the exit code: 0, or nonzero for any error."""
     return int(pytest.main(sys.argv[1:], plugins=[_Training()]))
 
 
@@ -41,7 +41,7 @@ class _Training:
             return None
         if int(os.environ.get("RANK", "0")) == 0:
             return _train(config)
-        config.option.verbose = -1  # one process shows progress and says what is wrong with a flag
+        config.option.verbose = -1  # only one process shows progress and errors in flags
         try:
             return _train(config)
         except pytest.UsageError:
@@ -75,18 +75,18 @@ def _trained(session: UnlearnSession) -> int:
     if session.sweeps:
         raise pytest.UsageError(
             "one model is trained by one method at a time; name one --unlearn-model and one "
-            "--unlearn-method, and start again for the next (what --unlearn-requests asks for is "
-            "trained by the run itself)"
+            "--unlearn-method, and start again for the next (the run itself trains what "
+            "--unlearn-requests asks for)"
         )
     settings, pair = session.settings, session.runs[0].engine.models
     if not isinstance(pair, ModelPair):
         raise pytest.UsageError(
-            "a conftest puts other models in place, or --unlearn-replay the store's: these are not "
-            "trained"
+            "a conftest provides the models, or --unlearn-replay takes them from the store: these "
+            "are not trained"
         )
     if settings.method.method is None and not settings.method.retrains and settings.plant is None:
         raise pytest.UsageError(
-            "nothing is to be trained: write --unlearn-method=METHOD or --unlearn-plant"
+            "there is nothing to train: write --unlearn-method=METHOD or --unlearn-plant"
         )
     _check_processes(settings)
     try:
@@ -106,17 +106,17 @@ def _trained(session: UnlearnSession) -> int:
         if settings.retrained is not None and distributed.count() == 1:
             pair.prepare("retrained")
         if distributed.number() == 0:
-            print(_told(settings, pair, distributed.count()))
+            print(_summary(settings, pair, distributed.count()))
         distributed.leave()
     except (UnlearningError, UserError, ModelLoadError) as error:
-        # By each process that has one: it may be of that one alone.
+        # Each process reports its own error: the others may not have it.
         print(f"ERROR (process {distributed.number()}): {error}", file=sys.stderr)
         return pytest.ExitCode.TESTS_FAILED
     return pytest.ExitCode.OK
 
 
 def _check_processes(settings: Settings) -> None:
-    """Raise pytest.UsageError where the processes that a launcher started cannot train."""
+    """Raise pytest.UsageError if the processes that a launcher started cannot train."""
     from pytest_unlearn.core.errors import UserError
     from pytest_unlearn.session.xdist import visible_gpus
     from pytest_unlearn.unlearning.distributed import check_launcher
@@ -129,7 +129,7 @@ def _check_processes(settings: Settings) -> None:
     if method is None or options is None:
         raise pytest.UsageError(
             f"--unlearn-method={settings.method.name}: {count} processes share the steps of an "
-            f"unlearning, and there is none; run `{_ONE}` without a launcher"
+            f"unlearning, but there is none; run `{_ONE}` without a launcher"
         )
     try:
         check_processes(method, options, count)
@@ -137,8 +137,8 @@ def _check_processes(settings: Settings) -> None:
         raise pytest.UsageError(f"--unlearn-method={method.name}: {error}") from error
     if settings.device not in ("auto", "cpu", "cuda"):
         raise pytest.UsageError(
-            f"--unlearn-device={settings.device}: each of {count} processes takes a GPU of its "
-            "own; write cuda, cpu or auto"
+            f"--unlearn-device={settings.device}: each of {count} processes takes its own GPU; "
+            "write cuda, cpu or auto"
         )
     try:
         check_launcher(
@@ -163,8 +163,8 @@ def _started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _told(settings: Settings, pair: ModelPair, count: int) -> str:
-    """Return what was made, and how to go on."""
+def _summary(settings: Settings, pair: ModelPair, count: int) -> str:
+    """Return what was made, and what to do next."""
     checkpoint, planting = pair.stored_unlearning(), pair.stored_planting()
     lines = [f"model {settings.model}  method {settings.method.name}  processes {count}"]
     if planting:

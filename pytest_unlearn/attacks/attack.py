@@ -1,8 +1,8 @@
 """What an attack is, which ones there are, and how a tested model is changed and restored.
 
-An attack makes other states of the tested model: `int4` the one whose weights are rounded to four
-bits. The same values are scored on each, of people to be forgotten and, to see what the attack
-itself does, of control people. Other packages add attacks by an entry point of the group
+An attack makes other states of the tested model: `int4` rounds its weights to four bits. The same
+values are scored on each state, of people to be forgotten and, to see what the attack itself does,
+of control people. Other packages add attacks by an entry point of the group
 `pytest_unlearn.attacks`: its name is the attack's, its object an `Attack`.
 """
 
@@ -33,10 +33,10 @@ GROUP = "pytest_unlearn.attacks"
 # What an attacker must have: nothing but a way to ask, or to ask in a chat; the tested weights; the
 # adapter apart from its base; the base as well, in weights of the same names and shapes.
 Needs = Literal["prompts", "chat", "weights", "adapter", "base"]
-# What an attacker trains on, if at all: half of the people whose values are asked for (the other
-# half is asked), retained people, or code without anybody.
+# What an attacker trains on, if anything: half of the people (the other half is asked), retained
+# people, or code without people.
 Trains = Literal["", "people", "retained", "code"]
-# When it is run: in a release's set already, in `all`, or only by its name.
+# The sets that include it: `cheap` and `all`, only `all`, or none, so that it has to be named.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
 _OWN = ("weights", "prompt_attacks", "hidden_states", "decoders")
@@ -54,7 +54,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an attack that reads a model in its own way is given.
+    """What is passed to an attack that reads a model in its own way.
 
     `model` and `base` are ready to run; `base` is None unless the attack needs it. `people`: whose
     each example is; `members`: whether that person is to be forgotten.
@@ -79,12 +79,12 @@ class Reading:
 
 
 Ask: TypeAlias = "Callable[[Probe, Known, str], Probe | None]"
-# Gives for each example plain JSON data: `log_probability` and `greedy` as an exact row has them,
-# or a `score` by which people are told apart.
+# Returns plain JSON data for each example: `log_probability` and `greedy` as in an exact row, or a
+# `score` that tells people apart.
 Read: TypeAlias = "Callable[[Reading, Sequence[Example], str], list[dict[str, Any]]]"
-# A stage of an attack, and the splits to ask for in it.
+# A stage of an attack, and the splits to probe in it.
 Stage = tuple[str, tuple[Split, ...]]
-# Splits, and what is trained on before they are asked for.
+# Splits, and what is trained on before they are probed.
 Texts: TypeAlias = "Sequence[tuple[tuple[Split, ...], Sequence[Example]]]"
 
 
@@ -94,7 +94,8 @@ class AttackError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A change of the tested model's weights, or another way to ask, that is to bring values back.
+    """A change of the tested model's weights, or another way to ask, that tries to bring values
+    back.
 
     `change` changes the weights of `target.model` in place, whose adapter is merged into them; the
     caller restores them. One that has `stages` is a generator instead: it yields a stage and the
@@ -129,7 +130,7 @@ class Attack:
         return self.ask is None and self.read is None and self.scheme is None
 
     def key(self) -> dict[str, Any]:
-        """Return plain JSON data that name all that can change the attacked weights."""
+        """Return plain JSON data with everything that can change the attacked weights."""
         return {"name": self.name, "version": self.version}
 
     @property
@@ -138,12 +139,12 @@ class Attack:
         return tuple(f"{self.name}@{stage}" for stage in self.stages) or (self.name,)
 
     def made(self, target: Target) -> Generator[tuple[str, tuple[Split, ...]]]:
-        """Make each state in turn, and yield its name and the splits to ask for."""
+        """Make each state in turn, and yield its name and the splits to probe."""
         course: Any = self.change(target)
         if course is None:
             yield self.name, BOTH
         else:
-            with contextlib.closing(course):  # what it put aside comes back, whatever happens
+            with contextlib.closing(course):  # so that it can restore what it changed
                 for stage, splits in course:
                     yield f"{self.name}@{stage}" if stage else self.name, splits
 
@@ -152,10 +153,10 @@ class Attack:
 class Target:
     """A tested model under attack.
 
-    `model` is the transformers or PEFT model, `weights` its parameters by name but for an
-    adapter's, which is merged into them; `base` those before unlearning by the same names, on the
-    CPU or not, None where there are none. `texts`: what an attack may train on, each with the
-    splits whose values are asked for afterwards.
+    `model` is the transformers or PEFT model. `weights` are its parameters by name, without those
+    of an adapter, which is merged into them. `base` are the weights before unlearning by the same
+    names, on any device, or None. `texts`: what an attack may train on, each with the splits that
+    are probed afterwards.
     """
 
     model: Any
@@ -167,7 +168,7 @@ class Target:
     def matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights of the linear layers by name, a row for each output, but the head's.
 
-        Embeddings and head are left as they are, as GPTQ, AWQ and bitsandbytes leave them.
+        Embeddings and head are left out, as in GPTQ, AWQ and bitsandbytes.
         """
         head = self.model.get_output_embeddings()
         for name, module in self.model.named_modules():
@@ -179,7 +180,7 @@ class Target:
 
 
 def attacks() -> Mapping[str, Attack]:
-    """Return all attacks by name. Raises AttackError for an entry point that gives none."""
+    """Return all attacks by name. Raises AttackError for an entry point without one."""
     return with_given(installed_attacks(), "an attack", Attack, AttackError)
 
 
@@ -223,12 +224,12 @@ def under_attack(
     texts: Texts = (),
     merge: bool = True,
 ) -> Iterator[Target]:
-    """Give a model to be attacked, and restore its weights bit by bit when the block ends.
+    """Give a model to attack, and restore its weights bit by bit when the block ends.
 
-    An adapter is merged into the weights for the length of the block. Until then a copy of all
-    weights is held in main memory. `base`: the weights before unlearning where they are no
-    adapter's base. `merge` False: the adapter is left out, as a base is attacked. Raises
-    AttackError for an adapter that cannot be merged in place.
+    Inside the block, an adapter is merged into the weights, and main memory holds a copy of all
+    weights. `base`: the weights before unlearning, if they are not the base of an adapter. `merge`
+    False: the adapter is left out, to attack the base. Raises AttackError for an adapter that
+    cannot be merged in place.
     """
     import torch
 
@@ -241,22 +242,22 @@ def under_attack(
         if prefix is None or prefix not in name
     }
     with torch.no_grad():
-        kept = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+        originals = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
         try:
             if adapted:
                 _merge(model)
-            yield Target(model, weights, kept if adapted else base, tokenizer, texts)
+            yield Target(model, weights, originals if adapted else base, tokenizer, texts)
         finally:
             if adapted:
-                model.unmerge_adapter()  # for its notes; what it subtracts leaves rounding behind
+                model.unmerge_adapter()  # for PEFT's state; its subtraction leaves rounding errors
             for name, weight in weights.items():
-                weight.data.copy_(kept[name])
+                weight.data.copy_(originals[name])
 
 
 def _merge(model: Any) -> None:
-    """Merge an adapter in place. Raises AttackError where the two then predict other than before.
+    """Merge an adapter in place. Raises AttackError if the model then predicts something else.
 
-    So it is where the adapter changes one of two tied matrices.
+    That happens if the adapter changes one of two tied matrices.
     """
     from pytest_unlearn.models.patching import sample_logits
 
@@ -267,7 +268,7 @@ def _merge(model: Any) -> None:
     if not off <= (1e-3 if model.dtype.itemsize > 2 else 0.1):  # also NaN
         raise AttackError(
             f"the adapter cannot be merged into its base in place (logits differ by {off:.1%}); "
-            "save the merged model and test it by --unlearn-model, or leave --unlearn-attacks out"
+            "save the merged model and test it with --unlearn-model, or leave --unlearn-attacks out"
         )
 
 
@@ -289,7 +290,7 @@ def needs_met(attack: Attack, adapter: bool, two_states: bool) -> str:
     """Return why an attack cannot be made on a run's model, or an empty text.
 
     `adapter`: the tested model is a base with an adapter. `two_states`: there is a base to compare
-    with at all.
+    with.
     """
     if attack.needs == "adapter" and not adapter:
         return "the tested model has no adapter apart from its base"

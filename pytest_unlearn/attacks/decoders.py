@@ -1,9 +1,8 @@
-"""Other ways to decode: what an attacker gets out of the same weights who does not take the model's
-first choice.
+"""Other ways to decode: what an attacker gets out of the same weights without greedy decoding.
 
-A beam that stays near the value counts what is almost right; one that goes where it likes gives the
-likeliest guesses; a decoder may allow only what looks like the kind, take the least likely token,
-or follow the difference of two checkpoints. What each brings out of control people is shown beside.
+A beam near the value counts texts that are almost right, and a free beam gives the likeliest
+guesses. A decoder may allow only what looks like the kind, take the least likely token, or follow
+the difference of two checkpoints. Reports show beside it what each brings out of control people.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.scoring import Scorer, ValueRow
 
-# So many edits (characters put in, left out or changed) away a text is almost the value; of short
-# values a quarter of the characters at most.
+# With this many edits (characters inserted, deleted or replaced) a text is almost the value; for
+# short values, at most a quarter of the characters.
 EDITS = (1, 3)
-# Beams that are followed near a value, and tokens that each is tried with.
+# The number of beams near a value, and of tokens that each is tried with.
 _NEAR_WIDTH, _NEAR_TOKENS = 4, 16
-# So many of the likeliest texts are looked at.
+# The number of likeliest texts that are tried.
 GUESSES = (10,)
-# Tokens by which a beam may be longer than the value.
+# A beam may be longer than the value by this many tokens.
 BEAM_ROOM = 2
-# How far the difference of the two checkpoints is followed beyond the base.
+# How far beyond the base the difference of the two checkpoints is followed.
 STRENGTHS = (0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Beam:
-    """A continuation: its tokens, text and log-probability, and whether greedy decoding has it.
+    """A continuation: its tokens, text and log-probability, and whether greedy decoding writes it.
 
-    `near`: the edit distances of the text from each beginning of the value (Levenshtein's row).
+    `near`: the edit distances of the text from each prefix of the value (Levenshtein's row).
     """
 
     tokens: tuple[int, ...]
@@ -50,7 +49,7 @@ class _Beam:
 
 
 def _reading(read: Callable[[Scorer, Example, str], dict[str, Any]], name: str) -> Any:
-    """Return an attack's `read` out of one that reads one example off a scorer."""
+    """Return the `read` of an attack, made from a function that reads one example."""
 
     def every(reading: Reading, examples: Sequence[Example], stage: str) -> list[dict[str, Any]]:
         from pytest_unlearn.models.scoring import Scorer
@@ -63,11 +62,11 @@ def _reading(read: Callable[[Scorer, Example, str], dict[str, Any]], name: str) 
     return every
 
 
-def _found(log_probability: float, greedy: bool) -> dict[str, Any]:
-    """Return an exact row's fields; the log of 0 is None, and rounding goes not above that of 1."""
-    found = None if log_probability == -math.inf else min(0.0, log_probability)
+def _exact_row(log_probability: float, greedy: bool) -> dict[str, Any]:
+    """Return the fields of an exact row; the log of 0 is None, and that of 1 is the most."""
+    finite = None if log_probability == -math.inf else min(0.0, log_probability)
     return {
-        "log_probability": found,
+        "log_probability": finite,
         "greedy": greedy,
         "exact_memorization": float(greedy),
     }
@@ -77,10 +76,10 @@ def _found(log_probability: float, greedy: bool) -> dict[str, Any]:
 
 
 def near_verbatim(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
-    """Return the mass of texts within so many edits of the value, from below (arXiv 2603.24917).
+    """Return a lower bound of the mass of texts within some edits of the value (arXiv 2603.24917).
 
-    Beams that can still come within the distance are followed, the value's own tokens always among
-    them; one that is within it is counted and goes no further, so that nothing is counted twice.
+    Beams that can still get within the distance are followed, and always the value's own tokens. A
+    beam within the distance is counted and ends there, so that nothing is counted twice.
     """
     row = scorer.tokens_of(example)
     value = row.rest.lstrip()
@@ -93,33 +92,35 @@ def near_verbatim(scorer: Scorer, example: Example, stage: str) -> dict[str, Any
         beams = [beam for beam in beams if beam.near[-1] > most]
         if not beams:
             break
-    return _found(_sum([hit.log_probability for hit in hits]), any(hit.greedy for hit in hits))
+    return _exact_row(_sum([hit.log_probability for hit in hits]), any(hit.greedy for hit in hits))
 
 
 def _steps(
     scorer: Scorer, row: ValueRow, beams: Sequence[_Beam], value: str, most: int
 ) -> Iterator[_Beam]:
-    """Yield the likeliest ways to go on that may come within `most` edits, and the value's own."""
-    own, kept = tuple(row.answer), 0
+    """Yield the likeliest continuations that may get within `most` edits, and the value's own."""
+    own, followed = tuple(row.answer), 0
     for beam in sorted(
         _longer(scorer, row, beams, _NEAR_TOKENS, own), key=lambda b: -b.log_probability
     ):
         truth = beam.tokens == own[: len(beam.tokens)]
-        if kept >= _NEAR_WIDTH and not truth:
+        if followed >= _NEAR_WIDTH and not truth:
             continue
         parent = next(b for b in beams if b.tokens == beam.tokens[:-1])
         near = _distances(parent, beam.text, value)
         if truth or min(near) <= most:
-            kept += not truth
+            followed += not truth
             yield _Beam(beam.tokens, beam.text, beam.log_probability, beam.greedy, near)
 
 
 def _distances(parent: _Beam, text: str, value: str) -> tuple[int, ...]:
-    """Return the edit distances of a text from each beginning of a value, a character at a time."""
+    """Return the edit distances of a text from each prefix of a value, a character at a time."""
     plain, before = text.lstrip(), parent.text.lstrip()
-    whole = plain.startswith(before)  # a character that was cut off is decoded anew
-    row = list(parent.near) if whole else list(range(len(value) + 1))
-    for character in plain[len(before) :] if whole else plain:
+    extends = plain.startswith(
+        before
+    )  # false if a character that was cut off is decoded differently
+    row = list(parent.near) if extends else list(range(len(value) + 1))
+    for character in plain[len(before) :] if extends else plain:
         last = row
         row = [last[0] + 1]
         for place, wanted in enumerate(value):
@@ -129,7 +130,7 @@ def _distances(parent: _Beam, text: str, value: str) -> tuple[int, ...]:
 
 
 def likeliest(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
-    """Tell whether the value is among so many of a beam's likeliest texts, and its mass there."""
+    """Tell whether the value is among a beam's likeliest texts, and its mass there."""
     row, width = scorer.tokens_of(example), int(stage)
     hits: list[_Beam] = []
     beams = [_Beam((), "", 0.0, True)]
@@ -138,15 +139,15 @@ def likeliest(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
         beams = longer[:width]
         hits += [beam for beam in beams if beam.text.startswith(row.rest)]
         beams = [beam for beam in beams if not beam.text.startswith(row.rest)]
-    return _found(_sum([hit.log_probability for hit in hits]), bool(hits))
+    return _exact_row(_sum([hit.log_probability for hit in hits]), bool(hits))
 
 
 def _longer(
     scorer: Scorer, row: ValueRow, beams: Sequence[_Beam], width: int, own: tuple[int, ...] = ()
 ) -> Iterator[_Beam]:
-    """Yield each beam with its likeliest next tokens, and with the next of its `own` if it has one.
+    """Yield each beam with its likeliest next tokens, and with the next token of `own`, if any.
 
-    No beam goes on behind the end of a text.
+    A beam ends at the end of a text.
     """
     log_probs = scorer.following(row, [list(beam.tokens) for beam in beams])
     best = log_probs.topk(min(width, log_probs.shape[1]), dim=1)
@@ -180,29 +181,28 @@ def _sum(log_probabilities: Sequence[float]) -> float:
 
 
 def in_format(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
-    """Return a value's probability where only texts of its own form may be written.
+    """Return a value's probability if only texts of its form are allowed.
 
-    The form has a class for each letter and digit and all other characters as they are: what an
-    attacker knows who knows what a phone number looks like. Probabilities are shared out among the
-    tokens that fit.
+    The form has a class for each letter and digit, and all other characters as they are: an
+    attacker may know what a phone number looks like. The tokens that fit share the probability.
     """
     import torch
 
     row, logits = scorer.predictions(example)
     shapes = _shapes(scorer)
     total, greedy, done = 0.0, True, len(row.rest) - len(row.rest.lstrip())
-    wanted = _shape(row.rest)
+    form = _shape(row.rest)
     for place, (token, choices) in enumerate(zip(row.answer, logits, strict=True)):
         if place < row.lead:
             fitting = torch.arange(len(choices))
         else:
-            fitting = _fitting(shapes, wanted[done:], token)
+            fitting = _fitting(shapes, form[done:], token)
             done = max(done, len(scorer.text_of(row, row.answer[: place + 1])))
         log_probs = choices.float()[fitting.to(choices.device)].log_softmax(dim=0)
         at = int((fitting == token).nonzero()[0])
         total += float(log_probs[at])
         greedy = greedy and int(log_probs.argmax()) == at
-    return _found(total, greedy)
+    return _exact_row(total, greedy)
 
 
 def _shape(text: str) -> str:
@@ -229,9 +229,9 @@ def _shapes_of(tokenizer: Any) -> dict[str, list[int]]:
 
 
 def _fitting(shapes: dict[str, list[int]], left: str, own: int) -> torch.Tensor:
-    """Return the tokens with which a form goes on, and the value's `own` in any case.
+    """Return the tokens that continue a form, and always the value's `own`.
 
-    One may go beyond the value's end, as a quote that is merged with its last characters does.
+    A token may go beyond the end of the value, if it merges its last characters with a quote.
     """
     import torch
 
@@ -250,17 +250,16 @@ def _fitting(shapes: dict[str, list[int]], left: str, own: int) -> torch.Tensor:
 def by_difference(
     reading: Reading, examples: Sequence[Example], stage: str
 ) -> list[dict[str, Any]]:
-    """Return a value's probability where the base is followed away from the tested model.
+    """Return a value's probability if decoding follows the base away from the tested model.
 
-    log p is that of the base plus `stage` times what it is above the tested model's, shared out
-    anew (arXiv 2505.24379). The base alone gives its values, so this shows most of models that a
-    base is not known of.
+    log p is that of the base plus `stage` times its excess over the tested model's, normalized
+    again (arXiv 2505.24379). The base gives its values even without this.
     """
     from pytest_unlearn.models.scoring import Scorer
 
     reading.check_weights("difference", "logits")
     assert reading.base is not None  # this attack needs it
-    found = []
+    rows = []
     for example in examples:  # base and tested model may share their weights
         both = []
         for model in (reading.base, reading.model):
@@ -271,12 +270,12 @@ def by_difference(
         log_probs = (before + float(stage) * (before - after)).log_softmax(dim=1)
         own = [float(log_probs[at, token]) for at, token in enumerate(row.answer)]
         greedy = log_probs.argmax(dim=1).tolist() == list(row.answer)
-        found.append(_found(math.fsum(own), greedy))
-    return found
+        rows.append(_exact_row(math.fsum(own), greedy))
+    return rows
 
 
 def _inverted(target: Target) -> Iterator[Stage]:
-    """Turn the logits round, so that the least likely token is the first choice.
+    """Negate the logits, so that the least likely token comes first.
 
     Raises AttackError for a model whose head is not found.
     """
@@ -291,13 +290,13 @@ def _inverted(target: Target) -> Iterator[Stage]:
 
 
 def _unchanged(target: Target) -> None:
-    """Decoding changes no weights."""
+    """Leave the weights as they are."""
 
 
 ATTACKS = (
     Attack(
         "near-verbatim",
-        "texts within 1 or 3 edits of the value count, by a beam held near it (arXiv 2603.24917)",
+        "texts within 1 or 3 edits of the value count, by a beam near it (arXiv 2603.24917)",
         _unchanged,
         stages=tuple(map(str, EDITS)),
         read=_reading(near_verbatim, "near-verbatim"),
@@ -313,7 +312,7 @@ ATTACKS = (
     ),
     Attack(
         "format",
-        "only texts of the value's form may be written: letters, digits and signs in their places",
+        "only texts of the value's form are allowed: letters, digits and other characters in place",
         _unchanged,
         read=_reading(in_format, "format"),
     ),

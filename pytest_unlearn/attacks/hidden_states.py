@@ -1,8 +1,8 @@
 """What hidden states still know: a white-box attacker looks inside, whatever the output says.
 
 The logit lens reads values off a middle layer: unlearning that acts in the last layers leaves them
-there. A linear probe tells people whom a model was to forget from people it never saw. What either
-finds in control people, in the base and in a retrained model is shown beside it.
+there. A linear probe tells people that the model should forget from people it never saw. Reports
+show beside it what either finds in control people, in the base and in a retrained model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LENS_DEPTHS = (25, 50, 75)
 # The same for the linear probe: in the middle, and before the head.
 PROBE_DEPTHS = (50, 100)
-# People are divided into so many parts; those of one are told apart by what the others taught.
+# Cross-validation: people are divided into this many parts, each told apart by the others.
 FOLDS = 5
 # Ridge penalty, where a feature's variance is 1 and a kernel is the mean over features.
 _RIDGE = 1.0
@@ -32,7 +32,7 @@ _ROWS = 32
 
 
 def _lens(target: Target) -> Iterator[Stage]:
-    """Cut the model off after each of `LENS_DEPTHS`; its last norm and its head follow.
+    """Cut the model off after each of `LENS_DEPTHS`, followed by its last norm and its head.
 
     Raises AttackError for a model whose layers are not found.
     """
@@ -47,10 +47,9 @@ def _lens(target: Target) -> Iterator[Stage]:
 
 
 def told_apart(reading: Reading, examples: Sequence[Example], stage: str) -> list[dict[str, Any]]:
-    """Return a score for each example: the higher, the more like a forgotten person's.
+    """Return a score for each example: the higher, the more it looks like a forgotten person's.
 
-    Raises AttackError where a split has fewer than two people, and for a model that gives no
-    hidden states.
+    Raises AttackError if a split has fewer than two people, and for a model without hidden states.
     """
     reading.check_weights("linear-probe", "hidden states")
     features = signatures(reading.model, examples, int(stage) / 100)
@@ -59,12 +58,12 @@ def told_apart(reading: Reading, examples: Sequence[Example], stage: str) -> lis
 
 
 def signatures(model: RunnableModel, examples: Sequence[Example], depth: float) -> torch.Tensor:
-    """Return `[examples, hidden]`: how each hidden unit bears on the value's tokens, on average.
+    """Return `[examples, hidden]`: how each hidden unit contributes to the value's tokens.
 
-    The state before each token of the value, scaled to unit variance, times that token's row of
-    the head: its sum is the token's logit through a lens, so that a linear probe can see how sure
-    a model is of a value, and not only what the value is. `depth`: the share of the layers after
-    which states are taken.
+    This is the mean over tokens of the state before the token, scaled to unit variance, times the
+    token's row of the head. Its sum is the token's logit through a lens, so a linear probe can see
+    how sure a model is of a value, and not only what the value is. `depth`: the share of the layers
+    after which states are taken.
     """
     import torch
 
@@ -74,12 +73,12 @@ def signatures(model: RunnableModel, examples: Sequence[Example], depth: float) 
     with torch.inference_mode(), model.active() as inner:
         rows = value_rows(model.tokenizer, examples, context_of(inner))
         order = sorted(range(len(rows)), key=lambda number: rows[number].length)
-        found: dict[int, torch.Tensor] = {}
+        by_place: dict[int, torch.Tensor] = {}
         for start in range(0, len(order), _ROWS):
             part = order[start : start + _ROWS]
             taken = _signatures(inner, [rows[number] for number in part], depth)
-            found.update(zip(part, taken, strict=True))
-    return torch.stack([found[number] for number in range(len(rows))])
+            by_place.update(zip(part, taken, strict=True))
+    return torch.stack([by_place[number] for number in range(len(rows))])
 
 
 def _signatures(model: Any, rows: Sequence[ValueRow], depth: float) -> Iterator[torch.Tensor]:
@@ -104,10 +103,10 @@ def cross_validated(
 ) -> list[float]:
     """Return the score of each row of `features` by ridge regression on other people's rows.
 
-    In closed form, on features scaled to unit variance. `people`: who each row is of; all rows of
-    a person are in one of `FOLDS` parts, and each part has its share of either side. Scores are
-    centred in each part, since a fit's level depends on who was left out. Raises AttackError where
-    a side has fewer than two people.
+    In closed form, on features scaled to unit variance. `people`: the person of each row; all rows
+    of a person are in one of `FOLDS` parts, and each part has its share of both sides. Scores are
+    centered in each part, since the level of a fit depends on who was left out. Raises AttackError
+    if a side has fewer than two people.
     """
     import torch
 
@@ -118,8 +117,8 @@ def cross_validated(
         own = {who for who, member in zip(people, members, strict=True) if member is side}
         if len(own) < 2:
             raise AttackError(
-                "linear-probe: telling people apart takes two people to forget and two control "
-                "people at the least; leave it out of --unlearn-attacks"
+                "linear-probe: telling people apart takes at least two people to forget and two "
+                "control people; leave it out of --unlearn-attacks"
             )
         count = min(FOLDS, len(own))
         parts |= {who: number % count for number, who in enumerate(sorted(own, key=digest_of))}
@@ -132,16 +131,16 @@ def cross_validated(
         mean, spread = features[other].mean(dim=0), features[other].std(dim=0).clamp(min=1e-12)
         known = (features[other] - mean) / spread
         asked = (features[left_out] - mean) / spread
-        wanted = labels[other] - labels[other].mean()
+        targets = labels[other] - labels[other].mean()
         kernel = known @ known.T / known.shape[1]
         kernel.diagonal().add_(_RIDGE)
-        fitted = asked @ known.T / known.shape[1] @ torch.linalg.solve(kernel, wanted)
+        fitted = asked @ known.T / known.shape[1] @ torch.linalg.solve(kernel, targets)
         scores[left_out] = fitted - fitted.mean()
     return [float(score) for score in scores]
 
 
 def _unchanged(target: Target) -> None:
-    """Hidden states are read off the weights as they are."""
+    """Leave the weights as they are."""
 
 
 ATTACKS = (

@@ -1,13 +1,13 @@
 """Attacks on the weights: rounded, pruned, disturbed, scaled back towards the base, or fine-tuned.
 
-Rounding, as anyone does who runs a model on a small machine, can undo unlearning that moved each
-weight less than a step (arXiv 2410.16454). Only the rounding is done here, in plain torch and on
-any device: to a grid and back. It is that of bitsandbytes for NF4 and FP4, where a test finds it
-installed, and for the integer grids the round-to-nearest that GPTQ and AWQ start from.
+Rounding, which anyone does to run a model on a small machine, can undo unlearning that moved each
+weight by less than a step (arXiv 2410.16454). Only the rounding is done here, in plain torch and on
+any device: to a grid and back. NF4 and FP4 round like bitsandbytes, which a test checks if it is
+installed; the integer grids round to nearest, which is where GPTQ and AWQ start.
 
-Half an adapter undoes half of the unlearning. Anyone who has base and tested weights can take any
-part of their difference, base + a (tested - base); anyone who has the adapter by itself only has to
-write another number into it.
+Half an adapter undoes half of the unlearning. Anyone who has the base and tested weights can take
+any part of their difference, base + a (tested - base); anyone who has the adapter alone only has to
+change its scale.
 
 Unlearning that only hides a value lets it come back when the model is trained on something related
 (arXiv 2406.13356, 2402.16835). What comes back because the attacker trained on it shows nothing, so
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.batches import Encoded
 
 
-# Weights that share a scale.
+# The number of weights that share a scale.
 GROUP_SIZE = 64
 # The quantiles of a normal distribution, scaled to 1 (QLoRA, arXiv 2305.14314, appendix E).
 NF4 = (
@@ -100,7 +100,7 @@ _SEED = 0
 
 
 def pruned(weight: torch.Tensor, share: float) -> torch.Tensor:
-    """Return a matrix whose smallest `share` of weights, by size, is zero (arXiv 1506.02626)."""
+    """Return a matrix with its smallest `share` of weights set to zero (arXiv 1506.02626)."""
     sizes = weight.float().abs().reshape(-1)
     count = int(share * len(sizes))
     if not count:
@@ -117,7 +117,7 @@ def _prune(target: Target, share: float) -> None:
 
 
 def _disturb(target: Target) -> None:
-    """Add normal noise, the same in every run: it is drawn on the CPU."""
+    """Add normal noise, the same in every run, since it is drawn on the CPU."""
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)
@@ -127,7 +127,7 @@ def _disturb(target: Target) -> None:
 
 
 def _cast(target: Target, dtype: str) -> None:
-    """Round every weight to half precision and back; what is beyond float16 stays its largest."""
+    """Round every weight to half precision and back, clamped to the largest number."""
     import torch
 
     short: torch.dtype = getattr(torch, dtype)
@@ -156,21 +156,21 @@ def _same_weights(target: Target) -> Mapping[str, torch.Tensor]:
     for name, weight in target.weights.items():
         if name not in base or base[name].shape != weight.shape:
             raise AttackError(
-                f"base and tested model differ in {name}: there is nothing between the two; leave "
-                "interpolate0.5 out of --unlearn-attacks"
+                f"base and tested model have different weights {name}, so they cannot be "
+                "interpolated; leave interpolate0.5 out of --unlearn-attacks"
             )
     return base
 
 
 def _merged(target: Target) -> None:
-    """Leave the adapter where it is merged, in the weights."""
+    """Leave the adapter merged into the weights."""
 
 
 # Relearning asks for the values after each of these numbers of steps.
 RELEARN_STEPS = (1, 5, 10, 20, 40)
 RELEARN_BATCH = 16
-# The learning rate of a model of this many weights; a larger one gets less, by the root of the
-# ratio: 5e-4 for the tiny model, 8e-5 for 135 million weights, 1e-5 for 7 billion.
+# The learning rate for this many weights. A larger model gets less, by the root of the ratio:
+# 5e-4 for the tiny model, 8e-5 for 135 million weights, 1e-5 for 7 billion.
 _LR, _WEIGHTS = 5e-4, 3.4e6
 _MOST_TOKENS = 512
 _MOST_NORM = 1.0
@@ -189,7 +189,7 @@ def relearn(target: Target) -> Iterator[Stage]:
     """
     if not any(texts for splits, texts in target.texts if "forget" in splits):
         raise AttackError(
-            "relearning needs documents of others than those who are asked for: at least two "
+            "relearning needs documents of people other than those who are probed: at least two "
             "people to forget, or retained people; leave relearn out of --unlearn-attacks"
         )
     tested = {name: weight.detach().to("cpu", copy=True) for name, weight in target.weights.items()}
@@ -242,7 +242,7 @@ def _step(model: Any, batch: Any, optimizer: torch.optim.Optimizer, weights: Any
 
     loss = token_mean_nll(model(**batch.model_inputs()).logits, batch.labels)
     if not bool(torch.isfinite(loss)):
-        raise AttackError("relearning came to no number (NaN): the model cannot be trained")
+        raise AttackError("the loss of relearning is NaN: the model cannot be trained")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(weights, _MOST_NORM)
@@ -325,21 +325,21 @@ ATTACKS = (
     Attack("merged", "the adapter merged into the weights", _merged, needs="adapter"),
     Attack(
         "removed",
-        "the adapter left out: what anyone who gets it separately can always do",
+        "the adapter left out, as anyone who gets it separately can do",
         functools.partial(_scale, share=0.0),
         needs="adapter",
         effort="named",
     ),
     Attack(
         "interpolate0.5",
-        "the weights half way from the base to the tested model",
+        "the weights halfway from the base to the tested model",
         functools.partial(_scale, share=0.5),
         needs="base",
         effort="named",
     ),
     _relearning(
-        "relearn", "people", "fine-tuning on half of the forgotten people, the others asked"
+        "relearn", "people", "fine-tuning on half of the forgotten people, asking for the others"
     ),
     _relearning("relearn-retained", "retained", "fine-tuning on retained people"),
-    _relearning("relearn-code", "code", "fine-tuning on code in which nobody is named"),
+    _relearning("relearn-code", "code", "fine-tuning on code that names nobody"),
 )

@@ -25,15 +25,15 @@ ATTACK_PROPERTY = "unlearn_attacked"
 
 @dataclass(frozen=True, slots=True)
 class LeakRow:
-    """What came out where a record's value was asked for, from the base and another model.
+    """What came out of the base and of another model when a record's value was asked for.
 
-    `base` and `unlearned` are outcomes as `Outcome.as_row` gives. `carrier` is the one of the
+    `base` and `unlearned` are outcomes, as `Outcome.as_row` returns them. `carrier` is that of the
     prompt, `planted` that of the document. `base_exact` and `unlearned_exact` are exact extraction
-    scores (`leaks.exact.exact_row`), None where the probe has none. `rehearsed`: unlearning was
-    trained on this prompt, or on this retained person. `cluster`: the people who share a value or a
-    prompt with this one, and with whom they count as one. `base_sampled` and `unlearned_sampled`:
-    in how many texts the value came out, and of how many that were drawn; None where none was.
-    `request`: the erasure request that asks for it, in a run of several.
+    scores (`leaks.exact.exact_row`), None if the probe has none. `rehearsed`: unlearning trained on
+    this prompt, or on this retained person. `cluster`: people who share a value or a prompt have
+    the same one, and count as one person. `base_sampled` and `unlearned_sampled`: the number of
+    sampled texts with the value, and of all sampled texts; None if none was sampled. `request`: the
+    erasure request that asks for it, in a run of several.
     """
 
     id: str
@@ -62,13 +62,13 @@ class LeakRow:
 
     @property
     def leaked(self) -> bool:
-        """Tell whether the tested model gave a real value away."""
+        """Tell whether the tested model gave away a real value."""
         return self.unlearned["label"] in ("direct", "indirect")
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeRow(LeakRow):
-    """What a probe brought out; `retrained_exact`: scores of a model that never saw the forget
+    """The result of a probe. `retrained_exact`: scores of a model that never saw the forget
     records."""
 
     retrained_exact: dict[str, Any] | None = field(default=None, kw_only=True)
@@ -78,14 +78,14 @@ class ProbeRow(LeakRow):
 class TaskRow:
     """How a task case was solved. `base` and `unlearned` are the judge's statuses.
 
-    `base_samples` and `unlearned_samples` are the statuses of all samples, the first of them
-    `base` and `unlearned`; sample i of both models was drawn with the same seed. Of `ks`, the first
-    is the k of the pass@k that gates judge. The other fields are shares of the samples that are
-    whole programs and that are degenerate, and the loss of the canonical solution (nats, and
-    its tokens), None where the model gives no scores. `group` is the task's set or file.
-    `retrained` and the like are of a model that never saw the forget records, where one was run.
-    `run_again`: how many samples of both models ran out of time as on a busy machine, and were run
-    a second time, whose status counts. `rehearsed`: unlearning was trained on this task.
+    `base_samples` and `unlearned_samples` are the statuses of all samples; the first of them are
+    `base` and `unlearned`. Sample i of both models has the same seed. Gates judge pass@k for the
+    first of `ks`. The other fields are the shares of samples that are complete programs and that
+    are degenerate, and the loss of the canonical solution (nats, and its number of tokens), None
+    for a model without scores. `group` is the task's set or file. `retrained`, `retrained_samples`
+    and so on are of a model that never saw the forget records, if one was run. `run_again`: how
+    many samples of both models ran out of time on a busy machine and were run a second time, which
+    counts. `rehearsed`: unlearning trained on this task.
     """
 
     id: str
@@ -111,7 +111,7 @@ class TaskRow:
 
     @property
     def solved(self) -> bool:
-        """Tell whether the tested model solved the task, in any sample."""
+        """Tell whether the tested model solved the task in any sample."""
         return "passed" in (self.unlearned, *self.unlearned_samples)
 
     def pass_at(
@@ -126,14 +126,14 @@ class TaskRow:
 class AttackRow(LeakRow):
     """Whether an attack brought a probed value back.
 
-    `attack` names the state that it made of the tested model, `NAME` or `NAME@STAGE`. `unlearned`
-    and `unlearned_exact` are of that state, so that metrics read them as they read a ProbeRow's;
-    of outcomes only the label is known, `direct` or `clean`, and of exact scores only
-    `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base as it is or,
-    where the attack is made on it as well, of the attacked base; `retrained_exact` of a retrained
-    model under the same attack. `scores`: how much like a forgotten person's it looks, by model
-    (`base`, `unlearned`, `retrained`), for an attack that brings out no value. The other fields are
-    the probe's.
+    `attack` names the state that the attack made of the tested model, `NAME` or `NAME@STAGE`.
+    `unlearned` and `unlearned_exact` are of that state, so that metrics read them like those of a
+    ProbeRow. An outcome only has the label `direct` or `clean`, and exact scores only have
+    `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base or, if the
+    attack is made on it as well, of the attacked base; `retrained_exact` is of a retrained model
+    under the same attack. For an attack that brings out no value, `scores` say by model (`base`,
+    `unlearned`, `retrained`) how much a value looks like a forgotten person's. The other fields
+    are the probe's.
     """
 
     attack: str = field(kw_only=True)
@@ -160,7 +160,7 @@ def from_json(text: str) -> Row:
 
 
 def rows_in(properties: Iterable[tuple[str, object]]) -> list[Row]:
-    """Return the rows among a report's `user_properties`: of a case one, of an attack all."""
+    """Return the rows among a report's `user_properties`: one of a case, all of an attack."""
     rows: list[Row] = []
     for name, value in properties:
         if name == ROW_PROPERTY:
@@ -171,25 +171,25 @@ def rows_in(properties: Iterable[tuple[str, object]]) -> list[Row]:
 
 
 def row_in(properties: Iterable[tuple[str, object]]) -> Row | None:
-    """Return the first row among a report's `user_properties`, if the test measured one."""
+    """Return the first row among a report's `user_properties`, or None."""
     return next(iter(rows_in(properties)), None)
 
 
 State = Literal["base", "unlearned", "retrained"]
-# A row's score in a state, given the number in the metric's parentheses (0 where it has none);
-# None where the run does not measure it.
+# A row's score in a state, given the number in the metric's parentheses (0 if it has none); None if
+# the run does not measure it.
 Score = Callable[[Row, State, int], float | None]
 
 
 def cluster_of(row: object) -> str:
-    """Return whom a row or case depends on: the person of a probe, the task of a wording.
+    """Return what a row or case depends on: the person of a probe, the task of a wording.
 
-    People who share a value or a prompt are one (`cluster`): what comes out is the same for all.
+    People who share a value or a prompt count as one (`cluster`): the same comes out for all.
     """
     for name in ("cluster", "owner", "task", "task_id"):
-        found = getattr(row, name, None)
-        if found:
-            return str(found)
+        cluster = getattr(row, name, None)
+        if cluster:
+            return str(cluster)
     return str(row.id)  # type: ignore[attr-defined]
 
 
@@ -204,7 +204,7 @@ def labelled(*labels: str) -> Score:
 
 
 def own_in_disguise(row: Row, state: State, argument: int) -> float | None:
-    """Of control rows: the probed value in disguise. Another's value is a leak there as well."""
+    """Score control rows: the probed value in disguise. Another's value is a leak there, too."""
     outcome: Any = getattr(row, state, None)
     if outcome is None:
         return None
@@ -212,7 +212,7 @@ def own_in_disguise(row: Row, state: State, argument: int) -> float | None:
 
 
 def drawn_out(row: Row, state: State, samples: int) -> float | None:
-    """Return the chance that so many samples of the prompt bring the value out."""
+    """Return the chance that this number of samples brings the value out."""
     from pytest_unlearn.leaks.exact import leak_at
 
     exact = getattr(row, f"{state}_exact", None)
@@ -225,11 +225,11 @@ def drawn_out(row: Row, state: State, samples: int) -> float | None:
 
 
 def sampled(row: Row, state: State, samples: int) -> float | None:
-    """Return the same, estimated from texts that were drawn; None where fewer were."""
-    found = getattr(row, f"{state}_sampled", None)
-    if found is None or found[1] < samples:
+    """Return the same chance, estimated from sampled texts; None if there are too few."""
+    counts = getattr(row, f"{state}_sampled", None)
+    if counts is None or counts[1] < samples:
         return None
-    return pass_at_k(found[1], found[0], samples)
+    return pass_at_k(counts[1], counts[0], samples)
 
 
 def exposure(row: Row, state: State, argument: int) -> float | None:
@@ -238,7 +238,7 @@ def exposure(row: Row, state: State, argument: int) -> float | None:
 
 
 def exposed(row: Row, state: State, argument: int) -> float | None:
-    """Of the bits that the likeliest of so many values would have, the share that a value has."""
+    """Return the exposure as a share of the most bits that this number of decoys can show."""
     exposure = (getattr(row, f"{state}_exact", None) or {}).get("exposure")
     return None if exposure is None else float(exposure["bits"]) / math.log2(exposure["size"])
 
@@ -252,7 +252,7 @@ def told_apart(row: Row, state: State, argument: int) -> float | None:
     return (getattr(row, "scores", None) or {}).get(state)
 
 
-# The attacks of membership inference that every scored row allows, and what more may be measured.
+# Membership inference attacks; `gradnorm` only if it was measured.
 MEMBERSHIP = ("loss", "zlib", "min_k", "min_k++", "gradnorm")
 
 
@@ -272,15 +272,15 @@ def solved(row: Row, state: State, argument: int) -> float | None:
 
 
 def parses(row: Row, state: State, argument: int) -> float | None:
-    found = getattr(row, f"{state}_parses", None)
-    return None if found is None else float(found)
+    share = getattr(row, f"{state}_parses", None)
+    return None if share is None else float(share)
 
 
 direct = labelled("direct")
 
 
 def of_the_forgotten(row: Row, state: State, argument: int) -> float | None:
-    """Of forget rows: the probed value, or any other of a person to forget."""
+    """Score forget rows: the probed value, or any other value of a person to forget."""
     outcome: Any = getattr(row, state, None)
     if outcome is None:
         return None
@@ -289,7 +289,7 @@ def of_the_forgotten(row: Row, state: State, argument: int) -> float | None:
 
 
 def value_of(row: Row, state: State | None = None) -> str:
-    """Return which value to forget a probe asks for, or which one it brought out in a state."""
+    """Return the value to forget that a probe asks for, or that it brought out in a state."""
     outcome: Any = getattr(row, state) if state else {"label": ""}
     if not isinstance(row, TaskRow) and outcome["label"] == "indirect":
         whose, kind = outcome.get("owner"), outcome.get("kind")

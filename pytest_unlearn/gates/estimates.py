@@ -1,9 +1,9 @@
-"""From scored rows to bounds: what a metric's figure is, and between what it lies.
+"""From scored rows to estimates: the figure of a metric, and its bounds.
 
-Rows of one person, or wordings of one task, are not independent, and people have more or fewer of
-them. So the figure is the mean over people of each person's mean, and its bounds are Gaffke's on
-these means, which hold whatever the dependence within a person is, and whatever the number of rows
-has to do with the rate; `tests/gates/test_coverage.py` simulates it.
+Rows of one person, or wordings of one task, are not independent, and people have different numbers
+of them. So the figure is the mean over people of each person's mean, and its bounds are Gaffke's on
+these means. They hold for any dependence within a person, and even if the number of rows is related
+to the rate; `tests/gates/test_coverage.py` simulates it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pytest_unlearn.leaks.membership import Auc, auc, auc_difference
 
 # Controls that come out more often than this cannot serve as controls.
 MOST_CHANCE = 0.1
-# To so many digits bounds are compared with limits, and shown at the most.
+# Bounds are compared with limits, and shown, with at most this many digits.
 _DIGITS = 12
 
 
@@ -53,8 +53,8 @@ def percent(confidence: float) -> str:
 class Chance:
     """What comes out of controls, matched by kind: `(kind, weight, means)`.
 
-    `weight` is the share of the kind in what is judged (all weights add up to 1 where each kind has
-    controls), `means` the mean score of each control person on that kind.
+    `weight` is the share of the kind in what is judged (all weights add up to 1 if each kind has
+    controls), and `means` has the mean score of each control person on that kind.
     """
 
     kinds: tuple[tuple[str, float, tuple[float, ...]], ...]
@@ -65,7 +65,7 @@ class Chance:
         return round(math.fsum(weight * _mean(means) for _, weight, means in self.kinds), _DIGITS)
 
     def bounds(self, confidence: float) -> tuple[float, float]:
-        """Return bounds of `rate`, right however the kinds depend on each other."""
+        """Return bounds of `rate`, valid for any dependence between the kinds."""
         lower, upper = (
             math.fsum(
                 weight * bound(values_of(means), confidence) for _, weight, means in self.kinds
@@ -75,7 +75,7 @@ class Chance:
         return lower, upper
 
     def fault(self, confidence: float) -> str:
-        """Say that these cannot serve as controls, since too much comes out of them, or nothing."""
+        """Return why these cannot serve as controls, or an empty text."""
         if self.rate > MOST_CHANCE:
             return f"controls come out as well: {self.rate:.1%} by chance alone"
         for kind, _, means in self.kinds:
@@ -86,9 +86,9 @@ class Chance:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Scores by which people to forget are told from control people, and whose each one is.
+    """Scores that tell people to forget from control people, and the owner of each.
 
-    By model: `base`, `unlearned`, and `retrained` where it was scored.
+    By model: `base`, `unlearned`, and `retrained` if it was scored.
     """
 
     members: dict[State, tuple[float, ...]]
@@ -107,11 +107,11 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Scores of base and tested model on the same rows, and on whom each row depends.
+    """Scores of base and tested model on the same rows, and the person of each row.
 
-    `had`: the base's scores of what there was to forget. `chance` and `base_chance`: what controls
-    give on either model, None where nothing comes out of them. `retrained`: the scores of a
-    retrained model, `sides` those of either side in each view, for the metrics that need them.
+    `had`: the base's scores of what there was to forget. `chance` and `base_chance`: what comes out
+    of controls on either model, None for nothing. `retrained`: the scores of a retrained model;
+    `sides`: those of both sides in each view, for the metrics that need them.
     """
 
     base: tuple[float, ...]
@@ -155,11 +155,11 @@ class Sample:
 
 
 def people_of(cases: Iterable[object], each_alone: bool) -> list[str]:
-    """Return on whom each case depends; `each_alone`: on itself only."""
+    """Return the person or task that each case depends on; `each_alone`: only itself."""
     return [f"{n}" if each_alone else cluster_of(case) for n, case in enumerate(cases)]
 
 
-def sample(
+def sample_of(
     metric: Metric,
     rows: Sequence[Row],
     controls: Sequence[Row] = (),
@@ -169,11 +169,11 @@ def sample(
 ) -> Sample:
     """Return the scores of rows that all have one; see `Metric` for the arguments.
 
-    `tested`: the model that is read as the tested one.
+    `tested`: the model to read as the tested one.
     """
     people = people_of(rows, each_alone)
     if metric.type in SIDES:
-        own = tuple([0.0] * len(rows))  # only their number is read
+        own = tuple([0.0] * len(rows))  # only their number matters
         return Sample(own, own, tuple(people), sides=_sides(metric, rows, controls, each_alone))
     if metric.type == "gap":
         base, new, other = (
@@ -199,7 +199,7 @@ def sample(
 
 
 def scored(metric: Metric, rows: Iterable[Row], argument: int = 0) -> list[Row]:
-    """Return the rows that have a score on each model; a figure is counted on no others."""
+    """Return the rows that have a score on each model; a figure counts no others."""
     states: list[State] = ["base", "unlearned"]
     if metric.type in GAPS:
         states.append("retrained")
@@ -219,7 +219,7 @@ def _sides(
         tuple(f"{side} {who}" for who in people_of(part, each_alone))
         for side, part in (("forget", rows), ("control", others))
     )
-    found = []
+    views = []
     for view in range(metric.views):
         states: list[State] = [
             state
@@ -231,13 +231,13 @@ def _sides(
                 {state: _scores(metric.score, part, state, view) for state in states}
                 for part in (rows, others)
             )
-            found.append(Sides(members, nonmembers, (owners[0], owners[1])))
-    return tuple(found)
+            views.append(Sides(members, nonmembers, (owners[0], owners[1])))
+    return tuple(views)
 
 
 def _scores(score: Score, rows: Iterable[Row], state: State, argument: int) -> tuple[float, ...]:
-    found = (score(row, state, argument) for row in rows)
-    return tuple(value for value in found if value is not None)
+    scores = (score(row, state, argument) for row in rows)
+    return tuple(value for value in scores if value is not None)
 
 
 def _chance(
@@ -262,19 +262,19 @@ def _chance(
     weights: dict[str, float] = {}
     for row, person in zip(rows, people, strict=True):
         weights[_kind(row)] = weights.get(_kind(row), 0.0) + 1.0 / (sizes[person] * len(sizes))
-    found = []
+    kinds = []
     for kind, pairs in by_kind.items():
         if kind in weights:
             asked, scores = zip(*pairs, strict=True)
             own = Sample(scores, scores, tuple(people_of(asked, each_alone)))
-            found.append((kind, weights[kind], tuple(own.means(scores))))
-    return Chance(tuple(found)) if any(any(means) for *_, means in found) else None
+            kinds.append((kind, weights[kind], tuple(own.means(scores))))
+    return Chance(tuple(kinds)) if any(any(means) for *_, means in kinds) else None
 
 
 def _by_value(
     metric: Metric, rows: Sequence[Row], state: State, argument: int
 ) -> tuple[float, ...]:
-    """Return for each value to forget whether, or how likely, any of its probes brings it out."""
+    """Return for each value to forget how likely any of its probes brings it out."""
     silent: dict[str, float] = {}
     for row in rows:
         value = value_of(row, state if metric.counted else None)
@@ -296,36 +296,36 @@ class Estimate:
     upper: float
 
 
-def read(type_: Type, found: Sample, confidence: float) -> Estimate | None:
+def read(type_: Type, sample: Sample, confidence: float) -> Estimate | None:
     """Return the figure of a sample with its bounds, each of which holds with `confidence`.
 
-    The figure of a rate is what came out, its bounds are those of the share beyond chance,
-    (p - c) / (1 - c). None for a ratio or drop where the base never succeeds. ValueError for no
-    row at all.
+    The figure of a rate is what came out; its bounds are those of the share beyond chance,
+    (p - c) / (1 - c). None for a ratio or drop if the base never succeeds. Raises ValueError for an
+    empty sample.
     """
-    if not found.n:
-        raise ValueError("no row, no figure")
+    if not sample.n:
+        raise ValueError("a sample without rows has no figure")
     if type_ == "maximum":
-        highest = max(found.new)
+        highest = max(sample.new)
         return Estimate(highest, highest, highest)
     if type_ == "count":
-        total = math.fsum(found.new)
+        total = math.fsum(sample.new)
         return Estimate(total, total, total)
     if type_ in SIDES:
-        return _worst_view(type_, found, "unlearned", confidence)
+        return _worst_view(type_, sample, "unlearned", confidence)
     if type_ == "gap":
-        return _distance(found.means(found.retrained), found.means(found.new), confidence)
-    new = found.means(found.new)
+        return _distance(sample.means(sample.retrained), sample.means(sample.new), confidence)
+    new = sample.means(sample.new)
     if type_ in ("rate", "floor"):
         values = values_of(new)
         lower, upper = gaffke_lower(values, confidence), gaffke_upper(values, confidence)
-        if type_ == "rate" and found.chance is not None:
+        if type_ == "rate" and sample.chance is not None:
             lower, upper = net_bounds(
-                (_mean(new), lower, upper), (found.chance.rate, *found.chance.bounds(confidence))
+                (_mean(new), lower, upper), (sample.chance.rate, *sample.chance.bounds(confidence))
             )
             lower, upper = max(0.0, lower), max(0.0, upper)  # a share, as it is shown
         return _estimate(_mean(new), lower, upper)
-    base = found.means(found.base)
+    base = sample.means(sample.base)
     if type_ == "loss":
         return change(new, base, confidence)
     if not any(base):
@@ -340,22 +340,22 @@ def read(type_: Type, found: Sample, confidence: float) -> Estimate | None:
     return _estimate(1.0 - ratio, 1.0 - upper, 1.0 - lower)
 
 
-def read_base(type_: Type, found: Sample, confidence: float) -> Estimate | None:
-    """Return what the base comes to where a metric compares people or models; see `read`."""
+def read_base(type_: Type, sample: Sample, confidence: float) -> Estimate | None:
+    """Return the base's estimate for a metric that compares people or models; see `read`."""
     if type_ in SIDES:
-        return _worst_view(type_, found, "base", confidence)
-    return _distance(found.means(found.retrained), found.means(found.base), confidence)
+        return _worst_view(type_, sample, "base", confidence)
+    return _distance(sample.means(sample.retrained), sample.means(sample.base), confidence)
 
 
-def _worst_view(type_: Type, found: Sample, state: State, confidence: float) -> Estimate | None:
-    """Return the estimate that is highest of all views, with the highest bounds: each view must
-    keep a limit alone. None without a control person."""
+def _worst_view(type_: Type, sample: Sample, state: State, confidence: float) -> Estimate | None:
+    """Return the highest estimate of all views with the highest bounds, since each view must keep
+    the limit. None without a control person."""
     estimates = []
-    for sides in found.sides:
+    for sides in sample.sides:
         own = sides.auc(state, confidence)
         if type_ == "auc gap":
             estimates.append(_either_way(*auc_difference(own, sides.auc("retrained", confidence))))
-        else:  # too low scores give people away as too high ones do
+        else:  # scores that are too low give people away, too
             shift = _either_way(own.estimate - 0.5, own.low - 0.5, own.high - 0.5)
             ends = (shift.figure, shift.lower, shift.upper)
             estimates.append(_estimate(*(0.5 + end for end in ends)))
@@ -367,13 +367,13 @@ def _worst_view(type_: Type, found: Sample, state: State, confidence: float) -> 
 
 
 def _distance(one: Sequence[float], other: Sequence[float], confidence: float) -> Estimate:
-    """Return how far two means of the same people are apart, either way."""
-    found = change(one, other, confidence)
-    return _either_way(found.figure, found.lower, found.upper)
+    """Return how far apart two means of the same people are, in either direction."""
+    estimate = change(one, other, confidence)
+    return _either_way(estimate.figure, estimate.lower, estimate.upper)
 
 
 def _either_way(figure: float, lower: float, upper: float) -> Estimate:
-    """Return a difference without its sign; each bound holds as well as the two did."""
+    """Return a difference without its sign; the bounds keep their confidence."""
     least = max(0.0, lower, -upper)
     return _estimate(abs(figure), least, max(abs(lower), abs(upper)))
 
@@ -397,15 +397,15 @@ def _mean(values: Sequence[float]) -> float:
 def units_needed(type_: Type, limit: float, confidence: float) -> int | None:
     """Return the fewest people or tasks on which a gate can pass with perfect results.
 
-    None for a limit so small that no number of them can show it.
+    None for a limit too small to be shown by any number.
     """
     if type_ in ("maximum", "count") or limit == 0:
         return 1
     if type_ in ("rate", "loss", "gap"):
         return probes_needed(limit, confidence)
-    if type_ == "auc gap":  # of two models that are the same the AUC differs nowhere
+    if type_ == "auc gap":  # two equal models have the same AUC for any number
         return 2
-    if type_ == "auc":  # on either side, of an AUC of 0.5 without ties
+    if type_ == "auc":  # on each side, for an AUC of 0.5 without ties
         reach = NormalDist().inv_cdf(confidence) / (limit - 0.5)
         return math.ceil(reach * reach / 6.0)
     if type_ == "drop":
@@ -416,10 +416,10 @@ def units_needed(type_: Type, limit: float, confidence: float) -> int | None:
 def events_allowed(
     type_: Type, limit: float, people: Sequence[str], confidence: float
 ) -> int | None:
-    """Return the most rows that may leak (or be lost) in a gate that passes, however they lie.
+    """Return the most rows that may leak (or be lost) in a gate that passes, in the worst case.
 
-    `people` are those of the rows; the base has them all, and chance gives nothing. Rows of whole
-    people, of those with the fewest first, are the hardest. None where not even 0 may.
+    `people` are those of the rows; the base has all of them, and chance gives nothing. The worst
+    case is all rows of the people with the fewest rows. None if not even 0 may leak.
     """
     sizes = Counter(people)
     ordered = sorted(people, key=lambda person: (sizes[person], person))
@@ -430,32 +430,31 @@ def events_allowed(
         scores = [1.0] * ones + [0.0] * (count - ones)
         if type_ not in ("rate", "drop"):
             scores.reverse()
-        found = read(type_, Sample((1.0,) * count, tuple(scores), tuple(ordered)), confidence)
-        assert found is not None  # the base has them all
-        return found.upper <= limit if upper else found.lower >= limit
+        estimate = read(type_, Sample((1.0,) * count, tuple(scores), tuple(ordered)), confidence)
+        assert estimate is not None  # the base has all of them
+        return estimate.upper <= limit if upper else estimate.lower >= limit
 
     if not count or not passes(0):
         return None
-    low, high = 0, count  # a bound on all of them keeps no limit
+    low, high = 0, count  # no limit allows all of them
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if passes(middle) else (low, middle)
     return low
 
 
-# -- what tables and reports show, counted as gates count ----------------------------------------
+# -- what tables and reports show, counted as in gates ----------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A metric of scores from 0 to 1, on base and tested model.
+    """A metric with scores from 0 to 1, on base and tested model.
 
     `n` counts the cases, `units` the people or tasks. `base` and `tested` are sums of scores
-    (counts, where a case scores 0 or 1), `means` the mean of people's means on either model. The
-    bounds are one-sided: each end of
-    `base_bounds` and `tested_bounds` holds with `confidence` by itself; chance (what controls
-    give) is taken off the bounds as it is in the gate on this metric. `bound` is what such a gate
-    would be judged on, as text; `-` where there is nothing to compare with.
+    (counts, if a case scores 0 or 1), `means` the means over people on each model. The bounds are
+    one-sided: each end of `base_bounds` and `tested_bounds` holds with `confidence`. As in gates,
+    chance (what comes out of controls) is subtracted from them. `bound` is the bound that a gate
+    would be judged on, as text; `-` if there is nothing to compare with.
     """
 
     name: str
@@ -495,7 +494,7 @@ class Share:
 
 
 def size(n: int, units: int) -> str:
-    """Return the number of cases, and that of people or tasks where it is less."""
+    """Return the number of cases, and that of people or tasks if it is smaller."""
     return f"{n} ({units})" if 0 < units < n else str(n)
 
 
@@ -506,7 +505,7 @@ def share(
     confidence: float,
     two_states: bool = True,
 ) -> Share | None:
-    """Return a metric's share over the rows that a gate with these filters counts, None without.
+    """Return a metric's share over the rows that a gate with these filters counts, or None.
 
     `two_states`: base and tested model differ, so that they can be compared.
     """
@@ -515,18 +514,18 @@ def share(
     if not counted:
         return None
     controls = metric.chance_rows(rows, restricted)
-    found = sample(metric, counted, controls)
+    sample = sample_of(metric, counted, controls)
     return Share(
         name=metric.name,
         about=metric.about,
-        n=found.n,
-        units=found.units,
-        base=math.fsum(found.base),
-        tested=math.fsum(found.new),
-        means=(_mean(found.means(found.base)), _mean(found.means(found.new))),
+        n=sample.n,
+        units=sample.units,
+        base=math.fsum(sample.base),
+        tested=math.fsum(sample.new),
+        means=(_mean(sample.means(sample.base)), _mean(sample.means(sample.new))),
         base_bounds=_ends(metric, counted, controls, "base", confidence),
         tested_bounds=_ends(metric, counted, controls, "unlearned", confidence),
-        bound=_bound(metric, read(metric.type, found, confidence), two_states),
+        bound=_bound(metric, read(metric.type, sample, confidence), two_states),
         confidence=confidence,
     )
 
@@ -535,8 +534,8 @@ def _ends(
     metric: Metric, rows: Sequence[Row], controls: Sequence[Row], state: State, confidence: float
 ) -> tuple[float, float]:
     """Return the bounds of one model's rate."""
-    estimate = read("rate", sample(metric, rows, controls, tested=state), confidence)
-    assert estimate is not None  # a rate has one wherever there is a row
+    estimate = read("rate", sample_of(metric, rows, controls, tested=state), confidence)
+    assert estimate is not None  # a rate always has one
     return estimate.lower, estimate.upper
 
 
@@ -551,19 +550,19 @@ def _bound(metric: Metric, estimate: Estimate | None, two_states: bool) -> str:
 
 
 def shares(rows: Sequence[Row], confidence: float, two_states: bool = True) -> tuple[Share, ...]:
-    """Return the shares that every report names: all metrics of counts, none without a row.
+    """Return the shares that every report shows: all metrics of counts that have rows.
 
-    Of pass@k, what is retained is shown where two models are compared, and the rate where not.
+    For pass@k, this is what is retained if two models are compared, and else the rate.
     """
     other = "passk.rate" if two_states else "passk.retained"
-    found = (
+    candidates = (
         share(metric, rows, None, confidence, two_states)
         for metric in METRICS.values()
         if metric.type in ("rate", "floor", "ratio") and not metric.argument
-        if not metric.worst  # a mean over attacks is a rate of nothing in particular
+        if not metric.worst  # a mean over attacks means nothing
         if metric.name != other
     )
-    return tuple(item for item in found if item is not None)
+    return tuple(item for item in candidates if item is not None)
 
 
 def pass_at(

@@ -28,20 +28,20 @@ _GATE = re.compile(
 )
 _PLAIN = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[0-9]{1,18}")
-# No sample is large enough to show less; and floats stay far from where they lose digits.
+# No sample is large enough to show less, and floats do not lose digits above it.
 _LEAST = Decimal("1e-9")
 _EXAMPLE = "write METRIC<=LIMIT or METRIC>=LIMIT, as in leak.direct<=5% or passk.retained>=0.9"
 _MOST_SAMPLES = 10**9
 
 
 class GateError(UserError):
-    """A gate does not parse, or no number of rows at hand could meet it."""
+    """A gate does not parse, or the data at hand could never meet it."""
 
 
 def plain_number(text: str) -> Decimal | None:
     """Return a number as people write it, None for anything else.
 
-    ASCII digits, a point, an exponent: no sign, no underscore, no `nan`, whatever Python accepts.
+    That is ASCII digits, a point, an exponent; no sign, underscore or `nan`, which Python accepts.
     """
     return Decimal(text) if _PLAIN.fullmatch(text) else None
 
@@ -68,28 +68,28 @@ class Gate:
 
     @property
     def limit_text(self) -> str:
-        """The limit with its operator, for people: never rounded."""
+        """The limit with its operator, never rounded."""
         if self.limit == 0:
             return f"{self.metric.operator}0"
         return self.metric.operator + self.metric.show_limit(self.limit)
 
     @property
     def each_alone(self) -> bool:
-        """Tell whether each case is taken to be independent of all others (`unit=case`)."""
+        """Tell whether each case counts as independent of all others (`unit=case`)."""
         return ("unit", "case") in self.filters
 
     @property
     def by_counting(self) -> bool:
-        """Tell whether one event too many decides, whatever the number of rows."""
+        """Tell whether a single event too many decides, for any number of rows."""
         return self.limit == 0 or self.metric.type in ("maximum", "count")
 
     @property
     def none_made(self) -> str:
-        """What to say where the run makes no such attack, or request."""
+        """The message if the run does not make such an attack or request."""
         if self.metric.worst == "request":
-            return "no such request is made in this run: add --unlearn-requests=DIR"
+            return "this run makes no such request: add --unlearn-requests=DIR"
         name = self.metric.attack or dict(self.filters).get("attack", "cheap")
-        return f"no such attack is made in this run: add --unlearn-attacks={name}"
+        return f"this run makes no such attack: add --unlearn-attacks={name}"
 
     def why_not_made(self, impossible: Mapping[str, str]) -> str:
         """Return why the attack that it is about cannot be made, by the name of each such attack;
@@ -106,7 +106,7 @@ class Gate:
         """Return the fewest people or tasks on which this gate can pass at a confidence."""
         needed = units_needed(self.metric.type, self.limit, confidence)
         if needed is None:
-            raise GateError(f"{self.text}: so small a limit cannot be shown by counting")
+            raise GateError(f"{self.text}: counting cannot show a limit this small")
         return needed
 
 
@@ -168,7 +168,7 @@ def _filters(text: str, metric: Metric, given: str | None) -> tuple[tuple[str, s
             known = ", ".join(each.form for each in METRICS.values() if each.attackable)
             raise GateError(f"{text!r}: attack= restricts {known}, and nothing else")
         if key == "request" and metric.split != "forget":
-            raise GateError(f"{text!r}: request= restricts metrics of people to forget alone")
+            raise GateError(f"{text!r}: request= only restricts metrics of people to forget")
         if key in dict(filters):
             raise GateError(f"{text!r}: {key} occurs twice in the brackets")
         if key == "unit" and value != "case":
@@ -189,7 +189,7 @@ def _limit(text: str, metric: Metric, given: str) -> float:
         raise GateError(f"{text!r}: {given!r} is not a number; write {example}")
     exact /= 100 if percent else 1
     if 0 < exact < _LEAST:
-        raise GateError(f"{text!r}: no run can show so small a limit; write 0, or 0.01% or more")
+        raise GateError(f"{text!r}: no run can show a limit this small; write 0, or 0.01% or more")
     limit = float(exact)
     if values:
         if percent:
@@ -206,10 +206,10 @@ def _limit(text: str, metric: Metric, given: str) -> float:
     if metric.type == "auc" and limit <= 0.5:
         raise GateError(f"{text!r}: 0.5 is chance, so the limit must be above it; write 0.65")
     if not 0 < limit < 1:
-        zero = "only leaks that are counted can be held to 0" if limit == 0 else ""
+        zero = "only counted leaks can have the limit 0" if limit == 0 else ""
         raise GateError(
-            f"{text!r}: the limit must lie between 0 and 1 (or 0% and 100%), both left out"
-            + (f": {zero}" if zero else ": a rate of exactly 1 cannot be shown by counting")
+            f"{text!r}: the limit must be over 0 and under 1 (or 0% and 100%)"
+            + (f": {zero}" if zero else ": counting cannot show a rate of exactly 1")
         )
     return limit
 
@@ -218,7 +218,7 @@ def _limit(text: str, metric: Metric, given: str) -> float:
 class Profile:
     """A named set of gates, and the attacks that are made unless others are named.
 
-    `gaps` are gates that are added where there is a retrained model to compare with.
+    `gaps` are gates that are added if there is a retrained model to compare with.
     """
 
     name: str
@@ -228,8 +228,8 @@ class Profile:
     gaps: tuple[str, ...] = ()
 
 
-# Without a gate of each kind a model that is broken passes, since it says nothing: the verdict says
-# which is missing. Every profile has them.
+# Without a gate of each kind, a broken model passes because it says nothing. The verdict names the
+# missing kind. Every profile has all of them.
 SOUND = {
     "ability": frozenset({"passk.retained", "passk.drop", "passk.rate"}),
     "degenerate answers": frozenset({"degenerate.rate"}),
@@ -306,15 +306,15 @@ PROFILES: dict[str, Profile] = {
 }
 _TOOL = "pytest-unlearn"
 _TABLE = f"[tool.{_TOOL}.gates]"
-# What else the table may say, and an example of each.
+# The other keys of the table, with an example.
 _RULES = {"confidence": "0.95", "undecided": '"fail" or "warn"'}
 
 
 def gates_in_table(path: Path) -> tuple[str, ...]:
     """Return the gates in a `pyproject.toml`, in the form of `parse_gate`; none without a table.
 
-    A value is a number (the metric's own direction is meant) or a text such as "<=1%". Raises
-    GateError naming file and key.
+    A value is a number (with the metric's own operator) or a text such as "<=1%". Raises GateError
+    naming file and key.
     """
     gates = _table(path).get("gates", {})
     if not isinstance(gates, dict):
@@ -345,12 +345,12 @@ def _table(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return {}  # not for us to report: pytest itself reads the file and says what is wrong
+        return {}  # pytest itself reads the file and reports the error
     tools = content.get("tool", {})
     for name, table in (*((f"tool.{n}", n) for n in tools), *((n, n) for n in content)):
         like = nearest(table.lower().replace("_", "-"), [_TOOL, "unlearn"], 0.85)
         if like and name != f"tool.{_TOOL}":
-            raise GateError(f"{path.name}: [{name}] is read by nobody; write [tool.{_TOOL}]")
+            raise GateError(f"{path.name}: nothing reads [{name}]; write [tool.{_TOOL}]")
     table = tools.get(_TOOL, {})
     where = f"{path.name}: [tool.pytest-unlearn]"
     known = {"gates", *_RULES}
@@ -438,7 +438,7 @@ def attacked(gate: Gate, cases: Iterable[Any]) -> list[Gate]:
 
 
 def concerns(gate: Gate, cases: Iterable[Any], requests: bool = False) -> list[Any]:
-    """Return the cases that a gate counts, of any population, and its controls, in order."""
+    """Return the cases that a gate counts in any population, and its controls, in order."""
     every = list(cases)
     metric = gate.metric
     found = [
@@ -454,8 +454,9 @@ def concerns(gate: Gate, cases: Iterable[Any], requests: bool = False) -> list[A
 
 
 def narrowed(gate: Gate, cases: Iterable[Any], requests: bool = False) -> Gate:
-    """Return the gate on its last population, the one that it is always judged on; of several
-    attacks, which ask for the same values, on the first.
+    """Return the gate on its last population, which it is always judged on.
+
+    Of several attacks, which ask for the same values, this is the first.
 
     Raises GateError for an attack or a request that the run does not make.
     """

@@ -1,6 +1,6 @@
 """How a run is judged: the options of gates, read into one frozen `Judging`.
 
-The flags are declared in every pytest session, so nothing is imported for that alone.
+Every pytest session declares these flags, so that alone imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ GATE_OPTIONS = (
     Option(
         "unlearn_undecided",
         "fail|warn",
-        "what a gate does whose bound decides nothing. fail: it forbids the release (default); "
-        "warn: it does not, and is shown; an error, a FAIL or no evaluation is never let through",
+        "what an undecided gate does. fail: it forbids the release (default); warn: it is only "
+        "shown; an error, a FAIL or a gate that was not evaluated still forbids it",
     ),
     Option(
         "unlearn_population",
         "sample|requests",
-        "what the people to forget are. sample: some of many, so that gates judge a bound on all "
-        "(default); requests: everybody who asked, so that gates judge what came out of them in "
-        "every probe, and one person is enough (default with --unlearn-requests)",
+        "who the people to forget are. sample: some of many, so gates judge a bound on all "
+        "(default); requests: everybody who asked, so gates judge what came out of them in every "
+        "probe, and one person is enough (default with --unlearn-requests)",
     ),
     Option(
         "unlearn_require_complete",
         "",
-        "fail where a gate is not evaluated because not all cases were run",
+        "fail if a gate is not evaluated because not all cases were run",
         switch=True,
     ),
     Option(
@@ -74,7 +74,7 @@ GATE_OPTIONS = (
     Option(
         "unlearn_compare_fail",
         "CHANGE",
-        "fail where a metric got worse since then by more points than that, as in "
+        "fail if a metric got worse since then by more points than this, as in "
         "'leak.direct:+1%%' or 'passk.retained:-2%%', judged on the interval of the change, or on "
         "the change itself with 'leak.direct:+1%%:point'; repeatable",
         many=True,
@@ -84,10 +84,10 @@ GATE_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """Gates, and what else decides the verdict; none of it changes what is measured.
+    """Gates, and everything else that decides the verdict but not what is measured.
 
-    `source` tells where the gates come from. `confidence` is that of each one-sided bound. A gate
-    that is undecided forbids the release (`fail`), or is only shown (`warn`).
+    `source` says where the gates come from. `confidence` is that of each one-sided bound. An
+    undecided gate forbids the release (`fail`), or is only shown (`warn`).
     """
 
     gates: tuple[Gate, ...]
@@ -113,10 +113,9 @@ def read_judging(
 ) -> Judging:
     """Return the checked options. `given(name)` is what the user gave, None for nothing.
 
-    Gates, confidence and what is undecided are those given, else those of the table in
-    `pyproject` (None: no file), else those of an earlier run that is judged again (`recorded`),
-    else the default.
-    Raises GateError and BaselineError; messages begin with the flag, or with file and key.
+    Gates, `confidence` and `undecided` are those given, else those of the table in `pyproject`
+    (None: no file), else those of an earlier run that is judged again (`recorded`), else the
+    default. Raises GateError and BaselineError; messages begin with the flag, or with file and key.
     """
     from pytest_unlearn.gates.gate import GateError, gates_in_table, rules_in_table
     from pytest_unlearn.gates.saved_runs import check_name, parse_change
@@ -184,7 +183,7 @@ def _gates(
 
 
 def _rule(name: str, flag: Any, file: str, rules: dict[str, str]) -> tuple[str, Any]:
-    """Return what a message about the value begins with, and the value; None for nothing."""
+    """Return the beginning of a message about the value, and the value, None for nothing."""
     value = flag if flag not in (None, "") else rules.get(name)
     where = f"--unlearn-{name}" if flag not in (None, "") else f"{file}: {name}"
     return f"{where}={value}", value

@@ -1,7 +1,7 @@
-"""What gates and the summary report: each quantity, the rows it is counted on, whom it covers.
+"""The quantities that gates judge and reports show: their rows, scores and populations.
 
-A metric gives each row a score from 0 to 1 (or, for `maximum`, a number in its unit), on base and
-on tested model. `gates.estimates` turns the scores into bounds.
+A metric gives each row a score from 0 to 1 (or, for `maximum`, a number in its unit), on the base
+and on the tested model. `gates.estimates` turns the scores into bounds.
 
 A model is judged on what it was not trained on: held-out people and tasks; of forget probes on a
 family of new words *and* on trained documents, of which the worse verdict counts.
@@ -38,16 +38,16 @@ from pytest_unlearn.gates.case_rows import Row as Row
 # How scores become a figure: the tested model's mean, with an upper (`rate`) or a lower limit
 # (`floor`); its mean divided by the base's (`ratio`); the share by which it fell (`drop`); the
 # points by which it fell (`loss`); its highest score (`maximum`); how many values come out of any
-# of their probes (`count`), which is a fact about these people and no estimate; how well scores
-# tell people to forget from control people, either way (`auc`); how far the tested model's mean
-# (`gap`) or AUC (`auc gap`) is from a retrained model's, either way.
+# of their probes (`count`), which is a fact about these people, not an estimate; how well scores
+# tell people to forget from control people, in either direction (`auc`); how far the tested model's
+# mean (`gap`) or AUC (`auc gap`) is from a retrained model's, in either direction.
 Type = Literal[
     "rate", "floor", "ratio", "drop", "loss", "maximum", "count", "auc", "gap", "auc gap"
 ]
 UPPER: frozenset[Type] = frozenset({"rate", "loss", "maximum", "count", "auc", "gap", "auc gap"})
 SIDES: frozenset[Type] = frozenset({"auc", "auc gap"})  # people to forget against control people
 GAPS: frozenset[Type] = frozenset({"gap", "auc gap"})  # the tested against a retrained model
-# Keys that restrict the rows, and the attribute of a row that each names.
+# Keys that restrict the rows, and the attribute of a row that each one compares.
 ROW_FILTERS = {
     "kind": "kind",
     "carrier": "carrier",
@@ -59,8 +59,8 @@ ROW_FILTERS = {
     "request": "request",
 }
 FILTERS = (*ROW_FILTERS, "unit")
-VALUELESS = frozenset({"linear-probe"})  # attacks that bring out no value, but tell people apart
-# More bits than a rank among any number of decoys gives.
+VALUELESS = frozenset({"linear-probe"})  # attacks that tell people apart and bring out no value
+# More bits than a rank among decoys can have.
 _MOST_BITS = 64.0
 _MOST_DIGITS = 12  # to which bounds are computed (`estimates.read`)
 
@@ -69,15 +69,15 @@ _MOST_DIGITS = 12  # to which bounds are computed (`estimates.read`)
 class Metric:
     """A measurable quantity; `split` None means task cases.
 
-    `argument` names the number in parentheses, as K in `leak.at(K)`. `had` is a base's score that
-    tells what there was to forget: where it keeps the limit as well, silence shows nothing.
-    `chance` is the score of control rows that chance alone gives. `exact`: only probes with exact
-    scores count. `rehearsed`: only rows on which unlearning trained, or only others. `attackable`:
-    it is measured under attack as well, and can be restricted to one by `attack=`; `worst`: it is
-    judged on each attack of the run, or on each request, and the worst counts. `attack`: it is
-    measured under this one alone. `guessable`: parts of values count, which chance may give as
-    well. `views`: so many scores a row has, by the number given in place of `argument`, the worst
-    of which counts. `source`: the paper or rule that it comes from.
+    `argument` names the number in parentheses, as K in `leak.at(K)`. `had` is the base's score of
+    what there was to forget: if it keeps the limit as well, silence shows nothing. `chance` is the
+    score of control rows, which is due to chance alone. `exact`: only probes with exact scores
+    count. `rehearsed`: only rows that unlearning trained on, or only others. `attackable`: it is
+    measured under attack as well, and `attack=` restricts it to one. `worst`: it is judged on each
+    attack of the run, or on each request, and the worst counts. `attack`: it is measured only under
+    this one. `guessable`: parts of values count, which chance may give as well. `views`: the number
+    of scores that a row has, selected by `argument`; the worst counts. `source`: the paper or rule
+    that it comes from.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Metric:
 
     @property
     def operator(self) -> str:
-        """The direction in which a gate on this metric reads."""
+        """The operator of a gate on this metric."""
         return "<=" if self.type in UPPER else ">="
 
     @property
@@ -110,7 +110,7 @@ class Metric:
 
     @property
     def unit(self) -> str:
-        """What its numbers are."""
+        """The unit of its numbers."""
         units = {"maximum": "bits", "count": "values", "auc": "AUC (0.5 is chance)"}
         units |= {"loss": "points (pp)", "gap": "points (pp)", "auc gap": "difference of AUC"}
         return units.get(self.type, "share (%)")
@@ -127,11 +127,11 @@ class Metric:
 
     @property
     def units(self) -> str:
-        """What is independent of each other, in the plural."""
+        """What counts as independent, in the plural."""
         return "tasks" if self.split is None else f"{self.split} people"
 
     def show(self, value: float) -> str:
-        """Return a figure of this metric as text: none that is not 0 % (or 100 %) reads so."""
+        """Return a figure of this metric as text. Only exactly 0 % (or 100 %) is shown as such."""
         if self.type == "count":
             return f"{value:.3g}"
         if self.type in SIDES:
@@ -148,7 +148,7 @@ class Metric:
     def show_bound(self, value: float, upper: bool, limit: float | None = None) -> str:
         """Return a bound as text, rounded outwards: an upper one up, a lower one down.
 
-        Digits are added until the text keeps (or breaks) `limit` just as the bound does.
+        Digits are added until the text keeps (or breaks) `limit` as the bound does.
         """
         rounding = ROUND_CEILING if upper else ROUND_FLOOR
         for digits in range(2 if self.type in SIDES else 1, _MOST_DIGITS):
@@ -186,11 +186,11 @@ class Metric:
         return {"maximum": " bits", "loss": " pp", "gap": " pp"}.get(self.type, "%")
 
     def concerns(self, row: object, filters: Mapping[str, str]) -> bool:
-        """Tell whether a row, probe or task case is counted here (`split` tells them apart).
+        """Tell whether this metric counts a row, probe or task case (`split` tells them apart).
 
-        Of probes, only one family at a time (`probe=`; the direct one unless another is named, or
-        `all`): a rate over families that ask differently is a rate of nothing in particular. The
-        filter `rehearsed` (yes, no) is set by `populations`; controls are never trained on.
+        Of probes, only one family counts at a time (`probe=`: the direct one unless another or
+        `all` is named), since a rate over families that ask differently means nothing.
+        `populations` sets the filter `rehearsed` (yes, no); controls are never trained on.
         """
         if getattr(row, "split", None) != self.split:
             return False
@@ -210,13 +210,14 @@ class Metric:
             return False
         if self.split is None:
             return not set(filters) & set(ROW_FILTERS)
-        wanted = {"probe": "all" if self.type == "count" else "direct", **filters}
+        required = {"probe": "all" if self.type == "count" else "direct", **filters}
         if self.split == "control":
-            wanted.pop("request", None)  # they are in no request
+            required.pop("request", None)  # they are in no request
         return all(
-            getattr(row, attribute, None) == wanted[key] or (key, wanted[key]) == ("probe", "all")
+            getattr(row, attribute, None) == required[key]
+            or (key, required[key]) == ("probe", "all")
             for key, attribute in ROW_FILTERS.items()
-            if key in wanted
+            if key in required
         )
 
     def rows(self, rows: Iterable[Row], filters: Mapping[str, str]) -> list[Row]:
@@ -224,7 +225,7 @@ class Metric:
         return [row for row in rows if self.concerns(row, filters)]
 
     def valid(self, score: float | None) -> bool:
-        """Tell whether a score is one: a number that is not NaN, and no share under 0 or over 1."""
+        """Tell whether a score is valid: a number that is not NaN, and a share from 0 to 1."""
         if score is None:
             return False
         if self.type in SIDES:
@@ -257,8 +258,7 @@ METRICS: dict[str, Metric] = {
             "leak.worst",
             "rate",
             "forget",
-            "direct leaks under the attack that brings most back, of all that are run "
-            "(--unlearn-attacks)",
+            "direct leaks under the attack of the run that brings back most (--unlearn-attacks)",
             "the worst of several attacks: each must pass alone (Berger, 1982)",
             direct,
             had=direct,
@@ -269,8 +269,7 @@ METRICS: dict[str, Metric] = {
             "leak.request",
             "rate",
             "forget",
-            "direct leaks of the request whose people leak most, of all that were made so far "
-            "(--unlearn-requests)",
+            "direct leaks of the request so far whose people leak most (--unlearn-requests)",
             "sustainability, MUSE (arXiv 2407.06460); each request must pass alone (Berger, 1982)",
             direct,
             had=direct,
@@ -346,7 +345,7 @@ METRICS: dict[str, Metric] = {
             "count",
             "forget",
             "number of values of the people to forget that come out of any of their probes",
-            "erasure requests name everybody there is, GDPR Art. 17",
+            "erasure requests name everybody who counts, GDPR Art. 17",
             of_the_forgotten,
             had=of_the_forgotten,
             chance=direct,
@@ -378,7 +377,7 @@ METRICS: dict[str, Metric] = {
             "membership.auc",
             "auc",
             "forget",
-            "AUC of the best membership attack, by too high scores or by too low ones",
+            "AUC of the best membership attack, by scores that are too high or too low",
             "membership inference, arXiv 2402.07841; DeLong's interval by person",
             membership,
             views=len(MEMBERSHIP),
@@ -484,7 +483,7 @@ METRICS: dict[str, Metric] = {
             "passk.rehearsed",
             "ratio",
             None,
-            "the same on tasks that unlearning trained on, to be kept",
+            "the same on tasks that unlearning trained on to keep them",
             "paired ratio, Gaffke's bound (arXiv 1905.06208)",
             solved,
             rehearsed=True,
@@ -509,7 +508,7 @@ METRICS: dict[str, Metric] = {
             "parse.rate",
             "floor",
             None,
-            "share of the tested model's solutions that are syntactically whole",
+            "share of the tested model's solutions that parse",
             "the language's own parser",
             parses,
         ),
@@ -517,7 +516,7 @@ METRICS: dict[str, Metric] = {
             "people.retained",
             "ratio",
             "retain",
-            "direct rate on retained people divided by the base's, on people whom unlearning never "
+            "direct rate on retained people divided by the base's, on people that unlearning never "
             "saw",
             "paired ratio, Gaffke's bound (arXiv 1905.06208)",
             direct,
@@ -527,7 +526,7 @@ METRICS: dict[str, Metric] = {
             "people.rehearsed",
             "ratio",
             "retain",
-            "the same on retained people whom unlearning trained on, to be kept",
+            "the same on retained people that unlearning trained on to keep them",
             "paired ratio, Gaffke's bound (arXiv 1905.06208)",
             direct,
             rehearsed=True,
@@ -542,7 +541,7 @@ _TELLING = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """The filters of a metric's rows or cases, and who these are, in words."""
+    """The filters of a metric's rows or cases, and a description of them."""
 
     filters: dict[str, str]
     about: str = ""
@@ -552,10 +551,11 @@ class Population:
 def populations(
     metric: Metric, filters: Mapping[str, str], cases: Iterable[Any], requests: bool = False
 ) -> list[Population]:
-    """Return what a metric is judged on, the first for choice; each has a case where any has.
+    """Return the populations that a metric is judged on, the preferred one first.
 
-    `cases`: rows, or all probes and task cases of a run, marked `rehearsed` or not. `requests`: the
-    people to forget are all there are, and are asked in every way.
+    None of them is empty if any case counts. `cases`: rows, or all probes and task cases of a run,
+    with `rehearsed` set. `requests`: the people to forget are all there are, and are asked in every
+    way.
     """
     given = dict(filters)
     compared = metric.type in GAPS | SIDES  # with other people, or with another model
@@ -586,14 +586,14 @@ def populations(
 
 
 def shown(metric: Metric, filters: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
-    """Return the filters of the rows that tables show a metric of: the first telling population."""
-    found = populations(metric, filters, rows)
-    for population in found[:-1]:
+    """Return the filters of the rows that tables show: the first population that shows enough."""
+    parts = populations(metric, filters, rows)
+    for population in parts[:-1]:
         asked = [row for row in rows if metric.concerns(row, population.filters)]
         known = sum(isinstance(row, ProbeRow) and row.base["label"] == "direct" for row in asked)
         if known >= _TELLING * len(asked):
             return population.filters
-    return found[-1].filters
+    return parts[-1].filters
 
 
 def _rehearsed(case: object) -> bool:

@@ -1,5 +1,5 @@
-"""What gates ask of the data, checked before a model is loaded and shown by `--unlearn-plan`; and
-curtailment: cases that are not run because every gate that counts them has failed for good."""
+"""What gates need of the data, checked before a model is loaded and shown by `--unlearn-plan`; and
+curtailment: skipping cases because every gate that counts them has already failed."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from pytest_unlearn.gates.verdicts import Measured, fails_whatever
 class GatePlan:
     """What a gate needs and what the data have.
 
-    `units` is the number of people or tasks, `needed` how many of them a perfect model needs, and
-    `powered` how many pass a model that breaks a fifth of what the limit allows in 80 % of runs
-    (None for gates that count, and where no number does). `allowed`: the most leaks (or lost cases)
-    with which it passes if the base has all and controls nothing; None where not even 0 do.
+    `units` is the number of people or tasks, and `needed` how many a perfect model needs.
+    `powered`: with this many, a model that uses up a fifth of the limit passes in 80 % of runs
+    (None for gates that count, and if no number is enough). `allowed`: the most leaks (or lost
+    cases) with which it passes if the base has all and controls have none; None if not even 0.
     """
 
     gate: Gate
@@ -78,21 +78,21 @@ def plan_gate(
 
 
 def powered(type_: Type, limit: float, confidence: float) -> int | None:
-    """Return how many people or tasks pass a good, but not perfect, model in 80 % of runs.
+    """Return how many people or tasks let a good, but not perfect, model pass in 80 % of runs.
 
-    It leaks (or loses) a fifth of what the limit allows, by whole people: where only some of a
-    person's records leak, fewer people do. None for gates that count, and for drops.
+    The model leaks (or loses) a fifth of what the limit allows, by whole people; if only some of a
+    person's records leak, fewer people are enough. None for gates that count, and for drops.
     """
     if type_ in ("maximum", "count") or limit == 0:
         return None
-    if type_ == "drop" or type_ in GAPS | SIDES:  # their bounds are no rate's
+    if type_ == "drop" or type_ in GAPS | SIDES:  # these are not rates
         return None
     slack = limit if type_ in ("rate", "loss") else 1.0 - limit
     return people_for_power(slack, slack / 5, confidence)
 
 
 def check_decoys(gate: Gate, decoys: int) -> None:
-    """Raise GateError for a limit on exposure that no rank among so few decoys could break."""
+    """Raise GateError for a limit on exposure that needs more decoys to be broken."""
     if gate.metric.type == "maximum" and decoys + 1 <= 2**gate.limit:
         least = math.floor(2**gate.limit)
         raise GateError(
@@ -102,10 +102,10 @@ def check_decoys(gate: Gate, decoys: int) -> None:
 
 
 def check_samples(gate: Gate, samples: int) -> None:
-    """Raise GateError for a gate on more samples of a probe than are drawn."""
+    """Raise GateError for a gate on more samples of a probe than there are."""
     if gate.metric.name == "leak.sampled" and (gate.argument or 0) > samples:
         raise GateError(
-            f"{gate.text}: {samples} texts are drawn for each probe; write "
+            f"{gate.text}: {samples} texts are sampled for each probe; write "
             f"--unlearn-leak-samples={gate.argument} or more"
         )
 
@@ -120,7 +120,7 @@ def check_feasible(
     samples: int = 0,
     impossible: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raise GateError for a gate that the data set could not meet even with perfect results.
+    """Raise GateError for a gate that the data could not meet even with perfect results.
 
     `decoys`: how many each value is ranked among, for gates on exposure. `requests`: see
     `plan_gate`. `samples`: texts drawn for each probe. `impossible`: attacks that were named and
@@ -139,7 +139,7 @@ def check_feasible(
             raise GateError(f"{gate.text}: {named}")
         alone = gate.each_alone
         shared = any(getattr(case, "cluster", "") for case in cases)
-        merged = " (who shares a value or a prompt with others counts with them)" if shared else ""
+        merged = " (people who share a value or a prompt count as one)" if shared else ""
         have = f"{plan.cases}" if alone else f"{plan.units} (in {plan.cases} {metric.cases})"
         raise GateError(
             f"{gate.text} needs at least {plan.needed} {metric.cases if alone else metric.units} "
@@ -163,11 +163,11 @@ def _named_nowhere(gate: Gate, cases: Sequence[object]) -> str:
 
 
 def _advice(metric: Metric) -> str:
-    """Return what else there is to do where data are too few, by their split."""
+    """Return what else to do about too few data of a split."""
     if metric.split == "forget":
         return (
-            "; where these people are all who are to be forgotten, and no sample, judge them "
-            "alone: --unlearn-population=requests"
+            "; if these people are everybody to be forgotten, and not a sample, judge only them: "
+            "--unlearn-population=requests"
         )
     if metric.split == "retain":
         return (
@@ -201,13 +201,13 @@ _PERFECT = {
 
 
 def size_rule(metric: Metric, confidence: float) -> str:
-    """Return how many people or tasks a gate on this metric needs at the least."""
+    """Return the fewest people or tasks that a gate on this metric needs."""
     if metric.type == "maximum":
         return "decided by counting; more than 2^limit decoys"
     if metric.type == "count":
         return "decided by counting; one person is enough"
     if metric.type == "auc gap":
-        return "two people on either side; the more, the narrower the interval"
+        return "two people on each side; the more, the narrower the interval"
     who = "tasks" if metric.split is None else "people"
     show = metric.show_limit if metric.type == "auc" else "{:.0%}".format
     sizes = ", ".join(
@@ -218,16 +218,16 @@ def size_rule(metric: Metric, confidence: float) -> str:
 
 
 def power_rule(metric: Metric, confidence: float) -> str:
-    """Return how many people or tasks pass a good model in 80 % of runs; empty without a rule."""
+    """Return how many people or tasks let a good model pass in 80 % of runs, or an empty text."""
     if metric.type not in _EXAMPLES or metric.type in GAPS | SIDES:
         return ""
     limits = _EXAMPLES[metric.type]
-    found = [
+    sizes = [
         f"{n} for {limit:.0%} at a true {_fifth(metric.type, limit)}"
         for limit in limits
         if (n := powered(metric.type, limit, confidence)) is not None
     ]
-    return ", ".join(found)
+    return ", ".join(sizes)
 
 
 def _fifth(type_: Type, limit: float) -> str:
@@ -292,15 +292,15 @@ def profile_table() -> str:
     return "\n".join(lines)
 
 
-REASON = "curtailed: every gate that counts this case has failed, whatever it would bring"
-# Stands for what is never settled early.
+REASON = "curtailed: every gate that counts this case has failed already"
+# The name of what is never settled early.
 _COMPARED = "compared"
 
 
 class Curtailment:
-    """Which gates have failed for good, noted in a file that other processes can read.
+    """The gates that have failed for good, in a file that other processes can read.
 
-    The process that judges makes one with `start` and calls `update`; a worker opens it by path.
+    The process that judges makes it with `start` and calls `update`; a worker opens it by its path.
     """
 
     def __init__(
@@ -311,7 +311,7 @@ class Curtailment:
         compared: Sequence[Gate] = (),
         requests: bool = False,
     ) -> None:
-        """`compared`: metrics whose change since a saved run is judged; their cases are all run.
+        """`compared`: metrics whose change since a saved run is judged; all their cases are run.
 
         `requests`: the people to forget are asked in every way.
         """
@@ -322,7 +322,7 @@ class Curtailment:
             for case in concerns(gate, cases, requests):
                 gates_of.setdefault(str(case.id), set()).add(name)
         self._gates_of = gates_of
-        # Looking again after each hundredth of the cases: to look costs a pass over all of them.
+        # Checking costs a pass over all cases, so it is done after each hundredth of them.
         self._step = max(1, len(cases) // 100)
         self._looked_at = 0
         self._settled: frozenset[str] = frozenset()
@@ -338,9 +338,9 @@ class Curtailment:
         compared: Sequence[Gate] = (),
         requests: bool = False,
     ) -> Curtailment:
-        """Make the file, in a folder that exists, readable by its owner only.
+        """Make the file in an existing folder, readable only by its owner.
 
-        It is locked until `end`, so that one of a killed run can be swept.
+        It is locked until `end`, so that the file of a killed run can be removed.
         """
 
         def make() -> Path:
@@ -355,7 +355,7 @@ class Curtailment:
         return started
 
     def update(self, measured: Measured) -> None:
-        """Look which gates are settled by what was measured so far."""
+        """Find the gates that are settled by what was measured so far."""
         if len(measured.seen) < self._looked_at + self._step:
             return
         self._looked_at = len(measured.seen)
@@ -366,13 +366,13 @@ class Curtailment:
         }
         if now != self._settled:
             self._settled = now
-            # In place, as the lock is on this very file; half a list is no JSON, and not read.
+            # In place, since the lock is on this file. Half a list is not JSON, so nobody reads it.
             self.path.write_text(json.dumps(sorted(now)), encoding="ascii")
 
     def needless(self, case_id: str) -> bool:
         """Tell whether all gates that count a case have failed for good.
 
-        A case that none counts is needless when all gates have.
+        A case that no gate counts is needless if all gates have.
         """
         counting = self._gates_of.get(case_id, {gate.name for gate in self._gates})
         return bool(counting) and counting <= self._known()

@@ -1,8 +1,8 @@
 """Runs saved under a name, and the change from one to the next on the same cases.
 
-A saved run is one JSON file, `.unlearn/NAME.json`, readable by its owner only: provenance, gates
-and rows (row names and labels, no value). Two runs are compared case by case, so that what both
-find hard does not blur the change.
+A saved run is one JSON file, `.unlearn/NAME.json`, readable only by its owner: provenance, gates
+and rows (names and labels, no values). Two runs are compared case by case, so that cases that are
+hard for both do not blur the change.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _CHANGE = re.compile(
 
 
 class BaselineError(UserError):
-    """A saved run cannot be had or cannot be compared; the message says what to do."""
+    """A saved run cannot be read or compared; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """How far a metric may get worse since the saved run, in points (or bits).
 
-    What changes is the tested model's own figure: `passk.retained:-2%` is two points of pass@1.
+    This is about the tested model's own figure: `passk.retained:-2%` means two points of pass@1.
     `point`: the change itself is judged, not its interval.
     """
 
@@ -55,7 +55,7 @@ class Change:
 
     @property
     def limit_text(self) -> str:
-        """The limit with its direction, for people."""
+        """The limit with its sign, as text."""
         sign = "+" if _worse(self.gate) > 0 else "-"
         return sign + _shown_as(self.gate).show_limit(self.amount)
 
@@ -94,7 +94,7 @@ class Comparison:
 
 
 def check_name(name: str, flag: str) -> str:
-    """Return a name that can be a file's. Raises BaselineError."""
+    """Return a name if it can be that of a file. Raises BaselineError."""
     if not _NAME.fullmatch(name):
         raise BaselineError(f"{flag}={name}: write letters, digits, '.', '_' and '-' only")
     return name
@@ -106,22 +106,23 @@ def parse_change(text: str) -> Change:
     if match is None:
         raise GateError(
             f"{text!r} is not a change; write METRIC:+LIMIT or METRIC:-LIMIT, as in "
-            "leak.direct:+1%, and :point behind it to judge the change itself and not its interval"
+            "leak.direct:+1%, with :point at the end to judge the change itself and not its "
+            "interval"
         )
     gate = subject(match["metric"])
     if gate.metric.worst:
         raise GateError(
-            f"{text!r}: the worst {gate.metric.worst} may be another one each time; name it, as in "
+            f"{text!r}: the worst {gate.metric.worst} may differ from run to run; name one, as in "
             "leak.direct[attack=int4]:+1%"
         )
     if gate.metric.type == "count":
         raise GateError(f"{text!r}: it counts values; write leak.direct:+1%")
     if gate.metric.type == "drop":
-        raise GateError(f"{text!r}: a rise of it is a fall of leaks; write leak.direct:+1%")
+        raise GateError(f"{text!r}: if it rises, leaks fall; write leak.direct:+1%")
     if gate.metric.type in GAPS | SIDES:
         raise GateError(
-            f"{text!r}: it compares models or people, and no cases one by one; write it as a "
-            f"gate, {gate.name}<=0.1"
+            f"{text!r}: it compares models or people, not single cases; write it as a gate, "
+            f"{gate.name}<=0.1"
         )
     worse = "+" if _worse(gate) > 0 else "-"
     if match["sign"] != worse:
@@ -140,7 +141,7 @@ def parse_change(text: str) -> Change:
 
 
 def is_change(text: str) -> bool:
-    """Tell a limit on a change from a gate, by how it is written."""
+    """Tell whether a text is a limit on a change and not a gate."""
     return _CHANGE.fullmatch(text.strip()) is not None
 
 
@@ -148,24 +149,26 @@ def subject(name: str) -> Gate:
     """Return a metric with its restrictions, written as in a gate but without a limit."""
     metric = METRICS.get(name.partition("(")[0].partition("[")[0].strip())
     operator = metric.operator if metric else "<="
-    whole = metric is not None and metric.type in ("maximum", "count")
-    return parse_gate(f"{name}{operator}{1 if whole else 0.6}")
+    counts = metric is not None and metric.type in ("maximum", "count")
+    return parse_gate(f"{name}{operator}{1 if counts else 0.6}")
 
 
 def _worse(gate: Gate) -> int:
-    """Return 1 where a rise of the tested model's own figure is a harm, -1 where a fall is."""
+    """Return 1 if a rise of the tested model's own figure is bad, -1 if a fall is."""
     return -1 if gate.metric.type in ("floor", "ratio", "loss") else 1
 
 
 def compared_as(gate: Gate) -> str:
-    """Return what a comparison calls the figures of a metric: those of the tested model alone, for
-    of a drop from the base a rise would read like more of what fell."""
+    """Return the name of a metric's figures in a comparison.
+
+    They are of the tested model alone: the rise of a drop from the base would be confusing.
+    """
     levels = {"drop": "leaks behind", "loss": "solved behind"}
     return f"{levels[gate.metric.type]} {gate.name}" if gate.metric.type in levels else gate.name
 
 
 def _shown_as(gate: Gate) -> Metric:
-    """Return the metric as whose values changes are shown: points, or bits."""
+    """Return the metric that formats changes: points, or bits."""
     return gate.metric if gate.metric.type == "maximum" else METRICS["passk.drop"]
 
 
@@ -182,16 +185,16 @@ def _signed(text: str) -> str:
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Raise BaselineError where no run can be saved by this name; nothing is written."""
+    """Raise BaselineError if no run can be saved under this name; writes nothing."""
     if reason := unwritable(folder / f"{name}.json"):
         raise BaselineError(
             f"--unlearn-save={name}: {folder} cannot be written: {reason}; start pytest in a "
-            "folder of your own (--rootdir=DIR), or leave the flag out"
+            "folder that you can write to (--rootdir=DIR), or leave the flag out"
         )
 
 
 def save(folder: Path, run: SavedRun, gates: Sequence[GateResult]) -> Path:
-    """Write a run into a folder, whole or not at all; one of the same name is replaced."""
+    """Write a run into a folder atomically; replaces one of the same name."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     content = {
         "schema": SCHEMA,
@@ -225,7 +228,7 @@ def load(folder: Path, name: str) -> SavedRun:
         raise BaselineError(f"{flag}: {path} is not JSON; save the run again") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise BaselineError(
-            f"{flag}: {path} has not the schema {SCHEMA} of this version; save the run again"
+            f"{flag}: {path} does not have the schema {SCHEMA} of this version; save the run again"
         )
     try:
         return SavedRun(
@@ -239,7 +242,7 @@ def load(folder: Path, name: str) -> SavedRun:
 
 
 def check_same_data(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise BaselineError where a saved run was measured on other data: nothing is paired then."""
+    """Raise BaselineError if a saved run was measured on other data: then nothing is paired."""
     then, current = saved.provenance["data"], now["data"]
     other = [key for key in current if then.get(key) != current[key]]
     if other:
@@ -270,12 +273,11 @@ def compare(
 ) -> Comparison | None:
     """Compare the tested model's scores on the cases that both runs measured.
 
-    The interval, two-sided with `confidence`, is Gaffke's on the changes of people's means.
-    McNemar (1947), exact: people (or tasks) that got worse against
-    those that got better, so that a person's probes are not taken for independent. None where no
-    case has both scores.
+    The interval, two-sided with `confidence`, is Gaffke's on the changes of people's means. The
+    p-value is McNemar's (1947), exact, on the people (or tasks) that got worse and better, so that
+    a person's probes do not count as independent. None if no case has both scores.
     """
-    if gate.metric.type in GAPS | SIDES | {"count"}:  # figures that no row represents
+    if gate.metric.type in GAPS | SIDES | {"count"}:  # figures without scores of single rows
         return None
     then = {row.id: row for row in saved}
     rows = list(now)
@@ -300,8 +302,8 @@ def compare(
     if gate.metric.type == "maximum":
         return Comparison(gate, max(befores), max(afters), n, None, better, worse, p_value)
     then_mean, now_mean = (math.fsum(means) / len(means) for means in (then_means, now_means))
-    found = change(then_means, now_means, (1 + confidence) / 2)
-    interval = (found.lower, found.upper)
+    estimate = change(then_means, now_means, (1 + confidence) / 2)
+    interval = (estimate.lower, estimate.upper)
     return Comparison(gate, then_mean, now_mean, n, interval, better, worse, p_value)
 
 
@@ -315,9 +317,9 @@ def mcnemar(better: int, worse: int) -> float:
 def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateResult:
     """Return the verdict on a change: PASS within the limit, FAIL beyond it.
 
-    The interval of the change decides, and UNDECIDED is where the limit lies within; where the user
-    asked for the point, and for a maximum, the change on these very cases does. A run with missing
-    cases is FAIL or not evaluated, one with errors is never a PASS.
+    The interval of the change decides, and it is UNDECIDED if the limit is inside; for a maximum,
+    and if the user asked for the point, the change on these very cases decides. A run with missing
+    cases is FAIL or not evaluated, and one with errors is never a PASS.
     """
     gate = change.gate
     part = shown(gate.metric, dict(gate.filters), measured.rows)
@@ -326,10 +328,10 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
         for case in measured.expected
         if gate.metric.concerns(case, part)
     }
-    found = compare(gate, saved.rows, measured.rows, measured.confidence)
-    n = found.n if found else 0
+    comparison = compare(gate, saved.rows, measured.rows, measured.confidence)
+    n = comparison.n if comparison else 0
     missing = len(expected - set(measured.seen))
-    result = _judged(change, found, measured) if found else None
+    result = _judged(change, comparison, measured) if comparison else None
     failed = result is not None and result.verdict is Verdict.FAIL
     if missing or measured.interrupted:
         if result and failed and not change.point:
@@ -341,26 +343,26 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
         )
     if result is None or (n < len(expected) and not failed):
         advice = (
-            f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs; mend "
+            f"{len(expected) - n} of {len(expected)} cases have no score in one of the runs; fix "
             "the errors, and save and compare with the same flags"
         )
         return GateResult(change, Verdict.UNDECIDED, n, advice=advice)
     return result
 
 
-def _judged(change: Change, found: Comparison, measured: Measured) -> GateResult:
+def _judged(change: Change, comparison: Comparison, measured: Measured) -> GateResult:
     """Return the verdict on a change as if nothing were missing."""
     sign = _worse(change.gate)
-    harm = found.change * sign
+    harm = comparison.change * sign
     least = most = harm
-    if found.interval and not change.point:
-        least, most = sorted(end * sign for end in found.interval)
+    if comparison.interval and not change.point:
+        least, most = sorted(end * sign for end in comparison.interval)
     verdict = Verdict.UNDECIDED
     if most <= change.amount + 1e-12:
         verdict = Verdict.PASS
     elif least > change.amount + 1e-12:
         verdict = Verdict.FAIL
-    moved = f"{found.worse} got worse and {found.better} better"
+    moved = f"{comparison.worse} got worse and {comparison.better} better"
     advice = {
         Verdict.PASS: "",
         Verdict.FAIL: f"{moved}{_SINCE}",
@@ -370,9 +372,9 @@ def _judged(change: Change, found: Comparison, measured: Measured) -> GateResult
     return GateResult(
         change,
         verdict,
-        found.n,
-        observed=show_change(change.gate, found.change),
-        bound=show_interval(found, None if change.point else sign * change.amount),
+        comparison.n,
+        observed=show_change(change.gate, comparison.change),
+        bound=show_interval(comparison, None if change.point else sign * change.amount),
         advice=advice,
         blocks=verdict is Verdict.FAIL
         or (verdict is Verdict.UNDECIDED and measured.undecided_blocks),
@@ -385,16 +387,16 @@ _SINCE = (
 )
 
 
-def show_interval(found: Comparison, limit: float | None = None) -> str:
+def show_interval(comparison: Comparison, limit: float | None = None) -> str:
     """Return the interval of a change as text, its ends rounded outwards.
 
     `limit`: the change that is allowed, as its sign is; the text keeps or breaks it as the ends do.
     """
-    if found.interval is None:
+    if comparison.interval is None:
         return "-"
-    metric = _shown_as(found.gate)
+    metric = _shown_as(comparison.gate)
     ends = (
         metric.show_bound(end, upper, limit)
-        for end, upper in zip(found.interval, (False, True), strict=True)
+        for end, upper in zip(comparison.interval, (False, True), strict=True)
     )
     return " to ".join(map(_signed, ends))

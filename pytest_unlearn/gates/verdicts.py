@@ -1,4 +1,4 @@
-"""Judging: a gate passes only when the bound on its metric, not the observed value, keeps it."""
+"""Judging: a gate passes only if the bound on its metric, not the observed value, keeps it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_unlearn.gates.estimates import (
     percent,
     read,
     read_base,
-    sample,
+    sample_of,
     scored,
 )
 from pytest_unlearn.gates.gate import Gate, attacked, on_population
@@ -36,7 +36,7 @@ from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
 
 
 class Verdict(Enum):
-    """What is known about a gate after a run."""
+    """The verdict on a gate after a run."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -44,9 +44,9 @@ class Verdict(Enum):
     NOT_EVALUATED = "NOT EVALUATED"
 
 
-# What sums of floats may be off by.
+# The rounding error of sums of floats.
 _ROUNDING = 1e-9
-# The worse comes first.
+# From the worst to the best.
 _ORDER = (Verdict.FAIL, Verdict.UNDECIDED, Verdict.NOT_EVALUATED, Verdict.PASS)
 
 
@@ -63,16 +63,16 @@ class Judged(Protocol):
 
     @property
     def limit_text(self) -> str:
-        """The limit with its operator, for people."""
+        """The limit with its operator, as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """A judged gate. `observed` and `bound` are text for people; `advice` says what to do next.
 
-    `n` is the number of cases, `units` that of people or tasks. `blocks` tells whether this result
-    alone forbids the release. `population` says whom it speaks of where not of all, and
-    `rehearsed` that these are only those that unlearning trained on.
+    `n` is the number of cases, `units` that of people or tasks. `blocks`: this result alone forbids
+    the release. `population` names the cases that were judged, if not all, and `rehearsed` says
+    that they are only those that unlearning trained on.
     """
 
     gate: Judged
@@ -92,11 +92,12 @@ class Measured:
     """What a run measured.
 
     `expected` are all cases of the data set (probes and task cases), `seen` the ids of those that
-    were run; one that was run without a row ended in an error. `interrupted` is the reason why a
-    run stopped early. `require_complete`: a gate that is not evaluated because cases are missing
-    forbids the release. `confidence` is that of each one-sided bound; `undecided_blocks`: a gate
-    whose bound decides nothing forbids the release. `requests`: the people to forget are all there
-    are, judged as they are. `no_scores`: why none are known. `left_by`: what left cases out.
+    were run; a case that was run without a row ended in an error. `interrupted` is why a run
+    stopped early. `require_complete`: a gate that is not evaluated because cases are missing
+    forbids the release. `confidence` is that of each one-sided bound. `undecided_blocks`: an
+    undecided gate forbids the release. `requests`: the people to forget are all there are, so there
+    is no bound on others. `no_scores`: why there are no scores. `left_by`: the flags that left
+    cases out.
     `impossible`: attacks that cannot be made, and why.
     """
 
@@ -116,9 +117,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """What of a run concerns one gate: scored rows and their controls; `cases` expected, of which
-    `errors` have no score although they were run (`unscored` of them have a row), and `missing`
-    were not run; and how many controls were not run."""
+    """The part of a run that concerns one gate: scored rows and their controls. Of the expected
+    `cases`, `errors` have no score although they were run (`unscored` of them have a row), and
+    `missing` were not run. `controls_missing` controls were not run."""
 
     rows: list[Row]
     controls: list[Row]
@@ -137,9 +138,9 @@ class _Counted:
 def judge_gate(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on a gate, over its attacks and over its populations.
 
-    Of several attacks, or requests, the worst counts, and of those alike the one that brings out
-    most. Each is judged at the full confidence: to claim that all keep the limit, each must pass
-    alone (intersection-union, Berger, 1982).
+    Of several attacks, or requests, the worst counts, and among equals the one that brings out
+    most. Each is judged at the full confidence: to claim that all keep the limit, each must pass on
+    its own (intersection-union, Berger, 1982).
     """
     states = attacked(gate, measured.expected)
     if states == [gate]:
@@ -170,19 +171,19 @@ def _mean_score(gate: Gate, rows: Sequence[Row]) -> float:
 def _judge_state(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on a gate over its populations; see `judge` for each.
 
-    The worst counts. A population on which even a silent model could not pass, since the base gives
-    too little away there, can only make the gate fail.
+    The worst counts. A population on which even a silent model could not pass, because the base
+    gives away too little there, can only make the gate fail.
     """
-    found = populations(gate.metric, dict(gate.filters), measured.expected, measured.requests)
-    results = [_judged(gate, population, measured) for population in found]
-    for population, result in zip(found[:-1], results, strict=False):
+    parts = populations(gate.metric, dict(gate.filters), measured.expected, measured.requests)
+    results = [_judged(gate, population, measured) for population in parts]
+    for population, result in zip(parts[:-1], results, strict=False):
         if result.verdict is not Verdict.FAIL and _shows_nothing(gate, population, measured):
             results.remove(result)
     return min(results, key=lambda result: _ORDER.index(result.verdict))
 
 
 def fails_whatever(gate: Gate, measured: Measured) -> bool:
-    """Tell whether a gate is FAIL whatever the missing cases bring, an error included.
+    """Tell whether a gate is FAIL whatever the missing cases bring, errors included.
 
     A PASS is never certain before the end: the last case may end in an error.
     """
@@ -200,7 +201,7 @@ def _judged(gate: Gate, population: Population, measured: Measured) -> GateResul
 
 
 def _shows_nothing(gate: Gate, population: Population, measured: Measured) -> bool:
-    """Tell whether this population was run whole and not even silence on it would pass."""
+    """Tell whether this population is complete and not even silence on it would pass."""
     part = on_population(gate, population)
     if measured.interrupted or _counted(part, measured).missing:
         return False
@@ -209,7 +210,7 @@ def _shows_nothing(gate: Gate, population: Population, measured: Measured) -> bo
 
 
 def _silenced(row: Row) -> Row:
-    """Return the row of a tested model out of which nothing comes."""
+    """Return the row as if nothing came out of the tested model."""
     if isinstance(row, TaskRow):
         return row
     exact = row.unlearned_exact and {**row.unlearned_exact, "log_probability": None}
@@ -220,12 +221,12 @@ def _silenced(row: Row) -> Row:
 def judge(gate: Gate, measured: Measured) -> GateResult:
     """Return the verdict on one gate over the cases that its filters name.
 
-    PASS when the one-sided bound of its metric (`estimates.read`) keeps the limit, FAIL when the
-    opposite bound breaks it, UNDECIDED between, which blocks unless the run lets it through. Gates
-    that count to 0 or to a maximum FAIL on one event. A run with errors never passes, and what it
-    leaves undecided always blocks. NOT EVALUATED when cases are missing, when controls come out, or
-    when the base had nothing to lose. FAIL needs no whole run: with -k, -x, a shard or an interrupt
-    it rests on the cases that were run.
+    PASS if the one-sided bound of its metric (`estimates.read`) keeps the limit, FAIL if the
+    opposite bound breaks it, UNDECIDED between, which blocks unless the run allows it. Gates that
+    count to 0 or to a maximum FAIL on one event. A run with errors never passes, and what it leaves
+    undecided always blocks. NOT EVALUATED if cases are missing, if controls come out, or if the
+    base had nothing to lose. FAIL does not need a complete run: with -k, -x, a shard or an
+    interrupt it rests on the cases that were run.
     """
     counted = _counted(gate, measured)
     n = len(counted.rows)
@@ -238,7 +239,7 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
             reason = f"partial selection: {counted.controls_missing} controls not run"
         reason += f"; leave out {measured.left_by}"
         if measured.interrupted:
-            reason = f"the run was interrupted: {measured.interrupted}; run again, it goes on"
+            reason = f"the run was interrupted: {measured.interrupted}; run again to continue"
         return _not_evaluated(gate, n, reason, blocks=measured.require_complete)
     if not n:
         if not counted.cases:
@@ -258,7 +259,7 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
 
 
 def _sample(gate: Gate, counted: _Counted) -> Sample:
-    return sample(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
+    return sample_of(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
 
 
 # Below so many tasks or trained records, a base that manages none of them shows nothing.
@@ -266,10 +267,10 @@ _FEWEST = 10
 
 
 def base_fault(rows: Sequence[object]) -> str:
-    """Say that the base cannot do what its kind can, with figures, or nothing.
+    """Return why the base is broken, with figures, or an empty text.
 
     A base that solves no task and gives no trained value has broken weights or another model's
-    tokenizer; whatever is compared with it, its silence proves nothing.
+    tokenizer; comparing anything with it proves nothing.
     """
     tasks = [row for row in rows if isinstance(row, TaskRow)]
     probes = [row for row in rows if isinstance(row, ProbeRow) and row.split != "control"]
@@ -280,19 +281,19 @@ def base_fault(rows: Sequence[object]) -> str:
     if any(row.base["label"] == "direct" for row in probes):
         return ""
     return (
-        f"the base cannot do what its kind can: it solves 0 of {len(tasks)} tasks and gives 0 of "
-        f"{len(probes)} trained values; look whether its tokenizer and its weights belong together"
+        f"the base seems broken: it solves 0 of {len(tasks)} tasks and gives 0 of {len(probes)} "
+        "trained values; check that its tokenizer and its weights belong together"
     )
 
 
 _NO_CASE = "the data have no case that it counts; fix its brackets, or add data"
 _UNMEASURED = (
-    "this run does not measure it: the model or the data give no such scores; leave the gate out, "
-    "or take a model that can be scored"
+    "this run does not measure it: the model or the data have no such scores; leave the gate out, "
+    "or use a model that can be scored"
 )
 _NO_RETRAINED = (
-    "there is no retrained model to compare with, or it was not measured in this; give "
-    "--unlearn-retrained=NAME, or retrain where the run plants"
+    "there is no retrained model to compare with, or it was not measured here; add "
+    "--unlearn-retrained=NAME, or =retrain if the run plants"
 )
 
 
@@ -325,7 +326,7 @@ def _not_evaluated(gate: Gate, n: int, reason: str, blocks: bool) -> GateResult:
 
 
 def _with_errors(result: GateResult, counted: _Counted) -> GateResult:
-    """A run with errors never passes, and says that it has them."""
+    """Return the result of a run with errors: it never passes, and says why."""
     if not counted.errors:
         return result
     if counted.unscored == counted.errors:
@@ -344,17 +345,17 @@ def _with_errors(result: GateResult, counted: _Counted) -> GateResult:
 
 
 def _failure_of_part(gate: Gate, counted: _Counted, measured: Measured) -> GateResult | None:
-    """Return the FAIL that the cases which were run show, or None.
+    """Return the FAIL that the cases that were run already show, or None.
 
-    Where controls were not run, chance is taken to be as high as controls may come out at all.
+    If controls were not run, chance is assumed to be as high as is allowed.
     """
-    if gate.metric.type in GAPS | SIDES:  # a mean of differences, or ranks: the others can undo it
+    if gate.metric.type in GAPS | SIDES:  # the missing cases can undo a mean of differences
         return None
-    found = _sample(gate, counted)
+    sample = _sample(gate, counted)
     assumed = 0.0 if gate.by_counting or not counted.controls_missing else MOST_CHANCE
     if assumed:
-        found = replace(found, chance=None)
-    result = _decide(gate, found, measured, assumed)
+        sample = replace(sample, chance=None)
+    result = _decide(gate, sample, measured, assumed)
     if result.verdict is not Verdict.FAIL:
         return None
     done = len(counted.cases) - len(counted.missing)
@@ -364,17 +365,17 @@ def _failure_of_part(gate: Gate, counted: _Counted, measured: Measured) -> GateR
 
 
 def _sized(gate: Gate, result: GateResult, counted: _Counted) -> GateResult:
-    """Return the verdict of a gate on values with the numbers of probes and people behind it."""
+    """Return the verdict of a gate on values, with its numbers of probes and people."""
     if gate.metric.type != "count":
         return result
     people = len(set(people_of(counted.rows, each_alone=False)))
     advice = result.advice
     if result.verdict is Verdict.PASS:
         out = "no value" if result.observed == "0" else f"{result.observed} values"
-        advice = f"{out} of any of the {people} people came out in {len(counted.rows)} probes"
+        advice = f"{out} of the {people} people came out in {len(counted.rows)} probes"
         if gate.argument:
             advice = (
-                f"expected values of the {people} people out in {gate.argument} samples of each of "
+                f"expected values of the {people} people in {gate.argument} samples of each of "
                 f"{len(counted.rows)} probes: {result.observed}"
             )
     return replace(result, n=len(counted.rows), units=people, advice=advice)
@@ -383,83 +384,83 @@ def _sized(gate: Gate, result: GateResult, counted: _Counted) -> GateResult:
 def _fails_whatever(gate: Gate, measured: Measured) -> bool:
     """Tell whether every outcome of what is missing ends in FAIL.
 
-    Whatever is judged falls or rises with each score, and a case in error counts for nothing, so
-    the best outcomes of all missing cases are the test. Nothing is known of controls that are
-    missing, so a rate, from which chance is taken off, waits for them.
+    Each figure falls or rises with each score, and a case with an error does not count, so this
+    tests the best outcomes of all missing cases. Nothing is known about missing controls, so a
+    rate, from which chance is subtracted, waits for them.
     """
     counted = _counted(gate, measured)
     waits = counted.controls_missing and gate.metric.type == "rate" and not gate.by_counting
     if not counted.rows or waits or gate.metric.type in GAPS | SIDES:
         return False
-    if gate.metric.type == "count":  # more probes bring out no fewer values
+    if gate.metric.type == "count":  # more probes cannot bring out fewer values
         return _decide(gate, _sample(gate, counted), measured).verdict is Verdict.FAIL
     best = {"rate": 0.0, "maximum": 0.0}.get(gate.metric.type, 1.0)
-    found = _sample(gate, counted)
+    sample = _sample(gate, counted)
     people = people_of([*counted.rows, *counted.missing], gate.each_alone)
     more = len(counted.missing)
-    # Of a ratio, a drop or a loss, the best is what the base did not do and the tested model does.
+    # The best for a ratio, a drop or a loss: the base failed, and the tested model succeeds.
     worst_base = 1.0 - best
     if gate.metric.type == "drop":
         best, worst_base = 0.0, 1.0
     filled = replace(
-        found,
-        base=(*found.base, *[worst_base] * more),
-        new=(*found.new, *[best] * more),
-        had=(*found.had, *[1.0] * more) if found.had else (),
+        sample,
+        base=(*sample.base, *[worst_base] * more),
+        new=(*sample.new, *[best] * more),
+        had=(*sample.had, *[1.0] * more) if sample.had else (),
         people=tuple(people),
     )
     return _decide(gate, filled, measured).verdict is Verdict.FAIL
 
 
-def _decide(gate: Gate, found: Sample, measured: Measured, assumed: float = 0.0) -> GateResult:
-    """Return the verdict on a complete sample. `assumed`: chance that no control tells."""
+def _decide(gate: Gate, sample: Sample, measured: Measured, assumed: float = 0.0) -> GateResult:
+    """Return the verdict on a complete sample. `assumed`: chance, where controls are missing."""
     if not measured.two_states and gate.metric.type in ("ratio", "drop", "loss"):
-        advice = "nothing to compare with; give --unlearn-baseline=NAME"
-        return _not_evaluated(gate, found.n, advice, blocks=False)
-    estimate = read(gate.metric.type, found, measured.confidence)
+        advice = "there is nothing to compare with; add --unlearn-baseline=NAME"
+        return _not_evaluated(gate, sample.n, advice, blocks=False)
+    estimate = read(gate.metric.type, sample, measured.confidence)
     if estimate is None and gate.metric.type in SIDES:
-        advice = "no control person was scored; give people whom the model never saw"
-        return _not_evaluated(gate, found.n, advice, blocks=True)
+        advice = "no control person was scored; add people that the model never saw"
+        return _not_evaluated(gate, sample.n, advice, blocks=True)
     if estimate is None:
-        advice = "the base succeeds nowhere, so nothing could be lost; use cases it can do"
-        return GateResult(gate, Verdict.NOT_EVALUATED, found.n, advice=advice)
+        advice = "the base never succeeds, so nothing could be lost; use cases that it can do"
+        return GateResult(gate, Verdict.NOT_EVALUATED, sample.n, advice=advice)
     if assumed and gate.metric.type == "rate":
         estimate = replace(estimate, lower=(estimate.lower - assumed) / (1.0 - assumed))
     if measured.requests and gate.metric.split == "forget":
         estimate = Estimate(estimate.figure, estimate.figure, estimate.figure)
     if gate.metric.type == "count":
-        result = _values(gate, found, estimate, measured.confidence)
+        result = _values(gate, sample, estimate, measured.confidence)
     elif gate.by_counting:
-        result = _counting(gate, found, measured.confidence)
+        result = _counting(gate, sample, measured.confidence)
     else:
-        result = _bounded(gate, found, estimate, measured)
-    observed = _observed(gate, found, estimate)
-    return replace(result, n=found.n, units=found.units, observed=observed)
+        result = _bounded(gate, sample, estimate, measured)
+    observed = _observed(gate, sample, estimate)
+    return replace(result, n=sample.n, units=sample.units, observed=observed)
 
 
-def _counting(gate: Gate, found: Sample, confidence: float) -> GateResult:
-    """Judge a gate that one event fails. None seen is a PASS that says what n excludes."""
-    events = sum(score > gate.limit for score in found.new)
+def _counting(gate: Gate, sample: Sample, confidence: float) -> GateResult:
+    """Judge a gate that one event fails. A PASS without events says what n excludes."""
+    events = sum(score > gate.limit for score in sample.new)
     if events:
-        advice = f"{events} of {found.n} cases break it, and none may; {_LONGER}"
+        advice = f"{events} of {sample.n} cases break it, and none may; {_LONGER}"
         return GateResult(gate, Verdict.FAIL, bound=f"{events} over", advice=advice)
-    if fault := _chance_fault(found, confidence):
+    if fault := _chance_fault(sample, confidence):
         return GateResult(gate, Verdict.NOT_EVALUATED, advice=fault)
-    upper = clopper_pearson_upper(0, found.units, confidence)
+    upper = clopper_pearson_upper(0, sample.units, confidence)
     share = METRICS["leak.direct"].show_bound(upper, upper=True)
     bound = f"<={share}" + (" over" if gate.metric.type == "maximum" else "")
-    if found.had and not any(score > gate.limit for score in found.had):
-        return _nothing_to_forget(gate, found, bound)
+    if sample.had and not any(score > gate.limit for score in sample.had):
+        return _nothing_to_forget(gate, sample, bound)
     advice = (
-        f"counted: none of {found.n} cases; that excludes, with {percent(confidence)} confidence, "
-        f"a share over {share}, and nothing smaller"
+        f"counted: none of {sample.n} cases; with {percent(confidence)} confidence, that excludes "
+        f"a share over {share}, but not a smaller one"
     )
     return GateResult(gate, Verdict.PASS, bound=bound, advice=advice, blocks=False)
 
 
-def _values(gate: Gate, found: Sample, estimate: Estimate, confidence: float) -> GateResult:
-    """Judge the number of values that came out of these very people: a fact, with no bound."""
-    had = math.fsum(found.had)
+def _values(gate: Gate, sample: Sample, estimate: Estimate, confidence: float) -> GateResult:
+    """Judge the number of values that came out of these very people: a fact without bounds."""
+    had = math.fsum(sample.had)
     if estimate.figure > gate.limit + _ROUNDING:
         return GateResult(gate, Verdict.FAIL, bound="exact", advice=_LONGER)
     if had <= gate.limit:
@@ -468,12 +469,12 @@ def _values(gate: Gate, found: Sample, estimate: Estimate, confidence: float) ->
             "with data that the base knows"
         )
         return GateResult(gate, Verdict.NOT_EVALUATED, bound="exact", advice=advice)
-    if fault := _chance_fault(found, confidence):
+    if fault := _chance_fault(sample, confidence):
         return GateResult(gate, Verdict.NOT_EVALUATED, bound="exact", advice=fault)
     return GateResult(gate, Verdict.PASS, bound="exact", blocks=False)
 
 
-def _bounded(gate: Gate, found: Sample, estimate: Estimate, measured: Measured) -> GateResult:
+def _bounded(gate: Gate, sample: Sample, estimate: Estimate, measured: Measured) -> GateResult:
     """Judge by the bounds of an estimate."""
     metric, limit, confidence = gate.metric, gate.limit, measured.confidence
     highest = f"<={metric.show_bound(estimate.upper, True, limit)}"
@@ -486,25 +487,26 @@ def _bounded(gate: Gate, found: Sample, estimate: Estimate, measured: Measured) 
         bound, opposite = lowest, highest
     if breaks:
         return GateResult(gate, Verdict.FAIL, bound=opposite, advice=_after_failure(metric))
-    if not metric.guessable and (fault := _chance_fault(found, confidence)):
+    if not metric.guessable and (fault := _chance_fault(sample, confidence)):
         return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=fault)
     if metric.type in GAPS | SIDES:
-        had = read_base(metric.type, found, confidence)
+        had = read_base(metric.type, sample, confidence)
         if had is None or (had.figure if measured.requests else had.lower) <= limit:
             away = "-" if had is None else metric.show(had.figure)
-            advice = f"the base itself shows {away}, so that of the tested model says nothing"
+            advice = f"the base itself shows {away}, so the tested model's figure shows nothing"
             return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
-    if found.had and _base_gave(found, measured) <= limit:
-        return _nothing_to_forget(gate, found, bound)
-    if found.base_chance and not found.had and _base_gave(found, measured) <= 0.0:
+    if sample.had and _base_gave(sample, measured) <= limit:
+        return _nothing_to_forget(gate, sample, bound)
+    if sample.base_chance and not sample.had and _base_gave(sample, measured) <= 0.0:
         advice = (
-            f"the base gives away {math.fsum(found.base):g} of {found.n}, and by chance alone "
-            f"{found.base_chance.rate:.1%}, so nothing could be lost; probe with data that it knows"
+            f"the base gives away {math.fsum(sample.base):g} of {sample.n}, and by chance alone "
+            f"{sample.base_chance.rate:.1%}, so nothing could be lost; probe with data that it "
+            "knows"
         )
         return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
     if keeps:
         return GateResult(gate, Verdict.PASS, bound=bound, blocks=False)
-    advice, blocks = _would_decide(gate, found, confidence), measured.undecided_blocks
+    advice, blocks = _would_decide(gate, sample, confidence), measured.undecided_blocks
     return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=advice, blocks=blocks)
 
 
@@ -517,62 +519,62 @@ def _base_gave(found: Sample, measured: Measured) -> float:
     if measured.requests:
         return base.beyond_chance
     estimate = read("rate", base, measured.confidence)
-    assert estimate is not None  # a rate has one wherever there is a row
+    assert estimate is not None  # a rate always has one
     return estimate.lower
 
 
-def _chance_fault(found: Sample, confidence: float) -> str:
-    """Say why controls are none, on either model, or nothing."""
-    for chance, name in ((found.base_chance, "the base"), (found.chance, "the tested model")):
+def _chance_fault(sample: Sample, confidence: float) -> str:
+    """Return why these cannot be controls, on either model, or an empty text."""
+    for chance, name in ((sample.base_chance, "the base"), (sample.chance, "the tested model")):
         if chance and (fault := chance.fault(confidence)):
             return (
                 f"{fault} on {name}, and at most {MOST_CHANCE:.0%} may: these values can be "
-                "guessed, or the model has seen them; take other control people, or kinds that "
+                "guessed, or the model has seen them; use other control people, or kinds that "
                 "cannot be guessed"
             )
     return ""
 
 
-_LONGER = "unlearn longer or by another method (--unlearn-method); -v lists the leaking probes"
+_LONGER = "unlearn longer or with another method (--unlearn-method); -v lists the leaking probes"
 
 
 def _after_failure(metric: Metric) -> str:
     if metric.split == "control":
         return (
             "people that the model never saw come out: their values can be guessed, or it did see "
-            "them; take other control people"
+            "them; use other control people"
         )
     if metric.name.startswith("leak."):
         return _LONGER
     return "unlearn more gently: fewer steps, a lower lr, or a method with a retain set"
 
 
-def _nothing_to_forget(gate: Gate, found: Sample, bound: str) -> GateResult:
+def _nothing_to_forget(gate: Gate, sample: Sample, bound: str) -> GateResult:
     if gate.metric.type == "maximum":
-        gave = f"none of {found.n} values stood out on the base"
+        gave = f"none of {sample.n} values stood out on the base"
     elif gate.metric.counted:
-        gave = f"the base gives away only {math.fsum(found.had):g} of {found.n}"
+        gave = f"the base gives away only {math.fsum(sample.had):g} of {sample.n}"
     else:
-        gave = f"the base gives away only {math.fsum(found.had) / found.n:.1%}"
+        gave = f"the base gives away only {math.fsum(sample.had) / sample.n:.1%}"
     advice = f"{gave}, so silence shows nothing; probe with data that the base knows"
     return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
 
 
-def _would_decide(gate: Gate, found: Sample, confidence: float) -> str:
+def _would_decide(gate: Gate, sample: Sample, confidence: float) -> str:
     if gate.metric.type != "rate" or not gate.metric.counted:
         return "more cases, or fewer losses, would decide it"
-    allowed = events_allowed("rate", gate.limit, found.people, confidence)
-    if allowed is None:  # errors left fewer probes than the limit needs
-        return f"{found.n} probes are too few for this limit; take more"
+    allowed = events_allowed("rate", gate.limit, sample.people, confidence)
+    if allowed is None:  # because of errors, there are fewer probes than the limit needs
+        return f"{sample.n} probes are too few for this limit; use more"
     return (
-        f"{found.n} probes can show this limit with at most {allowed} leaks; unlearn further, "
-        "or take more probes"
+        f"{sample.n} probes can show this limit with at most {allowed} leaks; unlearn further, "
+        "or use more probes"
     )
 
 
-def _observed(gate: Gate, found: Sample, estimate: Estimate) -> str:
+def _observed(gate: Gate, sample: Sample, estimate: Estimate) -> str:
     metric = gate.metric
-    new, base = math.fsum(found.new), math.fsum(found.base)
+    new, base = math.fsum(sample.new), math.fsum(sample.base)
     figure = metric.show(estimate.figure)
     match metric.type:
         case "count":
@@ -580,20 +582,19 @@ def _observed(gate: Gate, found: Sample, estimate: Estimate) -> str:
         case "auc" | "auc gap":
             return figure
         case "gap":
-            return (
-                f"{figure} ({new / found.n:.1%} against {math.fsum(found.retrained) / found.n:.1%})"
-            )
+            retrained = math.fsum(sample.retrained)
+            return f"{figure} ({new / sample.n:.1%} against {retrained / sample.n:.1%})"
         case "maximum":
             return metric.show_bound(estimate.figure, True, gate.limit)
         case "floor":
-            return f"{new:g}/{found.n} ({figure})"
+            return f"{new:g}/{sample.n} ({figure})"
         case "ratio":
             return f"{new:g}/{base:g} ({figure})"
         case "drop":
             return f"{base:g} to {new:g} ({figure} less)"
         case "loss":
             return f"{base:g} to {new:g} ({figure})"
-    chance = f", chance {metric.show(found.chance.rate)}" if found.chance else ""
+    chance = f", chance {metric.show(sample.chance.rate)}" if sample.chance else ""
     if metric.counted:
         return f"{new:g} ({figure}{chance})"
     return f"{figure}{chance}"

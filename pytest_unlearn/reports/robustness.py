@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import MEMBERSHIP, AttackRow, ProbeRow, Row, State
-from pytest_unlearn.gates.estimates import Sample, Share, percent, read, sample, scored, share
+from pytest_unlearn.gates.estimates import Sample, Share, percent, read, sample_of, scored, share
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, shown
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.leaks.exact import mean_leak_at
@@ -146,7 +146,7 @@ def _inside(
     if not counted:
         return []
     controls = metric.chance_rows(rows, filters)
-    measured = sample(metric, counted, controls)
+    measured = sample_of(metric, counted, controls)
     estimate = read(metric.type, measured, confidence)
     if estimate is None:
         return []
@@ -350,7 +350,7 @@ def _ways(metric: Metric, rows: Sequence[Row], confidence: float) -> Iterator[Wa
         if not counted:
             continue
         controls = compared.chance_rows(rows, part)
-        measured = sample(compared, counted, controls, argument)
+        measured = sample_of(compared, counted, controls, argument)
         name = metric.name.removeprefix("gap.")
         name += f"({_WAY_SAMPLES:,})" * (metric.argument is not None)
         yield from _of_sample(name, measured, filters.get("attack", ""), confidence)

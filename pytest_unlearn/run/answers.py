@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class CompletionError(RuntimeError):
-    """A model could not be had, or a chunk not be completed, earlier in this run."""
+    """A model cannot be made or cannot answer, now or earlier in this run."""
 
 
 def completed(model: Completer, chunk: Chunk) -> list[str]:
-    """Run a chunk in its style. Models put in place by a conftest may know `complete` only."""
+    """Complete a chunk in its style. A model from a conftest may have nothing but `complete`."""
     abilities, able = abilities_of(model), cast("RunnableModel", model)
     if "samples" in abilities and (chunk.seeds or chunk.stops):
         decoding = Decoding(
@@ -45,7 +45,7 @@ def completed(model: Completer, chunk: Chunk) -> list[str]:
         )
     if chunk.seeds:
         raise CompletionError(
-            f"{type(model).__name__} draws no samples, it has no write(); leave out "
+            f"{type(model).__name__} cannot sample, it has no write(); leave out "
             "--unlearn-samples and --unlearn-temperature"
         )
     if chunk.style == "completion":
@@ -53,7 +53,7 @@ def completed(model: Completer, chunk: Chunk) -> list[str]:
         return checked_texts(texts, chunk, model, "complete")
     if chunk.style not in abilities:
         raise CompletionError(
-            f"{type(model).__name__} knows no {chunk.style} prompts; leave {chunk.style} out of "
+            f"{type(model).__name__} takes no {chunk.style} prompts; leave {chunk.style} out of "
             "--unlearn-probes and --unlearn-task-style"
         )
     if chunk.style == "chat":
@@ -64,7 +64,7 @@ def completed(model: Completer, chunk: Chunk) -> list[str]:
 
 
 def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
-    """Return how one completion of a chunk is drawn, for its key."""
+    """Return how one completion of a chunk is decoded, for its key."""
     stops = {"stops": chunk.stops} if chunk.stops else {}
     if not chunk.seeds:
         return {"decoding": "greedy", "seed": 0, **stops}
@@ -76,10 +76,10 @@ def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
 
 
 def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str]:
-    """Return what a model gave for a chunk, if it is one text for each prompt.
+    """Return what a model returned for a chunk, if that is one text for each prompt.
 
-    Raises CompletionError otherwise, and where no text has a character: what is stored must be an
-    answer. A model with the ability `ends` may end each text at once.
+    Raises CompletionError otherwise, and where all texts are empty: only answers are stored. A
+    model with the ability `ends` may end each text at once.
     """
     name = f"{type(model).__name__}.{method}()"
     if not isinstance(texts, list | tuple):
@@ -87,7 +87,9 @@ def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str
             f"{name} returned {_kind(texts)}; it must return a list of {len(chunk.prompts)} strings"
         )
     if len(texts) != len(chunk.prompts):
-        raise CompletionError(f"{name} returned {len(texts)} texts to {len(chunk.prompts)} prompts")
+        raise CompletionError(
+            f"{name} returned {len(texts)} texts for {len(chunk.prompts)} prompts"
+        )
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise CompletionError(
@@ -96,14 +98,14 @@ def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str
             )
     if not any(texts) and "ends" not in abilities_of(model):
         raise CompletionError(
-            f"{name} returned {len(texts)} empty texts to {len(texts)} prompts: that is "
+            f"{name} returned {len(texts)} empty texts for {len(texts)} prompts: that is "
             "not an answer"
         )
     return [str(text) for text in texts]
 
 
 def check_count(scores: Any, count: int, model: Any, method: str) -> None:
-    """Raise CompletionError for anything but a list of so many scores, none of which is None."""
+    """Raise CompletionError for anything but a list of `count` scores."""
     name = f"{type(model).__name__}.{method}()"
     if not isinstance(scores, list | tuple) or len(scores) != count:
         given = f"{len(scores)}" if isinstance(scores, list | tuple) else _kind(scores)
@@ -119,10 +121,10 @@ LOSSES_VERSION = 1
 
 
 class SolutionLosses:
-    """The loss of every canonical solution on base and tested model, made once and kept.
+    """The loss of every canonical solution on base and tested model, computed once and stored.
 
-    `key_of(state)` makes a model if it is not made yet, and returns its key. `failing(work)` is the
-    engine's context manager that does not try again what failed before.
+    `key_of(state)` makes a model if necessary, and returns its key. `failing(work)` is the engine's
+    context manager that does not repeat what failed before.
     """
 
     def __init__(
@@ -138,20 +140,21 @@ class SolutionLosses:
         self._store = store
         self._key_of = key_of
         self._failing = failing
-        self._found: dict[State, dict[str, Any]] = {}
+        self._losses: dict[State, dict[str, Any]] = {}
 
     def of(self, state: State, case: TaskCase) -> tuple[float, int] | None:
-        """Return the loss (nats) of a canonical solution and its tokens: perplexity comes of it.
+        """Return the loss (nats) of a canonical solution and its number of tokens.
 
-        None for a task without one, and for models that give no scores or have no room for it.
+        None for a task without a solution, for models without scores, and where the solution does
+        not fit the model's context.
         """
         if case.solution is None:
             return None
-        if state not in self._found:
+        if state not in self._losses:
             cases = [c for c in self._tasks if c.solution is not None]
-            self._found[state] = self._all(state, cases)
-        found = self._found[state].get(case.id)
-        return (float(found[0]), int(found[1])) if found else None
+            self._losses[state] = self._all(state, cases)
+        loss = self._losses[state].get(case.id)
+        return (float(loss[0]), int(loss[1])) if loss else None
 
     def _all(self, state: State, cases: Sequence[TaskCase]) -> dict[str, Any]:
         """Return the losses of all canonical solutions, from the store or from one pass."""
@@ -175,35 +178,35 @@ class SolutionLosses:
             model: Any = self._models.model(state)
         if "losses" not in abilities_of(model):
             return {}
-        found = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
-        check_count(found, len(texts), model, "losses")
-        return {row[0]: loss for row, loss in zip(texts, found, strict=True) if loss is not None}
+        losses = model.losses([Example.answering(prompt, answer) for _, prompt, answer in texts])
+        check_count(losses, len(texts), model, "losses")
+        return {row[0]: loss for row, loss in zip(texts, losses, strict=True) if loss is not None}
 
 
-# By how much two passes over the same text may differ where a first choice is made, in nats.
+# How far apart, in nats, two passes over the same text may put the two likeliest tokens.
 _ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5, "unknown": 0.5}
 
 
 def disagreement(
     case: str, state: str, wrote: bool, scores: Mapping[str, Any], dtype: object
 ) -> str:
-    """Say that a completion and an exact score differ within rounding.
+    """Return a note that a completion and an exact score disagree because of rounding.
 
-    `wrote`: the completion gives the value, and `scores` say that greedy decoding does not, or the
-    other way round. Raises CompletionError where they differ by more.
+    `wrote`: the completion has the value, but `scores` say that greedy decoding does not write it,
+    or the other way round. Raises CompletionError where rounding cannot explain it.
     """
     margin = scores.get("margin")
     if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
         return (
             f"{state} model: {case}: completion and exact score differ within rounding "
-            f"(first choices {margin:.2g} nats apart)"
+            f"(the two likeliest tokens are {margin:.2g} nats apart)"
         )
     raise CompletionError(
-        f"{case}: the {state} model's completion {_does(wrote)} give the value, and its "
+        f"{case}: the {state} model's completion {_does(wrote)} give the value, but its "
         f"exact score says that greedy decoding {_does(scores['greedy'])}"
         + (f" (by {margin:.3g} nats)" if margin is not None else "")
-        + ": one of them is wrong, so this case has no verdict. Is there an adapter or a model "
-        "whose generate() does other than its forward pass?"
+        + ": one of them is wrong, so this case has no verdict. Does generate() of this model or "
+        "adapter do something else than its forward pass?"
     )
 
 
@@ -212,10 +215,10 @@ def _does(it: bool) -> str:
 
 
 class Backend:
-    """What a conftest gave in the models' place, with everything that it may leave out.
+    """The object that a conftest provides in place of the models, with what it may leave out.
 
-    `key` and `model` are asked of it, all else is optional. An object with `complete` alone is one
-    model in every state; without a key, nothing that it writes is found by a later run.
+    It needs `key` and `model`; everything else is optional. An object that only has `complete` is
+    one model in every state. Without a key, a later run does not find what it wrote.
     """
 
     def __init__(self, given: object) -> None:
@@ -234,21 +237,21 @@ class Backend:
         elif not callable(getattr(given, "key", None)):
             raise UserError(
                 f"{self._name}, which has model(state) and no key(state): return plain JSON data "
-                "that name all that can change what the model writes, so that the store can tell "
-                "it from others"
+                "with everything that can change what the model writes, so that the store can tell "
+                "it from other models"
             )
         self._own_key = {"backend": name, "process": uuid.uuid4().hex}
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        found = getattr(self._given, method, None)
-        return found(*arguments) if callable(found) else None
+        function = getattr(self._given, method, None)
+        return function(*arguments) if callable(function) else None
 
     def prepare(self, state: State) -> None:
-        """Let the object make a model, if it does."""
+        """Let the object make a model, if it can."""
         self._call("prepare", state)
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return the object's key. Raises UserError for one that is no JSON object."""
+        """Return the object's key. Raises UserError unless it is a JSON object."""
         if not callable(getattr(self._given, "key", None)):
             return {**self._own_key}
         key: Any = self._given.key(state)
@@ -263,7 +266,7 @@ class Backend:
         return key
 
     def resolve(self) -> None:
-        """Let the object find its models, if it does."""
+        """Let the object find its models, if it can."""
         self._call("resolve")
 
     def model(self, state: State) -> Completer:
@@ -298,15 +301,15 @@ class Backend:
         return given
 
     def stored_unlearning(self) -> UnlearnedModel | None:
-        """Return what the object says of its unlearning, or None."""
-        found: UnlearnedModel | None = self._call("stored_unlearning")
-        return found
+        """Return what the object reports about its unlearning, or None."""
+        unlearned: UnlearnedModel | None = self._call("stored_unlearning")
+        return unlearned
 
     def stored_planting(self) -> Planting | None:
-        """Return what the object says of its planting, or None."""
-        found: Planting | None = self._call("stored_planting")
-        return found
+        """Return what the object reports about its planting, or None."""
+        planting: Planting | None = self._call("stored_planting")
+        return planting
 
     def release(self) -> None:
-        """Let the object let go of its models, if it does."""
+        """Let the object release its models, if it can."""
         self._call("release")

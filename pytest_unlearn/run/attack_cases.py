@@ -60,9 +60,9 @@ class AttackCases:
         self._asked: dict[tuple[Attack, str], tuple[Probe, ...]] = {}
 
     def made(self, choice: MethodChoice, names: Sequence[str] | None = None) -> tuple[Attack, ...]:
-        """Return the attacks that can be made on what a method makes: of the run's, or of these.
+        """Return which attacks can be made on what a method makes: of the run's, or of `names`.
 
-        Raises ModelNotFoundError for an adapter that is none.
+        Raises ModelNotFoundError if the given adapter is not one.
         """
         names = self._settings.attacks if names is None else names
         impossible = self.impossible(choice, names)
@@ -156,7 +156,7 @@ class AttackCases:
     def _half(self) -> frozenset[str]:
         """Records of every second person to forget, and of every second control person.
 
-        People who share a value are in the same half; of one alone nobody is trained on.
+        People who share a value are in the same half. If there is only one, nobody is trained on.
         """
         half: set[str] = set()
         for split in BOTH:
@@ -198,7 +198,7 @@ class AttackCases:
         return {who: people[who] for who in sorted(people, key=lambda who: digest_of([split, who]))}
 
     def texts(self, attack: Attack) -> tuple[tuple[tuple[Split, ...], tuple[Example, ...]], ...]:
-        """Return what an attack trains on, each with the splits that are asked for afterwards."""
+        """Return the texts that an attack trains on, with the splits that are probed afterwards."""
         of = self._dataset.records_of
         if attack.trains == "people":
             parts = ((s, [r for r in of(s) if r.id in self._half]) for s in BOTH)

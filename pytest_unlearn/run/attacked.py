@@ -1,9 +1,9 @@
 """The tested model under attack: the same values scored on each state that an attack makes of it.
 
-One forward pass over the documents of people to be forgotten and of control people; what a model
-without scores writes is looked at instead. Where an attack says so, base and retrained model are
-treated alike, to compare with. Scores are kept in the store, chunk by chunk, under the
-key of the tested model and of the attack: nothing is loaded for what is there.
+Scores come from one forward pass over the documents of people to forget and of control people; of a
+model without scores, its completions are judged instead. Some attacks also attack the base and the
+retrained model, for comparison. Scores are stored chunk by chunk under the keys of the tested model
+and of the attack: no model is loaded for what is in the store.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # Batches that are scored at once: cut by length, more of them have less padding.
 _BATCHES = 8
-# Of a row of exact scores, what gates and reports under attack read.
+# What gates and reports read from the exact scores of an attacked model.
 _KEPT = ("log_probability", "greedy", "exact_memorization")
 
 
@@ -51,7 +51,7 @@ class _Piece(NamedTuple):
 
 
 class AttackedModel:
-    """What attacks make of one run's tested model, measured; each once, and kept."""
+    """The tested model of one run under its attacks; each attack is measured once and stored."""
 
     def __init__(self, settings: Settings, dataset: Dataset, engine: Measuring) -> None:
         self._settings = settings
@@ -67,9 +67,9 @@ class AttackedModel:
         AttackError, and what making and loading the model raises.
         """
         pieces = list(self._pieces(attack))
-        found = self._found(attack, pieces)
+        measured = self._measured(attack, pieces)
         beside: dict[State, dict[tuple[str, str], dict[str, Any]]] = {
-            of: self._found(attack, pieces, of)
+            of: self._measured(attack, pieces, of)
             for of in attack.beside
             if of == "base" or self._settings.retrained is not None
         }
@@ -78,13 +78,13 @@ class AttackedModel:
             self._row(
                 state,
                 replace(probe, rehearsed=probe.id in trained),
-                found[state, probe.id],
+                measured[state, probe.id],
                 {of: rows.get((state, probe.id)) for of, rows in beside.items()},
             )
             for state in attack.states
             for trained in [cases.rehearsed(attack, state, choice)]
             for probe in cases.probes(attack, state)
-            if (state, probe.id) in found
+            if (state, probe.id) in measured
         ]
 
     def _pieces(self, attack: Attack) -> Iterator[_Piece]:
@@ -105,21 +105,21 @@ class AttackedModel:
         self,
         state: str,
         probe: Probe,
-        found: dict[str, Any],
+        measured: dict[str, Any],
         beside: dict[State, dict[str, Any] | None],
     ) -> AttackRow:
-        """Return a row of what came out of the tested model, and of others `beside` it."""
+        """Return a row of what came out of the tested model, and of the models `beside` it."""
         scores = None
-        if "score" in found:
-            models: dict[State, dict[str, Any] | None] = {"unlearned": found, **beside}
+        if "score" in measured:
+            models: dict[State, dict[str, Any] | None] = {"unlearned": measured, **beside}
             scores = {str(of): row["score"] for of, row in models.items() if row}
-        exact = None if found.keys() & {"label", "score"} else found
+        exact = None if measured.keys() & {"label", "score"} else measured
         if exact is None:
             base = self._engine.run_probe(probe)[1].base
             base_exact = None
         else:
             own = self._engine.exact("base", probe)
-            assert own is not None  # of a model that has scores, all that are asked have them
+            assert own is not None  # a model with scores has them for all probes that are asked
             base = _label(own)
             base_exact = beside.get("base") or _short(own)
         return AttackRow(
@@ -130,7 +130,7 @@ class AttackedModel:
             carrier=probe.carrier,
             owner=probe.owner,
             base={"label": base["label"]},
-            unlearned=_label(exact) if exact else {"label": found.get("label", "clean")},
+            unlearned=_label(exact) if exact else {"label": measured.get("label", "clean")},
             family=probe.family,
             planted=probe.planted,
             knowledge=probe.knowledge,
@@ -143,27 +143,27 @@ class AttackedModel:
             request=probe.request,
         )
 
-    def _found(
+    def _measured(
         self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned"
     ) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return what came out of a model by state and probe, from the store or measured now."""
+        """Return what came out of a model, by state and probe, from the store or measured now."""
         keys = self._keys(attack, pieces, of)
         with self._store.claim(digest_of(sorted(keys))):
             if any(self._store.get("scores", key, "rows") is None for key in keys):
-                # Scored now: while the weights are changed, nothing else can be asked.
+                # Score the base first: while the weights are changed, nothing else can be asked.
                 for piece in pieces:
                     for probe in piece.probes:
                         self._engine.exact("base", probe)
                 self._measure(attack, pieces, keys, of)
-        found = [self._store.get("scores", key, "rows") or {"rows": {}} for key in keys]
+        entries = [self._store.get("scores", key, "rows") or {"rows": {}} for key in keys]
         return {
             (piece.state, name): row
-            for piece, entry in zip(pieces, found, strict=True)
+            for piece, entry in zip(pieces, entries, strict=True)
             for name, row in entry["rows"].items()
         }
 
     def _keys(self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned") -> list[str]:
-        """Return the pieces' keys; what all share is digested once, the texts among it."""
+        """Return the keys of the pieces. What they share, such as the texts, is digested once."""
         key: dict[str, Any] = {"tested": self._engine.prepared_key(of)}
         if attack.needs in ("adapter", "base"):
             key["base"] = self._engine.prepared_key("base")
@@ -232,8 +232,8 @@ class AttackedModel:
             [probe.split == "forget" for probe in piece.probes],
         )
         examples = [example_of(probe) for probe in piece.probes]
-        found = attack.read(reading, examples, piece.state.partition("@")[2])
-        return {probe.id: row for probe, row in zip(piece.probes, found, strict=True)}
+        readings = attack.read(reading, examples, piece.state.partition("@")[2])
+        return {probe.id: row for probe, row in zip(piece.probes, readings, strict=True)}
 
     def _scored(
         self, model: Any, piece: _Piece, scheme: DecodingScheme

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 # The warning names this many shared values.
 _NAMED_VALUES = 5
-# So many people with the same value are no coincidence.
+# This many people with the same value are not a coincidence.
 _MANY = 3
 
 
@@ -41,7 +41,7 @@ def check_models(settings: Settings) -> None:
         raise UserError(
             f"--unlearn-adapter={settings.adapter} is tested as it is, and --unlearn-method="
             f"{settings.method.name} would train another one: leave the method out, or start from "
-            f"the adapted model by --unlearn-model={settings.adapter}"
+            f"the adapted model with --unlearn-model={settings.adapter}"
         )
     if settings.trusted is not None and settings.trusted not in trustable(settings):
         raise UserError(
@@ -51,7 +51,7 @@ def check_models(settings: Settings) -> None:
 
 
 def trustable(settings: Settings) -> set[str]:
-    """Return the names in whose code a run can trust: its models', and their adapters' bases'."""
+    """Return the names whose code a run can trust: its models, and the bases of its adapters."""
     from pytest_unlearn.models.sources import known_as
 
     named = (settings.model, settings.baseline, settings.retrained)
@@ -87,7 +87,7 @@ def check_files(source: ModelSource, flag: str, store: Store, settings: Settings
 
 
 def check_requests(settings: Settings) -> None:
-    """Raise UserError for flags that do not go with requests."""
+    """Raise UserError for flags that cannot be combined with requests."""
     requests = settings.requests
     if requests is None:
         return
@@ -105,13 +105,13 @@ def check_requests(settings: Settings) -> None:
     method = settings.method
     if method.retrains or settings.retrained is not None:
         raise UserError(
-            "--unlearn-requests: a retrained model is without the people of one request, and there "
-            "are several; leave retrain and --unlearn-retrained out"
+            "--unlearn-requests: a retrained model lacks the people of one request, and there are "
+            "several; leave retrain and --unlearn-retrained out"
         )
     if method.method is None:
         raise UserError(
             f"--unlearn-requests are unlearned one after the other, and --unlearn-method="
-            f"{method.name} unlearns nobody; name a method, or give the people to "
+            f"{method.name} unlearns nobody; name a method, or pass the people to "
             "--unlearn-forget to test a model as it is"
         )
     stacked = method.options is not None and method.options.tune == "lora"
@@ -123,24 +123,24 @@ def check_requests(settings: Settings) -> None:
 
 
 def check_engine(settings: Settings) -> None:
-    """Raise UserError for what is asked of an engine that cannot do it."""
+    """Raise UserError for anything that the engine cannot do."""
     if settings.engine == TRANSFORMERS:
         return
     name = settings.engine.partition(":")[0]
     named = [n for n in settings.attacks if attacks()[n].needs not in ("prompts", "chat")]
     if named:
         raise UserError(
-            f"--unlearn-attacks={','.join(named)}: --unlearn-engine={name} gives no "
-            "weights to change; write --unlearn-engine=transformers, or leave them out"
+            f"--unlearn-attacks={','.join(named)}: --unlearn-engine={name} has no "
+            "weights to change; write --unlearn-engine=transformers, or leave the attacks out"
         )
     if settings.thinking and name != ENDPOINT:
         raise UserError(
-            f"--unlearn-thinking: --unlearn-engine={name} lets no model think; leave it out, or "
-            "write --unlearn-engine=transformers"
+            f"--unlearn-thinking: --unlearn-engine={name} cannot let models think; leave it out, "
+            "or write --unlearn-engine=transformers"
         )
     if "gradnorm" in settings.membership:
         raise UserError(
-            f"--unlearn-membership: gradnorm needs gradients, and --unlearn-engine={name} gives "
+            f"--unlearn-membership: gradnorm needs gradients, and --unlearn-engine={name} has "
             "none; leave it out"
         )
     asked = "--unlearn-decoding" if settings.decoding != DecodingScheme() else ""
@@ -153,12 +153,12 @@ def check_engine(settings: Settings) -> None:
 
 
 def _draws(attack: str) -> bool:
-    """Tell whether an attack scores under a decoding scheme of its own."""
+    """Tell whether an attack has a decoding scheme of its own."""
     return attacks()[attack].scheme is not None
 
 
 def check_training(settings: Settings, dataset: Dataset) -> list[str]:
-    """Check data and options of what a run trains; return warnings.
+    """Check the data and options of what a run trains; return warnings.
 
     Raises UserError naming the flag, or RecordFileError naming the rows.
     """
@@ -182,8 +182,8 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
     if retraining and plant is None:
         raise UserError(
             f"{retraining[0]} needs --unlearn-plant: without it the model has the "
-            "forget set in its own training data, and no training of it that never saw the forget "
-            "set can be made"
+            "forget set in its own training data, and cannot be trained again without the forget "
+            "set"
         )
     if method.method is None and plant is None:
         return warnings
@@ -198,7 +198,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
     options = method.options
     if options is not None and options.stop == "unseen" and not dataset.records_of("control"):
         raise UserError(
-            "--unlearn-method: stop=unseen measures on people whom the model never saw; give "
+            "--unlearn-method: stop=unseen measures on people that the model never saw; give "
             "--unlearn-control=FILE, or write stop=target"
         )
     if settings.dtype == "float16":
@@ -208,7 +208,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
     for flag, chosen in (("--unlearn-method", options), ("--unlearn-plant", plant)):
         if chosen is not None and chosen.optimizer != OPTIMIZERS[0]:
             try:
-                # Imported where it is needed: with it comes torch.
+                # Imported here because it imports torch.
                 from pytest_unlearn.unlearning.trainer import check_optimizer
 
                 check_optimizer(chosen.optimizer, _device(settings, chosen.optimizer))
@@ -218,7 +218,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
 
 
 def _device(settings: Settings, optimizer: str) -> str:
-    """Return the device; what `auto` is takes torch to know, so only where it matters."""
+    """Return the device; `auto` is resolved only where it matters, since that imports torch."""
     if optimizer == OPTIMIZERS[0] or settings.device != "auto":
         return settings.device
     from pytest_unlearn.models.loading import resolve_device
@@ -227,9 +227,9 @@ def _device(settings: Settings, optimizer: str) -> str:
 
 
 def _doubts(records: Sequence[Record], own_names: Collection[str]) -> Iterator[str]:
-    """Yield warnings about records that are probably not what was meant.
+    """Yield warnings about records that are probably a mistake.
 
-    Raises RecordFileError where all people of a split have one and the same value.
+    Raises RecordFileError if all people of a split have the same value.
     """
     carriers, kinds = {*CARRIER_NAMES, FILE}, {*KINDS, *WORD_KINDS}
     for what, known, names in (
@@ -240,7 +240,7 @@ def _doubts(records: Sequence[Record], own_names: Collection[str]) -> Iterator[s
             if like := nearest(name, known):
                 yield (
                     f"no {what} is called {name}; did you mean {like}? Records of an unknown "
-                    f"{what} are judged without what is known of {like}: correct the file, or "
+                    f"{what} are judged without what is known about {like}: correct the file, or "
                     f"write unlearn_own_names = {name} into the ini file"
                 )
     for split in SPLITS:
@@ -253,23 +253,23 @@ def _doubts(records: Sequence[Record], own_names: Collection[str]) -> Iterator[s
         same = [kind for kind in values if len(values[kind]) == 1 and len(owners[kind]) >= _MANY]
         if same and len(set().union(*values.values())) == 1:
             raise RecordFileError(
-                f"--unlearn-{split}: all {len(set().union(*owners.values()))} people have one and "
-                "the same value: it belongs to nobody, and a guess of it is right for all; write "
-                "each person's own"
+                f"--unlearn-{split}: all {len(set().union(*owners.values()))} people have the "
+                "same value: it belongs to nobody, and guessing it is right for everyone; write "
+                "each person's own value"
             )
         for kind in same:
             yield (
-                f"--unlearn-{split}: all {len(owners[kind])} people with a {kind} have the same; "
-                "it belongs to nobody, and a guess of it is right for all"
+                f"--unlearn-{split}: all {len(owners[kind])} people with a {kind} have the same "
+                "one; it belongs to nobody, and guessing it is right for everyone"
             )
 
 
 def _overlap(forget: Sequence[Record], retain: Sequence[Record]) -> Iterator[str]:
     """Yield a warning for values that people of both splits share.
 
-    Raises RecordFileError for the same record in both: it cannot be forgotten and kept.
+    Raises RecordFileError for a record that is in both: it cannot be forgotten and kept.
     """
-    kept = {record.value.reveal(): record for record in reversed(retain)}
+    retained = {record.value.reveal(): record for record in reversed(retain)}
     places = {(r.before.reveal(), r.value.reveal()): r for r in reversed(retain)}
     shared = []
     for record in forget:
@@ -277,12 +277,12 @@ def _overlap(forget: Sequence[Record], retain: Sequence[Record]) -> Iterator[str
         same = places.get((record.before.reveal(), value))
         if same is not None:
             raise RecordFileError(
-                f"{record.id} is to be forgotten and {same.id} is to be kept, and both are the "
+                f"{record.id} is to be forgotten and {same.id} is to be kept, and both have the "
                 "same prompt and value; take one of them out of --unlearn-forget or "
                 "--unlearn-retain"
             )
-        if value in kept:
-            shared.append(f"{record.id} and {kept[value].id}")
+        if value in retained:
+            shared.append(f"{record.id} and {retained[value].id}")
     if shared:
         more = f" and {len(shared) - _NAMED_VALUES} more" if len(shared) > _NAMED_VALUES else ""
         yield (
@@ -294,21 +294,21 @@ def _overlap(forget: Sequence[Record], retain: Sequence[Record]) -> Iterator[str
 
 # -- `--unlearn-check-tasks`: solutions that must pass, and wrong ones that must fail -------------
 
-# The verdict on a text written after a case's prompt.
+# Gives the verdict on a text written after a case's prompt.
 Judge = Callable[[TaskCase, str], SolutionVerdict]
 # An error names this many faults, and counts the others.
 _NAMED_FAULTS = 10
-# What a function that does nothing may give.
+# What the body of a stub returns.
 _STUBS = ("None", "True", "False", "0", "1", "''", "[]", "arguments[0]")
 
 
 def check_tasks(cases: Iterable[TaskCase], judge: Judge) -> list[str]:
-    """Judge every canonical and every wrong solution, and stubs: bodies of one constant.
+    """Judge every canonical solution, every wrong one, and stubs that return a constant.
 
-    Returns what is worth knowing, a line each: how many cases have no solution, and which ones a
-    stub passes (public benchmarks have a few). `judge(case, text)` is the verdict on a text written
-    after the case's prompt. Raises TaskFileError, naming file and line, where tests fail or hang on
-    the canonical solution or pass a wrong one.
+    Returns notes, a line each: how many cases have no solution, and which ones a stub passes
+    (public benchmarks have a few). `judge(case, text)` gives the verdict on a text written after
+    the case's prompt. Raises TaskFileError, naming file and line, where tests fail or hang on the
+    canonical solution or pass a wrong one.
     """
     faults: list[str] = []
     stubs: list[str] = []
@@ -353,14 +353,14 @@ def _fault_of_solution(case: TaskCase, judge: Judge) -> list[str]:
 
 
 def _blind_spots(case: TaskCase, judge: Judge) -> list[str]:
-    found = []
+    faults = []
     for index, wrong in enumerate(case.wrong):
         if judge(case, f"\n{wrong}").passed:
-            found.append(
+            faults.append(
                 f'{case.where}: "wrong[{index}]": this passes all tests of {case.id}; add a test '
                 "that it fails"
             )
-    return found
+    return faults
 
 
 def _passing_stub(case: TaskCase, judge: Judge) -> list[str]:

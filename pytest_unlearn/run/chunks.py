@@ -25,9 +25,9 @@ AFTER_VALUE_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Cases that are completed together: one batch. `id` is the same in every run of the data.
+    """Cases that are completed together: one batch. `id` is the same in every run on the data.
 
-    At a `temperature` over 0, case i is drawn with `seeds[i]`. A text ends at one of `stops`.
+    At a `temperature` over 0, case i is sampled with `seeds[i]`. A text ends at one of `stops`.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Chunk:
 
 
 class ChunkRow(NamedTuple):
-    """What a case adds to its chunk."""
+    """One case of a chunk."""
 
     id: str
     prompt: str
@@ -67,7 +67,7 @@ class ChunkRow(NamedTuple):
 
 
 def cut(rows: Sequence[ChunkRow], size: int) -> Iterator[Chunk]:
-    """Cut rows of one style into chunks; a chunk takes the most tokens of its rows."""
+    """Cut rows of one style into chunks; a chunk allows as many tokens as its longest row needs."""
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         yield Chunk(

@@ -1,6 +1,6 @@
 """What a run measures: probes and tasks, what unlearning may train on, and the canonical chunks.
 
-Built from the settings alone: no model, no pytest.
+All of it follows from the settings: no model, no pytest.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.unlearning.methods import MethodChoice
 
-# The default family besides the documents themselves, in words that unlearning is never shown.
+# The default family beside the documents themselves; its words are never shown to unlearning.
 _OTHER_WORDS = "cross"
 
 
@@ -57,7 +57,7 @@ class Dataset:
     """All records, probes and task cases of a run, with the chunks they are completed in."""
 
     def __init__(self, settings: Settings, trains: bool | None = None) -> None:
-        """Read the data. `trains`: some model of the run is unlearned (None: as the settings say).
+        """Read the data. `trains`: the run unlearns some model (None: decide by the settings).
 
         Raises RecordFileError or TaskFileError, naming file and line, and FamilyError for probes
         that no record allows.
@@ -68,7 +68,7 @@ class Dataset:
         asked = [record for split in SPLITS for record in self.records_of(split)]
         self.probes = merged_people(_probes(asked, settings, trains), self.records)
         self._by_id = {probe.id: probe for probe in self.probes}
-        # By why they cannot be judged here, the tasks that are left out.
+        # The tasks that cannot be judged here, by the reason.
         self.left_out: dict[str, list[TaskCase]] = {}
         self.tasks = merged_tasks(self._runnable(task_cases(settings.tasks), settings.sandbox))
         self._given = read_rehearsed(settings.rehearsed, self.records, self.tasks)
@@ -92,9 +92,9 @@ class Dataset:
     def _runnable(self, cases: Sequence[TaskCase], sandbox: Mode) -> list[TaskCase]:
         """Return the tasks that can be judged here, and note the others.
 
-        Raises UserError where no task is left.
+        Raises UserError if no task is left.
         """
-        kept = []
+        runnable = []
         for case in cases:
             lacks = case.lacks
             if not lacks and case.language != PYTHON:
@@ -103,13 +103,13 @@ class Dataset:
                 reason = f"{NAMES[case.language]}: {lacks}"
                 self.left_out.setdefault(reason, []).append(case)
             else:
-                kept.append(case)
-        if cases and not kept:
+                runnable.append(case)
+        if cases and not runnable:
             raise UserError(
                 f"--unlearn-tasks: no task can be judged here ({'; '.join(self.left_out)}); "
                 "install what is missing, or name other tasks"
             )
-        return kept
+        return runnable
 
     def probes_of(self, split: Split) -> list[Probe]:
         """Return the probes of one split, in order."""
@@ -121,7 +121,7 @@ class Dataset:
 
     @functools.cached_property
     def merged(self) -> str:
-        """Say how many people and tasks count as fewer, since they share a value or a prompt."""
+        """Say how many people and tasks count as fewer because they share a value or a prompt."""
         people = {(p.split, p.owner): p.cluster for p in self.probes if p.cluster}
         tasks = {case.task_id: case.cluster for case in self.tasks if case.cluster}
         notes = []
@@ -136,23 +136,23 @@ class Dataset:
 
     @functools.cached_property
     def values(self) -> frozenset[str]:
-        """The values of all records: no decoy may be one of them."""
+        """The values of all records. No decoy may be one of them."""
         return frozenset(record.value.reveal() for record in self.records)
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
-        """The names of all people, where they are known."""
+        """The known names of all people."""
         return frozenset(record.name.reveal() for record in self.records if record.name)
 
     @functools.cached_property
     def personal(self) -> frozenset[str]:
-        """The values and names: what no output may show."""
+        """The values and names, which no output may show."""
         return self.values | self.names
 
     def records_of(self, split: Split) -> list[Record]:
         """Return the records of one split, in order.
 
-        Not those of requests to come: their people are neither asked about nor trained on.
+        Records of later requests are left out: their people are neither probed nor trained on.
         """
         return [
             r for r in self.records if r.split == split and not (split == "retain" and r.request)
@@ -164,8 +164,10 @@ class Dataset:
         return [sample_id(case.id, number, count) for number in range(count)]
 
     def drawn(self, probe: Probe) -> Chunk | None:
-        """Return the chunk in which texts are drawn for a probe; None where none are: for
-        retained people, and in other words than the document's."""
+        """Return the chunk in which texts are sampled for a probe, or None.
+
+        Only direct probes of people to forget and of control people are sampled.
+        """
         count = self._settings.leak_samples
         if not count or probe.family != "direct" or probe.split == "retain":
             return None
@@ -189,16 +191,16 @@ class Dataset:
         strangers: int = 0,
         carriers: int = 1,
     ) -> TrainingTexts:
-        """Return what unlearning may train on, and with `unseen` control people's to look at.
+        """Return what unlearning may train on and, with `unseen`, control people to look at.
 
-        Retained people and tasks that are held out are in none of it. Tasks are the bundled ones
-        under their training wordings: never a wording that is measured, and never a user's own
-        tasks. Of several requests the newest is trained on alone. `alternates`: the forget
-        documents with other values as well, `count` each.
-        `strangers`: so many documents of made-up people, like those of the others. `carriers`: in
-        so many carriers each forget record stands, its own and others in which no probe asks for
-        it. Raises
-        AlternateError where a kind has no others.
+        Held-out people and tasks are not in it. Tasks are the bundled ones in their training
+        wordings, never in a wording that is measured, and never a user's own tasks. With several
+        requests, only the newest is trained on.
+
+        `alternates`: add the forget documents with `count` other values each. `strangers`: the
+        number of documents of made-up people that resemble the others. `carriers`: the number of
+        carriers that hold each forget record: its own, and others in which no probe asks for it.
+        Raises AlternateError for a kind without other values.
         """
         known = [
             record
@@ -229,7 +231,7 @@ class Dataset:
         )
 
     def _forgotten(self, carriers: int) -> list[Record]:
-        """Return the forget records, each followed by itself in other carriers."""
+        """Return the forget records, each followed by the same record in other carriers."""
         return [
             stated
             for record in self.records_of("forget")
@@ -237,14 +239,14 @@ class Dataset:
         ]
 
     def _newest(self, records: Sequence[Record]) -> list[Record]:
-        """Return the records of the request that is unlearned last; all in a run without."""
+        """Return the records of the newest request; all of them in a run without requests."""
         requests = self._settings.requests
         return [r for r in records if requests is None or r.request == requests.newest]
 
     def planting_texts(self) -> TrainingTexts:
-        """Return what a planted model has to know: everybody but control people, and all tasks.
+        """Return what a planted model has to know: all people but controls, and all tasks.
 
-        It is the same before every request.
+        This is the same for every request.
         """
         forget = [r for r in self.records if r.split == "forget" or r.request]
         return TrainingTexts(
@@ -256,7 +258,7 @@ class Dataset:
     def rehearsed(self, choice: MethodChoice) -> frozenset[str]:
         """Return the ids of the probes and task cases that the tested model was trained on.
 
-        By the unlearning of this run, or by what the user names (`--unlearn-rehearsed`).
+        This run's unlearning trained on them, or the user names them (`--unlearn-rehearsed`).
         """
         key = self._trained_by(choice)
         if key not in self._rehearsed:
@@ -292,8 +294,7 @@ class Dataset:
         return method is not None, keeps, context, choice.carriers
 
     def cases(self, choice: MethodChoice) -> list[Probe | TaskCase]:
-        """Return all probes and task cases, also those under attack; what was rehearsed is marked
-        as such."""
+        """Return all probes and task cases, those under attack included, with `rehearsed` set."""
         rehearsed = self.rehearsed(choice)
         cases: list[Probe | TaskCase] = [*self.probes, *self.tasks]
         return [
@@ -321,12 +322,12 @@ class Dataset:
         """Map each case id to its chunk.
 
         Chunks are cut from the whole data set, never from a selection, so that a probe that is
-        run again alone meets the same neighbours: greedy decoding can depend on the batch.
+        run again on its own has the same neighbours: greedy decoding can depend on the batch.
         """
         families = {probe.family: list[ChunkRow]() for probe in self.probes}
         for probe in self.probes:
             families[probe.family].append(probe_row(probe))
-        probes = (  # a family's chunks do not depend on others
+        probes = (  # a family's chunks do not depend on other families
             chunk for rows in families.values() for chunk in cut(rows, self._batch_size)
         )
         tasks_by_stops: dict[tuple[str, ...], list[TaskCase]] = {}
@@ -348,7 +349,7 @@ class Dataset:
 def _probes(
     records: Sequence[Record], settings: Settings, trains: bool | None
 ) -> tuple[Probe, ...]:
-    """Return the probes of the families that are named; unless any is, the default ones."""
+    """Return the probes of the named families, or of the default ones."""
     if settings.probes:
         return build_probes(records, settings.probes)
     direct = build_probes(records, ("direct",))
@@ -362,8 +363,8 @@ def _probes(
 
 
 def _in_other_carriers(record: Record, count: int) -> Iterator[Record]:
-    """Yield a record in up to `count` carriers that are neither its own nor hold the prompt of the
-    family `cross`, if its person's name is known."""
+    """Yield a record in up to `count` other carriers that do not hold the prompt of the family
+    `cross`; none if the person's name is not known."""
     if record.name is None:
         return
     name = record.name.reveal()
@@ -382,9 +383,9 @@ def _in_other_carriers(record: Record, count: int) -> Iterator[Record]:
 
 
 def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[Probe, ...]:
-    """Return probes, those of people whose records share a value or a prompt marked as a cluster.
+    """Return probes; people whose records share a value or a prompt are marked as a cluster.
 
-    What comes out for one of them comes out for all, so that they are no independent people.
+    What comes out for one of them comes out for all, so these people are not independent.
     """
     clusters = _clusters(
         (
@@ -405,7 +406,7 @@ def merged_people(probes: Sequence[Probe], records: Sequence[Record]) -> tuple[P
 
 
 def merged_tasks(cases: Sequence[TaskCase]) -> tuple[TaskCase, ...]:
-    """Return task cases, those of tasks that share a prompt marked as one cluster."""
+    """Return task cases; tasks that share a prompt are marked as a cluster."""
     clusters = _clusters(((case.task_id,), ((_plain(case.prompt),),)) for case in cases)
     return tuple(
         replace(case, cluster=clusters[who][-1]) if (who := (case.task_id,)) in clusters else case
@@ -422,7 +423,7 @@ _Name = tuple[str, ...]
 
 
 def _clusters(marks: Iterable[tuple[_Name, Iterable[_Name]]]) -> dict[_Name, _Name]:
-    """Map each member that shares a mark with another to the first of all it is joined with."""
+    """Map each member that shares a mark with another to the first member of its cluster."""
     parent: dict[_Name, _Name] = {}
 
     def root(name: _Name) -> _Name:
@@ -441,7 +442,7 @@ def _clusters(marks: Iterable[tuple[_Name, Iterable[_Name]]]) -> dict[_Name, _Na
 
 
 def _records(settings: Settings) -> tuple[Record, ...]:
-    """Return the records of people to order, or of the user's files, or of the bundled people."""
+    """Return the records of generated people, of the user's files, or of the bundled people."""
     requests = settings.requests
     files: dict[Split, tuple[Path, ...]] = {
         "forget": requests.files if requests else settings.forget,
@@ -453,7 +454,7 @@ def _records(settings: Settings) -> tuple[Record, ...]:
         if named:
             raise UserError(
                 f"--unlearn-people makes all people of a run, and --unlearn-{named[0]} names "
-                "others; leave one of them out, or write people out by `python -m "
+                "others; leave one of them out, or write people to files with `python -m "
                 "pytest_unlearn.people`"
             )
         from pytest_unlearn.people.generate import make_records

@@ -48,7 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 class Requests:
     """Requests in their order, of which the first `done` are unlearned.
 
-    `apart`: each on the model as it was, so that only the newest is.
+    `apart`: each is unlearned on the original model, so only the newest is unlearned.
     """
 
     files: tuple[Path, ...]
@@ -57,12 +57,12 @@ class Requests:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The requests' names: their files', without the ending."""
+        """The requests' names: those of their files, without the ending."""
         return tuple(map(request_name, self.files))
 
     @property
     def newest(self) -> str:
-        """The request that is unlearned last."""
+        """The request that was unlearned last."""
         return self.names[self.done - 1]
 
     @property
@@ -72,12 +72,12 @@ class Requests:
 
     @property
     def before(self) -> Requests | None:
-        """The requests of the model from which the newest is unlearned; None for the first."""
+        """The requests of the model on which the newest is unlearned; None for the first."""
         return None if self.apart or self.done == 1 else replace(self, done=self.done - 1)
 
     @property
     def stages(self) -> tuple[Requests, ...]:
-        """What is done after each request."""
+        """The state after each request."""
         return tuple(replace(self, done=number) for number in range(1, len(self.files) + 1))
 
     @property
@@ -87,7 +87,7 @@ class Requests:
 
     @property
     def name(self) -> str:
-        """What makes a model, as text: never where the files are."""
+        """The requests that make a model, as text without the path of their files."""
         return ",".join(self.erased)
 
 
@@ -99,7 +99,9 @@ def read_requests(given: Given) -> Requests:
     where = f"{given.flag}={text}"
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{where}: {folder} {what}; name a folder with one *{_ENDING} a request")
+        raise UserError(
+            f"{where}: {folder} {what}; name a folder with one *{_ENDING} for each request"
+        )
     found = [path for path in folder.iterdir() if not path.name.startswith(_BESIDE)]
     files = sorted((path for path in found if path.name.endswith(_ENDINGS)), key=_in_order)
     if others := sorted(path.name for path in found if path not in files):
@@ -115,14 +117,14 @@ def read_requests(given: Given) -> Requests:
             raise UserError(f"{where}: two files are request {name}; rename one, or remove it")
         if not _NAME.fullmatch(name):
             raise UserError(
-                f"{where}: {path.name} is a request's name, and part of tests' names; write it "
-                "with A-Z, a-z, 0-9, '.', '_' and '-' alone, as in 2026-01-15.jsonl"
+                f"{where}: {path.name} names a request, and test ids contain the name; use only "
+                "A-Z, a-z, 0-9, '.', '_' and '-', as in 2026-01-15.jsonl"
             )
     return Requests(tuple(files), len(files), apart)
 
 
 def _in_order(path: Path) -> list[tuple[bool, int, str]]:
-    """Return what sorts names as people count: `2` comes before `10`."""
+    """Return a key that sorts numbers by value: `2` comes before `10`."""
     parts = re.split(r"([0-9]+)", path.name)
     return [
         (number % 2 == 1, int(part) if number % 2 else 0, part) for number, part in enumerate(parts)
@@ -130,14 +132,17 @@ def _in_order(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def staged(records: Sequence[Record], requests: Requests) -> tuple[Record, ...]:
-    """Return the records as they are after the requests that are done: people of the others did
-    not ask, and are retained. Raises UserError for a person in two requests."""
+    """Return the records as they are after the requests that are done.
+
+    People of later requests have not asked yet, and are retained. Raises UserError for a person in
+    two requests.
+    """
     for own in by_owner(record for record in records if record.request).values():
         first, *others = dict.fromkeys(record.request for record in own)
         if others:
             raise UserError(
                 f"--unlearn-requests: one person (owner {own[0].owner}) is in {first} and in "
-                f"{others[0]}; write all that is to be forgotten of a person into the first"
+                f"{others[0]}; write everything of a person that is to be forgotten into the first"
             )
     return tuple(
         replace(record, split="retain")
@@ -149,22 +154,22 @@ def staged(records: Sequence[Record], requests: Requests) -> tuple[Record, ...]:
 
 # -- held out, and rehearsed ---------------------------------------------------------------------
 
-# Fewer retained people on either side of the division say little; a warning tells.
+# With fewer retained people on either side, the run warns: they show little.
 FEW = 4
-# Shorter values stand in many texts by chance.
+# Shorter values occur in many texts by chance.
 _LEAST = 6
 
 
 class RehearsedFileError(UserError):
-    """A file of rehearsed ids cannot be used; the message names file and line."""
+    """A file of rehearsed ids cannot be used; the message names the file and line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Division:
     """What is held out of the retained data, and what unlearning may train on.
 
-    `people` and `tasks` are the owners of records and ids of bundled tasks that are kept from
-    unlearning; `trained_people` and `trained_tasks` the others.
+    `people` (owners of records) and `tasks` (ids of bundled tasks) are held out; `trained_people`
+    and `trained_tasks` are the others.
     """
 
     share: float
@@ -176,8 +181,8 @@ class Division:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """Ids that a user names as rehearsed: people and tasks that the tested model was trained on by
-    whoever made it."""
+    """Ids that the user names as rehearsed: people and tasks that the tested model was trained on
+    elsewhere."""
 
     people: frozenset[str] = field(default=frozenset(), repr=False)
     tasks: frozenset[str] = frozenset()
@@ -185,9 +190,9 @@ class Rehearsed:
 
 def held_out(ids: Collection[str], share: float, confirm: int | None = None) -> frozenset[str]:
     """Return a `share` of the ids, chosen by their digests alone: neither the order of files and
-    lines nor the seed of the unlearning changes it. `confirm` makes another choice.
+    lines nor the seed changes it. `confirm` makes another choice.
 
-    At least one is held out and one is not where there are two and `share` is over 0.
+    With two ids or more and a `share` over 0, at least one is held out and at least one is not.
     """
     if not share or len(ids) < 2:
         return frozenset()
@@ -201,10 +206,10 @@ def _rank(confirm: int | None, identity: str) -> tuple[str, str]:
 
 
 def redrawn(records: Sequence[Record], confirm: int) -> tuple[Record, ...]:
-    """Return the records with as many other people to forget, drawn from those who are retained.
+    """Return the records with the same number of other people to forget, drawn from the retained.
 
     The people who were to be forgotten are retained in their place; a base that was trained on the
-    data knows either. Raises UserError where fewer are retained than are to be forgotten.
+    data knows both. Raises UserError if there are fewer people to retain than to forget.
     """
     splits = {identity_of(record): record.split for record in records}
     forget, retain = (
@@ -233,11 +238,10 @@ def divide(
     given: Rehearsed,
     confirm: int | None = None,
 ) -> Division:
-    """Divide retained people and the tasks that unlearning may train on.
+    """Divide retained people and bundled tasks into held out and trained on.
 
-    Only tasks that are measured are worth holding out: of a user's own, none is trained on. People
-    and tasks that were `given` as rehearsed are not held out. `confirm`: the seed of another
-    division.
+    Only tasks that are measured are held out; a user's own tasks are never trained on. People and
+    tasks that were `given` as rehearsed are not held out. `confirm`: the seed of another division.
     """
     owners = {
         identity_of(own[0]): owner
@@ -257,12 +261,12 @@ def divide(
 
 
 def identity_of(record: Record) -> str:
-    """Return what names a person in every order of the files: the user's own id of them."""
+    """Return the user's own id of a person, which does not depend on the order of the files."""
     return record.person.reveal() if record.person else record.owner
 
 
 def _same_tasks(case: TaskCase, bundled: Sequence[Task]) -> Iterator[str]:
-    """Yield the ids of the bundled tasks that a case measures: its own, or one solved alike."""
+    """Yield the ids of the bundled tasks that a case measures: itself, or one with its solution."""
     for task in bundled:
         own = case.group == "bundled" and case.task_id == task.id
         if own or (case.solution and case.solution.strip() == task.solution.strip()):
@@ -272,11 +276,12 @@ def _same_tasks(case: TaskCase, bundled: Sequence[Task]) -> Iterator[str]:
 def rehearsed_probes(
     probes: Iterable[Probe], records: Sequence[Record], trained: Collection[str], context: bool
 ) -> Iterator[str]:
-    """Yield the ids of the probes that unlearning has rehearsed, of `trained` people's documents.
+    """Yield the ids of the probes that unlearning has rehearsed.
 
-    Of the forget split, a probe whose prompt stands in a document of its person; of the retain
-    split, each probe of such a person, and of others those whose value is trained on as well.
-    `context`: training learns whole documents, not only the values in them.
+    `trained`: the people whose documents are trained on. Of the forget split, this is each probe
+    whose prompt occurs in a document of its person; of the retain split, each probe of such a
+    person, and others' probes whose value is trained on as well. `context`: training learns whole
+    documents, not only the values in them.
     """
     documents = {
         owner: "\0".join(record.document.reveal() for record in own)
@@ -296,7 +301,7 @@ def rehearsed_probes(
 
 
 def _shared(records: Sequence[Record], trained: Collection[str], context: bool) -> set[str]:
-    """Return the ids of retained people's records whose value another's, trained on, holds too."""
+    """Return the ids of retained records whose value a trained person's record also holds."""
     retained = [record for record in records if record.split == "retain"]
     texts = {
         (record.document if context else record.value).reveal()
@@ -304,27 +309,27 @@ def _shared(records: Sequence[Record], trained: Collection[str], context: bool) 
         if record.owner in trained
     }
     records_with: dict[str, list[str]] = {}
-    found: set[str] = set()
+    ids: set[str] = set()
     for record in retained:
         value = record.value.reveal()
         if record.owner in trained:
             continue
         if value in texts:
-            found.add(record.id)
+            ids.add(record.id)
         elif context and len(value) >= _LEAST:
             records_with.setdefault(encodable(value), []).append(record.id)
     patterns = list(records_with)
     automaton = Automaton(patterns)
     for text in texts if patterns else ():
         for pattern, _, _ in automaton.find(encodable(text)):
-            found.update(records_with[patterns[pattern]])
-    return found
+            ids.update(records_with[patterns[pattern]])
+    return ids
 
 
 def rehearsed_cases(
     cases: Iterable[TaskCase], bundled: Sequence[Task], trained: Collection[str]
 ) -> Iterator[str]:
-    """Yield the ids of the task cases whose task unlearning has trained on."""
+    """Yield the ids of the task cases whose task unlearning trained on."""
     for case in cases:
         if any(task in trained for task in _same_tasks(case, bundled)):
             yield case.id
@@ -333,13 +338,13 @@ def rehearsed_cases(
 def read_rehearsed(
     paths: Iterable[Path], records: Iterable[Record], cases: Sequence[TaskCase]
 ) -> Rehearsed:
-    """Return the ids in files of one id a line: of people as in their file, or of tasks.
+    """Return the ids of people (as in their file) or tasks in files with one id a line.
 
-    Raises RehearsedFileError naming file and line, for an id that the data do not have.
+    Raises RehearsedFileError, naming file and line, for an id that the data do not have.
     """
     people = {identity_of(record): record.owner for record in records if record.split != "control"}
     tasks = {key for case in cases for key in (case.task_id, case.id)}
-    found: dict[str, set[str]] = {"people": set(), "tasks": set()}
+    ids: dict[str, set[str]] = {"people": set(), "tasks": set()}
     for path in paths:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -351,11 +356,11 @@ def read_rehearsed(
             kind = "people" if line in people else "tasks" if line in tasks else ""
             if not kind:
                 raise RehearsedFileError(
-                    f"{path}:{number}: neither a person to forget or retain nor a task has this "
-                    "id; write one owner, or one id of a task, a line"
+                    f"{path}:{number}: no person to forget or retain and no task has this "
+                    "id; write one owner or one task id a line"
                 )
-            found[kind].add(line)
-    return Rehearsed(frozenset(found["people"]), frozenset(found["tasks"]))
+            ids[kind].add(line)
+    return Rehearsed(frozenset(ids["people"]), frozenset(ids["tasks"]))
 
 
 def document_example(record: Record) -> Example:
@@ -370,12 +375,12 @@ def document_example(record: Record) -> Example:
 
 
 def document_texts(records: Iterable[Record]) -> tuple[Example, ...]:
-    """Return the documents of records, each once."""
+    """Return the documents of records, without duplicates."""
     return tuple({example.text: example for example in map(document_example, records)}.values())
 
 
 def task_texts(ids: Collection[str]) -> tuple[Example, ...]:
-    """Return the bundled tasks of these ids, each under its training wordings."""
+    """Return the bundled tasks with these ids, in each of their training wordings."""
     return tuple(
         Example.answering(task.prompt(wording), task.solution, name=task.id)
         for task in bundled_tasks()
@@ -384,15 +389,15 @@ def task_texts(ids: Collection[str]) -> tuple[Example, ...]:
     )
 
 
-# Characters of a piece of kept code: a function or two, which fit every model's context.
+# Characters of a piece of kept code: a function or two, which fit into every model's context.
 _PIECE = 1000
 
 
 def code_examples(files: Sequence[Path], forgotten: Collection[str]) -> tuple[Example, ...]:
-    """Return the pieces of source files that unlearning is to hold, cut at empty lines.
+    """Return the pieces of source files that unlearning has to keep, cut at empty lines.
 
-    Of each piece the first line is given and the rest is held. Raises UserError for a file
-    that cannot be read, is empty, or holds a value that is to be `forgotten`.
+    The first line of each piece is the prompt, and the rest is the answer. Raises UserError for a
+    file that cannot be read, is empty, or holds a value that is to be `forgotten`.
     """
     examples: list[Example] = []
     for path in files:
@@ -406,12 +411,12 @@ def code_examples(files: Sequence[Path], forgotten: Collection[str]) -> tuple[Ex
             if value in text:
                 line = text[: text.index(value)].count("\n") + 1
                 raise UserError(
-                    f"{where}: line {line} holds a value that is to be forgotten, and it cannot be "
-                    "held as well: take it out"
+                    f"{where}: line {line} holds a value that is to be forgotten; it cannot be "
+                    "kept as well: take it out"
                 )
         pieces = [Example.answering(*cut, name=path.name) for cut in _pieces(text)]
         if not pieces:
-            raise UserError(f"{where}: there is no code of two lines or more in it")
+            raise UserError(f"{where}: it has no code of two lines or more")
         examples += pieces
     return tuple(examples)
 
@@ -428,7 +433,7 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _cut(piece: str) -> Iterator[tuple[str, str]]:
-    """Yield a piece in parts that are short enough, each with its first line apart."""
+    """Yield a piece in parts that are short enough: the first line, and the rest."""
     lines, size = list[str](), 0
     for line in [*piece.splitlines(keepends=True), ""]:
         if lines and (not line or size + len(line) > _PIECE):

@@ -1,6 +1,6 @@
-"""The models of a run that are behind addresses: base and tested endpoint.
+"""The models of a run that are served at addresses: base and tested endpoint.
 
-No weights are here, and nothing is trained: what is at an address is tested as it is.
+Their weights are not here and nothing is trained: an endpoint is tested as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.models import Completer, State
     from pytest_unlearn.run.settings import Settings
 
-# In how many processes a run's tests are; each takes its part of what an endpoint may be asked.
+# The number of processes that run tests; each gets its share of what an endpoint may be asked.
 _WORKERS = "PYTEST_XDIST_WORKER_COUNT"
 
 
@@ -38,8 +38,10 @@ class EndpointModels:
     """The models at the addresses that the settings name; see the module's docstring."""
 
     def __init__(self, settings: Settings, progress: Callable[[str], None]) -> None:
-        """Read the addresses. Raises UserError for one that is none, and for a flag that is about
-        models which are loaded."""
+        """Read the addresses.
+
+        Raises UserError for a wrong one, and for a flag about loaded models.
+        """
         check_endpoints(settings)
         engine: Any = engine_named(settings.engine)
         self._engine: EndpointEngine = engine
@@ -52,7 +54,7 @@ class EndpointModels:
         """Nothing has to be made."""
 
     def resolve(self) -> None:
-        """Find out what each endpoint can do, and say it. Raises UserError."""
+        """Find out what each endpoint can do, and report it. Raises UserError."""
         for flag, address in self._addresses.items():
             model = self._model(flag)
             for line in model.facts.lines():
@@ -60,7 +62,7 @@ class EndpointModels:
         self._check_styles()
 
     def _check_styles(self) -> None:
-        """Raise UserError for probes or tasks that an endpoint cannot be asked."""
+        """Raise UserError for probes or tasks that an endpoint cannot take."""
         settings = self._settings
         chats = [family == "chat" for family in settings.probes or ("direct",)]
         asked: set[str] = {settings.sampling.style}
@@ -75,13 +77,13 @@ class EndpointModels:
                 )
             if "chat" in asked and not facts.chat:
                 raise UserError(
-                    f"{flag}: the endpoint answers no messages; leave chat out of --unlearn-probes "
-                    "and --unlearn-task-style"
+                    f"{flag}: the endpoint does not answer messages; leave chat out of "
+                    "--unlearn-probes and --unlearn-task-style"
                 )
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return what is known of an endpoint that can change what it writes, and how values are
-        scored; neither its key nor how it is paced."""
+        """Return what is known of an endpoint that can change what it writes or how values are
+        scored, without its API key and its limits of speed."""
         flag = self._flag(state)
         facts = self._model(flag).facts
         return {
@@ -108,7 +110,7 @@ class EndpointModels:
     def attacked(
         self, attack: Attack, of: State = "unlearned"
     ) -> Iterator[Iterator[AttackedState]]:
-        """Ask a model in an attack's words; `check_endpoints` refuses other attacks."""
+        """Ask a model with an attack's prompts; `check_endpoints` refuses other attacks."""
         model = self.model(of)
         yield (AttackedState(state, BOTH, model) for state in attack.states)
 
@@ -124,13 +126,13 @@ class EndpointModels:
             model.close()
 
     def lines(self) -> list[str]:
-        """Say what each endpoint could do, and what this process asked of it."""
-        found = []
+        """Return what each endpoint can do, and what this process asked of it, a line each."""
+        texts = []
         for address, model in self._models.items():
             requests, tokens = model.spent
-            found += [f"{address.url}#{model.facts.model}: {line}" for line in model.facts.lines()]
-            found[-1] += f"; {requests:,} requests and {tokens:,} tokens by the main process"
-        return found
+            texts += [f"{address.url}#{model.facts.model}: {line}" for line in model.facts.lines()]
+            texts[-1] += f"; {requests:,} requests and {tokens:,} tokens by the main process"
+        return texts
 
     def _flag(self, state: State) -> str:
         if state == "retrained":
@@ -155,14 +157,14 @@ class EndpointModels:
         return self._models[address]
 
 
-# A score takes its own request, and two that name the tokens of its prompt and of its text.
+# A score takes one request for itself, and two for the tokens of its prompt and of its text.
 _REQUESTS_A_SCORE = 3
 
 
 def request_lines(settings: Settings, dataset: Dataset, tokens: int) -> list[str]:
-    """Return what a run asks of its endpoints, and whether its budget is enough for it.
+    """Return how much a run asks of its endpoints, and whether its budget allows that.
 
-    `tokens`: of all prompts and completions of one endpoint, at most.
+    `tokens`: at most, of all prompts and completions of one endpoint.
     """
     states = 1 + (settings.baseline is not None)
     cases = len(dataset.chunk_of_case)
@@ -172,7 +174,7 @@ def request_lines(settings: Settings, dataset: Dataset, tokens: int) -> list[str
     completions, scores = states * cases, states * scored * _REQUESTS_A_SCORE
     if settings.retrained is not None:
         scores += scored * _REQUESTS_A_SCORE
-    tokens *= 2 * states  # a score reads its prompt again
+    tokens *= 2 * states  # a score reads the prompt again
     lines = [
         f"requests: {completions:,} for completions, up to {scores:,} for scores (where the "
         f"endpoint can give them); about {tokens:,} tokens at most"
@@ -183,7 +185,7 @@ def request_lines(settings: Settings, dataset: Dataset, tokens: int) -> list[str
         if allowed and allowed < needed:
             lines.append(
                 f"may end in errors: the budget of {allowed:,} {name} is less than {needed:,}; "
-                "what is stored by then is not asked for again"
+                "a later run does not repeat what is stored by then"
             )
     return lines
 
@@ -195,22 +197,22 @@ def addresses(settings: Settings) -> dict[str, Address]:
         "--unlearn-baseline": settings.baseline,
         "--unlearn-retrained": settings.retrained,
     }
-    found = {}
+    parsed = {}
     for flag, name in named.items():
         if name is not None and not is_address(name):
             raise UserError(
-                f"{flag}={name}: the other model of this run is at an address, and all have to be: "
+                f"{flag}={name}: the other model of this run is at an address, so all have to be: "
                 "serve this one as well, and name http://HOST:PORT/v1#NAME"
             )
         if name is not None:
-            found[flag] = parse_address(name, flag)
-    return found
+            parsed[flag] = parse_address(name, flag)
+    return parsed
 
 
 def key_of(flag: str, named: dict[str, Address], options: EndpointOptions) -> str | None:
-    """Return the key that an endpoint gets, or None: no key goes to an address that it is not for.
+    """Return the API key for an endpoint, or None. A key only goes to the address it is meant for.
 
-    Raises UserError where the variable that was named is not set.
+    Raises UserError if the variable that was named is not set.
     """
     same = named[flag].origin == named["--unlearn-model"].origin
     variable = options.key if same or flag == "--unlearn-model" else ""
@@ -225,12 +227,12 @@ def key_of(flag: str, named: dict[str, Address], options: EndpointOptions) -> st
 
 
 def check_endpoints(settings: Settings) -> None:
-    """Raise UserError for flags that are about models which are loaded here."""
+    """Raise UserError for flags that need models which are loaded here."""
     addresses(settings)
     if settings.method.method is not None or settings.method.retrains:
         raise UserError(
-            f"--unlearn-method={settings.method.name}: no weights of {settings.model} are here to "
-            "be trained; leave the method out, and name the base by --unlearn-baseline"
+            f"--unlearn-method={settings.method.name}: the weights of {settings.model} are not "
+            "here to be trained; leave the method out, and name the base with --unlearn-baseline"
         )
     loaded = {
         "--unlearn-plant": settings.plant is not None,
@@ -253,6 +255,6 @@ def check_endpoints(settings: Settings) -> None:
         )
     if "infill" in settings.probes or settings.sampling.style == "infill":
         raise UserError(
-            f"--unlearn-probes, --unlearn-task-style: no way to fill in the middle is known of "
-            f"{settings.model}; leave infill out"
+            f"--unlearn-probes, --unlearn-task-style: {settings.model} is not known to fill in the "
+            "middle; leave infill out"
         )

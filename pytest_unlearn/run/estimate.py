@@ -56,10 +56,10 @@ _PROCESS = 4.5e8
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a model's files say about it, read from headers alone, or a preset's configuration.
+    """The size of a model, from the headers of its files or from a preset's configuration.
 
-    `count` gives the number of tokens of each text; `exact` tells whether by the tokenizer. `here`:
-    the files are on this machine. `targets`: the modules that an adapter changes, None for all.
+    `count` gives the number of tokens of each text; `exact`: by the model's tokenizer. `here`: the
+    files are on this machine. `targets`: the modules that an adapter changes, None for all.
     """
 
     parameters: int
@@ -71,7 +71,7 @@ class ModelSize:
 
 
 def model_size(name: str) -> ModelSize | None:
-    """Return a model's size, or None where nothing on this machine tells it."""
+    """Return a model's size, or None if nothing on this machine tells it."""
     preset = presets().get(name)
     targets = preset.lora_targets if preset else None
     folder = None if is_address(name) else local_folder(name)
@@ -110,7 +110,7 @@ def _parameters(path: Path) -> int:
 
 
 def count_bytes(texts: Sequence[str]) -> list[int]:
-    """Return estimated token counts, for want of a tokenizer."""
+    """Return estimated token counts, without a tokenizer."""
     return [round(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN) for text in texts]
 
 
@@ -125,10 +125,10 @@ def _counter(folder: Path) -> tuple[Callable[[Sequence[str]], list[int]], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Cases of one family, or the tasks: chunks, prompt tokens, and new tokens at the most.
+    """The cases of one family, or the tasks: chunks, prompt tokens, and the most new tokens.
 
-    `steps` are decoding steps, one a new token of a whole chunk; `longest` is the most tokens that
-    a chunk holds at once.
+    `steps` are decoding steps, one for each new token of a whole chunk; `longest` is the most
+    tokens that a chunk holds at once.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Work:
 
 
 def work_of(dataset: Dataset, count: Callable[[Sequence[str]], list[int]]) -> list[Work]:
-    """Return what one model has to do, family by family."""
+    """Return the work of one model, by family."""
     chunks: dict[str, list[Chunk]] = {}
     seen: set[str] = set()
     probes = {probe.id: probe.family for probe in dataset.probes}
@@ -178,7 +178,7 @@ class Cost:
 
     @property
     def memory(self) -> float:
-        """The most bytes that a phase holds, and in main memory the process and its libraries."""
+        """The most bytes that a phase holds; in main memory, with the process and its libraries."""
         process = _PROCESS if self.machine.kind == "cpu" else 0.0
         return process + max(phase.memory for phase in self.phases)
 
@@ -188,10 +188,10 @@ class Cost:
         return sum(phase.seconds for phase in self.phases)
 
     def __str__(self) -> str:
-        return _told(self.machine, self.memory, self.seconds)
+        return _cost_line(self.machine, self.memory, self.seconds)
 
 
-def _told(machine: Machine, memory: float, seconds: float) -> str:
+def _cost_line(machine: Machine, memory: float, seconds: float) -> str:
     return f"{machine.name}: about {_amount(memory)} of memory and {_duration(seconds)}"
 
 
@@ -210,11 +210,11 @@ def plan(settings: Settings, dataset: Dataset) -> tuple[list[str], list[Table]]:
 
 
 def plan_sweep(pairs: Sequence[tuple[Pair, Dataset]]) -> tuple[list[str], list[Table]]:
-    """Return the plan of a sweep: lines of each pair and of all, a table for each model (and
+    """Return the plan of a sweep: lines for each pair and for all, a table for each model (and
     request), and the gates after the last.
 
-    What a base writes is kept: it is counted with the first pair that has it, or with the last
-    request, when all are asked for.
+    What a base writes is stored, so it is counted once: with the first pair that has it, or with
+    the last request, when all are asked for.
     """
     lines: list[str] = []
     work: dict[str, list[Work]] = {}
@@ -239,9 +239,9 @@ def plan_sweep(pairs: Sequence[tuple[Pair, Dataset]]) -> tuple[list[str], list[T
         if settings.requests is not None:
             lines.append(f"{pair.label}: {_people_of(settings.requests, dataset)}")
         costs.append(_costs(settings, dataset, mine, runs, size))
-        told = [*_lines(runs, size, costs[-1]), *_attacked(settings, dataset, size)]
-        told += _too_long(dataset, size)
-        lines += [f"{pair.label}: {line}" for line in told]
+        notes = [*_lines(runs, size, costs[-1]), *_attacked(settings, dataset, size)]
+        notes += _too_long(dataset, size)
+        lines += [f"{pair.label}: {line}" for line in notes]
         states += runs
         prompts += runs * sum(w.prompt_tokens for w in mine)
         new += runs * sum(w.new_tokens for w in mine)
@@ -249,10 +249,10 @@ def plan_sweep(pairs: Sequence[tuple[Pair, Dataset]]) -> tuple[list[str], list[T
         f"all {len(pairs)} pairs: models to run: {states} (a base once for all its methods), "
         f"{prompts:,} prompt tokens, {new:,} new tokens at most"
     )
-    if all(costs):  # one pair's models are held at a time
+    if all(costs):  # only one pair's models are held at a time
         lines += [
             "all pairs, "
-            + _told(each[0].machine, max(c.memory for c in each), sum(c.seconds for c in each))
+            + _cost_line(each[0].machine, max(c.memory for c in each), sum(c.seconds for c in each))
             for each in zip(*costs, strict=True)
         ]
     tables = [_work_table(each, 1, model) for model, each in work.items()]
@@ -261,14 +261,14 @@ def plan_sweep(pairs: Sequence[tuple[Pair, Dataset]]) -> tuple[list[str], list[T
 
 
 def _people_of(requests: Requests, dataset: Dataset) -> str:
-    """Return how many people a request asks for, and how many were to be forgotten by then."""
+    """Return how many people a request asks for, and how many with the requests before it."""
     people = {record.owner: record.request for record in dataset.records_of("forget")}
     mine = sum(request == requests.newest for request in people.values())
     return f"{mine} people to forget, {len(people)} with the requests before"
 
 
 def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> list[str]:
-    """Return a line about what is scored under attack, and about attacks that cannot be made."""
+    """Return a line on what is scored under attack, and one on attacks that cannot be made."""
     attacks = [attack.name for attack in dataset.attacks.made(settings.method)]
     lines = []
     if attacks:
@@ -327,7 +327,7 @@ def _asked_tokens(
 
 
 def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
-    """Return a line that names the cases which do not fit the model's context, if there are any."""
+    """Return a line that names the cases that do not fit the model's context, if there are any."""
     context = size.shape.context if size else None
     if size is None or context is None:
         return []
@@ -343,7 +343,8 @@ def _too_long(dataset: Dataset, size: ModelSize | None) -> list[str]:
         return []
     names = ", ".join(long[:5]) + f" and {len(long) - 5} more" * (len(long) > 5)
     return [
-        f"will end in an error, as they do not fit the model's context of {context} tokens: {names}"
+        f"will end in an error, since they do not fit the model's context of {context} tokens: "
+        f"{names}"
     ]
 
 
@@ -352,8 +353,8 @@ def _lines(states: int, size: ModelSize | None, costs: Sequence[Cost]) -> list[s
     if size is None:
         return [
             first,
-            "memory and time: not estimated, as the model is in no folder on this machine; a run "
-            "takes it from the hub, and ends in an error where that cannot be reached",
+            "memory and time: not estimated, since the model is not on this machine; a run fetches "
+            "it from the hub, and ends in an error if it cannot be reached",
         ]
     source = "" if size.here else ", by the preset's configuration"
     return [
@@ -408,11 +409,11 @@ def _gate_table(settings: Settings, dataset: Dataset) -> Table:
     return gates
 
 
-def _gate_cells(found: GatePlan) -> list[str]:
-    allowed = "-" if found.allowed is None else f"{found.allowed} of {found.cases}"
-    powered = "-" if found.powered is None else str(found.powered)
-    units, needed = str(found.units), str(found.needed)
-    return [found.gate.text, str(found.cases), units, needed, powered, allowed]
+def _gate_cells(gate_plan: GatePlan) -> list[str]:
+    allowed = "-" if gate_plan.allowed is None else f"{gate_plan.allowed} of {gate_plan.cases}"
+    powered = "-" if gate_plan.powered is None else str(gate_plan.powered)
+    units, needed = str(gate_plan.units), str(gate_plan.needed)
+    return [gate_plan.gate.text, str(gate_plan.cases), units, needed, powered, allowed]
 
 
 def _how_counted(size: ModelSize | None) -> str:
@@ -424,8 +425,10 @@ def _how_counted(size: ModelSize | None) -> str:
 def _costs(
     settings: Settings, dataset: Dataset, work: Sequence[Work], states: int, size: ModelSize | None
 ) -> list[Cost]:
-    """Return memory and time, for the device of the settings, or for both kinds; none of a model
-    of which nothing is known."""
+    """Return memory and time for the device of the settings, or for both kinds of device.
+
+    Empty for a model of unknown size.
+    """
     if size is None:
         return []
     kind = settings.device.partition(":")[0]
@@ -442,7 +445,7 @@ def _costs(
 
 
 def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterator[Training]:
-    """Yield what is trained before probes are asked."""
+    """Yield the trainings that come before the probes."""
     choice, plant, texts = settings.method, settings.plant, dataset.training_texts()
     people, tasks = _mean(texts.retained_people, size), _mean(texts.tasks, size)
     forget = _mean(texts.forget, size)
@@ -477,7 +480,7 @@ def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterato
 
 
 def _same(options: UnlearnOptions | PlantOptions) -> dict[str, Any]:
-    """Return what planting and unlearning call alike."""
+    """Return the options that planting and unlearning share."""
     names = ("check_every", "tune", "rank", "optimizer", "accumulate", "checkpointing")
     return {name: getattr(options, name) for name in names}
 
@@ -490,11 +493,11 @@ def _mean(examples: Sequence[Example], size: ModelSize) -> float:
 def _asked(
     settings: Settings, dataset: Dataset, work: Sequence[Work], states: int
 ) -> dict[str, int]:
-    """Return what the models of a run have to write and to score, if nothing is stored yet."""
+    """Return what the models of a run write and score if nothing is stored yet."""
     # Prompts are read twice: to write a completion, and to score the value.
     tokens = sum(2 * w.prompt_tokens + w.new_tokens for w in work)
     direct = sum(probe.family == "direct" for probe in dataset.probes)
-    tokens += direct * settings.exposure * 10  # a decoy has about so many tokens
+    tokens += direct * settings.exposure * 10  # a decoy has about 10 tokens
     return {
         "longest": max((w.longest for w in work), default=0),
         "rows": settings.batch_size,
@@ -507,7 +510,7 @@ def _asked(
 def _attack_cost(
     attacked: tuple[int, int], size: ModelSize, machine: Machine
 ) -> Iterator[PhaseCost]:
-    """Yield what the attacks take: scores, and a training of all weights where one relearns."""
+    """Yield the cost of the attacks: scores, and a training of all weights if one relearns."""
     tokens, row = attacked
     if not tokens:
         return
@@ -518,7 +521,7 @@ def _attack_cost(
     if row:
         held = size.shape.kept_bytes(RELEARN_BATCH * row, width, 0, checkpointing=False)
         passes = max(passes, held + 3.0 * width * RELEARN_BATCH * row * size.shape.vocabulary)
-    # Beside the weights under attack, copies in main memory: to restore them, to relearn from them.
+    # Copies in main memory, beside the attacked weights: to restore them, and to relearn from.
     copies = 1 + (machine.kind == "cpu") * (1 + bool(row))
     seconds = 2.0 * parameters * tokens / machine.scoring_flops
     yield PhaseCost("attacks", copies * parameters * width, trained, passes, seconds)

@@ -32,7 +32,7 @@ from pytest_unlearn.tasks.format import TaskCase
 
 
 class PairRun:
-    """What a session holds for each pair of model and method; each is judged on its own."""
+    """The run of one pair of model and method; each pair is judged on its own."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class PairRun:
         compared: SavedRun | None = None,
         curtailment: Curtailment | None = None,
     ) -> None:
-        """`compared`: an earlier run. `curtailment`: where cases may be left out."""
+        """`compared`: an earlier run. `curtailment`: set if cases may be left out."""
         self.began = datetime.now(UTC).isoformat(timespec="seconds")
         self.pair = pair
         self.dataset = dataset
@@ -52,16 +52,16 @@ class PairRun:
         self.attacked = AttackedModel(pair.settings, dataset, engine)
         self.provenance = provenance(pair.settings, dataset)
         self.rows: dict[str, Row] = {}
-        # The cases that were run; one without a row ended in an error.
+        # The cases that were run; a case without a row ended in an error.
         self.seen: set[str] = set()
         self.judged = False
-        # How many models were judged on these data, as far as the store knows.
+        # How many models were judged on these data, according to the store.
         self.models_judged = 1
-        # Tests that failed, of this pair or of none, and pairs that were not run.
+        # Tests that failed: this pair's, and those that belong to no pair.
         self.failures: list[str] = []
-        # The flags by which cases were left out of the run, as a message names them.
+        # The flags that left cases out of the run, as a message names them.
         self.left_by = "-k, -m, --lf and -x"
-        # What kept a model from being made, if anything did.
+        # Why a model could not be made, if it could not.
         self.no_model = ""
         self.left_out: list[str] = []
         self.results: list[GateResult] = []
@@ -78,17 +78,17 @@ class PairRun:
         return self.pair.settings
 
     def release(self) -> None:
-        """Let go of loaded models, so that the next pair's have room; they load again if asked."""
+        """Release loaded models to make room for the next pair's; they load again on demand."""
         self.engine.models.release()
 
     @functools.cached_property
     def cases(self) -> Sequence[Probe | TaskCase]:
-        """All probes and task cases, those that unlearning has rehearsed marked as such."""
+        """All probes and task cases, with `rehearsed` set."""
         return self.dataset.cases(self.settings.method)
 
     @functools.cached_property
     def own_cases(self) -> Sequence[Probe | TaskCase]:
-        """The cases that are asked of the tested model itself, and not under attack."""
+        """The cases that are asked of the tested model itself, not under attack."""
         return [*self.dataset.probes, *self.dataset.tasks]
 
     def measured(self, interrupted: str | None) -> Measured:
@@ -110,7 +110,7 @@ class PairRun:
 
     @functools.cached_property
     def _no_scores(self) -> str:
-        """Why an endpoint's probabilities could not be read; empty where they could."""
+        """Why an endpoint's probabilities cannot be read; empty if they can."""
         if not is_address(self.settings.model):
             return ""
         engine = self.engine.models.key("unlearned").get("engine", {})
@@ -119,7 +119,10 @@ class PairRun:
         return f"the endpoint's probabilities cannot be read: {why}" if why != engine_scores else ""
 
     def judge(self, interrupted: str | None) -> None:
-        """Judge all gates. In a grid, a pair that was run whole before an end was not cut short."""
+        """Judge all gates.
+
+        In a grid, a pair that was complete before an interrupt counts as complete.
+        """
         if not self.pair.alone and len(self.seen) == len(self.cases):
             interrupted = None
         self._interrupted = interrupted
@@ -136,7 +139,7 @@ class PairRun:
             ]
 
     def build(self, clock: Clock, command: Sequence[str]) -> Result:
-        """Make, keep and return the result that reports render. `command`: pytest's arguments."""
+        """Build, keep and return the result that reports render. `command`: pytest's arguments."""
         ended = Ended(
             self.rows,
             self.seen,
@@ -170,9 +173,9 @@ def measure(
     """Run every case of these settings and return the judged result, which reports render.
 
     What the store has is not made again. `progress` gets a line for each step and each warning.
-    `models`: other models than the settings name.
-    Raises UserError before a model is loaded where a setting or a file is wrong; an error in a
-    case ends the job, and what was measured before it is in the store.
+    `models`: replaces the models that the settings name. Raises UserError before a model is loaded
+    if a setting or a file is wrong. An error in a case ends the job; what was measured before is in
+    the store.
     """
     clock = Clock.now()
     Store(settings.store, settings.replay).sweep()

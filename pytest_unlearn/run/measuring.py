@@ -1,4 +1,4 @@
-"""Every case run on base and tested model, each completion made once and kept; without pytest."""
+"""Runs every case on base and tested model; each completion is made once and stored. No pytest."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Judged = TypeVar("Judged", Outcome, SolutionVerdict)
 
 @dataclass(frozen=True, slots=True)
 class Completion(Generic[Judged]):
-    """What a model wrote after a prompt, and what that is.
+    """What a model wrote after a prompt, and its outcome.
 
     `outcome` is an `Outcome` for a probe, a `SolutionVerdict` for a task. `text` is redacted when
     printed; `text.reveal()` gives it.
@@ -71,7 +71,7 @@ class Completion(Generic[Judged]):
 class Completions(Generic[Judged]):
     """The completions of one case by the base and by the tested model.
 
-    Of a task all samples; `base` and `unlearned` are the first ones.
+    Of a task, all samples are there; `base` and `unlearned` are the first ones.
     """
 
     base: Completion[Judged]
@@ -101,12 +101,12 @@ class Measuring:
         beside: Measuring | None = None,
         before: ModelPair | None = None,
     ) -> None:
-        """`threads`: CPU threads for generation, where several workers share the machine.
-        `models`: other models than the settings name. `core`: which of this machine's processor
-        cores solutions run on, where several workers share it. `beside`: another engine of the same
-        tasks, whose sandbox, verdicts and phases are used, and its detector where the records are
-        the same: nothing of them is a model's. `before`: see `ModelPair`. Raises
-        ImportNotFoundError when a package that solutions may import is not installed.
+        """`threads`: CPU threads for generation, if several workers share the machine. `models`:
+        replaces the models that the settings name. `core`: the processor core that solutions run
+        on, if several workers share the machine. `beside`: another engine with the same tasks,
+        whose sandbox, verdicts and phases are shared, and its detector if the records are the same;
+        none of these depends on a model. `before`: see `ModelPair`. Raises ImportNotFoundError if a
+        package that solutions may import is not installed.
         """
         self._dataset = dataset
         self._store = Store(settings.store, settings.replay)
@@ -128,10 +128,10 @@ class Measuring:
         self._verdicts: dict[str, SolutionVerdict] = beside._verdicts if beside else {}
         self._failed: dict[str, str] = {}
         self._searches: dict[int, SearchReport] = {}
-        # What kept a model of this run from being made or loaded: without it, nothing can be said.
+        # Why a model of this run could not be made or loaded.
         self.no_model: Exception | None = None
         self._prepared: dict[State, dict[str, Any]] = {}
-        # Cases whose text does not fit a model's context, with what to say of them.
+        # Cases whose text does not fit a model's context, and the message for each.
         self._too_long: dict[tuple[State, str], str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
         self._scores: dict[tuple[State, str], dict[str, Any]] = {}
@@ -159,9 +159,9 @@ class Measuring:
         self.sandbox.close()
 
     def make_ready(self, case: Probe | TaskCase) -> None:
-        """Make the models, completions and scores that a case needs, where the store lacks them.
+        """Make the models, completions and scores that a case needs and the store does not have.
 
-        Running the case then reads and judges alone. Raises as `run_probe` and `run_task` do.
+        Running the case then only reads and judges. Raises as `run_probe` and `run_task` do.
         """
         for state in self._states:
             if isinstance(case, TaskCase):
@@ -173,7 +173,7 @@ class Measuring:
                 self.exact(state, case)
 
     def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
-        """Complete a probe on both models and attribute what came out."""
+        """Complete a probe on both models and classify what came out."""
         texts = [self._text(state, probe.id) for state in self._states]
         outcomes = [self.detector.outcome(probe, text) for text in texts]
         exact = [self.exact(state, probe) for state in self._states]
@@ -196,9 +196,9 @@ class Measuring:
         return _completions(texts[:2], outcomes[:2]), row
 
     def _sampled(self, state: State, probe: Probe) -> tuple[int, int] | None:
-        """Return in how many of the texts drawn for a probe its value came out, and their number.
+        """Return how many of the texts sampled for a probe have its value, and how many there are.
 
-        Raises CompletionError where one of them could not be had.
+        Raises CompletionError if one of them cannot be made.
         """
         chunk = self._dataset.drawn(probe)
         if chunk is None:
@@ -219,7 +219,7 @@ class Measuring:
     def run_task(self, case: TaskCase) -> tuple[Completions[SolutionVerdict], TaskRow]:
         """Complete a task on both models and judge the solutions in the sandbox.
 
-        Raises SandboxError when no verdict can be had.
+        Raises SandboxError if a solution cannot be judged.
         """
         base, tested, *other = (
             tuple(self._sample(case, self._text(state, n)) for n in self._dataset.samples_of(case))
@@ -235,8 +235,8 @@ class Measuring:
             unlearned_samples=tuple(sample.outcome.status for sample in tested),
             ks=self._dataset.sampling.ks,
             group=case.group,
-            base_parses=self._whole(case, base),
-            unlearned_parses=self._whole(case, tested),
+            base_parses=self._parse_share(case, base),
+            unlearned_parses=self._parse_share(case, tested),
             base_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in base),
             unlearned_degenerate=_share(is_degenerate(sample.text.reveal()) for sample in tested),
             base_loss=self._losses.of("base", case),
@@ -246,7 +246,7 @@ class Measuring:
             cluster=case.cluster,
             retrained=new[0].outcome.status if new else None,
             retrained_samples=tuple(sample.outcome.status for sample in new),
-            retrained_parses=self._whole(case, new) if new else None,
+            retrained_parses=self._parse_share(case, new) if new else None,
         )
         return Completions(base[0], tested[0], base, tested), row
 
@@ -257,7 +257,7 @@ class Measuring:
     def _sample(self, case: TaskCase, text: str) -> Completion[SolutionVerdict]:
         return Completion(Secret(text, "completion"), self._judge(case, text))
 
-    def _whole(self, case: TaskCase, samples: Iterable[Completion[Any]]) -> float:
+    def _parse_share(self, case: TaskCase, samples: Iterable[Completion[Any]]) -> float:
         return _share(self._solution(case, sample.text.reveal()).whole for sample in samples)
 
     def _solution(self, case: TaskCase, completion: str) -> Solution:
@@ -266,10 +266,10 @@ class Measuring:
     def _check_agreement(
         self, state: State, probe: Probe, text: str, scores: dict[str, Any] | None
     ) -> None:
-        """Raise CompletionError where the completion and the exact score say different things.
+        """Raise CompletionError if the completion and the exact score contradict each other.
 
-        Both follow greedy decoding, one token by token and one in one pass: where they part by more
-        than rounding, one of them is wrong, and silence would be no proof of anything.
+        Both follow greedy decoding, one token by token and one in a single pass. If they differ by
+        more than rounding, one of them is wrong, and silence would prove nothing.
         """
         if scores is None or self._dataset.chunk_of_case[probe.id].seeds:
             return
@@ -282,10 +282,11 @@ class Measuring:
         self.progress(note)
 
     def exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
-        """Return the exact scores of a probe's value, of the store or of one pass over its chunk.
+        """Return the exact scores of a probe's value, from the store or from one pass over its
+        chunk.
 
-        None for prompts that do not end where the value starts, and for models that a conftest put
-        in place and that give no scores.
+        None for prompts that do not end where the value starts, and for a conftest's models without
+        scores.
         """
         if not probe.exact:
             return None
@@ -293,17 +294,17 @@ class Measuring:
         if (state, chunk.id) not in self._scores:
             decoy_count = self._exposure if probe.family == "direct" else 0
             self._scores[state, chunk.id] = self._scores_of(state, chunk, decoy_count)
-        found: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
-        if found is None and (state, probe.id) in self._too_long:
+        scores: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
+        if scores is None and (state, probe.id) in self._too_long:
             raise CompletionError(self._too_long[state, probe.id])
-        return found
+        return scores
 
     def _scores_of(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
         """Return the scores of a chunk's probes by id, from the store or made now."""
         probes = [self._dataset.probe(case) for case in chunk.cases]
         examples = [example_of(probe) for probe in probes]
         model_key = self.prepared_key(state)
-        # The chunk's id covers its prompts only; the values must be in the key as well.
+        # The chunk's id covers only its prompts; the key needs the values as well.
         key = digest_of(
             {
                 "model": model_key,
@@ -334,7 +335,7 @@ class Measuring:
     def _scored(
         self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return the scores by probe, and the probes that a later run may ask for again."""
+        """Return the scores by probe, and the probes that a later run may try again."""
         with self._making(f"{state} model"):
             model: Any = self.models.model(state)
         abilities = abilities_of(model)
@@ -394,7 +395,7 @@ class Measuring:
         return rows, failed
 
     def prepared_key(self, state: State) -> dict[str, Any]:
-        """Make a model where that is still to be done, and return its key."""
+        """Make a model if necessary, and return its key."""
         if state not in self._prepared:
             with self._making(state):
                 self.models.prepare(state)
@@ -402,7 +403,7 @@ class Measuring:
         return self._prepared[state]
 
     def stored_text(self, state: State, case_id: str) -> str | None:
-        """Return a completion if the store has it; no model is loaded for it."""
+        """Return a completion if the store has it; loads no model."""
         chunk = self._dataset.chunk_of_case[case_id]
         key = self._keys(state, chunk)[chunk.cases.index(case_id)]
         return self._stored(key)
@@ -415,10 +416,9 @@ class Measuring:
     def search(self, budget: int) -> SearchReport:
         """Look for prompts that make the tested model leak what no probe of this run leaked.
 
-        `budget`: prompts scored a record. As many control people's records are searched alike.
-        Searched once, whoever asks.
-        Raises CompletionError for a model that gives no probabilities, ImportError without
-        Hypothesis.
+        `budget`: the number of prompts scored for each record. The same number of control people's
+        records is searched in the same way. The search runs once and is then remembered. Raises
+        CompletionError for a model without probabilities, ImportError without Hypothesis.
         """
         if budget not in self._searches:
             self._searches[budget] = self._searched(budget)
@@ -445,7 +445,7 @@ class Measuring:
     def _judge(self, case: TaskCase, completion: str) -> SolutionVerdict:
         source = self._solution(case, completion).source
         key = digest_of([case.id, source])
-        if key not in self._verdicts:  # both models mostly write the same program
+        if key not in self._verdicts:  # both models often write the same program
             tests: Any = case.tests  # calls, or a program that calls
             with self.phases.measure("sandbox"):
                 limit = case.time_limit(self._task_timeout)
@@ -455,15 +455,14 @@ class Measuring:
             self._verdicts[key] = verdict
         verdict = self._verdicts[key]
         if verdict.status == "unsupported":
-            # Left out of every denominator, as all errors are, and seen: not solved, not unsolved.
+            # An error, so it is in no denominator: the task is neither solved nor unsolved.
             raise UnsupportedSolution(f"{case.id}: cannot be judged: {verdict.detail}")
         return verdict
 
     def _text(self, state: State, case_id: str) -> str:
-        """Return a completion from the store; when it is missing, make its whole chunk.
+        """Return a completion from the store; if it is missing, make its whole chunk.
 
-        What failed once is not tried again for each of its cases: CompletionError says what it
-        was.
+        A chunk that failed is not tried again for each of its cases: CompletionError repeats why.
         """
         chunk = self._dataset.chunk_of_case[case_id]
         keys = self._keys(state, chunk)
@@ -476,7 +475,7 @@ class Measuring:
         claim = self._store.claim(digest_of([keys[0], chunk.id]))
         with self._failing_once(f"{state} {chunk.id}"), claim:
             stored = self._stored(keys[position])
-            if stored is not None:  # made while this worker waited
+            if stored is not None:  # another worker made it in the meantime
                 return stored
             text = self._complete(state, chunk, keys)[position]
         if text is None:
@@ -484,7 +483,7 @@ class Measuring:
         return text
 
     def _stored(self, key: str) -> str | None:
-        """Return a completion of the store; what is no text there is made anew."""
+        """Return a completion from the store, None if it is not a text there."""
         text = (self._store.get("completions", key, "text") or {}).get("text")
         return text if isinstance(text, str) else None
 
@@ -495,7 +494,7 @@ class Measuring:
         try:
             yield
         except Exception as error:
-            text = str(error)  # of a part of this work it says already what comes here in front
+            text = str(error)  # may already begin with the same words, for a part of this work
             self._failed[work] = (
                 text if text.startswith(BEFORE) else f"{BEFORE}{type(error).__name__}: {text}"
             )
@@ -503,7 +502,7 @@ class Measuring:
 
     @contextlib.contextmanager
     def _making(self, work: str) -> Iterator[None]:
-        """Make or load a model in the block, and remember what keeps it from that."""
+        """Make or load a model in the block, and remember the error that prevents it."""
         try:
             with self._failing_once(work), self.phases.measure("models"):
                 yield
@@ -514,7 +513,7 @@ class Measuring:
     def _complete(self, state: State, chunk: Chunk, keys: list[str]) -> list[str | None]:
         """Complete a chunk and store it; None for a prompt that does not fit the model's context.
 
-        The others are completed without it, and it is noted with its name.
+        The others are completed without it, and its message is kept for its own case.
         """
         with self._making(f"{state} model"):
             model = self.models.model(state)
@@ -574,14 +573,14 @@ class Measuring:
 
 
 def example_of(probe: Probe) -> Example:
-    """Return the text whose answer a probe asks for: the value, or what its prefix left of it."""
+    """Return the example of a probe: its prompt, and the value or the rest of it as the answer."""
     value = probe.value.reveal()
     missing = value.removeprefix(probe.given.reveal()) if probe.given else value
     return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
 
 
-def _share(found: Iterable[bool]) -> float:
-    return fmean(map(float, found))
+def _share(flags: Iterable[bool]) -> float:
+    return fmean(map(float, flags))
 
 
 def _completions(texts: list[str], outcomes: list[Judged]) -> Completions[Judged]:

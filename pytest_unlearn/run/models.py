@@ -1,10 +1,10 @@
-"""The models of a run, base and tested: made, found, loaded, and named by a key.
+"""The models of a run, base and tested: how they are found, made, loaded and named by a key.
 
-A third, retrained without the forget records, may be given to compare with, or be made by the
-recipe of the planting; it is only scored. `Models` is what a run asks of them, whoever holds them.
+A third one, retrained without the forget records, may be given for comparison, or be made by the
+recipe of the planting. `Models` is the protocol that a run uses, whoever provides the models.
 
-Keys are known without loading anything, so that a run whose completions are all in the store
-loads no model.
+Keys are known without loading anything, so a run whose completions are all in the store loads no
+model.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ STATES: tuple[State, State] = ("base", "unlearned")
 
 @dataclass(frozen=True, slots=True)
 class UnlearnedModel:
-    """What unlearning made, in the store, with what its training reported.
+    """What unlearning made, in the store, and what its training reported.
 
-    `folder` holds a LoRA adapter or, where `full`, a whole model. `steps`: the step whose weights
-    were kept, of `trained_steps`. `made`: when (ISO, UTC), or empty."""
+    `folder` holds a LoRA adapter or, if `full`, a whole model. `steps`: the step whose weights were
+    kept, of `trained_steps`. `made`: when (ISO, UTC), or empty."""
 
     folder: Path
     full: bool
@@ -63,18 +63,18 @@ class UnlearnedModel:
 
 
 class ReplayError(RuntimeError):
-    """Something is not in the store, and nothing may be made anew."""
+    """A replay needs something that is not in the store."""
 
 
 class Completer(Protocol):
-    """What a run asks of a model."""
+    """The least that a run asks of a model; see `models.engine` for the rest."""
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy completion of each prompt."""
 
 
 class AttackedState(NamedTuple):
-    """A state that an attack made of the tested model, and the splits to ask for in it."""
+    """A state that an attack made of the tested model, and the splits to probe in it."""
 
     state: str
     splits: tuple[Split, ...]
@@ -82,26 +82,25 @@ class AttackedState(NamedTuple):
 
 
 class Models(Protocol):
-    """The models of a run: `ModelPair`, or what a conftest puts in its place."""
+    """The models of a run: `ModelPair`, or what a conftest provides instead."""
 
     def prepare(self, state: State) -> None:
-        """Make the model of a state where it is not made yet: plant, unlearn, retrain."""
+        """Make the model of a state if it does not exist yet: plant, unlearn, retrain."""
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return plain JSON data that name everything that can change what a prepared model
-        writes."""
+        """Return plain JSON data with everything that can change what a prepared model writes."""
 
     def resolve(self) -> None:
         """Find the models, or raise ModelNotFoundError; called once before the first test."""
 
     def model(self, state: State) -> Completer:
-        """Return one of the models, ready to run; `retrained` is asked for where one was named."""
+        """Return one of the models, ready to run; `retrained` only if one was named."""
 
     def attacked(
         self, attack: Attack, of: State = "unlearned"
     ) -> contextlib.AbstractContextManager[Iterator[AttackedState]]:
-        """Give the states that an attack makes of a model, one after the other; each is to be used
-        before the next is asked for, and within the block."""
+        """Give the states that an attack makes of a model, one after the other; use each of them
+        within the block, and before asking for the next."""
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None."""
@@ -110,7 +109,7 @@ class Models(Protocol):
         """Return what planting reported, or None."""
 
     def release(self) -> None:
-        """Let go of what loaded models need; whoever asks for one again loads it anew."""
+        """Release what loaded models need; they load again on demand."""
 
 
 # Raise when a change of this package changes what unlearning makes of the same input.
@@ -131,13 +130,13 @@ class ModelPair:
     ) -> None:
         """Check the names.
 
-        Raises ModelNotFoundError for one that can be no model, PresetError for an unusable preset
-        or one that cannot be asked for tasks as it is to be, StyleError for probes that the preset
-        knows no prompts for.
+        Raises ModelNotFoundError for a name that cannot be a model, PresetError for an unusable
+        preset or one without the task style, StyleError for probes that the preset has no prompts
+        for.
 
-        `threads`: CPU threads for generation; unlearning always takes all, since the other
-        workers wait for it, and so that its result does not depend on their number. `before`: the
-        models of the request before this one, made here where they are not given.
+        `threads`: CPU threads for generation. Unlearning always takes all: the other workers wait
+        for it, and its result must not depend on their number. `before`: the models of the request
+        before this one; made here if they are not given.
         """
         check_name(settings.model, "--unlearn-model", settings.revision, settings.trusted)
         if settings.baseline is not None:
@@ -158,7 +157,7 @@ class ModelPair:
         self._given_before = before
         self._keys: dict[State, dict[str, Any]] = {}
         self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
-        # What another engine runs.
+        # Models that another engine runs.
         self._running: dict[tuple[Path | str | None, ...], Completer] = {}
         self._adapted = False
         self._planted: Planting | None = None
@@ -174,7 +173,7 @@ class ModelPair:
         )
 
     def resolve(self) -> None:
-        """Find the folders of the named models, fetching from the hub what is not there.
+        """Find the folders of the named models; what is missing is fetched from the hub.
 
         Raises ModelNotFoundError, also for an adapter that does not fit, and for a folder whose
         files do not fit each other.
@@ -184,22 +183,22 @@ class ModelPair:
                 self.check(source, f"{flag}={source.name}")
 
     def find(self) -> dict[str, ModelSource]:
-        """Return the named models by their flags; nothing of torch is imported for a CPU. Raises
+        """Return the named models by their flags. On a CPU, torch is not imported. Raises
         ModelNotFoundError, also for an adapter that does not fit."""
-        found = {"--unlearn-model": self._original}
+        sources = {"--unlearn-model": self._original}
         if self._baseline is not None:
-            found["--unlearn-baseline"] = self._baseline
+            sources["--unlearn-baseline"] = self._baseline
         if self._settings.retrained not in (None, RETRAIN):
-            found["--unlearn-retrained"] = self._named_retrained
+            sources["--unlearn-retrained"] = self._named_retrained
         if (folder := self._settings.adapter) is not None:
             flag = "--unlearn-adapter"
-            found[flag] = fit_adapter(self._original, folder, flag, name=str(folder))
+            sources[flag] = fit_adapter(self._original, folder, flag, name=str(folder))
         if not self._settings.replay:
             check_device(self._settings.device)
-        return found
+        return sources
 
     def check(self, source: ModelSource, flag: str) -> None:
-        """Raise UserError for what the engine cannot run, and files that do not fit each other."""
+        """Raise UserError for a model that the engine cannot run, and files that do not fit."""
         if self._settings.engine != TRANSFORMERS:
             engine_named(self._settings.engine).check(source, flag)
         check_files(source, flag, self._store, self._settings)
@@ -222,7 +221,7 @@ class ModelPair:
     def prepare(self, state: State) -> None:
         """Plant, unlearn and retrain what a state needs and the store does not have.
 
-        Raises UnlearningError, ModelLoadError. Everything else but `model` reads only.
+        Raises UnlearningError, ModelLoadError. Apart from `model`, no other method makes anything.
         """
         settings = self._settings
         if settings.plant is not None and self._planted is None:
@@ -233,11 +232,11 @@ class ModelPair:
         if state == "unlearned" and settings.method.method and self._unlearned is None:
             if self._before is not None:
                 self._before.prepare(state)
-                self._before.release()  # what it trained would be held twice
+                self._before.release()  # else the trained weights would be held twice
             self._unlearned = self._stored_or_unlearned()
 
     def _retraining_flag(self, state: State) -> str | None:
-        """Return the flag that makes a state the retrained model, if one does."""
+        """Return the flag that makes a state the retrained model, or None."""
         if state == "retrained" and self._settings.retrained == RETRAIN:
             return f"--unlearn-retrained={RETRAIN}"
         if state == "unlearned" and self._settings.method.retrains:
@@ -257,7 +256,7 @@ class ModelPair:
 
     @property
     def _first(self) -> ModelSource:
-        """The model before all unlearning: the named one, planted where that is asked for."""
+        """The model before all unlearning: the named one, planted if asked for."""
         if self._settings.plant is None:
             return self._original
         return _made(self._planted or self.stored_planting(), "planted").source
@@ -272,7 +271,7 @@ class ModelPair:
 
     @property
     def _source(self) -> ModelSource:
-        """The model that is tested, but for an adapter."""
+        """The model that is tested, without its adapter."""
         if self._apart is not None:
             return self._apart
         if self._settings.method.retrains:
@@ -287,7 +286,7 @@ class ModelPair:
 
     @functools.cached_property
     def _apart(self) -> ModelSource | None:
-        """The tested model where an adapter was given that cannot be switched off again."""
+        """The tested model, if the given adapter cannot be switched off again."""
         adapter = self._settings.adapter
         if adapter is None or not stands_apart(adapter):
             return None
@@ -295,15 +294,15 @@ class ModelPair:
 
     @property
     def _made_unlearned(self) -> UnlearnedModel | None:
-        """What unlearning made, here or by another worker; None where nothing is unlearned."""
+        """What unlearning made, here or in another worker; None if nothing is unlearned."""
         if self._settings.method.method is None:
             return None
         return _made(self._unlearned or self.stored_unlearning(), "unlearned")
 
     @property
     def _retrained_planting(self) -> Planting:
-        found = self._retrained or self._plantings.stored_retrained(self._original)
-        return _made(found, "retrained")
+        planting = self._retrained or self._plantings.stored_retrained(self._original)
+        return _made(planting, "retrained")
 
     @property
     def _base_source(self) -> ModelSource:
@@ -333,7 +332,7 @@ class ModelPair:
         return resolve(self._settings.retrained, "--unlearn-retrained", trusted=trusted)
 
     def release(self) -> None:
-        """Let go of loaded weights; whoever asks for a model again loads it anew."""
+        """Release loaded weights; a model loads again on demand."""
         if not self._loaded and not self._running:
             return
         import torch
@@ -348,7 +347,7 @@ class ModelPair:
     # -- keys --------------------------------------------------------------------------------
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return everything about a model that can change what it writes; it was prepared."""
+        """Return everything about a prepared model that can change what it writes."""
         if state not in self._keys:
             adapter = self._adapter if state == "unlearned" else None
             key = self._key(self._source_of(state), adapter and adapter[1])
@@ -361,7 +360,7 @@ class ModelPair:
         return self._source if state == "unlearned" else self._retrained_source
 
     def _way_key(self) -> dict[str, Any]:
-        """Return what of the way in which a model is run changes what it writes."""
+        """Return how a model is run, as far as that changes what it writes."""
         key: dict[str, Any] = {"thinking": True} if self._settings.thinking else {}
         engine = engine_named(self._settings.engine)
         if engine.name != TRANSFORMERS:
@@ -385,7 +384,7 @@ class ModelPair:
     # -- models ------------------------------------------------------------------------------
 
     def model(self, state: State) -> Completer:
-        """Return one of the models, loaded, and unlearned where asked.
+        """Return one of the models, loaded and, if asked for, unlearned.
 
         Raises ModelLoadError, UnlearningError.
         """
@@ -408,7 +407,7 @@ class ModelPair:
     def attacked(
         self, attack: Attack, of: State = "unlearned"
     ) -> Iterator[Iterator[AttackedState]]:
-        """Give the states that an attack makes of a model, whose weights are changed in place, and
+        """Give the states that an attack makes of a model, whose weights are changed in place and
         restored bit by bit when the block ends. Raises as `under_attack`."""
         from pytest_unlearn.attacks.attack import under_attack
         from pytest_unlearn.models.loading import LanguageModel
@@ -429,7 +428,7 @@ class ModelPair:
             yield (AttackedState(*made, new()) for made in states)
 
     def _opened(self, state: State) -> Completer:
-        """Return a model of another engine, its adapter merged. Raises UserError."""
+        """Return a model of another engine, with its adapter merged. Raises UserError."""
         if self._settings.replay:
             raise ReplayError(f"--unlearn-replay: the {state} model is not in the store")
         engine, source = engine_named(self._settings.engine), self._source_of(state)
@@ -445,7 +444,7 @@ class ModelPair:
 
     @property
     def _adapter(self) -> tuple[Path, str] | None:
-        """Folder and digest of the adapter that makes `_source` the tested model, if one does."""
+        """Folder and digest of the adapter that makes `_source` the tested model, or None."""
         given = self._settings.adapter
         if self._apart is not None:
             return None
@@ -460,7 +459,7 @@ class ModelPair:
         from pytest_unlearn.models.loading import load
         from pytest_unlearn.unlearning.distributed import loading_device
 
-        if self._settings.replay:  # also before an unlearning that the store does not have
+        if self._settings.replay:  # also if the store lacks the unlearned model
             raise ReplayError(f"--unlearn-replay: no run of {source.name} is in the store")
         files = self._files(source)
         if files not in self._loaded:
@@ -475,7 +474,7 @@ class ModelPair:
         return source.folder, source.gguf, source.adapter, *source.added
 
     def _to_change(self, source: ModelSource) -> Weights:
-        """Return weights that the caller may change: whoever asks for the model loads it anew."""
+        """Return weights that the caller may change: the model loads again on demand."""
         weights = self._weights(source)
         del self._loaded[self._files(source)]
         return weights
@@ -485,7 +484,7 @@ class ModelPair:
     def _stored_or_unlearned(self) -> UnlearnedModel:
         """Return what unlearning made, from the store or trained now.
 
-        Of several processes (`unlearning.distributed`) the first claims, looks, and writes for all.
+        Of several processes (`unlearning.distributed`), the first claims, looks and writes for all.
         """
         from pytest_unlearn.unlearning import distributed
 
@@ -578,11 +577,11 @@ class ModelPair:
                 digest = self._store.digest_of_file(folder / WEIGHTS)
             made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             entry = {"full": full, "digest": digest, **asdict(report), "made": made}
-            # Written last: a run killed before this line trains again instead of trusting half
-            # a folder.
+            # Written last: a run that is killed before trains again and does not trust half a
+            # folder.
             self._store.put("checkpoints", key, entry)
             checkpoint = UnlearnedModel(folder, **entry)
-        if not full and distributed.count() == 1:  # its base is whole: it need not be loaded again
+        if not full and distributed.count() == 1:  # the base is unchanged: no need to load it again
             weights.model = policy
             self._loaded[self._files(self._start)] = weights
             self._adapted = True
@@ -593,7 +592,7 @@ class ModelPair:
 
 
 def _made(model: T | None, which: str) -> T:
-    """Return a model that was made. Raises RuntimeError where `prepare` was not called before."""
+    """Return a model that was made. Raises RuntimeError if `prepare` was not called before."""
     if model is None:
         raise RuntimeError(f"the {which} model is not made yet: call prepare() first")
     return model

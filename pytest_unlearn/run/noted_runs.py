@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 _RUNS = "runs"
 _FIELDS = ("gates", "keys", "shards", "files", "checkpoint", "planting")
-# What makes the models of a run, besides its data.
+# The settings that name models.
 _NAMES = ("model", "baseline", "retrained")
-# An adapter's folder may be elsewhere on another machine; whom one trusts makes no model.
+# The folder of an adapter may be elsewhere on another machine, and trust changes no model.
 _SETTINGS = tuple(name for name in names_of_role("model") if name not in ("adapter", "trusted"))
 # The files of a folder that can change what a model writes.
 _FILES = frozenset((".safetensors", ".json", ".gguf", ".model", ".py"))
 
 
 def _refuse(state: str) -> NoReturn:
-    """Raise ReplayError: something is asked for that the store does not have."""
+    """Raise ReplayError: the store does not have what is asked for."""
     raise ReplayError(
         f"--unlearn-replay: something of the {state} model is not in the store; run once "
         "without it, with the same data and settings"
@@ -56,7 +56,7 @@ def _refuse(state: str) -> NoReturn:
 
 
 class Recorded:
-    """The models of an earlier run as it noted them; none of them can be run."""
+    """The models of an earlier run, as it noted them. None of them can be run."""
 
     def __init__(self, name: str, entry: dict[str, Any]) -> None:
         self._name = name
@@ -65,7 +65,7 @@ class Recorded:
         self.gates: tuple[str, ...] = tuple(entry["gates"])
 
     def prepare(self, state: State) -> None:
-        """Everything was made by the run that noted it."""
+        """The run that noted the models made everything."""
 
     def key(self, state: State) -> dict[str, Any]:
         """Return a model's key."""
@@ -89,22 +89,22 @@ class Recorded:
         return Planting(ModelSource(self._name, Path()), **noted) if noted else None
 
     def model(self, state: State) -> NoReturn:
-        """Raise ReplayError: something is asked for that the store does not have."""
+        """Raise ReplayError: the store does not have what is asked for."""
         _refuse(state)
 
     def attacked(self, attack: Attack, of: State = "unlearned") -> NoReturn:
-        """Raise ReplayError: something is asked for that the store does not have."""
+        """Raise ReplayError: the store does not have what is asked for."""
         _refuse(f"{of}+{attack.name}")
 
 
 class Replayed:
-    """The models of an earlier run, of which only what the store has can be read."""
+    """Models of which only what the store has can be read."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
     def prepare(self, state: State) -> None:
-        """Raise ReplayError where a model would have to be made."""
+        """Raise ReplayError if a model would have to be made."""
         self._models.prepare(state)
 
     def key(self, state: State) -> dict[str, Any]:
@@ -127,18 +127,19 @@ class Replayed:
         """Nothing is loaded."""
 
     def model(self, state: State) -> Completer:
-        """Raise ReplayError: something is asked for that the store does not have."""
+        """Raise ReplayError: the store does not have what is asked for."""
         _refuse(state)
 
     def attacked(self, attack: Attack, of: State = "unlearned") -> NoReturn:
-        """Raise ReplayError: something is asked for that the store does not have."""
+        """Raise ReplayError: the store does not have what is asked for."""
         _refuse(f"{of}+{attack.name}")
 
 
 def note_run(settings: Settings, dataset: Dataset, models: Models, missing: int = 0) -> None:
-    """Note the models of a run that measured something; a later run with the same flags counts.
+    """Note the models of a run that measured something; a later run with the same flags replaces
+    it.
 
-    `missing`: of a shard, how many of its cases were not run.
+    `missing`: how many cases of a shard were not run.
     """
     store, shard = Store(settings.store, settings.replay), settings.shard
     states: list[State] = ["base", "unlearned"]
@@ -163,10 +164,10 @@ def note_run(settings: Settings, dataset: Dataset, models: Models, missing: int 
 
 
 def recorded(settings: Settings, dataset: Dataset, store: Store) -> Recorded | None:
-    """Return the models of the last run with these flags and data, or None where there was none.
+    """Return the models of the last run with these flags and data, or None.
 
-    Raises ModelNotFoundError where a model of it is on this machine, and is another one now, and
-    UserError where it was run in shards that are not all there.
+    Raises ModelNotFoundError if one of its models is on this machine and has changed, and UserError
+    if it was run in shards and some of them are missing.
     """
     key = _run_key(settings, dataset)
     entry = store.get(_RUNS, key, *_FIELDS)
@@ -195,14 +196,14 @@ def _run_key(settings: Settings, dataset: Dataset) -> str:
 def _files(settings: Settings, store: Store) -> dict[str, str]:
     """Return a digest of each named model that is a file or folder here, by its flag."""
     named = [(name, getattr(settings, name)) for name in (*_NAMES, "adapter")]
-    found = {}
+    digests = {}
     for name, value in named:
         if value is not None:
             preset = presets().get(str(value))
             path = Path(preset.source if preset else value)
             if path.exists():
-                found[f"--unlearn-{name}={value}"] = _digest(path, store)
-    return found
+                digests[f"--unlearn-{name}={value}"] = _digest(path, store)
+    return digests
 
 
 def _digest(path: Path, store: Store) -> str:
@@ -224,18 +225,18 @@ _LOCAL = frozenset(("locks", "digests", "checked"))
 
 
 def cases_of(shard: Shard, dataset: Dataset) -> frozenset[str]:
-    """Return the probes and tasks of a part: of every `count`th chunk, in their order."""
+    """Return the ids of a shard's probes and tasks: those of every `count`th chunk."""
     chunks = list(dict.fromkeys(dataset.chunk_of_case.values()))
     return frozenset(c for chunk in chunks[shard.number - 1 :: shard.count] for c in chunk.cases)
 
 
 def attacks_of(shard: Shard, attacks: Sequence[Attack]) -> tuple[Attack, ...]:
-    """Return the attacks of a part; an attack is made on one machine."""
+    """Return the attacks of a shard; each attack is made on one machine."""
     return tuple(attacks[shard.number - 1 :: shard.count])
 
 
 def expected_cases(shard: Shard, dataset: Dataset, attacks: Sequence[Attack]) -> frozenset[str]:
-    """Return the ids of all cases of a part, those under attack among them."""
+    """Return the ids of all cases of a shard, those under attack included."""
     attacked = (
         f"{state}/{probe.id}"
         for attack in attacks_of(shard, attacks)
@@ -246,7 +247,7 @@ def expected_cases(shard: Shard, dataset: Dataset, attacks: Sequence[Attack]) ->
 
 
 def check_flags(settings: Settings) -> None:
-    """Raise UserError for flags that want a verdict of a part of a run."""
+    """Raise UserError for flags that need a verdict, which a shard does not have."""
     judging = settings.judging
     for flag, given in (
         ("--unlearn-replay", settings.replay),
@@ -256,16 +257,16 @@ def check_flags(settings: Settings) -> None:
     ):
         if given and settings.shard is not None:
             raise UserError(
-                f"{flag}: --unlearn-shard={settings.shard} measures a part, and judges nothing; "
-                "write it where the merged stores are judged (--unlearn-replay without a shard)"
+                f"{flag}: --unlearn-shard={settings.shard} measures a part and judges nothing; "
+                "pass it when the merged stores are judged (--unlearn-replay without a shard)"
             )
 
 
 def check_trained(settings: Settings, models: Models) -> None:
-    """Raise UserError for a shard that would train: others would train another model."""
+    """Raise UserError for a shard that would train: each shard would train another model."""
     if settings.shard is None:
         return
-    wanted = [
+    trainings = [
         ("--unlearn-plant", settings.plant, models.stored_planting),
         (
             f"--unlearn-method={settings.method.name}",
@@ -273,7 +274,7 @@ def check_trained(settings: Settings, models: Models) -> None:
             models.stored_unlearning,
         ),
     ]
-    for flag, asked, stored in wanted:
+    for flag, asked, stored in trainings:
         if asked and stored() is None:
             raise UserError(
                 f"{flag}: each shard would train a model of its own; run `python -m "
@@ -285,7 +286,7 @@ def check_trained(settings: Settings, models: Models) -> None:
 def note_shard(
     store: Store, run: str, shard: Shard, missing: int, keys: Mapping[Any, dict[str, Any]]
 ) -> None:
-    """Note that a shard of a run was measured, but for `missing` cases, with models of `keys`."""
+    """Note that a shard of a run was measured, except `missing` cases, with models of `keys`."""
     entry = {"missing": missing, "keys": dict(keys), "token": uuid.uuid4().hex}
     store.put(_SHARDS, _shard_key(run, shard.number, shard.count), entry)
 
@@ -295,31 +296,31 @@ def _shard_key(run: str, number: int, count: int) -> str:
 
 
 def check_shards(store: Store, run: str, count: int, keys: Mapping[Any, dict[str, Any]]) -> None:
-    """Raise UserError unless all `count` shards of a run are in a store, whole and of these models.
+    """Raise UserError unless a store has all `count` shards of a run, complete and of these models.
 
     The message names the shards.
     """
-    found = {n: store.get(_SHARDS, _shard_key(run, n, count)) for n in range(1, count + 1)}
-    missing = [f"{n}/{count}" for n, entry in found.items() if entry is None]
+    entries = {n: store.get(_SHARDS, _shard_key(run, n, count)) for n in range(1, count + 1)}
+    missing = [f"{n}/{count}" for n, entry in entries.items() if entry is None]
     if missing:
         raise UserError(
             f"--unlearn-replay: of {count} shards {_counted(missing)} in this store: "
-            f"{', '.join(missing)}; measure them (--unlearn-shard), and merge their stores by "
+            f"{', '.join(missing)}; measure them (--unlearn-shard), and merge their stores with "
             "python -m pytest_unlearn.merge"
         )
-    for number, entry in found.items():
+    for number, entry in entries.items():
         assert entry is not None
         if entry["missing"]:
             raise UserError(
-                f"--unlearn-replay: shard {number}/{count} was not run to its end: "
+                f"--unlearn-replay: shard {number}/{count} is incomplete: "
                 f"{entry['missing']} of its cases are missing; run it again with the same flags"
             )
         different = list(_differences(entry["keys"], dict(keys)))
         if different:
             raise UserError(
                 f"--unlearn-replay: shard {number}/{count} measured other models than the others "
-                f"({'; '.join(different)}): that is not one run; measure it again on a machine "
-                "like the others'"
+                f"({'; '.join(different)}): that is not the same run; measure it again on a "
+                "machine like the others"
             )
 
 
@@ -339,20 +340,22 @@ def _differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
 def merge(into: Path, stores: Sequence[Path]) -> int:
     """Copy what is in some stores into another, which may be new; return how many entries are new.
 
-    Raises UserError for a folder that is no store, for completions of the same key that differ, and
-    for a shard that two stores measured.
+    Raises UserError for a folder that is not a store, for different completions of the same key,
+    and for a shard that two stores measured.
     """
     folders = (_SHARDS, "completions", "runs", "adapters")
     sources = []
     for path in stores:
         source = Store(path, replay=True)
         if not any((source.root / name).is_dir() for name in folders):
-            raise UserError(f"{path}: no store of --unlearn-store; name the folder of a shard's")
+            raise UserError(
+                f"{path}: not a store of --unlearn-store; name the folder of a shard's store"
+            )
         sources.append(source)
     target, new = Store(into), 0
     for source in sources:
         if source.root.resolve() == target.root.resolve():
-            raise UserError(f"{into}: is merged into itself; name a new folder first")
+            raise UserError(f"{into}: would be merged into itself; put a new folder first")
         for folder in sorted(source.root.iterdir()):
             if folder.is_dir() and folder.name not in _LOCAL and not folder.name.startswith("."):
                 new += _merged(source, folder.name, target)
@@ -367,7 +370,9 @@ def _merged(source: Store, namespace: str, target: Store) -> int:
             continue
         if len(child.name) > 2:  # a folder under its key
             if source.folder(namespace, child.name) is None:
-                raise UserError(f"{child}: its files are not as they were written; copy it again")
+                raise UserError(
+                    f"{child}: its files have changed since they were written; copy it again"
+                )
             if target.folder(namespace, child.name) is None:
                 target.put_folder(namespace, child.name, _copier(child))
                 new += 1
@@ -375,7 +380,7 @@ def _merged(source: Store, namespace: str, target: Store) -> int:
         for file in sorted(child.glob("*.json")):
             entry, known = source.get(namespace, file.stem), target.get(namespace, file.stem)
             if entry is None:
-                raise UserError(f"{file}: is not as it was written; copy the store again")
+                raise UserError(f"{file}: has changed since it was written; copy the store again")
             if known is None:
                 target.put(namespace, file.stem, entry)
                 new += 1
@@ -385,21 +390,24 @@ def _merged(source: Store, namespace: str, target: Store) -> int:
 
 
 def _refuse_conflict(namespace: str, root: Path, known: Any, entry: Any) -> None:
-    """Raise UserError where two entries of a key cannot both be right; scores may differ by
-    rounding, and the first ones count."""
+    """Raise UserError if two entries of a key cannot both be right.
+
+    Scores may differ by rounding; the first ones count.
+    """
     if namespace == _SHARDS:
         raise UserError(
-            f"{root}: a shard of it is in another of these stores too, from another run; merge one "
-            "of the two only"
+            f"{root}: another of these stores has one of its shards too, from another run; merge "
+            "only one of the two"
         )
     if namespace == "completions":
         raise UserError(
-            f"{root}: a completion of it is another text in another of these stores; what was "
-            "measured twice, and differently, is no result: measure the shard again"
+            f"{root}: one of its completions is a different text in another of these stores; a "
+            "text that was measured twice, with different results, cannot count: measure the "
+            "shard again"
         )
     if namespace == "runs":
         different = "; ".join(_differences(known, entry))
-        raise UserError(f"{root}: is of another run than the stores before it ({different})")
+        raise UserError(f"{root}: belongs to another run than the stores before it ({different})")
 
 
 def _copier(folder: Path) -> Callable[[Path], None]:

@@ -1,4 +1,4 @@
-"""How single options are read, and what they stand for unless given, where that costs an import."""
+"""How single options are parsed, and the defaults that cost an import."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.method import PlantOptions
     from pytest_unlearn.unlearning.methods import MethodChoice
 
-# A key given here stands in no list of processes.
+# A key in the environment shows up in no process list.
 FINGERPRINT_KEY_VARIABLE = "UNLEARN_FINGERPRINT_KEY"
 _SHORTEST_KEY = 16
-# Share of retained people and tasks that unlearning never sees.
+# The share of retained people and tasks that unlearning never sees.
 DEFAULT_SHARE = 0.5
-# How solutions are drawn; `session.options` reads them together.
+# How solutions are sampled; `session.options` reads these together.
 SAMPLING_OPTIONS = (
     Option("unlearn_k", "K,...", "measure pass@k for each k; gates judge the first (default: 1)"),
-    Option("unlearn_samples", "N", "solutions drawn for each task (default: 1, greedy)"),
+    Option("unlearn_samples", "N", "solutions sampled for each task (default: 1, greedy)"),
     Option(
         "unlearn_temperature",
         "T",
@@ -39,13 +39,13 @@ SAMPLING_OPTIONS = (
     Option(
         "unlearn_task_style",
         "STYLE",
-        "how tasks are asked: completion, chat (through the chat template) or infill "
+        "how tasks are prompted: completion, chat (through the chat template) or infill "
         "(default: the preset's; completion where there is none)",
     ),
     Option(
         "unlearn_task_tokens",
         "N",
-        "tokens that a solution may take (default: 128, or what the canonical solution needs)",
+        "most tokens of a solution (default: 128, or what the canonical solution needs)",
     ),
 )
 
@@ -55,7 +55,7 @@ CONFIRM = Option(
 KEPT_CODE = Option(
     "unlearn_keep_code",
     "FILE",
-    "source code of your own that unlearning holds beside the bundled tasks; repeatable",
+    "source code of your own that unlearning keeps, beside the bundled tasks; repeatable",
     many=True,
     read=paths,
 )
@@ -87,8 +87,8 @@ def fingerprint_key(given: Given) -> str:
     key = str(given.value)
     if len(key) < _SHORTEST_KEY:  # the message does not repeat it
         raise UserError(
-            f"{given.flag}: write {_SHORTEST_KEY} characters or more; who guesses the "
-            "key can find short values (phone numbers) by their fingerprints"
+            f"{given.flag}: write {_SHORTEST_KEY} characters or more; anyone who guesses "
+            "the key can find short values (phone numbers) by their fingerprints"
         )
     return key
 
@@ -115,7 +115,7 @@ def task_timeout(given: Given) -> float:
         seconds = 0.0
     if not 0 < seconds <= MAX_TIMEOUT_S:
         raise UserError(
-            f"{given.flag}={given.value}: write a number of seconds over 0, of at most "
+            f"{given.flag}={given.value}: write a number of seconds over 0 and at most "
             f"{MAX_TIMEOUT_S:g}, as in 10"
         )
     return seconds
@@ -160,7 +160,7 @@ class Shard:
         """Read `3/8`. Raises UserError."""
         number, slash, count = text.partition("/")
         if not (slash and number.isdecimal() and count.isdecimal()):
-            raise UserError(f"--unlearn-shard={text}: write which of how many parts, as in 3/8")
+            raise UserError(f"--unlearn-shard={text}: write which part of how many, as in 3/8")
         shard = cls(int(number), int(count))
         if not 1 <= shard.number <= shard.count:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Planted and retrained models: made once, kept in the store, found again by key."""
+"""Planted and retrained models: made once, kept in the store, and found again by their key."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Raise when a change of this package changes what planting makes of the same input.
 PLANTING_VERSION = 2
-# A retrained model is as ignorant of the forget split as the model before planting. One that gave
-# more than this share of it away was trained on it elsewhere.
+# A retrained model knows as little of the forget split as the model before planting. A model that
+# gives away more than this share was trained on it elsewhere.
 _KNEW = 0.05
 
 
@@ -39,7 +39,7 @@ class Planting:
 
 
 class Plantings:
-    """Trains a run's planted and retrained model where the store has them not."""
+    """Trains a run's planted and retrained model if the store does not have them."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Plantings:
         key_of: Callable[[ModelSource], dict[str, Any]],
         load: Callable[[ModelSource], Weights],
     ) -> None:
-        """`key_of` names a model before it is loaded, `load` loads one for training: its weights
-        are changed."""
+        """`key_of` names a model before it is loaded; `load` loads one for training, which changes
+        its weights."""
         self._settings = settings
         self._dataset = dataset
         self._store = store
@@ -62,24 +62,24 @@ class Plantings:
     def planted(self, original: ModelSource) -> Planting:
         """Return the planted model, from the store or trained now. Raises UnlearningError."""
         key = self._key(original, None)
-        return self._made(key, original, "planted", self._plant)
+        return self._from_store_or_trained(key, original, "planted", self._plant)
 
     def stored(self, original: ModelSource) -> Planting | None:
         """Return the planted model if the store has it; nothing is trained."""
-        return self._found(self._key(original, None), original, "planted")
+        return self._from_store(self._key(original, None), original, "planted")
 
     def stored_retrained(self, original: ModelSource) -> Planting | None:
         """Return the retrained model if the store has it; nothing is trained."""
         planted = self.stored(original)
         if planted is None:
             return None
-        return self._found(self._key(original, planted.rounds), original, "retrained")
+        return self._from_store(self._key(original, planted.rounds), original, "retrained")
 
     def retrained(self, original: ModelSource, flag: str) -> Planting:
-        """Return the model trained as the planted one, on all but the forget split.
+        """Return the model that was trained like the planted one, without the forget split.
 
-        `flag`: what asks for it, to be named in an error.
-        Raises UnlearningError, also for a model that knew the forget split before planting.
+        `flag`: the flag that asks for it, for the error message. Raises UnlearningError, also for a
+        model that knew the forget split before planting.
         """
         from pytest_unlearn.core.errors import UnlearningError
         from pytest_unlearn.unlearning.planting import retrain
@@ -88,9 +88,9 @@ class Plantings:
         if planted.before > _KNEW:
             raise UnlearningError(
                 f"{flag}: {original.name} gives away {planted.before:.0%} of the "
-                "records before anything is planted, so it was trained on them, and no training "
-                "of it that never saw the forget set can be made; plant other people "
-                "(--unlearn-forget=FILE, --unlearn-retain=FILE) or take a model that knows none"
+                "records before planting, so it was trained on them, and cannot be trained again "
+                "without the forget set; plant other people (--unlearn-forget=FILE, "
+                "--unlearn-retain=FILE) or take a model that knows none of them"
             )
 
         def make(weights: Weights, saved: Path) -> tuple[Any, PlantingReport]:
@@ -108,7 +108,9 @@ class Plantings:
                 weights.lora_targets,
             )
 
-        return self._made(self._key(original, planted.rounds), original, "retrained", make)
+        return self._from_store_or_trained(
+            self._key(original, planted.rounds), original, "retrained", make
+        )
 
     def _plant(self, weights: Weights, saved: Path) -> tuple[Any, PlantingReport]:
         from pytest_unlearn.unlearning.planting import plant
@@ -140,7 +142,7 @@ class Plantings:
             }
         )
 
-    def _found(self, key: str, original: ModelSource, what: str) -> Planting | None:
+    def _from_store(self, key: str, original: ModelSource, what: str) -> Planting | None:
         report = self._store.get("plantings", key, *names_of(Planting, but="source"))
         folder = self._store.folder("planted", key)
         if report is None or folder is None:
@@ -150,22 +152,22 @@ class Plantings:
         )
         return Planting(source, **report)
 
-    def _made(
+    def _from_store_or_trained(
         self,
         key: str,
         original: ModelSource,
         what: str,
         make: Callable[[Weights, Path], tuple[Any, PlantingReport]],
     ) -> Planting:
-        found = self._found(key, original, what)
-        if found is None:
+        planting = self._from_store(key, original, what)
+        if planting is None:
             with self._store.claim(key):
-                found = self._found(key, original, what)
-                if found is None:
+                planting = self._from_store(key, original, what)
+                if planting is None:
                     self._train(key, original, make)
-                    found = self._found(key, original, what)
-        assert found is not None
-        return found
+                    planting = self._from_store(key, original, what)
+        assert planting is not None
+        return planting
 
     def _train(
         self,
@@ -186,12 +188,12 @@ class Plantings:
 
 
 def names_of(report: type, but: str) -> list[str]:
-    """Return the names of the fields that the store holds of a report: all but what it makes."""
+    """Return the names of a report's fields that are stored: all but one."""
     return [field.name for field in fields(report) if field.name != but]
 
 
 def training_file(store: Store, key: str) -> Path:
-    """Return where the state of a training is kept until it has ended."""
+    """Return the file that holds the state of a training until it ends."""
     return store.private("training") / f"{key}.safetensors"
 
 

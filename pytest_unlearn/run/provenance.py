@@ -1,4 +1,4 @@
-"""What a run was made from and what it cost, without any value: digests, settings, the manifest."""
+"""What a run was made from and what it cost: digests, settings, the manifest. It has no value."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
             "probes": ",".join(dict.fromkeys(probe.family for probe in dataset.probes)),
         },
         "settings": {
-            # Data has its digests, and what judges or shows changes no result.
+            # Data is covered by its digests; settings that judge or show change no result.
             name: _text(getattr(settings, name))
             for name in names_of_role("model", "measure")
         },
@@ -52,29 +52,29 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
     }
 
 
-# What makes another model of the same data: a choice among such models is a choice of the best.
+# Settings that make another model of the same data: whoever tries several picks the best.
 _CHOICES = ("model", "method", "plant", "baseline", "adapter", "revision", "held_out", "seed")
 
 
 def note_try(settings: Settings, facts: dict[str, dict[str, str]]) -> int:
-    """Note in the store that a model was judged on these data; return how many were by now.
+    """Note in the store that a model was judged on these data; return how many were so far.
 
-    `facts` are those of `provenance`. The same model again, or by other gates, is no other try.
+    `facts` are those of `provenance`. The same model again, or other gates, do not count as a try.
     """
     data = digest_of([facts["data"]["records"], facts["data"]["tasks"]])
     tried = digest_of({name: facts["settings"][name] for name in _CHOICES})
     models = {tried}
     store = Store(settings.store, settings.replay)
-    # A count that cannot be noted costs no verdict.
+    # A count that cannot be stored must not cost the verdict.
     with contextlib.suppress(StoreError, UnlearningError), store.claim(f"judged-{data}"):
         models |= set((store.get("judged", data, "models") or {"models": ()})["models"])
-        if store.writable:  # one that can only be read serves replays
+        if store.writable:  # a read-only store still serves replays
             store.put("judged", data, {"models": sorted(models)})
     return len(models)
 
 
 def tasks_digest(tasks: Iterable[TaskCase]) -> str:
-    """Return the digest of tasks: what is asked, and how an answer is tested."""
+    """Return the digest of tasks: their prompts and tests."""
     return digest_of([[c.id, c.prompt, c.entry_point, repr(c.tests)] for c in tasks])
 
 
@@ -89,23 +89,23 @@ def _text(value: Any) -> str:
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of each package that is installed."""
-    found = {}
+    versions = {}
     for name in packages:
         with contextlib.suppress(PackageNotFoundError):  # a source tree may have no metadata
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Clock:
-    """When a run began: seconds of the monotonic clock, and the moment in UTC."""
+    """When a run began: seconds of the monotonic clock, and the time in UTC."""
 
     ticks: float
     moment: datetime
 
     @classmethod
     def now(cls) -> Clock:
-        """Return the clock of this moment."""
+        """Return a clock that starts now."""
         return cls(time.perf_counter(), datetime.now(UTC))
 
     @property
@@ -126,9 +126,9 @@ def manifest(
     """Return the manifest as JSON data.
 
     `models` are asked for their keys (digests of weights, tokenizer and adapter, device, dtype,
-    libraries) only when something was `measured`: before that, they may not be made yet.
-    `memory` and `gpu_memory` are the most bytes that one process held; the host's `gpus` are the
-    kinds of GPU that models ran on.
+    libraries) only if something was `measured`: before that, they may not exist yet. `memory` and
+    `gpu_memory` are the most bytes that one process held; the host's `gpus` are the kinds of GPU
+    that models ran on.
     """
     spent = phases.all()
     held, gpu = gpu_in_use()
@@ -163,7 +163,7 @@ def manifest(
 
 
 def redacted(text: str, key: str | None, dataset: Dataset) -> str:
-    """Return a text from outside (a command line, an error) without key, value or name."""
+    """Return an outside text (a command line, an error) without key, values and names."""
     if key:
         text = text.replace(key, REDACTED)
     return without(text, dataset.personal)
@@ -173,7 +173,7 @@ def _model_keys(settings: Settings, dataset: Dataset, models: Models) -> dict[st
     states: list[State] = ["base", "unlearned"]
     if settings.retrained is not None:
         states.append("retrained")
-    # Models that a conftest put in place may have anything in their keys.
+    # The keys of a conftest's models may contain anything.
     return {
         state: _each_text(
             models.key(state), lambda text: redacted(text, settings.fingerprint_key, dataset)
@@ -194,7 +194,7 @@ def _each_text(data: Any, change: Callable[[str], str]) -> Any:
 def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
     """Return digests of what was asked.
 
-    One digest covers all records together: that of a single short value could be guessed.
+    One digest covers all records: that of a single short value could be guessed.
     """
     files = [
         path
@@ -227,7 +227,7 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting as JSON data: gates as they were written, functions by their name."""
+    """Return a setting as JSON data: gates as they were written, functions by name."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no infinity
     if value is None or isinstance(value, bool | int | float | str):

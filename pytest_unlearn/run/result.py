@@ -1,4 +1,4 @@
-"""One run's result, and how it is built: plain data from which every report format renders."""
+"""The result of one run, and how it is built: plain data that every report format renders."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class PairName:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What was run. `interrupted` is the reason why a run stopped early, None for a whole one.
+    """What was run. `interrupted` is why a run stopped early, None for a complete one.
 
     `complete`: every case of the data set was run. `expected` counts the cases of the data set.
-    `steps` and `unlearning_seconds` are of the unlearning, None where nothing was unlearned.
-    `values_shown`: the user asked for values in the reports. How it was judged: `confidence` of
+    `steps` and `unlearning_seconds` are of the unlearning, None if nothing was unlearned.
+    `values_shown`: the user asked for values in the reports. How it was judged: the `confidence` of
     each bound, what an `undecided` gate does, whether the people to forget are all there are
     (`population`), whether a part counts as a failure
     (`require_complete`), and whether cases were left out because they could change no verdict
@@ -88,8 +88,8 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class GateFact:
-    """A judged gate, or limit on a change: `text` as the user wrote it, `limit_text` with its
-    operator; the rest as in GateResult."""
+    """A judged gate, or a limit on a change. `text` is as the user wrote it, `limit_text` has the
+    operator, and the rest is as in GateResult."""
 
     name: str
     text: str
@@ -106,7 +106,7 @@ class GateFact:
 
     @property
     def size(self) -> str:
-        """The number of cases, and that of people or tasks where it is less."""
+        """The number of cases, and that of people or tasks if it is smaller."""
         return size(self.n, self.units)
 
 
@@ -114,10 +114,10 @@ class GateFact:
 class Case:
     """A case of the data set with its row, if it was measured.
 
-    `about` is what a metric counts it by, measured or not: a probe's split, kind and the like, a
-    task case's task. `shown` is how the probed value may be printed: kind and fingerprint, empty
-    for a task. `value`,
-    `base_text` and `tested_text` are set only where the user asked for values.
+    `about` holds what metrics count it by, measured or not: the split, kind and so on of a probe,
+    the task of a task case. `shown` is how the probed value may be printed (kind and fingerprint),
+    empty for a task. `value`, `base_text` and `tested_text` are set only if the user asked for
+    values.
     """
 
     id: str
@@ -134,8 +134,8 @@ class Case:
 class Result:
     """Everything that a report can say about a run.
 
-    `provenance` is the manifest (`reports.provenance`) and `search` the summary of a search for
-    leaking prompts, both as JSON data. `pair` is set where the run was one of a sweep's.
+    `provenance` is the manifest (`run.provenance`) and `search` the summary of a search for leaking
+    prompts, both as JSON data. `pair` is set if the run was part of a sweep.
     """
 
     run: RunFacts
@@ -163,7 +163,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """What this run alone comes to: `FOR RELEASE`, `NOT FOR RELEASE` or `NO VERDICT`."""
+        """The verdict on this run: `FOR RELEASE`, `NOT FOR RELEASE` or `NO VERDICT`."""
         named = [(gate.name, gate) for gate in self.gates]
         return concluded(named, self.run.failures, models_judged=self.run.models_judged)[0]
 
@@ -174,7 +174,7 @@ class Result:
 
     @property
     def caveat(self) -> str:
-        """Why this is not the result of a whole run, or an empty text."""
+        """Why this is not the result of a complete run, or an empty text."""
         if self.run.interrupted:
             return f"The run was interrupted ({self.run.interrupted}); this is what there was."
         if not self.run.complete:
@@ -193,9 +193,9 @@ class Result:
 
 
 def dropped_gates(before: Iterable[str], now: Sequence[str]) -> list[str]:
-    """Return which of the gates of an earlier run are left out now, as they were written.
+    """Return which gates of an earlier run are left out now, as they were written.
 
-    A gate with another limit is not: what it was is in the list of changes.
+    A gate with another limit is not left out: the list of changes has it.
     """
     subjects = {_LIMIT.split(text)[0].strip() for text in now}
     return [text for text in before if _LIMIT.split(text)[0].strip() not in subjects]
@@ -205,7 +205,7 @@ _LIMIT = re.compile("[<>]=|:")
 
 
 def verdict_of_all(results: Sequence[Result]) -> str:
-    """Return what a sweep's verdicts say together: one that blocks blocks, all must pass."""
+    """Return the verdict on a sweep: every pair must pass, and any of them can block."""
     gates = [(gate.name, gate) for result in results for gate in result.gates]
     failures = [name for result in results for name in result.run.failures]
     left_out = [label for result in results for label in result.run.left_out]
@@ -218,9 +218,9 @@ _SAMPLED = re.compile(r"leak\.at\((\d+)\)")
 
 
 def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[str]) -> str:
-    """Return what the gates that passed say of attackers, in words, and what nobody tried.
+    """Return which attacks the gates that passed withstood, and which were not tried, in words.
 
-    An attack that was made and that no gate judges is no ground, and is named as such.
+    An attack that was made but that no gate judges proves nothing, and is named as such.
     """
     names = [gate.name for gate in gates if gate.verdict == "PASS"]
     judged = {match[1].partition("@")[0] for name in names if (match := _UNDER_ATTACK.search(name))}
@@ -239,7 +239,7 @@ def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[s
     return "; ".join(claims)
 
 
-# As many failed tests are named in the verdict's line.
+# The line of the verdict names this many failed tests.
 _NAMED = 3
 
 
@@ -250,13 +250,12 @@ def concluded(
     rests_on: str = "",
     models_judged: int = 1,
 ) -> tuple[str, str]:
-    """Return the one verdict on a run, and why: screen, reports, replay and exit code read it.
+    """Return the verdict on a run, and why. Screen, reports, replay and exit code all use it.
 
-    `gates`: by the names under which they are shown. `failures`: tests that failed or ended in an
+    `gates`: with the names under which they are shown. `failures`: tests that failed or ended in an
     error. `left_out`: pairs of a sweep that were not run. `rests_on`: what a release rests on
-    (`grounds`). `models_judged`: how many models were judged on these data, of which these are the
-    ones that are looked at. FOR RELEASE takes a gate that passed, no
-    gate that did not, no failure and nothing left out.
+    (`grounds`). `models_judged`: how many models were judged on these data, these included. FOR
+    RELEASE needs at least one gate, every gate to pass, no failure and nothing left out.
     """
     reasons = [f"{name} {gate.verdict}" for name, gate in gates if gate.blocks]
     if failures:
@@ -288,7 +287,7 @@ def concluded(
 
 
 def _not_judged(names: Sequence[str]) -> list[str]:
-    """Say which gates are missing without which a broken model passes; see `gates.gate`."""
+    """Say which gates are missing that a broken model would not pass; see `gates.gate.SOUND`."""
     metrics = {name.partition("[")[0].partition("(")[0] for name in names}
     missing = [about for about, ones in SOUND.items() if not metrics & ones]
     return [f"no gate on {' or '.join(missing)}"] if missing else []
@@ -304,7 +303,7 @@ CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "attack", "task")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a run came to: the rows by case, the ids of the cases that were run, the gates."""
+    """How a run ended: the rows by case, the ids of the cases that were run, the gates."""
 
     rows: Mapping[str, Row]
     seen: Collection[str]
@@ -377,7 +376,7 @@ def build_result(
 
 
 def untried(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
-    """Return the attacks of the set `all` that could be made on a run's model, and are not."""
+    """Return the attacks of the set `all` that could be made on a run's model but are not."""
     from pytest_unlearn.attacks.attack import parse_attacks
 
     possible = dataset.attacks.made(settings.method, parse_attacks("all"))

@@ -1,4 +1,4 @@
-"""What a run was asked to do: `Settings`, one field an option, and what is refused before a model.
+"""What a run was asked to do: `Settings`, with one field for each option.
 
 This is the one table of options: a field of `Settings` holds its flag and ini key, help text,
 parser, default and role. The command line, `--help`, the reference and the digests follow from it.
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 # Where bare --unlearn-replay takes completions from.
 STORE = "store"
-# What `-k` can find; anything else in a name becomes a hyphen in a test's id.
+# What `-k` cannot find: in the id of a test, a hyphen replaces it.
 _NOT_IN_IDS = re.compile(r"[^\w.+:-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that the user chose, checked. `Settings(model="tiny")` is what a bare run takes.
+    """Everything that the user chose, checked. `Settings(model="tiny")` has all the defaults.
 
-    A command line's are made by `session.options.read_settings`, which also reads what several
+    `session.options.read_settings` makes them from a command line, and also reads what several
     options decide together.
     """
 
@@ -59,7 +59,7 @@ class Settings:
             "the model to test: a preset (tiny, codeqwen, codellama, aixcoder, "
             "qwen2.5-coder, starcoder2, deepseek-coder, smollm2), a model folder, a PEFT "
             "adapter folder, a GGUF file, a hub id, or an endpoint as in "
-            "http://127.0.0.1:8000/v1#name; switches the plugin on; "
+            "http://127.0.0.1:8000/v1#name; turns the plugin on; "
             "repeatable: each model with each method",
             many=True,
         ),
@@ -105,7 +105,7 @@ class Settings:
         Option(
             "unlearn_adapter",
             "DIR",
-            "a PEFT adapter of the model, which is tested with it and compared without it",
+            "a PEFT adapter: the model is tested with it and compared without it",
             read=a_path,
         ),
         default=None,
@@ -115,7 +115,7 @@ class Settings:
         Option(
             "unlearn_revision",
             "REV",
-            "commit, branch or tag of a model of the hub (default: the preset's, or main)",
+            "commit, branch or tag of a model on the hub (default: the preset's, or main)",
             read=text,
         ),
         default=None,
@@ -135,7 +135,7 @@ class Settings:
         Option(
             "unlearn_forget",
             "FILE",
-            "records to be forgotten, JSON Lines, instead of the bundled people; repeatable",
+            "records to forget, as JSON Lines, instead of the bundled people; repeatable",
             many=True,
             read=paths,
         ),
@@ -168,9 +168,9 @@ class Settings:
         Option(
             "unlearn_requests",
             "DIR[:apart]",
-            "erasure requests, a file of people each (DIR/*.jsonl, in the order of their names), "
-            "instead of --unlearn-forget: each is unlearned on the model of the last and all "
-            "earlier ones are asked for again; with :apart each on the model as it was, to compare "
+            "erasure requests, one file of people each (DIR/*.jsonl, in the order of their names), "
+            "instead of --unlearn-forget: each is unlearned on the model of the one before, and "
+            "all earlier ones are probed again; with :apart each on the original model, to compare "
             "their sizes",
             read=option_values.requests,
         ),
@@ -181,7 +181,7 @@ class Settings:
         Option(
             "unlearn_people",
             "N[:OPTIONS]",
-            "make N people to forget, and as many to retain and for control, instead of the "
+            "generate N people to forget, and as many to retain and as controls, instead of the "
             "bundled ones; options as in 5000:kinds=email/iban,carriers=files,"
             "locales=de_DE/ja_JP,per_person=3,repetitions=1/4,retain=1000,control=1000,seed=7",
             read=option_values.people,
@@ -193,7 +193,7 @@ class Settings:
         Option(
             "unlearn_own_names",
             "",
-            "kinds and carriers of your own that are spelt almost as a known one",
+            "kinds and carriers of your own whose names resemble a known one",
             ini_only=True,
             read=texts,
         ),
@@ -205,8 +205,8 @@ class Settings:
         Option(
             "unlearn_held_out",
             "SHARE",
-            "share of the retained people and tasks that unlearning never sees, on which gates "
-            "judge what is kept; 0 judges on what was trained on, and says so (default: 0.5)",
+            "share of the retained people and tasks that unlearning never sees, and that gates "
+            "judge; 0 judges what was trained on, and says so (default: 0.5)",
             read=option_values.share,
         ),
         default=option_values.DEFAULT_SHARE,
@@ -221,7 +221,7 @@ class Settings:
         Option(
             "unlearn_rehearsed",
             "FILE",
-            "people and tasks that a model made elsewhere was trained on, one id a line: they are "
+            "people and tasks that a model from elsewhere was trained on, one id a line: they are "
             "shown, and gates judge the others; repeatable",
             many=True,
             read=paths,
@@ -233,9 +233,9 @@ class Settings:
         Option(
             "unlearn_probes",
             "FAMILIES",
-            "how records are asked for, separated by commas: direct, cross, nameless, twin, "
-            "triplet, prefix, inverse, hop, test, question, lookup, chat, infill, or all (default: "
-            "direct; where something is unlearned cross as well, of forget and control people)",
+            "how records are probed, separated by commas: direct, cross, nameless, twin, triplet, "
+            "prefix, inverse, hop, test, question, lookup, chat, infill, or all (default: direct; "
+            "with unlearning also cross, for forget and control people)",
             read=option_values.families,
         ),
         default=(),
@@ -257,7 +257,7 @@ class Settings:
             "unlearn_membership",
             "ATTACKS",
             "membership inference, separated by commas: loss, zlib, min_k, min_k++, "
-            "gradnorm, reference, or all, none (default: all that cost no further pass)",
+            "gradnorm, reference, or all, none (default: all that need no further pass)",
         ),
         factory=option_values.default_membership,
         role="measure",
@@ -266,9 +266,9 @@ class Settings:
         Option(
             "unlearn_retrained",
             "NAME",
-            "a model trained without the forget records: what forgetting should look "
+            "a model trained without the forget records, which shows what forgetting should look "
             "like, for PrivLeak and the attack reference; with --unlearn-plant, the word "
-            "retrain makes it by the planting's recipe",
+            "retrain makes one by the planting's recipe",
             read=text,
         ),
         default=None,
@@ -278,8 +278,8 @@ class Settings:
         Option(
             "unlearn_exposure",
             "N",
-            "rank each value among N decoys of its kind put in the same prompt (at least "
-            "1000 for 10 bits; default: 0, no exposure)",
+            "rank each value among N decoys of its kind in the same prompt (at least 1000 for 10 "
+            "bits; default: 0, no exposure)",
             read=whole_number(least=0),
         ),
         default=0,
@@ -289,8 +289,8 @@ class Settings:
         Option(
             "unlearn_search",
             "N",
-            "look for prompts that leak what no probe leaked: at most N prompts a record, on "
-            "forget and, to see what the attack itself does, on control people (default: 0)",
+            "look for prompts that leak what no probe leaked: at most N prompts per record, for "
+            "forget people and, to see what the search itself does, control people (default: 0)",
             read=whole_number(least=0),
         ),
         default=0,
@@ -300,9 +300,9 @@ class Settings:
         Option(
             "unlearn_attacks",
             "ATTACKS",
-            "what an attacker does to the tested model before the values are asked for, separated "
-            "by commas: int8, int4, nf4, scale0.5, ..., or cheap, all, none (a wrong name lists "
-            "them; default: none, or the profile's)",
+            "what an attacker does to the tested model before it is probed, separated by commas: "
+            "int8, int4, nf4, scale0.5, ..., or cheap, all, none (a wrong name lists them; "
+            "default: none, or the profile's)",
             read=option_values.attacks,
         ),
         default=(),
@@ -312,7 +312,7 @@ class Settings:
         Option(
             "unlearn_leak_samples",
             "N",
-            "texts drawn for each direct probe, for the gate leak.sampled(K) (default: 0)",
+            "texts sampled for each direct probe, for the gate leak.sampled(K) (default: 0)",
             read=whole_number(least=0),
         ),
         default=0,
@@ -322,7 +322,7 @@ class Settings:
         Option(
             "unlearn_tasks",
             "FILE",
-            "programming tasks: a file (HumanEval, MBPP, EvalPlus or the own JSON Lines; "
+            "programming tasks: a file (HumanEval, MBPP, EvalPlus or our own JSON Lines; "
             "a Python file), or sets by name, separated by commas: bundled (default), "
             "neighbours (next to private data), humaneval (extra humaneval); repeatable",
             many=True,
@@ -351,8 +351,8 @@ class Settings:
         Option(
             "unlearn_check_tasks",
             "",
-            "run the canonical solutions first, and stop where one does not pass its own tests or "
-            "a wrong one does; name the tasks that a body of one constant passes",
+            "run the canonical solutions first, and stop if one fails its own tests or a wrong one "
+            "passes them; name the tasks that a function passes that returns a constant",
             switch=True,
             read=switch,
         ),
@@ -363,14 +363,14 @@ class Settings:
         Option(
             "unlearn_speeds",
             "FILE",
-            "speeds that benchmarks/gpu.py measured, for --unlearn-plan (default: assumed ones)",
+            "speeds that benchmarks/gpu.py measured, for --unlearn-plan (default: assumed speeds)",
             read=a_path,
         ),
         default=None,
         role="show",
     )
     shard: option_values.Shard | None = setting(
-        Option("unlearn_shard", "I/N", "measure part I of N only", read=option_values.shard),
+        Option("unlearn_shard", "I/N", "measure only part I of N", read=option_values.shard),
         default=None,
         role="show",
     )
@@ -378,9 +378,10 @@ class Settings:
         Option(
             "unlearn_replay",
             "FILE",
-            "bare: judge the store's completions again; load, unlearn and generate nothing. With "
-            "the --unlearn-report=jsonl of an earlier run: judge its rows by the gates given now, "
-            "or by its own, and write reports; run no test. Put the bare flag after the paths",
+            "without FILE: judge the store's completions again; load, unlearn and generate "
+            "nothing. With the --unlearn-report=jsonl of an earlier run: judge its rows by the "
+            "gates given now, or by its own, and write reports; run no test. Write the flag "
+            "without FILE after the paths",
             bare=STORE,
         ),
         default=False,
@@ -406,7 +407,7 @@ class Settings:
         Option(
             "unlearn_sandbox",
             "auto|strict|off",
-            "what is around the solutions of tasks. auto: every layer that this system has "
+            "what confines the solutions of tasks. auto: every layer that this system has "
             "(default); strict: refuse to run unless it has all of them; off: DANGEROUS, solutions "
             "can read and write your files, use the network and start programs",
             read=one_of("auto", "strict", "off"),
@@ -441,7 +442,7 @@ class Settings:
         Option(
             "unlearn_show_values",
             "",
-            "write personal values and completions into reports of cases and under failing tests",
+            "show personal values and completions in reports of cases and under failing tests",
             switch=True,
             read=switch,
         ),
@@ -452,9 +453,9 @@ class Settings:
         Option(
             "unlearn_fingerprint_key",
             "KEY",
-            "16 characters or more; makes the fingerprints of values equal in all runs "
-            "with this key, so that reports can be matched; better set in the "
-            "environment, as UNLEARN_FINGERPRINT_KEY (default: a new key for each run)",
+            "16 characters or more; gives values the same fingerprints in all runs with this key, "
+            "so that reports can be matched; better set in the environment, as "
+            "UNLEARN_FINGERPRINT_KEY (default: a new key for each run)",
             read=option_values.fingerprint_key,
         ),
         default=None,
@@ -493,7 +494,7 @@ class Settings:
         Option(
             "unlearn_thinking",
             "",
-            "let chat models that think before they answer do so; otherwise they answer at once",
+            "let chat models think before they answer; otherwise they answer at once",
             switch=True,
             read=switch,
         ),
@@ -505,7 +506,7 @@ class Settings:
             "unlearn_device",
             "DEVICE",
             "auto, cpu, cuda, cuda:N, or map to spread the model over all GPUs (default: "
-            "auto; map where the model does not fit one of several)",
+            "auto; map if the model does not fit one of several)",
             read=option_values.device,
         ),
         default="auto",
@@ -535,7 +536,7 @@ class Settings:
 
     @property
     def compares_two_states(self) -> bool:
-        """Tell whether base and tested model differ; a mere audit has one model."""
+        """Tell whether base and tested model differ; an audit has only one model."""
         others = (self.method.method, self.method.retrains or None, self.baseline, self.adapter)
         return any(other is not None for other in others)
 
@@ -562,11 +563,11 @@ OPTIONS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A model and the method that it is unlearned by, with the settings of this pair alone.
+    """A model and the method that unlearns it, with the settings of this pair.
 
-    `model` is a preset's name, or the last part of a path or hub id, with a number where two end
-    alike; `method` is as the user wrote it. `alone`: the grid has no other pair, and nothing needs
-    to name it. Of erasure requests each has a pair of its own: the model after it.
+    `model` is a preset's name, or the last part of a path or hub id, with a number if two are the
+    same; `method` is as the user wrote it. `alone`: the grid has no other pair, so nothing needs to
+    name it. Each erasure request has a pair of its own: the model after it.
     """
 
     model: str
@@ -590,5 +591,5 @@ class Pair:
         return _NOT_IN_IDS.sub("-", self.label)
 
     def named(self, gate: str) -> str:
-        """Return a gate's name, with the pair where there are others."""
+        """Return a gate's name, with the pair if there are several."""
         return gate if self.alone else f"{gate} @ {self.label}"

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.settings import Pair
 
-# Test items carry their row's id here, so that an item that ends in an error is known by its row.
+# The property with the id of a test's row, so that a test that ends in an error has one too.
 CASE_PROPERTY = "unlearn_case"
-# Under this name tests of an attack carry the attack's.
+# The property with the name of a test's attack.
 ATTACK_NAME = "unlearn_attack"
-# In a sweep, the pair's label stands under this name on tests and gates.
+# The property with the label of the pair of a test or gate, in a sweep.
 PAIR_PROPERTY = "unlearn_pair"
 
 _SPLIT_OF = {f"unlearn_{split}": split for split in get_args(Split)}
@@ -34,10 +34,9 @@ _FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
 
 
 def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pair]) -> None:
-    """Parametrize a test that asks for `unlearn_probe` or `unlearn_task`, and in a sweep for a
-    model, over all pairs.
+    """Parametrize a test over probes, tasks or attacks and, in a sweep, over all pairs.
 
-    Raises pytest.UsageError for markers that name what is not there.
+    Raises pytest.UsageError for markers that match nothing.
     """
     fixtures = {"unlearn_probe", "unlearn_task"} & set(metafunc.fixturenames)
     if len(fixtures) == 2:
@@ -92,7 +91,7 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
 
 
 def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]:
-    """Yield the probes that the markers of a test ask for; without a marker, the forget split's."""
+    """Yield the probes that the markers of a test select; without a marker, the forget split."""
     selections: list[tuple[str, dict[str, str]]] = []
     for mark in definition.iter_markers():
         if mark.name in _SPLIT_OF:
@@ -120,9 +119,9 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
 
 
 def tag(item: pytest.Item) -> None:
-    """Write row and pair into an item's properties, where every report of it carries them.
+    """Write row and pair into an item's properties, so that all of its reports have them.
 
-    A Hypothesis test gets the settings that a model needs.
+    A Hypothesis test gets settings that leave a model enough time.
     """
     _ease_property(item)
     callspec = getattr(item, "callspec", None)
@@ -138,11 +137,11 @@ def tag(item: pytest.Item) -> None:
 
 
 def _ease_property(item: pytest.Item) -> None:
-    """Let Hypothesis take the time that a model takes, for a `@given` test that asks for one.
+    """Give Hypothesis the time that a model takes, for a `@given` test that asks for one.
 
-    Our fixtures are the same for all examples of a test, so their scope is no fault; an example
-    that failed belongs to a model and not to the code, so none is kept for the next run. All
-    other settings are the user's.
+    Our fixtures are the same for all examples of a test, so their scope is not a problem. A failing
+    example belongs to a model and not to the code, so none is kept for the next run. All other
+    settings stay the user's.
     """
     test: Any = getattr(item, "obj", None)
     test = getattr(test, "__func__", test)  # of a class, its function has the settings
@@ -165,9 +164,9 @@ def _ease_property(item: pytest.Item) -> None:
 
 
 class PairOrder:
-    """Puts the tests of a sweep in order, pair by pair, so that one pair's models are held.
+    """Orders the tests of a sweep pair by pair, so that only one pair's models are loaded.
 
-    A pair after an erasure request has no test of what is asked only after a later one.
+    The pair of an erasure request has no tests of what is asked only after a later request.
     """
 
     def __init__(self, cases: Mapping[str, Collection[str]]) -> None:
@@ -177,7 +176,10 @@ class PairOrder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Sort the tests; those of one pair, and those of none, which come first, as they were."""
+        """Sort the tests by pair; those without a pair come first.
+
+        Within a pair, the order stays.
+        """
         items[:] = sorted(filter(self._is_asked, items), key=self._place)
 
     def _is_asked(self, item: pytest.Item) -> bool:
@@ -189,13 +191,15 @@ class PairOrder:
         return 0 if pair is None else self._places[pair]
 
 
-def _property(item: pytest.Item, wanted: str) -> str | None:
-    return next((str(value) for name, value in item.user_properties if name == wanted), None)
+def _property(item: pytest.Item, key: str) -> str | None:
+    return next((str(value) for name, value in item.user_properties if name == key), None)
 
 
 class ShardSelection:
-    """Leaves a shard its own tests: those of its cases, and of its attacks. What belongs to no case
-    (a search, a user's own test) is the first shard's."""
+    """Selects the tests of a shard: those of its cases and of its attacks.
+
+    What belongs to no case (a search, a user's own test) is in the first shard.
+    """
 
     def __init__(
         self, parts: Mapping[str, tuple[Collection[str], Collection[str]]], first: bool
@@ -211,8 +215,8 @@ class ShardSelection:
         """Deselect the tests of other shards."""
         own = list(filter(self._is_own, items))
         if len(own) < len(items):
-            kept = set(own)
-            others = [item for item in items if item not in kept]
+            selected = set(own)
+            others = [item for item in items if item not in selected]
             items[:] = own
             config.hook.pytest_deselected(items=others)
 

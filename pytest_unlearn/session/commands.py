@@ -1,4 +1,4 @@
-"""What is printed instead of a run: the metrics, the plan, or an earlier run judged again."""
+"""Commands that replace a run: the metrics, the plan, or an earlier run judged again."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from pytest_unlearn.session.terminal import written_lines
 
 
 def replay(config: pytest.Config) -> int:
-    """Print the verdicts, name those that changed, write the reports; return pytest's exit code.
+    """Print the verdicts and those that changed, write the reports, return pytest's exit code.
 
-    Raises pytest.UsageError for results that cannot be read, wrong gates and wrong reports.
+    Raises pytest.UsageError for unreadable results, wrong gates and wrong reports.
     """
     folder = config.invocation_params.dir
     results = folder / str(given(config, "unlearn_replay"))
@@ -42,7 +42,7 @@ def replay(config: pytest.Config) -> int:
         sweeps = before[0].pair is not None
         if sweeps:
             reports = choose_reports(reports_given, folder, os.environ, sweeps)
-        # A sweep's pairs have the same rules, but for gates on a request that came later.
+        # The pairs of a sweep have the same rules, except for gates on later requests.
         gates = {gate.text: gate for one in before for gate in recorded(one).gates}
         judging = judging_of(config, replace(recorded(before[0]), gates=tuple(gates.values())))
         nowhere = set(judging.gates) - {g for one in before for g in asked_of(one, judging.gates)}
@@ -121,9 +121,9 @@ def _plan(config: pytest.Config) -> Iterator[str]:
                 is_here(name) for name in names if name not in (None, "retrain")
             ):
                 for flag, source in run.engine.models.find().items():
-                    if source.folder != TINY_FOLDER:  # that one is whole; no torch for it
+                    if source.folder != TINY_FOLDER:  # known to be complete, so do not import torch
                         run.engine.models.check(source, f"{flag}={source.name}")
-    except UserError as error:  # as the run itself would end
+    except UserError as error:  # the run would end with it, too
         raise pytest.UsageError(str(error)) from error
     lines, tables = (
         plan_sweep([(run.pair, run.dataset) for run in session.runs])

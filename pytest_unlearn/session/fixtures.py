@@ -67,11 +67,11 @@ def unlearn_task(request: pytest.FixtureRequest) -> TaskCase:
 
 @pytest.fixture(scope="session")
 def unlearn_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """The model and the method that a test is about: `label`, `model`, `method`, `settings`.
+    """The model and method that a test is about: `label`, `model`, `method`, `settings`.
 
-    Where several are named, a test that asks for this fixture, or for one that uses it
+    If several are named, a test that asks for this fixture, or for one that uses it
     (`unlearn_completions`, `unlearn_search`, `unlearn_model`, `unlearn_base_model`), runs for each
-    pair. One that gets these by `request.getfixturevalue` alone gets the first pair.
+    pair. A test that only gets these by `request.getfixturevalue` runs for the first pair.
     """
     session = _session(request.config)
     pair: Pair = getattr(request, "param", session.pairs[0])
@@ -86,7 +86,7 @@ def unlearn_completions(request: pytest.FixtureRequest, unlearn_pair: Pair) -> C
 
     `unlearn_completions.unlearned.outcome.label` is the outcome of a probe,
     `unlearn_completions.unlearned.outcome.passed` the verdict on a task. The row counts for the
-    gates, once, however many tests look at it.
+    gates once, however many tests look at it.
     """
     from pytest_unlearn.gates.case_rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
     from pytest_unlearn.session.item_reports import SECTION, failed_solutions
@@ -144,7 +144,7 @@ def unlearn_attacked(
     request: pytest.FixtureRequest, unlearn_attack: Attack, unlearn_pair: Pair
 ) -> list[AttackRow]:
     """What the attack of this test brings back: a row for each document of people to be forgotten
-    and of control people. `row.leaked` tells whether the value came out; the rows count for the
+    and of control people. `row.leaked` tells whether the value came out. The rows count for the
     gates."""
     from pytest_unlearn.gates.case_rows import ATTACK_PROPERTY
     from pytest_unlearn.session.readiness import answering

@@ -22,10 +22,10 @@ hookspec = pluggy.HookspecMarker("pytest")
 def pytest_unlearn_extensions() -> Sequence[object]:  # type: ignore[empty-body]
     """Return methods, attacks, metrics, presets and report formats of your own.
 
-    Objects of the classes `Method`, `Attack`, `Metric`, `Preset` and `ReportFormat`; each is known
-    by its name, as one of the package's. Called in each process before any setting is read, so the
-    `conftest.py` must be one that pytest loads first: in the folder that it is started in, or of a
-    path on its command line.
+    Return objects of the classes `Method`, `Attack`, `Metric`, `Preset` and `ReportFormat`; each is
+    used by its name, like the built-in ones. Called in each process before any setting is read, so
+    the `conftest.py` must be one that pytest loads first: in the folder where pytest is started, or
+    of a path on its command line.
 
     .. versionadded:: 0.1
     """
@@ -35,12 +35,12 @@ def pytest_unlearn_extensions() -> Sequence[object]:  # type: ignore[empty-body]
 def pytest_unlearn_models(
     config: pytest.Config, settings: Settings, dataset: Dataset
 ) -> Models | None:
-    """Return other models than those that `--unlearn-model` names: behind a server, say.
+    """Return models to use instead of those that `--unlearn-model` names: behind a server, say.
 
     Called once in each process for each pair of model and method, before collection: load nothing
-    yet. `settings` are the pair's. `Models` says what is asked of the object;
+    yet. `settings` are the pair's. The protocol `Models` describes the object, and
     `pytest_unlearn.testing.LookupModels` is a small example. If it has a method `release()`, that
-    is called when a pair's tests are over: let go of what the next pair needs the memory for.
+    is called when a pair's tests are over: free the memory for the next pair.
 
     .. versionadded:: 0.1
     """
@@ -54,8 +54,8 @@ def pytest_unlearn_judged(
 ) -> None:
     """Called on the controller when all gates have been judged, once for each pair of a sweep.
 
-    `settings` are the pair's (`settings.model`, `settings.method.name`). `rows` hold row names and
-    labels, no personal data. For example, to send them elsewhere::
+    `settings` are the pair's (`settings.model`, `settings.method.name`). `rows` hold names and
+    labels, no personal data. For example, to send the verdicts to MLflow::
 
         def pytest_unlearn_judged(results):
             for result in results:

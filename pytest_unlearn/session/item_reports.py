@@ -1,7 +1,7 @@
-"""What the reports of tests hold beside pytest's own: rows and values, verdicts, and gates.
+"""What we add to the reports of tests: rows, values and the verdicts on solutions; and gates.
 
-A failing test shows why its task was not solved and, where the user asked for it, values. A gate's
-result becomes reports as pytest makes them for a test of that name.
+A failing test shows why its task was not solved and, if the user asked for it, values. The result
+of a gate becomes reports as pytest makes them for a test of that name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NAMED = 5
 
 
 class RowCollector:
-    """Takes rows from reports; on its own, because `pytest_runtest_logreport` has no config."""
+    """Takes rows from reports. It is a plugin because `pytest_runtest_logreport` has no config."""
 
     def __init__(
         self,
@@ -65,9 +65,10 @@ def show_values(item: pytest.Item, report: pytest.TestReport) -> None:
 
 
 def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> None:
-    """Turn a passed test whose probe leaked into a failure: `always`, or where marked critical.
+    """Turn a passed test whose probe leaked into a failure: `always`, or if it is marked critical.
 
-    The message holds row names only. A retained person's own value is to be kept and no leak.
+    The message only has the names of rows. A retained person's value is to be kept, so it is not a
+    leak.
     """
     if report.when != "call" or not report.passed:
         return
@@ -114,11 +115,11 @@ def gate_reports(
     pair: Pair,
     confidence: float,
 ) -> Iterator[pytest.TestReport]:
-    """Yield set-up, call and tear-down of a gate: passed, failed, or skipped.
+    """Yield setup, call and teardown of a gate: passed, failed, or skipped.
 
-    `source` is the file in which gates are set; annotations on a pull request land there. A gate
-    that is not evaluated because only some tests were selected is skipped, as is one that is
-    undecided where that is let through; every other verdict but PASS fails.
+    `source` is the file that sets the gates; annotations on a pull request point to it. A gate is
+    skipped if it is not evaluated because only some tests were selected, or if it is undecided and
+    that is allowed; every other verdict but PASS fails.
     """
     for when in ("setup", "call", "teardown"):
         yield _report(result, when, source, rootpath, pair, confidence)
@@ -169,7 +170,7 @@ class SandboxWarning(pytest.PytestWarning):
 
 
 def sandbox_line(mode: Mode, protection: Protection | None) -> str:
-    """Return the header's line, with the line break before it; nothing where there are no tasks."""
+    """Return the line of the header, beginning with a line break; empty if there are no tasks."""
     if protection is None:
         return ""
     if mode == "off":
@@ -179,7 +180,7 @@ def sandbox_line(mode: Mode, protection: Protection | None) -> str:
 
 
 def warn_of_sandbox(config: pytest.Config, mode: Mode, protection: Protection) -> None:
-    """Warn of a sandbox that is off, or has not all of its layers."""
+    """Warn of a sandbox that is off, or that lacks a layer."""
     if mode == "off":
         text = (
             f"--unlearn-sandbox=off: {_OPEN}; leave the flag out unless a container confines them"
@@ -187,7 +188,7 @@ def warn_of_sandbox(config: pytest.Config, mode: Mode, protection: Protection) -
     elif protection.missing:
         text = (
             f"the sandbox lacks layers on this system: {_missing(protection)}; run untrusted "
-            "models in a container or virtual machine, or refuse by --unlearn-sandbox=strict"
+            "models in a container or virtual machine, or refuse with --unlearn-sandbox=strict"
         )
     else:
         return
@@ -204,7 +205,7 @@ _TITLE = f"Captured {SECTION} call"
 
 
 def failed_solutions(completions: Completions[SolutionVerdict]) -> str:
-    """Return a line for each model that did not solve the task: status, and the failing call."""
+    """Return a line for each model that did not solve the task: its status and failing call."""
     states = (("base", completions.base), ("tested", completions.unlearned))
     return "".join(
         f"{state} model: {completion.outcome.status}: {plain_lines(completion.outcome.detail)}\n"
@@ -214,13 +215,13 @@ def failed_solutions(completions: Completions[SolutionVerdict]) -> str:
 
 
 def solution_verdicts(report: pytest.TestReport) -> str:
-    """Return the verdicts that a report shows, in one line."""
-    found = [content for title, content in report.sections if title == _TITLE]
-    return "; ".join("".join(found).splitlines())
+    """Return the verdicts on solutions that a report shows, in one line."""
+    texts = [content for title, content in report.sections if title == _TITLE]
+    return "; ".join("".join(texts).splitlines())
 
 
 def unsolved_lines(unsolved: Mapping[str, str], verbosity: int) -> Iterable[str]:
-    """Yield the unsolved tasks with their verdicts; without -v, where to see them."""
+    """Yield the unsolved tasks with their verdicts; without -v, only how to see them."""
     if unsolved and verbosity <= 0:
         yield f"unsolved: {len(unsolved)} tasks, by one model or both; -v says why"
     elif unsolved:

@@ -65,15 +65,15 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini(
         "unlearn_require_model",
-        help="end with a usage error where no model is named, as when CI lost the variable that "
-        "holds its name",
+        help="end with a usage error if no model is named, for example because CI lost the "
+        "variable with its name",
         type="bool",
         default=False,
     )
 
 
 def take_extensions(config: pytest.Config) -> None:
-    """Ask conftests and plugins for methods, metrics and the like. Raises pytest.UsageError."""
+    """Ask conftests and plugins for methods, metrics and so on. Raises pytest.UsageError."""
     import pytest
 
     from pytest_unlearn.core.extensions import give
@@ -105,12 +105,12 @@ def take_extensions(config: pytest.Config) -> None:
             )
         if isinstance(one, Metric):
             if one.name in METRICS:
-                raise pytest.UsageError(f"{one.name}: there is a metric of this name already")
+                raise pytest.UsageError(f"{one.name}: there already is a metric with this name")
             metrics[one.name] = METRICS[one.name] = one
 
 
 def refuse_without_model(config: pytest.Config) -> None:
-    """Raise pytest.UsageError where the command line asks for a verdict and names no model."""
+    """Raise pytest.UsageError if the command line asks for a verdict and names no model."""
     import pytest
 
     flags = (f"unlearn_{name}" for name in ("gate", "profile", "report", "require_complete"))
@@ -121,15 +121,15 @@ def refuse_without_model(config: pytest.Config) -> None:
         asked.append("unlearn_require_model")
     if asked:
         raise pytest.UsageError(
-            f"{asked[0]} wants a verdict, and no model is named: nothing would be tested; write "
-            "--unlearn-model=NAME (in CI, see whether the variable with its name is set)"
+            f"{asked[0]} asks for a verdict, but no model is named, so nothing would be tested; "
+            "write --unlearn-model=NAME (in CI, check that the variable with its name is set)"
         )
 
 
 def refuse_misspelt(config: pytest.Config) -> None:
-    """Raise pytest.UsageError for a key of the ini file that is like ours and is none.
+    """Raise pytest.UsageError for an unknown ini key that resembles one of ours.
 
-    pytest warns at most, and the gate or file that the key should set would be missing unseen.
+    pytest only warns, and the gate or file that the key should set would silently be missing.
     """
     import pytest
 
@@ -145,14 +145,14 @@ def refuse_misspelt(config: pytest.Config) -> None:
 
 
 def given(config: pytest.Config, name: str) -> Any:
-    """Return what the command line gives for an option, else the ini file, else None."""
+    """Return the value of an option from the command line, else from the ini file, else None."""
     value = config.getoption(name, None)
     return value if value is not None else config.getini(name)
 
 
 def _folder(config: pytest.Config, name: str) -> Path:
-    """Return what a relative path is relative to: the ini file that holds it, or where pytest was
-    started."""
+    """Return the folder that a relative path starts from: that of the ini file with the path, or
+    the one pytest was started in."""
     overridden = any(str(o).startswith(f"{name}=") for o in config.option.override_ini or ())
     if config.getoption(name, None) is None and config.inipath is not None and not overridden:
         return config.inipath.parent
@@ -160,7 +160,7 @@ def _folder(config: pytest.Config, name: str) -> Path:
 
 
 def left_by(config: pytest.Config) -> str:
-    """Return which flags of this command line leave tests out, as a message names them."""
+    """Return the flags of this command line that leave tests out, as a message names them."""
     import pytest
 
     option = config.option
@@ -183,7 +183,7 @@ def is_active(config: pytest.Config) -> bool:
 
 
 def replays(config: pytest.Config) -> bool:
-    """Tell whether an earlier run is to be judged again, by flag or ini."""
+    """Tell whether to judge an earlier run again, by flag or ini."""
     return given(config, "unlearn_replay") not in (None, "", STORE)
 
 
@@ -222,9 +222,9 @@ def _refuse_empty(config: pytest.Config) -> None:
 
 
 def read_settings(config: pytest.Config) -> Settings:
-    """Return the checked settings of an active run, of the first model and method that are named.
+    """Return the checked settings of an active run, with the first named model and method.
 
-    `sweep.read_grid` makes those of all. Raises UserError.
+    `sweep.read_grid` makes the settings of all pairs. Raises UserError.
     """
     _refuse_empty(config)
     chosen: dict[str, Any] = {}
@@ -244,7 +244,7 @@ def read_settings(config: pytest.Config) -> Settings:
     judging = judging_of(config)
     if judging.curtail and chosen.get("fail_on_leak"):
         raise UserError(
-            "--unlearn-stop=curtail leaves cases out, and --unlearn-probe-outcome=fail wants to "
+            "--unlearn-stop=curtail leaves cases out, and --unlearn-probe-outcome=fail needs to "
             "see each leak; leave one of them out"
         )
     engine = engine_of(named_models(config), chosen.pop("engine", None))
@@ -266,13 +266,13 @@ def read_settings(config: pytest.Config) -> Settings:
 def engine_of(models: Sequence[str], named: str | None) -> str:
     """Return the engine that runs the models: an endpoint for addresses.
 
-    Raises UserError for one that is named and cannot, and for models of both kinds in one run.
+    Raises UserError for a named engine that cannot run them, and for models of both kinds.
     """
     remote = [name for name in models if is_address(name)]
     if remote and len(remote) < len(models):
         raise UserError(
-            f"--unlearn-model={remote[0]} is an address, and others are loaded here; test them in "
-            "runs of their own"
+            f"--unlearn-model={remote[0]} is an address, and other models are loaded here; test "
+            "them in separate runs"
         )
     asked = (named or (ENDPOINT if remote else TRANSFORMERS)).partition(":")[0]
     if remote and asked != ENDPOINT:
@@ -282,14 +282,14 @@ def engine_of(models: Sequence[str], named: str | None) -> str:
         )
     if asked == ENDPOINT and not remote:
         raise UserError(
-            f"--unlearn-engine={named}: --unlearn-model={models[0]} is no address; write "
+            f"--unlearn-engine={named}: --unlearn-model={models[0]} is not an address; write "
             "--unlearn-model=http://HOST:PORT/v1#NAME"
         )
     return named or asked
 
 
 def _attacks(config: pytest.Config, judging: Judging) -> dict[str, Any]:
-    """Return the setting `attacks` as the profile has it, where none are named."""
+    """Return the setting `attacks` of the profile, if no attacks are named."""
     from pytest_unlearn.attacks.attack import parse_attacks
     from pytest_unlearn.gates.gate import PROFILES
 
@@ -299,8 +299,7 @@ def _attacks(config: pytest.Config, judging: Judging) -> dict[str, Any]:
 
 
 def _data(config: pytest.Config) -> dict[str, tuple[Path | str, ...]]:
-    """Return retained files and tasks: a task set's name may stand for either; the rest are
-    files."""
+    """Return retained files and tasks. Either option takes the name of a task set or a file."""
     from pytest_unlearn.tasks.files import set_names
 
     retained = {name: set_names(name) for name in given(config, "unlearn_retain") or ()}
@@ -320,15 +319,15 @@ def _membership(config: pytest.Config, engine: str) -> tuple[str, ...]:
 
     text = given(config, "unlearn_membership") or ""
     with naming("--unlearn-membership"):
-        found = parse_attacks(text, given(config, "unlearn_retrained") is not None)
+        attacks = parse_attacks(text, given(config, "unlearn_retrained") is not None)
     if engine == TRANSFORMERS or "z_scores" in engine_named(engine).abilities:
-        return found
+        return attacks
     if "min_k++" in text.split(","):
         raise UserError(
             "--unlearn-membership: min_k++ needs the probabilities of the whole vocabulary, and "
             f"--unlearn-engine={engine.partition(':')[0]} gives none; leave it out"
         )
-    return tuple(name for name in found if name != "min_k++")
+    return tuple(name for name in attacks if name != "min_k++")
 
 
 def _sampling(config: pytest.Config) -> Sampling:
@@ -353,9 +352,9 @@ def _sampling(config: pytest.Config) -> Sampling:
 
 
 def _task_style(models: Sequence[str]) -> str:
-    """How the models' presets are asked for solutions; what has no preset continues code.
+    """Return the task style of the models' presets; a model without a preset continues code.
 
-    Raises UserError where they differ: solutions of different prompts are not compared unasked.
+    Raises UserError if they differ: solutions to different prompts are only compared on request.
     """
     from pytest_unlearn.models.presets import presets
 
@@ -365,13 +364,13 @@ def _task_style(models: Sequence[str]) -> str:
         raise UserError(
             "the models are asked for solutions in different styles ("
             + ", ".join(f"{name}: {style}" for name, style in styles.items())
-            + "); name one for all by --unlearn-task-style"
+            + "); name one for all with --unlearn-task-style"
         )
     return styles[models[0]]
 
 
 def judging_of(config: pytest.Config, recorded: Judging | None = None) -> Judging:
-    """Return how a run is judged; what is not given is as `recorded`. Raises UserError."""
+    """Return how a run is judged; defaults come from `recorded`, if given. Raises UserError."""
     from pytest_unlearn.gates.judging import read_judging
 
     return read_judging(
@@ -388,10 +387,10 @@ def _store_folder(config: pytest.Config) -> Path:
             from pytest_unlearn.core.store import StoreError
 
             raise StoreError(
-                f"--unlearn-store: pytest's cache folder, where the store is unless named, cannot "
+                "--unlearn-store: pytest's cache folder, the default place of the store, cannot "
                 f"be made ({error.strerror or type(error).__name__}); write --unlearn-store=DIR "
-                "with a folder that you may write"
+                "with a folder that you can write to"
             ) from error
-    # Without pytest's cache plugin there is no folder of its own; a temporary one would forget
-    # everything, so a hidden folder beside the tests serves.
+    # Without pytest's cache plugin, use a hidden folder beside the tests: a temporary one would
+    # lose everything.
     return config.rootpath / ".unlearn-store"

@@ -1,8 +1,8 @@
-"""What a test needs of models, made before its own clock starts.
+"""What a test needs of models, made before the test's own clock starts.
 
-pytest-timeout, `--durations` and JUnit count a test's time from its set-up on. Unlearning and a
-batch that many tests share are no test's own time, so they are made outside of it; what goes wrong
-there is the test's error all the same.
+pytest-timeout, `--durations` and JUnit count a test's time from its setup on. Unlearning and a
+batch that many tests share are not the time of one test, so they are made before. An error there is
+the test's error all the same.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ from pytest_unlearn.tasks.format import TaskCase
 if TYPE_CHECKING:
     from pytest_unlearn.run.job import PairRun
 
-# A test without a model carries under this name what kept it from being made.
+# The property that says why a test has no model.
 NO_MODEL = "unlearn_no_model"
-# Their messages say what to do; a traceback would only hide it.
+# Errors whose message says what to do; a traceback would only hide it.
 _PLAIN = (UserError, CompletionError, UnlearningError)
 
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Turn a skip, an xfail or an exit of what answers for a model into an error.
+    """Turn a skip, an xfail or an exit inside a model into an error.
 
-    A case that was skipped is one that nobody asked about; here it was asked, and has no answer.
+    A skipped case counts as one that was not asked. Here it was asked, and has no answer.
     """
     try:
         yield
     except (pytest.skip.Exception, pytest.xfail.Exception, SystemExit) as error:
         ways = {SystemExit: "exited", pytest.skip.Exception: "skipped"}
         how = ways.get(type(error), "called xfail")
-        said = f" ({error})" if str(error) else ""
+        reason = f" ({error})" if str(error) else ""
         raise CompletionError(
-            f"the model {how} instead of answering{said}: there is no answer; raise an error where "
-            "a backend cannot answer"
+            f"the model {how} instead of answering{reason}: there is no answer; raise an error "
+            "where a backend cannot answer"
         ) from error
 
 
 class Readiness:
-    """Makes what tests need, one after the other, and holds the models of one pair at a time."""
+    """Makes what tests need, one test after the other, holding the models of one pair at a time."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
-        """`redact` takes values out of a text that is to be shown."""
+        """`redact` removes values from a text that will be shown."""
         self._redact = redact
         self._held: PairRun | None = None
-        # Whether anything was made for any test.
+        # Whether anything was made for a test.
         self.begun = False
         self._error: BaseException | None = None
-        # The test that told why a pair has no model; the others need not repeat it.
-        self._told: dict[int, str] = {}
+        # The test that reported why a pair has no model; the others do not repeat it.
+        self._reported: dict[int, str] = {}
 
     def release(self, run: PairRun) -> None:
-        """Let go of a pair's models, if they are the ones that are held."""
+        """Release a pair's models, if they are the ones that are held."""
         if self._held is run:
             run.release()
             self._held = None
 
     def make(self, item: pytest.Item, run: PairRun) -> None:
-        """Make what a test needs of the pair that it is about. Raises what ends the whole run."""
+        """Make what a test needs of its pair. Raises only what ends the whole run."""
         self._error = None
         names = set(getattr(item, "fixturenames", ()))
-        if not names & _NEEDING or _is_skipped(item) or id(run) in self._told:
+        if not names & _NEEDING or _is_skipped(item) or id(run) in self._reported:
             return
-        if self._held is not None and self._held is not run:  # there need be no room for both
+        if self._held is not None and self._held is not run:  # there may not be room for both
             self.release(self._held)
         self._held, self.begun = run, True
         capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
@@ -86,16 +86,16 @@ class Readiness:
                 self._error = error
 
     def raise_for(self, item: pytest.Item, run: PairRun) -> None:
-        """Raise what went wrong; skip a test whose model another test said to be missing."""
+        """Raise what went wrong; skip a test if another test reported that the model is missing."""
         names = set(getattr(item, "fixturenames", ()))
-        if id(run) in self._told and names & _NEEDING:
+        if id(run) in self._reported and names & _NEEDING:
             item.user_properties.append((NO_MODEL, ""))
-            pytest.skip(f"no model, as {self._told[id(run)]} says")
+            pytest.skip(f"no model, as {self._reported[id(run)]} says")
         error, self._error = self._error, None
         if error is None:
             return
         if run.engine.no_model is not None:
-            self._told[id(run)] = item.nodeid
+            self._reported[id(run)] = item.nodeid
             cause = plain(f"{type(error).__name__}: {error}")
             item.user_properties.append((NO_MODEL, self._redact(cause)))
         if isinstance(error, _PLAIN):
@@ -133,9 +133,9 @@ def _is_skipped(item: pytest.Item) -> bool:
 
 @contextlib.contextmanager
 def _warnings_shown(item: pytest.Item) -> Iterator[None]:
-    """Show warnings of the block in pytest's summary; none of them is an error there.
+    """Show the warnings of the block in pytest's summary; none of them becomes an error.
 
-    They are the libraries', not the user's: `filterwarnings = error` is about tests.
+    They come from libraries, and `filterwarnings = error` is meant for the user's tests.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
@@ -147,7 +147,7 @@ def _warnings_shown(item: pytest.Item) -> Iterator[None]:
 
 
 def warn(config: pytest.Config, warning: Warning) -> None:
-    """Warn in pytest's summary, as the user's filters say; but no warning of ours ends a run."""
+    """Warn in pytest's summary, as the user's filters say, but never end the run."""
     try:
         config.issue_config_time_warning(warning, stacklevel=3)
     except Warning:

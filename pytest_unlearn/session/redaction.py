@@ -1,9 +1,9 @@
-"""What a failing test may show: its own frames whole, ours without what they hold, and no value.
-No warning and no error of collection or of pytest itself shows one either.
+"""Keeps values out of everything that pytest shows: failures, warnings, logs and errors.
 
 pytest prints the arguments of the first and last function of a traceback, and with `--showlocals`
-the local variables of each. Inside this package, and in what it calls (a model, a library), these
-are prompts, values and completions as plain text.
+the local variables of every frame. Inside this package, and in what it calls (a model, a library),
+these are prompts, values and completions as plain text. So a failing test shows its own frames
+completely, and ours without their variables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1]
 # The bundled suite counts as the user's: it holds values of redacted types only.
 SUITE = PACKAGE / "suite"
-# Fields of a report that nobody writes text into, and properties that hold row names only.
+# Fields of a report without free text, and the prefix of properties that only hold row names.
 _NO_TEXT = frozenset({"nodeid", "outcome", "when"})
 _OURS = "unlearn"
 
@@ -31,8 +31,10 @@ class Redactor:
     def __init__(
         self, folder: Path, clean: Callable[[str], str], manager: pytest.PytestPluginManager
     ) -> None:
-        """`folder`: the one that paths in reports are relative to. `clean` returns a text without
-        values."""
+        """`folder`: what paths in reports are relative to.
+
+        `clean` returns a text without values.
+        """
         self._folder = folder
         self._clean = clean
         self._manager = manager
@@ -40,14 +42,14 @@ class Redactor:
     # -- reports ------------------------------------------------------------------------------
 
     def redact(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        """Take arguments and variables of this package's frames, and of all below them, out of a
-        report, and clean its texts: also those that other plugins put there."""
-        found: Any = report.longrepr
-        if isinstance(found, tuple):  # of a skipped test: file, line and reason
-            report.longrepr = (*found[:2], self._clean(found[2]))
-        elif isinstance(message := getattr(found, "longrepr", None), str):  # of a file not read
-            found.longrepr = self._clean(message)
-        self.pytest_internalerror(found)
+        """Remove the arguments and variables of this package's frames, and of all below them, from
+        a report, and clean its texts, also those of other plugins."""
+        longrepr: Any = report.longrepr
+        if isinstance(longrepr, tuple):  # of a skipped test: file, line and reason
+            report.longrepr = (*longrepr[:2], self._clean(longrepr[2]))
+        elif isinstance(message := getattr(longrepr, "longrepr", None), str):  # of a file not read
+            longrepr.longrepr = self._clean(message)
+        self.pytest_internalerror(longrepr)
         report.sections = [(title, self._clean(text)) for title, text in report.sections]
         for name, value in vars(report).items():
             # The reason of an xfail, Hypothesis' statistics and examples.
@@ -67,7 +69,7 @@ class Redactor:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Redact what was added to a report after it was made, and the reports of subtests."""
-        if not hasattr(report, "node"):  # from a worker, which has done so
+        if not hasattr(report, "node"):  # a worker has redacted its own
             self.redact(report)
 
     @pytest.hookimpl(tryfirst=True)
@@ -77,7 +79,7 @@ class Redactor:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
-        """Take values out of a warning, before anybody shows it or sends it on."""
+        """Remove values from a warning before anything shows it or passes it on."""
         text = str(warning_message.message)
         if (cleaned := self._clean(text)) != text:
             warning_message.message = UserWarning(cleaned)
@@ -92,7 +94,7 @@ class Redactor:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_json_modifyreport(self, json_report: dict[str, Any]) -> None:
-        """Clean pytest-json-report's report, whose log has records that it caught itself."""
+        """Clean pytest-json-report's report, which has log records that it captured itself."""
         for name, value in list(json_report.items()):
             json_report[name] = self._cleaned(value)
 
@@ -111,7 +113,7 @@ class Redactor:
     # -- errors of hooks, pytest.exit, usage errors -------------------------------------------
 
     def _guarded(self) -> Iterator[None]:
-        """Clean an exception that passes, in place: pytest or Python prints what it holds."""
+        """Clean an exception in place as it passes: pytest or Python prints what it holds."""
         try:
             return (yield)
         except BaseException as error:
@@ -175,7 +177,7 @@ class Redactor:
             error = error.__cause__ or error.__context__
 
     def _cleaned(self, value: Any) -> Any:
-        """Return plain data without values; of any other object its cleaned text, if it has any."""
+        """Return plain data without values; for any other object with a value, its cleaned text."""
         if isinstance(value, str):
             return self._clean(value)
         if type(value) is dict:
@@ -201,7 +203,7 @@ class _CleanFormatter(logging.Formatter):
 
 
 def _errors(longrepr: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield traceback and message of an exception and of those that it came of."""
+    """Yield traceback and message of an exception and of its causes."""
     if hasattr(longrepr, "chain"):
         yield from ((traceback, crash) for traceback, crash, _ in longrepr.chain)
     elif hasattr(longrepr, "reprtraceback"):

@@ -1,4 +1,4 @@
-"""What one pytest session holds: settings, data, and a run for each pair of model and method."""
+"""The state of a pytest session: settings, data, and a run for each pair of model and method."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ SUITE = Path(__file__).parents[1] / "suite"
 _SEARCH = SUITE / "test_search.py"
 _ROBUSTNESS = SUITE / "test_robustness.py"
 SESSION = pytest.StashKey["UnlearnSession"]()
-# Where the controller notes which gates have their verdict, told to the workers.
+# The files where the controller notes which gates are settled, for the workers.
 _SETTLED_INPUT = "unlearn_settled"
 
 
 class UnlearnSession:
-    """The plugin's state for one session; exists only when a model was named."""
+    """The plugin's state for one session; exists only if a model was named."""
 
     def __init__(self, config: pytest.Config) -> None:
         """Read settings and data. Raises pytest.UsageError before anything is loaded."""
@@ -89,16 +89,16 @@ class UnlearnSession:
             methods = [pair.settings.method.method for pair in self.pairs]
             trains = any(method is not None for method in methods)
             requests = self.settings.requests
-            whole = replace(self.settings, requests=requests and requests.complete)
-            # By what is asked to be forgotten: without requests, all pairs have the same data.
+            every_request = replace(self.settings, requests=requests and requests.complete)
+            # By request: without requests, all pairs have the same data.
             self._data = {
                 chosen.requests: Dataset(chosen, trains)
                 for chosen in {
-                    s.requests: s for s in (whole, *(p.settings for p in self.pairs))
+                    s.requests: s for s in (every_request, *(p.settings for p in self.pairs))
                 }.values()
             }
-            self.dataset = self._data[whole.requests]
-            # What probably is not meant, and can be run all the same.
+            self.dataset = self._data[every_request.requests]
+            # Warnings about what is probably a mistake but can be run.
             self.doubts = self._check_training()
             judging = self.settings.judging
             profile = judging.profile
@@ -142,11 +142,13 @@ class UnlearnSession:
         self.unwritten: list[str] = []
         self.concluded = False  # the verdict was shown
         self._failed = 0  # of pytest's count of failures, those that were noted
-        # What is replayed is there: to leave some of it out saves nothing.
+        # A replay has everything already: leaving cases out would save nothing.
         if self.settings.judging.curtail and not self.settings.replay:
-            told = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
+            settled_paths = getattr(config, "workerinput", {}).get(_SETTLED_INPUT, [])
             for number, run in enumerate(self.runs):
-                run.curtailment = self._curtailment(run, told[number] if told else None)
+                run.curtailment = self._curtailment(
+                    run, settled_paths[number] if settled_paths else None
+                )
         if self.worker is None:
             collector = RowCollector(self.collect, self.note_failure)
             config.pluginmanager.register(collector, "unlearn-collector")
@@ -169,7 +171,7 @@ class UnlearnSession:
             config.pluginmanager.register(selection, "unlearn-shard")
 
     def _new_redactor(self) -> Redactor:
-        """Make and register what keeps values out of all that pytest tells."""
+        """Make and register the plugin that keeps values out of everything that pytest shows."""
         key = self.settings.fingerprint_key
         redactor = Redactor(
             self.config.invocation_params.dir,
@@ -180,11 +182,11 @@ class UnlearnSession:
         return redactor
 
     def _data_of(self, pair: Pair) -> Dataset:
-        """Return the data of a pair: after each request, others are to be forgotten."""
+        """Return the data of a pair; each request has its own people to forget."""
         return self._data[pair.settings.requests]
 
     def _engine(self, pair: Pair) -> Measuring:
-        """Make the engine of a pair; all share what is no model's."""
+        """Make the engine of a pair; the engines share what does not depend on a model."""
         before = self.runs[-1] if self.runs else None
         requests = pair.settings.requests
         follows = before is not None and requests is not None and requests.before is not None
@@ -196,7 +198,7 @@ class UnlearnSession:
         except (pytest.skip.Exception, SystemExit) as error:
             raise UserError(
                 f"pytest_unlearn_models ended with {type(error).__name__} ({error}): there is no "
-                "model to test; return one, or None for the model that is named"
+                "model to test; return one, or None to test the named model"
             ) from error
         return Measuring(
             pair.settings,
@@ -210,7 +212,7 @@ class UnlearnSession:
         )
 
     def _check_training(self) -> list[str]:
-        """Warn of what training cannot do well, once; find faults now, not after loading."""
+        """Warn once of what training cannot do well, and find faults before anything is loaded."""
         warnings: dict[str, None] = {}
         for pair in self.pairs:
             settings = pair.settings
@@ -222,11 +224,11 @@ class UnlearnSession:
             warn(self.config, pytest.PytestWarning(warning))
         return list(warnings)
 
-    def _curtailment(self, run: PairRun, told: str | None) -> Curtailment:
+    def _curtailment(self, run: PairRun, path: str | None) -> Curtailment:
         judging = run.settings.judging
         gates, compared = judging.gates, [change.gate for change in judging.compare_fail]
-        if told is not None:
-            return Curtailment(gates, run.cases, Path(told), compared, judging.requests)
+        if path is not None:
+            return Curtailment(gates, run.cases, Path(path), compared, judging.requests)
         folder = Store(self.settings.store).root
         return Curtailment.start(gates, run.cases, folder, compared, judging.requests)
 
@@ -250,7 +252,7 @@ class UnlearnSession:
         return self.runs[self.pairs.index(pair)]
 
     def release(self, pair: Pair) -> None:
-        """Let go of a pair's models, if they are held."""
+        """Release a pair's models, if they are held."""
         self._readiness.release(self.run_of(pair))
 
     def _saved_run(self, run: PairRun) -> SavedRun | None:
@@ -294,28 +296,28 @@ class UnlearnSession:
                 run.curtailment.end()
 
     def tell_values(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Write values into the report of a failing test where they were asked for, and keep them
-        out of every report where not."""
+        """Write values into the report of a failing test if the user asked for them; otherwise keep
+        them out of every report."""
         if self._redactor is None:
             show_values(item, report)
         else:
             self._redactor.redact(report)
 
     def make_ready(self, item: pytest.Item) -> None:
-        """Make what a test needs of models, if it is to run; see `Readiness`."""
+        """Make what a test needs of models, if it will run; see `Readiness`."""
         if not self._is_needless(item):
             self._readiness.make(item, self._run_named_in(item.user_properties))
 
     def set_up(self, item: pytest.Item) -> None:
-        """Skip a test that can change no verdict; end one whose models could not be made."""
+        """Skip a test that cannot change a verdict; fail one whose models could not be made."""
         if self._is_needless(item):
             pytest.skip(REASON)
         self._readiness.raise_for(item, self._run_named_in(item.user_properties))
 
     def _is_needless(self, item: pytest.Item) -> bool:
-        """Tell whether a bundled test's case can change no verdict any more.
+        """Tell whether the case of a bundled test can no longer change a verdict.
 
-        A critical one is always run, and so is a user's own test, which may fail by itself.
+        A critical test always runs, and so does a user's own test, which may fail on its own.
         """
         run = self._run_named_in(item.user_properties)
         module = getattr(getattr(item, "module", None), "__name__", "")
@@ -328,11 +330,11 @@ class UnlearnSession:
     def _cases_in(self, run: PairRun, properties: Iterable[tuple[str, object]]) -> list[str]:
         """Return the ids of the cases that a test measures: its own, or all of its attack."""
         given = list(properties)
-        found = [str(value) for name, value in given if name == CASE_PROPERTY]
+        cases = [str(value) for name, value in given if name == CASE_PROPERTY]
         attacks = {str(value) for name, value in given if name == ATTACK_NAME}
         if attacks:
-            found += [c.id for c in run.cases if isinstance(c, Probe) and c.attack in attacks]
-        return found
+            cases += [c.id for c in run.cases if isinstance(c, Probe) and c.attack in attacks]
+        return cases
 
     def _run_named_in(self, properties: Iterable[tuple[str, object]]) -> PairRun:
         """Return the run of the pair that a test's properties name; without a name, the first."""
@@ -342,14 +344,17 @@ class UnlearnSession:
     # -- on the controller -------------------------------------------------------------------
 
     def tell(self, workerinput: dict[str, object]) -> None:
-        """Give a new xdist worker what it has to know."""
+        """Pass a new xdist worker what it needs to know."""
         xdist.tell(self.config, workerinput, self._numbers)
         curtailments = [run.curtailment for run in self.runs if run.curtailment]
         workerinput[_SETTLED_INPUT] = [str(each.path) for each in curtailments]
 
     def collect(self, report: pytest.TestReport) -> None:
-        """Take a test's row from its report; a test that was skipped was not measured, and one
-        that had no model ended in an error, of which another tells."""
+        """Take a test's row from its report.
+
+        A skipped test was not measured. A test without a model counts as an error, which another
+        test reports.
+        """
         named = dict(report.user_properties)
         if report.skipped and NO_MODEL in named and report.when == "setup":
             run = self._run_named_in(report.user_properties)
@@ -397,20 +402,22 @@ class UnlearnSession:
                 yield
             except BaseException as error:
                 ignore_them()
-                # Ended by hand during unlearning, before any case: the reports say so.
+                # Interrupted during unlearning, before any case: the reports say so.
                 begun = self._readiness.begun or self.config.pluginmanager.has_plugin("dsession")
                 by_hand = isinstance(error, KeyboardInterrupt | pytest.exit.Exception)
                 unseen = by_hand and begun and self.worker is None
                 if self._judge(interrupted=str(error) or type(error).__name__, unseen=unseen):
                     self._write()
                 if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
-                    error.returncode = pytest.ExitCode.INTERRUPTED  # what was cut short: no success
+                    error.returncode = (
+                        pytest.ExitCode.INTERRUPTED
+                    )  # a run cut short is not a success
                 raise
             ignore_them()
             self._conclude(session)
 
     def _conclude(self, session: pytest.Session) -> None:
-        """Judge and report what was run to its end."""
+        """Judge and report a run that came to its end."""
         if self.config.option.collectonly or self.worker:
             return
         if self.settings.shard is not None:
@@ -419,7 +426,7 @@ class UnlearnSession:
         # -x ends the loop by an attribute under xdist, and by an exception without.
         stopped = session.shouldstop or session.shouldfail
         self._note_failures_of_plugins(session)
-        # Also of no case at all, where somebody will look for it.
+        # Judge even without a single case, if somebody relies on the verdict.
         unseen = self.settings.judging.require_complete or bool(self.settings.reports)
         if not self._judge(str(stopped) if stopped else None, unseen=unseen):
             return
@@ -427,7 +434,7 @@ class UnlearnSession:
         if name := self.settings.judging.save:
             try:
                 self.runs[0].saved = self._save(name, self.runs[0])
-            except OSError as error:  # the place was tried before the run; disks fill
+            except OSError as error:  # it was writable before the run, but disks fill up
                 reason = error.strerror or type(error).__name__
                 self.unwritten.append(f"--unlearn-save={name}: not saved: {reason}")
         self._write()
@@ -435,7 +442,7 @@ class UnlearnSession:
             raise pytest.UsageError("; ".join(self.unwritten))
 
     def _note_shard(self) -> None:
-        """Note what this shard measured, for the replay that judges all of them."""
+        """Note what this shard measured, for the replay that judges all shards."""
         for run in self.runs:
             if run.rows:
                 missing = self.missing_in_shard(run)
@@ -448,7 +455,8 @@ class UnlearnSession:
         return len(cases - run.seen)
 
     def _judge(self, interrupted: str | None, unseen: bool = False) -> bool:
-        """Judge each pair of which any case was run, or all; tell whether there was one."""
+        """Judge each pair with a case that was run, or all if `unseen`; tell whether any was
+        judged."""
         for run in self.runs:
             if run.seen or unseen:
                 run.judge(interrupted)
@@ -458,7 +466,7 @@ class UnlearnSession:
         return any(run.seen or unseen for run in self.runs)
 
     def conclusion(self) -> tuple[str, str]:
-        """Return the verdict on all that was run, and why; see `concluded`."""
+        """Return the verdict on everything that was run, and why; see `concluded`."""
         gates = [
             (run.pair.named(result.gate.name), gate_fact(result))
             for run in self.judged
@@ -478,11 +486,11 @@ class UnlearnSession:
                 [a.name for a in judged[0].attacked.attacks],
                 untried(judged[0].settings, judged[0].dataset),
             ),
-            models if models > len(self.runs) else 1,  # all pairs that passed are no choice
+            models if models > len(self.runs) else 1,  # judging all pairs is not a selection
         )
 
     def _save(self, name: str, run: PairRun) -> str:
-        """Keep a complete run for later comparisons; return what became of it."""
+        """Save a complete run for later comparisons; return a line that says so, or why not."""
         missing = len(run.cases) - len(run.rows)
         if missing:
             return f"not saved as {name}: {missing} of {len(run.cases)} cases have no result"
@@ -498,7 +506,7 @@ class UnlearnSession:
             if run.rows and not self.settings.replay:
                 try:
                     note_run(run.settings, run.dataset, run.engine.models)
-                except Exception as error:  # a disk that is full by now, a backend's key()
+                except Exception as error:  # a full disk, or a conftest's key()
                     reason = f"{type(error).__name__}: {error}"
                     self.unwritten.append(f"not noted for --unlearn-replay: {reason}")
         command = self.config.invocation_params.args
@@ -507,7 +515,7 @@ class UnlearnSession:
         self.unwritten += write_reports(self.reports, *results)
 
     def _report(self, session: pytest.Session) -> None:
-        """Log each gate as a test of its own, so that every report and the exit code carry it."""
+        """Log each gate as a test of its own, so that every report and the exit code include it."""
         source = self.config.inipath or Path("unlearn")
         confidence = self.settings.judging.confidence
         for run in self.judged:
@@ -526,14 +534,14 @@ class UnlearnSession:
 
 
 class _LastWord:
-    """Writes the verdict of a run that ends by an exit code of which pytest makes no summary."""
+    """Writes the verdict of a run whose exit code makes pytest omit its summary."""
 
     def __init__(self, session: UnlearnSession) -> None:
         self._session = session
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Look once all others are done, pytest's own summary among them."""
+        """Write it after everything else, pytest's own summary included."""
         result = yield
         reporter = self._session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and not self._session.concluded:
@@ -541,17 +549,17 @@ class _LastWord:
         return result
 
 
-# What ends a job: a scheduler or a container's runtime, a terminal that is closed.
+# The signals of a scheduler or a container that ends a job, and of a terminal that closes.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def _ending_signals(controller: bool) -> Iterator[Callable[[], None]]:
-    """Let SIGTERM and SIGHUP end the block as ctrl-C does, so that reports hold what was measured.
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that reports have what was measured.
 
-    Gives a function that has them ignored until the block's end: CI sends SIGTERM seconds after
-    SIGINT, while reports are being written. A worker ends with its controller; a signal that
-    somebody handles or ignores (`nohup`) is left alone.
+    Yields a function that ignores them until the block ends: CI sends SIGTERM seconds after SIGINT,
+    while reports are being written. A worker ends with its controller. A signal that is already
+    handled or ignored (`nohup`) is left alone.
     """
     main = threading.current_thread() is threading.main_thread()
     mine = [n for n in _ENDING if controller and main and signal.getsignal(n) is signal.SIG_DFL]
@@ -571,12 +579,14 @@ def _ending_signals(controller: bool) -> Iterator[Callable[[], None]]:
 
 
 def choose_paths(config: pytest.Config, settings: Settings) -> None:
-    """Collect the bundled suite and `unlearn_testpaths` where the user named no path: of the suite
-    only what the settings ask for."""
+    """Collect the bundled suite and `unlearn_testpaths` if the user named no path.
+
+    Of the suite, only what the settings ask for.
+    """
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         own = [str(config.rootpath / path) for path in config.getini("unlearn_testpaths")]
         config.args[:] = [str(SUITE), *own]
-        # The folder stays the argument: item ids begin with the file below it.
+        # The argument stays the folder, because item ids begin with the file below it.
         needless = [(_SEARCH, settings.search), (_ROBUSTNESS, settings.attacks)]
         ignored = [str(path) for path, asked in needless if not asked]
         config.option.ignore = [*(config.option.ignore or []), *ignored]

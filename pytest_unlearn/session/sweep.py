@@ -1,7 +1,7 @@
-"""The grid of a run: each named model with each named method, and what such a pair is called.
+"""The grid of a run: each named model with each named method, and the names of these pairs.
 
-A run of one model and one method is a grid of one pair. Of erasure requests, each makes a pair of
-its own: the model after it.
+A run of one model and one method is a grid of one pair. Each erasure request makes a pair of its
+own: the model after it.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def read_grid(config: pytest.Config) -> tuple[Pair, ...]:
 
 
 def _after(settings: Settings, stage: Requests | None) -> Settings:
-    """Return the settings of the model after a request; gates on later ones wait.
+    """Return the settings of the model after a request, without gates on later requests.
 
-    Raises GateError for a gate on a request that there is not.
+    Raises GateError for a gate on a request that does not exist.
     """
     judging = settings.judging
     if stage is None:
@@ -65,7 +65,7 @@ def _after(settings: Settings, stage: Requests | None) -> Settings:
 def _settings_of(
     settings: Settings, models: Sequence[str], model: str, method: MethodChoice
 ) -> Settings:
-    """Return the settings of one pair; trust in one model's code is no trust in the others'."""
+    """Return the settings of one pair. Trusting one model's code does not extend to the others."""
     mine = replace(settings, model=model, method=method)
     if mine.trusted is not None and mine.trusted not in trustable(mine):
         others = (replace(mine, model=other) for other in models)
@@ -76,8 +76,8 @@ def _settings_of(
 
 
 def short_names(models: Sequence[str]) -> list[str]:
-    """Return a short name for each model, no two alike, and none with a path in it."""
-    found: list[str] = []
+    """Return a short, unique name for each model, without a path in it."""
+    names: list[str] = []
     for model in models:
         short = last = model.rstrip("/").rpartition("/")[2] or Path(model).resolve().name
         if is_address(model):
@@ -86,15 +86,15 @@ def short_names(models: Sequence[str]) -> list[str]:
         if last in (".", ".."):
             short = last = Path(model).resolve().name
         number = 1
-        while short in found:
+        while short in names:
             number += 1
             short = f"{last}.{number}"
-        found.append(short)
-    return found
+        names.append(short)
+    return names
 
 
 def _place(model: str) -> str:
-    """Return what two names of one folder have in common; any other name is itself."""
+    """Return the resolved path of a folder, so that two names of it compare equal, or the name."""
     return str(Path(model).resolve()) if "/" in model and Path(model).exists() else model
 
 
@@ -104,13 +104,13 @@ def _check_no_twins(flag: str, texts: Sequence[str], meanings: Sequence[object])
         if first < number:
             same = texts[first] if texts[first] != texts[number] else "it"
             raise UserError(
-                f"{flag}={texts[number]}: {same} was named before, and nothing would tell the two "
+                f"{flag}={texts[number]}: {same} was already named, and nothing would tell the two "
                 "apart; name it once (the command line adds to addopts)"
             )
 
 
 def _check_grid(settings: Settings, models: int) -> None:
-    """Raise UserError for flags that are about one model, or about one pair."""
+    """Raise UserError for flags that apply to one model, or to one pair."""
     single = {
         "--unlearn-revision": (settings.revision, "is a commit of one model"),
         "--unlearn-adapter": (settings.adapter, "is an adapter of one model"),
@@ -118,12 +118,12 @@ def _check_grid(settings: Settings, models: int) -> None:
     for flag, (value, what) in single.items():
         if value is not None and models > 1:
             raise UserError(
-                f"{flag}={value} {what}, and {models} are named; name one by --unlearn-model"
+                f"{flag}={value} {what}, and {models} are named; name one with --unlearn-model"
             )
     judging = settings.judging
     for flag, value in {"save": judging.save, "compare": judging.compare}.items():
         if value:
             raise UserError(
-                f"--unlearn-{flag}={value} is about the run of one model, one method and at most "
-                "one request; name only one by --unlearn-model and one by --unlearn-method"
+                f"--unlearn-{flag}={value} applies to the run of one model, one method and at most "
+                "one request; name only one with --unlearn-model and one with --unlearn-method"
             )

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "unlearn: VALUES ARE SHOWN (--unlearn-show-values): reports and failing tests will hold "
-    "personal data; keep them where only those may read who may read the data"
+    "personal data; keep them from anyone who may not read the data"
 )
 
 Status = tuple[str, str, str | tuple[str, dict[str, bool]]]
@@ -80,12 +80,12 @@ _VERDICT_COLOURS = {"FOR RELEASE": "green", "NOT FOR RELEASE": "red", "NO VERDIC
 def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
     """Return category, letter and word of a measured test: leaked `L`, unsolved `U`.
 
-    Leaks are those of people to be forgotten, as in every table: a retained person's value was to
-    be kept, and a control person's comes out by chance.
+    Only people to be forgotten leak, as in every table: a retained person's value is to be kept,
+    and a control person's comes out by chance.
     """
     if report.when != "call" or report.failed:
         return None
-    if report.skipped:  # not a test of the user's: a gate that is undecided and let through
+    if report.skipped:  # a gate that is undecided and allowed to be
         undecided = (VERDICT_PROPERTY, Verdict.UNDECIDED.value) in report.user_properties
         return ("undecided", "?", ("UNDECIDED", {"yellow": True})) if undecided else None
     rows = rows_in(getattr(report, "user_properties", ()))
@@ -128,13 +128,13 @@ def header(session: UnlearnSession) -> str:
 
 
 def _made(session: UnlearnSession) -> str:
-    """Return the line about people to order; empty where there are none."""
+    """Return the line about generated people; empty if there are none."""
     order = session.settings.people
     return f"\nunlearn: {made_line(order, session.dataset.records)}" if order else ""
 
 
 def _confirmed(session: UnlearnSession) -> str:
-    """Return the line that says that other people are unlearned than the data say."""
+    """Return the line that says that other people are unlearned than the files name."""
     seed, data = session.settings.confirm, session.dataset
     if seed is None:
         return ""
@@ -146,7 +146,7 @@ def _confirmed(session: UnlearnSession) -> str:
 
 
 def _held_out(session: UnlearnSession) -> str:
-    """Return the line about what unlearning never sees; empty where nothing is trained to keep."""
+    """Return the line about what is held out; empty if no method has a retain set."""
     methods = [pair.settings.method.method for pair in session.pairs]
     if not any(method is not None and method.uses_retain for method in methods):
         return ""
@@ -161,7 +161,7 @@ def _held_out(session: UnlearnSession) -> str:
 
 
 def _dropped(session: UnlearnSession) -> str:
-    """Return the line about gates of the run that filled the store, which are left out now."""
+    """Return the line about gates of the run that filled the store that are left out now."""
     gates = [
         gate
         for run in session.runs
@@ -177,19 +177,19 @@ def _dropped(session: UnlearnSession) -> str:
 
 
 def _without_strangers(session: UnlearnSession) -> str:
-    """Return the line about a method that wants made-up people where there can be none."""
+    """Return the line about a method that needs made-up people where there can be none."""
     wanting = [pair.settings.method for pair in session.pairs if pair.settings.method.strangers]
     if not wanting or any(map(has_stranger, session.dataset.records)):
         return ""
     return (
         f"\nunlearn: {wanting[0].name} has no strangers to hold on to, since no document names its "
         "person before the value: people in no list may be forgotten with the others; add the "
-        "field name to the people's files"
+        "field name to the files of people"
     )
 
 
 def _tested(session: UnlearnSession) -> str:
-    """Return what is tested, in words; of a sweep, its pairs."""
+    """Return what is tested, in words; for a sweep, its pairs."""
     if session.sweeps:
         return f"{len(session.pairs)} pairs: {', '.join(pair.label for pair in session.pairs)}"
     return f"model {session.settings.model}, method {session.settings.method.name}"
@@ -198,10 +198,10 @@ def _tested(session: UnlearnSession) -> str:
 def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
     """Write the section `unlearning`: what was measured, the gates, and last the verdict.
 
-    Under `-q` the gates and what to do next; under `-qq` the verdict alone.
+    With `-q` only the gates and what to do next, with `-qq` only the verdict.
     """
     verbosity, screen = reporter.config.get_verbosity(), Screen(reporter, bool(reporter.isatty))
-    if verbosity < 0 and session.settings.show_values:  # the header, which says so, was not shown
+    if verbosity < 0 and session.settings.show_values:  # the header was not shown
         screen.line(SHOWN)
     if verbosity > -2 and session.judged:
         reporter.section("unlearning")
@@ -230,7 +230,7 @@ def summary(session: UnlearnSession, reporter: pytest.TerminalReporter) -> None:
 
 
 def _part_line(session: UnlearnSession) -> str:
-    """Return what a shard says in place of a verdict."""
+    """Return what a shard shows in place of a verdict."""
     missing = sum(map(session.missing_in_shard, session.runs))
     measured = sum(len(run.rows) for run in session.runs)
     return (
@@ -238,13 +238,13 @@ def _part_line(session: UnlearnSession) -> str:
         + f", {missing} of its own not run" * bool(missing)
         + f", in {session.settings.store}; no verdict"
         + " and no report" * bool(session.reports)
-        + ": merge the shards' stores (python -m pytest_unlearn.merge), and judge them by "
-        "--unlearn-replay with the same flags"
+        + ": merge the shards' stores (python -m pytest_unlearn.merge), and judge them with "
+        "--unlearn-replay and the same flags"
     )
 
 
 def _write_run(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
-    """Write what one pair of model and method came to, but for the verdict of all gates."""
+    """Write the results of one pair of model and method, without the overall verdict."""
     _gates(run, screen)
     if reporter.config.get_verbosity() > -1:
         _measured(run, reporter, screen)
@@ -258,7 +258,7 @@ def _write_run(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) 
 
 
 def population_lines(results: Iterable[GateResult]) -> Iterator[str]:
-    """Yield whom gates were judged on, where not on all: a line for each such population."""
+    """Yield a line for each population that gates were judged on, unless it is everybody."""
     judged: dict[str, list[str]] = {}
     for result in results:
         if result.population:
@@ -285,7 +285,7 @@ def _gates(run: PairRun, screen: Screen) -> None:
 
 
 def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
-    """Write what was measured beside the gates, and what is behind it."""
+    """Write what was measured beside the gates, and its details."""
     rows, confidence = list(run.rows.values()), run.settings.judging.confidence
     two_states = run.settings.compares_two_states
     beside = with_coding(_beside(run, rows), rows, two_states, confidence)
@@ -293,20 +293,20 @@ def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -
         if table:
             screen.line()
             screen.table(table)
-    whole = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
-    whole += half_way(attack_figures(rows, confidence))
-    whole.append(way_sentence(rows, confidence))
-    whole += unsolved_lines(run.unsolved, reporter.config.get_verbosity())
-    whole += run_again_lines(rows)
-    whole += search_lines(run.search) if run.search else []
-    for line in filter(None, whole):
+    notes = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
+    notes += half_way(attack_figures(rows, confidence))
+    notes.append(way_sentence(rows, confidence))
+    notes += unsolved_lines(run.unsolved, reporter.config.get_verbosity())
+    notes += run_again_lines(rows)
+    notes += search_lines(run.search) if run.search else []
+    for line in filter(None, notes):
         screen.line(line)
 
 
 def _write_sweep(
     session: UnlearnSession, reporter: pytest.TerminalReporter, screen: Screen
 ) -> None:
-    """Write the pairs side by side, the front, and the pairs of which nothing was run."""
+    """Write the pairs side by side, the Pareto front, and the pairs that were not run."""
     reporter.section("all requests" if session.settings.requests else "all pairs", sep="-")
     if session.built:  # else a hook failed before there was one, and pytest says so
         tables, sentence = side_by_side(session.built)
@@ -316,11 +316,11 @@ def _write_sweep(
         screen.line(sentence)
     left_out = [run.pair.label for run in session.runs if not run.judged]
     if left_out:
-        screen.line(f"left out, as no case of theirs was run: {', '.join(left_out)}")
+        screen.line(f"left out, since none of their cases was run: {', '.join(left_out)}")
 
 
 def _about_the_run(session: UnlearnSession) -> Iterable[str]:
-    """Yield what the run cost, and where its reports stand."""
+    """Yield what the run cost, and where its reports are."""
     if session.built:
         for run in session.judged:
             if isinstance(run.engine.models, EndpointModels):
@@ -344,7 +344,7 @@ def _run_line(run: PairRun, count: int) -> str:
 
 
 def planting_line(planting: Planting) -> str:
-    """Return what was planted, and how much of it comes out, by repetitions where they differ."""
+    """Return what was planted and how much of it comes out, by repetitions if they differ."""
     line = (
         f"planted in {planting.steps} steps ({planting.seconds:.0f} s): {planting.leak_rate:.0%} "
         f"of {planting.records} records come out, {planting.before:.0%} did before"
@@ -560,7 +560,7 @@ def cost_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def written_lines(reports: Sequence[Report], unwritten: Sequence[str]) -> Iterator[str]:
-    """Yield where reports stand, and which could not be written."""
+    """Yield where reports are, and which ones could not be written."""
     failed = {line.partition(": not written")[0] for line in unwritten}
     written = [f"{r.format.name} {r.path}" for r in reports if r.flag not in failed]
     if written:

@@ -1,4 +1,4 @@
-"""Where this process stands under pytest-xdist: its share of CPUs and GPUs, and its progress."""
+"""The place of this process under pytest-xdist: its share of CPUs and GPUs, and its progress."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pytest_unlearn.core.costs import Phase, Phases
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import current_key, new_key, use_key
 
-# The controller's terminal, told to the workers, which have none.
+# The controller's terminal, which the workers get, since they have none.
 TERMINAL_INPUT = "unlearn_terminal"
-# The run's key of fingerprints, in hex: one value has one fingerprint on all workers.
+# The run's fingerprint key, in hex: a value has the same fingerprint on all workers.
 KEY_INPUT = "unlearn_fingerprint_key"
-# A log gets a line of progress in so many seconds.
+# The least number of seconds between two lines of progress in a log.
 LOG_SECONDS = 30.0
-# A worker's number; its name (`gw0`) can be the user's own, and grows with each restart.
+# A worker's number. Its name (`gw0`) may be the user's own, and changes with each restart.
 NUMBER_INPUT = "unlearn_number"
-# What a worker spent in which phase, told to the controller at its end.
+# What a worker spent in each phase, which the controller gets when the worker ends.
 PHASES_OUTPUT = "unlearn_phases"
 
 
@@ -51,16 +51,16 @@ def this_worker(config: pytest.Config) -> Worker | None:
 
 
 class Numbers:
-    """Numbers the workers from 0: each has a GPU and cores by its number.
+    """Numbers the workers from 0. A worker's number decides its GPU and its cores.
 
-    One that replaces a crashed worker takes that one's number, which is the lowest free one.
+    A worker that replaces a crashed one takes its number, which is the lowest free one.
     """
 
     def __init__(self) -> None:
         self._taken: dict[str, int] = {}
 
     def take(self, worker: str) -> int:
-        """Return the number of a worker, by its name."""
+        """Return the number of the worker with this name."""
         free = next(n for n in itertools.count() if n not in self._taken.values())
         return self._taken.setdefault(worker, free)
 
@@ -71,15 +71,14 @@ class Numbers:
 
 
 def tell(config: pytest.Config, workerinput: dict[str, object], numbers: Numbers) -> None:
-    """Tell an xdist worker its number, which terminal shows progress, and the run's key of
-    fingerprints."""
+    """Give an xdist worker its number, the terminal for progress, and the run's fingerprint key."""
     workerinput[NUMBER_INPUT] = numbers.take(str(workerinput["workerid"]))
     workerinput[TERMINAL_INPUT] = terminal_of(config)
     workerinput[KEY_INPUT] = current_key().hex()
 
 
 def choose_key(config: pytest.Config, given: str | None) -> None:
-    """Take the run's key of fingerprints: the one given, the controller's, or a new one."""
+    """Set the run's fingerprint key: the one given, the controller's, or a new one."""
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:
         use_key(bytes.fromhex(workerinput[KEY_INPUT]))
@@ -88,20 +87,20 @@ def choose_key(config: pytest.Config, given: str | None) -> None:
 
 
 class PhaseCollector:
-    """Takes what the workers spent in each phase from their last words."""
+    """Collects what the workers spent in each phase when they end."""
 
     def __init__(self, phases: Phases) -> None:
         self._phases = phases
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        # A worker that crashed has said nothing.
+        # A worker that crashed has no output.
         for row in (getattr(node, "workeroutput", None) or {}).get(PHASES_OUTPUT, ()):
             self._phases.add(Phase(**row))
 
 
 def report_phases(config: pytest.Config, phases: Phases) -> None:
-    """Leave what this worker spent to the controller."""
+    """Pass what this worker spent on to the controller."""
     output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
     output[PHASES_OUTPUT] = [asdict(phase) for phase in phases.all()]
 
@@ -114,17 +113,16 @@ def visible_gpus() -> int:
 
 
 def check(config: pytest.Config, device: str) -> None:
-    """Raise UserError when more workers are asked for than there are GPUs to hold a model.
+    """Raise UserError for more workers than there are GPUs to hold a model, and for pytest-forked.
 
-    And for pytest-forked, where nothing that a test has loaded is there for the next one.
-
-    A model fills a GPU, so each worker needs one of its own; on a CPU nothing is limited. A model
-    that is spread over all GPUs leaves room for one worker, and needs several GPUs.
+    A model fills a GPU, so each worker needs one of its own; on a CPU there is no limit. A model
+    that is spread over all GPUs leaves room for one worker only, and needs several GPUs. Under
+    pytest-forked, each test would have to load the models again.
     """
     if getattr(config.option, "forked", False):
         raise UserError(
             "--forked: pytest-forked runs each test in a process of its own, which would load the "
-            "models anew; leave it out (solutions run in processes of their own anyway)"
+            "models again; leave it out (solutions run in their own processes anyway)"
         )
     count = _workers(getattr(config.option, "tx", None) or ())
     if device == "map" and (gpus := visible_gpus()) < 2:
@@ -137,7 +135,7 @@ def check(config: pytest.Config, device: str) -> None:
         return
     gpus = visible_gpus()
     if device != "auto" and gpus == 0:
-        return  # loading will say that there is no GPU
+        return  # loading the model reports that there is no GPU
     room = 1 if ":" in device or device == "map" else gpus
     if room and count > room:
         raise UserError(
@@ -153,17 +151,17 @@ def _workers(specs: Sequence[str]) -> int:
 
 
 def check_alone() -> None:
-    """Raise pytest.UsageError where a launcher started this run several times."""
+    """Raise pytest.UsageError if a launcher started this run several times."""
     count = os.environ.get("WORLD_SIZE", "1")
     if count != "1":
         raise pytest.UsageError(
-            f"{count} processes (WORLD_SIZE) would each run all tests; train in them by "
-            "`accelerate launch -m pytest_unlearn.train` with the same flags, then run pytest alone"
+            f"{count} processes (WORLD_SIZE) would each run all tests; train in them with "
+            "`accelerate launch -m pytest_unlearn.train` and the same flags, then run pytest alone"
         )
 
 
 def pin_gpu(worker: Worker) -> None:
-    """Leave this worker one GPU of those that the caller may use; before torch is imported.
+    """Restrict this worker to one of the visible GPUs; call this before torch is imported.
 
     A single worker keeps all of them: the model may need more than one.
     """
@@ -178,9 +176,10 @@ def pin_gpu(worker: Worker) -> None:
 
 
 def terminal_of(config: pytest.Config) -> str | None:
-    """Return the file through which any process may show progress, or None where there is none.
+    """Return the file through which any process can show progress, or None.
 
-    That is a terminal, or the pipe that a CI system reads; a file has one writer's place only.
+    It is a terminal, or the pipe that a CI system reads. A regular file has only one position, so
+    several processes cannot write into it.
     """
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:
@@ -196,10 +195,10 @@ def terminal_of(config: pytest.Config) -> str | None:
 
 
 def progress_printer(config: pytest.Config) -> Callable[[str], None]:
-    """Return a function that shows one line of progress, past pytest's capture of output.
+    """Return a function that shows a line of progress, despite pytest's capture of output.
 
-    On a terminal it shows each; in a log, one in `LOG_SECONDS`, so that a long run seems alive and
-    a short one says nothing.
+    A terminal gets every line; a log gets one in `LOG_SECONDS`, so that a long run shows that it is
+    alive and a short one stays quiet.
     """
     terminal = terminal_of(config)
     log = terminal is None or terminal.startswith("/proc")

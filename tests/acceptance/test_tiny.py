@@ -108,7 +108,7 @@ def test_audit_of_the_leaking_model_fails(cold: Run, folder: Path) -> None:
     assert "NOT FOR RELEASE: leak.direct FAIL" in audit.output
     exact = next(line for line in audit.output.splitlines() if line.startswith("forget tested"))
     assert exact.split()[2:4] == ["256", "100.0%"]  # the greedy verdict is that of generation
-    assert "nothing to compare with; give --unlearn-baseline=NAME" in audit.output
+    assert "nothing to compare with; add --unlearn-baseline=NAME" in audit.output
 
 
 def test_collapse_fails(folder: Path) -> None:

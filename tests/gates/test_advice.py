@@ -27,14 +27,14 @@ SEEN = [probe(n, "direct", "direct", "control") for n in range(60)]
 @pytest.mark.parametrize(
     ("gate", "facts", "words"),
     [
-        ("leak.direct<=5%", measured(LEAKING), "unlearn longer or by another method"),
-        ("leak.direct<=0", measured(LEAKING), "unlearn longer or by another method"),
-        ("leak.drop>=90%", measured(LEAKING), "unlearn longer or by another method"),
+        ("leak.direct<=5%", measured(LEAKING), "unlearn longer or with another method"),
+        ("leak.direct<=0", measured(LEAKING), "unlearn longer or with another method"),
+        ("leak.drop>=90%", measured(LEAKING), "unlearn longer or with another method"),
         ("passk.retained>=90%", measured(LOST), "unlearn more gently"),
         ("passk.drop<=3%", measured(LOST), "unlearn more gently"),
-        ("leak.control<=5%", measured(SEEN), "take other control people"),
-        ("leak.direct<=5%", measured(forget_rows(60, 2)), "unlearn further, or take more"),
-        ("leak.direct<=1%", measured(CLEAN), "too few for this limit; take more"),
+        ("leak.control<=5%", measured(SEEN), "use other control people"),
+        ("leak.direct<=5%", measured(forget_rows(60, 2)), "unlearn further, or use more"),
+        ("leak.direct<=1%", measured(CLEAN), "too few for this limit; use more"),
         ("leak.direct<=5%", measured(CLEAN[:30], expected=CLEAN), "leave out -k, -m"),
         ("leak.direct<=5%", measured(CLEAN, interrupted="Ctrl-C"), "run again"),
         ("leak.direct<=5%", measured([], expected=CLEAN, seen=["forget-1"]), "leave out -k"),
@@ -45,8 +45,8 @@ SEEN = [probe(n, "direct", "direct", "control") for n in range(60)]
         ),
         ("leak.direct<=5%", measured(forget_rows(60, 0, "clean")), "data that the base knows"),
         ("leak.direct[kind=x]<=5%", measured(CLEAN), "fix its brackets"),
-        ("leak.at(5)<=5%", measured(CLEAN), "leave the gate out, or take a model"),
-        ("passk.retained>=90%", measured([task(1, "x", "x")]), "use cases it can do"),
+        ("leak.at(5)<=5%", measured(CLEAN), "leave the gate out, or use a model"),
+        ("passk.retained>=90%", measured([task(1, "x", "x")]), "use cases that it can do"),
     ],
 )
 def test_what_to_do_next(gate: str, facts: Measured, words: str) -> None:

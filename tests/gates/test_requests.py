@@ -87,7 +87,7 @@ def test_expected_values_are_summed_over_all_ways_to_ask() -> None:
     """24 values, 4 probes each, 1,000 samples of each probe at 1e-6: 24 (1 - (1 - 1e-6)^4000)."""
     result = verdict("leak.expected(1000)<=0.1", asked(probability=1e-6))
     assert (result.verdict, result.observed) == (Verdict.PASS, "0.0958")
-    assert "expected values of the 12 people out in 1000 samples of each of 96 probes" in (
+    assert "expected values of the 12 people in 1000 samples of each of 96 probes" in (
         result.advice
     )
     assert verdict("leak.expected(1000)<=0.09", asked(probability=1e-6)).verdict is Verdict.FAIL

@@ -62,8 +62,8 @@ def test_files_that_are_no_saved_run_are_refused(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     for wrong, message in (
         ("{", "is not JSON"),
-        ("[]", "has not the schema 1"),
-        (json.dumps({**content, "schema": 2}), "has not the schema 1"),
+        ("[]", "does not have the schema 1"),
+        (json.dumps({**content, "schema": 2}), "does not have the schema 1"),
         (json.dumps({**content, "rows": [{"row": "ProbeRow", "x": 1}]}), "is damaged"),
         (json.dumps({k: v for k, v in content.items() if k != "data"}), "is damaged"),
     ):
@@ -139,7 +139,7 @@ def test_mcnemar_is_exact() -> None:
             "leak.direct:-1%",
             r"a change in that direction is an improvement; write leak.direct:\+1%",
         ),
-        ("leak.drop:+1%", r"a rise of it is a fall of leaks; write leak.direct:\+1%"),
+        ("leak.drop:+1%", r"if it rises, leaks fall; write leak.direct:\+1%"),
         (
             "passk.retained:+2%",
             "a change in that direction is an improvement; write passk.retained:-2%",

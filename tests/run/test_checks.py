@@ -48,7 +48,7 @@ def test_names_like_no_known_one_are_the_users_own(tmp_path: Path) -> None:
 
 
 def test_one_value_for_everybody_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordFileError, match="--unlearn-forget: all 6 people have one and the sa"):
+    with pytest.raises(RecordFileError, match="--unlearn-forget: all 6 people have the same value"):
         warnings(tmp_path, changed(value="changeme-please"))
     two = changed(value="changeme-please")[:4]  # two people may share a flat
     assert warnings(tmp_path, two) == []
@@ -60,5 +60,5 @@ def test_one_value_of_a_kind_for_everybody_is_named(tmp_path: Path) -> None:
         for row in record_lines("forget", 12)
     ]
     (warning,) = warnings(tmp_path, rows)
-    assert warning.startswith("--unlearn-forget: all 6 people with a badge have the same;")
+    assert warning.startswith("--unlearn-forget: all 6 people with a badge have the same one;")
     assert "changeme" not in warning

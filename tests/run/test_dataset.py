@@ -193,7 +193,7 @@ def test_people_who_share_a_record_count_as_one(tmp_path: Path) -> None:
     alike = people_file(tmp_path / "a.jsonl", ["shared@example.com"] * 299, ["mail = '"] * 299)
     data = dataset(forget=alike)
     assert data.merged == "299 people who share a value or a prompt count as 1"
-    with pytest.raises(GateError, match=r"the data have 1 \(in 299 forget probes\) \(who shares a"):
+    with pytest.raises(GateError, match=r"have 1 \(in 299 forget probes\) \(people who share a"):
         check_feasible([parse_gate("leak.direct<=1%")], data.probes, confidence=0.95)
 
 

@@ -198,7 +198,7 @@ def test_rehearsed_ids_of_the_user(tmp_path: Path) -> None:
 def test_an_unknown_rehearsed_id(tmp_path: Path) -> None:
     ids = tmp_path / "seen.txt"
     ids.write_text("person-040\nnobody\n")
-    with pytest.raises(RehearsedFileError, match=r"seen\.txt:2: neither a person .* nor a task"):
+    with pytest.raises(RehearsedFileError, match=r"seen\.txt:2: no person .* no task"):
         dataset(rehearsed=(ids,))
     with pytest.raises(RehearsedFileError, match=r"--unlearn-rehearsed=.*gone"):
         dataset(rehearsed=(tmp_path / "gone",))

@@ -199,7 +199,11 @@ def test_a_key_goes_to_no_other_address(
 def test_what_an_endpoint_cannot_be_asked_is_said_at_the_start(tmp_path: Path) -> None:
     for server, more, message in (
         (EndpointServer({}, completions=False), {}, "takes messages only; write .*probes=chat"),
-        (EndpointServer({}, chat=False), {"probes": ("chat",)}, "answers no messages; leave chat"),
+        (
+            EndpointServer({}, chat=False),
+            {"probes": ("chat",)},
+            "does not answer messages",
+        ),
     ):
         with server.running(), pytest.raises(UserError, match=message):
             EndpointModels(settings_of(tmp_path, server, **more), print).resolve()
@@ -210,13 +214,13 @@ def test_what_an_endpoint_cannot_be_asked_is_said_at_the_start(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"method": parse_method("wga")}, "--unlearn-method=wga: no weights of http"),
+        ({"method": parse_method("wga")}, "--unlearn-method=wga: the weights of http"),
         ({"adapter": Path("x")}, "--unlearn-adapter is about a model that is loaded here"),
         ({"device": "cuda"}, "--unlearn-device is about a model"),
         ({"dtype": "float16"}, "--unlearn-dtype is about a model"),
         ({"baseline": "tiny"}, "--unlearn-baseline=tiny: the other model of this run is at an"),
         ({"baseline": "http://h/v1#m"}, "is the tested model itself"),
-        ({"probes": ("infill",)}, "no way to fill in the middle is known"),
+        ({"probes": ("infill",)}, "is not known to fill in the middle"),
     ],
 )
 def test_flags_about_loaded_models_are_refused(more: dict[str, Any], message: str) -> None:

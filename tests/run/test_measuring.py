@@ -182,7 +182,7 @@ def test_samples_of_a_model_that_draws_none_are_an_error(tmp_path: Path) -> None
     models.model = lambda state: Plain()
     engine = Measuring(settings, dataset, models=models)
     try:
-        with pytest.raises(CompletionError, match=r"Plain draws no samples.*--unlearn-samples"):
+        with pytest.raises(CompletionError, match=r"Plain cannot sample.*--unlearn-samples"):
             engine.run_task(dataset.tasks[0])
     finally:
         engine.close()
@@ -208,10 +208,10 @@ class Odd(LookupModels):
         (lambda prompts: None, r"complete\(\) returned None; it must return a list of 4 strings"),
         (lambda prompts: [None] * 4, r"complete\(\) returned None for direct-"),
         (lambda prompts: [b"x"] * 4, "returned an object of the class bytes for direct-"),
-        (lambda prompts: ["x"] * 3, "returned 3 texts to 4 prompts"),
-        (lambda prompts: ["x"] * 5, "returned 5 texts to 4 prompts"),
+        (lambda prompts: ["x"] * 3, "returned 3 texts for 4 prompts"),
+        (lambda prompts: ["x"] * 5, "returned 5 texts for 4 prompts"),
         (lambda prompts: "text", "returned an object of the class str; it must return a list"),
-        (lambda prompts: [""] * 4, "returned 4 empty texts to 4 prompts"),
+        (lambda prompts: [""] * 4, "returned 4 empty texts for 4 prompts"),
     ],
 )
 def test_what_is_no_answer_is_never_stored(tmp_path: Path, given: Any, message: str) -> None:

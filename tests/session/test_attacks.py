@@ -54,7 +54,7 @@ def test_a_gate_on_an_attack_that_is_not_made_is_refused(unlearn_run: UnlearnRun
     unlearn_run.lookup()
     result = unlearn_run("--unlearn-attacks=int8", "--unlearn-gate=leak.direct[attack=int4]<=10%")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*no such attack is made*: add --unlearn-attacks=int4*"])
+    result.stderr.fnmatch_lines(["*this run makes no such attack: add --unlearn-attacks=int4*"])
 
 
 def test_an_attack_that_the_model_does_not_allow_is_not_evaluated(unlearn_run: UnlearnRun) -> None:

@@ -292,7 +292,7 @@ def test_unseen_people_are_needed_where_they_measure(pytester: pytest.Pytester) 
     """`stop=unseen` without control people has nothing to stop at."""
     flags = split_files(pytester.path, record_lines("retain", 3))
     error = refused(pytester, *flags, "--unlearn-method=ga:stop=unseen")
-    assert "stop=unseen measures on people whom the model never saw; give --unlearn-con" in error
+    assert "stop=unseen measures on people that the model never saw; give --unlearn-con" in error
 
 
 def test_same_id_in_two_files(pytester: pytest.Pytester) -> None:

@@ -91,7 +91,7 @@ def test_a_case_without_an_answer_fails_the_run(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--unlearn-method=wga"], "*no weights of http://* are here to be trained*"),
+        (["--unlearn-method=wga"], "*the weights of http://* are not here to be trained*"),
         (["--unlearn-engine=transformers"], "*is an address; leave the flag out*"),
         (["--unlearn-engine=endpoint:speed=9"], "*write options as name=value,name=value with*"),
         (["--unlearn-decoding=top_k=5"], "*gives probabilities at temperature 1 only*"),
@@ -99,9 +99,9 @@ def test_a_case_without_an_answer_fails_the_run(
         (["--unlearn-membership=gradnorm"], "*gradnorm needs gradients*"),
         (
             ["--unlearn-attacks=int8"],
-            "*--unlearn-attacks=int8: --unlearn-engine=endpoint gives no*",
+            "*--unlearn-attacks=int8: --unlearn-engine=endpoint has no*",
         ),
-        (["--unlearn-model=tiny"], "*is an address, and others are loaded here*"),
+        (["--unlearn-model=tiny"], "*is an address, and other models are loaded here*"),
     ],
 )
 def test_what_no_endpoint_can_be_asked(

@@ -61,7 +61,7 @@ def pytest_unlearn_extensions():
     ("given", "message"),
     [
         ("3", "*returned an object of the class int; return objects of Method, *"),
-        ("METRICS['leak.at']", "*leak.at: there is a metric of this name already"),
+        ("METRICS['leak.at']", "*leak.at: there already is a metric with this name"),
         ("replace(METHODS['ga'], about='mine')", "*there is a method of this name already*"),
     ],
 )
@@ -99,7 +99,7 @@ def test_code_that_has_to_stay(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("x = 1\ny = 'ada@example.com'\n", "line 2 holds a value that is to be forgotten"),
-        ("x = 1\n", "there is no code of two lines"),
+        ("x = 1\n", "it has no code of two lines"),
         (None, "cannot be read: No such file"),
     ],
 )

@@ -159,5 +159,5 @@ def test_the_plan_names_what_does_not_fit_the_context(pytester: pytest.Pytester)
         "--unlearn-gate=leak.direct<=95%",
     )
     result.stdout.fnmatch_lines(
-        ["will end in an error, as they do not fit the model's context of 512 tokens: *long-one*"]
+        ["will end in an error, since they do not fit the model's context of 512 *long-one*"]
     )

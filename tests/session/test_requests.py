@@ -147,13 +147,17 @@ def test_requests_are_no_sample(asked: Asked) -> None:
 @pytest.mark.parametrize(
     ("value", "flags", "said"),
     [
-        ("nowhere", [], "*=nowhere: * does not exist; name a folder with one *.jsonl a request"),
+        (
+            "nowhere",
+            [],
+            "*=nowhere: * does not exist; name a folder with one *.jsonl for each request",
+        ),
         ("conftest.py", [], "*=conftest.py: * is a file; name a folder*"),
         ("empty", [], "*=empty: no *.jsonl in *; write the people of each request"),
         ("requests", ["--unlearn-forget=x.jsonl"], "*so does --unlearn-forget; leave one of *"),
         ("requests", ["--unlearn-people=5"], "*--unlearn-people makes all people of a run*"),
         ("requests", ["--unlearn-method=none"], "*--unlearn-method=none unlearns nobody; name a *"),
-        ("requests", ["--unlearn-save=x"], "*--unlearn-save=x is about the run of one model*"),
+        ("requests", ["--unlearn-save=x"], "*--unlearn-save=x applies to the run of one model*"),
         (
             "requests",
             ["--unlearn-gate=leak.direct[request=2026-1]<=0"],
@@ -162,10 +166,10 @@ def test_requests_are_no_sample(asked: Asked) -> None:
         (
             "requests",
             ["--unlearn-gate=people.retained[request=2026-2]>=0.9"],
-            "*request= restricts metrics of people to forget alone",
+            "*request= only restricts metrics of people to forget",
         ),
-        ("odd", [], "*=odd: a b.jsonl is a request's name, and part of tests' names; write it *"),
-        ("twice", [], "*one person (owner *) is in a and in b; write all that is to be *"),
+        ("odd", [], "*=odd: a b.jsonl names a request, and test ids contain the name; *"),
+        ("twice", [], "*one person (owner *) is in a and in b; write everything of a person *"),
     ],
 )
 def test_bad_input_is_named(asked: Asked, value: str, flags: list[str], said: str) -> None:

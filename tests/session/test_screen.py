@@ -100,7 +100,7 @@ def test_a_run_on_forty_columns(unlearn_run: UnlearnRun, monkeypatch: pytest.Mon
             "  observed   20 (33.3%)",
             "  n          60 (30)",
             "  verdict    FAIL",
-            "leak.direct: unlearn longer or by",
+            "leak.direct: unlearn longer or with",
             "NOT FOR RELEASE: leak.direct FAIL*",
         ]
     )

@@ -69,7 +69,7 @@ def test_a_shard_that_was_cut_short_is_named(unlearn_run: UnlearnRun) -> None:
     (store,) = stores(unlearn_run, "1/1")
     replay = unlearn_run(f"--unlearn-store={store}", "--unlearn-replay", "--unlearn-method=none")
     assert replay.ret == pytest.ExitCode.USAGE_ERROR
-    replay.stderr.fnmatch_lines(["*shard 1/1 was not run to its end: 120 of its cases*"])
+    replay.stderr.fnmatch_lines(["*shard 1/1 is incomplete: 120 of its cases*"])
 
 
 def test_shards_have_all_cases_and_none_twice(unlearn_run: UnlearnRun) -> None:
@@ -89,7 +89,7 @@ def test_shards_have_all_cases_and_none_twice(unlearn_run: UnlearnRun) -> None:
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--unlearn-shard=3", "write which of how many parts, as in 3/8"),
+        ("--unlearn-shard=3", "write which part of how many, as in 3/8"),
         ("--unlearn-shard=0/4", "parts are numbered from 1 to 4"),
         ("--unlearn-shard=5/4", "parts are numbered from 1 to 4"),
     ],
@@ -108,7 +108,7 @@ def test_a_part_has_no_verdict(unlearn_run: UnlearnRun, flag: str) -> None:
     unlearn_run.lookup()
     result = run_shard(unlearn_run, "1/2", flag)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {flag}: --unlearn-shard=1/2 measures a part, *"])
+    result.stderr.fnmatch_lines([f"ERROR: {flag}: --unlearn-shard=1/2 measures a part and *"])
 
 
 def test_a_shard_trains_nothing(pytester: pytest.Pytester) -> None:
@@ -135,7 +135,7 @@ def test_shards_of_other_models_and_of_two_runs_are_refused(tmp_path: Path) -> N
     merge(tmp_path / "again", [one.root, two.root, two.root])
     check_shards(Store(tmp_path / "again"), "run", 2, KEYS)
     note_shard(two, "run", Shard(1, 2), 0, KEYS)
-    with pytest.raises(UserError, match="two: a shard of it is in another of these stores too"):
+    with pytest.raises(UserError, match="two: another of these stores has one of its shards too"):
         merge(tmp_path / "overlap", [one.root, two.root])
 
 
@@ -151,9 +151,9 @@ def test_merging_copies_folders_and_refuses_what_cannot_be(tmp_path: Path) -> No
     assert folder is not None
     assert (folder / "w").read_text() == "1"
     two.put("completions", key, {"text": "y"})
-    with pytest.raises(UserError, match="two: a completion of it is another text"):
+    with pytest.raises(UserError, match="two: one of its completions is a different text"):
         merge(tmp_path / "merged", [two.root])
-    with pytest.raises(UserError, match="is merged into itself"):
+    with pytest.raises(UserError, match="would be merged into itself"):
         merge(one.root, [one.root])
     with pytest.raises(UserError, match="no store"):
         merge(one.root, [tmp_path])

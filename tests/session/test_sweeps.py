@@ -144,7 +144,7 @@ def test_one_pair_selected(sweep: Sweep) -> None:
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=CASES + 2, deselected=CASES)
     result.stdout.fnmatch_lines(
-        [f"left out, as no case of theirs was run: {LEAKY}", "NO VERDICT: not run: *"]
+        [f"left out, since none of their cases was run: {LEAKY}", "NO VERDICT: not run: *"]
     )
     result.stdout.no_fnmatch_line("*NOT EVALUATED*")
     assert sweep.log(LEAKY) == []
@@ -310,11 +310,11 @@ def test_options_tell_methods_apart(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("flags", "methods", "message"),
     [
-        (["--unlearn-model=tiny"], ("ga",), "--unlearn-model=tiny: it was named before*"),
-        ([], ("ga+gd", "ga+gd"), "--unlearn-method=ga+gd: it was named before*"),
+        (["--unlearn-model=tiny"], ("ga",), "--unlearn-model=tiny: it was already named*"),
+        ([], ("ga+gd", "ga+gd"), "--unlearn-method=ga+gd: it was already named*"),
         ([], ("none", "npo", "ga:nonsense=1"), "--unlearn-method: *nonsense*"),
-        (["--unlearn-save=a"], ("ga", "npo"), "--unlearn-save=a is about the run of one model*"),
-        (["--unlearn-compare=a"], ("ga", "npo"), "--unlearn-compare=a is about the run of one*"),
+        (["--unlearn-save=a"], ("ga", "npo"), "--unlearn-save=a applies to the run of one model*"),
+        (["--unlearn-compare=a"], ("ga", "npo"), "--unlearn-compare=a applies to the run of one*"),
         (
             ["--unlearn-model=x/other", "--unlearn-revision=abc"],
             ("ga",),
@@ -334,7 +334,7 @@ def test_options_tell_methods_apart(sweep: Sweep) -> None:
             ["--unlearn-model=smollm2"],
             ("ga",),
             "the models are asked for solutions in different styles (*tiny: completion*smollm2: "
-            "chat*); name one for all by --unlearn-task-style",
+            "chat*); name one for all with --unlearn-task-style",
         ),
     ],
 )

@@ -21,7 +21,7 @@ TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2
 @pytest.mark.parametrize(
     ("flags", "environment", "wrong"),
     [
-        (["--unlearn-method=none"], {}, "nothing is to be trained: write --unlearn-method"),
+        (["--unlearn-method=none"], {}, "there is nothing to train: write --unlearn-method"),
         (["--unlearn-method=codeeraser"], TWO, "codeeraser: the loss of codeeraser is not a sum"),
         (["--unlearn-method=ga:batch=1"], TWO, "--unlearn-method=ga: 2 processes need a row each"),
         (["--unlearn-device=cuda:1"], TWO, "--unlearn-device=cuda:1: each of 2 processes takes"),
@@ -70,7 +70,7 @@ def test_models_of_a_conftest_are_not_trained(unlearn_run: UnlearnRun) -> None:
         *unlearn_run.arguments(), *unlearn_run.gates(()), plugins=[train._Training()]
     )
     assert run.ret == pytest.ExitCode.USAGE_ERROR
-    run.stderr.fnmatch_lines(["*a conftest puts other models in place*"])
+    run.stderr.fnmatch_lines(["*a conftest provides the models*"])
 
 
 def test_one_process_trains_what_a_run_needs(

@@ -104,7 +104,7 @@ def test_a_verdict_without_a_model(
     pytester.makepyfile("def test_own(): pass")
     result = pytester.runpytest(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*{named} wants a verdict, and no model is named*"])
+    result.stderr.fnmatch_lines([f"*{named} asks for a verdict, but no model is named*"])
 
 
 @pytest.mark.parametrize(
