@@ -169,8 +169,9 @@ class Result:
 
     @property
     def grounds(self) -> str:
-        """What a release rests on, and what was not tried."""
-        return grounds(self.gates, self.run.tried, self.run.untried)
+        """What a release rests on, what it leaves open, and what was not tried."""
+        notes = _notes([(gate.name, gate) for gate in self.gates], self.run.models_judged)
+        return "; ".join([*notes, grounds(self.gates, self.run.tried, self.run.untried)])
 
     @property
     def caveat(self) -> str:
@@ -206,11 +207,23 @@ _LIMIT = re.compile("[<>]=|:")
 
 def verdict_of_all(results: Sequence[Result]) -> str:
     """Return the verdict on a sweep: every pair must pass, and any of them can block."""
-    gates = [(gate.name, gate) for result in results for gate in result.gates]
+    return conclusion_of_all(results)[0]
+
+
+def conclusion_of_all(results: Sequence[Result]) -> tuple[str, str]:
+    """Return the verdict on a run, or on all pairs of a sweep, and why; see `concluded`."""
+    gates = [
+        (f"{gate.name} @ {result.label}" if result.label else gate.name, gate)
+        for result in results
+        for gate in result.gates
+    ]
     failures = [name for result in results for name in result.run.failures]
     left_out = [label for result in results for label in result.run.left_out]
     left_out += [result.label for result in results if not result.gates]
-    return concluded(gates, failures, left_out)[0]
+    first, models = results[0].run, max(result.run.models_judged for result in results)
+    rests_on = grounds([gate for _, gate in gates], first.tried, first.untried)
+    # All pairs that passed are no choice.
+    return concluded(gates, failures, left_out, rests_on, models if models > len(results) else 1)
 
 
 _UNDER_ATTACK = re.compile(r"\[(?:.*,)?attack=([^,\]]+)")
@@ -271,11 +284,7 @@ def concluded(
         return "NO VERDICT", "no case was run"
     passed = [gate for _, gate in gates if gate.verdict == "PASS"]
     if len(passed) == len(gates):
-        trained = [name for name, gate in gates if gate.rehearsed]
-        notes = [f"{', '.join(trained)}: only on what unlearning trained on"] if trained else []
-        notes += _not_judged([gate.name for gate in passed])
-        if models_judged > 1:
-            notes.append(f"best of {models_judged} models judged on these people and tasks")
+        notes = _notes(gates, models_judged)
         more = f" ({'; '.join(notes)})" if notes else ""
         return "FOR RELEASE", "; ".join(filter(None, (f"every gate passed{more}", rests_on)))
     through = [name for name, gate in gates if gate.verdict == "UNDECIDED"]
@@ -284,6 +293,16 @@ def concluded(
     if through:
         reasons.append(f"{', '.join(through)} UNDECIDED, let through by --unlearn-undecided=warn")
     return "NO VERDICT", "; ".join(reasons)
+
+
+def _notes(gates: Sequence[tuple[str, GateFact]], models_judged: int) -> list[str]:
+    """Say what a release leaves open: gates that show little or are missing, a choice of many."""
+    trained = [name for name, gate in gates if gate.rehearsed]
+    notes = [f"{', '.join(trained)}: only on what unlearning trained on"] if trained else []
+    notes += _not_judged([gate.name for _, gate in gates])
+    if models_judged > 1:
+        notes.append(f"best of {models_judged} models judged on these people and tasks")
+    return notes
 
 
 def _not_judged(names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from pytest_unlearn.reports.comparison import (
 from pytest_unlearn.reports.data_reports import read_results
 from pytest_unlearn.reports.formats import choose_reports, write_reports
 from pytest_unlearn.reports.tables import aligned
-from pytest_unlearn.run.result import verdict_of_all
+from pytest_unlearn.run.result import conclusion_of_all
 from pytest_unlearn.session.options import given, is_active, judging_of
 from pytest_unlearn.session.terminal import written_lines
 
@@ -70,10 +70,8 @@ def replay(config: pytest.Config) -> int:
     if sweeps:
         tables, sentence = side_by_side(after)
         lines += [*(line for table in tables for line in aligned(table)), sentence]
-    verdict = verdict_of_all(after)
-    verdict_line = (
-        f"{verdict}: {after[0].grounds}" if verdict == "FOR RELEASE" and not sweeps else verdict
-    )
+    verdict, why = conclusion_of_all(after)
+    verdict_line = f"{verdict}: {why}" if verdict == "FOR RELEASE" else verdict
     lines += [*written_lines(reports, unwritten), verdict_line]
     print(plain_lines("\n".join(lines)))
     if unwritten:
