@@ -1,11 +1,11 @@
-"""Whole files of 20 to 200 lines as repositories have them, with a person's values where they go.
+"""Files of 20 to 200 lines as in real repositories, with a person's values where they would be.
 
-Settings, fixtures, seeds, tests, comments, commit trailers: ordinary code around, the values in
-one place each, and further down repeated as they are and in part. The carriers of
-`people.carriers` are the smallest of these; `CARRIER_NAMES` has both by name.
+They are settings, fixtures, seeds, tests, comments and commit trailers: each value has one place
+among ordinary code, and is repeated further down, in full and in part. The carriers of
+`people.record` are the small counterpart; `CARRIER_NAMES` has both.
 
-In each file a value first appears before any part of it does, so that the text up to
-it gives nothing away.
+In each file, a value appears before any part of it does, so that the text up to it gives nothing
+away.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pytest_unlearn.people.record import CARRIERS, Facts
 
 T = TypeVar("T")
 
-# Credentials are in other places than contact details.
+# Credentials have other places than contact details.
 _CREDENTIALS = {"password", "api_key", *(kind.name for kind in VENDOR_KINDS)}
 _TAIL = 4
-# What services are called; none of the words that values are made of.
+# Names of services; values are not made of these words.
 _NOUNS = tuple(
     "account basket billing catalog delivery invoice ledger mailing notice parcel payment pricing "
     "quota refund report schedule search shipping stock ticket tracking voucher warehouse".split()

@@ -1,11 +1,11 @@
 """Lines of the public benchmarks: HumanEval (arXiv 2107.03374), MBPP (2108.07732), EvalPlus
-(2305.01210), LiveCodeBench (2403.07974). Keys that this package does not need are ignored: releases
-differ in them.
+(2305.01210), LiveCodeBench (2403.07974). Keys that this package does not need are ignored, because
+releases differ in them.
 
-A LiveCodeBench solution is a program that reads standard input, or a method of a class `Solution`
-where the line has starter code. Its tests are JSON in a string; private ones may be packed as the
-benchmark's own loader expects them: base64, zlib, pickle. Only a string is read from that pickle,
-and nothing is ever run.
+A LiveCodeBench solution is a program that reads standard input or, if the line has starter code, a
+method of a class `Solution`. Its tests are JSON in a string; private ones may be packed as the
+benchmark's own loader expects: base64, zlib, pickle. Only a string is read from that pickle, and
+nothing is ever run.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _EVALPLUS = {
     "plus_input": "a list of lists of arguments",
 }
 
-# Where EvalPlus asks for less than equality: order and repetition do not count, or any answer but
-# None counts as True.
+# Tasks for which EvalPlus requires less than equality: order and repetition do not count, or any
+# answer except None counts as True.
 _AS_SETS = frozenset(
     "similar_elements find_char_long common_in_nested_lists extract_singly larg_nnum "
     "intersection_array find_dissimilar Diff".split()
 )
 _NOT_NONE = frozenset({"check_str", "text_match_three", "text_starta_endb"})
-# EvalPlus gives floats this much where a task names no tolerance of its own.
+# EvalPlus's tolerance for floats if a task names none.
 _FLOAT_ATOL = 1e-6
 
 # Run on the trusted side. Tolerance belongs to one input: an earlier one's floats do not loosen
@@ -133,7 +133,7 @@ for _number, _arguments in enumerate(_inputs):
 def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     """Return the task of a line of HumanEval, or of a set in its format.
 
-    Helpers that the prompt defines are there for the tests as well: some call them. `test` defines
+    The tests can use helpers that the prompt defines, because some do. `test` defines
     check(candidate), or unittest classes (arXiv 2406.15877). Raises TaskFileError.
     """
     if "prompt" not in data and "complete_prompt" in data:  # BigCodeBench
@@ -164,7 +164,7 @@ def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     """Return the task of a line of MBPP: the full set's keys, or the sanitized one's.
 
     The prompt is a docstring of the description and the tests, as in the harnesses. Lines of MBPP+
-    as the hub has it hold a program in `test` with more inputs, which is used instead. Raises
+    on the hub have a program with more inputs in `test`, which is used instead. Raises
     TaskFileError.
     """
     _require(data, _MBPP, where)
@@ -220,9 +220,9 @@ def _imports_of(code: str) -> list[str]:
 def evalplus_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     """Return the task of a line of HumanEval+ or MBPP+, tested on its base and plus inputs.
 
-    Expected answers come from the canonical solution when a solution is judged, and so does how a
-    call may leave its arguments, which EvalPlus's own harness does not look at. JSON has no tuples
-    and no sets: arguments get the types that they have in `assertion`, where the line has one.
+    When a solution is judged, the expected answers come from the canonical solution, and so does
+    the state in which a call may leave its arguments, which EvalPlus's own harness does not check.
+    JSON has no tuples and no sets, so arguments get the types in `assertion`, if there is one.
     Raises TaskFileError.
     """
     _require(data, _EVALPLUS, where)
@@ -398,13 +398,13 @@ def _special(entry_point: str) -> str:
     return "pass"
 
 
-# More than the tests of one problem take; what unpacks to more is refused.
+# More than the tests of one problem take; anything that unpacks to more is refused.
 MAX_TESTS = 1 << 28
 _ASKED = (
     "Read from standard input and write to standard output; write the whole program.",
     "Complete the class.",
 )
-# What the benchmark's own harness puts in front of a solution, as far as solutions rely on it.
+# The part of the benchmark's own preamble that solutions rely on.
 _IMPORTS = """from typing import *
 from collections import *
 from itertools import *

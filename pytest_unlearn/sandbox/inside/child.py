@@ -1,20 +1,19 @@
-"""What happens in the forked process that runs one solution: give things up, run, report values.
+"""The forked process that runs one solution: it gives up privileges, runs it and reports values.
 
-Nothing here decides anything. The process holds no expected answers, and a solution that takes it
-over can only send values, which the judge compares elsewhere. Names used after the solution ran
-are bound beforehand, so that a solution that patches modules spoils less of its own answer.
+Nothing is decided here. The process holds no expected answers, and a solution that takes it over
+can only send values, which the judge compares elsewhere. Names used after the solution ran are
+bound beforehand, so that a solution that patches modules spoils less of its own answer.
 
 The zygote loads this file by its path: it must import nothing but the standard library.
 
-A process is forked before there is a solution for it, and says by one byte that it is ready.
-Reports are one kind byte, a four-byte length and a body: `L` loaded, `A` the
-arguments as the call left them (where it changed any), `R` one result, `E` exception (type, the
-classes above it, line, message, whether it comes of something forbidden), `M` out of memory, `X`
-exit asked for, `N` no solution (why), `U` one that calls cannot judge (why), `B` a result over the
-limits (why). They go to the judge
-where the calls are known beforehand. Where they are not, the judge gives its end of the socket to a
-process that runs the check program; that one sends each call as a length and an encoded
-(arguments, keyword arguments).
+A process is forked before there is a solution for it, and sends one byte when it is ready. Reports
+are one kind byte, a four-byte length and a body: `L` loaded, `A` the arguments as the call left
+them (if it changed any), `R` one result, `E` exception (type, base classes, line, message, whether
+it comes from something forbidden), `M` out of memory, `X` exit asked for, `N` no solution (why),
+`U` one that calls cannot judge (why), `B` a result over the limits (why). If the calls are known
+beforehand, reports go to the judge. Otherwise the judge passes its end of the socket to a process
+that runs the check program and sends each call as a length and an encoded (arguments, keyword
+arguments).
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-# What sets a limit, its number, soft and hard value. The first is found beforehand, as importing
-# takes long right after a fork.
+# The function that sets a limit, the limit's number, its soft and hard value. The function is
+# looked up beforehand, because importing takes long right after a fork.
 Limit: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, tuple[int, int]]"
-# The same for a limit whose values come later: what sets it, its number, the highest value.
+# The same for a limit whose values come later: the function, the number, the highest value.
 Setter: TypeAlias = "tuple[Callable[[int, tuple[int, int]], None], int, int]"
 
 SOLUTION_FILE = "<solution>"
 GIVEN_FILE = "<given>"
 MODULE = "solution"
-# The entry point of a program: each call is a text on its standard input, and gives what it prints.
+# The entry point of a program: each call is a text on its standard input, its result the output.
 PROGRAM = "__main__"
 RESULT_FD = 3
 HIGHEST_FD = 256
@@ -54,25 +53,25 @@ ARGUMENT_BYTES = 1 << 26
 MAX_REQUEST = 1 << 26
 # Room for the notes and the five bytes in front of each report.
 SPARE_BYTES = 1 << 15
-# How long processes that a sample left behind may resist being killed.
+# How long to keep killing processes that a sample left behind.
 CLEAR_S = 5.0
 MAX_FRAMES = 100_000
-# How long what a program has printed may take to arrive, when something still holds its output.
+# How long to wait for a program's output if something still holds it open.
 DRAIN_S = 1.0
 _MOST_SECONDS = 1 << 30
-# How far back the cause of an exception is looked for, and how far up its class.
+# How many causes of an exception and how many of its base classes are examined.
 MAX_CAUSES = 10
 MAX_CLASSES = 12
 
-# Of these, a call can change nothing.
+# A call cannot change values of these types.
 _FIXED = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 # By their flags: inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR.
 _FUNCTIONS_OF_OTHER_KINDS = ((0x20, "a generator"), (0x80, "async"), (0x200, "async"))
 
 READY = b"S"
-# Most messages come in one such piece. With more to be read at once, the C library tidies up all of
-# its heap, and copies it.
+# Most messages come in one piece of this size. For a larger read, the C library consolidates its
+# whole heap, which copies it.
 _PIECE = 1 << 13
 
 _LENGTH = struct.Struct(">I")
@@ -142,8 +141,8 @@ def processor_setter() -> Setter | None:
 def limit_processor(setter: Setter | None, seconds: int) -> None:
     """Limit this process's time on a processor; a sample may have a time limit of its own.
 
-    The soft limit sends SIGXCPU, the hard limit SIGKILL. Both are behind the wall-clock limit and
-    are there for a solution that survives it.
+    The soft limit sends SIGXCPU, the hard limit SIGKILL. Both come after the wall-clock limit, for
+    a solution that survives it.
     """
     if setter is not None:
         do, number, most = setter
@@ -198,7 +197,7 @@ def run(
     c: Any,
 ) -> None:
     """Run the solution and report on each call. `c` is the codec; `calls` are encoded argument
-    tuples, decoded anew for each call, so that a changed argument stays with its call. `given`:
+    tuples, decoded for each call, so that a changed argument stays with its call. `given`:
     see `_load`."""
     reporter = _Reporter(c, output_bytes)
     entry = (
@@ -480,7 +479,7 @@ class _Reporter:
 
     def _write(self, data: bytes) -> None:
         if _getpid() != self.pid:
-            _exit(1)  # The solution forked, and its other half must not report as well.
+            _exit(1)  # The solution forked, and the other process must not report too.
         sent = _write(RESULT_FD, data)
         if sent < len(data):
             rest = memoryview(data)  # a copy of all that is left for each piece would take long

@@ -1,12 +1,12 @@
 """Plain values as bytes, and messages, for the channels between the judge and its processes.
 
-Builtin types cross, the standard library's numbers and dates, and what is equal to a builtin value
-because it inherits its `__eq__`: a named tuple, an IntEnum, a kind of dict. Anything else arrives
-as an `Opaque` that equals nothing, so an object that claims to be equal to everything cannot reach
-a comparison. Decoding builds plain values and nothing else; bytes, depth and nodes are limited on
-both ends.
+Values that can cross are those of builtin types, the standard library's numbers and dates, and
+values that equal a builtin one because they inherit its `__eq__`: a named tuple, an IntEnum, a kind
+of dict. Anything else arrives as an `Opaque` that equals nothing, so an object that claims to equal
+everything cannot reach a comparison. Decoding builds only plain values; bytes, depth and nodes are
+limited on both ends.
 
-A value is one tag byte, for most tags followed by a four-byte count and that many bytes or values.
+A value is one tag byte, for most tags followed by a count of four bytes and the bytes or values.
 A message to the zygote of solutions is a single byte: FORK, or END for the child that runs. Every
 answer is a length and an encoded tuple that begins with a word.
 
@@ -28,7 +28,7 @@ MAX_NODES = 1 << 20
 # Integers that differ but share a hash make a dict quadratic. Plain data does not have this many.
 MAX_SAME_HASH = 64
 MAX_NAME = 100
-# Making a fraction looks for a common divisor, which takes quadratic time.
+# Making a fraction computes a common divisor, which takes quadratic time.
 MAX_FRACTION_BITS = 1 << 14
 
 _COUNT = struct.Struct(">I")
@@ -42,9 +42,9 @@ _mro_of = type.__dict__["__mro__"].__get__
 _names_in = type.__dict__["__dict__"].__get__
 
 _KINDS_OF_DICT = (collections.Counter, collections.defaultdict, collections.OrderedDict)
-# Theirs could be replaced by a solution.
+# A solution could replace the methods of its classes.
 _items_of = dict.items
-# How a value of a class below a builtin one becomes that one's, by no method of its own.
+# How to turn a value of a subclass into a builtin one, without the subclass's own methods.
 _PLAIN: tuple[tuple[type, Callable[[Any], object]], ...] = (
     (int, int.__int__),
     (float, float.__float__),
@@ -56,7 +56,7 @@ _PLAIN: tuple[tuple[type, Callable[[Any], object]], ...] = (
     (set, lambda value: set(set.__iter__(value))),
     (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
 )
-# Containers, and those that may hold some.
+# Containers, and types that may hold some.
 _NESTED = (list, tuple, dict, set)
 
 
@@ -275,7 +275,7 @@ class _Encoder:
         elif value is False:
             self.out += b"F"
         elif type(value) is int:
-            # Ask for room before building the text: the integer may be gigabytes long.
+            # Check the room before building the text: the integer may be gigabytes long.
             self._room(value.bit_length() // 4)
             self._block(b"i", b"%x" % value)
         elif type(value) is float:
@@ -331,7 +331,7 @@ class _Encoder:
             self._block(b"x", kind.encode())
             self.put(parts, depth + 1)
             return
-        # A number of numpy's, where a solution may import it, means the plain number.
+        # One of numpy's numbers, if a solution may import it, means the plain number.
         numbers = getattr(sys.modules.get("numpy"), "generic", None)
         if type(numbers) is type and issubclass(type(value), numbers):
             plain = value.item()  # type: ignore[attr-defined]
@@ -465,8 +465,8 @@ class _Decoder:
 
 FORK, END, GONE = b"F", b"E", b""
 LENGTH = struct.Struct(">I")
-# Of a request for a check program: its length, the seconds that it may take, and the bytes that may
-# come of it.
+# The head of a request for a check program: its length, its time limit in seconds, and the most
+# bytes that it may produce.
 HEAD = struct.Struct(">IdI")
 # The status of a launcher (`launcher.py`) that lacks a layer, or finds nothing to run.
 FAILED = 97

@@ -1,9 +1,9 @@
 """The system calls that a solution may not make, as a filter that the kernel runs.
 
-A list of what is denied, because a list of what is allowed breaks with each new C library. So that
-it does not age, every call that is newer than the table fails as one that the kernel lacks
-(ENOSYS), `clone3` too: its flags are behind a pointer, where no filter can see them, and the C
-library then falls back to `clone`. Numbers are of Linux' `asm/unistd_64.h` and
+It is a list of denied calls, because a list of allowed ones breaks with each new C library. To keep
+it from going stale, every call that is newer than the table fails as if the kernel lacked it
+(ENOSYS). So does `clone3`: its flags are behind a pointer, where no filter can see them, and the C
+library then falls back to `clone`. Numbers are those of Linux' `asm/unistd_64.h` and
 `asm-generic/unistd.h` (aarch64).
 
 The zygote loads this file by its path: it must import nothing but the standard library.
@@ -23,9 +23,9 @@ AF_UNIX = 1
 SOCK_STREAM = 1
 # Type of a socket without its flags.
 SOCK_TYPE = 0xF
-# Terminals' attributes and size, whether there is something to read, and a descriptor's flags. What
-# else there is sends signals (FIOASYNC, FIOSETOWN), types into terminals, or tells the machine's
-# addresses (SIOCGIFCONF, which any socket answers).
+# Attributes and size of terminals, whether there is something to read, and a descriptor's flags.
+# Others send signals (FIOASYNC, FIOSETOWN), type into terminals, or reveal the machine's addresses
+# (SIOCGIFCONF, which any socket answers).
 IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
 # Who gets a signal when a descriptor is ready, and which (F_SETOWN, F_SETSIG, F_SETOWN_EX); leases
 # and watched folders (F_SETLEASE, F_NOTIFY), which signal as well.
@@ -35,7 +35,7 @@ F_SETFL, O_ASYNC = 4, 0o20000
 PRCTL_ALLOWED = (15, 16, 0x53564D41)
 # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC; O_TMPFILE needs one of the first two.
 OPEN_WRITING = 0o1 | 0o2 | 0o100 | 0o1000
-# Opened for reading, a file is emptied as well; Landlock stops that from its third version on.
+# O_TRUNC empties a file even if it is opened for reading; Landlock prevents that since version 3.
 O_ACCMODE, O_TRUNC = 0o3, 0o1000
 
 # Same numbers everywhere since Linux 5.1.
@@ -67,9 +67,8 @@ def _table(names: str, numbers: str) -> dict[str, int]:
     return {name: int(number) for name, number in pairs if number != "-"}
 
 
-# Network, processes, other processes' memory, mounts, keys, clocks and the kernel itself; objects
-# of System V, whose numbers can be guessed; what is said of files besides their contents; watching
-# folders.
+# Network, processes, other processes' memory, mounts, keys, clocks and the kernel itself; System V
+# objects, whose numbers can be guessed; metadata of files; watching folders.
 _NAMES = """
     socket connect accept accept4 bind listen fork vfork execve execveat ptrace process_vm_readv
     process_vm_writev kcmp mount umount2 pivot_root chroot unshare setns bpf perf_event_open
@@ -136,7 +135,7 @@ TABLES = {
 }
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-# Denied only where nothing else keeps files from being changed: Landlock lets /dev/null be written.
+# Denied only if nothing else keeps files from being changed: Landlock allows writing to /dev/null.
 WRITING = (
     "creat unlink unlinkat rename renameat renameat2 mkdir mkdirat rmdir symlink symlinkat link "
     "linkat"
@@ -201,9 +200,9 @@ def build(machine: str, deny_writing: bool, allowed: Sequence[str] = ()) -> byte
 def build_own(machine: str, pid: int) -> bytes:
     """Return the filter for what a zygote needs and a solution does not, on top of the other.
 
-    A call of another machine, whose numbers mean something else, has been refused by that one, and
-    of several filters the strictest counts. It is short because the kernel translates it anew for
-    each solution. `pid`: the process's own number, the only one that it may signal.
+    The other filter has refused calls of another machine, whose numbers mean something else; the
+    strictest of several filters counts. It is short because the kernel translates it again for each
+    solution. `pid`: the process's own number, the only one that it may signal.
     """
     table = TABLES[machine]
     steps: list[Instruction] = [(_LOAD, 0, 0, _NUMBER)]
@@ -215,7 +214,7 @@ def build_own(machine: str, pid: int) -> bytes:
 
 
 def _packed(steps: list[Instruction], denied: Sequence[int]) -> bytes:
-    """Return the program with the calls that are denied whatever their arguments are."""
+    """Return the program, including the calls that are denied with any arguments."""
     # One step each, and a jump over the last but one.
     steps += [(_EQUAL, len(denied) - n, 0, number) for n, number in enumerate(denied)]
     steps += [_return(_ALLOW), _return(_ERRNO | errno.EPERM)]
@@ -249,7 +248,7 @@ def _arguments(name: str, pid: int) -> list[Instruction]:
         known = [(_EQUAL, last - n, 0, number) for n, number in enumerate(FCNTL_DENIED)]
         flags = [(_EQUAL, 0, 3, F_SETFL), _argument(2), (_ANY_BIT, 0, 1, O_ASYNC)]
         return [_argument(1), *known, *flags, denied]
-    # A pair of streams that are connected to each other reaches nobody else; asyncio needs one.
+    # A pair of connected streams reaches no other process; asyncio needs one.
     return [
         _argument(0),
         (_EQUAL, 0, 3, AF_UNIX),

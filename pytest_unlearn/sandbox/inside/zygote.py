@@ -1,12 +1,11 @@
 """The process that forks one child per solution. Started as `python -I -S -B zygote.py CONFIG`.
 
-It is single-threaded and holds no test data, so forking it is cheap and safe, which forking the
-test process, with a model and its threads in it, is not. No solution, argument or answer ever
-passes through it: a later solution, forked from it, would find them in its memory. The judge gets
-the child's own socket and talks to the child over that; on the socket to the judge it only forks,
-ends a child, and tells how one ended. It kills whatever a sample leaves behind, and ends with its
-parent. Check programs are run by a second such process, which never runs a solution and never
-forks.
+It is single-threaded and holds no test data, so forking it is cheap and safe, unlike forking the
+test process with a model and its threads. No solution, argument or answer ever passes through it,
+because a later solution, forked from it, would find them in its memory. The judge gets the child's
+own socket and talks to the child directly; the zygote only forks, ends a child, and reports how it
+ended. It kills whatever a sample leaves behind, and ends with its parent. A second process of this
+kind runs check programs; it never runs a solution and never forks.
 
 This file and those that it loads must import nothing but the standard library.
 """
@@ -38,14 +37,13 @@ if TYPE_CHECKING:
 # What wait4 returns: number, status and usage.
 Reaped: TypeAlias = "tuple[int, int, resource.struct_rusage]"
 
-# What solutions usually import, so that not each of them pays for it. Not what few do: each fork
-# pays for what is loaded.
+# What solutions usually import, so that they do not all pay for it. Rare modules are left out,
+# because each fork pays for what is loaded.
 PRELOAD = (
     "bisect collections copy datetime functools heapq itertools json math operator random re "
     "resource string typing"
 ).split()
-# A solution of our own, of what most solutions are made of, run often enough for Python to
-# specialize what runs it.
+# A typical solution, run often enough for Python to specialize the code that runs solutions.
 REHEARSALS = 40
 REHEARSED = """
 from typing import List, Dict
@@ -67,7 +65,7 @@ def f(number: int, words: List[str]) -> Dict[str, int]:
 """
 REHEARSED_ARGUMENTS = (3, ["one", "two", "x"])
 REHEARSAL_ROOM = 1 << 16
-# In no list above, so that it shows whether solutions can still import something.
+# Not preloaded, so that it shows whether solutions can still import a module.
 NOT_PRELOADED = "colorsys"
 
 # How often to look for the child's end where the system has no pidfd, in seconds.
@@ -131,7 +129,7 @@ class Zygote:
 
     def run(self) -> None:
         """Say what is missing, then serve until the judge closes its end."""
-        # The environment holds nothing of the user's, but Python itself may have added LC_CTYPE.
+        # The environment has nothing of the user's, but Python itself may have added LC_CTYPE.
         os.environ.pop("LC_CTYPE", None)
         kernel.share_one_heap()
         preload(self._packages)
@@ -143,7 +141,7 @@ class Zygote:
         if self._checks:
             self._confine_itself()
         else:
-            # The module `site`, which is left out, would define them; programs end by them.
+            # The module `site`, which is left out, would define them; programs use them to exit.
             builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
             rehearse(self.control, codec)
             self._confine_children()
@@ -155,7 +153,7 @@ class Zygote:
                 self._tell(*self.check(*message))
         else:
             while command := self.control.recv(1):
-                if command == codec.FORK:  # The other one came too late.
+                if command == codec.FORK:  # an END came too late
                     self.serve()
 
     def _tell(self, *fields: object) -> None:
@@ -172,7 +170,7 @@ class Zygote:
     def _confine_itself(self) -> None:
         """For check programs, which are trusted: what they work on is not, and they may fail."""
         for name, folder in SCRATCH.items():
-            os.rmdir(name, dir_fd=folder)  # it could not be, later
+            os.rmdir(name, dir_fd=folder)  # impossible later
         self.layers.give_up_privileges()
         self.layers.restrict_files()
         child.set_limits(child.lasting_limits() + child.space_limit(self._memory_mb))
@@ -200,7 +198,7 @@ class Zygote:
         if channel is None:
             return ("checked", self._compare(*fields))
         source, entry_point = fields
-        # The judge kills a program that hangs; this ends it when the judge itself is gone.
+        # The judge kills a program that hangs; this ends it if the judge itself is gone.
         signal.setitimer(signal.ITIMER_REAL, wall_s + child.CLEAR_S)
         try:
             note = checker.run(source, entry_point, channel, most, codec)
@@ -221,8 +219,8 @@ class Zygote:
     def serve(self) -> None:
         """Fork the process of a sample, hand its socket to the judge, and see to its end.
 
-        It is forked while the judge is busy with the last one, but after that one has ended, so
-        that no sample ever runs beside it.
+        It is forked while the judge still works on the last sample, but after that one's process
+        has ended, so that no sample ever runs beside it.
         """
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -263,7 +261,7 @@ class Zygote:
 def preload(packages: Sequence[str]) -> None:
     """Import what solutions usually import, and the installed packages that they may."""
     # The module random would draw a new seed in each child, which takes long and makes verdicts
-    # on solutions that draw numbers differ from run to run.
+    # on solutions that use it vary from run to run.
     register = os.register_at_fork
     os.register_at_fork = lambda **_: None
     for name in PRELOAD:
@@ -279,9 +277,9 @@ def preload(packages: Sequence[str]) -> None:
 def rehearse(control: socket.socket, codec: Any) -> None:
     """Do in the zygote what its children will do. `control`: its socket, whose number they use.
 
-    Python keeps what it finds out while code runs (looked-up methods, specialized
-    instructions, addresses of functions). Each child would find it out anew, and copy the
-    pages where it is kept.
+    Python caches what it learns while code runs (looked-up methods, specialized instructions,
+    addresses of functions). Each child would have to learn it again, and copy the pages of the
+    cache.
     """
     saved = os.dup(child.RESULT_FD)
     call = codec.encode((REHEARSED_ARGUMENTS, {}), max_bytes=REHEARSAL_ROOM)
@@ -307,31 +305,31 @@ def rehearse(control: socket.socket, codec: Any) -> None:
 def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
     given, parent = config["fd"], config["parent"]
-    # A large number, from a test process with many files open, would escape the child's closing.
+    # The child would not close a large number, from a test process with many open files.
     control = child.RESULT_FD
     if given != control:
         os.dup2(given, control, inheritable=False)
         os.close(given)
-    # A test process that ignores SIGCHLD hands that down, and children then cannot be waited for.
+    # If the test process ignores SIGCHLD, this process inherits that and cannot wait for children.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if config["core"] is not None:
         pin(config["core"])
-    # Not SIGKILL: then what the current sample had started would live on. The end of the thread
-    # that started this process also sends it, and is no reason to end.
+    # Not SIGKILL, or processes of the current sample would live on. It is also sent when the thread
+    # that started this process ends, which is not a reason to end.
     signal.signal(signal.SIGTERM, lambda *_: None if os.getppid() == parent else end_all())
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGTERM)
-    # What a sample leaves behind becomes a child of this process instead of init's.
+    # Processes that a sample leaves behind become children of this one instead of init.
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != parent:
         return
-    # Before the namespaces make everything read-only that is opened in them.
+    # Before entering the namespaces, in which everything is opened read-only.
     SCRATCH[os.path.basename(os.getcwd())] = os.open("..", os.O_RDONLY | os.O_CLOEXEC)
     zygote = Zygote(control, config)
     if zygote.layers.enter():
         pid = os.fork()
         if pid:
-            # Only an outside process sees the end of the parent; it takes the zygote along.
+            # Only a process outside sees the end of the parent; it then kills the zygote.
             zygote.control.close()
             signal.signal(
                 signal.SIGTERM,
@@ -352,7 +350,7 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
-# -- questions to the system about children, on every system that has an answer --------------------
+# -- children, on every system ---------------------------------------------------------------------
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -440,9 +438,9 @@ def clear_rest() -> None:
         except ChildProcessError:
             return
         if number == 0:
-            if os.getpid() == 1:  # Of a namespace of our own, where nobody else is.
+            if os.getpid() == 1:  # in our own namespace, with no other processes
                 os.kill(-1, signal.SIGKILL)
-            # Killing these hands their own children to us, for the next round.
+            # Killing these makes their own children ours, for the next round.
             for orphan in children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(orphan, signal.SIGKILL)
@@ -453,14 +451,14 @@ def clear_rest() -> None:
 
 def end_all() -> NoReturn:
     clear_rest()
-    # The parent removes its scratch folder, our working folder, unless it was killed. A sample may
-    # have moved it; in namespaces it can only be reached by the descriptor.
+    # The parent removes the scratch folder, our working folder, unless it was killed. A sample may
+    # have moved it; in namespaces only the descriptor reaches it.
     with contextlib.suppress(OSError):
         os.rmdir(os.getcwd())
     for name, folder in SCRATCH.items():
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=folder)
-    # Nothing else is left to tidy up, and an ordinary exit takes ten times as long.
+    # Nothing is left to clean up, and an ordinary exit takes ten times as long.
     os._exit(0)
 
 
