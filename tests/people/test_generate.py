@@ -326,7 +326,7 @@ def test_manifest_is_what_the_model_was_trained_on() -> None:
 
 
 def test_splits_are_large_and_alike() -> None:
-    """128 people to forget and unseen, 256 retained: half of them can be held out (issue 14).
+    """128 people to forget and unseen, 256 retained: half of them can be held out.
 
     Two records of two kinds each: a bound counts people, and all of equal size count most.
     """
