@@ -116,7 +116,7 @@ class DrawnChoices:
         return "".join(self.choice(alphabet) for _ in range(length))
 
     def idle_until(self, made: int) -> None:
-        """Make choices that decide nothing until so many are made."""
+        """Make choices that decide nothing until this number is made."""
         while self.made < made:
             self.below(2)
 
@@ -157,7 +157,7 @@ class Disguise:
     """A way to write a value in code, by its name in `leaks.disguises.DISGUISES`.
 
     Call it with a value while the test that drew it runs: it draws further choices (where to cut,
-    which quotes), anew at each call.
+    which quotes), again at each call.
     """
 
     name: str
@@ -220,8 +220,8 @@ def people(
 ) -> st.SearchStrategy[Person]:
     """Return people with between `min_attributes` and `max_attributes` attributes.
 
-    `kinds`: of which kinds, simplest first (by default all but `name`, which everybody has); no
-    kind comes twice. `locales`: of Faker's, one of which is drawn for each person; by default
+    `kinds`: the kinds, simplest first (by default all but `name`, which everybody has), without
+    duplicates. `locales`: of Faker's, one of which is drawn for each person; by default
     names are frozen English ones, the same for every version of Faker. For several people use
     `datasets()`, or `st.lists(people(), unique_by=lambda p: p.owner)`. ValueError for unknown
     kinds and locales, and for bounds that the kinds cannot meet.

@@ -104,9 +104,9 @@ class Attack:
     neither; the weights are then left alone. `scheme` gives the decoding scheme of a stage, where
     it is not the run's. `read` reads values off the model at a stage in a way of its own; `whole`:
     off all examples at once, since it needs people of both splits. `beside`: the other models that
-    are treated alike. `beams`: so many continuations of each prompt are followed, for the plan.
-    `about`: what is done and where it comes from. Raise `version` when the same input comes out
-    otherwise: it is part of the key of every score.
+    are treated alike. `beams`: the number of continuations of each prompt that are followed, for
+    the plan. `about`: what is done and where it comes from. Raise `version` when the same input
+    comes out otherwise: it is part of the key of every score.
     """
 
     name: str

@@ -177,7 +177,7 @@ _MOST_NORM = 1.0
 
 
 def learning_rate(weights: int) -> float:
-    """Return AdamW's learning rate for a model of so many weights."""
+    """Return AdamW's learning rate for a model of this size."""
     return float(_LR * min(1.0, (_WEIGHTS / weights) ** 0.5))
 
 

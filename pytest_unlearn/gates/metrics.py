@@ -535,7 +535,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-# A family on which the base gives away less than this share stands for no others in tables.
+# Tables show a family only if the base gives away at least this share of it.
 _TELLING = 0.2
 
 

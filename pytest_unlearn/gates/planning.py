@@ -196,7 +196,7 @@ _PERFECT = {
     "ratio": "that lose nothing",
     "drop": "that stop leaking",
     "gap": "on whom both models are alike",
-    "auc": "on either side who cannot be told apart",
+    "auc": "on each side who cannot be told apart",
 }
 
 

@@ -116,7 +116,7 @@ def people_for_power(
     if not 0.0 <= true < limit < 1.0:
         raise ValueError(f"true must be from 0 to under limit, and limit under 1, not {true!r}")
     for allowed in range(_MOST_EVENTS):
-        # The bound of `allowed` events keeps the limit from so many people on.
+        # From this number of people on, the bound of `allowed` events keeps the limit.
         high = _first(
             lambda n, k=allowed: (
                 n > _MOST_PEOPLE  # type: ignore[misc]

@@ -262,7 +262,7 @@ def _sample(gate: Gate, counted: _Counted) -> Sample:
     return sample_of(gate.metric, counted.rows, counted.controls, gate.argument, gate.each_alone)
 
 
-# Below so many tasks or trained records, a base that manages none of them shows nothing.
+# With fewer tasks or trained records, a base that manages none of them shows nothing.
 _FEWEST = 10
 
 

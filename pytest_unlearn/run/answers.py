@@ -1,5 +1,5 @@
 """What a model is asked and answers: the texts of a chunk of cases, whether they are answers and
-agree with scores, the losses of the tasks' own solutions, and models that a conftest puts in place.
+agree with scores, the losses of the tasks' own solutions, and a conftest's own models.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.unlearning.methods import MethodChoice
 
-# A cheap attack asks no more control people than show that they are controls, one record of each:
-# where nothing comes out of so many, less does than may (`MOST_CHANCE`), with 95 % confidence.
+# A cheap attack asks only as many control people as it takes, one record of each: if nothing comes
+# out of 29, the rate is below the most that is allowed (`MOST_CHANCE`) with 95 % confidence.
 CONTROLS = 29
 
 
@@ -96,7 +96,7 @@ class AttackCases:
         asked = [p for state in attack.states for p in self.probes(attack, state)]
         sizes = [len({p.cluster or p.owner for p in asked if p.split == split}) for split in BOTH]
         if attack.whole and min(sizes) < 2:
-            return "people are told apart by it, which takes two on either side"
+            return "it tells people apart, which takes two on each side"
         return "" if sizes[0] else "the data have nobody who could be asked so"
 
     def probes(self, attack: Attack, state: str) -> tuple[Probe, ...]:

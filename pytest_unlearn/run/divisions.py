@@ -106,8 +106,8 @@ def read_requests(given: Given) -> Requests:
     files = sorted((path for path in found if path.name.endswith(_ENDINGS)), key=_in_order)
     if others := sorted(path.name for path in found if path not in files):
         raise UserError(
-            f"{where}: {others[0]} is no request, and whoever asked in it would be left out; name "
-            f"it *{_ENDING} (or *{_ENDING}.gz), or take it out of the folder"
+            f"{where}: {others[0]} is not a request, and whoever asked in it would be left out; "
+            f"name it *{_ENDING} (or *{_ENDING}.gz), or take it out of the folder"
         )
     if not files:
         raise UserError(f"{where}: no *{_ENDING} in {folder}; write the people of each request")

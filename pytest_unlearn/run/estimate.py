@@ -280,8 +280,8 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
         )
     impossible = dataset.attacks.impossible(settings.method)
     if impossible:
-        told = ", ".join(f"{name} ({reason})" for name, reason in impossible.items())
-        lines.append(f"attacks that cannot be made on this model: {told}")
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in impossible.items())
+        lines.append(f"attacks that cannot be made on this model: {reasons}")
     return lines
 
 
@@ -307,7 +307,7 @@ def _asked_tokens(
 ) -> int:
     """Return the tokens that go through one model for an attack's probes, training left out.
 
-    A beam is read anew with each token; so is a chat, with all that was said before.
+    A beam is read again for each token, and a chat for each turn, with everything before it.
     """
     if not attack.beams and attack.needs != "chat":
         passes = 2 if attack.read is not None and attack.needs == "base" else 1

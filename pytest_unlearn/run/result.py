@@ -51,9 +51,9 @@ class RunFacts:
     (`curtailed`). `attacks` are those of membership inference, `tried` the attacks that were made
     on the tested model, `untried` those of the set `all` that could have been, and `impossible`
     those that were named and cannot be made, with the reason. `failures` are
-    the tests that failed or ended in an error, with one of which nothing is for release, and
-    `left_out` the pairs of a sweep of which no case was run. `models_judged`: how many models the
-    store knows to have been judged on these data.
+    the tests that failed or ended in an error; any of them forbids the release. `left_out` are the
+    pairs of a sweep without a case that was run. `models_judged`: how many models were judged on
+    these data, according to the store.
     """
 
     model: str

@@ -198,8 +198,8 @@ def test_no_file_is_left_out_in_silence(tmp_path: Path) -> None:
         (folder / name).touch()
     assert read_requests(given(folder)).names == ("2", "10")
     for name, said in {
-        "3.json": "3.json is no request, and whoever asked in it would be left out",
-        "3.JSONL": "3.JSONL is no request",
+        "3.json": "3.json is not a request, and whoever asked in it would be left out",
+        "3.JSONL": "3.JSONL is not a request",
         "2.jsonl.gz": "two files are request 2",
     }.items():
         (folder / name).touch()
