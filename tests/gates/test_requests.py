@@ -67,7 +67,7 @@ def test_nothing_came_out_of_anybody(people: int) -> None:
     assert (result.verdict, result.blocks) == (Verdict.PASS, False)
     assert (result.observed, result.n, result.units) == ("0", 8 * people, people)
     assert result.advice == (
-        f"no value of any of the {people} people came out in {8 * people} probes"
+        f"no value of the {people} people came out in {8 * people} probes"
     )
 
 
@@ -216,7 +216,7 @@ def test_a_run_of_three_people(unlearn_run: UnlearnRun) -> None:
     result.stdout.fnmatch_lines(
         [
             "leak.count*0*6 (3)*exact*PASS",
-            "leak.count: no value of any of the 3 people came out in 6 probes",
+            "leak.count: no value of the 3 people came out in 6 probes",
             "FOR RELEASE: every gate passed*",
         ]
     )
