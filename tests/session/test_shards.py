@@ -155,6 +155,6 @@ def test_merging_copies_folders_and_refuses_what_cannot_be(tmp_path: Path) -> No
         merge(tmp_path / "merged", [two.root])
     with pytest.raises(UserError, match="would be merged into itself"):
         merge(one.root, [one.root])
-    with pytest.raises(UserError, match="no store"):
+    with pytest.raises(UserError, match="not a store"):
         merge(one.root, [tmp_path])
     assert merge_main([str(one.root), str(tmp_path)]) == 2
