@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_unlearn.attacks.attack import attacks, parse_attacks
 from pytest_unlearn.gates.case_rows import Row
 from pytest_unlearn.gates.estimates import Share, percent, shares, size
 from pytest_unlearn.gates.gate import SOUND
 from pytest_unlearn.gates.judging import Population, Undecided
+from pytest_unlearn.gates.metrics import GAPS, METRICS, VALUELESS
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult
 from pytest_unlearn.probes.families import Probe
@@ -227,7 +229,7 @@ def conclusion_of_all(results: Sequence[Result]) -> tuple[str, str]:
 
 
 _UNDER_ATTACK = re.compile(r"\[(?:.*,)?attack=([^,\]]+)")
-_SAMPLED = re.compile(r"leak\.at\((\d+)\)")
+_SAMPLED = re.compile(r"leak\.at\((\d+)\)(?!.*attack=)")
 
 
 def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[str]) -> str:
@@ -235,21 +237,47 @@ def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[s
 
     An attack that was made but that no gate judges proves nothing, and is named as such.
     """
-    names = [gate.name for gate in gates if gate.verdict == "PASS"]
-    judged = {match[1].partition("@")[0] for name in names if (match := _UNDER_ATTACK.search(name))}
-    if any(name.startswith("leak.worst") for name in names):
-        judged |= set(tried)
-    samples = {int(match[1]) for name in names if (match := _SAMPLED.match(name))}
-    withstood = [name for name in tried if name in judged]
-    withstood += [f"{k:,} samples" for k in sorted(samples)]
-    unjudged = [name for name in tried if name not in judged]
-    claims = [f"withstood {', '.join(withstood)}"] if withstood else []
-    claims += [f"no gate judges {', '.join(unjudged)}"] if unjudged else []
+    passed = [gate for gate in gates if gate.verdict == "PASS"]
+    kept = _limits_kept(passed, tried)
+    withstood = [(_in_words(name), kept[name]) for name in tried if name in kept]
+    samples = {int(found[1]): g.limit_text for g in passed if (found := _SAMPLED.match(g.name))}
+    withstood += [(f"{k:,} samples", limit) for k, limit in sorted(samples.items())]
+    claims = []
+    limits = {limit for _, limit in withstood}
+    if len(limits) == 1 and len(withstood) > 1:
+        claims.append(f"withstood {', '.join(what for what, _ in withstood)}: all {limits.pop()}")
+    elif withstood:
+        claims.append("withstood " + ", ".join(f"{what} ({limit})" for what, limit in withstood))
+    if unjudged := [name for name in tried if name not in kept]:
+        claims.append(f"no gate judges {', '.join(unjudged)}")
     if not tried:
         claims.append("no attack was tried (--unlearn-attacks=cheap tries some)")
     elif untried:
         claims.append(f"not tried: {', '.join(untried)}")
     return "; ".join(claims)
+
+
+def _limits_kept(passed: Iterable[GateFact], tried: Sequence[str]) -> dict[str, str]:
+    """Return the limit that each attack kept, by its name; what a gate names goes before what
+    `leak.worst` says of all that bring out a value."""
+    worst: dict[str, str] = {}
+    named: dict[str, str] = {}
+    for gate in passed:
+        metric = METRICS.get(gate.name.partition("[")[0].partition("(")[0])
+        if found := _UNDER_ATTACK.search(gate.name):
+            named[found[1].partition("@")[0]] = gate.limit_text
+        elif metric is not None and metric.attack and metric.type not in GAPS:
+            named.setdefault(metric.attack, gate.limit_text)
+        elif gate.name.startswith("leak.worst"):
+            worst |= {name: gate.limit_text for name in tried if name not in VALUELESS}
+    return worst | named
+
+
+def _in_words(name: str) -> str:
+    """Return an attack's name, with its steps if it trains."""
+    attack = attacks().get(name)
+    trains = attack is not None and attack.stages and attack.trains and attack.changes_weights
+    return f"{name} {attack.stages[-1]} steps" if attack and trains else name
 
 
 # The line of the verdict names this many failed tests.
@@ -396,8 +424,6 @@ def build_result(
 
 def untried(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
     """Return the attacks of the set `all` that could be made on a run's model but are not."""
-    from pytest_unlearn.attacks.attack import parse_attacks
-
     possible = dataset.attacks.made(settings.method, parse_attacks("all"))
     return tuple(attack.name for attack in possible if attack.name not in settings.attacks)
 

@@ -66,9 +66,7 @@ def test_nothing_came_out_of_anybody(people: int) -> None:
     result = verdict("leak.count<=0", asked(people))
     assert (result.verdict, result.blocks) == (Verdict.PASS, False)
     assert (result.observed, result.n, result.units) == ("0", 8 * people, people)
-    assert result.advice == (
-        f"no value of the {people} people came out in {8 * people} probes"
-    )
+    assert result.advice == (f"no value of the {people} people came out in {8 * people} probes")
 
 
 def test_a_value_counts_once_whatever_brought_it_out() -> None:

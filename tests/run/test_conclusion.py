@@ -44,14 +44,28 @@ def named(name: str, verdict: str = "PASS") -> GateFact:
     ("gates", "tried", "untried", "words"),
     [
         (["leak.direct"], [], ["int8"], "no attack was tried (--unlearn-attacks=cheap tries some)"),
-        (["leak.worst"], ["int8", "nf4"], [], "withstood int8, nf4"),
+        (["leak.worst"], ["int8", "nf4"], [], "withstood int8, nf4: all <=5%"),
+        (
+            ["leak.worst", "leak.at(1000)"],
+            ["int4", "relearn", "linear-probe"],
+            ["nf4"],
+            "withstood int4, relearn 40 steps, 1,000 samples: all <=5%; "
+            "no gate judges linear-probe; not tried: nf4",
+        ),
+        (["states.auc"], ["linear-probe"], [], "withstood linear-probe (<=5%)"),
+        (["gap.states", "leak.at(9)[attack=int8]"], ["int8"], [], "withstood int8 (<=5%)"),
         (
             ["leak.at(1000)", "leak.direct[attack=int8]"],
             ["int8", "nf4"],
             ["fp4"],
-            "withstood int8, 1,000 samples; no gate judges nf4; not tried: fp4",
+            "withstood int8, 1,000 samples: all <=5%; no gate judges nf4; not tried: fp4",
         ),
-        (["leak.direct[kind=email,attack=relearn@5]"], ["relearn"], [], "withstood relearn"),
+        (
+            ["leak.direct[kind=email,attack=relearn@5]"],
+            ["relearn"],
+            [],
+            "withstood relearn 40 steps (<=5%)",
+        ),
         (["leak.direct"], ["int8"], [], "no gate judges int8"),
     ],
 )
