@@ -111,7 +111,7 @@ def test_found_again_in_the_store_and_in_the_rows(unlearn_run: UnlearnRun) -> No
     first = unlearn_run(*flags, "--unlearn-report=jsonl:rows.jsonl")
     first.stdout.fnmatch_lines(["leak.worst *30 (50.0%) by int4 *FAIL"])
     asked = unlearn_run.generated()
-    assert sum(line.startswith("unlearned+int4") for line in asked) == FORGET + CONTROL
+    assert sum(line.startswith("unlearned+int4") for line in asked) == FORGET + CONTROL // 2
     unlearn_run(*flags)
     assert unlearn_run.generated() == asked
     stored = unlearn_run(*flags, "--unlearn-replay")
@@ -189,7 +189,7 @@ def test_attacks_over_workers(unlearn_run: UnlearnRun) -> None:
     )
     result.stdout.fnmatch_lines(["leak.worst *60 (100.0%) by int4 *FAIL"])
     asked = [line for line in unlearn_run.generated() if line.startswith("unlearned+")]
-    assert len(asked) == 2 * (FORGET + CONTROL)
+    assert len(asked) == 2 * (FORGET + CONTROL // 2)
 
 
 def test_every_report_tells(unlearn_run: UnlearnRun) -> None:
@@ -203,9 +203,9 @@ def test_every_report_tells(unlearn_run: UnlearnRun) -> None:
     texts = {name: (unlearn_run.pytester.path / f"{name}.out").read_text() for name in names}
     lines = [json.loads(line) for line in texts["jsonl"].splitlines()]
     rows = [line for line in lines if line.get("type") == "attack"]
-    assert len(rows) == FORGET + CONTROL
+    assert len(rows) == FORGET + CONTROL // 2
     assert {row["attack"] for row in rows} == {"int4"}
-    assert texts["csv"].count("int4/direct-") == FORGET + CONTROL
+    assert texts["csv"].count("int4/direct-") == FORGET + CONTROL // 2
     summary = json.loads(texts["summary"])
     assert summary["attacks"][1]["attack"] == "int4"
     assert summary["attacks"][1]["direct"] == 1.0
