@@ -7,13 +7,13 @@ of a gate becomes reports as pytest makes them for a test of that name.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_unlearn.core.errors import plain_lines
+from pytest_unlearn.core.errors import plain, plain_lines
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow, rows_in
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
@@ -24,6 +24,7 @@ from pytest_unlearn.session.collection import PAIR_PROPERTY
 if TYPE_CHECKING:
     from pytest_unlearn.run.measuring import Completions
     from pytest_unlearn.sandbox import Mode, Protection, SolutionVerdict
+    from pytest_unlearn.session.session import UnlearnSession
 
 # A gate's verdict among the properties of its report.
 VERDICT_PROPERTY = "unlearn_verdict"
@@ -234,3 +235,29 @@ def run_again_lines(rows: Iterable[object]) -> Iterable[str]:
     count = sum(row.run_again for row in rows if isinstance(row, TaskRow))
     if count:
         yield f"time-outs: {count} solutions had little processor time and were run again, once"
+
+
+class LastWord:
+    """Writes the verdict of a run whose exit code makes pytest omit its summary."""
+
+    def __init__(self, session: UnlearnSession) -> None:
+        self._session = session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int
+    ) -> Generator[None, object, object]:
+        """Write it after everything else, pytest's own summary included.
+
+        No hook turns what is not for release into success.
+        """
+        result = yield
+        if exitstatus == pytest.ExitCode.INTERNAL_ERROR:
+            self._session.note_failure("internal error")
+        blocked = self._session.conclusion()[0] == "NOT FOR RELEASE"
+        if blocked and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = self._session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not self._session.concluded:
+            reporter.write_line(plain(": ".join(self._session.conclusion())), bold=True)
+        return result

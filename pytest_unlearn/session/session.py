@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pytest_unlearn.core.errors import UserError, naming, plain
+from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import rows_in
@@ -50,6 +50,7 @@ from pytest_unlearn.session.collection import (
 )
 from pytest_unlearn.session.item_reports import (
     VERDICT_PROPERTY,
+    LastWord,
     RowCollector,
     gate_reports,
     show_values,
@@ -154,7 +155,7 @@ class UnlearnSession:
             config.pluginmanager.register(collector, "unlearn-collector")
             self._numbers = xdist.Numbers()
             config.pluginmanager.register(self._numbers, "unlearn-numbers")
-            config.pluginmanager.register(_LastWord(self), "unlearn-last-word")
+            config.pluginmanager.register(LastWord(self), "unlearn-last-word")
             Store(self.settings.store, self.settings.replay).sweep()
         if self.sweeps:
             cases = {run.pair.label: {case.id for case in run.own_cases} for run in self.runs}
@@ -414,7 +415,13 @@ class UnlearnSession:
                     )  # a run cut short is not a success
                 raise
             ignore_them()
-            self._conclude(session)
+            try:
+                self._conclude(session)
+            except (KeyboardInterrupt, pytest.exit.Exception) as error:  # reports are not written
+                self.note_failure(f"{type(error).__name__} after the tests")
+                if isinstance(error, pytest.exit.Exception):
+                    error.returncode = error.returncode or pytest.ExitCode.INTERRUPTED
+                raise
 
     def _conclude(self, session: pytest.Session) -> None:
         """Judge and report a run that came to its end."""
@@ -531,22 +538,6 @@ class UnlearnSession:
                 results=run.results,
                 rows=list(run.rows.values()),
             )
-
-
-class _LastWord:
-    """Writes the verdict of a run whose exit code makes pytest omit its summary."""
-
-    def __init__(self, session: UnlearnSession) -> None:
-        self._session = session
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Write it after everything else, pytest's own summary included."""
-        result = yield
-        reporter = self._session.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and not self._session.concluded:
-            reporter.write_line(plain(": ".join(self._session.conclusion())), bold=True)
-        return result
 
 
 # The signals of a scheduler or a container that ends a job, and of a terminal that closes.

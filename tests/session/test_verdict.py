@@ -140,3 +140,42 @@ def test_a_report_of_no_case(unlearn_run: UnlearnRun) -> None:
 def test_nothing_asked_nothing_refused(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_own(): pass")
     assert pytester.runpytest().ret == pytest.ExitCode.OK
+
+
+EXITS = """
+import pytest
+
+def pytest_unlearn_judged(results):
+    pytest.exit("told", returncode=0)
+"""
+RAISES = """
+def pytest_unlearn_judged(results):
+    raise ValueError("told")
+"""
+SUCCEEDS = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    session.exitstatus = 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("also", "paths", "why", "code"),
+    [
+        (EXITS, [], "1 test failed (Exit after the tests)", 2),
+        (RAISES, [], "1 test failed (internal error)", 3),
+        (SUCCEEDS, ["test_own.py"], "1 test failed (test_own.py::test_own)", 1),
+    ],
+)
+def test_no_hook_turns_a_failure_into_success(
+    unlearn_run: UnlearnRun, also: str, paths: Sequence[str], why: str, code: int
+) -> None:
+    """What ends a run after the verdict leaves no FOR RELEASE, and no exit code 0 without one."""
+    unlearn_run.lookup(also)
+    unlearn_run.pytester.makepyfile(test_own="def test_own(): assert False")
+    result = unlearn_run(*paths)
+    assert result.ret == code
+    result.stdout.fnmatch_lines([f"NOT FOR RELEASE: {why}"])
+    result.stdout.no_fnmatch_line("FOR RELEASE*")
