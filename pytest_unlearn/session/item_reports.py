@@ -24,7 +24,6 @@ from pytest_unlearn.session.collection import PAIR_PROPERTY
 if TYPE_CHECKING:
     from pytest_unlearn.run.measuring import Completions
     from pytest_unlearn.sandbox import Mode, Protection, SolutionVerdict
-    from pytest_unlearn.session.session import UnlearnSession
 
 # A gate's verdict among the properties of its report.
 VERDICT_PROPERTY = "unlearn_verdict"
@@ -240,7 +239,8 @@ def run_again_lines(rows: Iterable[object]) -> Iterable[str]:
 class LastWord:
     """Writes the verdict of a run whose exit code makes pytest omit its summary."""
 
-    def __init__(self, session: UnlearnSession) -> None:
+    def __init__(self, session: Any) -> None:
+        """`session`: the `UnlearnSession`, whose module imports this one."""
         self._session = session
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
