@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # The number of weights that share a scale.
 GROUP_SIZE = 64
+_Q4_BLOCK = 32
 # The quantiles of a normal distribution, scaled to 1 (QLoRA, arXiv 2305.14314, appendix E).
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -84,6 +85,23 @@ def rounded_to_code(weight: torch.Tensor, code: Sequence[float], size: int) -> t
     middles = (levels[1:] + levels[:-1]) / 2
     nearest = levels[torch.bucketize(padded / scale.clamp(min=1e-30), middles)]
     return (nearest * scale).reshape(-1)[: len(flat)].reshape(weight.shape).to(weight.dtype)
+
+
+def rounded_to_q4_0(weight: torch.Tensor) -> torch.Tensor:
+    """Return `[rows, columns]` rounded as llama.cpp's q4_0: 32 of a row share a scale in float16.
+
+    The largest weight of a block, by size, is eight steps.
+    """
+    import torch
+
+    parts = []
+    for block in torch.split(weight.double(), _Q4_BLOCK, dim=1):
+        largest = block.gather(1, block.abs().argmax(dim=1, keepdim=True))
+        step = largest.float() / -8
+        inverse = torch.where(step == 0, 0.0, 1 / step).double()
+        levels = (block * inverse + 8.5).trunc().clamp(0, 15)
+        parts.append((levels - 8) * step.half().double())
+    return torch.cat(parts, dim=1).to(weight.dtype)
 
 
 def _each(rounding: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Target], None]:
@@ -296,6 +314,11 @@ ATTACKS = (
         "fp4",
         "weights rounded to FP4 (bitsandbytes)",
         _each(functools.partial(rounded_to_code, code=FP4, size=GROUP_SIZE)),
+    ),
+    Attack(
+        "q4_0",
+        "weights rounded to q4_0 as GGUF files hold them (llama.cpp), a scale for each 32 of a row",
+        _each(rounded_to_q4_0),
     ),
     *(
         Attack(

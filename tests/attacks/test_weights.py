@@ -33,6 +33,7 @@ from pytest_unlearn.attacks.weights import (
     pruned,
     rounded_in_groups,
     rounded_to_code,
+    rounded_to_q4_0,
     rounded_to_rows,
 )
 from pytest_unlearn.models.examples import Example
@@ -219,6 +220,33 @@ def test_int8_equal_to_bitsandbytes() -> None:
     rows, scale, _ = bnb.int8_vectorwise_quant(weight)
     theirs = rows.float() * scale[:, None] / 127
     assert torch.allclose(rounded_to_rows(weight, 8).float(), theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize("columns", [64, 80])
+def test_q4_0_keeps_the_largest_of_a_block(columns: int) -> None:
+    """It is eight steps; all others are within a step of what they were, and zeros stay."""
+    torch.manual_seed(0)
+    weight = torch.randn(6, columns)
+    weight[0] = 0
+    rounded = rounded_to_q4_0(weight)
+    assert bool((rounded[0] == 0).all())
+    for block, new in zip(weight.split(32, dim=1), rounded.split(32, dim=1), strict=True):
+        at = block.abs().argmax(dim=1, keepdim=True)
+        largest = block.gather(1, at)
+        assert torch.allclose(new.gather(1, at), largest, rtol=1e-3)
+        assert bool(((new - block).abs() <= largest.abs() / 8 * 1.01).all())
+        assert all(len(row.unique()) <= 16 for row in new)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
+def test_q4_0_is_that_of_gguf() -> None:
+    import gguf
+
+    torch.manual_seed(0)
+    weight = torch.randn(16, 128) * 0.02
+    kind = gguf.GGMLQuantizationType.Q4_0
+    theirs = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
+    assert torch.equal(rounded_to_q4_0(weight), torch.from_numpy(theirs.copy()))
 
 
 def test_pruning_leaves_out_the_smallest() -> None:
