@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+# Places for tokens in a batch for each token in it, at most.
+MOST_CELLS = 2
+
+
 class GenerationError(RuntimeError):
     """The model did not give usable predictions; never to be read as "forgotten"."""
 
@@ -280,6 +284,16 @@ def _continue(
         f"a prompt and a completion of up to {new} tokens, {{}} together, do",
     )
     check_ids(model, encoded)
+    parts = alike([len(ids) + new for ids in encoded])
+    if len(parts) > 1:
+        found: dict[int, str] = {}
+        for numbers in parts:
+            seeds = tuple(decoding.seeds[row] for row in numbers if decoding.seeds)
+            rows = [encoded[row] for row in numbers]
+            own = replace(decoding, seeds=seeds)
+            texts_of = _continue(model, tokenizer, rows, own, writer, ends, halved)
+            found |= zip(numbers, texts_of, strict=True)
+        return [found[row] for row in range(len(encoded))]
     texts: list[str] | None = None
     try:
         texts = _decoded(model, tokenizer, encoded, decoding, writer, ends)
@@ -304,6 +318,24 @@ def _continue(
         seeded = replace(decoding, seeds=decoding.seeds[part])
         out += _continue(model, tokenizer, encoded[part], seeded, writer, ends, halved)
     return out
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Cut rows of so many tokens into parts of which at most half is padding; their numbers.
+
+    A row of thousands of tokens would give each row of its batch as many keys and values. Rows that
+    are one part stay in their order.
+    """
+    parts: list[list[int]] = []
+    useful = 0
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        useful += lengths[row]
+        if parts and (len(parts[-1]) + 1) * lengths[row] <= MOST_CELLS * useful:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+            useful = lengths[row]
+    return parts if len(parts) > 1 else [list(range(len(lengths)))]
 
 
 def _decoded(

@@ -194,3 +194,36 @@ def test_ids_beyond_the_vocabulary(llama: Weights) -> None:
     ):
         with pytest.raises(GenerationError, match=r"token id 259, and the model's vocab.* has 259"):
             run()
+
+
+def test_a_long_prompt_does_not_widen_the_others(
+    llama: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are cut by tokens, so that at most half is padding; the texts are the same."""
+    assert generation.alike([9, 8, 10, 7]) == [[0, 1, 2, 3]]
+    assert generation.alike([9, 400, 8, 10]) == [[2, 0, 3], [1]]
+    assert generation.alike([5]) == [[0]]
+    widths = []
+    plain = generation._decoded
+
+    def decoded(model: Any, tokenizer: Any, rows: Any, *rest: Any) -> list[str]:
+        widths.append(sorted(map(len, rows)))
+        return plain(model, tokenizer, rows, *rest)
+
+    monkeypatch.setattr(generation, "_decoded", decoded)
+    prompts = [PROMPTS[0], "x = 1\n" * 20, *PROMPTS[1:]]
+    drawn = Decoding(6, 1.0, 1.0, tuple(range(len(prompts))))
+    for decoding in (Decoding(6), drawn):
+        widths.clear()
+        model = LanguageModel(llama, adapted=False)
+        texts = model.write("completion", prompts, [""] * len(prompts), decoding)
+        assert len(widths) > 1
+        assert all(len(part) * (part[-1] + 6) <= 2 * (sum(part) + 6 * len(part)) for part in widths)
+        monkeypatch.setattr(generation, "MOST_CELLS", 1000)
+        assert (
+            LanguageModel(llama, adapted=False).write(
+                "completion", prompts, [""] * len(prompts), decoding
+            )
+            == texts
+        )
+        monkeypatch.setattr(generation, "MOST_CELLS", 2)

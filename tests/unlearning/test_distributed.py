@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from pytest_unlearn import train
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.patching import with_adapter
 from pytest_unlearn.unlearning import distributed
@@ -138,6 +140,45 @@ def test_a_run_finds_what_the_processes_trained(
     plan.stdout.fnmatch_lines(["*unlearned in 2 steps*"])
     store = Path(flags[-1].partition("=")[2])
     assert len(list((store / "adapters").iterdir())) == 1
+
+
+# What `accelerate config` writes for FSDP2, here for two processes without a GPU.
+CONFIGURATION = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config:
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_reshard_after_forward: true
+  fsdp_version: 2
+machine_rank: 0
+main_process_port: 0
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+"""
+
+
+def test_accelerate_launch_with_fsdp2(flags: list[str], pytester: pytest.Pytester) -> None:
+    """By accelerate's own configuration, and the adapter is the one that one process trains."""
+    (pytester.path / "fsdp.yaml").write_text(CONFIGURATION)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file=fsdp.yaml"]
+    own = [*flags[:-1], "--unlearn-device=cpu"]
+    done = subprocess.run(
+        [*launcher, "-m", "pytest_unlearn.train", *own, "--unlearn-store=launched"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("unlearned in 2 steps") == 1
+    assert "processes 2" in done.stdout
+    alone = pytester.runpytest_inprocess(*own, "--unlearn-store=alone", plugins=[train._Training()])
+    alone.stdout.fnmatch_lines(["*unlearned in 2 steps*"])
+    (one,) = (pytester.path / "alone" / "adapters").glob("*/adapter_model.safetensors")
+    (two,) = (pytester.path / "launched" / "adapters").glob("*/adapter_model.safetensors")
+    assert difference(two, load_file(one)) < 1e-5
 
 
 @pytest.mark.parametrize(
