@@ -248,7 +248,7 @@ def test_values_without_another_one(pytester: pytest.Pytester) -> None:
         "--unlearn-forget=f.jsonl",
         "--unlearn-gate=passk.retained>=90%",
     )
-    assert "--unlearn-method=dpo: mark: 1 other values were asked for" in error
+    assert "--unlearn-method=dpo: mark: the method needs 1 other values" in error
 
 
 def split_files(folder: Path, retain: list[dict[str, str]]) -> list[str]:

@@ -78,7 +78,10 @@ def test_the_plan_counts_people_to_order(ordered_run: UnlearnRun) -> None:
             ["--unlearn-people=9", "--unlearn-retain=retain.jsonl"],
             "*--unlearn-people makes all people of a run, and --unlearn-retain names others*",
         ),
-        (["--unlearn-people=900:kinds=ipv4,per_person=1"], "*--unlearn-people: no value of ipv4*"),
+        (
+            ["--unlearn-people=900:kinds=ipv4,per_person=1"],
+            "*--unlearn-people: there is no unused value of ipv4*",
+        ),
     ],
 )
 def test_a_wrong_order_ends_before_anything_runs(
