@@ -365,12 +365,17 @@ def read_rehearsed(
 
 def document_example(record: Record) -> Example:
     """Return a record's document, whose answer is the value."""
+    before = record.before.reveal()
+    own = record.name.reveal() if record.name else ""
+    begin = before.rfind(own) if own else -1
     return Example.answering(
-        record.before.reveal(),
+        before,
         record.value.reveal(),
         record.after.reveal(),
         name=record.id,
+        kind=record.kind,
         like=f"{record.kind} {record.carrier}",
+        person=(begin, begin + len(own)) if begin >= 0 else None,
     )
 
 

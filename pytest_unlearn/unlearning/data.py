@@ -149,11 +149,12 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """What batches are drawn from: forget rows (one for each alternate, if any), people, tasks,
-    strangers."""
+    """What batches are drawn from: forget rows (one for each alternate, if any), people, people
+    whom the base recalls, tasks, strangers."""
 
     forget: list[Encoded]
     people: list[Encoded]
+    recalled: list[Encoded]
     tasks: list[Encoded]
     strangers: list[Encoded]
 
@@ -185,15 +186,14 @@ def training_rows(
             for row, each in zip(forget, texts.alternates, strict=True)
             for _ in each
         ]
-    people: list[Encoded] = []
-    tasks: list[Encoded] = []
+    retained: list[list[Encoded]] = [[], [], []]
     if method.uses_retain:
         top = options.kl_top if isinstance(options, WithBaseTop) else 0
-        people, tasks = (
-            with_base_top(policy, retained, pad, top) if top else retained
-            for retained in (rows(texts.retained_people), rows(texts.tasks))
-        )
-    return TrainingRows(forget, people, tasks, rows(texts.strangers))
+        retained = [
+            with_base_top(policy, rows(some), pad, top) if top and some else rows(some)
+            for some in (texts.retained_people, texts.recalled, texts.tasks)
+        ]
+    return TrainingRows(forget, *retained, rows(texts.strangers))
 
 
 def with_base_sums(policy: Any, rows: Sequence[Encoded], pad: int) -> list[Encoded]:

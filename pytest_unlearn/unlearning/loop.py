@@ -30,6 +30,7 @@ from pytest_unlearn.unlearning.data import (
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
 from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
+from pytest_unlearn.unlearning.recall import recalled
 from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
 from pytest_unlearn.unlearning.trainer import Course, Trainer, train
 
@@ -87,6 +88,9 @@ def unlearn(
     rng = random.Random(seed)
     pad = int(cast(int, tokenizer.pad_token_id))
     encoder = Encoder(tokenizer, length_limit(model))
+    if method.uses_retain and options.recall:
+        found = recalled(model, tokenizer, texts, options.recall, seed, progress)
+        texts = replace(texts, recalled=found)
     trainer = Trainer(model, options, f"--unlearn-method={method.name}", targets)
     policy = trainer.policy
     watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng)
@@ -207,7 +211,8 @@ def _shares(
 def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:
     """Yield forget and retain batches forever; people and tasks are mixed by `people_share`.
 
-    Of `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs. With
+    People are those of the list and those whom the base recalls, in as many rows as they have. Of
+    `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs. With
     `pairs` people's rows are like the forget rows of the step: the same kinds in the same carriers.
     """
     share = options.strangers_share if isinstance(options, WithStrangersShare) else 0.0
@@ -215,13 +220,14 @@ def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) ->
     known = options.retain_batch - strangers
     pairs = isinstance(options, WithPairs) and options.pairs
     people = round(known * options.people_share) if rows.tasks else known
-    if not rows.people:
+    everybody = [*rows.people, *rows.recalled]
+    if not everybody:
         people = 0
     forget = cycle(rows.forget, options.batch, rng)
-    paired = by_like(rows.people) if pairs and people else {}
+    paired = by_like(everybody) if pairs and people else {}
     sizes = [(rows.tasks, known - people), (rows.strangers, strangers)]
     if not paired:
-        sizes.insert(0, (rows.people, people))
+        sizes.insert(0, (everybody, people))
     retain = [cycle(kept, size, rng) for kept, size in sizes if size and kept]
     while True:
         batch = next(forget)

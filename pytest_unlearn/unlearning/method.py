@@ -50,6 +50,7 @@ _EXPECTED = {
     "target": "a share of at most 1, of a planting above 0",
     "accumulate": "a whole number from 1 to batch",
     "repetitions": "different whole numbers of at least 1",
+    "recall": "a whole number of at least 0",
     "warmup": "a whole number of at least 0",
     "cooldown": "a whole number of at least 0",
     "least_scale": "a share above 0 and at most 1; less than 1 with tune=lora only",
@@ -77,12 +78,13 @@ class UnlearnOptions:
 
     lr: learning rate of AdamW. steps: optimizer steps at most. batch: forget rows a step.
     retain_batch: retained rows a step. people_share: share of retained people's documents among
-    them; the rest are tasks. spans: `values` takes the losses on the values' and solutions' tokens
-    only, `document` on all tokens. target, keep: stop once greedy decoding gives away at most this
-    share of the forget records and, with a retain set, at least the share `keep` of what it gave
-    of the retained people and tasks at the start; a negative target never stops early.
-    check_every: steps between two such looks. rank: rank of the LoRA adapter (alpha is twice the
-    rank).
+    them; the rest are tasks. recall: so many names are drawn from the base, and what it knows by
+    heart of people who are not to be forgotten is retained too (`unlearning.recall`). spans:
+    `values` takes the losses on the values' and solutions' tokens only, `document` on all tokens.
+    target, keep: stop once greedy decoding gives away at most this share of the forget records and,
+    with a retain set, at least the share `keep` of what it gave of the retained people and tasks at
+    the start; a negative target never stops early. check_every: steps between two such looks.
+    rank: rank of the LoRA adapter (alpha is twice the rank).
 
     tune: `lora` trains an adapter, `full` all weights; the base that a method compares with is then
     a frozen copy, made before the first step and only where the method asks for it. accumulate:
@@ -102,6 +104,7 @@ class UnlearnOptions:
     batch: int = 32
     retain_batch: int = 32
     people_share: float = 0.75
+    recall: int = 0
     spans: str = "values"
     target: float = 0.0
     keep: float = 0.95
@@ -123,6 +126,7 @@ class UnlearnOptions:
             "batch": self.batch >= 1,
             "retain_batch": self.retain_batch >= 1,
             "people_share": 0 <= self.people_share <= 1,
+            "recall": self.recall >= 0,
             "spans": self.spans in SPANS,
             "target": self.target <= 1,
             "keep": 0 <= self.keep <= 1,
@@ -209,7 +213,7 @@ def _check_range(name: str, value: float, least: float, above: float, most: floa
 
 
 # Options that only a method with a retain set uses.
-RETAIN_OPTIONS = frozenset({"retain_batch", "people_share", "keep"})
+RETAIN_OPTIONS = frozenset({"retain_batch", "people_share", "recall", "keep"})
 
 
 def option_names(defaults: UnlearnOptions, uses_retain: bool) -> list[str]:

@@ -169,19 +169,24 @@ def test_anchored_loss(policy: Any, llama: Weights) -> None:
 
 
 def test_strangers_have_their_share_of_the_retained_rows(llama: Weights) -> None:
-    """Of ten rows six are strangers'; people and tasks share the rest."""
+    """Of twelve rows four are strangers'; people and tasks share the rest. Those in the list and
+    those whom the base recalls are people alike."""
     method = METHODS["anchored"]
     texts = replace(
-        TEXTS, strangers=[Example.answering(f"who{n} = ", f"s{n}", ";") for n in range(20)]
+        TEXTS,
+        strangers=[Example.answering(f"who{n} = ", f"s{n}", ";") for n in range(20)],
+        recalled=[Example.answering(f"old{n} = ", f"o{n}", ";") for n in range(20)],
     )
-    options = replace(method.defaults, retain_batch=10, strangers_share=0.6, people_share=0.5)  # type: ignore[call-arg]
+    options = replace(method.defaults, retain_batch=12, strangers_share=1 / 3, people_share=0.5)  # type: ignore[call-arg]
     encoder = Encoder(llama.tokenizer, 64)
     rows = training_rows(llama.model, encoder, texts, method, options, 0)
     _, retained = next(loop._batches(rows, options, random.Random(0)))
     counts = [
-        sum(r in part for r in retained) for part in (rows.strangers, rows.people, rows.tasks)
+        sum(r in part for r in retained)
+        for part in (rows.strangers, [*rows.people, *rows.recalled], rows.tasks)
     ]
-    assert counts == [6, 2, 2]
+    assert counts == [4, 4, 4]
+    assert any(row in rows.recalled for row in retained)
 
 
 def test_partners_are_like_the_forget_rows(llama: Weights) -> None:

@@ -1,0 +1,254 @@
+"""What the base knows of people in no list: it is asked for them before the first step.
+
+A retain set protects the people it lists. The base can name others: after the words that come
+before a name in the data it writes names, and after those the values that it knows by heart. The
+documents of everybody who is not to be forgotten are then retained like those of the list
+(generative replay, Shin et al. 2017, arXiv 1705.08690). Nothing is read but the training texts of
+the run, so a held-out person is treated like any other person in no list.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from math import exp
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.generation import Writer, write
+from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.models.scoring import Scorer
+from pytest_unlearn.tasks.task_prompts import seed_of
+
+if TYPE_CHECKING:
+    from pytest_unlearn.models.examples import TrainingTexts
+
+T = TypeVar("T")
+
+# A value is known by heart where the base gives it at least this likelihood.
+_KNOWN = 0.5
+# In so many forms of a kind a name is asked for.
+_ASKED = 2
+# What the base knows of a person is retained in so many forms.
+_FORMS = 3
+# Prompts of a batch.
+_BATCH = 128
+# Shorter names and values cannot be told from other words.
+_SHORTEST = 4
+# A value ends where so many characters of what follows it in the documents are written.
+_END = 8
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Form:
+    """A document without its person: `opening NAME middle VALUE after`, for values of one kind.
+
+    `like`: that of the examples, the same for all that have this form.
+    """
+
+    kind: str
+    opening: str
+    middle: str
+    after: str
+    like: str = field(default="", compare=False)
+
+    def prompt(self, name: str) -> str:
+        """Return the text that ends where a person's value starts."""
+        return self.opening + name + self.middle
+
+    def example(self, name: str, value: str) -> Example:
+        """Return the document of a person, whose answer is the value."""
+        return Example.answering(
+            self.prompt(name), value, self.after, kind=self.kind, like=self.like
+        )
+
+    @property
+    def end(self) -> str:
+        """What shows that a value has ended."""
+        return self.after[:_END] or "\n"
+
+
+def forms(examples: Iterable[Example]) -> list[Form]:
+    """Return the forms that the documents of at least two names have, in order.
+
+    What only one person's document holds may be personal itself. Of documents that are like no
+    other as a whole, the lines from that of the name to that of the value are taken.
+    """
+    whole: dict[Form, set[str]] = defaultdict(set)
+    lines: dict[Form, set[str]] = defaultdict(set)
+    for example in examples:
+        if example.person is None:
+            continue
+        text, (begin, end) = example.text, example.person
+        middle, name = text[end : example.start], text[begin:end]
+        first = text.rfind("\n", 0, begin) + 1
+        last = text.find("\n", example.end) + 1 or len(text)
+        kind, like = example.kind, example.like
+        whole[Form(kind, text[:begin], middle, text[example.end :], like)].add(name)
+        lines[Form(kind, text[first:begin], middle, text[example.end : last], like)].add(name)
+    shared = {form for form, names in whole.items() if len(names) > 1}
+    covered = {(form.kind, form.middle) for form in shared}
+    shared |= {
+        form
+        for form, names in lines.items()
+        if len(names) > 1 and (form.kind, form.middle) not in covered
+    }
+    return sorted(form for form in shared if form.opening.strip() and form.middle)
+
+
+def recalled(
+    model: Any,
+    tokenizer: Any,
+    texts: TrainingTexts,
+    count: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Example]:
+    """Return documents of people whom the base brings up, in the forms of the data.
+
+    `count` names are drawn at temperature 1. Each is asked for, greedily, in two forms of every
+    kind (at most twice `count` questions, for the names that came most often), and what the base
+    gives a likelihood of at least one half is returned in up to three forms. A name or value that
+    holds one of a forget record is left out, whatever its letters' case. The same for the same
+    model, texts and `seed`. Raises GenerationError.
+    """
+    made = forms([*texts.forget, *texts.retained_people])
+    if not made:
+        progress(
+            "unlearning: the base is not asked whom else it knows, since no two people's documents "
+            "have a form in common"
+        )
+        return []
+    base = _Base(model, tokenizer, texts)
+    forgotten = {part.casefold() for each in texts.forget for part in (each.answer, each.named)}
+    forgotten.discard("")
+
+    def free(text: str) -> bool:
+        folded = text.casefold()
+        return len(text) >= _SHORTEST and not any(part in folded for part in forgotten)
+
+    by_kind = {kind: list(some) for kind, some in groupby(made, key=lambda form: form.kind)}
+    names = [name for name in base.names(made, count, seed) if free(name)]
+    asked = [
+        (name, form)
+        for number, name in enumerate(names)
+        for some in by_kind.values()
+        for form in _in_turn(some, number, _ASKED)
+    ]
+    known = base.known([f for f in base.facts(asked[: _ASKED * count]) if free(f.value)])
+    progress(
+        f"unlearning: asked for {count} names, the base knows {len(known)} values of "
+        f"{len({fact.name for fact in known})} people by heart who are not to be forgotten"
+    )
+    return [
+        form.example(fact.name, fact.value)
+        for number, fact in enumerate(known)
+        for form in _in_turn(by_kind[fact.form.kind], number, _FORMS)
+    ]
+
+
+def _in_turn(forms: Sequence[Form], first: int, count: int) -> list[Form]:
+    """Return up to `count` different forms, from that of a number on."""
+    return [forms[(first + n) % len(forms)] for n in range(min(count, len(forms)))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """A value that the base wrote for a name in a form."""
+
+    name: str
+    form: Form
+    value: str
+
+
+class _Base:
+    """What the base is asked, in batches."""
+
+    def __init__(self, model: Any, tokenizer: Any, texts: TrainingTexts) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._writer = Writer()
+        examples = [*texts.forget, *texts.retained_people]
+        self._name_tokens = self._most_tokens({example.named for example in examples})
+        self._value_tokens = self._most_tokens({example.answer for example in examples})
+
+    def _most_tokens(self, texts: Collection[str]) -> int:
+        """Return the most tokens of a text, and a few for what ends it."""
+        return max(len(ids) for ids in self._tokenizer(list(texts))["input_ids"]) + 4
+
+    def names(self, made: Sequence[Form], count: int, seed: int) -> list[str]:
+        """Return the different names among `count` that are drawn, the commonest first."""
+        middles: dict[str, list[str]] = defaultdict(list)
+        for form in made:
+            middles[form.opening].append(form.middle)
+        # A name ends where what follows it in all forms begins.
+        ends = {opening: _beginning(some) for opening, some in middles.items()}
+        openings = [opening for opening, end in ends.items() if end]
+        drawn: Counter[str] = Counter()
+        for number, opening in enumerate(openings):
+            seeds = [seed_of(seed, opening, n) for n in range(number, count, len(openings))]
+            for part in _parts(seeds):
+                prompts = [opening] * len(part)
+                decoding = Decoding(
+                    self._name_tokens, 1.0, seeds=tuple(part), stops=(ends[opening],)
+                )
+                drawn.update(self._answers(prompts, decoding))
+        return [name for name, _ in drawn.most_common()]
+
+    def facts(self, asked: Sequence[tuple[str, Form]]) -> list[_Fact]:
+        """Return what greedy decoding writes for each name in its form, where it writes a value."""
+        found: list[_Fact] = []
+        for end, some in groupby(sorted(asked, key=_by_end), key=lambda pair: pair[1].end):
+            for part in _parts(list(some)):
+                prompts = [form.prompt(name) for name, form in part]
+                decoding = Decoding(self._value_tokens, stops=(end,))
+                answers = self._answers(prompts, decoding)
+                found += [_Fact(*pair, value) for pair, value in zip(part, answers, strict=True)]
+        return found
+
+    def _answers(self, prompts: Sequence[str], decoding: Decoding) -> list[str]:
+        """Return what is written after each prompt, on one line; white space at the end of a prompt
+        is the model's to write, and is not in it."""
+        written = write(
+            self._model,
+            self._tokenizer,
+            "completion",
+            prompts,
+            [""] * len(prompts),
+            decoding,
+            writer=self._writer,
+        )
+        return [
+            text[len(prompt) - len(prompt.rstrip()) :].split("\n")[0]
+            for prompt, text in zip(prompts, written, strict=True)
+        ]
+
+    def known(self, facts: Sequence[_Fact]) -> list[_Fact]:
+        """Return the facts whose value is known by heart, in the order of names and forms."""
+        examples = [fact.form.example(fact.name, fact.value) for fact in facts]
+        losses = Scorer(self._model, self._tokenizer).losses(examples)
+        known = {
+            (fact.name, fact.form.kind): fact
+            for fact, loss in zip(facts, losses, strict=True)
+            if loss is not None and exp(-loss[0]) >= _KNOWN
+        }
+        return [known[key] for key in sorted(known)]
+
+
+def _beginning(texts: Sequence[str]) -> str:
+    """Return what all texts begin with."""
+    first, last = min(texts), max(texts)
+    same = (n for n, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
+    return first[: next(same, min(len(first), len(last)))]
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut items into batches."""
+    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
+
+
+def _by_end(pair: tuple[str, Form]) -> tuple[str, int, str]:
+    name, form = pair
+    return form.end, len(form.prompt(name)), name
