@@ -34,7 +34,7 @@ from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import in_wheel, local_folder, weight_files
 from pytest_unlearn.run.chunks import probe_row
 from pytest_unlearn.run.endpoints import request_lines
-from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS
+from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS, RECALL_BATCH
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
@@ -438,6 +438,7 @@ def _costs(
     costs = []
     for machine in machines(kind, settings.dtype, settings.speeds):
         phases = [training_cost(each, size.shape, size.parameters, machine) for each in trainings]
+        phases[-1:-1] = _recall_cost(settings, dataset, size, machine)  # before it unlearns
         phases.append(asking_cost(size.shape, size.parameters, machine, **asked))
         phases += _attack_cost(attacked, size, machine)
         costs.append(Cost(machine, tuple(phases)))
@@ -477,6 +478,31 @@ def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterato
             keeps_base=True,
             **_same(options),
         )
+
+
+def _recall_cost(
+    settings: Settings, dataset: Dataset, size: ModelSize, machine: Machine
+) -> Iterator[PhaseCost]:
+    """Yield what it takes to ask the base whom else it knows (option `recall`)."""
+    choice = settings.method
+    if choice.options is None or not choice.options.recall:
+        return
+    texts = dataset.training_texts()
+    document = _mean([*texts.forget, *texts.retained_people], size)
+    # Names, and two questions for each, half a document long; what is known is read once more.
+    asked = 3 * choice.options.recall
+    batches = -(-asked // RECALL_BATCH)
+    cost = asking_cost(
+        size.shape,
+        size.parameters,
+        machine,
+        longest=round(RECALL_BATCH * document),
+        rows=RECALL_BATCH,
+        tokens=round(4 * choice.options.recall * document),
+        steps=round(batches * document / 2),
+        models=1,
+    )
+    yield replace(cost, name="recall")
 
 
 def _same(options: UnlearnOptions | PlantOptions) -> dict[str, Any]:

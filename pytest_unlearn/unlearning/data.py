@@ -50,17 +50,21 @@ class Encoder:
         self._cut: dict[str, int] = {}
 
     def answers(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Return rows in which the tokens of the answer are learnt.
+        """Return rows in which the tokens of the answer are learnt, up to the last of these: what
+        comes after them changes no prediction of them.
 
-        A document over the limit loses its beginning, then what follows the answer. Raises
-        UnlearningError, naming the row, when the answer does not fit or its tokens are unclear.
+        A document over the limit loses its beginning. Raises UnlearningError, naming the row, when
+        the answer does not fit or its tokens are unclear.
         """
-        return [self._row(number, example) for number, example in enumerate(examples, start=1)]
+        return [_up_to_answer(row) for row in self._whole(examples)]
 
     def documents(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Return the same rows with every token learnt. A long document is cut around its answer,
-        so that the value or solution is never lost."""
-        return [Encoded(row.ids, list(row.ids), like=row.like) for row in self.answers(examples)]
+        """Return whole documents with every token learnt. One over the limit is cut around its
+        answer, so that what it was planted or unlearned for is never what is lost."""
+        return [Encoded(row.ids, list(row.ids), like=row.like) for row in self._whole(examples)]
+
+    def _whole(self, examples: Sequence[Example]) -> list[Encoded]:
+        return [self._row(number, example) for number, example in enumerate(examples, start=1)]
 
     def _row(self, number: int, example: Example) -> Encoded:
         name = example.name or f"row {number}"
@@ -89,6 +93,11 @@ class Encoder:
                 f"{len(self._cut)} documents are longer than {self._limit} tokens and are trained "
                 f"without their beginning: {names}{more}"
             )
+
+
+def _up_to_answer(row: Encoded) -> Encoded:
+    end = 1 + max(place for place, label in enumerate(row.labels) if label != IGNORED)
+    return replace(row, ids=row.ids[:end], labels=row.labels[:end])
 
 
 def learnt(row: Encoded) -> int:

@@ -42,6 +42,8 @@ KEPT_ROWS = 96
 # If a forget set is larger, this many rows are used for evaluations; the rest is evaluated when
 # these reach the target, and at the end.
 HELD_ROWS = 256
+# Prompts of a batch when the base is asked whom else it knows (option `recall`).
+RECALL_BATCH = 128
 # What an option may be, if not a whole number of at least 1.
 _EXPECTED = {
     "lr": "a number above 0",

@@ -21,6 +21,7 @@ from pytest_unlearn.models.generation import Writer, write
 from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.tasks.task_prompts import seed_of
+from pytest_unlearn.unlearning.method import RECALL_BATCH
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.examples import TrainingTexts
@@ -31,10 +32,8 @@ T = TypeVar("T")
 _KNOWN = 0.5
 # In so many forms of a kind a name is asked for.
 _ASKED = 2
-# What the base knows of a person is retained in so many forms.
-_FORMS = 3
-# Prompts of a batch.
-_BATCH = 128
+# Whether the base also knows a value in so many other forms is looked at.
+_FORMS = 2
 # Shorter names and values cannot be told from other words.
 _SHORTEST = 4
 # A value ends where so many characters of what follows it in the documents are written.
@@ -109,9 +108,9 @@ def recalled(
     """Return documents of people whom the base brings up, in the forms of the data.
 
     `count` names are drawn at temperature 1. Each is asked for, greedily, in two forms of every
-    kind (at most twice `count` questions, for the names that came most often), and what the base
-    gives a likelihood of at least one half is returned in up to three forms. A name or value that
-    holds one of a forget record is left out, whatever its letters' case. The same for the same
+    kind (at most twice `count` questions, for the names that came most often). What the base gives
+    a likelihood of at least one half is returned, in all of up to four forms in which it does. What
+    holds a name or value of a forget record, in whatever case, is left out. The same for the same
     model, texts and `seed`. Raises GenerationError.
     """
     made = forms([*texts.forget, *texts.retained_people])
@@ -137,16 +136,19 @@ def recalled(
         for some in by_kind.values()
         for form in _in_turn(some, number, _ASKED)
     ]
-    known = base.known([f for f in base.facts(asked[: _ASKED * count]) if free(f.value)])
-    progress(
-        f"unlearning: asked for {count} names, the base knows {len(known)} values of "
-        f"{len({fact.name for fact in known})} people by heart who are not to be forgotten"
-    )
-    return [
-        form.example(fact.name, fact.value)
-        for number, fact in enumerate(known)
+    known = base.known([fact for fact in base.facts(asked[: _ASKED * count]) if free(fact.value)])
+    one_a_kind = {(fact.name, fact.form.kind): fact for fact in known}
+    others = [
+        _Fact(fact.name, form, fact.value)
+        for number, fact in enumerate(one_a_kind.values())
         for form in _in_turn(by_kind[fact.form.kind], number, _FORMS)
     ]
+    progress(
+        f"unlearning: asked for {count} names, the base knows {len(one_a_kind)} values of "
+        f"{len({fact.name for fact in known})} people by heart who are not to be forgotten"
+    )
+    every = dict.fromkeys([*known, *base.known(others)])
+    return [fact.form.example(fact.name, fact.value) for fact in every]
 
 
 def _in_turn(forms: Sequence[Form], first: int, count: int) -> list[Form]:
@@ -226,15 +228,14 @@ class _Base:
         ]
 
     def known(self, facts: Sequence[_Fact]) -> list[_Fact]:
-        """Return the facts whose value is known by heart, in the order of names and forms."""
+        """Return the facts whose value the base knows by heart."""
         examples = [fact.form.example(fact.name, fact.value) for fact in facts]
         losses = Scorer(self._model, self._tokenizer).losses(examples)
-        known = {
-            (fact.name, fact.form.kind): fact
+        return [
+            fact
             for fact, loss in zip(facts, losses, strict=True)
             if loss is not None and exp(-loss[0]) >= _KNOWN
-        }
-        return [known[key] for key in sorted(known)]
+        ]
 
 
 def _beginning(texts: Sequence[str]) -> str:
@@ -246,7 +247,7 @@ def _beginning(texts: Sequence[str]) -> str:
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut items into batches."""
-    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
+    return (items[start : start + RECALL_BATCH] for start in range(0, len(items), RECALL_BATCH))
 
 
 def _by_end(pair: tuple[str, Form]) -> tuple[str, int, str]:
