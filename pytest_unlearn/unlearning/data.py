@@ -195,14 +195,16 @@ def training_rows(
             for row, each in zip(forget, texts.alternates, strict=True)
             for _ in each
         ]
-    retained: list[list[Encoded]] = [[], [], []]
+    people: list[Encoded] = []
+    recalled: list[Encoded] = []
+    tasks: list[Encoded] = []
     if method.uses_retain:
         top = options.kl_top if isinstance(options, WithBaseTop) else 0
-        retained = [
-            with_base_top(policy, rows(some), pad, top) if top and some else rows(some)
-            for some in (texts.retained_people, texts.recalled, texts.tasks)
-        ]
-    return TrainingRows(forget, *retained, rows(texts.strangers))
+        people, recalled, tasks = (
+            with_base_top(policy, retained, pad, top) if top else retained
+            for retained in map(rows, (texts.retained_people, texts.recalled, texts.tasks))
+        )
+    return TrainingRows(forget, people, recalled, tasks, rows(texts.strangers))
 
 
 def with_base_sums(policy: Any, rows: Sequence[Encoded], pad: int) -> list[Encoded]:
