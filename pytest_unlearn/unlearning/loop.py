@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.examples import TrainingTexts
+    from pytest_unlearn.models.examples import Example, TrainingTexts
     from pytest_unlearn.unlearning.method import Method, UnlearnOptions
 
 __all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
@@ -89,8 +89,7 @@ def unlearn(
     pad = int(cast(int, tokenizer.pad_token_id))
     encoder = Encoder(tokenizer, length_limit(model))
     if method.uses_retain and options.recall:
-        found = recalled(model, tokenizer, texts, options.recall, seed, progress)
-        texts = replace(texts, recalled=found)
+        texts = replace(texts, recalled=_recalled(model, tokenizer, texts, options, seed, progress))
     trainer = Trainer(model, options, f"--unlearn-method={method.name}", targets)
     policy = trainer.policy
     watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng)
@@ -154,6 +153,27 @@ def unlearn(
         best.steps, trained.steps, best.leak_rate, best.kept, round(trained.seconds, 3)
     )
     return policy, report
+
+
+def _recalled(
+    model: Any,
+    tokenizer: Any,
+    texts: TrainingTexts,
+    options: UnlearnOptions,
+    seed: int,
+    progress: Callable[[str], None],
+) -> list[Example]:
+    """Return what the base brings up. Of several processes the first asks, on its GPU if it has
+    one, before the model is cut into shards."""
+    documents: list[Example] = []
+    if distributed.number() == 0:
+        home = model.device
+        if distributed.count() > 1 and distributed.device_type() == "cuda":
+            model.to(torch.cuda.current_device())
+        documents = recalled(model, tokenizer, texts, options.recall, seed, progress)
+        if model.device != home:
+            model.to(home)
+    return distributed.from_first(documents)
 
 
 def _gentler(options: UnlearnOptions) -> str:

@@ -32,8 +32,8 @@ T = TypeVar("T")
 _KNOWN = 0.5
 # In so many forms of a kind a name is asked for.
 _ASKED = 2
-# Whether the base also knows a value in so many other forms is looked at.
-_FORMS = 2
+# What the base knows of a person is retained in so many forms.
+_FORMS = 3
 # Shorter names and values cannot be told from other words.
 _SHORTEST = 4
 # A value ends where so many characters of what follows it in the documents are written.
@@ -109,9 +109,9 @@ def recalled(
 
     `count` names are drawn at temperature 1. Each is asked for, greedily, in two forms of every
     kind (at most twice `count` questions, for the names that came most often). What the base gives
-    a likelihood of at least one half is returned, in all of up to four forms in which it does. What
-    holds a name or value of a forget record, in whatever case, is left out. The same for the same
-    model, texts and `seed`. Raises GenerationError.
+    a likelihood of at least one half is returned, in up to three forms. What holds a name or value
+    of a forget record, in whatever case, is left out. The same for the same model, texts and
+    `seed`. Raises GenerationError.
     """
     made = forms([*texts.forget, *texts.retained_people])
     if not made:
@@ -138,17 +138,17 @@ def recalled(
     ]
     known = base.known([fact for fact in base.facts(asked[: _ASKED * count]) if free(fact.value)])
     one_a_kind = {(fact.name, fact.form.kind): fact for fact in known}
-    others = [
-        _Fact(fact.name, form, fact.value)
-        for number, fact in enumerate(one_a_kind.values())
-        for form in _in_turn(by_kind[fact.form.kind], number, _FORMS)
-    ]
     progress(
         f"unlearning: asked for {count} names, the base knows {len(one_a_kind)} values of "
         f"{len({fact.name for fact in known})} people by heart who are not to be forgotten"
     )
-    every = dict.fromkeys([*known, *base.known(others)])
-    return [fact.form.example(fact.name, fact.value) for fact in every]
+    # Also in forms in which the base knows a value less well: kept as it is there, too. Only those
+    # in which it knows it by heart kept fewer people.
+    return [
+        form.example(fact.name, fact.value)
+        for number, fact in enumerate(one_a_kind.values())
+        for form in _in_turn(by_kind[fact.form.kind], number, _FORMS)
+    ]
 
 
 def _in_turn(forms: Sequence[Form], first: int, count: int) -> list[Form]:

@@ -65,9 +65,9 @@ class AnchoredOptions(ForgetOptions):
     rows are of the kinds and in the carriers of the step's forget rows."""
 
     beta: float = option(1.0, least=0)
-    anchor: float = option(40.0, least=0)
+    anchor: float = option(80.0, least=0)
     strangers: int = option(1500, least=1)
-    strangers_share: float = option(0.6, least=0, most=1)
+    strangers_share: float = option(0.3, least=0, most=1)
     carriers: int = option(3, least=1)
     pairs: bool = False
 
@@ -87,29 +87,34 @@ ANCHORED = Method(
     "anchored",
     anchored_loss,
     AnchoredOptions(
-        lr=5e-3,
-        steps=100,
+        lr=3e-3,
+        steps=180,
         batch=32,
         retain_batch=80,
+        people_share=0.9,
+        recall=2000,
         accumulate=4,  # rows of like length together: half as much is padding
         rank=64,
         warmup=5,
-        cooldown=30,
+        cooldown=80,
+        least_scale=0.5,
         target=0.005,
-        forget_weight=3.0,
+        forget_weight=6.0,
     ),
     uses_retain=True,
     about=(
         "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden states "
         "are held for everybody else.\n\n"
         "Of this project. A retain set protects the people it lists; people in no list are "
-        "erased with those who asked. Here the retained rows hold *strangers* too: made-up "
+        "erased with those who asked. So the base is asked whom else it knows (option `recall`), "
+        "and these people are retained as well. The retained rows also hold *strangers*: made-up "
         "people in the same documents, half of them with names that resemble forgotten ones. "
         "The model knows nothing of a stranger, so its predictions hold nothing; its hidden "
         "states do, since they carry who is asked for on the way to what is known. They are "
         "kept at every token of at most eight layers (turn: the mean square of the difference "
         "of normalized states), beside KL(base || policy) on the values. The ascent is WGA's "
-        "(arXiv 2502.19301)."
+        "(arXiv 2502.19301). Every second step is taken on half of the adapter, so that undoing a "
+        "part of it brings little back."
     ),
 )
 
