@@ -8,6 +8,7 @@ batches are in every key, and each score comes with its margin.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import math
@@ -346,6 +347,8 @@ class VllmEngine:
             logprobs_mode="raw_logprobs",
             disable_log_stats=True,
         )
+        # Before multiprocessing's own, which waits for the engine's processes for ever.
+        atexit.register(llm.llm_engine.engine_core.shutdown)
         context = int(llm.llm_engine.model_config.max_model_len)
         opened: Any = VllmModel(llm, source, load_tokenizer(source), context, kept)
         return opened  # type: ignore[no-any-return]  # it declares what it lacks
