@@ -22,8 +22,8 @@ MAY_BLOCK = {"people.retained", "passk.retained", "leak.indirect", "leak.at(1000
 GOALS = [
     ("leak.direct", r"(?P<now>\d+) \(.*?\) +(?P<of>\d+)", 0.0, 0.02),
     ("passk.retained", r"(?P<now>\d+)/(?P<of>\d+)", 0.9, 2.0),
-    ("people.rehearsed", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.95, 2.0),
-    ("people.retained", r"(?P<now>\d+)/(?P<of>\d+)", 0.85, 2.0),
+    ("people.rehearsed", r"(?P<of>\d+) \(.*?\) +(?P<now>\d+)", 0.9, 2.0),
+    ("people.retained", r"(?P<now>\d+)/(?P<of>\d+)", 0.75, 2.0),
 ]
 
 

@@ -97,6 +97,7 @@ ANCHORED = Method(
         rank=64,
         warmup=5,
         cooldown=80,
+        check_every=20,
         least_scale=0.5,
         target=0.005,
         forget_weight=6.0,
