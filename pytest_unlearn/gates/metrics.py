@@ -570,7 +570,7 @@ def populations(
             return [Population(given)]
         if len(seen) == len(concerned):
             return [Population(given, f"{metric.units} that unlearning trained on", True)]
-        who = f"{metric.units} that unlearning never saw"
+        who = f"{metric.units} that unlearning was not given"
         return [Population({**given, "rehearsed": "no"}, who)]
     if not seen:
         return [Population(given)]

@@ -81,7 +81,7 @@ class Completions(Generic[Judged]):
 
 
 # Raise when a change of this package changes what a model writes after the same prompt.
-GENERATION_VERSION = 3
+GENERATION_VERSION = 4
 # The same for the scores of a value.
 SCORES_VERSION = 2
 BEFORE = "failed before in this run: "

@@ -17,7 +17,7 @@ from math import exp
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.generation import Writer, write
+from pytest_unlearn.models.generation import Writer, context_of, write
 from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.tasks.task_prompts import seed_of
@@ -114,13 +114,14 @@ def recalled(
     `seed`. Raises GenerationError.
     """
     made = forms([*texts.forget, *texts.retained_people])
-    if not made:
+    base = _Base(model, tokenizer, texts) if made else None
+    made = [form for form in made if base and base.takes(form)]
+    if not base or not made:
         progress(
             "unlearning: the base is not asked whom else it knows, since no two people's documents "
-            "have a form in common"
+            "have a form in common that fits its context"
         )
         return []
-    base = _Base(model, tokenizer, texts)
     forgotten = {part.casefold() for each in texts.forget for part in (each.answer, each.named)}
     forgotten.discard("")
 
@@ -179,6 +180,12 @@ class _Base:
     def _most_tokens(self, texts: Collection[str]) -> int:
         """Return the most tokens of a text, and a few for what ends it."""
         return max(len(ids) for ids in self._tokenizer(list(texts))["input_ids"]) + 4
+
+    def takes(self, form: Form) -> bool:
+        """Tell whether a form, a name and a value fit the model's context."""
+        context = context_of(self._model)
+        text = len(self._tokenizer(form.prompt("") + form.after)["input_ids"])
+        return context is None or text + self._name_tokens + self._value_tokens <= context
 
     def names(self, made: Sequence[Form], count: int, seed: int) -> list[str]:
         """Return the different names among `count` that are drawn, the commonest first."""

@@ -58,7 +58,7 @@ def test_people_who_were_trained_on_show_nothing_about_the_others() -> None:
     lost = probes(60, "clean", split="retain")
     result = verdict("people.retained>=90%", *kept, *lost)
     assert result.verdict.value == "FAIL"
-    assert (result.n, result.population) == (60, "retain people that unlearning never saw")
+    assert (result.n, result.population) == (60, "retain people that unlearning was not given")
     assert verdict("people.rehearsed>=90%", *kept, *lost).verdict.value == "PASS"
     assert verdict("people.retained>=90%", *kept, *[replace(r, unlearned=r.base) for r in lost]
                    ).verdict.value == "PASS"  # fmt: skip

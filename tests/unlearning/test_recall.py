@@ -47,7 +47,31 @@ def test_documents_that_name_nobody_have_no_form() -> None:
     lines: list[str] = []
     assert forms([plain, plain]) == []
     assert recalled(None, None, TrainingTexts([plain], [], []), 10, 0, lines.append) == []
-    assert "no two people's documents have a form in common" in lines[0]
+    assert "no two people's documents have a form in common that fits" in lines[0]
+
+
+def test_a_form_that_does_not_fit_the_context_is_not_asked(dataset: Dataset) -> None:
+    """The tiny model takes 512 tokens; training cuts such a document, a question cannot be cut."""
+    weights = load(resolve("tiny", "--unlearn-model"), "cpu", "float32")
+    texts = dataset.training_texts()
+    filler = "# one more line of some code\n" * 200
+
+    def longer(examples: Sequence[Example]) -> list[Example]:
+        return [
+            Example.answering(
+                filler + each.text[: each.start],
+                each.answer,
+                kind=each.kind,
+                person=tuple(place + len(filler) for place in each.person),
+            )
+            for each in examples
+            if each.person
+        ]
+
+    long = TrainingTexts(longer(texts.forget), longer(texts.retained_people), [])
+    lines: list[str] = []
+    assert recalled(weights.model, weights.tokenizer, long, 10, 0, lines.append) == []
+    assert "fits its context" in lines[0]
 
 
 @pytest.fixture(scope="module")
