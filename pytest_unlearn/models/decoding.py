@@ -154,6 +154,8 @@ def _read(
     cache = _checked(getattr(output, name, None), model)
     places, _ = padded(paths, 0, device, left=True)
     for layer in cache.layers:
+        if layer.keys is None:  # of a layer that the model is cut off before (the logit lens)
+            continue
         layer.keys = layer.keys[0][:, places].transpose(0, 1).contiguous()
         layer.values = layer.values[0][:, places].transpose(0, 1).contiguous()
     return output.logits[0], cache, mask

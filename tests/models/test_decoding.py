@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pytest_unlearn.models.decoding import _tree, written
 from pytest_unlearn.models.generation import Writer, _generated, _way, until
+from pytest_unlearn.models.lm_head import cut_off
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.models.sampling import Decoding
 
@@ -100,6 +101,17 @@ def test_the_texts_are_those_of_generate(
     found = written(model, prompts(), NEW, 0, [2], greedy, None, guesses[drafts], tree)
     assert [until(row, 0, [2]) for row in found] == expected
     assert all(len(row) <= NEW for row in found)
+
+
+@pytest.mark.parametrize("drafts", [False, True])
+def test_a_model_that_is_cut_off_writes_too(
+    model: Any, expected: list[list[int]], drafts: bool
+) -> None:
+    """As under the logit lens: the layers that are left out have no keys and values."""
+    with cut_off(model, 1 / 3):
+        rows = _generated(model, Tokens(), prompts(), Decoding(NEW), [2])  # type: ignore[arg-type]
+        found = written(model, prompts(), NEW, 0, [2], greedy, None, expected if drafts else [])
+    assert [until(row, 0, [2]) for row in found] == [until(row, 0, [2]) for row in rows]
 
 
 def test_less_is_computed(model: Any, expected: list[list[int]]) -> None:
