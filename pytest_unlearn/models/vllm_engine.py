@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import importlib.util
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -274,6 +275,13 @@ def _told(token: int, top: dict[int, Any]) -> tuple[float, int, float]:
     return min(0.0, own), best, own - others[other]
 
 
+def _shut_down(llm: Any) -> None:
+    """End vLLM's processes, before multiprocessing waits for them at exit for ever."""
+    # Its handlers write to streams that pytest has closed by now.
+    logging.getLogger("vllm").handlers.clear()
+    llm.llm_engine.engine_core.shutdown()
+
+
 class VllmEngine:
     """vLLM's offline engine; see the module's docstring."""
 
@@ -347,8 +355,7 @@ class VllmEngine:
             logprobs_mode="raw_logprobs",
             disable_log_stats=True,
         )
-        # Before multiprocessing's own, which waits for the engine's processes for ever.
-        atexit.register(llm.llm_engine.engine_core.shutdown)
+        atexit.register(_shut_down, llm)
         context = int(llm.llm_engine.model_config.max_model_len)
         opened: Any = VllmModel(llm, source, load_tokenizer(source), context, kept)
         return opened  # type: ignore[no-any-return]  # it declares what it lacks
