@@ -174,8 +174,8 @@ def _same_weights(target: Target) -> Mapping[str, torch.Tensor]:
     for name, weight in target.weights.items():
         if name not in base or base[name].shape != weight.shape:
             raise AttackError(
-                f"base and tested model have different weights {name}, so they cannot be "
-                "interpolated; leave interpolate0.5 out of --unlearn-attacks"
+                f"base and tested model differ in {name}, so they cannot be interpolated; leave "
+                "interpolate0.5 out of --unlearn-attacks"
             )
     return base
 
