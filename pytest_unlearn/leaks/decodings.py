@@ -187,7 +187,7 @@ _QUOTED = re.compile(
 )
 _TARGET = re.compile(r"(\w{1,64})\s{0,8}=\s{0,8}[rbfu]{0,2}$")
 _TERMS = re.compile(
-    rf"(?:[rbfu]{{0,2}}+{_LITERAL}|\w++)(?:\s*+[+,]\s*+(?:[rbfu]{{0,2}}+{_LITERAL}|\w++))++",
+    rf"(?:[rbfu]{{0,2}}+{_LITERAL}|\w++)(?>(?:\s*+[+,]\s*+(?:[rbfu]{{0,2}}+{_LITERAL}|\w++))+)",
     re.DOTALL,
 )
 _TERM = re.compile(rf"[rbfu]{{0,2}}+({_LITERAL})|(\w++)", re.DOTALL)

@@ -82,9 +82,10 @@ _OPENSSH_HEAD = re.compile(
     rb"openssh-key-v1\x00.{28}.{4}(?:.{4}(?:ssh-|ecdsa-)[a-z0-9-]+.{4})?", re.DOTALL
 )
 _BASE64_HEAD = re.compile(r"(?:\\n|\s)*+((?:[A-Za-z0-9+/]|\\n|\s){16,300})")
-# Claims of a JWT that tokens of one issuer share, if they come first.
+# Claims of a JWT that tokens of one issuer share, if they come first. An atomic group, since up to
+# Python 3.11.4 a possessive repeat of a group keeps what its last, failing try has read.
 _CLAIMS_HEAD = re.compile(
-    rb'\{(?:"(?:iss|aud|exp|iat|nbf|typ|alg|ver|scope)":(?:"[^"]*"|\d+),)*+"\w{1,16}":"?'
+    rb'\{(?>(?:"(?:iss|aud|exp|iat|nbf|typ|alg|ver|scope)":(?:"[^"]*"|\d+),)*)"\w{1,16}":"?'
 )
 _JWT = re.compile(r"ey[\w-]+\.([\w-]+)\.")
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://(?:[^/@\s]*@)?", re.IGNORECASE)

@@ -292,8 +292,10 @@ def count_street_addresses() -> int:
 _UPPER = "A-Z" + "".join(c for c in map(chr, range(0xC0, 0x180)) if c.isupper())
 
 # A capitalized word, and two or three of them, whoever they belong to. A quote ends a word.
-_WORD = rf"[{_UPPER}]\w++(?:['-]\w++)*+"
-NAME_PATTERN = re.compile(rf"(?<!\w){_WORD} {_WORD}(?: {_WORD})?+")
+# Atomic groups: up to Python 3.11.4 a possessive repeat of a group keeps what its last, failing try
+# has read (gh-106052).
+_WORD = rf"[{_UPPER}]\w++(?>(?:['-]\w++)*)"
+NAME_PATTERN = re.compile(rf"(?<!\w){_WORD} {_WORD}(?>(?: {_WORD})?)")
 
 
 def _layout_pattern(locale: Locale) -> str:
