@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from os.path import commonprefix
 
 from rapidfuzz import fuzz
 
@@ -192,8 +193,7 @@ def shared_spans(value: str, others: Sequence[str]) -> list[tuple[int, int]]:
 
 def _common(value: str, other: str) -> int:
     """Return how many first characters two texts share."""
-    differ = (at for at, (a, b) in enumerate(zip(value, other, strict=False)) if a != b)
-    return next(differ, min(len(value), len(other)))
+    return len(commonprefix((value, other)))  # noqa: RUF071
 
 
 def secret_parts(kind: str, value: str, given: int = 0, shared: Spans = ()) -> list[str]:

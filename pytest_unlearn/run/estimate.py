@@ -435,10 +435,13 @@ def _costs(
     trainings = list(_trainings(settings, dataset, size))
     asked = _asked(settings, dataset, work, states)
     attacked = _attack_work(settings, dataset, size)
+    recall = _recall_asked(settings, dataset, size)
     costs = []
     for machine in machines(kind, settings.dtype, settings.speeds):
         phases = [training_cost(each, size.shape, size.parameters, machine) for each in trainings]
-        phases[-1:-1] = _recall_cost(settings, dataset, size, machine)  # before it unlearns
+        if recall:  # before it unlearns
+            cost = asking_cost(size.shape, size.parameters, machine, **recall)
+            phases.insert(-1, replace(cost, name="recall"))
         phases.append(asking_cost(size.shape, size.parameters, machine, **asked))
         phases += _attack_cost(attacked, size, machine)
         costs.append(Cost(machine, tuple(phases)))
@@ -480,29 +483,22 @@ def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterato
         )
 
 
-def _recall_cost(
-    settings: Settings, dataset: Dataset, size: ModelSize, machine: Machine
-) -> Iterator[PhaseCost]:
-    """Yield what it takes to ask the base whom else it knows (option `recall`)."""
-    choice = settings.method
-    if choice.options is None or not choice.options.recall:
-        return
+def _recall_asked(settings: Settings, dataset: Dataset, size: ModelSize) -> dict[str, int]:
+    """Return what the base is asked for people in no list (option `recall`); empty for nothing."""
+    options = settings.method.options
+    if options is None or not options.recall:
+        return {}
     texts = dataset.training_texts()
     document = _mean([*texts.forget, *texts.retained_people], size)
     # Names, and two questions for each, half a document long; what is known is read once more.
-    asked = 3 * choice.options.recall
-    batches = -(-asked // RECALL_BATCH)
-    cost = asking_cost(
-        size.shape,
-        size.parameters,
-        machine,
-        longest=round(RECALL_BATCH * document),
-        rows=RECALL_BATCH,
-        tokens=round(4 * choice.options.recall * document),
-        steps=round(batches * document / 2),
-        models=1,
-    )
-    yield replace(cost, name="recall")
+    batches = -(-3 * options.recall // RECALL_BATCH)
+    return {
+        "longest": round(RECALL_BATCH * document),
+        "rows": RECALL_BATCH,
+        "tokens": round(4 * options.recall * document),
+        "steps": round(batches * document / 2),
+        "models": 1,
+    }
 
 
 def _same(options: UnlearnOptions | PlantOptions) -> dict[str, Any]:

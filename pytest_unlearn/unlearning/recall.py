@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import exp
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_unlearn.models.examples import Example
@@ -114,9 +115,10 @@ def recalled(
     `seed`. Raises GenerationError.
     """
     made = forms([*texts.forget, *texts.retained_people])
-    base = _Base(model, tokenizer, texts) if made else None
-    made = [form for form in made if base and base.takes(form)]
-    if not base or not made:
+    if made:
+        base = _Base(model, tokenizer, texts)
+        made = [form for form in made if base.takes(form)]
+    if not made:
         progress(
             "unlearning: the base is not asked whom else it knows, since no two people's documents "
             "have a form in common that fits its context"
@@ -193,7 +195,7 @@ class _Base:
         for form in made:
             middles[form.opening].append(form.middle)
         # A name ends where what follows it in all forms begins.
-        ends = {opening: _beginning(some) for opening, some in middles.items()}
+        ends = {o: commonprefix(some) for o, some in middles.items()}  # noqa: RUF071
         openings = [opening for opening, end in ends.items() if end]
         drawn: Counter[str] = Counter()
         for number, opening in enumerate(openings):
@@ -243,13 +245,6 @@ class _Base:
             for fact, loss in zip(facts, losses, strict=True)
             if loss is not None and exp(-loss[0]) >= _KNOWN
         ]
-
-
-def _beginning(texts: Sequence[str]) -> str:
-    """Return what all texts begin with."""
-    first, last = min(texts), max(texts)
-    same = (n for n, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
-    return first[: next(same, min(len(first), len(last)))]
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

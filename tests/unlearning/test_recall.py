@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_unlearn.models.examples import Example, TrainingTexts
-from pytest_unlearn.models.loading import load
+from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.people.record import Record
 from pytest_unlearn.run.dataset import Dataset
@@ -50,9 +50,10 @@ def test_documents_that_name_nobody_have_no_form() -> None:
     assert "no two people's documents have a form in common that fits" in lines[0]
 
 
-def test_a_form_that_does_not_fit_the_context_is_not_asked(dataset: Dataset) -> None:
+def test_a_form_that_does_not_fit_the_context_is_not_asked(
+    dataset: Dataset, weights: Weights
+) -> None:
     """The tiny model takes 512 tokens; training cuts such a document, a question cannot be cut."""
-    weights = load(resolve("tiny", "--unlearn-model"), "cpu", "float32")
     texts = dataset.training_texts()
     filler = "# one more line of some code\n" * 200
 
@@ -80,9 +81,13 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def documents(dataset: Dataset) -> Sequence[Example]:
+def weights() -> Weights:
+    return load(resolve("tiny", "--unlearn-model"), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def documents(dataset: Dataset, weights: Weights) -> Sequence[Example]:
     """What the tiny model brings up when it is asked for 400 names."""
-    weights = load(resolve("tiny", "--unlearn-model"), "cpu", "float32")
     texts = dataset.training_texts(carriers=3)
     found = recalled(weights.model, weights.tokenizer, texts, 400, 0)
     assert found == recalled(weights.model, weights.tokenizer, texts, 400, 0)
