@@ -20,7 +20,7 @@ from typing import Any
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.models import generation
 from pytest_unlearn.models.generation import Writer, write
-from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.models.texts import Decoding
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.settings import Settings

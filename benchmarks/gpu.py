@@ -48,12 +48,12 @@ from pytest_unlearn.attacks.attack import attacks, under_attack
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.models.engine import engines
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import complete_greedily
 from pytest_unlearn.models.loading import resolve_device
 from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.unlearning.data import with_base_sums
 from pytest_unlearn.unlearning.method import Method

@@ -24,11 +24,11 @@ from transformers import logging as transformers_logging
 
 from pytest_unlearn.leaks.exact import exposure
 from pytest_unlearn.models.batches import IGNORED, collate, encode
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import complete_greedily
 from pytest_unlearn.models.loading import load, resolve_device
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.other_values import decoys
 from pytest_unlearn.people.record import Record

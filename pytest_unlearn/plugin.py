@@ -110,17 +110,17 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize tests over probes and tasks."""
     if state := _session(metafunc.config):
-        from pytest_unlearn.session import collection
+        from pytest_unlearn.session import items
 
-        collection.parametrize(metafunc, state.dataset, state.pairs)
+        items.parametrize(metafunc, state.dataset, state.pairs)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Note the row of a measured test, so that an error and a missing case can be told apart."""
     if _session(item.config):
-        from pytest_unlearn.session import collection
+        from pytest_unlearn.session import items
 
-        collection.tag(item)
+        items.tag(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -149,9 +149,9 @@ def pytest_runtest_makereport(
     """Fail a test whose probe leaked, if that was asked for."""
     report = yield
     if state := _session(item.config):
-        from pytest_unlearn.session import item_reports
+        from pytest_unlearn.session import items
 
-        item_reports.fail_on_leak(item, report, always=state.settings.fail_on_leak)
+        items.fail_on_leak(item, report, always=state.settings.fail_on_leak)
         state.tell_values(item, report)
     return report
 

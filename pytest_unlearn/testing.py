@@ -23,7 +23,7 @@ from pytest_unlearn.tasks.task_prompts import prompt_of
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
-    from pytest_unlearn.models.sampling import Decoding
+    from pytest_unlearn.models.texts import Decoding
     from pytest_unlearn.probes.families import Probe, Style
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.models import State

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_unlearn.models.engine import RunnableModel
-    from pytest_unlearn.models.examples import Example
-    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.models.texts import DecodingScheme, Example
     from pytest_unlearn.people.record import Record
     from pytest_unlearn.probes.families import Probe
 
@@ -39,7 +38,7 @@ Trains = Literal["", "people", "retained", "code"]
 # The sets that include it: `cheap` and `all`, only `all`, or none, so that it has to be named.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
-_OWN = ("weights", "prompt_attacks", "hidden_states", "decoders")
+_OWN = ("weights", "prompt_attacks", "hidden_states")
 BOTH: tuple[Split, ...] = ("forget", "control")
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_unlearn.models.engine import RunnableModel
-    from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.scoring import ValueRow
+    from pytest_unlearn.models.texts import Example
 
 # Shares of the layers, in percent, after which values are read.
 LENS_DEPTHS = (25, 50, 75)

@@ -225,8 +225,8 @@ def _trained(target: Target, texts: Sequence[str]) -> Iterator[int]:
     import torch
 
     from pytest_unlearn.models.batches import collate, encode
-    from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.generation import context_of
+    from pytest_unlearn.models.texts import Example
 
     most = min(_MOST_TOKENS, context_of(target.model) or _MOST_TOKENS)
     rows = [encode(target.tokenizer, Example.whole(text), most) for text in texts]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.texts import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -33,14 +33,13 @@ from pytest_unlearn.models.endpoint_facts import (
     text_of,
 )
 from pytest_unlearn.models.engine import ENDPOINT, is_address, read_options
-from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.sampling import Decoding, cut_at
+from pytest_unlearn.models.texts import Decoding, Example, cut_at
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.endpoint_tokenizer import EndpointTokenizer
-    from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.models.scoring import ValueRow, ValueScores
     from pytest_unlearn.models.sources import ModelSource
+    from pytest_unlearn.models.texts import DecodingScheme
 
 T = TypeVar("T")
 
@@ -184,7 +183,7 @@ class EndpointModel:
 
         Raises UnansweredError, EndpointError for another scheme, and as `value_rows`.
         """
-        from pytest_unlearn.models.sampling import DecodingScheme
+        from pytest_unlearn.models.texts import DecodingScheme
 
         if scheme not in (None, DecodingScheme()):
             raise EndpointError(

@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from pytest_unlearn.models.examples import Example
-    from pytest_unlearn.models.sampling import Decoding, DecodingScheme
     from pytest_unlearn.models.scoring import ValueScores
     from pytest_unlearn.models.sources import ModelSource
+    from pytest_unlearn.models.texts import Decoding, DecodingScheme, Example
 
 T = TypeVar("T")
 

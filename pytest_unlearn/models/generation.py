@@ -26,7 +26,7 @@ from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.decoding import LoopError, fits, written
 from pytest_unlearn.models.presets import CONTEXTS
 from pytest_unlearn.models.prompt_formats import Infill, chat_ids, infill_ids, infill_style
-from pytest_unlearn.models.sampling import Decoding, DecodingScheme, cut_at
+from pytest_unlearn.models.texts import Decoding, DecodingScheme, cut_at
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.texts import Example
 
 # Names of parameters -> whether the norm is over them.
 Choice = Callable[[str], bool]

@@ -40,9 +40,9 @@ from pytest_unlearn.models.patching import (
     with_adapter,
 )
 from pytest_unlearn.models.prompt_formats import StyleError, infill_style
-from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.scoring import Scorer, ValueScores
 from pytest_unlearn.models.sources import ModelNotFoundError
+from pytest_unlearn.models.texts import Decoding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,11 +50,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.examples import Example
     from pytest_unlearn.models.presets import Preset
     from pytest_unlearn.models.prompt_formats import Infill
-    from pytest_unlearn.models.sampling import DecodingScheme
     from pytest_unlearn.models.sources import ModelSource
+    from pytest_unlearn.models.texts import DecodingScheme, Example
 
 __all__ = [
     "DTYPES",

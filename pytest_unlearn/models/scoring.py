@@ -22,7 +22,6 @@ import torch
 
 from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.decoding import cache_name
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.footprint import CHUNK_NUMBERS, SCORED_TOKENS
 from pytest_unlearn.models.generation import (
     GenerationError,
@@ -35,7 +34,7 @@ from pytest_unlearn.models.generation import (
     is_out_of_memory,
     scheme_log_probs,
 )
-from pytest_unlearn.models.sampling import DecodingScheme
+from pytest_unlearn.models.texts import DecodingScheme, Example
 
 if TYPE_CHECKING:
     from peft import PeftModel

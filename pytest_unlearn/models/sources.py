@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_unlearn.core.store import Store, digest_of
-from pytest_unlearn.models.gguf_files import is_whole_gguf
 from pytest_unlearn.models.model_files import (
     TOKENIZER_FILES,
     TOKENIZER_PATTERNS,
@@ -26,6 +25,7 @@ from pytest_unlearn.models.model_files import (
     holds_adapter,
     is_adapter,
     is_hub_id,
+    is_whole_gguf,
     json_object,
     newest,
     own_tokenizer,

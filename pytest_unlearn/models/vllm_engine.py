@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.engine import METHODS, read_options
-from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.sampling import Decoding, DecodingScheme, cut_at
+from pytest_unlearn.models.texts import Decoding, DecodingScheme, Example, cut_at
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.engine import RunnableModel

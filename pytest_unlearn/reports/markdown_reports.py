@@ -12,9 +12,15 @@ from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.reports.comparison import side_by_side
-from pytest_unlearn.reports.rendering import code, markdown, markdown_table, rendered
 from pytest_unlearn.reports.robustness import attack_sentences, attack_tables
-from pytest_unlearn.reports.tables import forget_rows, relations
+from pytest_unlearn.reports.tables import (
+    code,
+    forget_rows,
+    markdown,
+    markdown_table,
+    relations,
+    rendered,
+)
 from pytest_unlearn.run.result import GateFact, Result, verdict_of_all
 
 _MARKS = {"PASS": "✅", "FAIL": "❌"}

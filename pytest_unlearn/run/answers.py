@@ -12,8 +12,7 @@ from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.engine import abilities_of
-from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.models.texts import Decoding, Example
 from pytest_unlearn.run.models import AttackedState
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.core.store import Store
     from pytest_unlearn.models.engine import RunnableModel
-    from pytest_unlearn.run.chunks import Chunk
+    from pytest_unlearn.run.divisions import Chunk
     from pytest_unlearn.run.models import Completer, Models, State, UnlearnedModel
     from pytest_unlearn.run.planted import Planting
     from pytest_unlearn.tasks.format import TaskCase

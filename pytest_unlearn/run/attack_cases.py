@@ -21,7 +21,7 @@ from pytest_unlearn.tasks.format import bundled_tasks
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
-    from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.texts import Example
     from pytest_unlearn.people.record import Record, Split
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.settings import Settings

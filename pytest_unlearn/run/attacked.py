@@ -25,11 +25,11 @@ from pytest_unlearn.run.measuring import SCORES_VERSION, example_of
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.models.engine import RunnableModel
-    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.models.texts import DecodingScheme
     from pytest_unlearn.people.record import Split
     from pytest_unlearn.probes.families import Probe
-    from pytest_unlearn.run.chunks import Chunk
     from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.divisions import Chunk
     from pytest_unlearn.run.measuring import Measuring
     from pytest_unlearn.run.models import State
     from pytest_unlearn.run.settings import Settings

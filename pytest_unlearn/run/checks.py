@@ -10,7 +10,7 @@ from pytest_unlearn.attacks.attack import attacks
 from pytest_unlearn.core.errors import UserError, nearest
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS
-from pytest_unlearn.models.sampling import DecodingScheme
+from pytest_unlearn.models.texts import DecodingScheme
 from pytest_unlearn.people.documents import CARRIER_NAMES
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.locales import WORD_KINDS

@@ -15,24 +15,28 @@ from typing import TYPE_CHECKING, Literal
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import digest_of
-from pytest_unlearn.models.examples import Example, TrainingTexts
+from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.other_values import placeholder, plausible, stranger_records
 from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, spelling
 from pytest_unlearn.people.record_files import load_files
 from pytest_unlearn.probes.families import FamilyError, Probe, build_probes, cross_carrier
 from pytest_unlearn.run.attack_cases import AttackCases
-from pytest_unlearn.run.chunks import Chunk, ChunkRow, cut, probe_row, task_rows
 from pytest_unlearn.run.divisions import (
+    Chunk,
+    ChunkRow,
     code_examples,
+    cut,
     divide,
     document_example,
     identity_of,
+    probe_row,
     read_rehearsed,
     redrawn,
     rehearsed_cases,
     rehearsed_probes,
     staged,
+    task_rows,
     task_texts,
 )
 from pytest_unlearn.sandbox.runtimes import lacking

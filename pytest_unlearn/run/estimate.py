@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.attacks.decoders import BEAM_ROOM
+from pytest_unlearn.attacks.prompt_attacks import BEAM_ROOM
 from pytest_unlearn.attacks.weights import RELEARN_BATCH, RELEARN_STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
@@ -32,18 +32,17 @@ from pytest_unlearn.models.footprint import (
 )
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import in_wheel, local_folder, weight_files
-from pytest_unlearn.run.chunks import probe_row
+from pytest_unlearn.run.divisions import probe_row
 from pytest_unlearn.run.endpoints import request_lines
 from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS, RECALL_BATCH
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
-    from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.texts import Example
     from pytest_unlearn.probes.families import Probe
-    from pytest_unlearn.run.chunks import Chunk
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.divisions import Requests
+    from pytest_unlearn.run.divisions import Chunk, Requests
     from pytest_unlearn.run.settings import Pair, Settings
     from pytest_unlearn.unlearning.method import PlantOptions, UnlearnOptions
 

@@ -24,7 +24,7 @@ from pytest_unlearn.leaks.prompt_search import (
     search_targets,
 )
 from pytest_unlearn.models.engine import METHODS, abilities_of, is_address
-from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.run.answers import (
     Backend,
     CompletionError,
@@ -45,8 +45,8 @@ from pytest_unlearn.tasks.format import TaskCase
 if TYPE_CHECKING:
     from pytest_unlearn.models.engine import Ability
     from pytest_unlearn.probes.families import Probe
-    from pytest_unlearn.run.chunks import Chunk
     from pytest_unlearn.run.dataset import Dataset
+    from pytest_unlearn.run.divisions import Chunk
     from pytest_unlearn.run.models import Models, State
     from pytest_unlearn.run.settings import Settings
 

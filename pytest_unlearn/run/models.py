@@ -31,8 +31,8 @@ from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
-    from pytest_unlearn.models.examples import TrainingTexts
     from pytest_unlearn.models.loading import Weights
+    from pytest_unlearn.models.texts import TrainingTexts
     from pytest_unlearn.people.record import Split
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.settings import Settings

@@ -10,7 +10,7 @@ from pytest_unlearn.core.option import Given, Option, one_of, paths, whole_numbe
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
-    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.models.texts import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
     from pytest_unlearn.run.divisions import Requests
     from pytest_unlearn.tasks.task_prompts import Sampling
@@ -181,7 +181,7 @@ def attacks(given: Given) -> tuple[str, ...]:
 
 
 def decoding(given: Given) -> DecodingScheme:
-    from pytest_unlearn.models.sampling import parse_scheme
+    from pytest_unlearn.models.texts import parse_scheme
 
     return parse_scheme(given.value)
 
@@ -196,7 +196,7 @@ def default_method() -> MethodChoice:
 
 
 def default_decoding() -> DecodingScheme:
-    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.models.texts import DecodingScheme
 
     return DecodingScheme()
 

@@ -30,7 +30,7 @@ from pytest_unlearn.run.option_values import SAMPLING_OPTIONS
 
 if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
-    from pytest_unlearn.models.sampling import DecodingScheme
+    from pytest_unlearn.models.texts import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
     from pytest_unlearn.run.divisions import Requests
     from pytest_unlearn.sandbox import Mode

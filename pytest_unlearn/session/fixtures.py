@@ -89,7 +89,7 @@ def unlearn_completions(request: pytest.FixtureRequest, unlearn_pair: Pair) -> C
     gates once, however many tests look at it.
     """
     from pytest_unlearn.gates.case_rows import ROW_PROPERTY, ProbeRow, TaskRow, to_json
-    from pytest_unlearn.session.item_reports import SECTION, failed_solutions
+    from pytest_unlearn.session.items import SECTION, failed_solutions
     from pytest_unlearn.session.readiness import answering
 
     engine = _session(request.config).run_of(unlearn_pair).engine

@@ -41,17 +41,15 @@ from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, unt
 from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.sandbox import SandboxError
 from pytest_unlearn.session import xdist
-from pytest_unlearn.session.collection import (
+from pytest_unlearn.session.items import (
     ATTACK_NAME,
     CASE_PROPERTY,
     PAIR_PROPERTY,
-    PairOrder,
-    ShardSelection,
-)
-from pytest_unlearn.session.item_reports import (
     VERDICT_PROPERTY,
     LastWord,
+    PairOrder,
     RowCollector,
+    ShardSelection,
     gate_reports,
     show_values,
     solution_verdicts,

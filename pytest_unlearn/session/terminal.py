@@ -45,7 +45,7 @@ from pytest_unlearn.reports.tables import (
 )
 from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.result import Result, dropped_gates
-from pytest_unlearn.session.item_reports import (
+from pytest_unlearn.session.items import (
     VERDICT_PROPERTY,
     run_again_lines,
     sandbox_line,

@@ -26,7 +26,7 @@ from pytest_unlearn.unlearning.step import FullPolicy, Predictions, base_predict
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.examples import Example, TrainingTexts
+    from pytest_unlearn.models.texts import Example, TrainingTexts
     from pytest_unlearn.unlearning.method import Method, UnlearnOptions
 
 

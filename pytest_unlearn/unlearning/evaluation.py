@@ -20,7 +20,7 @@ from pytest_unlearn.unlearning.method import KEPT_ROWS
 from pytest_unlearn.unlearning.step import predictions
 
 if TYPE_CHECKING:
-    from pytest_unlearn.models.examples import TrainingTexts
+    from pytest_unlearn.models.texts import TrainingTexts
     from pytest_unlearn.unlearning.data import Encoder
     from pytest_unlearn.unlearning.method import UnlearnOptions
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.examples import Example, TrainingTexts
+    from pytest_unlearn.models.texts import Example, TrainingTexts
     from pytest_unlearn.unlearning.method import Method, UnlearnOptions
 
 __all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]

@@ -25,7 +25,7 @@ from pytest_unlearn.unlearning.trainer import Course, Trainer, train
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.examples import Example, TrainingTexts
+    from pytest_unlearn.models.texts import Example, TrainingTexts
     from pytest_unlearn.unlearning.method import PlantOptions
 
 # Batches sorted by length together: planting descends on every row, so that it matters little who

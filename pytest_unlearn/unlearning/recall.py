@@ -17,15 +17,14 @@ from math import exp
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import Writer, context_of, write
-from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.scoring import Scorer
+from pytest_unlearn.models.texts import Decoding, Example
 from pytest_unlearn.tasks.task_prompts import seed_of
 from pytest_unlearn.unlearning.method import RECALL_BATCH
 
 if TYPE_CHECKING:
-    from pytest_unlearn.models.examples import TrainingTexts
+    from pytest_unlearn.models.texts import TrainingTexts
 
 T = TypeVar("T")
 

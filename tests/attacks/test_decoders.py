@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pytest_unlearn.attacks.attack import AttackError, Reading, attacks, under_attack
-from pytest_unlearn.attacks.decoders import in_format, likeliest, near_verbatim
-from pytest_unlearn.models.examples import Example
+from pytest_unlearn.attacks.prompt_attacks import in_format, likeliest, near_verbatim
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.models.scoring import Scorer
+from pytest_unlearn.models.texts import Example
 from tests.support.small_models import Completes, byte_tokenizer, small_llama
 
 VALUE = "abcd"

@@ -10,9 +10,9 @@ import torch
 from pytest_unlearn.attacks.attack import AttackError, Reading
 from pytest_unlearn.attacks.hidden_states import cross_validated, signatures, told_apart
 from pytest_unlearn.leaks.membership import auc
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.lm_head import cut_off, hidden_states, layers_of, states_at
 from pytest_unlearn.models.loading import LanguageModel, Weights
+from pytest_unlearn.models.texts import Example
 from tests.support.small_models import Completes, llama, llama_folder, small_llama
 
 __all__ = ["llama", "llama_folder"]

@@ -36,10 +36,10 @@ from pytest_unlearn.attacks.weights import (
     rounded_to_q4_0,
     rounded_to_rows,
 )
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.patching import sample_logits
 from pytest_unlearn.models.scoring import Scorer
+from pytest_unlearn.models.texts import Example
 from tests.support.small_models import llama, llama_folder
 from tests.unlearning.conftest import KNOWN, knowing, knowing_folder
 

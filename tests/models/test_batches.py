@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from pytest_unlearn.models.batches import IGNORED, collate, encode, shuffled_batches
-from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.texts import Example
 from tests.support.small_models import byte_tokenizer
 
 BYTES = byte_tokenizer()

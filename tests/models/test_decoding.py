@@ -14,7 +14,7 @@ from pytest_unlearn.models.decoding import _tree, written
 from pytest_unlearn.models.generation import Writer, _generated, _way, until
 from pytest_unlearn.models.lm_head import cut_off
 from pytest_unlearn.models.loading import Weights
-from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.models.texts import Decoding
 
 NEW = 24
 

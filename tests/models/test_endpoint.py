@@ -19,8 +19,7 @@ from pytest_unlearn.models.endpoint_client import (
     parse_address,
 )
 from pytest_unlearn.models.engine import engine_named
-from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.sampling import Decoding
+from pytest_unlearn.models.texts import Decoding, Example
 from tests.support.endpoint_server import KNOWN, EndpointServer
 
 PROMPT, VALUE = "email = '", "ann@example.com"

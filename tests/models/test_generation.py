@@ -13,11 +13,10 @@ import torch
 from transformers import CONFIG_MAPPING, GenerationConfig
 
 from pytest_unlearn.models import generation
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, TooLongError, context_of
 from pytest_unlearn.models.loading import LanguageModel, ModelLoadError, Weights, load
-from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.models.texts import Decoding, Example
 
 PROMPTS = ["a", "def f(x):", "x = 'abc", "import os\nimport sys"]
 

@@ -17,11 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.models import sources
-from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import LanguageModel, load
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import ModelNotFoundError, resolve
+from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.unlearning.loop import unlearn
 from pytest_unlearn.unlearning.methods import METHODS
 

@@ -12,12 +12,12 @@ import torch
 from pytest_unlearn.leaks.exact import exact_row, extraction
 from pytest_unlearn.leaks.membership import ATTACKS, attack_score, auc
 from pytest_unlearn.models.batches import collate, encode
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError
 from pytest_unlearn.models.gradients import gradient_norms, last_block
 from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.scoring import Scorer
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.people.draws import Stream
 
 EXAMPLES = [

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_unlearn.models.endpoint import EndpointModel, connect
 from pytest_unlearn.models.endpoint_client import Client, EndpointOptions, parse_address
-from pytest_unlearn.models.examples import Example
+from pytest_unlearn.models.texts import Example
 from tests.support.lookup_run import data_flags
 
 pytestmark = [

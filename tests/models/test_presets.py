@@ -13,11 +13,11 @@ import torch
 
 from pytest_unlearn.core import extensions
 from pytest_unlearn.models import presets as presets_module
-from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.generation import decode
 from pytest_unlearn.models.loading import LanguageModel, Weights, load, resolve_dtype
 from pytest_unlearn.models.presets import Preset, PresetError, presets
 from pytest_unlearn.models.prompt_formats import StyleError, infill_ids, infill_style
+from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.unlearning.loop import unlearn
 from pytest_unlearn.unlearning.methods import METHODS
 from tests.support.preset_models import (

@@ -14,8 +14,8 @@ from pytest_unlearn.models.batches import padded
 from pytest_unlearn.models.generation import GenerationError, _AtStop, scheme_log_probs
 from pytest_unlearn.models.loading import LanguageModel, Weights, load
 from pytest_unlearn.models.prompt_formats import StyleError
-from pytest_unlearn.models.sampling import Decoding, DecodingScheme
 from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.models.texts import Decoding, DecodingScheme
 from pytest_unlearn.sandbox import Sandbox
 from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.format import TaskCase, bundled_cases
@@ -109,7 +109,7 @@ def test_nan_and_unknown_styles_are_errors(llama: Weights) -> None:
 
 def test_losses_are_those_of_the_answer(llama: Weights) -> None:
     """In nats, with the number of tokens; None where the context has no room."""
-    from pytest_unlearn.models.examples import Example
+    from pytest_unlearn.models.texts import Example
 
     model = LanguageModel(llama, adapted=False)
     examples = [Example.answering("def f(x):\n", "    return x\n"), Example.whole("y" * 300)]

@@ -25,12 +25,11 @@ from transformers import (
 )
 
 from pytest_unlearn.leaks.exact import extraction
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.generation import GenerationError, complete_greedily, scheme_log_probs
 from pytest_unlearn.models.loading import Weights, load, peft_quietly
-from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.models.scoring import Scorer, score
 from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.models.texts import DecodingScheme, Example
 from pytest_unlearn.people.generate import tiny_records
 from tests.support.small_models import byte_tokenizer
 

@@ -14,9 +14,8 @@ import pytest
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.engine import METHODS, abilities_of, engine_named
-from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.sampling import Decoding
 from pytest_unlearn.models.sources import ModelSource, resolve
+from pytest_unlearn.models.texts import Decoding, Example
 from pytest_unlearn.models.vllm_engine import ENGINE
 
 INSTALLED = importlib.util.find_spec("vllm") is not None

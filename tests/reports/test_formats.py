@@ -19,7 +19,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pytest_unlearn.core import extensions
-from pytest_unlearn.reports import data_reports, formats, markdown_reports, rendering
+from pytest_unlearn.reports import data_reports, formats, markdown_reports, tables
 from pytest_unlearn.reports.formats import FORMATS, ReportError, ReportFormat, choose_reports
 from pytest_unlearn.run.result import Case
 from tests.support.results import GATES, PROVENANCE, gate, make
@@ -138,7 +138,7 @@ def test_job_summary() -> None:
     assert "- `leak.direct`: unlearn longer | or otherwise" in text
     assert "Indirect leaks, whose value: tested: retained (exact) 4." in text
     assert text.index("<details>") < text.index("records `cdcdcdcdcdcd`") < text.index("</details>")
-    assert rendering.markdown_table(["a"], [["x|y"]])[2] == "| x\\|y |"
+    assert tables.markdown_table(["a"], [["x|y"]])[2] == "| x\\|y |"
     assert len(text.encode()) < 2**20  # what GitHub takes
 
 

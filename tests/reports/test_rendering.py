@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_unlearn.core.errors import plain
 from pytest_unlearn.reports.formats import FORMATS
-from pytest_unlearn.reports.rendering import code, markdown, markdown_table
+from pytest_unlearn.reports.tables import code, markdown, markdown_table
 from tests.support.results import make
 
 HOSTILE = "a`b|c\n::error::x\x1b[31m<script>\u202eevil\ud800"

@@ -27,8 +27,8 @@ from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.run.attack_cases import CONTROLS
 from pytest_unlearn.run.attacked import AttackedModel
 from pytest_unlearn.run.checks import check_engine
-from pytest_unlearn.run.chunks import probe_row
 from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.divisions import probe_row
 from pytest_unlearn.run.estimate import _asked_tokens, count_bytes, plan
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.measuring import Measuring

@@ -12,8 +12,8 @@ from pytest_unlearn.gates.case_rows import cluster_of
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.people.generate import tiny_records
-from pytest_unlearn.run.chunks import PROBE_TOKENS
 from pytest_unlearn.run.dataset import Dataset, _in_other_carriers
+from pytest_unlearn.run.divisions import PROBE_TOKENS
 from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import record_lines, task_lines, write_lines

@@ -12,9 +12,8 @@ import pytest
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.case_rows import TaskRow
-from pytest_unlearn.models.examples import Example
-from pytest_unlearn.models.sampling import DecodingScheme
 from pytest_unlearn.models.scoring import ValueScores
+from pytest_unlearn.models.texts import DecodingScheme, Example
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.measuring import CompletionError, Measuring
 from pytest_unlearn.tasks.task_prompts import Sampling

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.core.store import Store
-from pytest_unlearn.models.examples import TrainingTexts
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.models.texts import TrainingTexts
 from pytest_unlearn.run import planted
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.divisions import Requests

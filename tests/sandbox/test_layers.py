@@ -24,7 +24,7 @@ import pytest_unlearn
 from pytest_unlearn.sandbox import Limits, Sandbox, SandboxError
 from pytest_unlearn.sandbox.inside import seccomp
 from pytest_unlearn.sandbox.inside.layers import LAYERS
-from pytest_unlearn.session.item_reports import sandbox_line as protection_line
+from pytest_unlearn.session.items import sandbox_line as protection_line
 from pytest_unlearn.tasks.format import Call, CheckProgram
 
 pytestmark = pytest.mark.skipif(

@@ -12,10 +12,10 @@ import torch
 
 from pytest_unlearn.attacks.weights import GROUP_SIZE
 from pytest_unlearn.models.batches import collate, encode
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.patching import save_adapter
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.probes.families import ask
 from tests.support.small_models import byte_tokenizer, small_llama
 

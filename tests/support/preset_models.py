@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from pytest_unlearn.models.batches import Encoded, collate, encode
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.presets import Preset, presets
 from pytest_unlearn.models.prompt_formats import infill_ids
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.models.texts import Example
 
 # Values with spaces, digits, letters that only bytes spell, and borders that tokenizers merge.
 KNOWN = (

@@ -8,7 +8,7 @@ from math import comb
 
 import pytest
 
-from pytest_unlearn.models.sampling import cut_at
+from pytest_unlearn.models.texts import cut_at
 from pytest_unlearn.tasks.format import bundled_cases
 from pytest_unlearn.tasks.task_prompts import (
     STOPS,

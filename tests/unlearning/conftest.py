@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pytest_unlearn.models.batches import collate, encode
-from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.models.texts import Example, TrainingTexts
 from tests.support.small_models import llama, llama_folder
 
 __all__ = ["llama", "llama_folder"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pytest_unlearn.models.batches import Encoded, collate, encode
-from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights
+from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning.data import Encoder, training_rows
 from pytest_unlearn.unlearning.method import MethodError

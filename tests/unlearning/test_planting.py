@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights
+from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.unlearning.data import Encoder
 from pytest_unlearn.unlearning.evaluation import greedy_rate
 from pytest_unlearn.unlearning.method import MethodError, PlantOptions, parse_planting

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_unlearn.models.examples import Example, TrainingTexts
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.people.record import Record
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.settings import Settings

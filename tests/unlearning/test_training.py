@@ -23,10 +23,10 @@ from torch.utils.checkpoint import checkpoint
 from pytest_unlearn.core.errors import UnlearningError, room_for
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.models.batches import IGNORED, Encoded, encode
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.unlearning import evaluation, loop, step, trainer
 from pytest_unlearn.unlearning.data import Encoder, cycle, parts
 from pytest_unlearn.unlearning.evaluation import (

@@ -27,8 +27,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pytest_unlearn.models.batches import Encoded, collate, encode, shuffled_batches
-from pytest_unlearn.models.examples import Example
 from pytest_unlearn.models.lm_head import token_mean_nll
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.record import CARRIERS, Record, records_digest
 from pytest_unlearn.probes.families import build_probes, name_of

@@ -21,14 +21,19 @@ from pytest_unlearn.reports.data_reports import as_json
 from pytest_unlearn.reports.html import figures
 from pytest_unlearn.reports.html.charts import WIDTH, Figure
 from pytest_unlearn.reports.html.figures import pareto, request_figures
-from pytest_unlearn.reports.rendering import rendered
 from pytest_unlearn.reports.robustness import (
     SAMPLES,
     attack_figures,
     attack_sentences,
     attack_tables,
 )
-from pytest_unlearn.reports.tables import Table, exact_scores, forget_rows, membership_aucs
+from pytest_unlearn.reports.tables import (
+    Table,
+    exact_scores,
+    forget_rows,
+    membership_aucs,
+    rendered,
+)
 from pytest_unlearn.run.result import Case, Result, verdict_of_all
 
 _VERDICT_CSS = {"FOR RELEASE": "pass", "NOT FOR RELEASE": "fail", "NO VERDICT": "warn"}
