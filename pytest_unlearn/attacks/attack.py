@@ -38,7 +38,7 @@ Trains = Literal["", "people", "retained", "code"]
 # The sets that include it: `cheap` and `all`, only `all`, or none, so that it has to be named.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
-_OWN = ("weights", "prompt_attacks", "hidden_states")
+_OWN = ("quantization", "weights", "prompt_attacks", "hidden_states")
 BOTH: tuple[Split, ...] = ("forget", "control")
 
 
@@ -103,9 +103,10 @@ class Attack:
     neither; the weights are then left alone. `scheme` gives the decoding scheme of a stage, where
     it is not the run's. `read` reads values off the model at a stage in a way of its own; `whole`:
     off all examples at once, since it needs people of both splits. `beside`: the other models that
-    are treated alike. `beams`: the number of continuations of each prompt that are followed, for
-    the plan. `about`: what is done and where it comes from. Raise `version` when the same input
-    comes out otherwise: it is part of the key of every score.
+    are treated alike. `calibrates`: the target's texts are read, and not trained on. `beams`: the
+    number of continuations of each prompt that are followed, for the plan. `about`: what is done
+    and where it comes from. Raise `version` when the same input comes out otherwise: it is part of
+    the key of every score.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Attack:
     whole: bool = False
     beside: tuple[Literal["base", "retrained"], ...] = ()
     beams: int = 0
+    calibrates: bool = False
 
     @property
     def changes_weights(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_unlearn.attacks.attack import BOTH, Known, attacks, needs_met
+from pytest_unlearn.attacks.quantization import CALIBRATION_TEXTS
 from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.engine import is_address
 from pytest_unlearn.models.model_files import check_adapter, stands_apart
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.texts import Example
     from pytest_unlearn.people.record import Record, Split
     from pytest_unlearn.probes.families import Probe
+    from pytest_unlearn.run.divisions import Division
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.unlearning.methods import MethodChoice
 
@@ -37,6 +39,7 @@ class PeopleAndProbes(Protocol):
 
     probes: tuple[Probe, ...]
     records: tuple[Record, ...]
+    division: Division
 
     def probes_of(self, split: Split) -> list[Probe]:
         """Return the probes of one split, in order."""
@@ -198,8 +201,18 @@ class AttackCases:
         return {who: people[who] for who in sorted(people, key=lambda who: digest_of([split, who]))}
 
     def texts(self, attack: Attack) -> tuple[tuple[tuple[Split, ...], tuple[Example, ...]], ...]:
-        """Return the texts that an attack trains on, with the splits that are probed afterwards."""
+        """Return the texts that an attack trains on or calibrates by, with the splits that are
+        probed afterwards.
+
+        Calibration reads nobody whom a gate counts: retained people on whom unlearning trains, or
+        code where there are none.
+        """
         of = self._dataset.records_of
+        if attack.calibrates:
+            trained = self._dataset.division.trained_people
+            known = [record for record in of("retain") if record.owner in trained]
+            read = document_texts(known) or task_texts(self._dataset.division.trained_tasks)
+            return ((BOTH, read[:CALIBRATION_TEXTS]),)
         if attack.trains == "people":
             parts = ((s, [r for r in of(s) if r.id in self._half]) for s in BOTH)
             return tuple(((split,), document_texts(records)) for split, records in parts)

@@ -295,6 +295,9 @@ def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -
         total += models * _asked_tokens(attack, probes, count)
         for _, part in dataset.attacks.texts(attack) if attack.ask is None else ():
             lengths = count([example.text for example in part])
+            if attack.calibrates:
+                total += sum(lengths)
+                continue
             trained = RELEARN_STEPS[-1] * RELEARN_BATCH * sum(lengths) / max(1, len(lengths))
             total += round(3 * models * trained)
             longest = max(longest, *lengths, 0)

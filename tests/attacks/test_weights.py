@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,9 @@ from pytest_unlearn.attacks.attack import (
 )
 from pytest_unlearn.attacks.weights import ATTACKS as ADAPTER
 from pytest_unlearn.attacks.weights import (
-    FP4,
-    NF4,
     RELEARN_STEPS,
     learning_rate,
     pruned,
-    rounded_in_groups,
-    rounded_to_code,
-    rounded_to_q4_0,
-    rounded_to_rows,
 )
 from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.patching import sample_logits
@@ -146,107 +139,6 @@ def test_an_adapter_of_a_tied_head_is_refused(llama: Weights) -> None:
     with pytest.raises(AttackError, match="cannot be merged"), under_attack(model):
         pass
     assert digest_of_weights(model) == digest
-
-
-# -- arithmetic ------------------------------------------------------------------------------
-
-
-def test_rows_of_int8() -> None:
-    weight = torch.tensor([[127.0, -0.6, 0.4], [1.0, -0.5, 0.0]])
-    found = rounded_to_rows(weight, 8)
-    assert torch.allclose(found, torch.tensor([[127.0, -1.0, 0.0], [1.0, -64 / 127, 0.0]]))
-
-
-def test_groups_of_int4() -> None:
-    """The ends of a group stay, and the steps between are fifteenths of its range."""
-    weight = torch.tensor([[0.0, 15.0, 7.4, 1.0, 3.0, 1.2]])
-    found = rounded_in_groups(weight, 4, 3)
-    assert torch.allclose(found[:, :3], torch.tensor([[0.0, 15.0, 7.0]]))
-    assert torch.allclose(found[:, 3:], torch.tensor([[1.0, 3.0, 1 + 2 * 2 / 15]]))
-    torch.manual_seed(0)
-    weight = torch.randn(3, 130)  # the last group is short
-    error = (rounded_in_groups(weight, 4, 64) - weight).abs()
-    assert float(error[:, 128:].max()) < 1e-6
-    assert 0 < float(error.max()) <= float((weight.max() - weight.min()) / 30) + 1e-6
-    whole = rounded_in_groups(weight, 4, 0)
-    assert all(len(row.unique()) <= 16 for row in whole)
-
-
-def test_rounding_twice_changes_nothing() -> None:
-    torch.manual_seed(1)
-    weight = torch.randn(4, 96)
-    for rounding in (
-        lambda w: rounded_to_rows(w, 8),
-        lambda w: rounded_in_groups(w, 4, 64),
-        lambda w: rounded_to_code(w, NF4, 64),
-        lambda w: rounded_to_code(w, FP4, 64),
-    ):
-        once = rounding(weight)
-        assert torch.allclose(rounding(once), once, atol=1e-6)
-
-
-def test_half_precision_is_kept() -> None:
-    weight = torch.randn(4, 64).bfloat16()
-    assert rounded_in_groups(weight, 4, 64).dtype == torch.bfloat16
-    assert rounded_to_code(weight, NF4, 64).dtype == torch.bfloat16
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
-)
-@pytest.mark.parametrize(("kind", "code"), [("nf4", NF4), ("fp4", FP4)])
-@pytest.mark.filterwarnings("ignore")
-def test_equal_to_bitsandbytes(kind: str, code: tuple[float, ...]) -> None:
-    import bitsandbytes.functional as bnb  # type: ignore[import-not-found]
-
-    torch.manual_seed(2)
-    # Of a width that is no multiple of 64 its CPU kernel (0.50) reads other scales than it wrote.
-    for shape in ((64, 64), (31, 128), (688, 256)):
-        weight = torch.randn(shape)
-        packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type=kind)
-        theirs = bnb.dequantize_4bit(packed, state)
-        assert torch.allclose(rounded_to_code(weight, code, 64), theirs, atol=1e-6), shape
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
-)
-@pytest.mark.filterwarnings("ignore")
-def test_int8_equal_to_bitsandbytes() -> None:
-    import bitsandbytes.functional as bnb
-
-    torch.manual_seed(3)
-    weight = torch.randn(65, 96).half()
-    rows, scale, _ = bnb.int8_vectorwise_quant(weight)
-    theirs = rows.float() * scale[:, None] / 127
-    assert torch.allclose(rounded_to_rows(weight, 8).float(), theirs, atol=2e-3)
-
-
-@pytest.mark.parametrize("columns", [64, 80])
-def test_q4_0_keeps_the_largest_of_a_block(columns: int) -> None:
-    """It is eight steps; all others are within a step of what they were, and zeros stay."""
-    torch.manual_seed(0)
-    weight = torch.randn(6, columns)
-    weight[0] = 0
-    rounded = rounded_to_q4_0(weight)
-    assert bool((rounded[0] == 0).all())
-    for block, new in zip(weight.split(32, dim=1), rounded.split(32, dim=1), strict=True):
-        at = block.abs().argmax(dim=1, keepdim=True)
-        largest = block.gather(1, at)
-        assert torch.allclose(new.gather(1, at), largest, rtol=1e-3)
-        assert bool(((new - block).abs() <= largest.abs() / 8 * 1.01).all())
-        assert all(len(row.unique()) <= 16 for row in new)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
-def test_q4_0_is_that_of_gguf() -> None:
-    import gguf
-
-    torch.manual_seed(0)
-    weight = torch.randn(16, 128) * 0.02
-    kind = gguf.GGMLQuantizationType.Q4_0
-    theirs = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
-    assert torch.equal(rounded_to_q4_0(weight), torch.from_numpy(theirs.copy()))
 
 
 def test_pruning_leaves_out_the_smallest() -> None:

@@ -239,6 +239,32 @@ def test_what_others_train_on(settings: Settings) -> None:
     assert len(dataset.attacks.probes(attacks()["relearn-code"], "relearn-code@1")) == 5
 
 
+def test_nobody_who_is_counted_is_calibrated_by(settings: Settings) -> None:
+    """Documents of retained people whom unlearning trains on; code where there is nobody."""
+    trained = named(settings, adapter=None, method=parse_method("npo+gd"), attacks=("gptq",))
+    dataset = Dataset(trained)
+    ((splits, texts),) = dataset.attacks.texts(attacks()["gptq"])
+    assert splits == BOTH
+    kept = dataset.division.trained_people
+    assert 0 < len(kept) < len({r.owner for r in dataset.records_of("retain")})
+    read = "".join(example.text for example in texts)
+    shown = {record.owner for record in dataset.records if record.value.reveal() in read}
+    assert shown == kept
+    dataset.records = tuple(record for record in dataset.records if record.split != "retain")
+    ((_, code),) = dataset.attacks.texts(attacks()["awq"])
+    assert code
+    assert all("def " in example.text for example in code)
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_calibrated_rounding_brings_nothing_back(settings: Settings, name: str) -> None:
+    """Of a model that knows nothing."""
+    with attacked(replace(settings, attacks=(name,))) as (model, _, _):
+        rows = model.rows(model.attacks[0])
+    assert len(rows) == 5
+    assert not any(row.leaked for row in rows)
+
+
 def test_relearning_is_measured_at_each_stage(settings: Settings) -> None:
     """The first half of each split trains its own course, and no row is asked twice."""
     with attacked(replace(settings, attacks=("relearn",))) as (model, engine, _):
@@ -501,6 +527,7 @@ def test_the_plan_counts_all_that_attacks_read(settings: Settings) -> None:
     assert lens == 3 * 2 * once  # three depths, of base and tested model
     retrained = replace(people, attacks=("lens",), retrained=str(people.model))
     assert attack_tokens(retrained) == 3 * 3 * once
+    assert once < attack_tokens(replace(people, attacks=("gptq",))) < 2 * once  # read once
     relearn = attack_tokens(replace(people, attacks=("relearn",)))
     both = attack_tokens(replace(people, attacks=("relearn",), retrained=str(people.model)))
     assert both == 2 * relearn

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pytest_unlearn.attacks.weights import GROUP_SIZE
+from pytest_unlearn.attacks.quantization import GROUP_SIZE
 from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import peft_quietly
