@@ -215,9 +215,12 @@ class EndpointModel:
     def _of_each(
         self, examples: Sequence[Example], work: Callable[[ValueRow], T], context: bool = True
     ) -> list[T]:
-        """Return what `work` makes of each example's row. Raises UnansweredError."""
+        """Return what `work` makes of each example's row. Raises UnansweredError, EndpointError
+        where values cannot be scored."""
         from pytest_unlearn.models.scoring import value_rows
 
+        if not self.facts.scores:
+            raise EndpointError(f"{self._client.address.url} cannot score values: {self.facts.why}")
         tokenizer: Any = self._tokenizer
         limit = self.facts.context if context else None
 

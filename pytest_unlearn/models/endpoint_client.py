@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pytest_unlearn.core.errors import UserError, plain
-from pytest_unlearn.core.secret import REDACTED
+from pytest_unlearn.core.secret import REDACTED, Secret
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -99,11 +99,35 @@ def parse_address(text: str, flag: str) -> Address:
             f"{flag}={parts.scheme}://{parts.netloc}{parts.path}: an address has no part behind a "
             f"?; put a key into the environment variable {KEY_VARIABLE}"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    host = _host(parts.hostname or "")
+    path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+    if parts.scheme not in ("http", "https") or not host or port == 0:
         raise UserError(f"{flag}={text}: {form}")
     default = 443 if parts.scheme == "https" else 80
-    path = parts.path.rstrip("/")
-    return Address(parts.scheme, parts.hostname, port or default, path, parts.fragment)
+    return Address(parts.scheme, host, port or default, path, parts.fragment)
+
+
+def _host(name: str) -> str:
+    """Return a host as it is looked up, empty for what can be none."""
+    try:
+        found = name.encode("idna").decode() if ":" not in name else name
+    except UnicodeError:  # an empty or too long part
+        return ""
+    return "" if re.search(r"[^\w.:%-]", found) else found
+
+
+def checked_key(key: str, variable: str) -> str:
+    """Return a key without the white space around it, such as the end of a file's line.
+
+    Raises UserError, which does not repeat it, for a key that no header can hold.
+    """
+    key = key.strip()
+    if not key.isascii() or any(not "!" <= letter <= "~" for letter in key):
+        raise UserError(
+            f"the environment variable {variable} holds white space or other characters that no "
+            "key has (it is not repeated here); put the key alone into it"
+        )
+    return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +185,7 @@ class Client:
         self.options = options
         self.requests = 0
         self.tokens = 0
-        self._key = key
+        self._key = Secret(key, "key") if key else None
         self._workers = workers
         self._lock = threading.Lock()
         self._next = 0.0
@@ -273,7 +297,11 @@ class Client:
         try:
             status, headers, raw = self._once(method, path, body)
         except ssl.SSLCertVerificationError as error:
-            raise EndpointError(f"{url}: its certificate is not trusted ({error.reason})") from None
+            said = error.verify_message or error.reason
+            raise EndpointError(
+                f"{url}: its certificate is not trusted ({said}); name the file of the certificate "
+                "or of who signed it by SSL_CERT_FILE=FILE in the environment"
+            ) from None
         except TimeoutError:
             raise _Passing(
                 f"{url} gave no whole answer within {self.options.timeout:g} s; see whether it is "
@@ -281,10 +309,18 @@ class Client:
             ) from None
         except http.client.HTTPException as error:  # cut off, or no HTTP
             raise _Passing(f"{url} gave a broken answer ({type(error).__name__})") from None
+        except ssl.SSLError as error:
+            raise _Passing(
+                f"{url} gave a broken answer to https ({error.reason}); write http:// if the "
+                "server has no certificate",
+                absent=True,
+            ) from None
         except OSError as error:
             raise _Passing(
                 f"{url} cannot be reached ({error.strerror or type(error).__name__})", absent=True
             ) from None
+        if self._key:  # a server may repeat what it was sent, in an error or in a text
+            raw = raw.replace(self._key.reveal().encode(), REDACTED.encode())
         if status in _PASSING:
             raise _Passing(f"{url} answered {status}{self._said(raw)}", wait=_retry_after(headers))
         if 300 <= status < 400:
@@ -302,7 +338,7 @@ class Client:
             raise RefusedError(f"{url} answered {status}{self._said(raw)}", status)
         try:
             return json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             if raw.lstrip()[:1] == b"<":
                 raise EndpointError(
                     f"{url} answered with a web page: that is no OpenAI-compatible API; write its "
@@ -341,7 +377,7 @@ class Client:
         if body is not None:
             headers["Content-Type"] = "application/json"
         if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+            headers["Authorization"] = f"Bearer {self._key.reveal()}"
         connection.request(method, path, body, headers)
         return connection.getresponse()
 
@@ -367,15 +403,14 @@ class Client:
         connection.connect()
         return connection
 
-    def _said(self, raw: bytes) -> str:
-        """Return what a server says of an error, short, on one line and without the key."""
+    @staticmethod
+    def _said(raw: bytes) -> str:
+        """Return what a server says of an error, short and on one line."""
         text = raw.decode("utf-8", "replace").strip()
         with contextlib.suppress(ValueError):
             text = _message(json.loads(text)) or text
         if text.startswith("<"):
             return ""
-        if self._key:
-            text = text.replace(self._key, REDACTED)
         return f": {plain(' '.join(text.split()))[:200]}" if text else ""
 
 

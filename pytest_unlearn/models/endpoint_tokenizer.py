@@ -151,16 +151,18 @@ def _objects(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _llama_piece(piece: Any) -> bytes:
     """Return a piece's bytes: llama.cpp writes what is no whole character as a list of them."""
-    if isinstance(piece, list):
+    if isinstance(piece, str):
+        return piece.encode("utf-8", "surrogatepass")
+    if isinstance(piece, list) and all(isinstance(b, int) and 0 <= b < 256 for b in piece):
         return bytes(piece)
-    return str(piece).encode("utf-8", "surrogatepass")
+    raise EndpointError("the endpoint's /tokenize gives pieces that are neither text nor bytes")
 
 
 def _of_bytes(name: str) -> bytes:
     """Return the bytes of a token as byte-level vocabularies spell it (GPT-2's letters)."""
     letters = _letters()
     if any(letter not in letters for letter in name):
-        return name.encode()  # an added token
+        return name.encode("utf-8", "surrogatepass")  # an added token
     return bytes(letters[letter] for letter in name)
 
 
@@ -177,4 +179,8 @@ def _letters() -> dict[str, int]:
 
 def _of_sentencepiece(name: str) -> bytes:
     match = _BYTE.fullmatch(name)
-    return bytes([int(match[1], 16)]) if match else name.replace("\u2581", " ").encode()
+    return (
+        bytes([int(match[1], 16)])
+        if match
+        else name.replace("\u2581", " ").encode("utf-8", "surrogatepass")
+    )

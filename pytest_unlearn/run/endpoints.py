@@ -19,6 +19,7 @@ from pytest_unlearn.models.endpoint_client import (
     Client,
     EndpointError,
     EndpointOptions,
+    checked_key,
     parse_address,
 )
 from pytest_unlearn.models.engine import engine_named, is_address
@@ -212,7 +213,7 @@ def addresses(settings: Settings) -> dict[str, Address]:
 def key_of(flag: str, named: dict[str, Address], options: EndpointOptions) -> str | None:
     """Return the API key for an endpoint, or None. A key only goes to the address it is meant for.
 
-    Raises UserError if the variable that was named is not set.
+    Raises UserError if the variable that was named is not set, or holds what is no key.
     """
     same = named[flag].origin == named["--unlearn-model"].origin
     variable = options.key if same or flag == "--unlearn-model" else ""
@@ -223,7 +224,19 @@ def key_of(flag: str, named: dict[str, Address], options: EndpointOptions) -> st
             f"--unlearn-engine=endpoint: the environment variable {variable} is not set; put the "
             f"key of {named[flag].url} into it"
         )
-    return os.environ.get(variable or KEY_VARIABLE) if variable or same else None
+    if not variable and not same:
+        return None
+    variable = variable or KEY_VARIABLE
+    return checked_key(os.environ.get(variable, ""), variable) or None
+
+
+def all_keys(settings: Settings) -> frozenset[str]:
+    """Return the keys that a run may send, which nothing may show; none where models are loaded."""
+    engine: object = engine_named(settings.engine)
+    if not isinstance(engine, EndpointEngine):
+        return frozenset()
+    names = (KEY_VARIABLE, engine.options.key, engine.options.baseline_key)
+    return frozenset(key for name in names if (key := os.environ.get(name, "").strip()))
 
 
 def check_endpoints(settings: Settings) -> None:

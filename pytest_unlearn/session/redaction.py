@@ -29,13 +29,18 @@ class Redactor:
     """Keeps values out of what a session shows, whatever pytest or a plugin makes of it."""
 
     def __init__(
-        self, folder: Path, clean: Callable[[str], str], manager: pytest.PytestPluginManager
+        self,
+        folder: Path,
+        clean: Callable[[str], str],
+        manager: pytest.PytestPluginManager,
+        whole: bool = False,
     ) -> None:
         """`folder`: what paths in reports are relative to.
 
-        `clean` returns a text without values.
+        `clean` returns a text without values. `whole`: frames of this package keep their variables.
         """
         self._folder = folder
+        self._whole = whole
         self._clean = clean
         self._manager = manager
 
@@ -161,7 +166,8 @@ class Redactor:
     def pytest_internalerror(self, excrepr: Any) -> None:
         """Redact an exception, as pytest would show it."""
         for traceback, crash in _errors(excrepr):
-            _keep_own_frames(traceback, self._folder)
+            if not self._whole:
+                _keep_own_frames(traceback, self._folder)
             if crash is not None:
                 crash.message = self._clean(crash.message)
             for entry in traceback.reprentries:

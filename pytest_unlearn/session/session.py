@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_unlearn.core.errors import UserError, naming
+from pytest_unlearn.core.secret import without
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.gates import saved_runs
 from pytest_unlearn.gates.case_rows import rows_in
@@ -25,6 +26,7 @@ from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_reports
 from pytest_unlearn.run.checks import check_engine, check_training
 from pytest_unlearn.run.dataset import Dataset
+from pytest_unlearn.run.endpoints import all_keys
 from pytest_unlearn.run.job import PairRun
 from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import ModelPair
@@ -134,7 +136,7 @@ class UnlearnSession:
             raise pytest.UsageError(str(error)) from error
         if self.protection is not None and self.worker is None:
             warn_of_sandbox(config, self.settings.sandbox, self.protection)
-        self._redactor = None if self.settings.show_values else self._new_redactor()
+        self._redactor = self._new_redactor()
         self._readiness = Readiness(
             lambda text: redacted(text, self.settings.fingerprint_key, self.dataset)
         )
@@ -169,13 +171,20 @@ class UnlearnSession:
             selection = ShardSelection(parts, first=shard.number == 1)
             config.pluginmanager.register(selection, "unlearn-shard")
 
-    def _new_redactor(self) -> Redactor:
-        """Make and register the plugin that keeps values out of everything that pytest shows."""
-        key = self.settings.fingerprint_key
+    def _new_redactor(self) -> Redactor | None:
+        """Make and register the plugin that keeps values out of everything that pytest shows.
+
+        Where values are to be shown, it keeps out the keys of endpoints, if there are any.
+        """
+        key, api_keys = self.settings.fingerprint_key, all_keys(self.settings)
+        shown = self.settings.show_values
+        if shown and not api_keys:
+            return None
         redactor = Redactor(
             self.config.invocation_params.dir,
-            lambda text: redacted(text, key, self.dataset),
+            lambda text: without(text if shown else redacted(text, key, self.dataset), api_keys),
             self.config.pluginmanager,
+            whole=shown,
         )
         self.config.pluginmanager.register(redactor, "unlearn-redactor")
         return redactor
@@ -297,9 +306,9 @@ class UnlearnSession:
     def tell_values(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Write values into the report of a failing test if the user asked for them; otherwise keep
         them out of every report."""
-        if self._redactor is None:
+        if self.settings.show_values:
             show_values(item, report)
-        else:
+        if self._redactor is not None:
             self._redactor.redact(report)
 
     def make_ready(self, item: pytest.Item) -> None:

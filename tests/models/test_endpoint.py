@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.secret import REDACTED
 from pytest_unlearn.models import endpoint_client
 from pytest_unlearn.models.endpoint import ENGINE, EndpointModel, UnansweredError, connect
 from pytest_unlearn.models.endpoint_client import (
@@ -16,6 +22,7 @@ from pytest_unlearn.models.endpoint_client import (
     Client,
     EndpointError,
     EndpointOptions,
+    checked_key,
     parse_address,
 )
 from pytest_unlearn.models.engine import engine_named
@@ -206,6 +213,93 @@ def test_each_fault_is_an_error_of_its_case(fault: str, message: str) -> None:
     assert KEY not in str(error.value)
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_any_other_json_is_an_error_of_its_case(seed: int) -> None:
+    """Whatever an answer holds instead, nothing but an EndpointError or a UserError comes of it."""
+    draw = random.Random(seed)
+    junk = (None, True, -1, float("nan"), "", "\ud800", [], {}, [None], [[]], {"a": 1}, 10**400)
+
+    def spoiled(value: Any) -> Any:
+        if not value or not isinstance(value, dict | list) or draw.random() < 0.25:
+            return draw.choice(junk)
+        value = value.copy()
+        at = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        if draw.random() < 0.2:
+            del value[at]
+        else:
+            value[at] = spoiled(value[at])
+        return value
+
+    with serving(draw.choice(["vllm", "llama.cpp"])).running() as server:
+        honest, first = server.answer, draw.randrange(30)
+
+        def answer(path: str, body: Any) -> tuple[int, Any]:
+            try:
+                status, found = honest(path, body)
+            except (KeyError, ValueError):  # asked by token ids that were spoiled
+                return 400, {"error": "no"}
+            late = len(server.requests) > first
+            return status, spoiled(found) if late and draw.random() < 0.3 else found
+
+        server.answer = answer  # type: ignore[method-assign]
+        with contextlib.suppress(EndpointError, UserError):
+            model = connect(client_of(server, retries=1, timeout=20), chat=True)
+            for ask in (
+                lambda: model.complete([PROMPT, "x = "]),
+                lambda: model.answer([PROMPT]),
+                lambda: model.score([Example.answering(PROMPT, VALUE, "'\n")]),
+            ):
+                with contextlib.suppress(EndpointError):
+                    ask()
+
+
+def test_a_server_that_repeats_the_key() -> None:
+    """In a text, in its name or in an error that it answers with 200: it is taken out."""
+    with serving().running() as server:
+        model = connect(client_of(server, KEY))
+        honest = server.answer
+        for name in ("text", "model", "error"):
+
+            def answer(path: str, body: Any, name: str = name) -> tuple[int, Any]:
+                status, found = honest(path, body)
+                if name == "text":
+                    found["choices"][0]["text"] = KEY
+                return status, found if name == "text" else {**found, name: f"of {KEY}"}
+
+            server.answer = answer  # type: ignore[method-assign]
+            try:
+                said = model.complete([PROMPT])[0]
+            except EndpointError as error:
+                said = str(error)
+            assert REDACTED in said
+            assert KEY not in said
+    assert KEY not in repr(vars(model._client))
+
+
+def test_a_certificate_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said with what to do about it; and so is a server that speaks plain http."""
+    with serving().running() as server:
+        address = server.address.replace("http:", "https:")
+        with pytest.raises(EndpointError, match="write http:// if the server has no certificate"):
+            connect(Client(parse_address(address, "-"), EndpointOptions()))
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", key, "-out", certificate, "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1"], check=False, capture_output=True,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("openssl makes no certificate here")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(secure=context).running() as server:
+        with pytest.raises(EndpointError, match=r"not trusted \(self-signed .*SSL_CERT_FILE=FILE"):
+            connect(Client(parse_address(server.address, "-"), EndpointOptions()))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        model = connect(Client(parse_address(server.address, "-"), EndpointOptions()))
+        assert model.complete([PROMPT]) == [VALUE]
+
+
 def test_a_log_probability_that_is_none() -> None:
     with serving().running() as server:
         model = connect(client_of(server))
@@ -318,6 +412,10 @@ def test_a_key_is_sent_and_a_request_goes_nowhere_else() -> None:
         ("http://host:99999/v1", "write an address like"),
         (f"http://me:{KEY}@host/v1", "holds a user or a password"),
         (f"https://host/v1?key={KEY}", r"no part behind a \?"),
+        ("http://a..b/v1#m", "write an address like"),
+        ("http://ho st/v1#m", "write an address like"),
+        ("http://host:0/v1#m", "write an address like"),
+        ("http://[::1/v1#m", "write an address like"),
     ],
 )
 def test_addresses_that_are_none(text: str, message: str) -> None:
@@ -326,10 +424,23 @@ def test_addresses_that_are_none(text: str, message: str) -> None:
     assert KEY not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "key", [f"{KEY[:9]}\n{KEY[9:]}", f"{KEY} {KEY}", f"{KEY}\u20ac", f"{KEY}\0"]
+)
+def test_what_no_header_can_hold_is_no_key(key: str) -> None:
+    """The message names the variable, and not what it holds."""
+    with pytest.raises(UserError, match="variable MY_KEY holds white space or other") as error:
+        checked_key(key, "MY_KEY")
+    assert KEY[:9] not in str(error.value)
+    assert checked_key(f" {KEY}\n", "MY_KEY") == KEY
+
+
 def test_parts_of_an_address() -> None:
     address = parse_address("https://[::1]/team/v1/#org/name", "--unlearn-model")
     assert (address.url, address.root) == ("https://[::1]:443/team/v1", "/team")
     assert address.model == "org/name"
+    address = parse_address("http://b\xfccher.example/\xfc b/v1", "--unlearn-model")
+    assert address.url == "http://xn--bcher-kva.example:80/%C3%BC%20b/v1"
 
 
 def test_a_model_that_the_server_lacks() -> None:

@@ -61,6 +61,57 @@ def test_an_address_is_audited(pytester: pytest.Pytester, server: EndpointServer
     assert all(headers["Authorization"].endswith(key) for *_, headers in server.requests)
 
 
+OWN = """
+import os
+
+def test_own(unlearn_model):
+    header = "Bearer " + os.environ["UNLEARN_ENDPOINT_KEY"]
+    assert vars(unlearn_model._client) == header
+    unlearn_model.complete([""])
+
+def test_other(unlearn_model):
+    unlearn_model.complete([""])
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--unlearn-show-values",), ("-n1",)])
+def test_a_failing_test_of_ones_own_does_not_show_the_key(
+    pytester: pytest.Pytester, server: EndpointServer, more: tuple[str, ...]
+) -> None:
+    """Not in its variables, in a comparison, or in those of our frames where values are shown."""
+    key = "k3y-" * 6
+    pytester.makepyfile(test_own=OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(endpoint_client.KEY_VARIABLE, f"{key}\n")
+        arguments = [*flags(pytester, server), "-vv", "--showlocals", "--junitxml=out.xml"]
+        result = pytester.runpytest_inprocess(*arguments, "test_own.py", *more)
+    assert result.ret == 1
+    shown = result.stdout.str() + result.stderr.str() + (pytester.path / "out.xml").read_text()
+    assert "a prompt is empty" in shown
+    assert "Bearer <redacted>" in shown
+    assert "k3y-k3y" not in shown
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("two words of a key", "*UNLEARN_ENDPOINT_KEY holds white space or other characters*"),
+        ("", "*the environment variable UNLEARN_ENDPOINT_KEY is not set*"),
+    ],
+)
+def test_a_key_that_is_none_ends_the_run_at_once(
+    pytester: pytest.Pytester, server: EndpointServer, key: str, message: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(endpoint_client.KEY_VARIABLE, key)
+        engine = f"--unlearn-engine=endpoint:key={endpoint_client.KEY_VARIABLE}"
+        result = pytester.runpytest_inprocess(*flags(pytester, server), engine)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+    assert server.requests == []
+    assert "two words" not in result.stderr.str() + result.stdout.str()
+
+
 def test_a_case_without_an_answer_fails_the_run(
     pytester: pytest.Pytester, server: EndpointServer
 ) -> None:

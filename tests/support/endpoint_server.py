@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +27,9 @@ class EndpointServer:
 
     A token is a byte. `form`: `vllm` echoes, `llama.cpp` takes grammars of token ids, `plain` does
     neither and ignores log-probabilities, `lies` gives `lie` for each forced letter, `moody`
-    ignores temperature and seed. `sure`: the probability of each known letter
-    at a temperature. `fault` is asked before each answer. `requests` holds what was
-    sent: path, body, headers.
+    ignores temperature and seed. `sure`: the probability of each known letter at a temperature.
+    `secure`: https. `fault` is asked before each answer. `requests` holds what was sent: path,
+    body, headers.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class EndpointServer:
         completions: bool = True,
         lie: float = KNOWN,
         sure: float = 0.25,
+        secure: ssl.SSLContext | None = None,
     ) -> None:
         self.known = {prompt.rstrip(): value for prompt, value in known.items()}
         self.form = form
@@ -50,6 +52,7 @@ class EndpointServer:
         self.completions = completions
         self.lie = lie
         self.sure = sure
+        self.secure = secure
         self.requests: list[tuple[str, Any, dict[str, str]]] = []
         self.url = ""
         self._lock = threading.Lock()
@@ -75,9 +78,11 @@ class EndpointServer:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
+        if self.secure:
+            server.socket = self.secure.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        self.url = f"http://127.0.0.1:{server.server_port}/v1"
+        self.url = f"http{'s' if self.secure else ''}://127.0.0.1:{server.server_port}/v1"
         try:
             yield self
         finally:
