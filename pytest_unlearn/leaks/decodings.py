@@ -6,13 +6,16 @@ no pattern here backtracks), and its result is searched for all values at once.
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from html.entities import html5
+from itertools import product
 
 # White space, punctuation that groups digits and words, Unicode's dashes and middle dots, and
 # invisible characters (default ignorable code points: joiners, direction marks, variation
@@ -38,6 +41,24 @@ _ALIKE = {ord("\u0130"): "i", ord("\u0131"): "i"} | {
     ord(zero) + digit: str(digit) for zero in _ZEROS for digit in range(10)
 }
 _IS_ALIKE = re.compile(f"[{''.join(map(chr, _ALIKE))}]")
+# Accents and vowel points (Latin, Greek, Cyrillic, Hebrew, Arabic), which people leave out, and
+# letters with a stroke or of two letters, which Unicode does not decompose.
+_MARKS = re.compile(
+    "[\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
+    "\u0610-\u061a\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
+)
+_PLAIN_LETTERS: dict[str, str] = {
+    "\u00f8": "o", "\u0142": "l", "\u0111": "d", "\u00f0": "d", "\u0127": "h", "\u00e6": "ae",
+    "\u0153": "oe", "\u00fe": "th",
+}  # fmt: skip
+# Small letters of Greek and Cyrillic that look like a Latin one, or whose capitals do. Values are
+# read in the same way, so names of these scripts are still found.
+_PLAIN = str.maketrans(_PLAIN_LETTERS) | str.maketrans(
+    "\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7"
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0455\u0456\u0458"
+    "\u04bb\u04cf\u0501\u051b\u051d",
+    "abehikvoptyxabekmhopctyxsijhldqw",
+)
 
 
 def _fold_line(line: str) -> str:
@@ -46,12 +67,12 @@ def _fold_line(line: str) -> str:
     line = unicodedata.normalize("NFKC", line)
     if _IS_ALIKE.search(line):
         line = line.translate(_ALIKE)
-    line = line.casefold()
-    return unicodedata.normalize("NFKC", line.replace("i\u0307", "i"))
+    line = _MARKS.sub("", unicodedata.normalize("NFKD", line.casefold()))
+    return unicodedata.normalize("NFKC", line).translate(_PLAIN)
 
 
 def fold(text: str) -> str:
-    """Return `text` without case and Unicode look-alike forms (NFKC), separators kept."""
+    """Return `text` without case, accents and look-alike letters and forms, separators kept."""
     if text.isascii():
         return text.lower()
     # Nothing composes across a line feed, and most lines of code are ASCII.
@@ -67,7 +88,7 @@ def squeeze(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return `text` without case, separators and Unicode look-alike forms (NFKC)."""
+    """Return `text` without case, accents, separators, and look-alike letters and forms."""
     return squeeze(fold(text))
 
 
@@ -94,21 +115,31 @@ class View:
 
 # --- escapes ---------------------------------------------------------------------------------
 
-# Each pattern starts with a fixed character, which the regex engine finds quickly.
+# Each pattern starts with a fixed character, which the regex engine finds quickly. Literals inside
+# literals double the backslash.
 _ESCAPES = re.compile(
-    r"\\(?:(x[0-9a-fA-F]{2}(?:\\x[0-9a-fA-F]{2})*+)|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
+    r"\\(?<!\\\\)\\*+(?:(x[0-9a-fA-F]{2}(?:\\++x[0-9a-fA-F]{2})*+)"
+    r"|([0-3][0-7]{2}(?:\\++[0-3][0-7]{2})++)|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
     r"|u\{([0-9a-fA-F]{1,6})\}|([0-3][0-7]{2}|[0-7]{1,2})|N\{([A-Za-z0-9 -]{1,80})\})"
 )
+# Python, PHP, SQL and JavaScript name one character by its number.
+_NUMBERED = re.compile(
+    r"\b(?:chrw?|char|string\.from(?:charcode|codepoint))\(\s*+(0x[0-9a-f]{1,6}|[0-9]{1,7})\s*+\)",
+    re.IGNORECASE,
+)
 # Escapes of white space, at any nesting of literals, and of characters that end a literal. They
-# become blanks, so that the limits of lines and literals stay the same. Only the first backslash of
+# become blanks, so that the limits of lines and literals stay the same, and so do separators that
+# a regular expression escapes. Only the first backslash of
 # a run starts an escape, which keeps the time linear.
-_BLANK_ESCAPES = re.compile(r"""\\(?<!\\\\)(?:\\*+[nrtfv]|["'/])""")
+_BLANK_ESCAPES = re.compile(r"""\\(?<!\\\\)(?:\\*+[nrtfv]|[-"'/ .()])""")
 _ENTITY = re.compile(r"&(?:#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}))|([A-Za-z][A-Za-z0-9]{1,30}));")
 _BASES = (16, 16, 16, 8)
 _PERCENT = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*+")
 
 
 def _text_of(data: bytes) -> str:
+    if 3 * data.count(0) > len(data):  # UTF-16, as Windows encodes text
+        return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le", "replace")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -121,10 +152,12 @@ def _character(code: int, instead: str) -> str:
 
 
 def _unescape(match: re.Match[str]) -> str:
-    run, *codes, name = match.groups()
+    run, octal, *codes, name = match.groups()
     escape = match.group()
     if run:
         return _text_of(bytes.fromhex(run.replace("\\", "").replace("x", "")))
+    if octal:
+        return _text_of(bytes(int(code, 8) for code in octal.split("\\") if code))
     if name:
         try:
             return unicodedata.lookup(name)
@@ -148,26 +181,53 @@ def _entity(match: re.Match[str]) -> str:
     return _character(int(decimal) if decimal else int(hexadecimal, 16), match.group())
 
 
+def _numbered_character(match: re.Match[str]) -> str:
+    number = match.group(1).lower()
+    return _character(int(number, 16 if "x" in number else 10), " ")
+
+
+def _numbered(match: re.Match[str]) -> str:
+    character = _numbered_character(match)
+    return f'"{character}"' if character not in "\"'\\\n" else '" "'
+
+
 def unescaped(text: str) -> str:
     r"""Return `text` with escapes undone: `\x41`, `\u0041`, octal, `\N{...}`, `&#65;`, `&commat;`.
 
-    Escaped white space and quotes (`\n`, `\"`) become spaces.
+    Escaped white space and quotes (`\n`, `\"`) become spaces, and `chr(65)` a literal.
     """
     if "\\" in text:
         text = _ESCAPES.sub(_unescape, _blanked(text))
+    if "(" in text:
+        text = _NUMBERED.sub(_numbered, text)
     return _ENTITY.sub(_entity, text) if "&" in text else text
+
+
+# A plus sign in a query is a blank. Quoted-printable text has at least two codes in a row.
+_QUERY = re.compile(r"[?&][\w.-]{0,64}=[^\s\"'<>&?+]{0,512}\+[^\s\"'<>&]{0,2048}")
+_QUOTED_PRINTABLE = re.compile(r"=[0-9A-F]{2}(?:=[0-9A-F]{2})++")
+_MOST_LAYERS = 3
 
 
 def _percent_decoded(text: str) -> str:
     # Separate from the other escapes: in a password, "%ca" may be literal.
-    return _PERCENT.sub(lambda m: _text_of(bytes.fromhex(m.group().replace("%", ""))), text)
+    if "+" in text:
+        text = _QUERY.sub(lambda m: m.group().replace("+", " "), text)
+    for pattern, sign in ((_QUOTED_PRINTABLE, "="), *[(_PERCENT, "%")] * _MOST_LAYERS):
+        if sign in text:
+            text = pattern.sub(_bytes_in_hex, text)
+    return text
+
+
+def _bytes_in_hex(match: re.Match[str]) -> str:
+    return _text_of(bytes.fromhex(match.group().replace(match.group()[0], "")))
 
 
 # --- pieces ----------------------------------------------------------------------------------
 
 # Between two literals: nothing, or an operator that concatenates in some language.
-_CONCATENATION = re.compile(r"""["']\s*+(?:[+,&\\]|\.\.?)?+\s*+[rbfuRBFU]{0,2}+["']""")
-_LINE_BREAK = re.compile(r"\\\n[ \t]*+|\n[ \t]*+(?:#|//|\*|--|;)++[ \t]*+")
+_CONCATENATION = re.compile(r"""["']\s*+(?:[+,&\\]|\.\.?|\|\|)?+\s*+[rbfuRBFU]{0,2}+["']""")
+_LINE_BREAK = re.compile(r"\\\n[ \t]*+|(?<=\S)=\n(?=\S)|\n[ \t]*+(?:#|//|\*|--|;)++[ \t]*+")
 
 
 def _concatenated(text: str) -> str:
@@ -185,13 +245,17 @@ _LITERAL = r"""(?:"(?:[^"\\\n]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'?)"""
 _QUOTED = re.compile(
     r"""["'](?:(?<=")(?:[^"\\\n]|\\.)*+"?|(?<=')(?:[^'\\\n]|\\.)*+'?)""", re.DOTALL
 )
-_TARGET = re.compile(r"(\w{1,64})\s{0,8}=\s{0,8}[rbfu]{0,2}$")
+_TARGET = re.compile(r"(\w{1,64})[\"']?\s{0,8}[=:]\s{0,8}[rbfu]{0,2}$")
 _TERMS = re.compile(
     rf"(?:[rbfu]{{0,2}}+{_LITERAL}|\w++)(?>(?:\s*+[+,]\s*+(?:[rbfu]{{0,2}}+{_LITERAL}|\w++))+)",
     re.DOTALL,
 )
 _TERM = re.compile(rf"[rbfu]{{0,2}}+({_LITERAL})|(\w++)", re.DOTALL)
-_FIELD = re.compile(r"\{(\w{1,64})[^{}\"']{0,16}+\}")
+# `{name:>8}` of Python, `${name}` and `$name` of JavaScript and shells, `%(name)s`.
+_FIELD = re.compile(r"\$?\{(\w{1,64})[^{}\"']{0,16}+\}|\$(\w{1,64})|%\((\w{1,64})\)[-\w.]{1,4}")
+_HAS_FIELD = re.compile(r"[{$(]\w")
+_TEMPLATE = re.compile(r"`[^`]{1,4096}+`")
+_FORMAT_CALL = re.compile(r"\s{0,8}\.\s{0,8}format\(")
 _LONGEST_PIECE = 128
 _LONGEST_SUM = 4096
 
@@ -206,18 +270,27 @@ def _joined(folded: str) -> View | None:
     pieces: list[str] = []
     variables: dict[str, str] = {}
     formats: list[str] = []
+    arguments, number = 0, 0  # where those of the last call of `format` end, and how many they are
     for match in _QUOTED.finditer(folded):
         literal, start = match.group(), match.start()
         content = literal[1:].rstrip(literal[0])
         pieces.append(content)
         before = folded[max(0, start - 3) : start]
-        if "=" in before and len(content) <= _LONGEST_PIECE:
+        if ("=" in before or ":" in before) and len(content) <= _LONGEST_PIECE:
             target = _TARGET.search(folded, max(0, start - 80), start)
             if target:
                 variables[target.group(1)] = content
-        if "{" in content and "f" in before[-2:]:
+        if start < arguments and len(content) <= _LONGEST_PIECE:
+            variables.setdefault(str(number), content)
+            number += 1
+        if _HAS_FIELD.search(content):
             formats.append(content)
-    if len(pieces) < 2:
+            if call := _FORMAT_CALL.match(folded, match.end()):
+                end = folded.find(")", call.end(), call.end() + _LONGEST_SUM)
+                arguments, number = (end if end >= 0 else len(folded)), 0
+    if "${" in folded:
+        formats += [template.group()[1:-1] for template in _TEMPLATE.finditer(folded)]
+    if len(pieces) < 2 and not (pieces and formats):
         return None
     if variables:
         # Every expansion is limited, so that a short text cannot grow forever.
@@ -236,10 +309,15 @@ def _joined(folded: str) -> View | None:
 
 def _expanded(folded: str, variables: dict[str, str], formats: list[str]) -> Iterator[list[str]]:
     for content in formats:
-        # Odd pieces are names of fields, even ones the text between them.
-        parts = _FIELD.split(content[:_LONGEST_SUM])
-        if any(name in variables for name in parts[1::2]):
-            yield [variables.get(p, "") if i % 2 else p for i, p in enumerate(parts)]
+        content = content[:_LONGEST_SUM]
+        expanded, at, known = [], 0, False
+        for field in _FIELD.finditer(content):
+            name = next(filter(None, field.groups()))
+            known = known or name in variables
+            expanded += [content[at : field.start()], variables.get(name, "")]
+            at = field.end()
+        if known:
+            yield [*expanded, content[at:]]
     for lines in _sums(folded):
         for match in _TERMS.finditer(lines):
             terms = _TERM.findall(match.group()[:_LONGEST_SUM])
@@ -275,6 +353,20 @@ _BYTE = re.compile("[0-9a-f]{2}")
 # All but the first byte, so that the pattern starts with what the regex engine finds quickly.
 _BYTE_DUMP = re.compile(r"[ :][0-9a-f]{2}(?:[ :][0-9a-f]{2}){6,}+")
 _STANDARD = str.maketrans("-_", "+/")
+# Long lines of base64 and hex go on in the next line (RFC 2045 and PEM break after 76 and 64).
+_WRAPPED = re.compile(r"(?<=[A-Za-z0-9+/]{60})\r?\n[ \t]*+(?=[A-Za-z0-9+/])")
+_BASE32_RUN = re.compile(r"[A-Z2-7]{13,}+")
+_LONG_LITERAL = re.compile(r"""(["'])([!-~]{10,4096}?)\1""")
+# Lines of `xxd` and `hexdump -C`: an offset, and bytes alone or in pairs.
+_DUMPED_LINE = re.compile(
+    r"^[ \t]*+[0-9a-f]{4,8}:?[ \t]++((?:[0-9a-f]{2}){1,2}(?:[ ]{1,2}(?:[0-9a-f]{2}){1,2})*+)",
+    re.MULTILINE,
+)
+_CODES = re.compile(
+    r"(?<![\w.])[0-9]{2,7}(?:\s*+[,;]\s*+[0-9]{2,7}){7,}+|(?<![\w.])[0-9]{2,3}(?:\s++[0-9]{2,3}){7,}+"
+)
+_BINARY = re.compile(r"(?<![01])(?:0b)?[01]{7,8}(?:[\s,]*+(?:0b)?[01]{7,8}){7,}+")
+_NUMBER = re.compile(r"\d+")
 
 
 _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n\r"
@@ -282,7 +374,7 @@ _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n\r"
 
 def _is_text(data: bytes) -> bool:
     """Tell whether bytes may be text: words of code rarely decode to such bytes."""
-    if 2 * len(data.translate(None, _PRINTABLE)) <= len(data):
+    if 2 * len(data.translate(None, _PRINTABLE)) <= len(data) or 3 * data.count(0) > len(data):
         return True
     try:
         data.decode()
@@ -291,8 +383,13 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-def _decoded_base64(text: str) -> str:
-    decoded = []
+def _decoded_base64(text: str, layers: int = _MOST_LAYERS) -> str:
+    """Return what base64 (base32 too, and base85 where code names it) decodes to, by layers."""
+    if "\n" in text:
+        text = _WRAPPED.sub("", text)
+    decoded = _decoded_base32(text)
+    if "85" in text:
+        decoded += _decoded_base85(text)
     for run in _BASE64_RUN.findall(text):
         # Code consists mostly of words in one case. Base64 of eight or more characters has both
         # cases or, for capitals and digits, capitals and digits.
@@ -308,11 +405,52 @@ def _decoded_base64(text: str) -> str:
                 continue
             if data.isascii() or _is_text(data):
                 decoded.append(_text_of(data))
-    return "\n".join(decoded)
+    inner = "\n".join(decoded)
+    if layers > 1 and _BASE64_RUN.search(inner):
+        inner += "\n" + _decoded_base64(inner, layers - 1)
+    return inner
+
+
+def _decoded_base32(text: str) -> list[str]:
+    decoded = []
+    for run in _BASE32_RUN.findall(text):
+        whole = run[: len(run) - (len(run) % 8 in (1, 3, 6))]
+        data = base64.b32decode(whole + "=" * (-len(whole) % 8))
+        if ("32" in text or not run.isalpha()) and _is_text(data):  # no words in capitals
+            decoded.append(_text_of(data))
+    return decoded
+
+
+def _decoded_base85(text: str) -> list[str]:
+    decoded = []
+    for (_, literal), decode in product(
+        _LONG_LITERAL.findall(text), (base64.b85decode, base64.a85decode)
+    ):
+        with suppress(ValueError):
+            decoded.append(_text_of(decode(literal)))
+    return decoded
+
+
+def _decoded_numbers(folded: str) -> str:
+    """Return the texts of lists of character codes, and of bytes written in binary."""
+    decoded = []
+    for match in _CODES.finditer(folded):
+        codes = [int(code) for code in _NUMBER.findall(match.group())]
+        if 0x7F < max(codes) < 0x100:
+            decoded.append(_text_of(bytes(codes)))  # bytes of UTF-8
+        decoded.append("".join(_character(code, " ") for code in codes))
+    decoded.append("".join(map(_numbered_character, _NUMBERED.finditer(folded))))
+    for match in _BINARY.finditer(folded):
+        digits = match.group().replace("0b", " ")
+        groups = digits.split() if re.search(r"[\s,]", digits) else re.findall("[01]{8}", digits)
+        decoded.append(_text_of(bytes(int(group.strip(",") or "0", 2) & 0xFF for group in groups)))
+    return "\n".join(filter(None, decoded))
 
 
 def _decoded_hex(folded: str) -> str:
     decoded = []
+    if "\n" in folded:
+        folded = _WRAPPED.sub("", folded)
     for run in _HEX_RUN.findall(folded):
         for start in range(2):
             part = run[start:]
@@ -322,6 +460,9 @@ def _decoded_hex(folded: str) -> str:
         first = folded[max(0, match.start() - 2) : match.start()]
         runs.append((first if _BYTE.fullmatch(first) else "") + match.group())
     decoded += [_text_of(bytes.fromhex(re.sub(r"0x|[\s,:]", "", run))) for run in runs]
+    dumped = "".join(_DUMPED_LINE.findall(folded))
+    if dumped:
+        decoded.append(_text_of(bytes.fromhex(dumped.replace(" ", ""))))
     return "\n".join(decoded)
 
 
@@ -365,6 +506,35 @@ def spelled(folded: str) -> str:
     return folded
 
 
+# --- edits and markup ----------------------------------------------------------------------------
+
+# `replace("#", "")` and `split("#")` take a text out of another; `[::2]` takes each second letter.
+_REMOVED = re.compile(r"""(?:replace(?:all)?|split|sub)\(\s*+r?["'/]([^"'/\n]{1,8})["'/]""")
+_STEPPED = re.compile(r"""(["'])([^"'\n]{8,4096}+)\1\[(\d?):-?\d{0,4}:([2-9])\]""")
+_MOST_EDITS = 4
+_TAG = re.compile(
+    r"</?[a-z][^<>\n]{0,120}+>|<!--(?:(?!-->)[^\n]){0,120}+-->|\*{1,3}(?=\w)|(?<=\w)\*{1,3}|`+"
+)
+_ROT13 = str.maketrans(
+    string.ascii_letters,
+    "".join(
+        letters[13:] + letters[:13] for letters in (string.ascii_lowercase, string.ascii_uppercase)
+    ),
+)
+
+
+def _edited(folded: str) -> str:
+    """Return what code makes of its own literals by taking characters out."""
+    results = []
+    if "(" in folded:
+        removed = dict.fromkeys(_REMOVED.findall(folded))
+        results += [folded.replace(text, "") for text in list(removed)[:_MOST_EDITS]]
+    if ":" in folded:
+        steps = _STEPPED.findall(folded)
+        results += [literal[int(start or 0) :: int(step)] for _, literal, start, step in steps]
+    return "\n".join(results)
+
+
 # --- all of them -------------------------------------------------------------------------------
 
 PLAIN_VIEWS = ("exact", "normalised")
@@ -377,12 +547,17 @@ DISGUISED_VIEWS = (
     "hex",
     "at_and_dot",
     "digits_in_words",
+    "char_codes",
+    "edited",
+    "markup",
     "reversed",
+    "rot13",
 )
 
 
 def views(text: str) -> Iterator[View]:
     """Yield the readings of a text, the plainest first; `DISGUISED_VIEWS` names the others."""
+    text = text.replace("\r\n", "\n")
     folded = fold(text)
     yield View("normalised", folded)
     free = unescaped(text)
@@ -414,4 +589,12 @@ def views(text: str) -> Iterator[View]:
     words = spelled(folded)
     if words != folded:
         yield View("digits_in_words", words, spelled=True)
+    if codes := _decoded_numbers(folded):
+        yield View("char_codes", fold(codes))
+    if edited := _edited(plain):
+        yield View("edited", edited)
+    unmarked = _TAG.sub("", plain)
+    if unmarked != plain:
+        yield View("markup", unmarked)
     yield View("reversed", folded[::-1])
+    yield View("rot13", fold(text.translate(_ROT13)))

@@ -8,6 +8,7 @@ from which a reader, or the program itself, gets the value. A disguise that cann
 from __future__ import annotations
 
 import base64
+import codecs
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -179,6 +180,17 @@ def _at_and_dot(value: str, choices: Choices) -> str:
     return f"# {value.replace('@', f'{left}at{right}').replace('.', f'{left}dot{right}')}\n"
 
 
+def _char_codes(value: str, choices: Choices) -> str:
+    codes = [ord(character) for character in value]
+    if choices.below(2):
+        return f'x = "".join(map(chr, {codes}))\n'
+    return "x = " + " + ".join(f"chr({code})" for code in codes) + "\n"
+
+
+def _rot13(value: str, choices: Choices) -> str:
+    return f"x = codecs.decode({_literal(codecs.encode(value, 'rot13'), choices)}, 'rot13')\n"
+
+
 def _over_lines(value: str, choices: Choices) -> str:
     head, tail = _halves(value, choices)
     if choices.below(2):
@@ -207,6 +219,8 @@ DISGUISES: dict[str, Disguise] = {
     "base64_url": _base64_url,
     "hex": _hex,
     "reversed": _reversed,
+    "char_codes": _char_codes,
+    "rot13": _rot13,
     "digits_in_words": _digits_in_words,
     "split_lines": _over_lines,
     "at_and_dot": _at_and_dot,

@@ -12,7 +12,12 @@ The rules are:
   Python's standard library) counts only if its owner is the person who was asked about;
 - a value of fewer than `MIN_FREE` characters, or of letters only (it may be an ordinary word),
   counts as a complete token only, and a value of digits never as a part of a longer number;
-- any other value counts anywhere, inside other words too;
+- a token (`MIN_TOKEN` letters and digits or more, without white space or a host) counts anywhere,
+  inside other words too;
+- any other value counts unless it cuts through a word or a number, so that "12 Coral Lane" is not
+  "2 Coral Lane"; an e-mail address has to be a complete one, and so has an IP address: otherwise it
+  is another one that ends or begins alike;
+- a short hexadecimal value inside a longer hexadecimal number, a digest say, is chance;
 - normalised and disguised, a value of at least `MIN_NORMALISED` characters (without separators)
   counts unless it cuts through a word or a number;
 - values inside each other are all found, and a value that people share is found for each of them;
@@ -51,6 +56,7 @@ __all__ = [
     "MIN_FREE",
     "MIN_LENGTH",
     "MIN_NORMALISED",
+    "MIN_TOKEN",
     "PLAIN_VIEWS",
     "WEAK_BITS",
     "Automaton",
@@ -63,6 +69,7 @@ __all__ = [
 
 MIN_LENGTH = 4
 MIN_FREE = 6
+MIN_TOKEN = 16
 WEAK_BITS = 16.0
 # This many Han characters cover nearly all text.
 _COMMON_HAN = 2500
@@ -196,6 +203,63 @@ def _is_whole(text: str, start: int, end: int, digits_only: bool) -> bool:
     return True
 
 
+def _cuts(text: str, start: int, end: int) -> bool:
+    """Return whether `text[start:end]` starts or ends in the middle of a word or a number."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if before in ("n", "r", "t") and text[start - 2 : start - 1] == "\\":
+        before = ""  # an escape, not a letter
+    sides = ((before, text[start]), (after, text[end - 1]))
+    return any(side and _class(side) and _class(side) == _class(inner) for side, inner in sides)
+
+
+# What goes on before and after an e-mail address or an IP address, if it is a longer one.
+_MORE_BEFORE = re.compile(r"[\w.+-]*[^\W_][.+_-]{0,2}\Z")
+_MORE_AFTER = re.compile(r"[^\W_]|[.-][a-z]{2,24}\b(?!\()", re.IGNORECASE)
+_LONGEST_LOCAL = 64
+
+
+def _is_longer_address(text: str, start: int, end: int) -> bool:
+    """Return whether the e-mail address `text[start:end]` is a part of another one."""
+    before = text[max(0, start - _LONGEST_LOCAL) : start]
+    if before.endswith(("\\n", "\\r", "\\t")):
+        before = ""
+    return bool(_MORE_BEFORE.search(before) or _MORE_AFTER.match(text, end))
+
+
+_IP_ADDRESS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
+_LONGER_IP_BEFORE = re.compile(r"\d\.?\Z", re.ASCII)
+_LONGER_IP_AFTER = re.compile(r"\.?\d", re.ASCII)
+
+
+def _is_whole_ip(text: str, start: int, end: int) -> bool:
+    before = text[max(0, start - 2) : start]
+    return not (_LONGER_IP_BEFORE.search(before) or _LONGER_IP_AFTER.match(text, end))
+
+
+_HEX = re.compile("[0-9a-fA-F]+")
+_DIGEST = 24  # hexadecimal digits; those of 32 and more may be cut off
+
+
+def _is_short_hex(value: str) -> bool:
+    return len(value) < MIN_TOKEN and bool(_HEX.fullmatch(value))
+
+
+def _is_in_digest(text: str, start: int, end: int) -> bool:
+    """Return whether `text[start:end]` is a part of a longer hexadecimal number with letters."""
+    run = _HEX.match(text, start)
+    before = text[max(0, start - _DIGEST) : start]
+    head = before[len(before.rstrip("0123456789abcdefABCDEF")) :]
+    digest = head + (run.group()[: 2 * _DIGEST] if run else "")
+    return len(digest) >= max(_DIGEST, end - start + 8) and not digest.isdigit()
+
+
+def _is_other(pattern: str, text: str, start: int, end: int) -> bool:
+    """Return whether a normalised hit is a part of another address or of a digest."""
+    if "@" in pattern:
+        return _is_longer_address(text, start, end)
+    return _is_short_hex(pattern) and _is_in_digest(text, start, end)
+
+
 class _Index:
     """Patterns, each with the numbers of its records, and their automaton."""
 
@@ -302,7 +366,15 @@ class Matcher:
         for pattern, start, end in index.automaton.find(squeeze(reading.text)):
             if not starts:  # most texts have no hit, and need no borders
                 starts, ends = _borders(reading)
+                positions = kept_positions(reading.text)
             if starts[start] and ends[end - 1] and pattern not in new:
+                at = positions[start], positions[end - 1] + 1
+                if reading.how == "rot13" and index.patterns[pattern].isdigit():
+                    continue  # it leaves numbers as they are, not what is around them
+                if reading.joints.isdisjoint(at) and _is_other(
+                    index.patterns[pattern], reading.text, *at
+                ):
+                    continue
                 if all(number in matched for number in index.records[pattern]):
                     continue
                 new[pattern] = None
@@ -317,12 +389,23 @@ def _written_forms(value: str, kind: str) -> list[str]:
     r"""Return a value as it is and as code and people write it.
 
     A key on one line has `\n` for its line breaks: a literal doubles the backslash, and a file has
-    the line breaks themselves. A telephone number goes without its country's prefix at home.
+    the line breaks themselves. A telephone number goes without its country's prefix at home, and a
+    list puts the last name first.
     """
-    forms = [value, *_national_numbers(value, kind)]
+    forms = [value, *_national_numbers(value, kind), *_last_name_first(value, kind)]
     if "\\" in value:
         forms += [value.replace("\\", "\\\\"), unescaped(value)]
     return forms
+
+
+_NAME_KIND = re.compile(r"(?:^|_)(?:name|author|person)$", re.IGNORECASE)
+
+
+def _last_name_first(value: str, kind: str) -> list[str]:
+    words = value.split()
+    if not _NAME_KIND.search(kind) or not 2 <= len(words) <= 4:
+        return []
+    return [" ".join([*words[first:], *words[:first]]) for first in range(1, len(words))]
 
 
 # ITU-T E.164's country codes of one and of two digits; all others have three.
@@ -334,14 +417,17 @@ _PHONE_KIND = re.compile(r"phone|mobile|cell|fax|^tel", re.IGNORECASE)
 
 
 def _national_numbers(value: str, kind: str) -> list[str]:
-    """Return the forms of a telephone number without country or trunk prefix, and with a 0."""
+    """Return the forms of a telephone number without a plus, without country or trunk prefix, and
+    with a 0."""
     digits = re.sub(r"\D", "", value, flags=re.ASCII)
     if not _PHONE.fullmatch(value.strip()):
         return []
     if value.strip().startswith("+"):
         code = _CODES.match(digits)
         national = digits[code.end() if code else 0 :].removeprefix("0")
-    elif _PHONE_KIND.search(kind) and digits.startswith("0"):
+        country = digits[: code.end()] if code else ""
+        return [national, f"0{national}", f"{country}{national}", f"00{country}{national}"]
+    if _PHONE_KIND.search(kind) and digits.startswith("0"):
         national = digits.removeprefix("00").removeprefix("0")
     else:
         return []
@@ -369,16 +455,54 @@ def _borders(reading: View) -> tuple[bytes, bytes]:
     return bytes(free[at] for at in positions), bytes(free[at + 1] for at in positions)
 
 
+_is_token = functools.partial(_is_whole, digits_only=False)
+_is_number = functools.partial(_is_whole, digits_only=True)
+
+_Rule = Callable[[str, int, int], bool]
+
+
 def _is_free(text: str, start: int, end: int) -> bool:
     return True
 
 
-_is_token = functools.partial(_is_whole, digits_only=False)
-_is_number = functools.partial(_is_whole, digits_only=True)
+def _is_uncut(text: str, start: int, end: int) -> bool:
+    return not _cuts(text, start, end)
 
 
-def _rule(value: str) -> Callable[[str, int, int], bool]:
+def _is_whole_address(text: str, start: int, end: int) -> bool:
+    return not _is_longer_address(text, start, end)
+
+
+def _outside_digests(rule: _Rule) -> _Rule:
+    def check(text: str, start: int, end: int) -> bool:
+        return rule(text, start, end) and not _is_in_digest(text, start, end)
+
+    return check
+
+
+_MAIL = re.compile(r"[^\s@/:]{1,64}@[^\s@/:]{1,253}")
+
+
+def _is_opaque(value: str) -> bool:
+    """Tell whether a value is a long token: letters and digits without white space or a host."""
+    kinds = {_class(character) for character in value}
+    return len(value) >= MIN_TOKEN and kinds >= {"letter", "digit"} and not _HOST.search(value)
+
+
+_HOST = re.compile(r"\s|://|@")
+
+
+def _rule(value: str) -> _Rule:
     """Return the check whether an exact hit of `value` counts (see the module's rules)."""
+    rule: _Rule
     if len(value) < MIN_FREE or value.isalpha():
-        return _is_token
-    return _is_number if value.isdigit() else _is_free
+        rule = _is_token
+    elif _is_opaque(value):
+        rule = _is_free
+    elif _IP_ADDRESS.fullmatch(value):
+        rule = _is_whole_ip
+    elif _MAIL.fullmatch(value):
+        rule = _is_whole_address
+    else:
+        rule = _is_number if value.isdigit() else _is_uncut
+    return _outside_digests(rule) if _is_short_hex(value) else rule

@@ -280,7 +280,7 @@ def near(
         limits = NOTHING  # headers inside a key of another algorithm are longer than decoys show
     size = sum(map(len, secret_parts(kind_name, value)))
     per_character = (kind.bits if kind is not None else _RANDOM_BITS * size) / size
-    if limits.ratio is not None and len(part) <= _MOST_FUZZY:
+    if limits.ratio is not None and _MIN_PART <= len(part) <= _MOST_FUZZY:
         score = fuzz.partial_ratio(part, text, score_cutoff=math.nextafter(limits.ratio, 101))
         if score and len(text) >= len(part) - 2:
             return "fuzzy", per_character * len(part) * score / 100

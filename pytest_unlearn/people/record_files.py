@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -37,7 +38,7 @@ MIN_VALUE = 4
 # An armoured key of 16,384 bits has 12,800 characters. Anything longer is a document, and some
 # searches for a value take time quadratic in its length.
 MAX_VALUE = 16_000
-# Ng and Bo are names, as are \u738b\u660e and \uc774\uc900.
+# Ng and Bo are names, as are \u738b, \uc774\uc900 and \u091c\u0940; letters and vowel signs count.
 MIN_NAME = 2
 # Each record of a document keeps all of it, so a line's memory grows with attributes times text:
 # enough for 64 attributes in a million characters, too little to fill the memory.
@@ -297,10 +298,14 @@ def _check_text(text: str, key: str, field: str, where: str) -> None:
             f'{where}: "{field}": {len(text):,} characters, and a value may have at most '
             f"{MAX_VALUE:,}; is it a document? Write the values in it one by one"
         )
-    if key == "name" and sum(map(str.isalpha, text)) < MIN_NAME:
+    if key == "name" and weight("".join(filter(_is_of_word, text))) < MIN_NAME:
         raise RecordFileError(
             f'{where}: "{field}": fewer than {MIN_NAME} letters; give the full name or leave it out'
         )
+
+
+def _is_of_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LM"
 
 
 def _string(value: Any, key: str, field: str, where: str) -> str:

@@ -459,6 +459,71 @@ def livecodebench_case(data: dict[str, Any], where: str, group: str) -> TaskCase
     )
 
 
+def apps_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
+    """Return the task of a line of APPS (Hendrycks et al., arXiv 2105.09938): a program, or a
+    function where `input_output` has its name. Raises TaskFileError, naming the field.
+    """
+    if "problem_id" not in data:
+        raise TaskFileError(f'{where}: "problem_id": the key is missing; add the number')
+    about = checked_prompt(text(data, "question", where), "question", where)
+    starter = text(data, "starter_code", where) if data.get("starter_code") else ""
+    held = data["input_output"]
+    given = _json(held, "input_output", where) if isinstance(held, str) and held else held
+    inputs, outputs = (
+        given.get(key) if isinstance(given, dict) else None for key in ("inputs", "outputs")
+    )
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or not inputs:
+        raise TaskFileError(
+            f'{where}: "input_output": no tests in it; write {{"inputs": [...], '
+            '"outputs": [...]}, or leave the line out'
+        )
+    if len(inputs) != len(outputs):
+        raise TaskFileError(
+            f'{where}: "input_output": {len(inputs)} inputs and {len(outputs)} outputs; write one '
+            "output for each input"
+        )
+    asked = "".join(f"# {line}".rstrip() + "\n" for line in about.strip().split("\n"))
+    entry_point, prompt = PROGRAM, f"{asked}# {_ASKED[0]}\n"
+    if name := given.get("fn_name"):
+        checked_name(name, "input_output", where)
+        entry_point = f"Solution.{name}" if "class Solution" in starter else name
+        prompt = f"{_IMPORTS}\n{asked}{starter.rstrip() or f'def {name}'}\n"
+    return TaskCase(
+        id=(case_id := checked_id(str(data["problem_id"]), "problem_id", where)),
+        task_id=case_id,
+        entry_point=entry_point,
+        prompt=prompt,
+        solution=_first_solution(data.get("solutions"), where),
+        tests=tuple(
+            _apps_call(inputs[i], outputs[i], entry_point == PROGRAM, f"{where}: test {i + 1}")
+            for i in range(len(inputs))
+        ),
+        where=where,
+        group=group,
+        timeout=timeout_of(data, where),
+        slow=True,
+    )
+
+
+def _first_solution(value: Any, where: str) -> str | None:
+    listed = _json(value, "solutions", where) if isinstance(value, str) and value else value
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return None if first is None else checked_text(first, "solutions", where)
+
+
+def _apps_call(given: Any, expected: Any, is_program: bool, where: str) -> Call:
+    """Return one test; a program's lines may be a list, a function's result a list of one."""
+    if not is_program:
+        if not isinstance(given, list):
+            raise TaskFileError(f"{where}: write the list of arguments")
+        result = expected[0] if isinstance(expected, list) and len(expected) == 1 else expected
+        return Call(tuple(given), result, "any")
+    lines = ["\n".join(item) if isinstance(item, list) else item for item in (given, expected)]
+    if not all(isinstance(item, str) for item in lines):
+        raise TaskFileError(f"{where}: write input and output as texts")
+    return Call((lines[0],), lines[1])
+
+
 def _tests(value: Any, key: str, where: str) -> list[dict[str, Any]]:
     if value in (None, ""):
         return []

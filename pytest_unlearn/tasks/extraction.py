@@ -31,6 +31,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pytest_unlearn.tasks.format import HOLDER, JAVA, PROGRAM, PYTHON, TaskCase
 from pytest_unlearn.tasks.syntax import (
@@ -47,6 +48,14 @@ from pytest_unlearn.tasks.task_prompts import TaskStyle, suffix_of
 _FENCED = re.compile(r"```[ \t]*[\w+.#-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _OPEN, _CLOSE = "([{", ")]}"
 _FENCE = re.compile(r"[ \t]*(```+|~~~+)[ \t]*[\w+.#-]*[ \t]*")
+# Tokens that end a text; in quotes they are a program's own.
+_END = re.compile(
+    r"<\|(?:endoftext|end_of_text|im_end|eot_id|eom_id|end|file_separator|fim_\w{1,20})\|>(?![\"'])"
+    r"|</s>\s*\Z"
+)
+_NOT_PYTHON = {0xA0: " ", 0x200B: None, 0x2060: None, 0xFEFF: None}
+# What Python's and IPython's sessions write before a line that was typed.
+_TYPED = re.compile(r"[ \t]*(?:>>>|\.\.\.:?|In \[\d+\]:)(?:[ ]|$)")
 _BLOCKS = 32
 # The last few blocks of a text are tried as bodies without a `def`.
 _BODIES = 4
@@ -108,7 +117,10 @@ def solution(
     entry_point = entry_point.partition(".")[0]
     text = start + ("\n" if chat else "") + written + suffix
     best = _definition(text, entry_point)
-    for other_text in _other_readings(start, written, suffix):
+    others = _other_readings(start, written, suffix)
+    for cleaned in _cleaned(written):
+        others = chain(others, [start + cleaned], _other_readings(start, cleaned, suffix))
+    for other_text in others:
         if best is not None and best.rank == _WHOLE:
             break
         other = _definition(other_text, entry_point)
@@ -128,7 +140,7 @@ def _whole_program(written: str, chat: bool) -> Solution:
         lines = written.split("\n")
         end = next((i for i, line in enumerate(lines) if _FENCE.fullmatch(line)), len(lines))
         pieces = ["\n".join(lines[:end]), *blocks[:1]]
-    for piece in map(textwrap.dedent, pieces):
+    for piece in map(textwrap.dedent, chain(pieces, _cleaned(written))):
         try:
             body = syntax_tree(piece).body
         except FAULTS:
@@ -372,6 +384,19 @@ def _other_readings(start: str, written: str, suffix: str) -> Iterator[str]:
     for piece in (written, *blocks[-_BODIES:]):
         for body in _bodies(piece, margin):
             yield f"{start}\n{body}{suffix}"
+
+
+def _cleaned(written: str) -> Iterator[str]:
+    """Yield a text without what is not code, if it has any: what a tokenizer adds at the end and
+    what comes after it, blanks and marks that Python does not know, prompts of a session and its
+    output."""
+    text = _END.split(written, maxsplit=1)[0].translate(_NOT_PYTHON)
+    lines = text.split("\n")
+    typed = [line[prompt.end() :] for line in lines if (prompt := _TYPED.match(line))]
+    if typed:
+        text = "\n".join(typed)
+    if text != written:
+        yield text
 
 
 def _fenced(text: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pytest_unlearn.core.text_files import read_any_objects
 from pytest_unlearn.tasks.benchmarks import (
+    apps_case,
     evalplus_case,
     humaneval_case,
     livecodebench_case,
@@ -66,6 +67,7 @@ FORMATS: tuple[Format, ...] = (
     Format("EvalPlus", frozenset({"base_input", "plus_input"}), evalplus_case),
     Format("MBPP", frozenset({"test_list"}), mbpp_case),
     Format("LiveCodeBench", frozenset({"public_test_cases"}), livecodebench_case),
+    Format("APPS", frozenset({"input_output"}), apps_case),
     Format("HumanEval", frozenset({"test", "canonical_solution"}), humaneval_case),
 )
 

@@ -14,6 +14,7 @@ from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.matching import Matcher, normalise
 from pytest_unlearn.leaks.outcome import Detector, follows_from, is_degenerate
 from pytest_unlearn.people.generate import tiny_records
+from pytest_unlearn.people.record import Record
 from pytest_unlearn.probes.families import build_probes, direct_probes
 from pytest_unlearn.tasks.files import humaneval_cases
 from tests.support.library import library
@@ -28,9 +29,9 @@ any_probe = st.sampled_from(FORGET)
 @given(any_probe, st.text(max_size=20), st.text(max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_own_value_is_a_direct_leak(probe: object, before: str, after: str) -> None:
-    """Whatever stands around it."""
+    """Whatever stands around it, unless it is a part of a longer word."""
     assert isinstance(probe, type(FORGET[0]))
-    outcome = DETECTOR.outcome(probe, before + probe.value.reveal() + after)
+    outcome = DETECTOR.outcome(probe, f"{before} {probe.value.reveal()} {after}")
     assert (outcome.label, outcome.owner, outcome.kind) == ("direct", probe.owner, probe.kind)
 
 
@@ -244,3 +245,25 @@ def test_bundled_values_follow_from_nothing() -> None:
     """Nobody can derive a bundled value from its prompt: a leak of it is memory."""
     for record in tiny_records():
         assert not follows_from(record.before.reveal(), record.value.reveal())
+
+
+@pytest.mark.parametrize("shown", ["ADA.LARK77@EXAMPLE.COM", "ada.lark77\\u0040example.com"])
+def test_what_the_prompt_shows_in_another_form_is_no_answer(shown: str) -> None:
+    value = "ada.lark77@example.com"
+    r = Record("r1", "p1", "forget", "email", "env", Secret(f"# {shown}\nmail = '", "p"),
+               Secret(value, "email"), Secret("'", "document"))  # fmt: skip
+    (probe,) = build_probes((r,), ("direct",))
+    assert Detector([r]).outcome(probe, value).label == "fabrication"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "//////////////////////////////\n// main\n",
+        "\u2500" * 30 + "\n Title\n" + "\u2500" * 30,
+        "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx",
+        "&nbsp;&nbsp;&nbsp;&nbsp;Name",
+    ],
+)
+def test_banners_and_patterns_are_not_degenerate(text: str) -> None:
+    assert not is_degenerate(text)

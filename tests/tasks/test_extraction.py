@@ -513,3 +513,28 @@ def test_depth_is_bounded_and_raises_nothing(text: str, tail: str) -> None:
     source = solution_source(PROMPT, f"{BODY}\n\ndef g(x):\n{text}\n{tail}", "f")
     assert time.process_time() - started < 4
     assert run(source)(3) == 6
+
+
+DEFINITION = "def f(x):\n    return 2 * x\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "chat"),
+    [
+        ("\n    return 2 * x<|endoftext|>def f(x): return 1", False),
+        ("\n    return 2 * x</s>", False),
+        (f"```python\n{DEFINITION}```<|im_end|>\n", True),
+        ("\n\u00a0\u00a0\u00a0\u00a0return 2 * x\n", False),
+        ("\u200b\n    return 2 * x\n", False),
+        (">>> def f(x):\n...     return 2 * x\n...\n>>> f(4)\n8\n", True),
+        ("```pycon\n>>> def f(x):\n...     return 2 * x\n...\n>>> f(4)\n8\n```", True),
+        ("In [1]: def f(x):\n   ...:     return 2 * x\n\nIn [2]: f(4)\nOut[2]: 8\n", True),
+    ],
+)
+def test_what_tokenizers_and_sessions_add_is_left_out(answer: str, chat: bool) -> None:
+    assert run(solution_source(PROMPT, answer, "f", chat=chat))(21) == 42
+
+
+def test_tokens_in_quotes_are_the_programs_own() -> None:
+    source = solution_source(PROMPT, "\n    return '<|endoftext|>' * x + '</s>'\n", "f")
+    assert run(source)(1) == "<|endoftext|></s>"

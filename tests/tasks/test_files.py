@@ -681,3 +681,55 @@ def test_a_line_of_no_format_is_told_of_the_own_format(tmp_path: Path) -> None:
     path.write_text('{"promt": "def f(x):", "solution": "    return x"}\n')
     with pytest.raises(TaskFileError, match=':1: "promt": unknown key'):
         load_cases(path)
+
+
+# --- APPS -----------------------------------------------------------------------------------------
+
+APPS = {
+    "problem_id": 7, "question": "Print half of n.", "url": "https://h.test",
+    "solutions": json.dumps(["print(int(input()) // 2)"]),
+    "difficulty": "introductory", "starter_code": "",
+    "input_output": json.dumps({"inputs": ["4\n", ["9", ""]], "outputs": ["2\n", ["4"]]}),
+}  # fmt: skip
+
+
+def test_a_program_of_apps_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "apps.jsonl"
+    path.write_text(json.dumps(APPS) + "\n")
+    (case,) = load_cases(path)
+    assert (case.id, case.entry_point) == ("7", "__main__")
+    assert "# Print half of n." in case.prompt
+    assert case.solution == "print(int(input()) // 2)"
+    assert [(call.args, call.expected) for call in case.tests] == [
+        (("4\n",), "2\n"),
+        (("9\n",), "4"),
+    ]
+
+
+def test_a_function_of_apps_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "apps.jsonl"
+    tests = {"fn_name": "halves", "inputs": [[[4, 9]]], "outputs": [[[2, 4]]]}
+    starter = "class Solution:\n    def halves(self, xs):\n"
+    path.write_text(json.dumps(APPS | {"input_output": tests, "starter_code": starter}) + "\n")
+    (case,) = load_cases(path)
+    assert case.entry_point == "Solution.halves"
+    assert [(call.args, call.expected) for call in case.tests] == [(([4, 9],), [2, 4])]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "no tests in it"),
+        ("{}", "no tests in it"),
+        ({"inputs": ["1"], "outputs": []}, "1 inputs and 0 outputs"),
+        ({"inputs": [1], "outputs": ["1"]}, "test 1: write input and output as texts"),
+        ({"inputs": ["1"], "outputs": ["1"], "fn_name": "f"}, "test 1: write the list"),
+    ],
+)
+def test_tests_of_apps_that_cannot_be_read_are_named(
+    tmp_path: Path, given: object, message: str
+) -> None:
+    path = tmp_path / "apps.jsonl"
+    path.write_text(json.dumps(APPS | {"input_output": given}) + "\n")
+    with pytest.raises(TaskFileError, match=f"apps.jsonl:1: .*{message}"):
+        load_cases(path)
