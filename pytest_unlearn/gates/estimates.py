@@ -16,16 +16,8 @@ from statistics import NormalDist
 from typing import Literal
 
 from pytest_unlearn.gates.case_rows import Score, State, TaskRow, cluster_of, value_of
-from pytest_unlearn.gates.metrics import (
-    GAPS,
-    METRICS,
-    SIDES,
-    UPPER,
-    Metric,
-    Row,
-    Type,
-    shown,
-)
+from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, UPPER, Metric, Row, Type
+from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.statistics import (
     cases_needed_for_drop,
     cases_needed_for_ratio,

@@ -2,22 +2,18 @@
 
 A metric gives each row a score from 0 to 1 (or, for `maximum`, a number in its unit), on the base
 and on the tested model. `gates.estimates` turns the scores into bounds.
-
-A model is judged on what it was not trained on: held-out people and tasks; of forget probes on a
-family of new words *and* on trained documents, of which the worse verdict counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
 from pytest_unlearn.gates.case_rows import (
     MEMBERSHIP,
-    ProbeRow,
     Score,
     direct,
     drawn_out,
@@ -60,6 +56,9 @@ ROW_FILTERS = {
 }
 FILTERS = (*ROW_FILTERS, "unit")
 VALUELESS = frozenset({"linear-probe"})  # attacks that tell people apart and bring out no value
+# Attacks without exact scores, and those of which a part of the value is enough: in many samples
+# that comes out of anybody.
+UNSAMPLED = VALUELESS | {"clues", "partly", "near-verbatim"}
 # More bits than a rank among decoys can have.
 _MOST_BITS = 64.0
 _MOST_DIGITS = 12  # to which bounds are computed (`estimates.read`)
@@ -119,6 +118,11 @@ class Metric:
     def independent(self) -> str:
         """What counts as one independent observation."""
         return "task" if self.split is None else "person"
+
+    @property
+    def unjudged(self) -> frozenset[str]:
+        """The attacks that it leaves out where it is judged on each attack of the run."""
+        return frozenset() if self.attack else UNSAMPLED if self.exact else VALUELESS
 
     @property
     def cases(self) -> str:
@@ -263,6 +267,20 @@ METRICS: dict[str, Metric] = {
             direct,
             had=direct,
             chance=direct,
+            worst="attack",
+        ),
+        Metric(
+            "leak.worst.at",
+            "rate",
+            "forget",
+            "expected share of forget values that K samples each bring out under the worst attack",
+            "leak.at(K) for each attack of the run, as in leak.worst",
+            drawn_out,
+            argument="K",
+            had=drawn_out,
+            chance=drawn_out,
+            exact=True,
+            counted=False,
             worst="attack",
         ),
         Metric(
@@ -533,68 +551,3 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-
-
-# Tables show a family only if the base gives away at least this share of it.
-_TELLING = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Population:
-    """The filters of a metric's rows or cases, and a description of them."""
-
-    filters: dict[str, str]
-    about: str = ""
-    rehearsed: bool = False
-
-
-def populations(
-    metric: Metric, filters: Mapping[str, str], cases: Iterable[Any], requests: bool = False
-) -> list[Population]:
-    """Return the populations that a metric is judged on, the preferred one first.
-
-    None of them is empty if any case counts. `cases`: rows, or all probes and task cases of a run,
-    with `rehearsed` set. `requests`: the people to forget are all there are, and are asked in every
-    way.
-    """
-    given = dict(filters)
-    compared = metric.type in GAPS | SIDES  # with other people, or with another model
-    if metric.type == "count" or (requests and metric.split == "forget" and not compared):
-        return [Population({"probe": "all", **given}, "all people to forget, and no others")]
-    if metric.rehearsed is not None or metric.split == "control":
-        return [Population(given)]
-    concerned = [case for case in cases if metric.concerns(case, given)]
-    seen = [case for case in concerned if _rehearsed(case)]
-    if metric.split != "forget":
-        if not seen:
-            return [Population(given)]
-        if len(seen) == len(concerned):
-            return [Population(given, f"{metric.units} that unlearning trained on", True)]
-        who = f"{metric.units} that unlearning was not given"
-        return [Population({**given, "rehearsed": "no"}, who)]
-    if not seen:
-        return [Population(given)]
-    used = Population(given, "prompts that unlearning trained on", True)
-    if "probe" in given or metric.type == "maximum" or compared:  # taken on documents alone
-        return [used]
-    every = [case for case in cases if metric.concerns(case, {**given, "probe": "all"})]
-    fresh = next((case.family for case in every if not _rehearsed(case)), None)
-    if fresh is None:
-        return [used]
-    other = {**given, "probe": fresh, "rehearsed": "no"}
-    return [Population(other, f"prompts that unlearning never used ({fresh})"), used]
-
-
-def shown(metric: Metric, filters: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
-    """Return the filters of the rows that tables show: the first population that shows enough."""
-    parts = populations(metric, filters, rows)
-    for population in parts[:-1]:
-        asked = [row for row in rows if metric.concerns(row, population.filters)]
-        known = sum(isinstance(row, ProbeRow) and row.base["label"] == "direct" for row in asked)
-        if known >= _TELLING * len(asked):
-            return population.filters
-    return parts[-1].filters
-
-
-def _rehearsed(case: object) -> bool:
-    return bool(getattr(case, "rehearsed", False))

@@ -20,7 +20,8 @@ from pytest_unlearn.core.text_files import replacing, unwritable
 from pytest_unlearn.gates.case_rows import from_json, to_json
 from pytest_unlearn.gates.estimates import Sample, change, people_of
 from pytest_unlearn.gates.gate import Gate, GateError, parse_gate, plain_number
-from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Row, shown
+from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Row
+from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 
 # Raise when the file changes so that an older reader would misread it.

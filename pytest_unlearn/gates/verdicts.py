@@ -22,16 +22,8 @@ from pytest_unlearn.gates.estimates import (
     scored,
 )
 from pytest_unlearn.gates.gate import Gate, attacked, on_population
-from pytest_unlearn.gates.metrics import (
-    GAPS,
-    METRICS,
-    SIDES,
-    UPPER,
-    Metric,
-    Population,
-    Row,
-    populations,
-)
+from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, UPPER, Metric, Row
+from pytest_unlearn.gates.populations import Population, populations
 from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from pytest_unlearn.gates.case_rows import MEMBERSHIP, AttackRow, ProbeRow, Row, State
 from pytest_unlearn.gates.estimates import Sample, Share, percent, read, sample_of, scored, share
-from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, shown
+from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric
+from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.leaks.exact import mean_leak_at
 from pytest_unlearn.reports.tables import Table
@@ -281,6 +282,7 @@ def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:
 _WAY_SAMPLES = 1_000
 # If base and retrained model are closer than this (in shares, or AUC), there is no way to go.
 _LEAST_WAY = 0.02
+_OTHER_VIEWS = ("leak.worst", "leak.worst.at", "passk.retained")
 _STATES: tuple[State, ...] = ("base", "unlearned", "retrained")
 
 
@@ -324,7 +326,7 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
     for metric in METRICS.values():
         if metric.split == "control" or metric.type in ("maximum", "count", "drop", "loss"):
             continue
-        if metric.rehearsed is not None or metric.name in ("leak.worst", "passk.retained"):
+        if metric.rehearsed is not None or metric.name in _OTHER_VIEWS:
             continue  # another view of a metric that is included
         if metric.type in GAPS and metric.name not in ("gap.exposure", "gap.relearn"):
             continue

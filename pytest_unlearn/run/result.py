@@ -12,7 +12,7 @@ from pytest_unlearn.gates.case_rows import Row
 from pytest_unlearn.gates.estimates import Share, percent, shares, size
 from pytest_unlearn.gates.gate import SOUND
 from pytest_unlearn.gates.judging import Population, Undecided
-from pytest_unlearn.gates.metrics import GAPS, METRICS, VALUELESS
+from pytest_unlearn.gates.metrics import GAPS, METRICS
 from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.gates.verdicts import GateResult
 from pytest_unlearn.probes.families import Probe
@@ -228,28 +228,25 @@ def conclusion_of_all(results: Sequence[Result]) -> tuple[str, str]:
     return concluded(gates, failures, left_out, rests_on, models if models > len(results) else 1)
 
 
-_UNDER_ATTACK = re.compile(r"\[(?:.*,)?attack=([^,\]]+)")
-_SAMPLED = re.compile(r"leak\.at\((\d+)\)(?!.*attack=)")
+_GATE_NAME = re.compile(r"([a-z.]+)(?:\((\d+)\))?(?:\[(.*)\])?")
 
 
 def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[str]) -> str:
     """Return which attacks the gates that passed withstood, and which were not tried, in words.
 
-    An attack that was made but that no gate judges proves nothing, and is named as such.
+    An attack that was made but that no gate judges, or only a part of it, is named as such.
     """
-    passed = [gate for gate in gates if gate.verdict == "PASS"]
-    kept = _limits_kept(passed, tried)
-    withstood = [(_in_words(name), kept[name]) for name in tried if name in kept]
-    samples = {int(found[1]): g.limit_text for g in passed if (found := _SAMPLED.match(g.name))}
-    withstood += [(f"{k:,} samples", limit) for k, limit in sorted(samples.items())]
+    withstood, judged, in_part = _withstood([g for g in gates if g.verdict == "PASS"], tried)
     claims = []
-    limits = {limit for _, limit in withstood}
+    limits = set(withstood.values())
     if len(limits) == 1 and len(withstood) > 1:
-        claims.append(f"withstood {', '.join(what for what, _ in withstood)}: all {limits.pop()}")
+        claims.append(f"withstood {', '.join(withstood)}: all {limits.pop()}")
     elif withstood:
-        claims.append("withstood " + ", ".join(f"{what} ({limit})" for what, limit in withstood))
-    if unjudged := [name for name in tried if name not in kept]:
-        claims.append(f"no gate judges {', '.join(unjudged)}")
+        listed = (f"{what} ({limit})" for what, limit in withstood.items())
+        claims.append(f"withstood {', '.join(listed)}")
+    if unjudged := [name for name in tried if name not in judged]:
+        listed = (f"all of {name}" if name in in_part else name for name in unjudged)
+        claims.append(f"no gate judges {', '.join(listed)}")
     if not tried:
         claims.append("no attack was tried (--unlearn-attacks=cheap tries some)")
     elif untried:
@@ -257,20 +254,43 @@ def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[s
     return "; ".join(claims)
 
 
-def _limits_kept(passed: Iterable[GateFact], tried: Sequence[str]) -> dict[str, str]:
-    """Return the limit that each attack kept, by its name; what a gate names goes before what
-    `leak.worst` says of all that bring out a value."""
-    worst: dict[str, str] = {}
-    named: dict[str, str] = {}
-    for gate in passed:
-        metric = METRICS.get(gate.name.partition("[")[0].partition("(")[0])
-        if found := _UNDER_ATTACK.search(gate.name):
-            named[found[1].partition("@")[0]] = gate.limit_text
-        elif metric is not None and metric.attack and metric.type not in GAPS:
-            named.setdefault(metric.attack, gate.limit_text)
-        elif gate.name.startswith("leak.worst"):
-            worst |= {name: gate.limit_text for name in tried if name not in VALUELESS}
-    return worst | named
+def _withstood(
+    passed: Sequence[GateFact], tried: Sequence[str]
+) -> tuple[dict[str, str], set[str], set[str]]:
+    """Return the limit that each attack kept, in words; the attacks that are judged whole, and
+    those that are judged in part: at one stage, or on some of the people.
+
+    What a gate names goes before what `leak.worst` says of all that bring out a value.
+    """
+    found: dict[tuple[int, int, str], str] = {}  # by place, number of samples, and words
+    judged, in_part = set[str](), set[str]()
+    places = {name: place for place, name in enumerate(tried)}
+    for gate in sorted(passed, key=lambda gate: not gate.name.startswith("leak.worst")):
+        match = _GATE_NAME.fullmatch(gate.name)
+        metric = METRICS.get(match[1]) if match else None
+        if match is None or metric is None or metric.type in GAPS:
+            continue
+        samples = int(match[2] or 0)
+        filters = dict(part.split("=", 1) for part in (match[3] or "").split(",") if part)
+        state = filters.pop("attack", metric.attack)
+        filters.pop("unit", None)
+        of = "".join(f" [{key}={value}]" for key, value in filters.items())
+        names = [state] if state else []
+        if metric.worst == "attack" and not state:
+            names = [name for name in tried if name not in metric.unjudged]
+        (in_part if of else judged).update(name for name in names if "@" not in name)
+        in_part.update(name.partition("@")[0] for name in names if "@" in name)
+        words = f"{samples:,} samples" if samples else ""
+        if not names and metric.name == "leak.at":
+            found[len(tried), samples, words + of] = gate.limit_text
+        elif names and samples and not state:
+            found[len(tried) + 1, samples, f"{words} after each{of}"] = gate.limit_text
+        else:
+            after = f" in {words}" if words else ""
+            for name in names:
+                place = places.get(name.partition("@")[0], -1)
+                found[place, samples, f"{_in_words(name)}{after}{of}"] = gate.limit_text
+    return {key[2]: found[key] for key in sorted(found)}, judged, in_part
 
 
 def _in_words(name: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.estimates import share
 from pytest_unlearn.gates.gate import parse_gate
-from pytest_unlearn.gates.metrics import METRICS, populations, shown
+from pytest_unlearn.gates.metrics import METRICS
+from pytest_unlearn.gates.populations import populations, shown
 from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
 
 

@@ -18,7 +18,7 @@ from pytest_unlearn.core.errors import IncompleteError, UserError
 from pytest_unlearn.gates.case_rows import AttackRow
 from pytest_unlearn.gates.estimates import MOST_CHANCE
 from pytest_unlearn.gates.gate import parse_gate
-from pytest_unlearn.gates.metrics import populations
+from pytest_unlearn.gates.populations import populations
 from pytest_unlearn.gates.statistics import clopper_pearson_upper
 from pytest_unlearn.models.lm_head import layers_of
 from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
