@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 from pytest_unlearn.models.engine import engine_named
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.run.dataset import Dataset
-from pytest_unlearn.run.divisions import PROBE_TOKENS
-from pytest_unlearn.run.measuring import example_of
+from pytest_unlearn.run.divisions import PROBE_TOKENS, example_of
 from pytest_unlearn.run.settings import Settings
 
 T = TypeVar("T")

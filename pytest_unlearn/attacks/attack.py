@@ -91,6 +91,10 @@ class AttackError(UserError):
     """An attack is unknown, or cannot be made on this model; the message names it."""
 
 
+# A model that gives no value because it is broken has not withstood anything.
+BROKEN = "the attacked model predicts NaN: its weights are broken"
+
+
 @dataclass(frozen=True, slots=True)
 class Attack:
     """A change of the tested model's weights, or another way to ask, that tries to bring values

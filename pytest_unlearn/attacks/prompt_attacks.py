@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.attacks.attack import (
     BOTH,
+    BROKEN,
     Ask,
     Attack,
     AttackError,
@@ -181,7 +182,12 @@ def _reading(read: Callable[[Scorer, Example, str], dict[str, Any]], name: str) 
 
 
 def _exact_row(log_probability: float, greedy: bool) -> dict[str, Any]:
-    """Return the fields of an exact row; the log of 0 is None, and that of 1 is the most."""
+    """Return the fields of an exact row; the log of 0 is None, and that of 1 is the most.
+
+    Raises AttackError for NaN, which would be a value that never comes out.
+    """
+    if math.isnan(log_probability):
+        raise AttackError(BROKEN)
     finite = None if log_probability == -math.inf else min(0.0, log_probability)
     return {
         "log_probability": finite,

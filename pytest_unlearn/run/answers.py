@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.core.store import Store
     from pytest_unlearn.models.engine import RunnableModel
+    from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.divisions import Chunk
     from pytest_unlearn.run.models import Completer, Models, State, UnlearnedModel
     from pytest_unlearn.run.planted import Planting
@@ -186,20 +187,30 @@ class SolutionLosses:
 _ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5, "unknown": 0.5}
 
 
+HIDDEN = (
+    "the tested model does not write what its own scores give ({}): such values count as direct "
+    "leaks, by `scored`; is there a filter behind it?"
+)
+
+
 def disagreement(
-    case: str, state: str, wrote: bool, scores: Mapping[str, Any], dtype: object
-) -> str:
+    probe: Probe, state: str, wrote: bool, scores: Mapping[str, Any], dtype: object
+) -> str | None:
     """Return a note that a completion and an exact score disagree because of rounding.
 
     `wrote`: the completion has the value, but `scores` say that greedy decoding does not write it,
-    or the other way round. Raises CompletionError where rounding cannot explain it.
+    or the other way round. None where the tested model hides a value to forget, beyond rounding:
+    something filters what it writes, and that is a finding. Raises CompletionError where rounding
+    cannot explain it otherwise.
     """
-    margin = scores.get("margin")
+    case, margin = probe.id, scores.get("margin")
     if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
         return (
             f"{state} model: {case}: completion and exact score differ within rounding "
             f"(the two likeliest tokens are {margin:.2g} nats apart)"
         )
+    if (state, probe.split, wrote) == ("unlearned", "forget", False):
+        return None
     raise CompletionError(
         f"{case}: the {state} model's completion {_does(wrote)} give the value, but its "
         f"exact score says that greedy decoding {_does(scores['greedy'])}"

@@ -17,7 +17,12 @@ from pytest_unlearn.models.engine import is_address
 from pytest_unlearn.models.model_files import check_adapter, stands_apart
 from pytest_unlearn.models.sources import no_chat_template
 from pytest_unlearn.people.record import by_owner
-from pytest_unlearn.run.divisions import document_texts, rehearsed_probes, task_texts
+from pytest_unlearn.run.divisions import (
+    document_texts,
+    example_of,
+    rehearsed_probes,
+    task_texts,
+)
 from pytest_unlearn.tasks.format import bundled_tasks
 
 if TYPE_CHECKING:
@@ -148,6 +153,17 @@ class AttackCases:
         shown = set(rehearsed_probes(forget, records, owners, context=False))
         fresh = list(dict.fromkeys(p.family for p in forget if p.id not in shown))
         return first, "" if first in fresh else next(iter(fresh), "")
+
+    def asked_anyway(self, attack: Attack, probe: Probe) -> Probe | None:
+        """Return the probe of the run that asks the same of the same weights, if there is one: its
+        scores are those under attack as well."""
+        if attack.ask is None or attack.scheme is not None or attack.read is not None:
+            return None
+        return self._by_example.get(example_of(probe)) if probe.exact else None
+
+    @functools.cached_property
+    def _by_example(self) -> dict[Example, Probe]:
+        return {example_of(probe): probe for probe in self._dataset.probes if probe.exact}
 
     def rehearsed(self, attack: Attack, state: str, choice: MethodChoice) -> frozenset[str]:
         """Return the ids of the probes of a state whose prompts a method trains on."""

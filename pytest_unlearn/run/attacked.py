@@ -8,19 +8,26 @@ and of the attack: no model is loaded for what is in the store.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from pytest_unlearn.attacks.attack import BOTH, AttackError, Reading
+from pytest_unlearn.attacks.attack import BOTH, BROKEN, AttackError, Reading
 from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import AttackRow
 from pytest_unlearn.leaks.exact import exact_row, extraction
 from pytest_unlearn.models.engine import abilities_of
-from pytest_unlearn.run.answers import check_count, checked_texts, completed
-from pytest_unlearn.run.measuring import SCORES_VERSION, example_of
+from pytest_unlearn.run.answers import (
+    CompletionError,
+    check_count,
+    checked_texts,
+    completed,
+)
+from pytest_unlearn.run.divisions import example_of
+from pytest_unlearn.run.measuring import SCORES_VERSION
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
@@ -149,6 +156,10 @@ class AttackedModel:
         """Return what came out of a model, by state and probe, from the store or measured now."""
         keys = self._keys(attack, pieces, of)
         with self._store.claim(digest_of(sorted(keys))):
+            for piece, key in zip(pieces, keys, strict=True):
+                missing = self._store.get("scores", key, "rows") is None
+                if missing and (rows := self._scored_anyway(attack, piece, of)):
+                    self._store.put("scores", key, {"rows": rows})
             if any(self._store.get("scores", key, "rows") is None for key in keys):
                 # Score the base first: while the weights are changed, nothing else can be asked.
                 for piece in pieces:
@@ -161,6 +172,23 @@ class AttackedModel:
             for piece, entry in zip(pieces, entries, strict=True)
             for name, row in entry["rows"].items()
         }
+
+    def _scored_anyway(
+        self, attack: Attack, piece: _Piece, of: State
+    ) -> dict[str, dict[str, Any]] | None:
+        """Return the scores of probes of the run that ask the same of the same weights; None unless
+        there is one for each probe of the piece."""
+        rows = {}
+        for probe in piece.probes:
+            same = self._dataset.attacks.asked_anyway(attack, probe)
+            try:
+                scores = self._engine.exact(of, same) if same else None
+            except CompletionError:  # it does not fit: the others are asked without it
+                return None
+            if scores is None:
+                return None
+            rows[probe.id] = _short(scores)
+        return rows
 
     def _keys(self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned") -> list[str]:
         """Return the keys of the pieces. What they share, such as the texts, is digested once."""
@@ -207,6 +235,7 @@ class AttackedModel:
                     asked = piece.state == made.state and set(piece.splits) <= set(made.splits)
                     if asked and self._store.get("scores", key, "rows") is None:
                         rows = self._asked(attack, made.model, piece)
+                        check_rows(attack, rows)
                         self._store.put("scores", key, {"rows": rows})
                         count += len(piece.chunk.cases)
         seconds = time.perf_counter() - started
@@ -297,6 +326,26 @@ class AttackedModel:
             if probe.id in said
         }
         return {name: {"label": min(found, key=_badness)} for name, found in labels.items()}
+
+
+def check_rows(attack: Attack, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise AttackError unless each row can be judged: a label, a score, or an exact score.
+
+    NaN would be a value that never comes out. An attack of another package may give anything.
+    """
+    for name, row in rows.items():
+        log_probability, share = row.get("log_probability", 0.0), row.get("exact_memorization", 1.0)
+        scores = [row.get("score", 0.0), 0.0 if log_probability is None else log_probability]
+        numbers = [*scores, share]
+        if not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
+            raise AttackError(f"{attack.name}: {name}: {BROKEN}")
+        if scores[1] > 0 or not 0 <= share <= 1 or not isinstance(row.get("greedy", True), bool):
+            raise AttackError(f"{attack.name}: {name}: the attack gives no probability")
+        if not row.keys() & {"label", "score"} and not row.keys() >= set(_KEPT):
+            raise AttackError(
+                f"{attack.name}: {name}: the attack gives no row: it needs {', '.join(_KEPT)}, or "
+                "a score"
+            )
 
 
 def _badness(label: str) -> int:

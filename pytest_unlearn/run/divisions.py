@@ -390,6 +390,13 @@ def document_example(record: Record) -> Example:
     )
 
 
+def example_of(probe: Probe) -> Example:
+    """Return the example of a probe: its prompt, and the value or the rest of it as the answer."""
+    value = probe.value.reveal()
+    missing = value.removeprefix(probe.given.reveal()) if probe.given else value
+    return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
+
+
 def document_texts(records: Iterable[Record]) -> tuple[Example, ...]:
     """Return the documents of records, without duplicates."""
     return tuple({example.text: example for example in map(document_example, records)}.values())

@@ -291,7 +291,12 @@ def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -
     count, total, longest = size.count if size else count_bytes, 0, 0
     for attack in dataset.attacks.made(settings.method):
         models = 1 + sum(of == "base" or bool(settings.retrained) for of in attack.beside)
-        probes = [p for state in attack.states for p in dataset.attacks.probes(attack, state)]
+        probes = [
+            probe
+            for state in attack.states
+            for probe in dataset.attacks.probes(attack, state)
+            if dataset.attacks.asked_anyway(attack, probe) is None
+        ]
         total += models * _asked_tokens(attack, probes, count)
         for _, part in dataset.attacks.texts(attack) if attack.ask is None else ():
             lengths = count([example.text for example in part])

@@ -26,6 +26,7 @@ from pytest_unlearn.leaks.prompt_search import (
 from pytest_unlearn.models.engine import METHODS, abilities_of, is_address
 from pytest_unlearn.models.texts import Example
 from pytest_unlearn.run.answers import (
+    HIDDEN,
     Backend,
     CompletionError,
     SolutionLosses,
@@ -35,6 +36,7 @@ from pytest_unlearn.run.answers import (
     disagreement,
 )
 from pytest_unlearn.run.checks import check_tasks
+from pytest_unlearn.run.divisions import example_of
 from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.models import STATES, Completer, ModelPair, Models, State
 from pytest_unlearn.run.noted_runs import Replayed, recorded
@@ -128,6 +130,7 @@ class Measuring:
         self._verdicts: dict[str, SolutionVerdict] = beside._verdicts if beside else {}
         self._failed: dict[str, str] = {}
         self._searches: dict[int, SearchReport] = {}
+        self._hidden = False  # whether a completion hid a value
         # Why a model of this run could not be made or loaded.
         self.no_model: Exception | None = None
         self._prepared: dict[State, dict[str, Any]] = {}
@@ -175,10 +178,9 @@ class Measuring:
     def run_probe(self, probe: Probe) -> tuple[Completions[Outcome], ProbeRow]:
         """Complete a probe on both models and classify what came out."""
         texts = [self._text(state, probe.id) for state in self._states]
-        outcomes = [self.detector.outcome(probe, text) for text in texts]
         exact = [self.exact(state, probe) for state in self._states]
-        for state, text, scores in zip(self._states, texts, exact, strict=True):
-            self._check_agreement(state, probe, text, scores)
+        asked = zip(self._states, texts, exact, strict=True)
+        outcomes = [self._outcome(probe, state, text, scores) for state, text, scores in asked]
         same = "id split kind carrier owner family planted knowledge cluster request".split()
         facts: dict[str, Any] = {name: getattr(probe, name) for name in same}
         row = ProbeRow(
@@ -263,23 +265,30 @@ class Measuring:
     def _solution(self, case: TaskCase, completion: str) -> Solution:
         return solution_of(case, completion, self._dataset.sampling.style)
 
-    def _check_agreement(
-        self, state: State, probe: Probe, text: str, scores: dict[str, Any] | None
-    ) -> None:
-        """Raise CompletionError if the completion and the exact score contradict each other.
+    def _outcome(
+        self, probe: Probe, state: State, text: str, scores: dict[str, Any] | None
+    ) -> Outcome:
+        """Return the outcome of a completion, or of the value that it hides by its exact score.
 
-        Both follow greedy decoding, one token by token and one in a single pass. If they differ by
-        more than rounding, one of them is wrong, and silence would prove nothing.
+        Both follow greedy decoding, token by token and in a single pass. Raises CompletionError
+        where they contradict each other otherwise: silence would prove nothing.
         """
+        outcome = self.detector.outcome(probe, text)
         if scores is None or self._dataset.chunk_of_case[probe.id].seeds:
-            return
+            return outcome
         example = example_of(probe)
-        prompt = example.text[: example.start].rstrip()
-        wrote = text.startswith(example.text[len(prompt) : example.end])
-        if wrote == scores["greedy"]:
-            return
-        note = disagreement(probe.id, state, wrote, scores, self.models.key(state).get("dtype"))
-        self.progress(note)
+        value = example.text[len(example.text[: example.start].rstrip()) : example.end]
+        if (wrote := text.startswith(value)) == scores["greedy"]:
+            return outcome
+        note = disagreement(probe, state, wrote, scores, self.models.key(state).get("dtype"))
+        if note is not None:
+            self.progress(note)
+            return outcome
+        if not self._hidden:
+            self.progress(HIDDEN.format(probe.id))
+        self._hidden = True
+        hidden = self.detector.outcome(probe, value)
+        return replace(hidden, how="scored") if hidden.label == "direct" else outcome
 
     def exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
         """Return the exact scores of a probe's value, from the store or from one pass over its
@@ -570,13 +579,6 @@ class Measuring:
             )
         ]
         return keys
-
-
-def example_of(probe: Probe) -> Example:
-    """Return the example of a probe: its prompt, and the value or the rest of it as the answer."""
-    value = probe.value.reveal()
-    missing = value.removeprefix(probe.given.reveal()) if probe.given else value
-    return Example.answering(probe.prompt.reveal(), missing, probe.after.reveal())
 
 
 def _share(flags: Iterable[bool]) -> float:

@@ -15,7 +15,6 @@ from pytest_unlearn.attacks.attack import parse_attacks
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.gates.gate import PROFILES, parse_gate
-from pytest_unlearn.run.answers import CompletionError
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.models import ModelPair
@@ -140,11 +139,10 @@ class FilteredScored(Filtered):
         return self._model.score(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("kind", "error"), [(Filtered, "has no attacked"), (FilteredScored, "one of them is wrong")]
-)
-def test_a_filter_behind_the_model(folder: Path, kind: Any, error: str) -> None:
-    """Its scores contradict it; without scores it cannot be attacked, and that is no pass."""
+@pytest.mark.parametrize("kind", [Filtered, FilteredScored])
+def test_a_filter_behind_the_model(folder: Path, kind: Any) -> None:
+    """Whoever has the weights has the values. Its scores give away what it hides, even before; a
+    model without scores that cannot be attacked has not passed either."""
 
     class Models:
         def __init__(self, chosen: Settings) -> None:
@@ -160,13 +158,26 @@ def test_a_filter_behind_the_model(folder: Path, kind: Any, error: str) -> None:
             model = self._pair.model(state)
             return kind(model) if state == "unlearned" else model
 
+    class Attackable(Models):
+        def attacked(self, attack: Any, *of: Any) -> Any:
+            return self._pair.attacked(attack, *of)
+
     model = {"model": str(folder / "base")}
-    release = settings(folder, RELEASE.attacks, leaks(RELEASE.gates), **model)
+    default = settings(folder, "none", GREEDY, **model)
+    release = settings(folder, "int8,int4", leaks(RELEASE.gates), **model)
+    result = measure(release, models=Attackable(release))
+    assert result.verdict == "NOT FOR RELEASE"
+    assert verdicts(result)["leak.worst"] == "FAIL"
     if kind is Filtered:
-        default = settings(folder, "none", GREEDY, **model)
         assert measure(default, models=Models(default)).verdict == "FOR RELEASE"
-    with pytest.raises((UserError, CompletionError), match=error):
-        measure(release, models=Models(release))
+        with pytest.raises(UserError, match="has no attacked"):
+            measure(release, models=Models(release))
+    else:
+        assert verdicts(result)["leak.direct"] == "FAIL"
+        assert verdicts(result)["leak.worst.at(1000)"] == "FAIL"
+        rows = [r for r in result.rows if isinstance(r, ProbeRow) and r.split == "forget"]
+        assert {row.unlearned["how"] for row in rows} == {"scored"}
+        assert measure(default, models=Attackable(default)).verdict == "NOT FOR RELEASE"
 
 
 def test_a_model_that_never_saw_them_withstands_everything(folder: Path) -> None:
@@ -175,14 +186,14 @@ def test_a_model_that_never_saw_them_withstands_everything(folder: Path) -> None
     With 60 people a limit of 10 % can be shown; `strict` asks for the same under 1 %.
     """
     attacks = ",".join(name for name in parse_attacks("all") if name != "relearn-code")
-    gates = ["leak.direct<=0", "leak.worst<=10%", *GAPS]
+    gates = ["leak.direct<=0", "leak.worst<=10%", "leak.worst.at(1000)<=10%", *GAPS]
     retrained = str(folder / "retrained")
     result = measure(settings(folder, attacks, gates, model=retrained, retrained=retrained))
     # A linear probe hardly tells the toy base from the retrained model, so its gap shows nothing.
     blind = {name for name, verdict in verdicts(result).items() if verdict != "PASS"}
     assert blind == {"gap.states"}
     assert verdicts(result)["gap.states"] == "NOT EVALUATED"
-    assert len(result.gates) == len(gates) == 2 + len(STRICT.gaps)
+    assert len(result.gates) == len(gates) == 3 + len(STRICT.gaps)
     assert "withstood int8, int4" in result.grounds
 
 

@@ -11,6 +11,7 @@ import torch
 
 from pytest_unlearn.attacks.attack import AttackError, Reading, attacks, under_attack
 from pytest_unlearn.attacks.prompt_attacks import in_format, likeliest, near_verbatim
+from pytest_unlearn.models.generation import GenerationError
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.texts import Example
@@ -129,3 +130,24 @@ def test_a_model_without_logits_is_refused(name: str) -> None:
     assert read is not None
     with pytest.raises(AttackError, match="gives no logits"):
         read(Reading(Completes(), None, ["a"], [True]), [EXAMPLE], "1")
+
+
+@pytest.mark.parametrize("name", ["near-verbatim", "likeliest", "format", "inverse-greedy"])
+def test_a_broken_model_is_an_error(name: str) -> None:
+    """And not a model that gives nothing."""
+    model = small_llama().eval()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    scorer = Scorer(model, byte_tokenizer())
+
+    def ask() -> None:
+        read = {"near-verbatim": near_verbatim, "likeliest": likeliest, "format": in_format}
+        if name in read:
+            read[name](scorer, EXAMPLE, "1")
+            return
+        with under_attack(model) as target:
+            for _ in attacks()[name].made(target):
+                scorer.score([EXAMPLE])
+
+    with pytest.raises((AttackError, GenerationError), match="NaN"):
+        ask()

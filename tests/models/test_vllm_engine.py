@@ -39,7 +39,7 @@ def pair() -> tuple[Any, Any]:
 def test_verdicts_and_texts_of_the_bundled_suite(pair: tuple[Any, Any]) -> None:
     """Of each probe that has an exact score; and what is written is the same to the letter."""
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.measuring import example_of
+    from pytest_unlearn.run.divisions import example_of
     from pytest_unlearn.run.settings import Settings
 
     ours, theirs = pair

@@ -202,6 +202,96 @@ def test_half_way_between_two_models(settings: Settings, knowing_folder: Path) -
         assert all(row.leaked for row in rows if row.split == "forget")
 
 
+def test_what_the_run_asks_anyway_is_not_scored_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probes of another family are those of `reworded@cross`; a question is asked anew."""
+    with attacked(named(settings, attacks=("reworded",), probes=("direct", "cross"))) as (
+        model,
+        engine,
+        _,
+    ):
+        probes = [p for p in model._dataset.probes if p.exact and p.split != "retain"]
+        assert {probe.family for probe in probes} == {"direct", "cross"}
+        for state in ("base", "unlearned"):
+            own = {probe.id: engine.exact(state, probe) for probe in probes}
+        asked: list[str] = []
+        score = LanguageModel.score
+
+        def counting(self: Any, examples: Any, *rest: Any) -> Any:
+            asked.extend(example.text for example in examples)
+            return score(self, examples, *rest)
+
+        monkeypatch.setattr(LanguageModel, "score", counting)
+        rows = model.rows(model.attacks[0])
+    by_state = Counter(row.attack for row in rows)
+    assert by_state["reworded@cross"] == by_state["reworded@question"] == len(asked) > 0
+    for row in rows:
+        if row.attack == "reworded@cross":
+            same: Any = own["cross" + row.id.partition("/")[2].removeprefix("direct")]
+            assert row.unlearned_exact == {name: same[name] for name in row.unlearned_exact or {}}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"log_probability": float("nan")}, "predicts NaN"),
+        ({"exact_memorization": float("nan")}, "predicts NaN"),
+        ({"log_probability": 0.5}, "gives no probability"),
+        ({"greedy": None}, "gives no probability"),
+        ({"score": float("inf")}, "predicts NaN"),
+        (None, "gives no row"),
+    ],
+)
+def test_what_cannot_be_judged_is_an_error(settings: Settings, row: Any, why: str) -> None:
+    """Of an attack of another package, too: NaN would be a value that never comes out."""
+    good = {"log_probability": -1.0, "greedy": False, "exact_memorization": 0.0}
+
+    def read(reading: Any, examples: Any, stage: str) -> list[dict[str, Any]]:
+        return [{} if row is None else {**good, **row} for _ in examples]
+
+    broken = replace(attacks()["format"], name="mine", read=read)
+    with attacked(settings) as (model, _, _):
+        with pytest.raises(AttackError, match=why):
+            model.rows(broken)
+        assert not [k for k in model._keys(broken, list(model._pieces(broken))) if stored(model, k)]
+
+
+def stored(model: AttackedModel, key: str) -> Any:
+    return model._store.get("scores", key, "rows")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("name", ["int8", "relearn", "gptq"])
+def test_weights_are_restored_whatever_ends_an_attack(
+    settings: Settings, name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of scoring; and what it had stored by then is of the attacked weights."""
+    monkeypatch.setattr("pytest_unlearn.run.attacked._BATCHES", 1)
+    with attacked(replace(settings, attacks=(name,))) as (model, engine, _):
+        engine.models.prepare("unlearned")
+        before: Any = engine.models.model("unlearned")
+        digest = digest_of_weights(before._weights.model)
+        score, calls = LanguageModel.score, list[int]()
+
+        def failing(self: Any, examples: Any, *rest: Any) -> Any:
+            calls.append(len(examples))
+            if digest_of_weights(self._weights.model) != digest and len(calls) > 4:
+                raise error
+            return score(self, examples, *rest)
+
+        monkeypatch.setattr(LanguageModel, "score", failing)
+        with pytest.raises(error):
+            model.rows(model.attacks[0])
+        assert digest_of_weights(before._weights.model) == digest
+        monkeypatch.setattr(LanguageModel, "score", score)
+        resumed = model.rows(model.attacks[0])
+        assert digest_of_weights(before._weights.model) == digest
+    other = replace(settings, attacks=(name,), store=settings.store / "other")
+    with attacked(other) as (model, _, _):
+        assert model.rows(model.attacks[0]) == resumed
+
+
 def test_an_engine_without_weights_is_refused(settings: Settings) -> None:
     """Before anything is loaded."""
     other = replace(settings, engine="vllm")
