@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from pytest_unlearn.attacks.attack import attacks
 from pytest_unlearn.gates.case_rows import MEMBERSHIP, AttackRow, ProbeRow, Row, State
 from pytest_unlearn.gates.estimates import Sample, Share, percent, read, sample_of, scored, share
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric
@@ -217,17 +218,23 @@ def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dic
     return [asdict(one) for one in attack_figures(rows, confidence)]
 
 
-def half_way(figures: Sequence[AttackFigures]) -> list[str]:
-    """Return, for each attack in several stages, how many steps bring half of the values back."""
-    courses: dict[str, list[tuple[str, AttackFigures]]] = {}
+def courses(figures: Sequence[AttackFigures]) -> dict[str, list[tuple[str, AttackFigures]]]:
+    """Return the figures of each attack that trains, by its name, with the numbers of steps."""
+    found: dict[str, list[tuple[str, AttackFigures]]] = {}
     for one in figures:
-        name, _, stage = one.attack.partition("@")
-        if stage:
-            courses.setdefault(name, []).append((stage, one))
+        name, _, steps = one.attack.partition("@")
+        attack = attacks().get(name)
+        if steps and attack is not None and attack.trains and attack.changes_weights:
+            found.setdefault(name, []).append((steps, one))
+    return found
+
+
+def half_way(figures: Sequence[AttackFigures]) -> list[str]:
+    """Return, for each attack that trains, how many steps bring half of the values back."""
     parts = []
-    for name, stages in courses.items():
+    for name, stages in courses(figures).items():
         last, end = stages[-1]
-        reached = next((stage for stage, one in stages if one.direct >= _HALF), None)
+        reached = next((steps for steps, one in stages if one.direct >= _HALF), None)
         parts.append(
             f"{name}: half of the values are back after {reached} steps"
             if reached

@@ -17,6 +17,7 @@ import pytest
 from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.reports.html import figures, page
 from pytest_unlearn.run.result import Case
+from tests.gates.test_attacked_gates import attacked
 from tests.support.results import GATES, gate, make, sweep
 
 STYLE = Path(page.__file__).with_name("style.css").read_text()
@@ -197,6 +198,27 @@ def test_no_figure_without_data() -> None:
     assert ids == ["shares", "leaks-by-kind", "flow"]
     assert list(figures.figures(make((), ()))) == []
     assert "NO VERDICT" in page.render(make((), ()))
+
+
+def test_training_is_a_curve() -> None:
+    """Of people to be forgotten, of control people, and of a retrained model where there is one."""
+    rows = [
+        replace(row, retrained_exact={"log_probability": -9.0, "greedy": n == 0})
+        for stage, back in (("1", 0), ("5", 10), ("20", 20))
+        for split, share in (("forget", 1), ("control", 0))
+        for n, row in enumerate(attacked(f"relearn@{stage}", back * share, split=split, count=20))
+    ]
+    cases = tuple(Case(row.id, "measured", row, "<email 0a1b2c3d>") for row in rows)
+    (figure,) = (one for one in figures.figures(make(cases=cases)) if one.id == "relearning")
+    assert figure.lead == "relearn: half of the values are back after 5 steps."
+    found = Tree(page.render(make(cases=cases))).root
+    table = cells(found, "What training brings back")
+    assert table[1:] == [
+        ["relearn", "1", "0.0%", "0.0%", "5.0%"],
+        ["relearn", "5", "50.0%", "0.0%", "5.0%"],
+        ["relearn", "20", "100.0%", "0.0%", "5.0%"],
+    ]
+    assert "relearning" not in [one.id for one in figures.figures(make())]
 
 
 def test_the_verdict_is_more_than_a_colour() -> None:

@@ -52,7 +52,8 @@ def test_steps_to_half() -> None:
     assert half_way(attack_figures(course(0, 3, 6))) == [
         "relearn: half of the values are not back within 10 steps (10.0%)"
     ]
-    assert half_way(attack_figures(attacked("int4", 60))) == []
+    for name in ("int4", "wrapped@role", "lens@50"):  # which do not train
+        assert half_way(attack_figures(attacked(name, 60))) == []
 
 
 def three_models() -> list[Row]:

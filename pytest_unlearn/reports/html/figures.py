@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.case_rows import AttackRow, TaskRow
 from pytest_unlearn.gates.estimates import Share, percent, share
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.leaks.exact import mean_leak_at
@@ -23,6 +23,7 @@ from pytest_unlearn.reports.comparison import (
 )
 from pytest_unlearn.reports.html import charts
 from pytest_unlearn.reports.html.charts import BeforeAfter, Figure, Mark, Series
+from pytest_unlearn.reports.robustness import attack_figures, courses, half_way
 from pytest_unlearn.reports.tables import (
     exact_scores,
     forget_rows,
@@ -331,6 +332,73 @@ def _shares(result: Result) -> Figure | None:
     )
 
 
+# How training brings values back: the mark, the class of its line, and whose values they are.
+_RELEARNT = (
+    ("diamond", "tested", "people to be forgotten"),
+    ("dot", "null", "control people, who were never seen"),
+    ("dot base", "base", "people to be forgotten, by a retrained model"),
+)
+
+
+def _relearning(result: Result) -> Figure | None:
+    """Show the first attack that trains as curves over its steps, and all of them as a table."""
+    figures = attack_figures(result.rows, result.run.confidence)
+    followed = courses(figures)
+    if not followed:
+        return None
+    name, stages = next(iter(followed.items()))
+    steps = [int(number) for number, _ in stages]
+    retrained = {one.attack: _of_retrained(result, one.attack) for _, one in stages}
+    values = (
+        [one.direct for _, one in stages],
+        [one.control for _, one in stages],
+        list(retrained.values()),
+    )
+    shown = [
+        Series(mark, css, what, shares)
+        for (mark, css, what), shares in zip(_RELEARNT, values, strict=True)
+        if any(share is not None for share in shares)
+    ]
+    names = [str(number) for number in steps]
+    labels = [f"{name}, {number} steps" for number in steps]
+    height, body = charts.curves(shown, steps, names, labels, "steps of training")
+    lead = "; ".join(half_way(figures)) + "."
+    return Figure(
+        "relearning",
+        "What training brings back",
+        lead,
+        f"To the right, the steps of training by {name}; upwards, the share of values that greedy "
+        f"decoding then gives. Nobody was asked for on whom it was trained. {lead}",
+        height,
+        body,
+        tuple((one.mark, one.what) for one in shown),
+        [
+            ["after training", "steps", *(what for _, _, what in _RELEARNT)],
+            *(
+                [
+                    each,
+                    number,
+                    *map(percent_of, (one.direct, one.control, _of_retrained(result, one.attack))),
+                ]
+                for each, course in followed.items()
+                for number, one in course
+            ),
+        ],
+    )
+
+
+def _of_retrained(result: Result, attack: str) -> float | None:
+    """Return the share of values to forget that a retrained model gives under an attack."""
+    greedy = [
+        float(row.retrained_exact["greedy"])
+        for row in result.rows
+        if isinstance(row, AttackRow)
+        and (row.attack, row.split) == (attack, "forget")
+        and row.retrained_exact is not None
+    ]
+    return math.fsum(greedy) / len(greedy) if greedy else None
+
+
 _FIGURES: tuple[Callable[[Result], Figure | None], ...] = (
     _shares,
     _kinds,
@@ -339,6 +407,7 @@ _FIGURES: tuple[Callable[[Result], Figure | None], ...] = (
     _exposure,
     _tasks,
     _membership,
+    _relearning,
 )
 
 
