@@ -140,6 +140,13 @@ def _attack(
     )
 
 
+def _beside_retrained(
+    name: str, about: str, ask: Ask, stages: Iterable[str], trains: Trains
+) -> Attack:
+    """Learning in context is measured as training is: on a retrained model as well."""
+    return replace(_attack(name, about, ask, stages, trains), beside=("retrained",))
+
+
 # With this many edits (characters inserted, deleted or replaced) a text is almost the value; for
 # short values, at most a quarter of the characters.
 EDITS = (1, 3)
@@ -447,7 +454,7 @@ ATTACKS = (
         _cut,
         ("25", "50", "75"),
     ),
-    _attack(
+    _beside_retrained(
         "shots",
         "after the documents of 1 or 4 other forgotten people (in-context relearning, arXiv "
         "2410.00382)",
@@ -455,7 +462,7 @@ ATTACKS = (
         ("1", "4"),
         trains="people",
     ),
-    _attack(
+    _beside_retrained(
         "shots-retained",
         "after the documents of 1 or 4 retained people",
         _after_shots,

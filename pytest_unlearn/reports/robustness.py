@@ -36,7 +36,8 @@ class AttackFigures:
     `direct` and `control` are the shares of values that greedy decoding gives, for people to be
     forgotten and for control people (None without any). `bound` is what a gate on
     `leak.direct[attack=NAME]` would be judged on. `leak_at` and `control_leak_at` are the expected
-    shares of values that this many samples bring out, empty for models without scores.
+    shares of values that this many samples bring out, empty for models without scores. `retrained`
+    is the share that a retrained model gives under the same attack, None where it was not asked.
     """
 
     attack: str
@@ -47,6 +48,7 @@ class AttackFigures:
     leak_at: dict[str, float]
     control_leak_at: dict[str, float]
     shown: str
+    retrained: float | None = None
 
 
 def attack_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[AttackFigures]:
@@ -79,7 +81,13 @@ def _figures(name: str, direct: Share, rows: Sequence[AttackRow | ProbeRow]) -> 
         leak_at=_leaks([row for row in rows if row.split == "forget"]),
         control_leak_at=_leaks(controls),
         shown=direct.shown("tested"),
+        retrained=_of_retrained([row for row in rows if row.split == "forget"]),
     )
+
+
+def _of_retrained(rows: Sequence[AttackRow | ProbeRow]) -> float | None:
+    greedy = [float(row.retrained_exact["greedy"]) for row in rows if row.retrained_exact]
+    return math.fsum(greedy) / len(greedy) if greedy else None
 
 
 def _leaks(rows: Sequence[AttackRow | ProbeRow]) -> dict[str, float]:
@@ -94,7 +102,15 @@ def attack_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
         return []
     leaks = (f"leak@{k:,}" for k in SAMPLES)
     head = ["under attack", "n", "direct", f"{percent(confidence)} bound", "control", *leaks]
-    return [[*head, f"control @{SAMPLES[-1]:,}"], *map(_cells, figures)]
+    head.append(f"control @{SAMPLES[-1]:,}")
+    compared = any(one.retrained is not None for one in figures)
+    if not compared:
+        return [head, *map(_cells, figures)]
+    shares = ("-" if one.retrained is None else f"{one.retrained:.1%}" for one in figures)
+    return [
+        [*head, "retrained"],
+        *([*_cells(one), share] for one, share in zip(figures, shares, strict=True)),
+    ]
 
 
 def _cells(one: AttackFigures) -> list[str]:

@@ -173,7 +173,7 @@ class Result:
     def grounds(self) -> str:
         """What a release rests on, what it leaves open, and what was not tried."""
         notes = _notes([(gate.name, gate) for gate in self.gates], self.run.models_judged)
-        return "; ".join([*notes, grounds(self.gates, self.run.tried, self.run.untried)])
+        return "; ".join([*notes, _grounds(self.gates, self.run)])
 
     @property
     def caveat(self) -> str:
@@ -223,18 +223,28 @@ def conclusion_of_all(results: Sequence[Result]) -> tuple[str, str]:
     left_out = [label for result in results for label in result.run.left_out]
     left_out += [result.label for result in results if not result.gates]
     first, models = results[0].run, max(result.run.models_judged for result in results)
-    rests_on = grounds([gate for _, gate in gates], first.tried, first.untried)
+    rests_on = _grounds([gate for _, gate in gates], first)
     # All pairs that passed are no choice.
     return concluded(gates, failures, left_out, rests_on, models if models > len(results) else 1)
+
+
+def _grounds(gates: Iterable[GateFact], run: RunFacts) -> str:
+    return grounds(gates, run.tried, run.untried, run.impossible)
 
 
 _GATE_NAME = re.compile(r"([a-z.]+)(?:\((\d+)\))?(?:\[(.*)\])?")
 
 
-def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[str]) -> str:
+def grounds(
+    gates: Iterable[GateFact],
+    tried: Sequence[str],
+    untried: Sequence[str],
+    impossible: Sequence[str] = (),
+) -> str:
     """Return which attacks the gates that passed withstood, and which were not tried, in words.
 
     An attack that was made but that no gate judges, or only a part of it, is named as such.
+    `impossible`: attacks that cannot be made, with the reason in parentheses.
     """
     withstood, judged, in_part = _withstood([g for g in gates if g.verdict == "PASS"], tried)
     claims = []
@@ -247,6 +257,9 @@ def grounds(gates: Iterable[GateFact], tried: Sequence[str], untried: Sequence[s
     if unjudged := [name for name in tried if name not in judged]:
         listed = (f"all of {name}" if name in in_part else name for name in unjudged)
         claims.append(f"no gate judges {', '.join(listed)}")
+    if impossible:
+        names = (name.partition(" (")[0] for name in impossible)
+        claims.append(f"cannot be made here: {', '.join(names)}")
     if not tried:
         claims.append("no attack was tried (--unlearn-attacks=cheap tries some)")
     elif untried:

@@ -491,14 +491,16 @@ class UnlearnSession:
         left_out = self.runs[0].left_out if self.judged else ()
         judged = self.judged or self.runs
         models = max(run.models_judged for run in judged)
+        first = judged[0]
         return concluded(
             gates,
             [redacted(n, key, self.dataset) for n in failures],
             left_out,
             grounds(
                 [fact for _, fact in gates],
-                [a.name for a in judged[0].attacked.attacks],
-                untried(judged[0].settings, judged[0].dataset),
+                [attack.name for attack in first.attacked.attacks],
+                untried(first.settings, first.dataset),
+                list(first.dataset.attacks.impossible(first.settings.method)),
             ),
             models if models > len(self.runs) else 1,  # judging all pairs is not a selection
         )

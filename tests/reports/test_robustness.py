@@ -40,6 +40,16 @@ def test_a_line_for_each_state_and_one_without() -> None:
     assert [one["attack"] for one in attack_data(rows)] == ["", "int4"]
 
 
+def test_a_column_for_the_retrained_model_where_it_was_asked() -> None:
+    taught = [
+        replace(row, retrained_exact={"log_probability": -1.0, "greedy": n < 3})
+        for n, row in enumerate(attacked("relearn@5", 30))
+    ]
+    head, *lines = attack_table([*probes(), *taught, *attacked("int4", 0)])
+    assert head[-1] == "retrained"
+    assert [line[-1] for line in lines] == ["-", "5.0%", "-"]
+
+
 def test_nothing_without_attacks() -> None:
     assert attack_table(probes()) == []
     assert attack_data(probes()) == []

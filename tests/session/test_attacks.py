@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -212,3 +213,113 @@ def test_every_report_tells(unlearn_run: UnlearnRun) -> None:
     for name in ("html", "github", "modelcard"):
         assert "What an attacker gets" in texts[name]
         assert "60 (100.0%)" in texts[name]
+
+
+SKIPPED = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "withstands[int4]" in item.name:
+            item.add_marker(pytest.mark.{mark})
+"""
+LEFT_OUT = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    items[:] = [item for item in items if "withstands[int4]" not in item.name]
+"""
+EMPTY = """
+import pytest
+
+@pytest.fixture
+def unlearn_attacked():
+    return []
+"""
+ENDED = """
+import contextlib
+
+def pytest_unlearn_models(dataset):
+    class Models(LookupModels):
+        @contextlib.contextmanager
+        def attacked(self, attack, of="unlearned"):
+            if attack.name == "int4":
+                {how}
+            with super().attacked(attack, of) as states:
+                yield states
+    return Models(dataset)
+"""
+FORGETS = """
+import contextlib
+from dataclasses import replace
+
+def pytest_unlearn_models(dataset):
+    class Models(LookupModels):
+        @contextlib.contextmanager
+        def attacked(self, attack, of="unlearned"):
+            with super().attacked(attack, of) as states:
+                yield (replace(s, splits=("{split}",)) for s in states)
+    return Models(dataset)
+"""
+
+
+@pytest.mark.parametrize(
+    "also",
+    [
+        SKIPPED.format(mark="skip"),
+        SKIPPED.format(mark="xfail(run=False)"),
+        LEFT_OUT,
+        EMPTY,
+        ENDED.format(how="raise MemoryError"),
+        ENDED.format(how="raise KeyboardInterrupt"),
+        ENDED.format(how="import pytest; pytest.exit('enough', returncode=0)"),
+        ENDED.format(how="import pytest; pytest.skip('no time')"),
+        ENDED.format(how="import pytest; pytest.xfail('known')"),
+        ENDED.format(how="yield iter(()); return"),
+        FORGETS.format(split="forget"),
+        FORGETS.format(split="control"),
+    ],
+    ids=[
+        *("skip", "xfail", "left out", "empty", "memory", "interrupt", "exit", "skips", "xfails"),
+        *("no state", "no control people", "nobody to forget"),
+    ],
+)
+def test_an_attack_that_did_not_happen_is_no_pass(unlearn_run: UnlearnRun, also: str) -> None:
+    """However it was left out, or ended, wholly or for a part of the people."""
+    unlearn_run.lookup(also=also)
+    result = unlearn_run("--unlearn-attacks=int8,int4", "--unlearn-gate=leak.worst<=10%")
+    text = result.stdout.str()
+    assert "FOR RELEASE: every gate" not in text
+    assert not re.search(r"leak\.worst .*PASS", text)
+    if "KeyboardInterrupt" not in also:
+        assert "leak.worst" in text
+
+
+def test_a_worker_that_dies_in_an_attack_is_no_pass(unlearn_run: UnlearnRun) -> None:
+    unlearn_run.lookup(also=ENDED.format(how="import os; os._exit(1)"))
+    result = unlearn_run(
+        "--unlearn-attacks=int8,int4", "--unlearn-gate=leak.worst<=10%", "-n", "2", subprocess=True
+    )
+    assert result.ret != 0
+    assert not re.search(r"leak\.worst .*PASS", result.stdout.str())
+    result.stdout.fnmatch_lines(["*NOT FOR RELEASE*"])
+
+
+def test_the_verdict_names_what_could_not_be_tried(unlearn_run: UnlearnRun) -> None:
+    """Beside what it rests on, on the screen and in the summary."""
+    unlearn_run.model = "tiny"  # which has no chat template
+    unlearn_run.lookup()
+    result = unlearn_run(
+        "--unlearn-attacks=int8,clues",
+        "--unlearn-gate=leak.worst<=10%",
+        "--unlearn-gate=passk.drop<=30%",
+        "--unlearn-gate=degenerate.rate<=10%",
+        "--unlearn-report=github:summary.md",
+    )
+    result.stdout.fnmatch_lines(
+        ["FOR RELEASE: every gate passed; withstood int8 (<=10.0%); cannot be made here: clues; *"]
+    )
+    summary = (unlearn_run.pytester.path / "summary.md").read_text()
+    assert "cannot be made here: clues" in summary

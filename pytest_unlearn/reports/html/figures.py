@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_unlearn.gates.case_rows import AttackRow, TaskRow
+from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import Share, percent, share
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.leaks.exact import mean_leak_at
@@ -348,12 +348,9 @@ def _relearning(result: Result) -> Figure | None:
         return None
     name, stages = next(iter(followed.items()))
     steps = [int(number) for number, _ in stages]
-    retrained = {one.attack: _of_retrained(result, one.attack) for _, one in stages}
-    values = (
-        [one.direct for _, one in stages],
-        [one.control for _, one in stages],
-        list(retrained.values()),
-    )
+    values = [
+        [getattr(one, which) for _, one in stages] for which in ("direct", "control", "retrained")
+    ]
     shown = [
         Series(mark, css, what, shares)
         for (mark, css, what), shares in zip(_RELEARNT, values, strict=True)
@@ -378,25 +375,13 @@ def _relearning(result: Result) -> Figure | None:
                 [
                     each,
                     number,
-                    *map(percent_of, (one.direct, one.control, _of_retrained(result, one.attack))),
+                    *map(percent_of, (one.direct, one.control, one.retrained)),
                 ]
                 for each, course in followed.items()
                 for number, one in course
             ),
         ],
     )
-
-
-def _of_retrained(result: Result, attack: str) -> float | None:
-    """Return the share of values to forget that a retrained model gives under an attack."""
-    greedy = [
-        float(row.retrained_exact["greedy"])
-        for row in result.rows
-        if isinstance(row, AttackRow)
-        and (row.attack, row.split) == (attack, "forget")
-        and row.retrained_exact is not None
-    ]
-    return math.fsum(greedy) / len(greedy) if greedy else None
 
 
 _FIGURES: tuple[Callable[[Result], Figure | None], ...] = (
