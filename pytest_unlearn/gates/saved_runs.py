@@ -7,6 +7,7 @@ hard for both do not blur the change.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -208,10 +209,16 @@ def save(folder: Path, run: SavedRun, gates: Sequence[GateResult]) -> Path:
         ],
         "rows": [json.loads(to_json(row)) for row in run.rows],
     }
+    content["sha256"] = _digest(content)
     path = folder / f"{run.name}.json"
     with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
         json.dump(content, file, indent=1)
     return path
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return the digest of what a file holds: it shows a slip of the hand, not a forger's."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load(folder: Path, name: str) -> SavedRun:
@@ -231,8 +238,9 @@ def load(folder: Path, name: str) -> SavedRun:
         raise BaselineError(
             f"{flag}: {path} does not have the schema {SCHEMA} of this version; save the run again"
         )
+    digest = content.pop("sha256", None)
     try:
-        return SavedRun(
+        run = SavedRun(
             name=name,
             saved_at=str(content["saved_at"]),
             provenance={key: dict(content[key]) for key in ("data", "settings", "versions")},
@@ -240,6 +248,12 @@ def load(folder: Path, name: str) -> SavedRun:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BaselineError(f"{flag}: {path} is damaged ({error}); save the run again") from error
+    if digest != _digest(content):
+        raise BaselineError(
+            f"{flag}: {path} is not as --unlearn-save wrote it, it was changed since; save the run "
+            "again"
+        )
+    return run
 
 
 def check_same_data(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> None:

@@ -9,6 +9,7 @@ be read back and judged again. `csv` has a line for each case, for a spreadsheet
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -62,9 +63,13 @@ def _lines(result: Result, version: dict[str, int]) -> str:
         "provenance": result.provenance,
     }
     gates = [{"record": "gate", **gate_data(gate)} for gate in result.gates]
-    lines = [first, *gates, *map(case_data, result.cases)]
     pair = pair_data(result)
-    return "".join(as_json({**line, **pair}, indent=None) for line in lines)
+    lines = "".join(
+        as_json({**line, **pair}, indent=None) for line in (*gates, *map(case_data, result.cases))
+    )
+    # Against a slip of an editor or a script, not against a forger, who writes a new digest.
+    first["sha256"] = hashlib.sha256(lines.encode()).hexdigest()
+    return as_json({**first, **pair}, indent=None) + lines
 
 
 def case_data(case: Case) -> dict[str, Any]:
@@ -176,8 +181,9 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
     for number, line in read_any_objects(path, ResultsFileError, ("record",)):
         if not runs or line["record"] == "run":
             _check_head(path, number, line)
-            runs.append(_Lines(line, [], []))
+            runs.append(_Lines(line, [], [], hashlib.sha256()))
             continue
+        runs[-1].digest.update(as_json(line, indent=None).encode())
         try:
             if line["record"] == "gate":
                 runs[-1].gates.append(_made(GateFact, line))
@@ -204,6 +210,7 @@ class _Lines(NamedTuple):
     head: dict[str, Any]
     gates: list[GateFact]
     cases: list[Case]
+    digest: hashlib._Hash
 
 
 def _check_head(path: Path, number: int, line: dict[str, Any]) -> None:
@@ -223,6 +230,11 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
         raise ResultsFileError(
             f"{path}: it has {len(cases)} of the run's {run.expected} cases; it was cut off, give "
             "the complete file"
+        )
+    if head.get("sha256") != lines.digest.hexdigest():
+        raise ResultsFileError(
+            f"{path}: its lines are not those that the run wrote, they were changed or left out "
+            "since; give the file as --unlearn-report=jsonl wrote it"
         )
     run = replace(
         run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 from dataclasses import replace
@@ -72,6 +73,20 @@ def test_files_that_are_no_saved_run_are_refused(tmp_path: Path) -> None:
             load(tmp_path, "main")
     with pytest.raises(BaselineError, match="write letters, digits"):
         load(tmp_path, "../main")
+
+
+def test_a_saved_run_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """A slip would hide what got worse: only cases of both runs are compared."""
+    path = save(tmp_path, run(forget_rows(3, 1)), [])
+    content = json.loads(path.read_text())
+    for changed in (
+        {**content, "rows": content["rows"][1:]},
+        {**content, "rows": [*content["rows"][1:], content["rows"][1]]},
+        {key: value for key, value in content.items() if key != "sha256"},
+    ):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(BaselineError, match=r"main\.json is not as --unlearn-save wrote it"):
+            load(tmp_path, "main")
 
 
 def test_other_data_are_refused_and_other_settings_named() -> None:
@@ -280,7 +295,9 @@ def test_comparisons_that_cannot_be_made_stop_the_run(unlearn_run: UnlearnRun) -
     path = unlearn_run.pytester.path / ".unlearn" / "main.json"
     content = json.loads(path.read_text())
     content["data"]["probes"] = "direct,cross"
-    path.write_text(json.dumps(content))
+    del content["sha256"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**content, "sha256": digest}))
     for flags, message in (
         (["--unlearn-compare=other"], "*--unlearn-compare=other: no such run in *there: main*"),
         (["--unlearn-save=a/b"], "*--unlearn-save=a/b: write letters, digits*"),

@@ -56,6 +56,20 @@ def test_rows_are_read_back_pair_by_pair(tmp_path: Path) -> None:
         read_results(path, False)
 
 
+def test_lines_that_were_changed_are_refused(tmp_path: Path) -> None:
+    """A case that leaked, replaced by a copy of one that did not: the count is still right."""
+    path = tmp_path / "results.jsonl"
+    whole = rendered("jsonl", sweep()).splitlines(keepends=True)
+    cases = [number for number, line in enumerate(whole) if '"record": "case"' in line]
+    for changed in (
+        [*whole[: cases[0]], whole[cases[1]], *whole[cases[1] :]],
+        [line.replace('"direct"', '"clean"') for line in whole],
+    ):
+        path.write_text("".join(changed))
+        with pytest.raises(ResultsFileError, match="changed or left out"):
+            read_results(path, False)
+
+
 def test_csv_and_markdown() -> None:
     """The pair in the first columns; a table whose cells are text, not Markdown or HTML."""
     rows = list(csv.reader(io.StringIO(rendered("csv", sweep()))))

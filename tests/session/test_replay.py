@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 from pathlib import Path
@@ -168,7 +169,11 @@ def test_a_part_stays_a_part_and_an_error_an_error(unlearn_run: UnlearnRun) -> N
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lost = next(line for line in lines if line.get("split") == "forget")
     lost["status"] = "error"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rest = "".join(json.dumps(line) + "\n" for line in lines[1:])
+    path.write_text(json.dumps(lines[0]) + "\n" + rest)
+    assert replayed(unlearn_run).ret == pytest.ExitCode.USAGE_ERROR  # changed by hand
+    lines[0]["sha256"] = hashlib.sha256(rest.encode()).hexdigest()
+    path.write_text(json.dumps(lines[0]) + "\n" + rest)
     result = replayed(unlearn_run)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["CHANGED: leak.direct<=10% is UNDECIDED, was PASS"])
