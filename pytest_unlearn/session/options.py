@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
+
+# At the start of a path, which may follow a format: `html:~/report.html`.
+_HOME = re.compile(r"\A((?:\w+:)?)~/")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -145,9 +149,18 @@ def refuse_misspelt(config: pytest.Config) -> None:
 
 
 def given(config: pytest.Config, name: str) -> Any:
-    """Return the value of an option from the command line, else from the ini file, else None."""
+    """Return the value of an option from the command line, else from the ini file, else None.
+
+    `~/` is the home folder: shells leave it alone after a flag's `=`, and ini files know no shell.
+    """
     value = config.getoption(name, None)
-    return value if value is not None else config.getini(name)
+    return _at_home(value if value is not None else config.getini(name))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, str):
+        return _HOME.sub(lambda match: match[1] + os.path.expanduser("~/"), value)
+    return [_at_home(item) for item in value] if isinstance(value, list) else value
 
 
 def _folder(config: pytest.Config, name: str) -> Path:
