@@ -165,8 +165,11 @@ def _started() -> int:
 
 def _summary(settings: Settings, pair: ModelPair, count: int) -> str:
     """Return what was made, and what to do next."""
+    from pytest_unlearn.unlearning.distributed import zero3
+
     checkpoint, planting = pair.stored_unlearning(), pair.stored_planting()
-    lines = [f"model {settings.model}  method {settings.method.name}  processes {count}"]
+    how = " (ZeRO-3 by FSDP2)" if count > 1 and zero3(os.environ) else ""
+    lines = [f"model {settings.model}  method {settings.method.name}  processes {count}{how}"]
     if planting:
         lines.append(
             f"planted in {planting.steps} steps ({planting.seconds:.0f} s): "

@@ -11,7 +11,9 @@ optimizer sees a share only. Every pass is collective: all processes must run eq
 
 `accelerate config` writes a file, which the launcher passes on in environment variables. A setting
 that changes how a model is trained is followed, or refused by its name with what to write instead;
-none is ignored. FSDP always reshards each layer after a pass.
+none is ignored. FSDP always reshards each layer after a pass. A configuration of DeepSpeed's ZeRO-3
+is followed by FSDP, which shards the same things: DeepSpeed's engine owns the optimizer and one
+backward pass a step, where methods here have several losses, and put the base in a policy's place.
 """
 
 from __future__ import annotations
@@ -224,13 +226,6 @@ def _setting(variable: str, fine: str, name: str, instead: str) -> _Setting:
 
 _OFF = "false none no 0"
 _SETTINGS = (
-    _setting(
-        "ACCELERATE_USE_DEEPSPEED",
-        _OFF,
-        "distributed_type: DEEPSPEED",
-        "distributed_type: FSDP (`accelerate launch --use_fsdp`): DeepSpeed owns optimizer and "
-        "backward pass, and methods here take several losses a step and put the base in its place",
-    ),
     _setting("ACCELERATE_USE_MEGATRON_LM", _OFF, "distributed_type: MEGATRON_LM", "FSDP"),
     _setting("ACCELERATE_USE_PARALLELISM_CONFIG", _OFF, "parallelism_config", "none of it"),
     _setting("ACCELERATE_DYNAMO_BACKEND", _OFF, "dynamo_backend", "no"),
@@ -247,6 +242,43 @@ _SETTINGS = (
     ),
 )
 
+# Of DeepSpeed, ZeRO-3 is followed: FSDP shards weights, gradients and optimizer as it does.
+_USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+_DEEPSPEED = (
+    _setting(
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "zero_stage", "3, whose sharding FSDP does here"
+    ),
+    _setting(
+        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE",
+        "none",
+        "offload_optimizer_device",
+        "none, and more processes",
+    ),
+    _setting(
+        "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
+        "none",
+        "offload_param_device",
+        "none, and more processes",
+    ),
+    _setting("ACCELERATE_GRADIENT_CLIPPING", "1 1.0 none", "gradient_clipping", "1.0"),
+    _setting(
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+        "none",
+        "deepspeed_config_file",
+        "accelerate's own settings (zero_stage: 3), and no file of DeepSpeed's",
+    ),
+    _setting(
+        "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES", "none", "deepspeed_moe_layer_cls_names", "none"
+    ),
+)
+# What accelerate takes where its configuration is silent.
+_DEEPSPEED_DEFAULTS = {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+
+
+def zero3(environment: Mapping[str, str]) -> bool:
+    """Tell whether the launcher was configured for DeepSpeed, whose ZeRO-3 FSDP stands in for."""
+    return environment.get(_USE_DEEPSPEED, "false").lower() not in _OFF.split()
+
 
 def check_launcher(
     environment: Mapping[str, str], device: str, dtype: str, checkpointing: bool, accumulate: int
@@ -256,8 +288,11 @@ def check_launcher(
     `device` and `dtype` are the run's flags, as `auto`; `checkpointing` and `accumulate` the
     method's options. These are the run's own, since it must find what was trained by its flags.
     """
-    for setting in _SETTINGS:
-        value = environment.get(setting.variable)
+    given = dict(environment)
+    if zero3(environment):
+        given = {**_DEEPSPEED_DEFAULTS, **given}
+    for setting in (*_SETTINGS, *(_DEEPSPEED if zero3(environment) else ())):
+        value = given.get(setting.variable)
         if value is not None and value.lower() not in setting.fine:
             raise UserError(
                 f"accelerate's configuration ({setting.name}, {setting.variable}={value}): this is "

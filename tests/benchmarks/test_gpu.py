@@ -67,7 +67,36 @@ def test_presets_for_which_no_time_is_left_are_named(
 ) -> None:
     monkeypatch.setattr(gpu, "MINUTES", 0)
     assert gpu.main(["--small", "--preset", "codeqwen"]) == 0
-    assert "codeqwen: skipped, the time is spent" in capsys.readouterr().out
+    assert "codeqwen: skipped, the time is spent" in capsys.readouterr().err
+
+
+def test_a_part_that_fails_is_a_line_and_no_pass(
+    gpu: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are measured all the same, on a model without the adapter of the one that failed;
+    speeds that are not whole are not written."""
+    build = gpu.build
+
+    def broken(*arguments: Any, **more: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access | of a test")
+
+    def checked(preset: Any, device: str, small: bool) -> Any:
+        model = build(preset, device, small)
+        assert not any("lora" in name for name, _ in model.named_parameters())
+        return model
+
+    monkeypatch.setattr(gpu, "build", checked)
+    monkeypatch.setattr(gpu, "with_base_sums", broken)
+    assert gpu.main(["--small", "--preset", "codeqwen", "--speeds=speeds.json"]) == 1
+    said = capsys.readouterr()
+    assert (
+        "| codeqwen | LoRA step by ga+kl | RuntimeError: CUDA error: an illegal memory access / of "
+        "a test |  | FAIL |" in said.out
+    )
+    assert "| codeqwen | attack int4 |" in said.out
+    assert "speeds.json is not written" in said.out
+    assert "2 parts failed" in said.out
+    assert not Path("speeds.json").exists()
 
 
 @pytest.mark.parametrize("name", ["codeqwen", "starcoder2"])
@@ -104,4 +133,6 @@ def test_peaks_by_name(gpu: ModuleType) -> None:
     assert gpu.peak_flops("NVIDIA H100 PCIe") == 756e12
     assert gpu.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
     assert gpu.peak_flops("NVIDIA L40S") == 362e12
+    assert gpu.peak_flops("NVIDIA L40") == 181e12
+    assert gpu.peak_flops("NVIDIA L4") == 121e12
     assert gpu.peak_flops("Tesla V100") is None

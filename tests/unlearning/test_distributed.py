@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -158,10 +159,47 @@ num_processes: 2
 """
 
 
-def test_accelerate_launch_with_fsdp2(flags: list[str], pytester: pytest.Pytester) -> None:
+# The same for DeepSpeed's ZeRO-3.
+ZERO3 = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+deepspeed_config:
+  gradient_accumulation_steps: 1
+  gradient_clipping: 1.0
+  offload_optimizer_device: none
+  offload_param_device: none
+  zero3_init_flag: true
+  zero3_save_16bit_model: true
+  zero_stage: 3
+machine_rank: 0
+main_process_port: 0
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("configuration", "said"),
+    [
+        pytest.param(CONFIGURATION, "processes 2\n", id="fsdp2"),
+        pytest.param(
+            ZERO3,
+            "processes 2 (ZeRO-3 by FSDP2)\n",
+            id="zero3",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("deepspeed") is None,
+                reason="accelerate launches for DeepSpeed only where it is installed",
+            ),
+        ),
+    ],
+)
+def test_accelerate_launch(
+    configuration: str, said: str, flags: list[str], pytester: pytest.Pytester
+) -> None:
     """By accelerate's own configuration, and the adapter is the one that one process trains."""
-    (pytester.path / "fsdp.yaml").write_text(CONFIGURATION)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file=fsdp.yaml"]
+    (pytester.path / "own.yaml").write_text(configuration)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file=own.yaml"]
     own = [*flags[:-1], "--unlearn-device=cpu"]
     done = subprocess.run(
         [*launcher, "-m", "pytest_unlearn.train", *own, "--unlearn-store=launched"],
@@ -173,7 +211,7 @@ def test_accelerate_launch_with_fsdp2(flags: list[str], pytester: pytest.Pyteste
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unlearned in 2 steps") == 1
-    assert "processes 2" in done.stdout
+    assert said in done.stdout
     alone = pytester.runpytest_inprocess(*own, "--unlearn-store=alone", plugins=[train._Training()])
     alone.stdout.fnmatch_lines(["*unlearned in 2 steps*"])
     (one,) = (pytester.path / "alone" / "adapters").glob("*/adapter_model.safetensors")
@@ -242,10 +280,45 @@ def test_what_is_not_configured_is_fine() -> None:
     check_launcher(configured, "cpu", "bfloat16", True, 4)
 
 
+# What accelerate says for `ZERO3` above.
+OF_ZERO3 = {
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_MIXED_PRECISION": "no",
+    "ACCELERATE_CONFIG_DS_FIELDS": "gradient_accumulation_steps,zero_stage",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    "ACCELERATE_GRADIENT_CLIPPING": "1.0",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "true",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+}
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("ACCELERATE_USE_DEEPSPEED", "true", "distributed_type: DEEPSPEED.*--use_fsdp"),
+        ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "1", "zero_stage, .*write 3, whose sharding"),
+        ("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu", "offload_optimizer_device.*none"),
+        ("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "nvme", "offload_param_device.*none"),
+        ("ACCELERATE_GRADIENT_CLIPPING", "0.5", "gradient_clipping.*write 1.0"),
+        ("ACCELERATE_DEEPSPEED_CONFIG_FILE", "ds.json", "deepspeed_config_file.*zero_stage: 3"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8", "write accumulate=8"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "write --unlearn-dtype=bfloat16"),
+    ],
+)
+def test_of_deepspeed_zero3_is_followed(variable: str, value: str, said: str) -> None:
+    check_launcher(OF_ZERO3, "auto", "auto", False, 1)
+    with pytest.raises(UserError, match=said):
+        check_launcher({**OF_ZERO3, variable: value}, "auto", "auto", False, 1)
+    assert distributed.zero3(OF_ZERO3)
+    assert not distributed.zero3(DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ACCELERATE_USE_DEEPSPEED", "true", r"zero_stage, \w+=2\): this is not done.*write 3, "),
         ("ACCELERATE_USE_MEGATRON_LM", "true", "MEGATRON_LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "parallelism_config"),
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend.*write no"),
