@@ -212,8 +212,8 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
         return
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(
-            f"{flag}={folder}: no config.json in this folder; is it a model?"
-            + _elsewhere(folder, flag)
+            f"{flag}={folder}: no config.json in this folder"
+            + (_elsewhere(folder, flag) or "; is it a model?")
         )
     try:
         for name in _JSON_FILES:
