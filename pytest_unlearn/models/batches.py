@@ -14,6 +14,8 @@ from pytest_unlearn.models.texts import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from pytest_unlearn.models.token_trees import TokenTree
+
 # The label that torch's cross-entropy and every Hugging Face model leave out.
 IGNORED = -100
 
@@ -47,12 +49,14 @@ class Batch:
     """`input_ids`, `attention_mask` and `labels`, each int64 of shape `[rows, tokens]`.
 
     Padding is on the right; its labels are `IGNORED`. `rows`: the examples, with what is attached.
+    `tree`: where a model runs it as a tree (`token_trees.as_tree`).
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
     rows: tuple[Encoded, ...] = field(default=(), repr=False)
+    tree: TokenTree | None = field(default=None, repr=False)
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Return what a forward pass needs; the loss is computed by the caller."""

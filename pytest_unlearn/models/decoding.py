@@ -1,8 +1,8 @@
 """The loop that writes a batch of texts, with less to compute than transformers' `generate`.
 
 - Prompts of a batch begin alike, since probes of one kind and carrier do. What they share goes
-  through the model once: they are packed as a tree in which each token sees its own ancestors only,
-  and each row then gets the keys and values along its path.
+  through the model once, as a tree (`token_trees`), and each row then gets the keys and values
+  along its path.
 - A row that has ended leaves the batch, and is not computed until the longest has ended.
 - Where another state of the model has written after the same prompt (the base, before the unlearned
   model), that text is a draft: one pass over some tokens of it gives what greedy decoding chooses
@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from pytest_unlearn.models.batches import padded
+from pytest_unlearn.models.token_trees import TokenTree, attending
 
-# Tokens of a tree of prompts; its mask has the square of them.
-_TREE_TOKENS = 4096
 # Numbers of the logits of a pass over drafts; longer guesses are cut.
 _DRAFT_NUMBERS = 1 << 27
 # Tokens of a draft that are checked at first, and again after a wrong one; twice as many next.
@@ -127,8 +126,7 @@ def _read(
     padded on the left, and the mask `[n, longest]`."""
     name, device = cache_name(model), model.device
     ids, mask = padded(prompts, pad, device, left=True)
-    nodes, paths = _tree(prompts) if tree else ([], [])
-    if not 0 < len(nodes) <= _TREE_TOKENS:
+    if not tree:
         output = model(
             input_ids=ids,
             attention_mask=mask,
@@ -137,22 +135,16 @@ def _read(
             logits_to_keep=1,
         )
         return output.logits[:, -1], _checked(getattr(output, name, None), model), mask
-    seen = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
-    for number, node in enumerate(nodes):  # a node's parent comes before it
-        if node.parent >= 0:
-            seen[number] = seen[node.parent]
-        seen[number, number] = True
-    hidden = torch.zeros(seen.shape, dtype=model.dtype)
-    hidden.masked_fill_(~seen, torch.finfo(model.dtype).min)
-    output = model(
-        input_ids=torch.tensor([[node.token for node in nodes]], device=device),
-        attention_mask=hidden[None, None].to(device),
-        position_ids=torch.tensor([[node.depth for node in nodes]], device=device),
-        use_cache=True,
-        logits_to_keep=torch.tensor([path[-1] for path in paths], device=device),
-    )
+    nodes = TokenTree.of(prompts, device)
+    lengths = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
+    with attending(model, nodes) as inputs:
+        output = model(
+            **inputs, use_cache=True, logits_to_keep=nodes.places.gather(1, lengths - 1)[:, 0]
+        )
     cache = _checked(getattr(output, name, None), model)
-    places, _ = padded(paths, 0, device, left=True)
+    # Padding is on the right there, and on the left here.
+    shifted = torch.arange(ids.shape[1], device=device) - (ids.shape[1] - lengths)
+    places = nodes.places.gather(1, shifted.clamp(min=0))
     for layer in cache.layers:
         if layer.keys is None:  # of a layer that the model is cut off before (the logit lens)
             continue
@@ -169,31 +161,6 @@ def _checked(cache: Any, model: Any) -> Any:
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
         raise LoopError(f"{type(model).__name__} has no keys and values to choose from")
     return cache
-
-
-class _Node(NamedTuple):
-    """A token of a tree of prompts: its parent's number (-1: none), and its place in a prompt."""
-
-    token: int
-    parent: int
-    depth: int
-
-
-def _tree(prompts: Sequence[list[int]]) -> tuple[list[_Node], list[list[int]]]:
-    """Return the tokens of all prompts, what they begin with alike once, and each one's path."""
-    numbers: dict[tuple[int, int], int] = {}
-    nodes: list[_Node] = []
-    paths = []
-    for prompt in prompts:
-        path: list[int] = []
-        for depth, token in enumerate(prompt):
-            parent = path[-1] if path else -1
-            number = numbers.setdefault((parent, token), len(nodes))
-            if number == len(nodes):
-                nodes.append(_Node(token, parent, depth))
-            path.append(number)
-        paths.append(path)
-    return nodes, paths
 
 
 def _guesses(

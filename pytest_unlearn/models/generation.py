@@ -401,10 +401,20 @@ def _in_loop(
 ) -> list[list[int]]:
     """Return token ids after each prompt, from `decoding.written`."""
     draw = _Draw(decoding).tokens if decoding.temperature > 0 else None
+    # Texts that are given up end at once; the choices along a draft are not all of one text.
+    least = math.log(decoding.least) if decoding.least > 0 and ends else -math.inf
+    drafts = drafts if least == -math.inf else []
+    sums = torch.zeros(len(prompts))
 
     def choose(logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
         _refuse_nan(logits)
-        return draw(logits.float(), rows, step) if draw else logits.argmax(dim=-1)
+        if draw:
+            return draw(logits.float(), rows, step)
+        chosen = logits.argmax(dim=-1)
+        if least == -math.inf:
+            return chosen
+        sums[list(rows)] += logits.float().log_softmax(dim=-1).amax(dim=-1).cpu()
+        return chosen.where((sums[list(rows)] >= least).to(chosen.device), ends[0])
 
     def stopped(rows: list[list[int]]) -> list[bool]:
         texts: Any = tokenizer.batch_decode(rows)
@@ -412,7 +422,9 @@ def _in_loop(
 
     pad = int(tokenizer.pad_token_id)
     stops = stopped if decoding.stops else None
-    return written(model, prompts, decoding.max_new_tokens, pad, ends, choose, stops, drafts, tree)
+    new = decoding.max_new_tokens
+    texts = written(model, prompts, new, pad, ends, choose, stops, drafts, tree)
+    return [[] if sums[row] < least else text for row, text in enumerate(texts)]
 
 
 # Of what is tried against `generate`: prompts, and tokens of each.

@@ -45,10 +45,14 @@ def head_is_fixed(model: Any) -> bool:
 
 def hidden_states(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the last hidden states, `[rows, tokens, hidden]`, ready for the head."""
-    inner = causal_model(model)
-    body = inner._modules[_body_name(inner)]
-    states: torch.Tensor = body(**inputs, use_cache=False).last_hidden_state
+    states: torch.Tensor = body_of(model)(**inputs, use_cache=False).last_hidden_state
     return states.to(inputs["input_ids"].device)
+
+
+def body_of(model: Any) -> Any:
+    """Return the part of a model that makes hidden states. Raises ValueError without one."""
+    inner = causal_model(model)
+    return inner._modules[_body_name(inner)]
 
 
 def _body_name(inner: Any) -> str:

@@ -125,7 +125,8 @@ class Decoding:
     """At most `max_new_tokens` tokens, until one of `stops` is written; it is not in the text.
 
     At `temperature` 0 decoding is greedy. Above, row i is drawn with `seeds[i]`, from what
-    `top_p` leaves.
+    `top_p` leaves. A greedy text may be given up, and is empty then, once its likelihood is below
+    `least`.
     """
 
     max_new_tokens: int
@@ -133,6 +134,7 @@ class Decoding:
     top_p: float = 1.0
     seeds: tuple[int, ...] = ()
     stops: tuple[str, ...] = ()
+    least: float = 0.0
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:

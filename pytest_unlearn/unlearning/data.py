@@ -46,7 +46,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
         self._tokenizer = tokenizer
-        self._limit = limit
+        self.limit = limit
         self._cut: dict[str, int] = {}
 
     def answers(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -72,13 +72,13 @@ class Encoder:
             encoded = encode(self._tokenizer, example)
         except ValueError as error:
             raise UnlearningError(f"{name}: {error}") from error
-        if len(encoded.ids) <= self._limit:
+        if len(encoded.ids) <= self.limit:
             return replace(encoded, like=example.like)
-        row = encode(self._tokenizer, example, self._limit)
+        row = encode(self._tokenizer, example, self.limit)
         # A token must come before the answer, or the answer's first is predicted from nothing.
         if learnt(row) < learnt(encoded) or row.labels[0] != IGNORED:
             raise UnlearningError(
-                f"{name}: its value or solution is cut by the limit of {self._limit} tokens "
+                f"{name}: its value or solution is cut by the limit of {self.limit} tokens "
                 f"({learnt(encoded)} tokens long); leave the record out, or shorten it"
             )
         self._cut[name] = len(encoded.ids)
@@ -90,7 +90,7 @@ class Encoder:
             names = ", ".join(f"{n} ({size})" for n, size in list(self._cut.items())[:NAMED])
             more = f" and {len(self._cut) - NAMED} more" if len(self._cut) > NAMED else ""
             progress(
-                f"{len(self._cut)} documents are longer than {self._limit} tokens and are trained "
+                f"{len(self._cut)} documents are longer than {self.limit} tokens and are trained "
                 f"without their beginning: {names}{more}"
             )
 

@@ -12,6 +12,7 @@ import torch
 
 from pytest_unlearn.models.batches import Batch, Encoded, collate
 from pytest_unlearn.models.lm_head import logits_of
+from pytest_unlearn.models.token_trees import as_tree
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import learnt
 from pytest_unlearn.unlearning.distributed import run
@@ -59,18 +60,23 @@ class Memory:
 
 @torch.no_grad()
 def greedy_memory(
-    policy: torch.nn.Module, rows: Sequence[Encoded], pad: int, batch: int = 64
+    policy: torch.nn.Module,
+    rows: Sequence[Encoded],
+    pad: int,
+    batch: int = 64,
+    trees: bool = False,
 ) -> Memory:
     """Return what greedy decoding would give of the rows' answers, in one teacher-forced pass.
 
-    An answer is given completely if each of its tokens is the model's first choice.
+    An answer is given completely if each of its tokens is the model's first choice. `trees`: the
+    model runs batches as trees.
     """
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
     right_tokens: dict[int, int] = {}
     for numbers in distributed.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
         inputs = collate([rows[number] for number in numbers], pad, device)
-        right = run(policy, partial(_right, policy, inputs))
+        right = run(policy, partial(_right, policy, as_tree(inputs) if trees else inputs))
         right_tokens.update(zip(numbers, right.tolist(), strict=True))
     right_tokens = distributed.merged(right_tokens)
     every = tuple(right_tokens[number] == learnt(row) for number, row in enumerate(rows))
@@ -101,9 +107,12 @@ class HeldRows:
         self._rows = rows
         self.part = rows if len(rows) <= most else rng.sample(rows, most)
 
-    def memory(self, policy: torch.nn.Module, pad: int, everything: bool = False) -> Memory:
+    def memory(
+        self, policy: torch.nn.Module, pad: int, trees: bool, everything: bool = False
+    ) -> Memory:
         """Return what the model gives of the held part, or of everything."""
-        return greedy_memory(policy, self._rows if everything else self.part, pad)
+        rows = self._rows if everything else self.part
+        return greedy_memory(policy, rows, pad, trees=trees)
 
 
 class WatchedSets:
@@ -117,34 +126,36 @@ class WatchedSets:
         retain: bool,
         pad: int,
         rng: random.Random,
+        trees: bool = False,
     ) -> None:
-        """`policy` is still the base."""
+        """`policy` is still the base. `trees`: it runs batches as trees."""
         self._policy = policy
         self._pad = pad
+        self._trees = trees
         self._forget = HeldRows(encoder.answers(texts.forget), HELD_ROWS, rng)
         retained = [texts.retained_people, texts.tasks] if retain else []
         self._kept = [
             HeldRows(encoder.answers(examples), KEPT_ROWS, rng) for examples in retained if examples
         ]
-        self._before = [held.memory(policy, pad) for held in self._kept]
+        self._before = [held.memory(policy, pad, trees) for held in self._kept]
         unseen = encoder.answers(texts.unseen)
-        self._unseen = greedy_memory(policy, unseen, pad).tokens if unseen else None
+        self._unseen = greedy_memory(policy, unseen, pad, trees=trees).tokens if unseen else None
 
     def look(self, steps: int, options: UnlearnOptions) -> Look:
         """Evaluate the held part and, if that reaches its goal, everything."""
         shares = [
-            _share_kept(before, held.memory(self._policy, self._pad))
+            _share_kept(before, held.memory(self._policy, self._pad, self._trees))
             for held, before in zip(self._kept, self._before, strict=True)
             if before.tokens > 0
         ]
         kept = min(shares, default=1.0)
-        forget = self._forget.memory(self._policy, self._pad)
+        forget = self._forget.memory(self._policy, self._pad, self._trees)
         look = Look(steps, forget.rows, forget.tokens, kept)
         return self.whole(look) if self.reached(look, options) else look
 
     def whole(self, look: Look) -> Look:
         """Return a look with shares over all forget records."""
-        forget = self._forget.memory(self._policy, self._pad, everything=True)
+        forget = self._forget.memory(self._policy, self._pad, self._trees, everything=True)
         return Look(look.steps, forget.rows, forget.tokens, look.kept)
 
     def reached(self, look: Look, options: UnlearnOptions) -> bool:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batches import Encoded, collate
+from pytest_unlearn.models.batches import Batch, Encoded, collate
+from pytest_unlearn.models.token_trees import as_tree, runs_as_tree
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import (
     Encoder,
@@ -29,6 +30,7 @@ from pytest_unlearn.unlearning.data import (
 )
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
+from pytest_unlearn.unlearning.merged_lora import merged_lora
 from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
 from pytest_unlearn.unlearning.recall import recalled
 from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
@@ -90,9 +92,12 @@ def unlearn(
     encoder = Encoder(tokenizer, length_limit(model))
     if method.uses_retain and options.recall:
         texts = replace(texts, recalled=_recalled(model, tokenizer, texts, options, seed, progress))
+    trees = not options.checkpointing and _as_trees(model, encoder, texts)
     trainer = Trainer(model, options, f"--unlearn-method={method.name}", targets)
     policy = trainer.policy
-    watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng)
+    watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng, trees)
+    # A method that works on the adapter's own layers needs these.
+    merges = distributed.count() == 1 and not method.lora_only
     rows = training_rows(policy, encoder, texts, method, options, pad)
     batches = _batches(rows, options, rng)
     encoder.report(progress)
@@ -101,19 +106,26 @@ def unlearn(
     def losses(batch: Batches) -> Iterator[torch.Tensor]:
         scaled = options.least_scale < 1 and trainer.steps % 2 == 0
         # Around each yield, since a checkpointed backward pass runs the layers again.
-        with scaled_adapter(policy, options.least_scale) if scaled else contextlib.nullcontext():
+        with (
+            scaled_adapter(policy, options.least_scale) if scaled else contextlib.nullcontext(),
+            merged_lora(policy) if merges else contextlib.nullcontext(),
+        ):
             yield from losses_at_scale(batch)
         if method.after_step:
             state.sums = _of_all(state.sums)
             method.after_step(state, options)
             state.sums = {}
 
+    def collated(rows: list[Encoded]) -> Batch:
+        batch = collate(rows, pad, model.device)
+        return as_tree(batch) if trees else batch
+
     def losses_at_scale(batch: Batches) -> Iterator[torch.Tensor]:
         for forget, retain, part_options, share in _shares(*batch, options, method):
             step = Step(
                 policy,
-                collate(forget, pad, model.device),
-                collate(retain, pad, model.device) if retain else None,
+                collated(forget),
+                collated(retain) if retain else None,
                 state,
             )
             yield run(policy, partial(_loss, method, step, part_options, share))
@@ -153,6 +165,14 @@ def unlearn(
         best.steps, trained.steps, best.leak_rate, best.kept, round(trained.seconds, 3)
     )
     return policy, report
+
+
+def _as_trees(model: Any, encoder: Encoder, texts: TrainingTexts) -> bool:
+    """Tell whether a model runs batches as trees; tried on two documents, and one that begins like
+    the first and ends like the second."""
+    first, second = ([*row.ids] for row in encoder.answers([*texts.forget, *texts.forget][:2]))
+    third = first[: (len(first) + 1) // 2] + second[len(second) // 2 :]
+    return runs_as_tree(model, [first, second, third], encoder.limit)
 
 
 def _recalled(

@@ -208,12 +208,14 @@ class _Base:
         return [name for name, _ in drawn.most_common()]
 
     def facts(self, asked: Sequence[tuple[str, Form]]) -> list[_Fact]:
-        """Return what greedy decoding writes for each name in its form, where it writes a value."""
+        """Return what greedy decoding writes for each name in its form; nothing where the base is
+        not sure of it."""
         found: list[_Fact] = []
         for end, some in groupby(sorted(asked, key=_by_end), key=lambda pair: pair[1].end):
             for part in _parts(list(some)):
                 prompts = [form.prompt(name) for name, form in part]
-                decoding = Decoding(self._value_tokens, stops=(end,))
+                # What will not be known by heart need not be written out.
+                decoding = Decoding(self._value_tokens, stops=(end,), least=_KNOWN)
                 answers = self._answers(prompts, decoding)
                 found += [_Fact(*pair, value) for pair, value in zip(part, answers, strict=True)]
         return found
@@ -251,6 +253,6 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[start : start + RECALL_BATCH] for start in range(0, len(items), RECALL_BATCH))
 
 
-def _by_end(pair: tuple[str, Form]) -> tuple[str, int, str]:
+def _by_end(pair: tuple[str, Form]) -> tuple[str, str]:
     name, form = pair
-    return form.end, len(form.prompt(name)), name
+    return form.end, form.prompt(name)

@@ -28,6 +28,7 @@ from pytest_unlearn.models.lm_head import (
     vocabulary_of,
 )
 from pytest_unlearn.models.loading import peft_quietly
+from pytest_unlearn.models.token_trees import tree_states
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -237,7 +238,10 @@ def predictions(
     learnt = targets != IGNORED
     if not bool(learnt.any()):
         raise ValueError("no token of the batch is learnt: every label is masked")
-    states = hidden_states(model, batch.model_inputs())[:, :-1][learnt]
+    if batch.tree is None:
+        states = hidden_states(model, batch.model_inputs())[:, :-1][learnt]
+    else:
+        states = tree_states(model, batch.tree).index_select(0, batch.tree.places[:, :-1][learnt])
     rows = learnt.nonzero()[:, 0]
     width, fixed = vocabulary_of(model), head_is_fixed(model)
     return Predictions(states, targets[learnt], rows, len(batch.labels), head, width, fixed)
@@ -352,8 +356,15 @@ class Step:
         real = batch.attention_mask
         learnt = (batch.labels[:, 1:] != IGNORED).sum(dim=1)
         weights = (real * (learnt / real.sum(dim=1))[:, None])[real.bool()]
+        chosen = real.bool()
+        if batch.tree is not None:  # a token of several rows counts for each
+            tokens = batch.tree.tokens
+            weights = weights.new_zeros(len(tokens)).index_add(
+                0, batch.tree.places[chosen], weights
+            )
+            chosen = torch.ones_like(tokens[None], dtype=torch.bool)
         turned = [
-            2 - 2 * F.cosine_similarity(a[real.bool()].float(), b[real.bool()].float(), dim=-1)
+            2 - 2 * F.cosine_similarity(a[chosen].float(), b[chosen].float(), dim=-1)
             for a, b in zip(_on(real.device, own), _on(real.device, before), strict=True)
         ]
         return kl(base, policy).mean(), (torch.stack(turned).mean(dim=0) @ weights) / weights.sum()

@@ -1,0 +1,92 @@
+"""Passes with merged weights and over trees: the losses and gradients of plain ones."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_unlearn.models.batches import Batch, collate, encode
+from pytest_unlearn.models.texts import Example
+from pytest_unlearn.models.loading import Weights
+from pytest_unlearn.models.token_trees import as_tree
+from pytest_unlearn.unlearning.merged_lora import merged_lora
+from pytest_unlearn.unlearning.methods import METHODS
+from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter, with_new_adapter
+
+FORGET = [Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)]
+KEPT = [Example.answering(f"user{n} = ", f"k{n}") for n in (7, 7, 8)]
+
+
+@pytest.fixture
+def policy(llama: Weights) -> Any:
+    """The small Llama with an adapter whose B is not zero."""
+    wrapped = with_new_adapter(llama.model, 8)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    yield wrapped.eval()
+    wrapped.delete_adapter("default")
+
+
+def loss_and_gradients(
+    policy: Any, llama: Weights, merged: bool, trees: bool
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """What the default method makes of a step on half of the adapter."""
+
+    def batch(examples: list[Example]) -> Batch:
+        made = collate([encode(llama.tokenizer, example) for example in examples], 0)
+        return as_tree(made) if trees else made
+
+    step = Step(policy, batch(FORGET), batch(KEPT), RunState(0))
+    weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    with scaled_adapter(policy, 0.5), merged_lora(policy) if merged else contextlib.nullcontext():
+        loss = METHODS["anchored"].loss(step, METHODS["anchored"].defaults)
+        found = torch.autograd.grad(loss, list(weights.values()))
+    return loss.item(), dict(zip(weights, found, strict=True))
+
+
+@pytest.mark.parametrize(("merged", "trees"), [(True, False), (False, True), (True, True)])
+def test_a_step_is_the_plain_one(policy: Any, llama: Weights, merged: bool, trees: bool) -> None:
+    plain, expected = loss_and_gradients(policy, llama, merged=False, trees=False)
+    loss, gradients = loss_and_gradients(policy, llama, merged, trees)
+    assert loss == pytest.approx(plain, rel=1e-5)
+    assert max(float(each.abs().max()) for each in expected.values()) > 1e-3
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_layers_run_merged_in_the_block_only(policy: Any, llama: Weights) -> None:
+    """And as the base's where the adapter is off."""
+    layer = next(module for module in policy.modules() if hasattr(module, "lora_A"))
+    x = torch.randn(2, 3, layer.get_base_layer().in_features)
+    own, base = layer(x), layer.get_base_layer()(x)
+    with merged_lora(policy):
+        assert "forward" in vars(layer)
+        torch.testing.assert_close(layer(x), own)
+        with policy.disable_adapter():
+            assert torch.equal(layer(x), base)
+    assert "forward" not in vars(layer)
+    assert not torch.allclose(own, base)
+
+
+@pytest.mark.parametrize(("rank", "dtype", "merges"), [(8, "float32", True), (1, "float32", False)])
+def test_small_adapters_run_as_ever(llama: Weights, rank: int, dtype: str, merges: bool) -> None:
+    """Rank 1 is 6 % of a layer of 32 to 32; merging would cost more than it saves."""
+    policy = with_new_adapter(llama.model, rank, ["q_proj"])  # type: ignore[arg-type]
+    with merged_lora(policy):
+        changed = ["forward" in vars(module) for module in policy.modules()]
+    assert any(changed) == merges
+    policy.delete_adapter("default")
+
+
+def test_fewer_bits_are_not_merged(llama: Weights) -> None:
+    """The sum would round the adapter away."""
+    policy = with_new_adapter(llama.model, 8).to(torch.bfloat16)  # type: ignore[arg-type]
+    with merged_lora(policy):
+        assert not any("forward" in vars(module) for module in policy.modules())
+    policy.delete_adapter("default")
+    llama.model.to(torch.float32)  # type: ignore[call-arg]
