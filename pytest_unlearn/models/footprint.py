@@ -30,6 +30,9 @@ CHUNK_ELEMENTS = 2**24
 SCORED_TOKENS = 8192
 # Numbers in the vocabulary-sized tensor of such a pass: at most 128 MiB of float32.
 CHUNK_NUMBERS = 1 << 25
+# An adapter of at least this share of a layer's weights is added to them in a step, in float32: the
+# sums take as much memory as the weights, which are few then (`unlearning.merged_lora`).
+MERGED_SHARE = 0.15
 # Bytes of a number in float32, in which sums, moments and norms are.
 _FLOAT = 4
 
@@ -115,6 +118,17 @@ class Architecture:
         shapes = self.linear
         chosen = [shapes[name] for name in shapes if targets is None or name in targets]
         return self.layers * rank * sum(rows + columns for rows, columns in chosen)
+
+    def merged_bytes(self, rank: int, targets: Collection[str] | None, width: int) -> int:
+        """Bytes of weights with an adapter added, where a step makes them (`MERGED_SHARE`)."""
+        shapes = [s for n, s in self.linear.items() if targets is None or n in targets]
+        if width < _FLOAT:
+            return 0
+        return sum(
+            self.layers * rows * columns * width
+            for rows, columns in shapes
+            if rank * (rows + columns) >= MERGED_SHARE * rows * columns
+        )
 
     def cache_bytes(self, tokens: int, width: int) -> int:
         """Bytes of the keys and values of so many tokens; `width`: bytes of a weight."""
@@ -259,6 +273,7 @@ def training_cost(
     count = shape.adapter(training.rank, training.targets) if lora else parameters
     trained = training_bytes(count, width, training.optimizer, adapter=lora)
     trained += parameters * width * training.keeps_base * (not lora)
+    trained += shape.merged_bytes(training.rank, training.targets, width) * lora
     part = -(-training.tokens // training.accumulate)
     rank = training.rank if lora else 0
     held = shape.kept_bytes(part, width, rank, training.checkpointing)

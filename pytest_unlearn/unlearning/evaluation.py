@@ -108,7 +108,11 @@ class HeldRows:
         self.part = rows if len(rows) <= most else rng.sample(rows, most)
 
     def memory(
-        self, policy: torch.nn.Module, pad: int, trees: bool, everything: bool = False
+        self,
+        policy: torch.nn.Module,
+        pad: int,
+        trees: bool = False,
+        everything: bool = False,
     ) -> Memory:
         """Return what the model gives of the held part, or of everything."""
         rows = self._rows if everything else self.part

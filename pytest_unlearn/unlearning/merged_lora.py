@@ -17,9 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-# The least share of a layer's weights that an adapter must have, to be added to them. It bounds the
-# memory of the sums, too: a copy of weights that are few.
-_LEAST = 0.1
+from pytest_unlearn.models.footprint import MERGED_SHARE
 
 
 class _Merged(torch.autograd.Function):
@@ -61,15 +59,16 @@ def _merges(layer: Any) -> bool:
     adapter = [each.weight for part in (layer.lora_A, layer.lora_B) for each in part.values()]
     if any(weight.dtype != torch.float32 for weight in (base, *adapter)):
         return False
-    return sum(weight.numel() for weight in adapter) >= _LEAST * base.numel()
+    size: int = base.numel()
+    return bool(sum(weight.numel() for weight in adapter) >= MERGED_SHARE * size)
 
 
 @contextlib.contextmanager
 def merged_lora(policy: Any) -> Iterator[None]:
     """Run the layers of a policy for which that is cheaper with merged weights, for a block.
 
-    The policy has one adapter, of `with_new_adapter`, or none. Its weights must not change in the block; the scale of the adapter is that at its beginning.
-    With the adapter off a layer is the base's.
+    The policy has one adapter, of `with_new_adapter`, or none. Its weights must not change in the
+    block, nor its scale.
     """
     layers = [layer for layer in policy.modules() if _merges(layer)]
     try:

@@ -152,6 +152,22 @@ def cost(training: Training, speeds: Path | None = None, dtype: str = "auto") ->
     return found.weights, found.trained, found.passes, found.seconds
 
 
+def test_weights_with_an_adapter_added_are_counted() -> None:
+    """In float32 only, and where the adapter is 15 % of a layer at least."""
+    tiny = replace(SHAPE, hidden=256, inner=688, layers=4, heads_width=256, keys_width=256)
+    every = 4 * 4 * (4 * 256 * 256 + 3 * 256 * 688)
+    assert tiny.merged_bytes(64, None, 4) == every
+    assert tiny.merged_bytes(64, ["q_proj"], 4) == 4 * 4 * 256 * 256
+    assert tiny.merged_bytes(64, None, 2) == 0
+    assert tiny.merged_bytes(8, None, 4) == 0
+    assert SHAPE.merged_bytes(64, None, 4) == 0
+    (machine,) = machines("cpu", "auto", None)
+    trained = [
+        training_cost(replace(STEP, rank=rank), tiny, 1000, machine).trained for rank in (64, 8)
+    ]
+    assert trained[0] - 8 * trained[1] == every
+
+
 def test_a_7b_step_fits_24_gb_with_checkpoints_and_not_without() -> None:
     weights, trained, passes, _ = cost(STEP)
     assert weights == 2 * SHAPE.parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,6 +141,30 @@ def test_the_context_of_each_architecture(
     """Configurations call it by several names, and multimodal ones keep it inside."""
     model: Any = SimpleNamespace(config=CONFIG_MAPPING[name](**fields))
     assert context_of(model) == context
+
+
+def test_unlikely_texts_are_given_up(llama: Weights) -> None:
+    """Those whose likelihood falls below `least` are empty, the others as ever."""
+    model, new = LanguageModel(llama, adapted=False), 3
+    texts = model.complete(PROMPTS, new)
+    likelihoods = [math.exp(log_likelihood(llama, prompt, new)) for prompt in PROMPTS]
+    least = sorted(likelihoods)[2] * 0.999
+    decoding = Decoding(new, least=least)
+    found = model.write("completion", PROMPTS, [""] * len(PROMPTS), decoding)
+    pairs = zip(texts, likelihoods, strict=True)
+    assert found == [text if likelihood >= least else "" for text, likelihood in pairs]
+    assert sum(map(bool, found)) == 2
+
+
+def log_likelihood(llama: Weights, prompt: str, new: int) -> float:
+    """Of the greedy text, by whole passes."""
+    ids, total = llama.tokenizer(prompt)["input_ids"], 0.0
+    for _ in range(new):
+        with torch.no_grad():
+            likely = llama.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        total += float(likely.max())
+        ids = [*ids, int(likely.argmax())]
+    return total
 
 
 def test_a_batch_that_does_not_fit_is_halved(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pytest_unlearn.models.batches import Batch, collate, encode
-from pytest_unlearn.models.texts import Example
 from pytest_unlearn.models.loading import Weights
+from pytest_unlearn.models.texts import Example
 from pytest_unlearn.models.token_trees import as_tree
 from pytest_unlearn.unlearning.merged_lora import merged_lora
 from pytest_unlearn.unlearning.methods import METHODS

@@ -336,12 +336,12 @@ def test_what_is_kept_of_little_is_counted_in_tokens(
 ) -> None:
     """A model that was not planted gives hardly any answer whole."""
     told = iter((before, before))  # retained people, tasks
-    monkeypatch.setattr(evaluation, "greedy_memory", lambda *_: Memory(*next(told), ()))
+    monkeypatch.setattr(evaluation, "greedy_memory", lambda *_, **__: Memory(*next(told), ()))
     texts = replace(KNOWN, unseen=())
     encoder = Encoder(knowing.tokenizer, 128)
     model: Any = knowing.model
     watched = WatchedSets(model, encoder, texts, True, 0, random.Random(0))
-    monkeypatch.setattr(evaluation, "greedy_memory", lambda *_: Memory(*now, ()))
+    monkeypatch.setattr(evaluation, "greedy_memory", lambda *_, **__: Memory(*now, ()))
     assert watched.look(1, SMALL).kept == pytest.approx(kept)
 
 
@@ -403,7 +403,7 @@ def test_a_held_part_that_reaches_the_goal_calls_for_the_rest(
     watched = WatchedSets(model, encoder, KNOWN, False, 0, random.Random(0))
     looked_at: list[list[tuple[int, ...]]] = []
 
-    def memory(policy: Any, rows: list[Encoded], pad: int) -> evaluation.Memory:
+    def memory(policy: Any, rows: list[Encoded], pad: int, trees: bool) -> evaluation.Memory:
         looked_at.append([tuple(row.ids) for row in rows])
         leaking = part_leaks if len(rows) == 2 else 0.5
         return evaluation.Memory(leaking, leaking, ())
