@@ -14,8 +14,6 @@ from pytest_unlearn.models.texts import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pytest_unlearn.models.token_trees import TokenTree
-
 # The label that torch's cross-entropy and every Hugging Face model leave out.
 IGNORED = -100
 
@@ -26,7 +24,7 @@ class Encoded:
 
     `like`: the example's. What a method may have attached: `alternate`, the same text with another
     answer; `base_nll`, the base model's summed NLL of the labels, in nats; `base_top`, its
-    likeliest tokens.
+    likeliest tokens; `base_states`, its hidden states.
     """
 
     ids: list[int]
@@ -34,6 +32,7 @@ class Encoded:
     alternate: Encoded | None = None
     base_nll: float | None = None
     base_top: TopTokens | None = None
+    base_states: States | None = field(default=None, repr=False, compare=False)
     like: str = ""
 
 
@@ -44,12 +43,79 @@ class TopTokens(NamedTuple):
     ids: torch.Tensor
 
 
+class Node(NamedTuple):
+    """A token of a tree: its parent's number (-1: none), and its place in a row."""
+
+    token: int
+    parent: int
+    depth: int
+
+
+def tree_of(rows: Sequence[Sequence[int]]) -> tuple[list[Node], list[list[int]]]:
+    """Return the tokens of all rows, what they begin with alike once, and each row's path.
+
+    A node's parent comes before it.
+    """
+    numbers: dict[tuple[int, int], int] = {}
+    nodes: list[Node] = []
+    paths = []
+    for row in rows:
+        path: list[int] = []
+        parent = -1
+        for depth, token in enumerate(row):
+            number = numbers.setdefault((parent, token), len(nodes))
+            if number == len(nodes):
+                nodes.append(Node(token, parent, depth))
+            path.append(number)
+            parent = number
+        paths.append(path)
+    return nodes, paths
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """A batch as a tree of `n` tokens, all int64.
+
+    tokens, depths: `[n]`. places: `[rows, tokens]`, the node of each token, 0 at padding, which is
+    on the right. firsts: `[n]`, the first place of each node, counted through the rows.
+    """
+
+    tokens: torch.Tensor
+    depths: torch.Tensor
+    places: torch.Tensor
+    firsts: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TokenTree:
+        """Return the tree of rows of token ids."""
+        nodes, paths = tree_of(rows)
+        width = max(map(len, paths))
+        firsts: dict[int, int] = {}
+        for row, path in enumerate(paths):
+            for depth, number in enumerate(path):
+                firsts.setdefault(number, row * width + depth)
+        return cls(
+            torch.tensor([node.token for node in nodes], device=device),
+            torch.tensor([node.depth for node in nodes], device=device),
+            padded(paths, 0, device)[0],
+            torch.tensor([firsts[number] for number in range(len(nodes))], device=device),
+        )
+
+
+class States(NamedTuple):
+    """Hidden states of a row: of some layers at each token, `[layers, tokens, hidden]`, and what
+    the head gets where each of `n` labels is predicted, `[n, hidden]`."""
+
+    layers: torch.Tensor
+    last: torch.Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`input_ids`, `attention_mask` and `labels`, each int64 of shape `[rows, tokens]`.
 
     Padding is on the right; its labels are `IGNORED`. `rows`: the examples, with what is attached.
-    `tree`: where a model runs it as a tree (`token_trees.as_tree`).
+    `tree`: where a model runs it as a tree.
     """
 
     input_ids: torch.Tensor
@@ -73,6 +139,12 @@ class Batch:
     def learnt_of(self, wider: Batch) -> torch.Tensor:
         """Tell which tokens that `wider`, the same texts, learns are learnt here, bool `[n]`."""
         return self.labels[:, 1:][wider.labels[:, 1:] != IGNORED] != IGNORED
+
+
+def as_tree(batch: Batch) -> Batch:
+    """Return a batch with its tree, for a model of which `runs_as_tree` says so."""
+    rows = [row.ids for row in batch.rows]
+    return replace(batch, tree=TokenTree.of(rows, batch.input_ids.device))
 
 
 def encode(

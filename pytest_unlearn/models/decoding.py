@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from pytest_unlearn.models.batches import padded
-from pytest_unlearn.models.token_trees import TokenTree, attending
+from pytest_unlearn.models.batches import TokenTree, padded
+from pytest_unlearn.models.token_trees import attending
 
 # Numbers of the logits of a pass over drafts; longer guesses are cut.
 _DRAFT_NUMBERS = 1 << 27

@@ -33,6 +33,9 @@ CHUNK_NUMBERS = 1 << 25
 # An adapter of at least this share of a layer's weights is added to them in a step, in float32: the
 # sums take as much memory as the weights, which are few then (`unlearning.merged_lora`).
 MERGED_SHARE = 0.15
+# Bytes of the base's hidden states at all retained rows, at most, to be kept from before the first
+# step (`unlearning.data`); more are made again in each step.
+KEPT_STATES = 1 << 29
 # Bytes of a number in float32, in which sums, moments and norms are.
 _FLOAT = 4
 
@@ -229,7 +232,8 @@ class Training:
     """A training to be planned: tokens of a step's rows, steps at the most, tokens of each look
     and steps between looks, what is trained (`tune`, `rank`, `targets`) and how.
 
-    `base_passes`: passes of the base over a step's tokens. `keeps_base`: with `tune=full` a copy of
+    `base_passes`: passes of the base over a step's tokens, unless `states`, the numbers in its
+    states at all retained rows, are kept. `keeps_base`: with `tune=full` a copy of
     the base is kept.
     """
 
@@ -246,6 +250,7 @@ class Training:
     targets: tuple[str, ...] | None = None
     base_passes: int = 0
     keeps_base: bool = False
+    states: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,14 +284,15 @@ def training_cost(
     held = shape.kept_bytes(part, width, rank, training.checkpointing)
     logits = min(CHUNK_ELEMENTS, part * shape.vocabulary)
     # Forward, backward to the activations, and to the weights where these are trained.
-    passes = 2 + (not lora) + training.checkpointing + training.base_passes
+    kept = training.states * width * (training.states * width <= KEPT_STATES)
+    passes = 2 + (not lora) + training.checkpointing + training.base_passes * (not kept)
     flops = 2.0 * parameters * training.tokens * passes * training.steps
     looks = 1 + training.steps // training.check_every
     return PhaseCost(
         training.name,
         parameters * width,
         trained,
-        held + _LOGITS * logits,
+        kept + held + _LOGITS * logits,
         flops / machine.training_flops
         + 2.0 * parameters * training.looked * looks / machine.scoring_flops
         + training.steps * passes * shape.layers * machine.layer_seconds,

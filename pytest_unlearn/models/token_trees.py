@@ -12,85 +12,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from pytest_unlearn.models.batches import Batch, padded
+from pytest_unlearn.models.batches import TokenTree, padded
 from pytest_unlearn.models.lm_head import body_of, causal_model, hidden_states
 
 # The name under which transformers finds `_attention`.
 _NAME = "unlearn_token_tree"
 # Names of a model's own limits to what a token sees, in tokens.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
-
-
-class Node(NamedTuple):
-    """A token of a tree: its parent's number (-1: none), and its place in a row."""
-
-    token: int
-    parent: int
-    depth: int
-
-
-def tree_of(rows: Sequence[Sequence[int]]) -> tuple[list[Node], list[list[int]]]:
-    """Return the tokens of all rows, what they begin with alike once, and each row's path.
-
-    A node's parent comes before it.
-    """
-    numbers: dict[tuple[int, int], int] = {}
-    nodes: list[Node] = []
-    paths = []
-    for row in rows:
-        path: list[int] = []
-        parent = -1
-        for depth, token in enumerate(row):
-            number = numbers.setdefault((parent, token), len(nodes))
-            if number == len(nodes):
-                nodes.append(Node(token, parent, depth))
-            path.append(number)
-            parent = number
-        paths.append(path)
-    return nodes, paths
-
-
-@dataclass(frozen=True, slots=True)
-class TokenTree:
-    """A batch as a tree of `n` tokens, all int64.
-
-    tokens, depths: `[n]`. places: `[rows, tokens]`, the node of each token, 0 at padding, which is
-    on the right. firsts: `[n]`, the first place of each node, counted through the rows.
-    """
-
-    tokens: torch.Tensor
-    depths: torch.Tensor
-    places: torch.Tensor
-    firsts: torch.Tensor
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TokenTree:
-        """Return the tree of rows of token ids."""
-        nodes, paths = tree_of(rows)
-        width = max(map(len, paths))
-        firsts: dict[int, int] = {}
-        for row, path in enumerate(paths):
-            for depth, number in enumerate(path):
-                firsts.setdefault(number, row * width + depth)
-        return cls(
-            torch.tensor([node.token for node in nodes], device=device),
-            torch.tensor([node.depth for node in nodes], device=device),
-            padded(paths, 0, device)[0],
-            torch.tensor([firsts[number] for number in range(len(nodes))], device=device),
-        )
-
-
-def as_tree(batch: Batch) -> Batch:
-    """Return a batch with its tree, for a model of which `runs_as_tree` says so."""
-    rows = [row.ids for row in batch.rows]
-    return replace(batch, tree=TokenTree.of(rows, batch.input_ids.device))
 
 
 _TREE: ContextVar[TokenTree] = ContextVar("tree")

@@ -34,17 +34,22 @@ from pytest_unlearn.models.presets import presets
 from pytest_unlearn.models.sources import in_wheel, local_folder, weight_files
 from pytest_unlearn.run.divisions import probe_row
 from pytest_unlearn.run.endpoints import request_lines
-from pytest_unlearn.unlearning.method import HELD_ROWS, KEPT_ROWS, RECALL_BATCH
+from pytest_unlearn.unlearning.method import (
+    HELD_ROWS,
+    KEPT_ROWS,
+    RECALL_BATCH,
+    WithStrangers,
+)
 from pytest_unlearn.unlearning.methods import RETRAIN
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
-    from pytest_unlearn.models.texts import Example
+    from pytest_unlearn.models.texts import Example, TrainingTexts
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.divisions import Chunk, Requests
     from pytest_unlearn.run.settings import Pair, Settings
-    from pytest_unlearn.unlearning.method import PlantOptions, UnlearnOptions
+    from pytest_unlearn.unlearning.method import Method, PlantOptions, UnlearnOptions
 
 Table = list[list[str]]
 # Without a tokenizer: bytes of source code and e-mail addresses in one token.
@@ -486,8 +491,23 @@ def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterato
             targets=size.targets,
             base_passes=1,
             keeps_base=True,
+            states=_kept_states(choice.method, options, texts, retained, size),
             **_same(options),
         )
+
+
+def _kept_states(
+    method: Method, options: UnlearnOptions, texts: TrainingTexts, tokens: float, size: ModelSize
+) -> int:
+    """Return the numbers in the base's states at all retained rows, of `tokens` each in the mean;
+    0 where they are not kept (`unlearning.data`)."""
+    strangers = options.strangers if isinstance(options, WithStrangers) else 0
+    # As many rows are recalled as names are drawn, at the most that was seen.
+    rows = len(texts.retained_people) + len(texts.tasks) + strangers + options.recall
+    if options.steps * options.retain_batch < 2 * rows:
+        return 0
+    layers = min(method.base_layers, size.shape.layers)
+    return round(rows * tokens * size.shape.hidden * (layers + 0.5)) if layers else 0
 
 
 def _recall_asked(settings: Settings, dataset: Dataset, size: ModelSize) -> dict[str, int]:

@@ -15,13 +15,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batches import IGNORED, Batch, Encoded, TopTokens, collate, encode
+from pytest_unlearn.models.batches import (
+    IGNORED,
+    Batch,
+    Encoded,
+    States,
+    TopTokens,
+    as_tree,
+    collate,
+    encode,
+)
+from pytest_unlearn.models.footprint import KEPT_STATES
 from pytest_unlearn.models.generation import context_of
 from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, run
 from pytest_unlearn.unlearning.method import WithBaseTop
-from pytest_unlearn.unlearning.step import FullPolicy, Predictions, base_predictions, predictions
+from pytest_unlearn.unlearning.step import (
+    FullPolicy,
+    Predictions,
+    base_predictions,
+    predictions,
+    seen_by_base,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -175,10 +191,11 @@ def training_rows(
     method: Method,
     options: UnlearnOptions,
     pad: int,
+    trees: bool = False,
 ) -> TrainingRows:
     """Return the rows of a run, as `method` and its options want them; `policy` is the base still.
 
-    Raises UnlearningError for an answer that does not fit.
+    `trees`: it runs batches as trees. Raises UnlearningError for an answer that does not fit.
     """
     whole_documents = options.spans == "document" and not method.own_spans
     rows = encoder.documents if whole_documents else encoder.answers
@@ -204,7 +221,40 @@ def training_rows(
             with_base_top(policy, retained, pad, top) if top else retained
             for retained in map(rows, (texts.retained_people, texts.recalled, texts.tasks))
         )
-    return TrainingRows(forget, people, recalled, tasks, rows(texts.strangers))
+    retained = [people, recalled, tasks, rows(texts.strangers)]
+    if method.base_layers and distributed.count() == 1:
+        retained = _with_base_states(policy, retained, pad, method.base_layers, options, trees)
+    return TrainingRows(forget, *retained)
+
+
+def _with_base_states(
+    policy: Any,
+    retained: list[list[Encoded]],
+    pad: int,
+    most: int,
+    options: UnlearnOptions,
+    trees: bool,
+) -> list[list[Encoded]]:
+    """Return sets of rows with the base's states at them; as they are where these take too much
+    memory, or where a row is drawn less than twice."""
+    every = [row for rows in retained for row in rows]
+    config, weight = policy.config.get_text_config(), next(policy.parameters())
+    layers = min(most, config.num_hidden_layers)
+    numbers = sum(layers * len(row.ids) + learnt(row) for row in every) * config.hidden_size
+    drawn_twice = options.steps * options.retain_batch >= 2 * len(every)
+    if numbers * weight.element_size() > KEPT_STATES or not drawn_twice:
+        return retained
+    order = sorted(range(len(every)), key=lambda number: len(every[number].ids))
+    for part in (order[n : n + _BATCH] for n in range(0, len(order), _BATCH)):
+        batch = collate([every[number] for number in part], pad, weight.device)
+        states, last = seen_by_base(policy, as_tree(batch) if trees else batch, most)
+        for number in part:
+            tokens, count = len(every[number].ids), learnt(every[number])
+            kept = States(states[:, :tokens].clone(), last[:count].clone())
+            every[number] = replace(every[number], base_states=kept)
+            states, last = states[:, tokens:], last[count:]
+    rows = iter(every)
+    return [list(itertools.islice(rows, len(each))) for each in retained]
 
 
 def with_base_sums(policy: Any, rows: Sequence[Encoded], pad: int) -> list[Encoded]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_unlearn.models.batches import Batch, Encoded, collate
+from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate
 from pytest_unlearn.models.lm_head import logits_of
-from pytest_unlearn.models.token_trees import as_tree
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import learnt
 from pytest_unlearn.unlearning.distributed import run

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batches import Batch, Encoded, collate
-from pytest_unlearn.models.token_trees import as_tree, runs_as_tree
+from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate
+from pytest_unlearn.models.token_trees import runs_as_tree
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import (
     Encoder,
@@ -98,7 +98,7 @@ def unlearn(
     watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng, trees)
     # A method that works on the adapter's own layers needs these.
     merges = distributed.count() == 1 and not method.lora_only
-    rows = training_rows(policy, encoder, texts, method, options, pad)
+    rows = training_rows(policy, encoder, texts, method, options, pad, trees)
     batches = _batches(rows, options, rng)
     encoder.report(progress)
     state = RunState(seed)

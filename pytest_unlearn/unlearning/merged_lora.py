@@ -78,7 +78,7 @@ def merged_lora(policy: Any) -> Iterator[None]:
             base, scale = layer.get_base_layer(), float(layer.scaling[name])
             with torch.no_grad():
                 merged = torch.addmm(base.weight, b, a, alpha=scale)
-            layer.forward = partial(_forward, layer, a, b, merged, scale)
+            layer.forward = partial(_forward, layer, name, merged, scale)
         yield
     finally:
         for layer in layers:
@@ -86,11 +86,13 @@ def merged_lora(policy: Any) -> Iterator[None]:
 
 
 def _forward(
-    layer: Any, a: torch.Tensor, b: torch.Tensor, merged: torch.Tensor, scale: float, x: Any
+    layer: Any, name: str, merged: torch.Tensor, scale: float, x: torch.Tensor
 ) -> torch.Tensor:
     base = layer.get_base_layer()
     if layer.disable_adapters:
         plain: torch.Tensor = base(x)
         return plain
+    # Read each time: where they are made of other weights, a backward pass frees how.
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     made: torch.Tensor = _Merged.apply(x, a, b, merged, base.bias, scale)  # type: ignore[no-untyped-call]
     return made

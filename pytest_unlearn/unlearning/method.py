@@ -355,7 +355,9 @@ class Method:
     `own_spans`: `spans` is read by the loss itself, and labels are always the value's.
     `forget_mean`: what the forget term is a mean over, so that the parts of a batch add up to the
     whole (option `accumulate`); the retain term is always one over tokens. `lora_only`: the loss
-    works on a LoRA adapter, and runs its layers once. `adds_up`: the losses of a batch's parts,
+    works on a LoRA adapter, and runs its layers once. `base_layers`: the base's states of so many
+    layers at retained rows are asked for; where they fit the memory the base is run once a row,
+    before the first step. `adds_up`: the losses of a batch's parts,
     each with its share in `forget_weight` and `retain_weight`, add up to that of the whole; a
     loss with a retain set needs options of the class ForgetOptions for it. `after_step` is called
     once a step with the run's state, whose `sums` are then all parts'. `about`: what the method
@@ -371,6 +373,7 @@ class Method:
     own_spans: bool = False
     forget_mean: Literal["tokens", "rows"] = "tokens"
     lora_only: bool = False
+    base_layers: int = 0
     adds_up: bool = True
     after_step: Callable[[RunState, Any], None] | None = None
     about: str = ""

@@ -349,25 +349,33 @@ class Step:
         each model gives both.
         """
         batch = self.retained()
+        real = batch.attention_mask
         with recorded_states(self.policy, most) as own:
             policy = self.predicted(batch)
-        with recorded_states(self.policy, most) as before:  # the same layers, the adapter off
-            base = self.predicted_by_base(batch)
-        real = batch.attention_mask
+        before, last = self._base_states(batch, most)
+        base = replace(policy, states=last, head=partial(_base_logits, self.policy))
         learnt = (batch.labels[:, 1:] != IGNORED).sum(dim=1)
         weights = (real * (learnt / real.sum(dim=1))[:, None])[real.bool()]
-        chosen = real.bool()
         if batch.tree is not None:  # a token of several rows counts for each
-            tokens = batch.tree.tokens
-            weights = weights.new_zeros(len(tokens)).index_add(
-                0, batch.tree.places[chosen], weights
-            )
-            chosen = torch.ones_like(tokens[None], dtype=torch.bool)
+            places = batch.tree.places[real.bool()]
+            weights = weights.new_zeros(len(batch.tree.tokens)).index_add(0, places, weights)
+            firsts = (real.flatten().cumsum(dim=0) - 1)[batch.tree.firsts]
+            before = before.index_select(1, firsts)
         turned = [
-            2 - 2 * F.cosine_similarity(a[chosen].float(), b[chosen].float(), dim=-1)
-            for a, b in zip(_on(real.device, own), _on(real.device, before), strict=True)
+            2 - 2 * F.cosine_similarity(a.float(), b.float(), dim=-1)
+            for a, b in zip(_tokens(batch, own), before, strict=True)
         ]
         return kl(base, policy).mean(), (torch.stack(turned).mean(dim=0) @ weights) / weights.sum()
+
+    def _base_states(self, batch: Batch, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the base's states at all tokens and for the head: those attached to the rows, or
+        made by a pass."""
+        kept = [row.base_states for row in batch.rows if row.base_states is not None]
+        if not kept or len(kept) < len(batch.rows):
+            return seen_by_base(self.policy, batch, most)
+        device = batch.input_ids.device
+        layers = torch.cat([states.layers for states in kept], dim=1)
+        return layers.to(device), torch.cat([states.last for states in kept]).to(device)
 
     def base_nll(self) -> torch.Tensor:
         """Return the base's summed NLL of each forget row, in nats, `[rows]`; computed before."""
@@ -393,9 +401,31 @@ class Step:
         return sums[:count] - self.base_nll(), sums[count:] - _attached(rows, device)
 
 
-def _on(device: torch.device, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return states where the inputs are; a model may lie on several devices."""
-    return [each.to(device) for each in states]
+@torch.no_grad()
+def seen_by_base(policy: Any, batch: Batch, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the base's states at a batch's tokens, padding left out: of at most `most` layers
+    `[layers, tokens, hidden]`, and those that predict its `n` learnt tokens `[n, hidden]`."""
+    with recorded_states(policy, most) as states:
+        last = base_predictions(policy, batch).states
+    layers = torch.stack(_tokens(batch, states))
+    if batch.tree is not None:
+        layers = layers.index_select(1, batch.tree.places[batch.attention_mask.bool()])
+    return layers, last
+
+
+def _tokens(batch: Batch, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the states `[tokens, hidden]` of a pass, padding left out, or of its tree's tokens,
+    where the inputs are; a model may lie on several devices."""
+    device = batch.input_ids.device
+    if batch.tree is not None:
+        return [each[0].to(device) for each in states]
+    return [each.to(device)[batch.attention_mask.bool()] for each in states]
+
+
+@torch.no_grad()
+def _base_logits(policy: Any, states: torch.Tensor) -> torch.Tensor:
+    with base_state(policy) as base:
+        return logits_of(base, states)
 
 
 def kl(base: Predictions, policy: Predictions) -> torch.Tensor:
@@ -410,13 +440,8 @@ def _learnt_states(model: Any, batch: Batch, depth: float) -> torch.Tensor:
 
 def base_predictions(policy: Any, batch: Batch) -> Predictions:
     """Run the base on a batch; its head, too, is applied with the adapter off."""
-
-    def head(states: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), base_state(policy) as base:
-            return logits_of(base, states)
-
     with torch.no_grad(), base_state(policy) as base:
-        return predictions(base, batch, head)
+        return predictions(base, batch, partial(_base_logits, policy))
 
 
 def _attached(rows: Sequence[Encoded], device: torch.device) -> torch.Tensor:

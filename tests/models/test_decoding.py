@@ -10,13 +10,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pytest_unlearn.models import token_trees
+from pytest_unlearn.models import batches
 from pytest_unlearn.models.decoding import written
 from pytest_unlearn.models.generation import Writer, _generated, _way, until
 from pytest_unlearn.models.lm_head import cut_off
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.models.texts import Decoding
-from pytest_unlearn.models.token_trees import tree_of
 
 NEW = 24
 
@@ -121,7 +120,7 @@ def test_less_is_computed(model: Any, expected: list[list[int]]) -> None:
     assert _way(model, Tokens(), prompts(), [2]) is True  # type: ignore[arg-type]
     seen = passes(model)
     written(model, prompts(), NEW, 0, [2], greedy)
-    nodes, paths = tree_of(prompts())
+    nodes, paths = batches.tree_of(prompts())
     assert seen[0] == (1, len(nodes))
     assert len(nodes) < sum(map(len, prompts())) == sum(map(len, paths))
     widths = [rows for rows, _ in seen[1:]]
@@ -167,13 +166,13 @@ def test_a_loop_that_departs_from_generate_is_not_used(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried before it is trusted: here the positions of trees are wrong."""
-    tree = token_trees.tree_of
+    tree = batches.tree_of
 
     def shifted(rows: Sequence[list[int]]) -> Any:
         nodes, paths = tree(rows)
         return [node._replace(depth=node.depth // 2) for node in nodes], paths
 
-    monkeypatch.setattr(token_trees, "tree_of", shifted)
+    monkeypatch.setattr(batches, "tree_of", shifted)
     assert _way(model, Tokens(), prompts(), [2]) is False  # type: ignore[arg-type]
 
 

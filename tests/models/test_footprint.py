@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.footprint import (
+    KEPT_STATES,
     Architecture,
     Training,
     machines,
@@ -166,6 +167,16 @@ def test_weights_with_an_adapter_added_are_counted() -> None:
         training_cost(replace(STEP, rank=rank), tiny, 1000, machine).trained for rank in (64, 8)
     ]
     assert trained[0] - 8 * trained[1] == every
+
+
+def test_states_of_the_base_are_kept_up_to_a_limit() -> None:
+    """They take memory and save the base's pass; above the limit they do neither."""
+    plain, kept, too_many = (
+        cost(replace(STEP, states=states)) for states in (0, KEPT_STATES // 2, KEPT_STATES // 2 + 1)
+    )
+    assert too_many == plain
+    assert kept[2] - plain[2] == KEPT_STATES
+    assert kept[3] < 0.8 * plain[3]
 
 
 def test_a_7b_step_fits_24_gb_with_checkpoints_and_not_without() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_unlearn.models.batches import Encoded, collate
+from pytest_unlearn.models.batches import Encoded, TokenTree, as_tree, collate
 from pytest_unlearn.models.lm_head import hidden_states
-from pytest_unlearn.models.token_trees import TokenTree, as_tree, runs_as_tree, tree_states
+from pytest_unlearn.models.token_trees import runs_as_tree, tree_states
 from tests.models.test_lm_head import ARCHITECTURES, random_model
 
 # The first three begin alike, the last is the beginning of the first, the fourth like nothing else.

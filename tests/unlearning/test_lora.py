@@ -177,7 +177,9 @@ def test_strangers_have_their_share_of_the_retained_rows(llama: Weights) -> None
         strangers=[Example.answering(f"who{n} = ", f"s{n}", ";") for n in range(20)],
         recalled=[Example.answering(f"old{n} = ", f"o{n}", ";") for n in range(20)],
     )
-    options = replace(method.defaults, retain_batch=12, strangers_share=1 / 3, people_share=0.5)  # type: ignore[call-arg]
+    options = replace(
+        method.defaults, steps=1, retain_batch=12, strangers_share=1 / 3, people_share=0.5
+    )  # type: ignore[call-arg]
     encoder = Encoder(llama.tokenizer, 64)
     rows = training_rows(llama.model, encoder, texts, method, options, 0)
     _, retained = next(loop._batches(rows, options, random.Random(0)))
@@ -200,7 +202,9 @@ def test_partners_are_like_the_forget_rows(llama: Weights) -> None:
             for e, like in zip(TEXTS.retained_people, ["email json", "email env", ""], strict=True)
         ],
     )
-    options = replace(method.defaults, retain_batch=4, people_share=1.0, batch=3, accumulate=1)
+    options = replace(
+        method.defaults, steps=1, retain_batch=4, people_share=1.0, batch=3, accumulate=1
+    )
     encoder = Encoder(llama.tokenizer, 64)
     rows = training_rows(llama.model, encoder, texts, method, options, 0)
 

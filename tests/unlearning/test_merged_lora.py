@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from pytest_unlearn.models.batches import Batch, collate, encode
+from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate, encode
 from pytest_unlearn.models.loading import Weights
-from pytest_unlearn.models.texts import Example
-from pytest_unlearn.models.token_trees import as_tree
+from pytest_unlearn.models.texts import Example, TrainingTexts
+from pytest_unlearn.unlearning import data
+from pytest_unlearn.unlearning.data import Encoder, training_rows
 from pytest_unlearn.unlearning.merged_lora import merged_lora
 from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter, with_new_adapter
@@ -47,6 +49,37 @@ def loss_and_gradients(
         loss = METHODS["anchored"].loss(step, METHODS["anchored"].defaults)
         found = torch.autograd.grad(loss, list(weights.values()))
     return loss.item(), dict(zip(weights, found, strict=True))
+
+
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_states_of_the_base_are_made_once(
+    policy: Any, llama: Weights, trees: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They give the plain loss and gradients; not where rows are drawn less than twice, or where
+    they take too much memory."""
+    method = METHODS["anchored"]
+    options = replace(method.defaults, steps=steps, retain_batch=len(KEPT))
+    texts = TrainingTexts(FORGET, KEPT[:1], KEPT[1:2], strangers=KEPT[2:])
+    encoder = Encoder(llama.tokenizer, 256)
+
+    def kept() -> list[Encoded]:
+        rows = training_rows(policy, encoder, texts, method, options, 0, trees)
+        return [*rows.people, *rows.tasks, *rows.strangers]
+
+    rows = kept()
+    assert all((row.base_states is not None) == (steps == 2) for row in rows)
+    found = []
+    for retained in (rows, [replace(row, base_states=None) for row in rows]):
+        batch = collate(retained, 0)
+        step = Step(policy, batch, as_tree(batch) if trees else batch, RunState(0))
+        divergence, turn = step.retain_drift(8)
+        loss = divergence + turn
+        gradient = torch.autograd.grad(loss, [p for p in policy.parameters() if p.requires_grad])
+        found.append((loss, gradient))
+    torch.testing.assert_close(*found)
+    monkeypatch.setattr(data, "KEPT_STATES", 1)
+    assert all(row.base_states is None for row in kept())
 
 
 @pytest.mark.parametrize(("merged", "trees"), [(True, False), (False, True), (True, True)])

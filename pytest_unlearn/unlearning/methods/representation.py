@@ -103,6 +103,7 @@ ANCHORED = Method(
         forget_weight=6.0,
     ),
     uses_retain=True,
+    base_layers=_LAYERS,
     about=(
         "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden states "
         "are held for everybody else.\n\n"
