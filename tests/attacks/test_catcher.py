@@ -165,14 +165,14 @@ def test_a_filter_behind_the_model(folder: Path, kind: Any) -> None:
     model = {"model": str(folder / "base")}
     default = settings(folder, "none", GREEDY, **model)
     release = settings(folder, "int8,int4", leaks(RELEASE.gates), **model)
-    result = measure(release, models=Attackable(release))
-    assert result.verdict == "NOT FOR RELEASE"
-    assert verdicts(result)["leak.worst"] == "FAIL"
     if kind is Filtered:
         assert measure(default, models=Models(default)).verdict == "FOR RELEASE"
         with pytest.raises(UserError, match="has no attacked"):
             measure(release, models=Models(release))
-    else:
+    result = measure(release, models=Attackable(release))
+    assert result.verdict == "NOT FOR RELEASE"
+    assert verdicts(result)["leak.worst"] == "FAIL"
+    if kind is FilteredScored:
         assert verdicts(result)["leak.direct"] == "FAIL"
         assert verdicts(result)["leak.worst.at(1000)"] == "FAIL"
         rows = [r for r in result.rows if isinstance(r, ProbeRow) and r.split == "forget"]
