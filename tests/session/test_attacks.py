@@ -289,7 +289,9 @@ def pytest_unlearn_models(dataset):
 def test_an_attack_that_did_not_happen_is_no_pass(unlearn_run: UnlearnRun, also: str) -> None:
     """However it was left out, or ended, wholly or for a part of the people."""
     unlearn_run.lookup(also=also)
-    result = unlearn_run("--unlearn-attacks=int8,int4", "--unlearn-gate=leak.worst<=10%")
+    flags = ("--unlearn-attacks=int8,int4", "--unlearn-gate=leak.worst<=10%")
+    # In this process, pytester would pass the interrupt on.
+    result = unlearn_run(*flags, subprocess="KeyboardInterrupt" in also)
     text = result.stdout.str()
     assert "FOR RELEASE: every gate" not in text
     assert not re.search(r"leak\.worst .*PASS", text)
