@@ -1,17 +1,19 @@
 """What does each unlearning method make of the tiny model?
 
-    python benchmarks/methods.py [METHOD[:options] ...] [--spans values document]
+    python benchmarks/methods.py [METHOD[:options] ...] [--seed N] [--spans values document]
 
 Runs `pytest --unlearn-model=tiny --unlearn-method=...` for each (all of them by default) and prints
 the README's table in Markdown: leaks and degenerate answers after it, the share of values that come
-out in a million samples each, pass@1 and retained people's rate, with the steps and seconds of the
-unlearning. With `--spans`, each method runs once with each: its losses on the values' and
-solutions' tokens only, or on whole documents. `UNLEARN_STORE` names a store to go on from.
+out in a thousand and in a million samples each, and pass@1 and retained people of the base's, with
+the bound that a gate would be judged on in brackets, and the steps and seconds of the unlearning.
+With `--spans`, each method runs once with each: its losses on the values' and solutions' tokens
+only, or on whole documents. `UNLEARN_STORE` names a store to go on from.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import re
 import subprocess
@@ -21,23 +23,30 @@ from pathlib import Path
 
 from pytest_unlearn.unlearning.methods import METHODS
 
-# Columns and the metrics in them; a cell is the count or rate as the terminal shows it for a gate.
+# Columns and the gates in them, whose limits every method keeps or breaks as it likes.
 _COLUMNS = {
     "direct leaks": "leak.direct<=99%",
     "indirect": "leak.indirect<=99%",
-    "in 1e6 samples": "leak.at(1000000)<=99%",
+    "in 1,000 samples": "leak.at(1000)<=99%",
+    "in 1e6": "leak.at(1000000)<=99%",
     "degenerate": "degenerate.rate<=99%",
-    "pass@1 of the base's": "passk.retained>=1%",
-    "retained people of the base's": "people.retained>=1%",
+    "held-out tasks": "passk.retained>=1%",
+    "held-out people": "people.retained>=1%",
+    "rehearsed people": "people.rehearsed>=1%",
 }
 
 
-def row(method: str, store: str, folder: Path) -> str:
+def row(method: str, seed: int, store: str, folder: Path) -> str:
     """Run one method and return its line of the table."""
-    arguments = ["--unlearn-model=tiny", f"--unlearn-method={method}", f"--unlearn-store={store}"]
-    gates = [f"--unlearn-gate={gate}" for gate in _COLUMNS.values()]
+    arguments = [
+        "--unlearn-model=tiny",
+        f"--unlearn-method={method}",
+        f"--unlearn-seed={seed}",
+        f"--unlearn-store={store}",
+        *(f"--unlearn-gate={gate}" for gate in _COLUMNS.values()),
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, *gates],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -46,8 +55,9 @@ def row(method: str, store: str, folder: Path) -> str:
     cells = []
     for gate in _COLUMNS.values():
         name = re.escape(re.split("[<>]", gate)[0])
-        found = re.search(rf"^{name} +(\d+/\d+|[\d.]+%|\d+)", done.stdout, re.MULTILINE)
-        cells.append(found[1].replace("/", " of ") if found else "no figure")
+        line = rf"^{name} +(\d+/\d+|[\d.]+%|\d+).*? ([<>]=[\d.]+%)"
+        found = re.search(line, done.stdout, re.MULTILINE)
+        cells.append(f"{found[1].replace('/', ' of ')} ({found[2]})" if found else "no figure")
     took = re.search(r"unlearned in (\d+) steps \((\d+) s\)", done.stdout)
     cells.append(f"{took[1]}, {took[2]} s" if took else "no figure")
     return f"| `{method}` | " + " | ".join(cells) + " |"
@@ -62,6 +72,7 @@ def main() -> int:
     """Print the table, a line as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spans", nargs="+", choices=("values", "document"), default=[])
     chosen = parser.parse_args()
     methods = [
@@ -69,13 +80,14 @@ def main() -> int:
         for method in chosen.methods
         for spans in chosen.spans or [""]
     ]
-    columns = ["method", *_COLUMNS, "steps, time"]
+    print(f"{datetime.date.today()}, seed {chosen.seed}\n")
+    columns = ["method", *_COLUMNS, "steps, seconds"]
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as folder:
         store = os.environ.get("UNLEARN_STORE") or str(Path(folder) / "store")
         for method in methods:
-            print(row(method, store, Path(folder)), flush=True)
+            print(row(method, chosen.seed, store, Path(folder)), flush=True)
     return 0
 
 
