@@ -59,7 +59,7 @@ def row(method: str, seed: int, store: str, folder: Path) -> str:
         line = rf"^{name} +(\d+/\d+|[\d.]+%|\d+).*? ([<>]=[\d.]+%)"
         found = re.search(line, done.stdout, re.MULTILINE)
         cells.append(f"{found[1].replace('/', ' of ')} ({found[2]})" if found else "no figure")
-    beside = rf"^people.rehearsed +(\d+) \([\d.]+%\) +(\d+) \([\d.]+%\).* (>=[\d.]+%) of base"
+    beside = r"^people.rehearsed +(\d+) \([\d.]+%\) +(\d+) \([\d.]+%\).* (>=[\d.]+%) of base"
     found = re.search(beside, done.stdout, re.MULTILINE)
     cells.append(f"{found[2]} of {found[1]} ({found[3]})" if found else "nobody")
     took = re.search(r"unlearned in (\d+) steps \((\d+) s\)", done.stdout)

@@ -169,6 +169,11 @@ def _advice(metric: Metric) -> str:
             "; if these people are everybody to be forgotten, and not a sample, judge only them: "
             "--unlearn-population=requests"
         )
+    if metric.split == "retain" and metric.rehearsed:
+        return (
+            "; only those whom the method trains on to keep them count, half of the retained ones; "
+            "a method without a retain set trains on nobody"
+        )
     if metric.split == "retain":
         return (
             "; only those whom unlearning never saw count, half of the retained ones: give more "

@@ -99,12 +99,12 @@ class PeopleOptions:
 def parse_people(text: str) -> PeopleOptions:
     """Read `N` or `N:name=value,name=value`. Raises PeopleError, before anything is made."""
     count, colon, rest = text.partition(":")
-    forget = _number(count, "the number of people to forget", least=1)
+    forget = _number(count, "a number of people to forget", least=1)
     options = PeopleOptions(forget, forget, forget)
     changes: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if name in _OPTIONS and not equals:
+        if name in _OPTIONS and not value:
             raise PeopleError(f"{name} has no value; write {name}=VALUE")
         if not equals or name not in _OPTIONS:
             like = nearest(name, _OPTIONS)
@@ -139,9 +139,12 @@ def _check(options: PeopleOptions) -> None:
 
 
 def _number(text: str, what: str, least: int = 0) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise PeopleError(f"{text[:9]}... is not {what}; write at most {_MOST_DIGITS} digits")
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
+    digits = text.isascii() and text.isdigit()
+    if digits and len(text) > _MOST_DIGITS:
+        raise PeopleError(
+            f"{text[:9]}... is too large for {what}; write at most {_MOST_DIGITS} digits"
+        )
+    if not digits or int(text) < least:
         raise PeopleError(f"{text!r} is not {what}; write a whole number of at least {least}")
     return int(text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,35 @@ def _check_writable(report: Report) -> None:
         raise ReportError(f"{report.flag}: {reason}; choose another path")
 
 
-def write_reports(reports: Iterable[Report], *results: Result) -> list[str]:
-    """Write all reports of a run or a sweep; return a line for each that could not be written."""
+def write_reports(reports: Sequence[Report], *results: Result) -> list[str]:
+    """Write all reports of a run or a sweep; return a line for each that could not be written.
+
+    A run without a report that was asked for is not for release, and those that can be written
+    say so too: they are written again. What is appended cannot be, so it comes last.
+    """
+    files = [report for report in reports if not report.append]
+    failures = _tried(files, results)
+    failures += _tried([report for report in reports if report.append], not_for(failures, results))
+    if failures:
+        _tried(files, not_for(failures, results))
+    return failures
+
+
+def not_for(failures: Sequence[str], results: Sequence[Result]) -> list[Result]:
+    """Return results of which something could not be written, by the lines that say so."""
+    names = tuple(map(not_written, failures))
+    return [
+        replace(one, run=replace(one.run, failures=(*one.run.failures, *names))) for one in results
+    ]
+
+
+def not_written(line: str) -> str:
+    """Return the part of a line about something unwritten that reports may show: without why."""
+    return line.partition(": not ")[0] + " not written"
+
+
+def _tried(reports: Iterable[Report], results: Sequence[Result]) -> list[str]:
+    """Write reports; return a line for each that could not be written."""
     failures = []
     for report in reports:
         try:

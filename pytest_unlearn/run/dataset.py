@@ -456,8 +456,9 @@ def _records(settings: Settings) -> tuple[Record, ...]:
     named = [split for split, paths in files.items() if paths]
     if settings.people is not None:
         if named:
+            other = "requests" if requests else named[0]
             raise UserError(
-                f"--unlearn-people makes all people of a run, and --unlearn-{named[0]} names "
+                f"--unlearn-people makes all people of a run, and --unlearn-{other} names "
                 "others; leave one of them out, or write people to files with `python -m "
                 "pytest_unlearn.people`"
             )

@@ -109,6 +109,10 @@ def read_requests(given: Given) -> Requests:
     folder = given.folder / text.removesuffix(_APART)
     where = f"{given.flag}={text}"
     if not folder.is_dir():
+        if (given.folder / text.rpartition(":")[0]).is_dir() and ":" in text:
+            raise UserError(
+                f"{where}: after the colon write {_APART[1:]}, or name a folder without a colon"
+            )
         what = "is a file" if folder.exists() else "does not exist"
         raise UserError(
             f"{where}: {folder} {what}; name a folder with one *{_ENDING} for each request"
@@ -360,7 +364,11 @@ def read_rehearsed(
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise RehearsedFileError(f"--unlearn-rehearsed={path}: {error}") from error
+            why = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise RehearsedFileError(
+                f"--unlearn-rehearsed={path}: cannot be read: {why}; give a text file with one "
+                "owner or one task id a line"
+            ) from error
         for number, line in enumerate(map(str.strip, lines), start=1):
             if not line:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
@@ -125,6 +126,18 @@ def planting(given: Given) -> PlantOptions:
     from pytest_unlearn.unlearning.method import parse_planting
 
     return parse_planting(given.value)
+
+
+def forget_files(given: Given) -> tuple[Path, ...]:
+    for text, path in zip(given.value, files := paths(given), strict=True):
+        name, colon, file = str(text).partition(":")
+        if colon and not path.exists() and (given.folder / file).is_file():
+            raise UserError(
+                f"{given.flag}={text}: files have no names here; for requests that follow each "
+                f"other, put them into a folder as {name}.jsonl, and give the folder to "
+                "--unlearn-requests"
+            )
+    return files
 
 
 def requests(given: Given) -> Requests:

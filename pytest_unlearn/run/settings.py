@@ -72,7 +72,7 @@ class Settings:
             "how to unlearn before testing: wga, ga+gd, npo+kl, ... (a wrong name lists "
             "them all), retrain (the planted model's ideal), or none to audit the model "
             "as it is; options after a colon, as in ga+gd:steps=80,lr=1e-4; repeatable "
-            "(default: wga, or none with --unlearn-baseline or --unlearn-adapter)",
+            "(default: anchored, or none with --unlearn-baseline or --unlearn-adapter)",
             many=True,
         ),
         factory=option_values.default_method,
@@ -137,7 +137,7 @@ class Settings:
             "FILE",
             "records to forget, as JSON Lines, instead of the bundled people; repeatable",
             many=True,
-            read=paths,
+            read=option_values.forget_files,
         ),
         default=(),
         role="data",

@@ -21,7 +21,7 @@ from pytest_unlearn.reports.comparison import (
     table_lines,
 )
 from pytest_unlearn.reports.data_reports import read_results
-from pytest_unlearn.reports.formats import choose_reports, write_reports
+from pytest_unlearn.reports.formats import choose_reports, not_for, write_reports
 from pytest_unlearn.reports.tables import aligned
 from pytest_unlearn.run.result import conclusion_of_all
 from pytest_unlearn.session.options import given, is_active, judging_of
@@ -54,6 +54,7 @@ def replay(config: pytest.Config) -> int:
         raise pytest.UsageError(str(error)) from error
     there = [str(report.path) for report in reports if report.path.exists() and not report.append]
     unwritten = write_reports(reports, *after)
+    after = not_for(unwritten, after)
     lines = [
         f"replay of {results}: {sum(len(one.rows) for one in after)} rows, no model",
         f"gates of {judging.source}, confidence {percent(judging.confidence)}",

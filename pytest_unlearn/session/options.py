@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # At the start of a path, which may follow a format: `html:~/report.html`.
 _HOME = re.compile(r"\A((?:\w+:)?)~/")
+# What could be the misspelt name of a task set: a word, not a path.
+_SET_NAME = re.compile(r"[A-Za-z0-9_+-]+")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -318,12 +320,29 @@ def _data(config: pytest.Config) -> dict[str, tuple[Path | str, ...]]:
     retained = {name: set_names(name) for name in given(config, "unlearn_retain") or ()}
     tasks: list[Path | str] = [name for names in retained.values() for name in names or ()]
     for value in given(config, "unlearn_tasks") or ():
-        tasks += set_names(value) or (_folder(config, "unlearn_tasks") / value,)
-    folder = _folder(config, "unlearn_retain")
+        tasks += set_names(value) or (_file(config, "unlearn_tasks", value),)
     return {
-        "retain": tuple(folder / name for name, names in retained.items() if names is None),
+        "retain": tuple(
+            _file(config, "unlearn_retain", name) for name, names in retained.items() if not names
+        ),
         "tasks": tuple(tasks),
     }
+
+
+def _file(config: pytest.Config, name: str, value: str) -> Path:
+    """Return a file's path. Raises UserError for a name that is neither a set's nor a file's."""
+    from pytest_unlearn.tasks.files import TASK_SETS
+
+    path = _folder(config, name) / value
+    words = [word.strip() for word in value.split(",")]
+    if path.exists() or not all(_SET_NAME.fullmatch(word) for word in words):
+        return path
+    unknown = next(word for word in words if word not in TASK_SETS)
+    like = nearest(unknown.lower(), TASK_SETS)
+    raise UserError(
+        f"{flag_of(name)}={value}: {unknown} is neither a task set ({', '.join(TASK_SETS)}) nor a "
+        f"file; {f'did you mean {like}?' if like else 'write one of these, or the path of a file'}"
+    )
 
 
 def _membership(config: pytest.Config, engine: str) -> tuple[str, ...]:

@@ -23,7 +23,13 @@ from pytest_unlearn.gates.planning import REASON, Curtailment, check_feasible
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.probes.families import Probe
-from pytest_unlearn.reports.formats import add_manifest, choose_reports, write_reports
+from pytest_unlearn.reports.formats import (
+    add_manifest,
+    choose_reports,
+    not_for,
+    not_written,
+    write_reports,
+)
 from pytest_unlearn.run.checks import check_engine, check_training
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.endpoints import all_keys
@@ -524,11 +530,16 @@ class UnlearnSession:
                     note_run(run.settings, run.dataset, run.engine.models)
                 except Exception as error:  # a full disk, or a conftest's key()
                     reason = f"{type(error).__name__}: {error}"
-                    self.unwritten.append(f"not noted for --unlearn-replay: {reason}")
+                    self.unwritten.append(f"the run: not noted for --unlearn-replay: {reason}")
+        for line in self.unwritten:
+            self.note_failure(not_written(line))
         command = self.config.invocation_params.args
         results = [run.build(self._clock, command) for run in self.judged]
-        add_manifest(self.config.pluginmanager.get_plugins(), *results)
-        self.unwritten += write_reports(self.reports, *results)
+        failed = write_reports(self.reports, *results)
+        for line in failed:
+            self.note_failure(not_written(line))
+        add_manifest(self.config.pluginmanager.get_plugins(), *not_for(failed, results))
+        self.unwritten += failed
 
     def _report(self, session: pytest.Session) -> None:
         """Log each gate as a test of its own, so that every report and the exit code include it."""

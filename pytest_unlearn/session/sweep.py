@@ -56,7 +56,8 @@ def _after(settings: Settings, stage: Requests | None) -> Settings:
     for gate, name in asked.items():
         if name not in (None, *stage.names):
             raise GateError(
-                f"{gate.text}: no request has this name; there are {', '.join(stage.names)}"
+                f"--unlearn-gate: {gate.text}: no request has this name; there are "
+                + ", ".join(stage.names)
             )
     gates = tuple(gate for gate, name in asked.items() if name in (None, *stage.erased))
     return replace(settings, requests=stage, judging=replace(judging, gates=gates))

@@ -163,7 +163,9 @@ def python_case(path: Path, group: str) -> TaskCase:
         tree = syntax_tree(source)
     except FAULTS as error:
         line = getattr(error, "lineno", None) or 1
-        raise TaskFileError(f"{path}:{line}: not a Python program ({error}); fix it") from None
+        raise TaskFileError(
+            f"{path}:{line}: not a Python program ({getattr(error, 'msg', error)}); fix it"
+        ) from None
     texts: dict[str, tuple[str, str]] = {}
     check: ast.FunctionDef | None = None
     for node in tree.body:

@@ -237,7 +237,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ("", "'' is not the number of people to forget; write a whole number of at least 1"),
+        ("", "'' is not a number of people to forget; write a whole number of at least 1"),
         ("0", "at least 1"),
         ("-5", "at least 1"),
         ("many", "whole number"),
@@ -249,7 +249,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(
         ("9" * 5000, "write at most 9 digits"),
         ("5:kinds", "kinds has no value; write kinds=VALUE"),
         ("5:kinds=emial", r"kinds=emial: not one of kinds; did you mean email\?; known: email, "),
-        ("5:kinds=", "kinds=: not one of kinds"),
+        ("5:kinds=", "kinds has no value; write kinds=VALUE"),
+        ("5:faker=", "faker has no value; write faker=VALUE"),
+        ("5;kinds=email", "'5;kinds=email' is not a number of people to forget; write a whole"),
         ("5:kinds=email/name", "kinds=name: everybody has a name"),
         ("5:carriers=jsonn", r"did you mean json\?.*known: snippets, files, all, assignment"),
         ("5:locales=de_DD", r"locales=de_DD: .*did you mean de_DE\?"),

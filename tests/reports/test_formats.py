@@ -273,6 +273,21 @@ def test_what_cannot_be_written_is_told_and_leaves_the_old_file(
         "unlearn-results.jsonl",
         "unlearn-summary.json",
     ]
+    assert json.loads(reports[1].path.read_text())["verdict"] == "NOT FOR RELEASE"
+
+
+def test_what_is_appended_is_told_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GitHub's summary cannot be written again, so it is when it is known what else failed."""
+    summary = tmp_path / "step.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    reports = choose_reports(["jsonl"], tmp_path, os.environ)
+    passed = make(tuple(gate for gate in GATES if gate.verdict == "PASS"))
+    assert passed.verdict == "FOR RELEASE"
+    assert formats.write_reports(reports[1:], passed) == []
+    assert "NOT FOR RELEASE" not in summary.read_text()
+    reports[0].path.mkdir()
+    assert len(formats.write_reports(reports, passed)) == 1
+    assert summary.read_text().count("NOT FOR RELEASE") == 1
 
 
 def test_another_package_adds_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

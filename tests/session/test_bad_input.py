@@ -133,6 +133,14 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
             ["--unlearn-model=tiny", "--unlearn-forget=none.jsonl"],
             "none.jsonl: the file does not exist",
         ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-rehearsed=none.txt"],
+            "none.txt: cannot be read: No such file or directory; give a text file with one owner",
+        ),
+        (
+            ["--unlearn-model=tiny", "--unlearn-method=ga", "--unlearn-gate=people.rehearsed>=90%"],
+            "; only those whom the method trains on to keep them count, half of the retained ones;",
+        ),
         (["--unlearn-model=tiny", "--unlearn-seed=x"], "--unlearn-seed=x: write a whole number"),
         (
             ["--unlearn-model=tiny", "--unlearn-batch-size=0"],
@@ -212,6 +220,13 @@ def test_broken_records_are_named_by_line(
     error = refused(pytester, "--unlearn-model=tiny", "--unlearn-forget=data.jsonl")
     assert message in error
     assert "abcdef" not in error
+
+
+def test_a_request_with_a_name(pytester: pytest.Pytester) -> None:
+    """Requests that follow each other are a folder, not named files."""
+    write_lines(pytester.path / "f.jsonl", record_lines("forget", 10))
+    error = refused(pytester, "--unlearn-model=tiny", "--unlearn-forget=january:f.jsonl")
+    assert "put them into a folder as january.jsonl, and give the folder to --unlearn-requ" in error
 
 
 def test_too_few_records(pytester: pytest.Pytester) -> None:

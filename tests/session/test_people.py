@@ -72,7 +72,7 @@ def test_the_plan_counts_people_to_order(ordered_run: UnlearnRun) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--unlearn-people=x"], "*--unlearn-people: 'x' is not the number of people to forget*"),
+        (["--unlearn-people=x"], "*--unlearn-people: 'x' is not a number of people to forget*"),
         (["--unlearn-people=9:kinds=emial"], "*--unlearn-people: kinds=emial*did you mean email*"),
         (
             ["--unlearn-people=9", "--unlearn-retain=retain.jsonl"],

@@ -346,7 +346,9 @@ formats._replace = full
     )
     result = unlearn_run("--unlearn-report=jsonl", subprocess=True)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["FOR RELEASE*"])
+    result.stdout.fnmatch_lines(
+        ["NOT FOR RELEASE: 1 test failed (--unlearn-report=jsonl:*.jsonl not written)"]
+    )
     result.stderr.fnmatch_lines(["*unlearn-results.jsonl: not written: No space left on device"])
 
 

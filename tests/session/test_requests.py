@@ -155,18 +155,28 @@ def test_requests_are_no_sample(asked: Asked) -> None:
         ("conftest.py", [], "*=conftest.py: * is a file; name a folder*"),
         ("empty", [], "*=empty: no *.jsonl in *; write the people of each request"),
         ("requests", ["--unlearn-forget=x.jsonl"], "*so does --unlearn-forget; leave one of *"),
-        ("requests", ["--unlearn-people=5"], "*--unlearn-people makes all people of a run*"),
+        (
+            "requests",
+            ["--unlearn-people=5"],
+            "*people of a run, and --unlearn-requests names others*",
+        ),
         ("requests", ["--unlearn-method=none"], "*--unlearn-method=none unlearns nobody; name a *"),
         ("requests", ["--unlearn-save=x"], "*--unlearn-save=x applies to the run of one model*"),
         (
             "requests",
             ["--unlearn-gate=leak.direct[request=2026-1]<=0"],
-            "*no request has this name; there are 2026-2, 2026-10, 2026-11",
+            "*--unlearn-gate: leak.direct*: no request has this name; there are 2026-2, 2026-10, "
+            "2026-11",
         ),
         (
             "requests",
             ["--unlearn-gate=people.retained[request=2026-2]>=0.9"],
             "*request= only restricts metrics of people to forget",
+        ),
+        (
+            "requests:together",
+            [],
+            "*=requests:together: after the colon write apart, or name a folder without a colon",
         ),
         ("odd", [], "*=odd: a b.jsonl names a request, and test ids contain the name; *"),
         ("twice", [], "*one person (owner *) is in a and in b; write everything of a person *"),

@@ -102,7 +102,13 @@ def test_a_set_can_be_retained_by_name(unlearn_run: UnlearnRun) -> None:
         (["--unlearn-task-style=x"], "--unlearn-task-style=x: write completion, chat or infill"),
         (["--unlearn-task-timeout=0"], "--unlearn-task-timeout=0: write a number of seconds over"),
         (["--unlearn-task-timeout=x"], "--unlearn-task-timeout=x: write a number of seconds over"),
-        (["--unlearn-tasks=bundled,none"], "none: the file does not exist"),
+        (
+            ["--unlearn-tasks=bundled,none"],
+            "--unlearn-tasks=bundled,none: none is neither a task set (bundled, neighbours, "
+            "humaneval) nor a file; write one of these, or the path of a file",
+        ),
+        (["--unlearn-retain=HumanEvall"], "nor a file; did you mean humaneval?"),
+        (["--unlearn-tasks=none.jsonl"], "none.jsonl: the file does not exist"),
     ],
 )
 def test_bad_flags(unlearn_run: UnlearnRun, flags: list[str], message: str) -> None:
