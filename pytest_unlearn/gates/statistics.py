@@ -17,6 +17,8 @@ CONFIDENCE = 0.95
 # Pairs of a value and how many people have it; base, new and how many people have these two.
 Values = tuple[tuple[float, int], ...]
 Pairs = tuple[tuple[float, float, int], ...]
+# A figure with its lower and upper bound.
+Interval = tuple[float, float, float]
 
 _MOST_VALUES = 1024
 _MOST_EVENTS, _MOST_PEOPLE = 200, 1_000_000
@@ -174,7 +176,9 @@ def gaffke_lower(values: Values, confidence: float) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def gaffke_ratio(pairs: Pairs, confidence: float) -> tuple[float, float]:
+def gaffke_ratio(
+    pairs: Pairs, confidence: float, least: tuple[float, float] = (0.0, 0.0)
+) -> tuple[float, float]:
     """Return one-sided bounds of mean(new) / mean(base), both from 0 to 1, of independent people.
 
     The ratio is over r where new - r base, which lies between -r and 1, has a mean over 0: each
@@ -184,6 +188,7 @@ def gaffke_ratio(pairs: Pairs, confidence: float) -> tuple[float, float]:
     Args:
         pairs: ``(base, new, count)``: how many people have these two means.
         confidence: of each bound, a fraction in (0, 1).
+        least: the smallest base and new that a person can have, under 0 if chance was taken off.
 
     Raises:
         ValueError: also when the base's mean is 0, as there is no ratio then.
@@ -197,16 +202,18 @@ def gaffke_ratio(pairs: Pairs, confidence: float) -> tuple[float, float]:
 
     def over(bound: float) -> float:
         weights = [(new - bound * base, count) for base, new, count in pairs]
-        return _log(_positive([*weights, (1.0, 1)])) - log_alpha
+        return _log(_positive([*weights, (1.0 - bound * least[0], 1)])) - log_alpha
 
     def under(bound: float) -> float:
         weights = [(bound * base - new, count) for base, new, count in pairs]
-        return log_alpha - _log(_positive([*weights, (bound, 1)]))
+        return log_alpha - _log(_positive([*weights, (bound - least[1], 1)]))
 
     high = max(1.0, 2.0 * ratio)
     while over(high) > 0.0:
         high *= 2.0
-    return _falling_root(under, 0.0, ratio) if after else 0.0, _falling_root(over, ratio, high)
+    return _falling_root(under, 0.0, ratio) if after > 0.0 else 0.0, _falling_root(
+        over, ratio, high
+    )
 
 
 def net_bounds(
@@ -230,6 +237,41 @@ def net_bounds(
         return p - (1.0 - share) * c - reach - share
 
     return _falling_root(under, -1.0, 1.0), _falling_root(over, -1.0, 1.0)
+
+
+def net_ratio(
+    pairs: Pairs, base: Interval | None, new: Interval | None, confidence: float
+) -> tuple[float, float]:
+    """Return bounds of the ratio of the shares beyond chance, from the pairs of `gaffke_ratio`.
+
+    ``base`` and ``new`` are chance on either model, a figure with its bounds; None for nothing.
+    Where the base gives no more than its chance, nothing is taken off. Chance is combined with the
+    rest by the MOVER method, as in `net_bounds`.
+    """
+    people = sum(count for *_, count in pairs)
+    p_base = math.fsum(share * count for share, _, count in pairs) / people
+    p_new = math.fsum(share * count for _, share, count in pairs) / people
+    if (base is None and new is None) or (base and p_base <= base[0]):
+        return gaffke_ratio(pairs, confidence)
+    c_base, base_low, base_high = base or (0.0, 0.0, 0.0)
+    c_new, new_low, new_high = new or (0.0, 0.0, 0.0)
+
+    def beyond(rate: float, chance: float) -> float:
+        return (rate - chance) / (1.0 - chance)
+
+    def ratio_at(of_base: float, of_new: float) -> float:
+        known = beyond(p_base, of_base)
+        return beyond(p_new, of_new) / known if known > 0.0 else math.inf
+
+    low, high = gaffke_ratio(
+        tuple((beyond(b, c_base), beyond(n, c_new), count) for b, n, count in pairs),
+        confidence,
+        (beyond(0.0, c_base), beyond(0.0, c_new)),
+    )
+    ratio = ratio_at(c_base, c_new)
+    under = (ratio - low, ratio - ratio_at(base_low, c_new), ratio - ratio_at(c_base, new_high))
+    over = (high - ratio, ratio_at(base_high, c_new) - ratio, ratio_at(c_base, new_low) - ratio)
+    return max(0.0, ratio - math.hypot(*under)), ratio + math.hypot(*over)
 
 
 def values_of(means: Iterable[float]) -> Values:

@@ -13,6 +13,7 @@ from pytest_unlearn.gates.estimates import (
     MOST_CHANCE,
     Estimate,
     Sample,
+    assuming,
     events_allowed,
     people_of,
     percent,
@@ -346,7 +347,7 @@ def _failure_of_part(gate: Gate, counted: _Counted, measured: Measured) -> GateR
     sample = _sample(gate, counted)
     assumed = 0.0 if gate.by_counting or not counted.controls_missing else MOST_CHANCE
     if assumed:
-        sample = replace(sample, chance=None)
+        sample = replace(sample, chance=None, base_chance=None)
     result = _decide(gate, sample, measured, assumed)
     if result.verdict is not Verdict.FAIL:
         return None
@@ -377,11 +378,13 @@ def _fails_whatever(gate: Gate, measured: Measured) -> bool:
     """Tell whether every outcome of what is missing ends in FAIL.
 
     Each figure falls or rises with each score, and a case with an error does not count, so this
-    tests the best outcomes of all missing cases. Nothing is known about missing controls, so a
-    rate, from which chance is subtracted, waits for them.
+    tests the best outcomes of all missing cases. Nothing is known about missing controls, so rates
+    and ratios, from which chance is subtracted, wait for them.
     """
     counted = _counted(gate, measured)
-    waits = counted.controls_missing and gate.metric.type == "rate" and not gate.by_counting
+    waits = (
+        counted.controls_missing and gate.metric.type in ("rate", "ratio") and not gate.by_counting
+    )
     if not counted.rows or waits or gate.metric.type in GAPS | SIDES:
         return False
     if gate.metric.type == "count":  # more probes cannot bring out fewer values
@@ -416,8 +419,8 @@ def _decide(gate: Gate, sample: Sample, measured: Measured, assumed: float = 0.0
     if estimate is None:
         advice = "the base never succeeds, so nothing could be lost; use cases that it can do"
         return GateResult(gate, Verdict.NOT_EVALUATED, sample.n, advice=advice)
-    if assumed and gate.metric.type == "rate":
-        estimate = replace(estimate, lower=(estimate.lower - assumed) / (1.0 - assumed))
+    if assumed:
+        estimate = assuming(gate.metric.type, estimate, sample, assumed)
     if measured.requests and gate.metric.split == "forget":
         estimate = Estimate(estimate.figure, estimate.figure, estimate.figure)
     if gate.metric.type == "count":
@@ -568,10 +571,9 @@ def _observed(gate: Gate, sample: Sample, estimate: Estimate) -> str:
     metric = gate.metric
     new, base = math.fsum(sample.new), math.fsum(sample.base)
     figure = metric.show(estimate.figure)
+    chance = f", chance {metric.show(sample.chance.rate)}" if sample.chance else ""
     match metric.type:
-        case "count":
-            return metric.show(estimate.figure)
-        case "auc" | "auc gap":
+        case "count" | "auc" | "auc gap":
             return figure
         case "gap":
             retrained = math.fsum(sample.retrained)
@@ -581,12 +583,9 @@ def _observed(gate: Gate, sample: Sample, estimate: Estimate) -> str:
         case "floor":
             return f"{new:g}/{sample.n} ({figure})"
         case "ratio":
-            return f"{new:g}/{base:g} ({figure})"
+            return f"{new:g}/{base:g} ({figure}{chance})"
         case "drop":
             return f"{base:g} to {new:g} ({figure} less)"
         case "loss":
             return f"{base:g} to {new:g} ({figure})"
-    chance = f", chance {metric.show(sample.chance.rate)}" if sample.chance else ""
-    if metric.counted:
-        return f"{new:g} ({figure}{chance})"
-    return f"{figure}{chance}"
+    return f"{new:g} ({figure}{chance})" if metric.counted else f"{figure}{chance}"

@@ -685,6 +685,25 @@ def test_what_the_base_gives_by_chance_can_neither_fall_nor_be_kept(text: str) -
     assert known.verdict is not Verdict.NOT_EVALUATED
 
 
+def test_what_comes_out_of_anybody_was_not_kept() -> None:
+    """180 of 195 are 92.3 %, but 9 % come out of people whom the model never saw as well."""
+    gate = parse_gate("people.retained>=91%")
+    rows = [
+        probe(i, "direct" if i < 1950 else "clean", "direct" if i < 1800 else "clean", "retain")
+        for i in range(2000)
+    ]
+    gross = judge(gate, measured([*rows, *controls(2000, 0, 0)]))
+    assert (gross.verdict, gross.observed) == (Verdict.PASS, "1800/1950 (92.3%)")
+    net = judge(gate, measured([*rows, *controls(2000, 180, 180)]))
+    # (0.9 - 0.09) / (0.975 - 0.09) = 91.5 %, less what 2,000 people leave open
+    assert (net.verdict, net.observed) == (Verdict.UNDECIDED, "1800/1950 (92.3%, chance 9.0%)")
+    assert number(gross.bound) - 1.5 < number(net.bound) < number(gross.bound) - 0.7
+    kept = judge(gate, measured([*rows, *controls(2000, 0, 180)]))
+    assert number(kept.bound) > number(gross.bound)  # what else the base gave was chance
+    part = [*rows, *controls(2000, 0, 0)[:0]]
+    assert judge(gate, measured(part)).verdict is Verdict.PASS
+
+
 def test_values_of_real_people_on_control_prompts_are_no_chance() -> None:
     """A model that blurts a retained person's value out whoever is asked for leaks, everywhere."""
     gate = parse_gate("leak.indirect<=10%")
