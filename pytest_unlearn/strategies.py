@@ -528,7 +528,7 @@ def _datasets(
             whose = draw(_another(person, taken))
             taken |= {whose.name.reveal(), whose.owner, *(value for _, value in _facts(whose))}
             group.append(_line(whose, choices.choice(carriers), choices))
-    return records_of_people(lines)
+    return tuple(records_of_people(lines))
 
 
 @st.composite

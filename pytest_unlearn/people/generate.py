@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -301,19 +302,28 @@ def lines_of(options: PeopleOptions) -> dict[Split, Iterator[dict[str, Any]]]:
 
 def make_records(options: PeopleOptions) -> tuple[Record, ...]:
     """Return the records of an order: forget, then retain, then control. Raises PeopleError."""
-    return records_of_people(lines_of(options))
+    return tuple(records_of_people(lines_of(options)))
 
 
-def facts_of(options: PeopleOptions, records: Sequence[Record]) -> dict[str, Any]:
+def facts_of(options: PeopleOptions, records: Iterable[Record]) -> dict[str, Any]:
     """Return how an order was made and the result: versions, options, counts, digest."""
+    count = 0
+
+    def counted() -> Iterator[Record]:
+        nonlocal count
+        for record in records:
+            count += 1
+            yield record
+
+    digest = records_digest(counted())
     return {
         "generator": GENERATOR,
         "faker": faker_version(),
         "seed": options.seed,
         "order": options.text,
         "people": {split: options.size(split) for split in SPLITS},
-        "records": len(records),
-        "digest": records_digest(records),
+        "records": count,
+        "digest": digest,
     }
 
 
@@ -334,20 +344,38 @@ def made_line(options: PeopleOptions, records: Sequence[Record]) -> str:
 def write_people(options: PeopleOptions, folder: Path, force: bool = False) -> dict[str, Any]:
     """Write an order as `forget.jsonl`, `retain.jsonl`, `control.jsonl` and a manifest.
 
-    Returns the manifest. Raises PeopleError if the folder holds other people, made by another
+    People are made, written and counted one by one, and the files take their places together at the
+    end. Returns the manifest. Raises PeopleError if the folder holds other people, made by another
     version or order, unless `force`; OSError if it cannot be written.
     """
-    facts = facts_of(options, make_records(options))
-    manifest = folder / MANIFEST
-    if manifest.exists() and not force:
-        _check_same(manifest, facts)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    for split, lines in lines_of(options).items():
-        with replacing(folder / f"{split}.jsonl") as path, path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with replacing(manifest) as path:
-        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    manifest = folder / MANIFEST
+    try:
+        with ExitStack() as files:
+            made = {
+                split: _noted(lines, files.enter_context(replacing(folder / f"{split}.jsonl")))
+                for split, lines in lines_of(options).items()
+            }
+            facts = facts_of(options, records_of_people(made))
+            if manifest.exists() and not force:
+                _check_same(manifest, facts)
+            path = files.enter_context(replacing(manifest))
+            path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     return facts
+
+
+def _noted(lines: Iterable[dict[str, Any]], path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines, and write each to a file."""
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            yield line
 
 
 def _check_same(manifest: Path, facts: Mapping[str, Any]) -> None:

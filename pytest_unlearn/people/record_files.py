@@ -120,13 +120,10 @@ def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) ->
     )
 
 
-def records_of_people(people: Mapping[Split, Iterable[Mapping[str, Any]]]) -> tuple[Record, ...]:
-    """Return the records of generated people, the same as from files with a line for each."""
-    return tuple(
-        record
-        for split, lines in people.items()
-        for record in _Reader(split, {}, {}).read(enumerate(lines, start=1), Path(f"<{split}>"), 1)
-    )
+def records_of_people(people: Mapping[Split, Iterable[Mapping[str, Any]]]) -> Iterator[Record]:
+    """Yield the records of generated people, the same as from files with a line for each."""
+    for split, lines in people.items():
+        yield from _Reader(split, {}, {}).read(enumerate(lines, start=1), Path(f"<{split}>"), 1)
 
 
 class _Reader:
