@@ -23,13 +23,7 @@ from pytest_unlearn.gates.planning import REASON, Curtailment, check_feasible
 from pytest_unlearn.gates.saved_runs import SavedRun
 from pytest_unlearn.leaks.prompt_search import SEARCH_PROPERTY, SearchSummary
 from pytest_unlearn.probes.families import Probe
-from pytest_unlearn.reports.formats import (
-    add_manifest,
-    choose_reports,
-    not_for,
-    not_written,
-    write_reports,
-)
+from pytest_unlearn.reports import formats
 from pytest_unlearn.run.checks import check_engine, check_training
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.endpoints import all_keys
@@ -88,7 +82,7 @@ class UnlearnSession:
             self.pairs = read_grid(config)
             self.settings: Settings = self.pairs[0].settings
             xdist.choose_key(config, self.settings.fingerprint_key)
-            self.reports = choose_reports(
+            self.reports = formats.choose_reports(
                 self.settings.reports, config.invocation_params.dir, os.environ, self.sweeps
             )
             if not self.settings.replay:  # no model is loaded
@@ -532,13 +526,15 @@ class UnlearnSession:
                     reason = f"{type(error).__name__}: {error}"
                     self.unwritten.append(f"the run: not noted for --unlearn-replay: {reason}")
         for line in self.unwritten:
-            self.note_failure(not_written(line))
+            self.note_failure(formats.not_written(line))
         command = self.config.invocation_params.args
         results = [run.build(self._clock, command) for run in self.judged]
-        failed = write_reports(self.reports, *results)
+        failed = formats.write_reports(self.reports, *results)
         for line in failed:
-            self.note_failure(not_written(line))
-        add_manifest(self.config.pluginmanager.get_plugins(), *not_for(failed, results))
+            self.note_failure(formats.not_written(line))
+        formats.add_manifest(
+            self.config.pluginmanager.get_plugins(), *formats.not_for(failed, results)
+        )
         self.unwritten += failed
 
     def _report(self, session: pytest.Session) -> None:
