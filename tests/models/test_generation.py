@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,12 @@ def test_unlikely_texts_are_given_up(llama: Weights) -> None:
     pairs = zip(texts, likelihoods, strict=True)
     assert found == [text if likelihood >= least else "" for text, likelihood in pairs]
     assert sum(map(bool, found)) == 2
+    ran: list[int] = []
+    hook = llama.model.register_forward_pre_hook(lambda *_: ran.append(1))
+    unlikely = replace(decoding, least=max(likelihoods) ** (1 / new) * 1.001)
+    assert model.write("completion", PROMPTS, [""] * len(PROMPTS), unlikely) == [""] * 4
+    hook.remove()
+    assert len(ran) < new  # no text was written to its end
 
 
 def log_likelihood(llama: Weights, prompt: str, new: int) -> float:

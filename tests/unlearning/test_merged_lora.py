@@ -37,7 +37,7 @@ def policy(llama: Weights) -> Any:
 def loss_and_gradients(
     policy: Any, llama: Weights, merged: bool, trees: bool
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """What the default method makes of a step on half of the adapter."""
+    """What the default method makes of a step on a part of the adapter."""
 
     def batch(examples: list[Example]) -> Batch:
         made = collate([encode(llama.tokenizer, example) for example in examples], 0)
@@ -45,7 +45,7 @@ def loss_and_gradients(
 
     step = Step(policy, batch(FORGET), batch(KEPT), RunState(0))
     weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
-    with scaled_adapter(policy, 0.5), merged_lora(policy) if merged else contextlib.nullcontext():
+    with scaled_adapter(policy, 0.4), merged_lora(policy) if merged else contextlib.nullcontext():
         loss = METHODS["anchored"].loss(step, METHODS["anchored"].defaults)
         found = torch.autograd.grad(loss, list(weights.values()))
     return loss.item(), dict(zip(weights, found, strict=True))
