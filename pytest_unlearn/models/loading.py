@@ -32,6 +32,7 @@ from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_b
 from pytest_unlearn.models.lm_head import states_at
 from pytest_unlearn.models.patching import (
     ModelLoadError,
+    batch_fault,
     check_kind,
     dequantized,
     merged,
@@ -405,7 +406,7 @@ def _beyond(tokenizer: Any, rows: int) -> str | None:
 
 
 def _check_predictions(model: Any, source: ModelSource) -> None:
-    """Raise ModelLoadError where a model predicts no number, or every token alike."""
+    """Raise ModelLoadError where a model predicts nothing, or not in batches."""
     try:
         logits = sample_logits(model)
     except (IndexError, RuntimeError, ValueError) as error:
@@ -418,6 +419,8 @@ def _check_predictions(model: Any, source: ModelSource) -> None:
         reason = "its predictions are not numbers (NaN): its weights are broken"
     elif bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
         reason = "it predicts every token alike: its weights are zero"
+    else:
+        reason = batch_fault(model)
     if reason is not None:
         raise ModelLoadError(f"{source.name} from {source.folder}: {reason}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -188,3 +189,42 @@ def dequantized() -> dict[str, Any]:
 
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if config else {}
+
+
+# By how much of their deviation logits may differ for a reason that is none: rounding.
+_ROUNDING, _HALF_ROUNDING = 0.01, 0.25
+
+
+@torch.inference_mode()
+def batch_fault(model: Any) -> str | None:
+    """Return why a model does not write in a batch what it writes alone, or None.
+
+    Batches are padded on the left. A model that takes padding for text, or counts places from it,
+    writes something else there, and a leak would read as silence. One that sees later tokens is no
+    model that writes text at all.
+    """
+    size, device = model.get_input_embeddings().weight.shape[0], model.device
+    ids = torch.arange(1, 17, device=device) % size
+    short, nothing = ids[:8], torch.zeros(8, dtype=ids.dtype, device=device)
+    rows = torch.stack([torch.cat([nothing, short]), ids])
+    mask = torch.ones_like(rows)
+    mask[0, :8] = 0
+    inputs = {"input_ids": rows, "attention_mask": mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    alone = model(input_ids=short[None], use_cache=False).logits[0, -1].float()
+    whole = model(input_ids=ids[None], use_cache=False).logits[0, 7].float()
+    padded = model(**inputs, use_cache=False).logits[0, -1].float()
+    slack = _ROUNDING if model.dtype == torch.float32 else _HALF_ROUNDING
+    slack *= max(float(alone.std()), 1e-3)
+    if float((whole - alone).abs().max()) > slack:
+        return (
+            "what it predicts depends on the tokens that follow: it does not write text token by "
+            "token (BERT and its like need is_decoder=true, and to be trained so)"
+        )
+    if float((padded - alone).abs().max()) > slack:
+        return (
+            "in a batch it writes other text than alone, since it does not leave padding out "
+            f"({type(model).__name__}): a leak would read as silence, so it cannot be tested"
+        )
+    return None

@@ -256,7 +256,10 @@ def _elsewhere(folder: Path, flag: str) -> str:
     """Return a hint at what a folder without a model holds instead, or nothing."""
     if files := sorted(folder.glob("*" + _GGUF)):
         return f"; for the GGUF file in it write {flag}={files[0]}"
-    below = adapter_below(folder) or newest([p.parent for p in folder.glob("*/config.json")])
+    below = adapter_below(folder) or newest(
+        [p.parent for p in folder.glob("*/config.json")]
+        or [p.parent for p in folder.glob("*/*/config.json")]  # a snapshot in the hub's cache
+    )
     return f"; the folder {below} in it holds one: write {flag}={below}" if below else ""
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from pytest_unlearn.core.store import Store
 from pytest_unlearn.models.loading import (
@@ -169,6 +169,36 @@ def test_weights_that_predict_nothing(
         load(resolve(str(folder), FLAG), "cpu", "float32")
 
 
+@pytest.mark.parametrize(
+    ("kind", "more", "message"),
+    [
+        ("rwkv", {"attention_hidden_size": 16, "context_length": 64}, "leave padding out .Rwkv"),
+        ("bart", {"d_model": 16, "decoder_ffn_dim": 16, "decoder_attention_heads": 2}, "padding"),
+        ("bert", {"num_attention_heads": 2, "intermediate_size": 16}, "on the tokens that follow"),
+        ("mamba", {"state_size": 4}, None),
+        ("gpt2", {"n_head": 2}, None),
+    ],
+)
+def test_a_model_that_writes_something_else_in_a_batch(
+    folder: Path, kind: str, more: dict[str, Any], message: str | None
+) -> None:
+    """Where it takes padding for text, or sees what follows: a leak would read as silence."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 259, "hidden_size": 16, "num_hidden_layers": 2, "decoder_layers": 2}
+    config = AutoConfig.for_model(kind, **sizes, **more)
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_config(config)
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) / 5)
+    model.save_pretrained(folder)
+    source = resolve(str(folder), FLAG)
+    if message is None:
+        load(source, "cpu", "float32")
+    else:
+        with pytest.raises(ModelLoadError, match=message):
+            load(source, "cpu", "float32")
+
+
 def test_a_tokenizer_with_ids_beyond_the_embedding(folder: Path) -> None:
     """By name and number, before anything runs."""
     tokenizer = load(resolve(str(folder), FLAG), "cpu", "float32").tokenizer
@@ -279,6 +309,14 @@ def test_a_folder_around_the_model(folder: Path) -> None:
     around = rf"no config.json in this folder; the folder \S+ in it .* write {FLAG}={folder}$"
     with pytest.raises(ModelNotFoundError, match=around):
         check_name(str(folder.parent), FLAG)
+
+
+def test_the_hubs_cache_around_a_snapshot(folder: Path, tmp_path: Path) -> None:
+    """What `~/.cache/huggingface/hub` has for a model is not the folder of its files."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("a" * 40)
+    shutil.copytree(folder, snapshot)
+    with pytest.raises(ModelNotFoundError, match=rf"write {FLAG}={snapshot}$"):
+        check_name(str(tmp_path / "models--org--name"), FLAG)
 
 
 def test_the_newest_checkpoint_of_a_training(folder: Path, tmp_path: Path) -> None:
