@@ -321,7 +321,7 @@ def test_the_verdict_names_what_could_not_be_tried(unlearn_run: UnlearnRun) -> N
         "--unlearn-report=github:summary.md",
     )
     result.stdout.fnmatch_lines(
-        ["FOR RELEASE: every gate passed; withstood int8 (<=10.0%); cannot be made here: clues; *"]
+        ["FOR RELEASE: every gate passed*; withstood int8 (<=10.0%); cannot be made here: clues; *"]
     )
     summary = (unlearn_run.pytester.path / "summary.md").read_text()
     assert "cannot be made here: clues" in summary
