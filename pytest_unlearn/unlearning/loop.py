@@ -32,6 +32,7 @@ from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
 from pytest_unlearn.unlearning.merged_lora import merged_lora
 from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
+from pytest_unlearn.unlearning.preconditioning import preconditioners
 from pytest_unlearn.unlearning.recall import recalled
 from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
 from pytest_unlearn.unlearning.trainer import Course, Trainer, train
@@ -99,6 +100,9 @@ def unlearn(
     # A method that works on the adapter's own layers needs these.
     merges = distributed.count() == 1 and not method.lora_only
     rows = training_rows(policy, encoder, texts, method, options, pad, trees)
+    if method.uses_retain and options.precondition:
+        kept = [*rows.people, *rows.recalled, *rows.tasks]
+        trainer.precondition(preconditioners(policy, kept, options.precondition, pad, rng))
     batches = _batches(rows, options, rng)
     encoder.report(progress)
     state = RunState(seed)

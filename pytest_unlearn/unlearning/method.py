@@ -55,6 +55,7 @@ _EXPECTED = {
     "recall": "a whole number of at least 0",
     "warmup": "a whole number of at least 0",
     "cooldown": "a whole number of at least 0",
+    "precondition": "a number of at least 0; above 0 with tune=lora only",
     "least_scale": "a share above 0 and at most 1; less than 1 with tune=lora only",
     "spans": " or ".join(SPANS),
     "tune": " or ".join(TUNES),
@@ -96,6 +97,8 @@ class UnlearnOptions:
     cooldown: steps at the end over which lr falls to 0; they begin when the goals are reached, or
     when no more than these are left. least_scale: where it is less than 1, every second step is
     taken with the adapter scaled to this share, so that undoing a part of it brings less back.
+    precondition: above 0, steps of the adapter are damped in directions that are common in retained
+    documents (`unlearning.preconditioning`); the smaller, the more directions.
     stop: `target` as above, or `unseen`: stop once the forget records are memorized no better than
     the base memorizes control people's. A run keeps its best look: both goals reached, then fewest
     leaks, then most kept; with a negative target the last.
@@ -119,6 +122,7 @@ class UnlearnOptions:
     warmup: int = 0
     cooldown: int = 0
     least_scale: float = 1.0
+    precondition: float = 0.0
     stop: str = "target"
 
     def __post_init__(self) -> None:
@@ -141,6 +145,8 @@ class UnlearnOptions:
             "cooldown": self.cooldown >= 0,
             "least_scale": self.least_scale == 1
             or (0 < self.least_scale < 1 and self.tune == "lora"),
+            "precondition": self.precondition == 0
+            or (0 < self.precondition < math.inf and self.tune == "lora"),
             "stop": self.stop in STOPS,
         }
         check_ranges(self, checks)
@@ -215,7 +221,7 @@ def _check_range(name: str, value: float, least: float, above: float, most: floa
 
 
 # Options that only a method with a retain set uses.
-RETAIN_OPTIONS = frozenset({"retain_batch", "people_share", "recall", "keep"})
+RETAIN_OPTIONS = frozenset({"retain_batch", "people_share", "recall", "precondition", "keep"})
 
 
 def option_names(defaults: UnlearnOptions, uses_retain: bool) -> list[str]:

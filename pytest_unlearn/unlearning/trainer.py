@@ -25,6 +25,7 @@ from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, own_shard, sharded, whole
 from pytest_unlearn.unlearning.evaluation import Look
 from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
+from pytest_unlearn.unlearning.preconditioning import Preconditioner
 from pytest_unlearn.unlearning.step import FullPolicy, Targets, with_new_adapter
 
 if TYPE_CHECKING:
@@ -170,9 +171,28 @@ class Trainer:
         self._weights = [p for p in self.policy.parameters() if p.requires_grad]
         self._own = [own_shard(p) for p in self._weights]
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._own]
+        self._preconditioners: list[Preconditioner | None] = [None] * len(self._own)
         self._optimizer = make_optimizer(choices.optimizer, self._masters, choices.lr)
         self._start = self._fingerprint()
         self.steps = 0
+
+    def precondition(self, chosen: Mapping[str, Preconditioner]) -> None:
+        """Train the weights of these names through preconditioners; called before the first step.
+
+        The optimizer's copy of such a weight is what the weight is made from.
+        """
+        names = [name for name, p in self.policy.named_parameters() if p.requires_grad]
+        self._preconditioners = [chosen.get(name) for name in names]
+        self._masters = [
+            master if made is None else own.detach().float().clone()
+            for own, master, made in zip(
+                self._own, self._masters, self._preconditioners, strict=True
+            )
+        ]
+        choices = self._choices
+        self._optimizer = make_optimizer(choices.optimizer, self._masters, choices.lr)
+        self._write()
+        self._start = self._fingerprint()
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -193,8 +213,10 @@ class Trainer:
                 f"accumulate={self._choices.accumulate * 2} where the loss allows it, or a smaller "
                 f"batch ({error})"
             ) from error
-        for master, gradient in zip(self._masters, gradients, strict=True):
-            master.grad = gradient
+        for master, gradient, made in zip(
+            self._masters, gradients, self._preconditioners, strict=True
+        ):
+            master.grad = gradient if gradient is None or made is None else made.apply(gradient)
         total = distributed.summed(total)
         norm = self._norm()
         torch.nn.utils.clip_grads_with_norm_(self._masters, MAX_NORM, norm)
@@ -245,10 +267,13 @@ class Trainer:
 
     @torch.no_grad()
     def _write(self) -> None:
-        """Round the master weights into the model's, where the two are not the same."""
-        for weight, master in zip(self._own, self._masters, strict=True):
+        """Make the model's weights from the masters, where the two are not the same: rounded, or
+        through a preconditioner."""
+        for weight, master, made in zip(
+            self._own, self._masters, self._preconditioners, strict=True
+        ):
             if weight is not master:
-                weight.copy_(master)
+                weight.copy_(master if made is None else made.apply(master))
 
     # -- state -------------------------------------------------------------------------------
 
