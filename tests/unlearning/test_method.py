@@ -71,6 +71,10 @@ def test_own_options(text: str, name: str, value: object) -> None:
             "least_scale=0.0 is out of range; write a share above 0",
         ),
         ("wga:least_scale=0.5,tune=full", "less than 1 with tune=lora only"),
+        ("wga:precondition=-1", "precondition=-1.0 is out of range; write a number of at least 0"),
+        ("wga:precondition=nan", "precondition"),
+        ("wga:precondition=0.1,tune=full", "above 0 with tune=lora only"),
+        ("ga:precondition=0.1", "precondition"),
         ("wga:batch=64,accumulate=33", "each part needs a retained row, and a step has 32"),
     ],
 )

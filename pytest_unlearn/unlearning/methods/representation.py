@@ -87,8 +87,8 @@ ANCHORED = Method(
     "anchored",
     anchored_loss,
     AnchoredOptions(
-        lr=3e-3,
-        steps=180,
+        lr=7e-3,
+        steps=110,
         batch=32,
         retain_batch=80,
         people_share=0.9,
@@ -96,9 +96,10 @@ ANCHORED = Method(
         accumulate=4,  # rows of like length together: half as much is padding
         rank=64,
         warmup=5,
-        cooldown=80,
+        cooldown=55,
         check_every=20,
         least_scale=0.5,
+        precondition=0.03,
         target=0.005,
         forget_weight=6.0,
     ),
@@ -116,7 +117,8 @@ ANCHORED = Method(
         "kept at every token of at most eight layers (turn: the mean square of the difference "
         "of normalized states), beside KL(base || policy) on the values. The ascent is WGA's "
         "(arXiv 2502.19301). Every second step is taken on half of the adapter, so that undoing a "
-        "part of it brings little back."
+        "part of it brings little back. Steps are damped in directions that everybody's documents "
+        "share (option `precondition`)."
     ),
 )
 
