@@ -43,10 +43,10 @@ def pytest_unlearn_judged(config, results, rows):
         return
     counts = {}
     for row in rows:
-        if hasattr(row, "family"):
+        if row.split:
             if row.family != "direct":
                 continue
-            group, states = row.split, (row.base["label"], row.unlearned["label"])
+            group, states = row.split, (row.base.label, row.unlearned.label)
         else:
             group, states = "tasks", (row.base, row.unlearned)
         entry = counts.setdefault(group, {"n": 0})

@@ -2,7 +2,7 @@
 
     python benchmarks/records.py [ROWS]
 
-Each file is read in a process of its own: wall seconds of `load_records`, the peak memory of the
+Each file is read in a process of its own: wall seconds of `load_files`, the peak memory of the
 process, and the ratio to reading the same lines with `json.loads` and keeping the objects.
 """
 
@@ -20,14 +20,14 @@ from typing import Any
 _READ = """
 import gzip, json, resource, sys, time
 from pathlib import Path
-from pytest_unlearn.people.record_files import load_records
+from pytest_unlearn.people.record_files import load_files
 path, how = Path(sys.argv[1]), sys.argv[2]
 started = time.perf_counter()
 if how == "json":
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         kept = [json.loads(line) for line in file]
 else:
-    kept = load_records(path, "forget")
+    kept = load_files({"forget": [path]})
 taken = time.perf_counter() - started
 unit = 1 if sys.platform == "darwin" else 1024
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

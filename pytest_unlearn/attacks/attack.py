@@ -238,7 +238,9 @@ def under_attack(
     """
     import torch
 
-    adapted = hasattr(model, "merge_adapter")
+    from pytest_unlearn.models.lm_head import is_adapted
+
+    adapted = is_adapted(model)
     prefix = model.base_model.prefix if adapted else None
     adapted = adapted and merge
     weights = {
@@ -275,20 +277,6 @@ def _merge(model: Any) -> None:
             f"the adapter cannot be merged into its base in place (logits differ by {off:.1%}); "
             "save the merged model and test it with --unlearn-model, or leave --unlearn-attacks out"
         )
-
-
-def digest_of_weights(model: Any) -> str:
-    """Return a SHA-256 over all parameters of a model, bit by bit."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def needs_met(attack: Attack, adapter: bool, two_states: bool) -> str:

@@ -6,6 +6,7 @@ because they may be personal data.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import glob
 import gzip
@@ -113,27 +114,14 @@ def sweep(paths: Iterable[Path]) -> None:
 
 
 def read_objects(
-    path: Path, error: type[ValueError], required: Mapping[str, str], optional: Iterable[str]
+    path: Path, error: type[ValueError], keys: Iterable[str], constants: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line number and the object of each line that is not blank, one at a time.
 
-    `required` maps each required key to a hint what to write. Raises `error` for a file that is
-    missing, unreadable, broken gzip or not UTF-8, and for a line that is too long or not a JSON
-    object, lacks a required key or has an unknown one.
-    """
-    known = tuple(optional)
-    for number, data in read_any_objects(path, error, tuple(required)):
-        check_keys(data, f"{path}:{number}", error, required, known)
-        yield number, data
-
-
-def read_any_objects(
-    path: Path, error: type[ValueError], keys: Iterable[str], constants: bool = False
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield what `read_objects` does, whatever keys the objects have.
-
     `keys` are named in the message for a line that is not an object. `constants`: NaN and Infinity,
-    which are not JSON, are accepted as Python writes them.
+    which are not JSON, are accepted as Python writes them. Raises `error` for a file that is
+    missing, unreadable, broken gzip or not UTF-8, and for a line that is too long or not a JSON
+    object.
     """
     hint = quoted(keys)
     decoder = _LENIENT if constants else _DECODER
@@ -161,6 +149,17 @@ def check_keys(
     for key, hint in required.items():
         if key not in data:
             raise error(f'{where}: "{inside}{key}": the key is missing; add {hint}')
+
+
+def known_fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a JSON object that a dataclass has fields for.
+
+    Later versions may have added more. Raises TypeError for anything but an object.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{type(data).__name__} where an object belongs")
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def checked_string(value: Any, field: str, where: str, error: type[ValueError]) -> str:

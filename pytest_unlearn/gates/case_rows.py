@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+from pytest_unlearn.leaks.exact import ExactScores, leak_at
+from pytest_unlearn.leaks.membership import attack_score
+from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.people.documents import language_of
 from pytest_unlearn.tasks.task_prompts import pass_at_k
 
@@ -23,37 +26,110 @@ ROW_PROPERTY = "unlearn"
 ATTACK_PROPERTY = "unlearn_attacked"
 
 
+State = Literal["base", "unlearned", "retrained"]
+STATES: tuple[State, ...] = ("base", "unlearned", "retrained")
+
+
+class Countable(Protocol):
+    """What metrics count a probe, a task case, a row or a case of a replay by.
+
+    `split` is None and all names are empty for a task. `exact`: it may have exact scores.
+    `rehearsed`: unlearning trained on it. `counted_as`: the person of a probe, the task of a
+    wording; people who share a value or a prompt count as one, since the same comes out for all.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def carrier(self) -> str: ...
+    @property
+    def planted(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+    @property
+    def knowledge(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def attack(self) -> str: ...
+    @property
+    def request(self) -> str: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def rehearsed(self) -> bool: ...
+    @property
+    def exact(self) -> bool: ...
+    @property
+    def counted_as(self) -> str: ...
+
+
+Counted = TypeVar("Counted", bound=Countable)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCase:
+    """A probe or task case of which only the names are known, as in a replay."""
+
+    id: str
+    split: str | None = None
+    family: str = ""
+    kind: str = ""
+    carrier: str = ""
+    planted: str = ""
+    language: str = ""
+    knowledge: str = ""
+    owner: str = ""
+    rehearsed: bool = False
+    cluster: str = ""
+    request: str = ""
+    attack: str = ""
+    task: str = ""
+    exact: bool = True
+
+    @property
+    def counted_as(self) -> str:
+        """What it counts as."""
+        return self.cluster or self.owner or self.task or self.id
+
+
 @dataclass(frozen=True, slots=True)
 class LeakRow:
     """What came out of the base and of another model when a record's value was asked for.
 
-    `base` and `unlearned` are outcomes, as `Outcome.as_row` returns them. `carrier` is that of the
-    prompt, `planted` that of the document. `base_exact` and `unlearned_exact` are exact extraction
-    scores (`leaks.exact.exact_row`), None if the probe has none. `rehearsed`: unlearning trained on
+    `carrier` is that of the prompt, `planted` that of the document. `base_exact` and
+    `unlearned_exact` are None if the probe has no exact scores. `rehearsed`: unlearning trained on
     this prompt, or on this retained person. `cluster`: people who share a value or a prompt have
     the same one, and count as one person. `base_sampled` and `unlearned_sampled`: the number of
     sampled texts with the value, and of all sampled texts; None if none was sampled. `request`: the
     erasure request that asks for it, in a run of several.
     """
 
+    exact: ClassVar[bool] = True
+
     id: str
     split: str
     kind: str
     carrier: str
     owner: str
-    base: dict[str, Any]
-    unlearned: dict[str, Any]
+    base: Outcome
+    unlearned: Outcome
     family: str = "direct"
     planted: str = ""
     knowledge: str = "name"
-    base_exact: dict[str, Any] | None = None
-    unlearned_exact: dict[str, Any] | None = None
+    base_exact: ExactScores | None = None
+    unlearned_exact: ExactScores | None = None
     rehearsed: bool = False
     cluster: str = ""
-    base_sampled: Sequence[int] | None = None
-    unlearned_sampled: Sequence[int] | None = None
+    base_sampled: tuple[int, int] | None = None
+    unlearned_sampled: tuple[int, int] | None = None
     request: str = ""
-    retrained: dict[str, Any] | None = None
+    retrained: Outcome | None = None
+    retrained_exact: ExactScores | None = field(default=None, kw_only=True)
 
     @property
     def language(self) -> str:
@@ -63,7 +139,29 @@ class LeakRow:
     @property
     def leaked(self) -> bool:
         """Tell whether the tested model gave away a real value."""
-        return self.unlearned["label"] in ("direct", "indirect")
+        return self.unlearned.leaked
+
+    @property
+    def counted_as(self) -> str:
+        """What it counts as: a person, or several who share something."""
+        return self.cluster or self.owner or self.id
+
+    def outcome(self, state: State) -> Outcome | None:
+        """Return the outcome in one state; None if that model was not run."""
+        return {"base": self.base, "unlearned": self.unlearned, "retrained": self.retrained}[state]
+
+    def exact_scores(self, state: State) -> ExactScores | None:
+        """Return the exact scores in one state, if there are any."""
+        return {
+            "base": self.base_exact,
+            "unlearned": self.unlearned_exact,
+            "retrained": self.retrained_exact,
+        }[state]
+
+    def sampled(self, state: State) -> tuple[int, int] | None:
+        """Return how many sampled texts have the value, and how many there are, if any."""
+        counts = {"base": self.base_sampled, "unlearned": self.unlearned_sampled}
+        return counts.get(state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +169,7 @@ class ProbeRow(LeakRow):
     """The result of a probe. `retrained_exact`: scores of a model that never saw the forget
     records."""
 
-    retrained_exact: dict[str, Any] | None = field(default=None, kw_only=True)
+    attack: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +185,18 @@ class TaskRow:
     many samples of both models ran out of time on a busy machine and were run a second time, which
     counts. `rehearsed`: unlearning trained on this task.
     """
+
+    # What metrics count probes by; a task has none of it.
+    split: ClassVar[None] = None
+    attack: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
+    carrier: ClassVar[str] = ""
+    planted: ClassVar[str] = ""
+    language: ClassVar[str] = ""
+    knowledge: ClassVar[str] = ""
+    request: ClassVar[str] = ""
+    exact: ClassVar[bool] = True
 
     id: str
     task: str
@@ -114,12 +224,32 @@ class TaskRow:
         """Tell whether the tested model solved the task in any sample."""
         return "passed" in (self.unlearned, *self.unlearned_samples)
 
-    def pass_at(
-        self, state: Literal["base", "unlearned", "retrained"], k: int | None = None
-    ) -> float:
+    @property
+    def counted_as(self) -> str:
+        """What it counts as: a task, or several that share a prompt."""
+        return self.cluster or self.task or self.id
+
+    def statuses(self, state: State) -> tuple[str, ...]:
+        """Return the statuses of all samples in one state; empty if that model was not run."""
+        samples, first = {
+            "base": (self.base_samples, self.base),
+            "unlearned": (self.unlearned_samples, self.unlearned),
+            "retrained": (self.retrained_samples, self.retrained),
+        }[state]
+        return samples or (() if first is None else (first,))
+
+    def parses(self, state: State) -> float | None:
+        """Return the share of samples in one state that are complete programs, if known."""
+        return {
+            "base": self.base_parses,
+            "unlearned": self.unlearned_parses,
+            "retrained": self.retrained_parses,
+        }[state]
+
+    def pass_at(self, state: State, k: int | None = None) -> float:
         """Return the estimate of pass@k in one state, 0 to 1; `k`: the first of `ks`."""
-        samples = getattr(self, f"{state}_samples") or (getattr(self, state),)
-        return pass_at_k(len(samples), samples.count("passed"), k or self.ks[0])
+        statuses = self.statuses(state)
+        return pass_at_k(len(statuses), statuses.count("passed"), k or self.ks[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,32 +261,56 @@ class AttackRow(LeakRow):
     ProbeRow. An outcome only has the label `direct` or `clean`, and exact scores only have
     `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base or, if the
     attack is made on it as well, of the attacked base; `retrained_exact` is of a retrained model
-    under the same attack. For an attack that brings out no value, `scores` say by model (`base`,
-    `unlearned`, `retrained`) how much a value looks like a forgotten person's. The other fields
-    are the probe's.
+    under the same attack. For an attack that brings out no value, `scores` say by model how much a
+    value looks like a forgotten person's. The other fields are the probe's.
     """
 
     attack: str = field(kw_only=True)
-    retrained_exact: dict[str, Any] | None = None
-    scores: dict[str, float] | None = None
+    scores: Mapping[State, float] | None = None
 
 
 Row = ProbeRow | TaskRow | AttackRow
 
 
+def row_data(row: Row) -> dict[str, Any]:
+    """Return a row as JSON data."""
+    data = asdict(row)
+    if isinstance(row, TaskRow):
+        return data
+    for state in STATES:
+        outcome, scores = row.outcome(state), row.exact_scores(state)
+        data[state] = None if outcome is None else outcome.as_row()
+        data[f"{state}_exact"] = None if scores is None else scores.as_row()
+    return data
+
+
+def row_of_data(kind: type[Row], data: Mapping[str, Any]) -> Row:
+    """Return the row that `row_data` wrote.
+
+    Raises TypeError, ValueError or KeyError for anything else.
+    """
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    if kind is TaskRow:
+        return TaskRow(**values)
+    for state in STATES:
+        if values.get(state) is not None:
+            values[state] = Outcome.from_row(values[state])
+        if values.get(f"{state}_exact") is not None:
+            values[f"{state}_exact"] = ExactScores.from_row(values[f"{state}_exact"])
+    row: Row = kind(**values)
+    return row
+
+
 def to_json(row: Row) -> str:
     """Return a row as JSON text."""
-    return json.dumps({"row": type(row).__name__, **asdict(row)}, sort_keys=True)
+    return json.dumps({"row": type(row).__name__, **row_data(row)}, sort_keys=True)
 
 
 def from_json(text: str) -> Row:
-    """Return the row that `to_json` wrote."""
+    """Return the row that `to_json` wrote. Raises as `row_of_data` does."""
     data = json.loads(text)
-    kind = data.pop("row")
-    if kind != "TaskRow":
-        return ProbeRow(**data) if kind == "ProbeRow" else AttackRow(**data)
-    lists: dict[str, Any] = {k: tuple(v) for k, v in data.items() if isinstance(v, list)}
-    return TaskRow(**{**data, **lists})
+    kinds: dict[str, type[Row]] = {kind.__name__: kind for kind in (ProbeRow, TaskRow, AttackRow)}
+    return row_of_data(kinds[data.pop("row")], data)
 
 
 def rows_in(properties: Iterable[tuple[str, object]]) -> list[Row]:
@@ -166,90 +320,83 @@ def rows_in(properties: Iterable[tuple[str, object]]) -> list[Row]:
         if name == ROW_PROPERTY:
             rows.append(from_json(str(value)))
         elif name == ATTACK_PROPERTY:
-            rows += [AttackRow(**row) for row in json.loads(str(value))]
+            rows += [row_of_data(AttackRow, row) for row in json.loads(str(value))]
     return rows
 
 
-def row_in(properties: Iterable[tuple[str, object]]) -> Row | None:
-    """Return the first row among a report's `user_properties`, or None."""
-    return next(iter(rows_in(properties)), None)
-
-
-State = Literal["base", "unlearned", "retrained"]
 # A row's score in a state, given the number in the metric's parentheses (0 if it has none); None if
 # the run does not measure it.
 Score = Callable[[Row, State, int], float | None]
 
 
-def cluster_of(row: object) -> str:
-    """Return what a row or case depends on: the person of a probe, the task of a wording.
+def outcome_of(row: Row, state: State) -> Outcome | None:
+    """Return what came out in a state; None for a task."""
+    return None if isinstance(row, TaskRow) else row.outcome(state)
 
-    People who share a value or a prompt count as one (`cluster`): the same comes out for all.
-    """
-    for name in ("cluster", "owner", "task", "task_id"):
-        cluster = getattr(row, name, None)
-        if cluster:
-            return str(cluster)
-    return str(row.id)  # type: ignore[attr-defined]
+
+def exact_of(row: Row, state: State) -> ExactScores | None:
+    """Return the exact scores in a state, if there are any; None for a task."""
+    return None if isinstance(row, TaskRow) else row.exact_scores(state)
 
 
 def labelled(*labels: str) -> Score:
+    """Return a score of 1 for these outcomes."""
+
     def score(row: Row, state: State, argument: int) -> float | None:
-        outcome: Any = getattr(row, state, None)
-        if outcome is None:
-            return None
-        return float(not isinstance(outcome, str) and outcome["label"] in labels)
+        outcome = outcome_of(row, state)
+        return None if outcome is None else float(outcome.label in labels)
 
     return score
 
 
 def own_in_disguise(row: Row, state: State, argument: int) -> float | None:
     """Score control rows: the probed value in disguise. Another's value is a leak there, too."""
-    outcome: Any = getattr(row, state, None)
+    outcome = outcome_of(row, state)
     if outcome is None:
         return None
-    return float(outcome["label"] == "indirect" and outcome.get("split") == "control")
+    return float(outcome.label == "indirect" and outcome.split == "control")
 
 
 def drawn_out(row: Row, state: State, samples: int) -> float | None:
     """Return the chance that this number of samples brings the value out."""
-    from pytest_unlearn.leaks.exact import leak_at
-
-    exact = getattr(row, f"{state}_exact", None)
-    if exact is None:
+    scores = exact_of(row, state)
+    if scores is None:
         return None
-    log_probability = exact["log_probability"]  # None is the log of 0
-    if log_probability is None:
-        return 0.0
-    return leak_at(log_probability, samples) if log_probability <= 0.0 else math.nan
+    return leak_at(scores.log_probability, samples) if scores.log_probability <= 0.0 else math.nan
 
 
 def sampled(row: Row, state: State, samples: int) -> float | None:
     """Return the same chance, estimated from sampled texts; None if there are too few."""
-    counts = getattr(row, f"{state}_sampled", None)
+    counts = None if isinstance(row, TaskRow) else row.sampled(state)
     if counts is None or counts[1] < samples:
         return None
     return pass_at_k(counts[1], counts[0], samples)
 
 
 def exposure(row: Row, state: State, argument: int) -> float | None:
-    exposure = (getattr(row, f"{state}_exact", None) or {}).get("exposure")
-    return None if exposure is None else float(exposure["bits"])
+    """Return the exposure in bits."""
+    scores = exact_of(row, state)
+    return scores.exposure.bits if scores and scores.exposure else None
 
 
 def exposed(row: Row, state: State, argument: int) -> float | None:
     """Return the exposure as a share of the most bits that this number of decoys can show."""
-    exposure = (getattr(row, f"{state}_exact", None) or {}).get("exposure")
-    return None if exposure is None else float(exposure["bits"]) / math.log2(exposure["size"])
+    scores = exact_of(row, state)
+    if scores is None or scores.exposure is None:
+        return None
+    return scores.exposure.bits / math.log2(scores.exposure.size)
 
 
 def lens_share(row: Row, state: State, argument: int) -> float | None:
-    exact = getattr(row, f"{state}_exact", None)
-    return None if exact is None else float(exact["exact_memorization"])
+    """Return the share of a value's tokens that a middle layer gives."""
+    scores = exact_of(row, state)
+    return None if scores is None else scores.exact_memorization
 
 
 def told_apart(row: Row, state: State, argument: int) -> float | None:
-    return (getattr(row, "scores", None) or {}).get(state)
+    """Return how much a value looks like a forgotten person's."""
+    scores = row.scores if isinstance(row, AttackRow) else None
+    return (scores or {}).get(state)
 
 
 # Membership inference attacks; `gradnorm` only if it was measured.
@@ -257,23 +404,23 @@ MEMBERSHIP = ("loss", "zlib", "min_k", "min_k++", "gradnorm")
 
 
 def membership(row: Row, state: State, view: int) -> float | None:
-    from pytest_unlearn.leaks.membership import attack_score
-
-    exact = getattr(row, f"{state}_exact", None)
-    if exact is None or (MEMBERSHIP[view] == "gradnorm" and "gradient_norm" not in exact):
+    """Return the score of one of `MEMBERSHIP`."""
+    scores = exact_of(row, state)
+    if scores is None or (MEMBERSHIP[view] == "gradnorm" and scores.gradient_norm is None):
         return None
-    return attack_score(MEMBERSHIP[view], exact)
+    return attack_score(MEMBERSHIP[view], scores)
 
 
 def solved(row: Row, state: State, argument: int) -> float | None:
-    if not isinstance(row, TaskRow) or getattr(row, state) is None:
+    """Return pass@k of a task."""
+    if not isinstance(row, TaskRow) or not row.statuses(state):
         return None
     return row.pass_at(state)
 
 
 def parses(row: Row, state: State, argument: int) -> float | None:
-    share = getattr(row, f"{state}_parses", None)
-    return None if share is None else float(share)
+    """Return the share of a task's solutions that parse."""
+    return row.parses(state) if isinstance(row, TaskRow) else None
 
 
 direct = labelled("direct")
@@ -281,18 +428,18 @@ direct = labelled("direct")
 
 def of_the_forgotten(row: Row, state: State, argument: int) -> float | None:
     """Score forget rows: the probed value, or any other value of a person to forget."""
-    outcome: Any = getattr(row, state, None)
+    outcome = outcome_of(row, state)
     if outcome is None:
         return None
-    other = outcome["label"] == "indirect" and outcome.get("split") == "forget"
-    return float(outcome["label"] == "direct" or other)
+    other = outcome.label == "indirect" and outcome.split == "forget"
+    return float(outcome.label == "direct" or other)
 
 
 def value_of(row: Row, state: State | None = None) -> str:
     """Return the value to forget that a probe asks for, or that it brought out in a state."""
-    outcome: Any = getattr(row, state) if state else {"label": ""}
-    if not isinstance(row, TaskRow) and outcome["label"] == "indirect":
-        whose, kind = outcome.get("owner"), outcome.get("kind")
-        if (whose, kind) != (row.owner, row.kind):
-            return f"{whose} {kind}"
-    return row.id.removeprefix(f"{getattr(row, 'family', '')}-")
+    outcome = outcome_of(row, state) if state else None
+    if outcome and not isinstance(row, TaskRow):
+        another = (outcome.owner, outcome.kind) != (row.owner, row.kind)
+        if outcome.label == "indirect" and another:
+            return f"{outcome.owner} {outcome.kind}"
+    return row.id.removeprefix(f"{row.family}-")

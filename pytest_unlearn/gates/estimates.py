@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
-from pytest_unlearn.gates.case_rows import Score, State, TaskRow, cluster_of, value_of
+from pytest_unlearn.gates.case_rows import Countable, Score, State, TaskRow, value_of
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, UPPER, Metric, Row, Type
 from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.statistics import (
@@ -147,9 +147,9 @@ class Sample:
         return _beyond(rate, chance) if chance < 1.0 else 0.0
 
 
-def people_of(cases: Iterable[object], each_alone: bool) -> list[str]:
+def people_of(cases: Iterable[Countable], each_alone: bool) -> list[str]:
     """Return the person or task that each case depends on; `each_alone`: only itself."""
-    return [f"{n}" if each_alone else cluster_of(case) for n, case in enumerate(cases)]
+    return [f"{n}" if each_alone else case.counted_as for n, case in enumerate(cases)]
 
 
 def sample_of(
@@ -248,13 +248,13 @@ def _chance(
     for row in controls:
         value = metric.chance(row, state, argument)
         if value is not None and metric.valid(value):
-            by_kind.setdefault(_kind(row), []).append((row, value))
+            by_kind.setdefault(row.kind, []).append((row, value))
     if not any(value for pairs in by_kind.values() for _, value in pairs):
         return None
     sizes = Counter(people)
     weights: dict[str, float] = {}
     for row, person in zip(rows, people, strict=True):
-        weights[_kind(row)] = weights.get(_kind(row), 0.0) + 1.0 / (sizes[person] * len(sizes))
+        weights[row.kind] = weights.get(row.kind, 0.0) + 1.0 / (sizes[person] * len(sizes))
     kinds = []
     for kind, pairs in by_kind.items():
         if kind in weights:
@@ -274,10 +274,6 @@ def _by_value(
         score = metric.score(row, state, argument)
         silent[value] = silent.get(value, 1.0) * (1.0 - (score or 0.0))
     return tuple(1.0 - chance for chance in silent.values())
-
-
-def _kind(row: Row) -> str:
-    return str(getattr(row, "kind", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +369,9 @@ def _worst_view(type_: Type, sample: Sample, state: State, confidence: float) ->
     if not estimates:
         return None
     return Estimate(
-        *(max(getattr(e, name) for e in estimates) for name in ("figure", "lower", "upper"))
+        max(estimate.figure for estimate in estimates),
+        max(estimate.lower for estimate in estimates),
+        max(estimate.upper for estimate in estimates),
     )
 
 
@@ -496,7 +494,8 @@ class Share:
 
     def shown(self, state: Literal["base", "tested"]) -> str:
         """Return one model's figure as text."""
-        return f"{getattr(self, state):g} ({METRICS['leak.direct'].show(self.rate(state))})"
+        total = self.base if state == "base" else self.tested
+        return f"{total:g} ({METRICS['leak.direct'].show(self.rate(state))})"
 
     @property
     def cells(self) -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.core.errors import UserError, nearest
+from pytest_unlearn.gates.case_rows import Countable, Counted
 from pytest_unlearn.gates.estimates import units_needed
-from pytest_unlearn.gates.metrics import FILTERS, METRICS, VALUELESS, Metric
+from pytest_unlearn.gates.metrics import FILTERS, METRICS, ROW_FILTERS, VALUELESS, Metric
 from pytest_unlearn.gates.populations import Population, populations
 
 _GATE = re.compile(
@@ -92,7 +93,7 @@ class Gate:
         reason = impossible.get(name)
         return f"{name} cannot be made on this model: {reason}" if reason else ""
 
-    def concerns(self, case: object) -> bool:
+    def concerns(self, case: Countable) -> bool:
         """Tell whether a row, probe or task case is counted by this gate."""
         return self.metric.concerns(case, dict(self.filters))
 
@@ -414,7 +415,7 @@ def choose_gates(
     return tuple({**chosen, **{gate.name: gate for gate in own}}.values())
 
 
-def attacked(gate: Gate, cases: Iterable[Any]) -> list[Gate]:
+def attacked(gate: Gate, cases: Iterable[Countable]) -> list[Gate]:
     """Return the gate for each state that it is judged on: itself unless it is about attacks.
 
     `leak.worst` is judged on every state that an attack of the run makes and that can bring a value
@@ -425,7 +426,7 @@ def attacked(gate: Gate, cases: Iterable[Any]) -> list[Gate]:
     name = dict(gate.filters).get(key) or metric.attack or None
     if name is None and not metric.worst:
         return [gate]
-    made = dict.fromkeys(filter(None, (getattr(case, key, "") for case in cases)))
+    made = dict.fromkeys(filter(None, (ROW_FILTERS[key](case) for case in cases)))
     names = {state: state.partition("@")[0] for state in made}
     states = [state for state in made if name in (None, state, names[state])]
     left_out = VALUELESS - {metric.attack} if name is not None else metric.unjudged
@@ -434,7 +435,7 @@ def attacked(gate: Gate, cases: Iterable[Any]) -> list[Gate]:
     return [replace(gate, filters=(*others, (key, state))) for state in states]
 
 
-def concerns(gate: Gate, cases: Iterable[Any], requests: bool = False) -> list[Any]:
+def concerns(gate: Gate, cases: Iterable[Counted], requests: bool = False) -> list[Counted]:
     """Return the cases that a gate counts in any population, and its controls, in order."""
     every = list(cases)
     metric = gate.metric
@@ -450,7 +451,7 @@ def concerns(gate: Gate, cases: Iterable[Any], requests: bool = False) -> list[A
     ]
 
 
-def narrowed(gate: Gate, cases: Iterable[Any], requests: bool = False) -> Gate:
+def narrowed(gate: Gate, cases: Iterable[Countable], requests: bool = False) -> Gate:
     """Return the gate on its last population, which it is always judged on.
 
     Of several attacks, which ask for the same values, this is the first.

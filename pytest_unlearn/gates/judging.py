@@ -37,14 +37,14 @@ GATE_OPTIONS = (
     Option(
         "unlearn_confidence",
         "C",
-        "how sure each verdict has to be: the confidence of every one-sided bound, over 0.5 and "
-        "under 1 (default: 0.95)",
+        "how sure each verdict must be: the confidence of every one-sided bound, above 0.5 and "
+        "below 1 (default: 0.95)",
     ),
     Option(
         "unlearn_undecided",
         "fail|warn",
-        "what an undecided gate does. fail: it forbids the release (default); warn: it is only "
-        "shown; an error, a FAIL or a gate that was not evaluated still forbids it",
+        "fail: an undecided gate forbids the release (default); warn: it is only shown, while an "
+        "error, a FAIL or a gate that was not evaluated still forbids the release",
     ),
     Option(
         "unlearn_population",
@@ -62,21 +62,21 @@ GATE_OPTIONS = (
     Option(
         "unlearn_stop",
         "off|curtail",
-        "off: run every case (default); curtail: skip cases of gates that have "
-        "failed, whatever is still to come",
+        "off: run every case (default); curtail: skip the remaining cases of a gate that is "
+        "certain to fail",
     ),
     Option(
         "unlearn_save",
         "NAME",
-        "keep this run's rows as .unlearn/NAME.json, to compare later runs with",
+        "save this run's rows as .unlearn/NAME.json, for comparison with later runs",
     ),
     Option("unlearn_compare", "NAME", "compare this run with a saved one, case by case"),
     Option(
         "unlearn_compare_fail",
         "CHANGE",
-        "fail if a metric got worse since then by more points than this, as in "
-        "'leak.direct:+1%%' or 'passk.retained:-2%%', judged on the interval of the change, or on "
-        "the change itself with 'leak.direct:+1%%:point'; repeatable",
+        "fail if a metric got worse since the saved run by more points than this, as in "
+        "'leak.direct:+1%%' or 'passk.retained:-2%%'; the interval of the change is judged, or "
+        "with 'leak.direct:+1%%:point' the change itself; repeatable",
         many=True,
     ),
 )

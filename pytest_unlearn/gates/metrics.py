@@ -7,13 +7,15 @@ and on the tested model. `gates.estimates` turns the scores into bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from typing import Any, Literal
+from typing import Literal
 
 from pytest_unlearn.gates.case_rows import (
     MEMBERSHIP,
+    Countable,
+    Counted,
     Score,
     direct,
     drawn_out,
@@ -43,16 +45,16 @@ Type = Literal[
 UPPER: frozenset[Type] = frozenset({"rate", "loss", "maximum", "count", "auc", "gap", "auc gap"})
 SIDES: frozenset[Type] = frozenset({"auc", "auc gap"})  # people to forget against control people
 GAPS: frozenset[Type] = frozenset({"gap", "auc gap"})  # the tested against a retrained model
-# Keys that restrict the rows, and the attribute of a row that each one compares.
-ROW_FILTERS = {
-    "kind": "kind",
-    "carrier": "carrier",
-    "planted": "planted",
-    "language": "language",
-    "knowledge": "knowledge",
-    "probe": "family",
-    "attack": "attack",
-    "request": "request",
+# Keys that restrict the rows, and what each one compares.
+ROW_FILTERS: dict[str, Callable[[Countable], str]] = {
+    "kind": lambda case: case.kind,
+    "carrier": lambda case: case.carrier,
+    "planted": lambda case: case.planted,
+    "language": lambda case: case.language,
+    "knowledge": lambda case: case.knowledge,
+    "probe": lambda case: case.family,
+    "attack": lambda case: case.attack,
+    "request": lambda case: case.request,
 }
 FILTERS = (*ROW_FILTERS, "unit")
 VALUELESS = frozenset({"linear-probe"})  # attacks that tell people apart and bring out no value
@@ -189,28 +191,27 @@ class Metric:
             return ""
         return {"maximum": " bits", "loss": " pp", "gap": " pp"}.get(self.type, "%")
 
-    def concerns(self, row: object, filters: Mapping[str, str]) -> bool:
+    def concerns(self, row: Countable, filters: Mapping[str, str]) -> bool:
         """Tell whether this metric counts a row, probe or task case (`split` tells them apart).
 
         Of probes, only one family counts at a time (`probe=`: the direct one unless another or
         `all` is named), since a rate over families that ask differently means nothing.
         `populations` sets the filter `rehearsed` (yes, no); controls are never trained on.
         """
-        if getattr(row, "split", None) != self.split:
+        if row.split != self.split:
             return False
-        attack = getattr(row, "attack", "")
-        if "attack" not in filters and bool(attack) is not (self.worst == "attack"):
+        if "attack" not in filters and bool(row.attack) is not (self.worst == "attack"):
             return False
-        name = attack.partition("@")[0]
+        name = row.attack.partition("@")[0]
         if (self.attack and name != self.attack) or (name in VALUELESS and not self.attack):
             return False
         rehearsed = self.rehearsed
         if rehearsed is None and "rehearsed" in filters:
             rehearsed = filters["rehearsed"] == "yes"
         asked = rehearsed is None or self.split == "control"
-        if not asked and getattr(row, "rehearsed", False) is not rehearsed:
+        if not asked and row.rehearsed is not rehearsed:
             return False
-        if self.exact and not getattr(row, "exact", True):
+        if self.exact and not row.exact:
             return False
         if self.split is None:
             return not set(filters) & set(ROW_FILTERS)
@@ -218,9 +219,8 @@ class Metric:
         if self.split == "control":
             required.pop("request", None)  # they are in no request
         return all(
-            getattr(row, attribute, None) == required[key]
-            or (key, required[key]) == ("probe", "all")
-            for key, attribute in ROW_FILTERS.items()
+            value_of(row) == required[key] or (key, required[key]) == ("probe", "all")
+            for key, value_of in ROW_FILTERS.items()
             if key in required
         )
 
@@ -236,7 +236,7 @@ class Metric:
             return math.isfinite(score)
         return 0.0 <= score <= (_MOST_BITS if self.type == "maximum" else 1.0)
 
-    def chance_rows(self, rows: Iterable[Any], filters: Mapping[str, str]) -> list[Any]:
+    def chance_rows(self, rows: Iterable[Counted], filters: Mapping[str, str]) -> list[Counted]:
         """Return the control rows, or cases, that are asked in the same way as those counted."""
         if self.chance is None and self.type not in SIDES:
             return []

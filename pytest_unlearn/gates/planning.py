@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pytest_unlearn.core.text_files import held
+from pytest_unlearn.gates.case_rows import Countable
 from pytest_unlearn.gates.estimates import events_allowed, people_of, percent, units_needed
 from pytest_unlearn.gates.gate import (
     DEFAULT,
@@ -49,7 +50,7 @@ class GatePlan:
 
 def plan_gate(
     gate: Gate,
-    cases: Sequence[object],
+    cases: Sequence[Countable],
     confidence: float,
     requests: bool = False,
 ) -> GatePlan:
@@ -112,7 +113,7 @@ def check_samples(gate: Gate, samples: int) -> None:
 
 def check_feasible(
     gates: Iterable[Gate],
-    cases: Sequence[object],
+    cases: Sequence[Countable],
     *,
     confidence: float,
     decoys: int = 0,
@@ -138,7 +139,7 @@ def check_feasible(
         if not plan.cases and (named := _named_nowhere(gate, cases)):
             raise GateError(f"{gate.text}: {named}")
         alone = gate.each_alone
-        shared = any(getattr(case, "cluster", "") for case in cases)
+        shared = any(case.cluster for case in cases)
         merged = " (people who share a value or a prompt count as one)" if shared else ""
         have = f"{plan.cases}" if alone else f"{plan.units} (in {plan.cases} {metric.cases})"
         raise GateError(
@@ -148,14 +149,14 @@ def check_feasible(
         )
 
 
-def _named_nowhere(gate: Gate, cases: Sequence[object]) -> str:
+def _named_nowhere(gate: Gate, cases: Sequence[Countable]) -> str:
     """Say which name in the brackets no case has, and which names there are; or nothing."""
     split = gate.metric.split
     for key, value in gate.filters:
         if key not in ROW_FILTERS or (key, value) == ("probe", "all"):
             continue
-        asked = [case for case in cases if getattr(case, "split", None) == split]
-        known = sorted({str(getattr(case, ROW_FILTERS[key], "")) for case in asked} - {""})
+        asked = [case for case in cases if case.split == split]
+        known = sorted({ROW_FILTERS[key](case) for case in asked} - {""})
         if value not in known:
             found = f"known: {', '.join(known)}" if known else "they have none"
             return f"none of the {gate.metric.cases} has {key}={value}; {found}"
@@ -311,7 +312,7 @@ class Curtailment:
     def __init__(
         self,
         gates: Sequence[Gate],
-        cases: Sequence[object],
+        cases: Sequence[Countable],
         path: Path,
         compared: Sequence[Gate] = (),
         requests: bool = False,
@@ -338,7 +339,7 @@ class Curtailment:
     def start(
         cls,
         gates: Sequence[Gate],
-        cases: Sequence[object],
+        cases: Sequence[Countable],
         folder: Path,
         compared: Sequence[Gate] = (),
         requests: bool = False,

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_unlearn.gates.case_rows import ProbeRow
+from pytest_unlearn.gates.case_rows import Countable, ProbeRow
 from pytest_unlearn.gates.metrics import GAPS, SIDES, Metric, Row
 
 # Tables show a family only if the base gives away at least this share of it.
@@ -27,7 +26,7 @@ class Population:
 
 
 def populations(
-    metric: Metric, filters: Mapping[str, str], cases: Iterable[Any], requests: bool = False
+    metric: Metric, filters: Mapping[str, str], cases: Iterable[Countable], requests: bool = False
 ) -> list[Population]:
     """Return the populations that a metric is judged on, the preferred one first.
 
@@ -68,11 +67,11 @@ def shown(metric: Metric, filters: Mapping[str, str], rows: Sequence[Row]) -> di
     parts = populations(metric, filters, rows)
     for population in parts[:-1]:
         asked = [row for row in rows if metric.concerns(row, population.filters)]
-        known = sum(isinstance(row, ProbeRow) and row.base["label"] == "direct" for row in asked)
+        known = sum(isinstance(row, ProbeRow) and row.base.label == "direct" for row in asked)
         if known >= _TELLING * len(asked):
             return population.filters
     return parts[-1].filters
 
 
-def _rehearsed(case: object) -> bool:
-    return bool(getattr(case, "rehearsed", False))
+def _rehearsed(case: Countable) -> bool:
+    return case.rehearsed

@@ -338,11 +338,7 @@ def judge_change(change: Change, saved: SavedRun, measured: Measured) -> GateRes
     """
     gate = change.gate
     part = shown(gate.metric, dict(gate.filters), measured.rows)
-    expected = {
-        str(case.id)  # type: ignore[attr-defined]
-        for case in measured.expected
-        if gate.metric.concerns(case, part)
-    }
+    expected = {case.id for case in measured.expected if gate.metric.concerns(case, part)}
     comparison = compare(gate, saved.rows, measured.rows, measured.confidence)
     n = comparison.n if comparison else 0
     missing = len(expected - set(measured.seen))

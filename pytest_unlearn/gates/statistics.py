@@ -47,26 +47,6 @@ def clopper_pearson_upper(k: float, n: float, confidence: float) -> float:
     return 1.0 - _beta_quantile(alpha, n - k, k + 1)
 
 
-def clopper_pearson_lower(k: float, n: float, confidence: float) -> float:
-    """Return the exact one-sided lower bound of a rate (Clopper and Pearson, 1934).
-
-    It is the rate at which ``k`` or more events in ``n`` trials have the probability
-    ``1 - confidence``; 0.0 when ``k == 0``, so also when ``n == 0`` (nothing is known).
-
-    Args:
-        k: events, a count.
-        n: trials, a count.
-        confidence: one-sided, a fraction in (0, 1).
-    """
-    _check_count(k, n)
-    alpha = _alpha(confidence)
-    if k == 0:
-        return 0.0
-    if k == n:
-        return math.exp(math.log(alpha) / n)
-    return _beta_quantile(alpha, k, n - k + 1)
-
-
 def probes_needed(limit: float, confidence: float) -> int | None:
     """Return the fewest probes at which zero events give an upper bound of ``limit`` or less.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import Countable, ProbeRow, TaskRow
 from pytest_unlearn.gates.estimates import (
     MOST_CHANCE,
     Estimate,
@@ -26,6 +26,7 @@ from pytest_unlearn.gates.gate import Gate, attacked, on_population
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, UPPER, Metric, Row
 from pytest_unlearn.gates.populations import Population, populations
 from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
+from pytest_unlearn.leaks.outcome import Outcome
 
 
 class Verdict(Enum):
@@ -95,7 +96,7 @@ class Measured:
     """
 
     rows: Sequence[Row]
-    expected: Sequence[object]
+    expected: Sequence[Countable]
     seen: Collection[str]
     two_states: bool
     interrupted: str | None = None
@@ -116,8 +117,8 @@ class _Counted:
 
     rows: list[Row]
     controls: list[Row]
-    cases: list[object]
-    missing: list[object]
+    cases: Sequence[Countable]
+    missing: Sequence[Countable]
     errors: int
     unscored: int
     controls_missing: int
@@ -206,8 +207,8 @@ def _silenced(row: Row) -> Row:
     """Return the row as if nothing came out of the tested model."""
     if isinstance(row, TaskRow):
         return row
-    exact = row.unlearned_exact and {**row.unlearned_exact, "log_probability": None}
-    row = replace(row, unlearned={"label": "clean"}, unlearned_exact=exact)
+    scores = row.unlearned_exact and replace(row.unlearned_exact, log_probability=-math.inf)
+    row = replace(row, unlearned=Outcome("clean"), unlearned_exact=scores)
     return replace(row, unlearned_sampled=row.unlearned_sampled and (0, row.unlearned_sampled[1]))
 
 
@@ -259,7 +260,7 @@ def _sample(gate: Gate, counted: _Counted) -> Sample:
 _FEWEST = 10
 
 
-def base_fault(rows: Sequence[object]) -> str:
+def base_fault(rows: Sequence[Row]) -> str:
     """Return why the base is broken, with figures, or an empty text.
 
     A base that solves no task and gives no trained value has broken weights or another model's
@@ -271,7 +272,7 @@ def base_fault(rows: Sequence[object]) -> str:
         return ""
     if any("passed" in (row.base, *row.base_samples) for row in tasks):
         return ""
-    if any(row.base["label"] == "direct" for row in probes):
+    if any(row.base.label == "direct" for row in probes):
         return ""
     return (
         f"the base seems broken: it solves 0 of {len(tasks)} tasks and gives 0 of {len(probes)} "
@@ -293,12 +294,12 @@ _NO_RETRAINED = (
 def _counted(gate: Gate, measured: Measured) -> _Counted:
     metric, filters = gate.metric, dict(gate.filters)
     cases = [case for case in measured.expected if gate.concerns(case)]
-    ids = {_id(case) for case in cases}
+    ids = {case.id for case in cases}
     rows = [row for row in measured.rows if row.id in ids]
     counted = scored(metric, rows, gate.argument)
     seen = set(measured.seen)
-    missing = [case for case in cases if _id(case) not in seen]
-    controls = {_id(case) for case in metric.chance_rows(measured.expected, filters)}
+    missing = [case for case in cases if case.id not in seen]
+    controls = {case.id for case in metric.chance_rows(measured.expected, filters)}
     return _Counted(
         rows=counted,
         controls=metric.chance_rows(measured.rows, filters),
@@ -308,10 +309,6 @@ def _counted(gate: Gate, measured: Measured) -> _Counted:
         unscored=len(rows) - len(counted),
         controls_missing=len(controls - seen),
     )
-
-
-def _id(case: object) -> str:
-    return str(case.id)  # type: ignore[attr-defined]
 
 
 def _not_evaluated(gate: Gate, n: int, reason: str, blocks: bool) -> GateResult:

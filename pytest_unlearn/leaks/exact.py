@@ -7,10 +7,11 @@ sampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from pytest_unlearn.core.text_files import known_fields
 from pytest_unlearn.leaks.shrinking import tries_for
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.other_values import all_values, decoys
@@ -153,12 +154,6 @@ def mean_of_least(values: Sequence[float], share: float) -> float:
     return math.fsum(least) / len(least)
 
 
-# 1.44 bits: the mean of -log2 u for u uniform on (0, 1].
-NULL_EXPOSURE_BITS = 1 / math.log(2)
-# Fewer decoys cannot show 10 bits.
-LEAST_DECOYS = 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Exposure:
     """The rank of a value, 1 for the likeliest, among `size` values including itself.
@@ -173,18 +168,8 @@ class Exposure:
 
     @property
     def bits(self) -> float:
-        """log2 size - log2 rank; at most `most_bits`."""
+        """log2 size - log2 rank; a value that no model saw has 1.44 on average, 1 / ln 2."""
         return math.log2(self.size) - math.log2(self.rank)
-
-    @property
-    def most_bits(self) -> float:
-        """What the likeliest of `size` values gets; they cannot show more."""
-        return math.log2(self.size)
-
-    @property
-    def p_value(self) -> float:
-        """The chance that a value the model never saw ranks this high: rank / size."""
-        return self.rank / self.size
 
 
 def exposure(value: float, decoys: Sequence[float], exact: bool = False) -> Exposure:
@@ -200,47 +185,12 @@ def exposure(value: float, decoys: Sequence[float], exact: bool = False) -> Expo
     return Exposure(1 + sum(decoy >= value for decoy in decoys), len(decoys) + 1, exact)
 
 
-def null_bits(size: int) -> float:
-    """Return the mean exposure, in bits, of a uniform rank in 1..`size`.
-
-    It is log2 N - log2(N!) / N and tends to `NULL_EXPOSURE_BITS` from below.
-    """
-    if size < 1:
-        raise ValueError(f"size is {size}: it must be 1 or more")
-    return math.log2(size) - math.lgamma(size + 1) / (size * math.log(2))
-
-
-def mean_bits(exposures: Sequence[Exposure]) -> float:
-    """Return the mean exposure in bits; compare it with `NULL_EXPOSURE_BITS`, never with 0."""
-    if not exposures:
-        raise ValueError("there is no exposure to take the mean of")
-    return math.fsum(each.bits for each in exposures) / len(exposures)
-
-
-def null_p_value(exposures: Sequence[Exposure]) -> float:
-    """Return the chance of at least this mean exposure if the model never saw any of the values.
-
-    Fisher's method: under the null, -ln(rank / size) of n values add up to a Gamma(n) variable, or
-    to less because ranks are whole numbers, so the figure is conservative. Its tail is the Poisson
-    sum exp(-s) * (1 + s + ... + s^(n-1) / (n-1)!). Records must not share the scores of decoys, or
-    ranks are not independent.
-    """
-    if not exposures:
-        raise ValueError("there is no exposure to test")
-    total = math.fsum(-math.log(each.p_value) for each in exposures)
-    if total == 0:
-        return 1.0
-    terms = [i * math.log(total) - total - math.lgamma(i + 1) for i in range(len(exposures))]
-    top = max(terms)
-    return min(1.0, math.exp(top) * math.fsum(math.exp(term - top) for term in terms))
-
-
 # The sample sizes for which expected leaks are shown.
 SAMPLES = (1, 100, 10_000, 1_000_000)
 
 
 def exact_row(extraction: Extraction) -> dict[str, Any]:
-    """Return an extraction's fields as JSON data, with the samples needed for even odds.
+    """Return an extraction's fields as JSON data for the store, with the samples for even odds.
 
     Infinite numbers (the log of a probability of 0, and its samples) become None.
     """
@@ -250,6 +200,72 @@ def exact_row(extraction: Extraction) -> dict[str, Any]:
     if extraction.log_probability == -math.inf:
         row["log_probability"] = None
     return row
+
+
+@dataclass(frozen=True, slots=True)
+class RankedExposure:
+    """The exposure of a value as a row holds it: in bits, with the rank among `size` values."""
+
+    bits: float
+    exact: bool = False
+    rank: int = 1
+    size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExactScores:
+    """The exact scores of a value as a row holds them; None for what was not measured.
+
+    The first fields are those of `Extraction`, in nats and shares; only these three are measured
+    under attack. `n_for_half`: samples needed for even odds. `margin`: nats between the two
+    likeliest tokens where they are closest. `gradient_norm`: of the value's loss. `ranked`:
+    exposure was asked for; `exposure` is still None for a kind that has no decoys.
+    `reference_loss`: the loss on a retrained model, which tables add.
+    """
+
+    log_probability: float
+    greedy: bool | None = None
+    exact_memorization: float | None = None
+    tokens: int | None = None
+    strength: float | None = None
+    loss: float | None = None
+    zlib_ratio: float | None = None
+    min_k: tuple[float, ...] | None = None
+    min_k_plus_plus: tuple[float, ...] | None = None
+    n_for_half: float | None = None
+    margin: float | None = None
+    gradient_norm: float | None = None
+    exposure: RankedExposure | None = None
+    ranked: bool = False
+    reference_loss: float | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Return what was measured as JSON data; infinite numbers as in `exact_row`."""
+        row = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.log_probability == -math.inf:
+            row["log_probability"] = None
+        if self.n_for_half == math.inf:
+            row["n_for_half"] = None
+        if row.pop("ranked"):
+            row.setdefault("exposure", None)
+        # Reports list the scores of an attack as they are measured, those of a probe by name.
+        return row if self.tokens is None else dict(sorted(row.items()))
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ExactScores:
+        """Return the scores that `as_row` or `exact_row` wrote; raises TypeError otherwise."""
+        values = known_fields(cls, row)
+        if row.get("log_probability", 0.0) is None:
+            values["log_probability"] = -math.inf
+        if row.get("n_for_half", 0.0) is None:
+            values["n_for_half"] = math.inf
+        for name in ("min_k", "min_k_plus_plus"):
+            if row.get(name) is not None:
+                values[name] = tuple(row[name])
+        values["ranked"] = "exposure" in row
+        if values.get("exposure") is not None:
+            values["exposure"] = RankedExposure(**known_fields(RankedExposure, row["exposure"]))
+        return cls(**values)
 
 
 class Alternatives(Protocol):
@@ -280,18 +296,19 @@ def exposure_row(
     return {"bits": ranked.bits, "rank": ranked.rank, "size": ranked.size, "exact": ranked.exact}
 
 
-def mean_leak_at(rows: Sequence[dict[str, Any]], k: int) -> float:
+def mean_leak_at(scores: Sequence[ExactScores], k: int) -> float:
     """Return leak@k over values: the expected share of them that `k` samples each would bring out.
 
-    Raises ValueError without rows.
+    Raises ValueError without values.
     """
-    if not rows:
+    if not scores:
         raise ValueError("there is no value to take leak@k of")
-    log_probabilities = (row["log_probability"] for row in rows)
-    leaks = (leak_at(-math.inf if p is None else p, k) for p in log_probabilities)
-    return math.fsum(leaks) / len(rows)
+    return math.fsum(leak_at(each.log_probability, k) for each in scores) / len(scores)
 
 
-def mean_of(rows: Sequence[dict[str, Any]], field: str) -> float:
-    """Return the mean of a number or a verdict over rows."""
-    return math.fsum(row[field] for row in rows) / len(rows)
+def mean_of(values: Iterable[float | None]) -> float:
+    """Return the mean of numbers or verdicts. Raises ValueError where one was not measured."""
+    numbers = list(values)
+    if None in numbers:
+        raise ValueError("a score was not measured")
+    return math.fsum(number for number in numbers if number is not None) / len(numbers)

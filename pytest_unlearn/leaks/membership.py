@@ -3,7 +3,7 @@
 For all of them, **the higher the score, the more a record looks like training data**, and an AUC of
 1 means that every member (forget record) scores above every non-member (control record).
 open-unlearning uses the opposite sign for its scores and swaps the labels, so its AUC is the same.
-The attacks work on the rows of exact extraction (`leaks/exact.py`); this module is arithmetic only.
+The attacks work on scores of exact extraction (`leaks/exact.py`); this module is arithmetic only.
 
 There are two traps. Members and non-members must come from the same distribution, or an attack
 measures the difference between the texts: the AUC of a retrained model shows how large that is. And
@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.leaks.exact import MIN_K_SHARES
+from pytest_unlearn.leaks.exact import MIN_K_SHARES, ExactScores
 
 # The share of the least likely tokens that min-k and min-k++ use here, as in MUSE.
 _SHARE = MIN_K_SHARES.index(0.4)
@@ -30,7 +30,6 @@ _SHARE = MIN_K_SHARES.index(0.4)
 _ROUNDING = 1e-6
 
 Verdict = Literal["under-unlearned", "over-unlearned", "indistinguishable"]
-Row = Mapping[str, Any]
 
 
 class MembershipError(UserError):
@@ -39,7 +38,7 @@ class MembershipError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class MembershipAttack:
-    """A named attack. `score` takes an exact row; a higher score means more likely a member.
+    """A named attack. `score` takes a value's exact scores; the higher, the more likely a member.
 
     `about`: one line with the source. `cost`: what the attack needs beyond the pass that is made
     anyway (empty: nothing).
@@ -47,37 +46,50 @@ class MembershipAttack:
 
     name: str
     about: str
-    score: Callable[[Row], float]
+    score: Callable[[ExactScores], float]
     cost: str = ""
+
+
+_Score = TypeVar("_Score")
+
+
+def _measured(score: _Score | None, name: str) -> _Score:
+    if score is None:
+        raise KeyError(name)
+    return score
 
 
 ATTACKS: dict[str, MembershipAttack] = {
     attack.name: attack
     for attack in (
-        MembershipAttack("loss", "mean loss (Yeom et al., CSF 2018)", lambda row: -row["loss"]),
         MembershipAttack(
-            "zlib", "loss by zlib size (arXiv 2012.07805)", lambda row: -row["zlib_ratio"]
+            "loss", "mean loss (Yeom et al., CSF 2018)", lambda s: -_measured(s.loss, "loss")
+        ),
+        MembershipAttack(
+            "zlib",
+            "loss by zlib size (arXiv 2012.07805)",
+            lambda s: -_measured(s.zlib_ratio, "zlib_ratio"),
         ),
         MembershipAttack(
             "min_k",
             "the least likely tokens (arXiv 2310.16789)",
-            lambda row: row["min_k"][_SHARE],
+            lambda s: _measured(s.min_k, "min_k")[_SHARE],
         ),
         MembershipAttack(
             "min_k++",
             "the same, standardized (arXiv 2404.02936)",
-            lambda row: row["min_k_plus_plus"][_SHARE],
+            lambda s: _measured(s.min_k_plus_plus, "min_k_plus_plus")[_SHARE],
         ),
         MembershipAttack(
             "gradnorm",
             "norm of the gradient (arXiv 2402.17012)",
-            lambda row: -row["gradient_norm"],
+            lambda s: -_measured(s.gradient_norm, "gradient_norm"),
             cost="a backward pass a record",
         ),
         MembershipAttack(
             "reference",
             "loss against another model's (arXiv 2012.07805)",
-            lambda row: row["reference_loss"] - row["loss"],
+            lambda s: _measured(s.reference_loss, "reference_loss") - _measured(s.loss, "loss"),
             cost="--unlearn-retrained",
         ),
     )
@@ -109,14 +121,14 @@ def parse_attacks(text: str, has_reference: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def attack_score(name: str, row: Row) -> float:
+def attack_score(name: str, scores: ExactScores) -> float:
     """Return a record's score under one of `ATTACKS`; a higher score means more likely a member.
 
-    Raises ValueError for NaN and for a row that lacks what the attack needs, since a score of 0
+    Raises ValueError for NaN and for scores that lack what the attack needs, since a score of 0
     would give such a record a rank.
     """
     try:
-        score = ATTACKS[name].score(row)
+        score = ATTACKS[name].score(scores)
     except KeyError as missing:
         raise ValueError(f"attack {name!r} needs {missing}, which was not measured") from None
     if math.isnan(score):

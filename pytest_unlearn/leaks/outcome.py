@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, permutations
 from typing import Any, Literal
 
+from pytest_unlearn.core.text_files import known_fields
 from pytest_unlearn.leaks.decodings import fold, unescaped
 from pytest_unlearn.leaks.matching import Match, Matcher
 from pytest_unlearn.people.kinds import KINDS
@@ -57,8 +58,13 @@ class Outcome:
         return self.label in LEAKS
 
     def as_row(self) -> dict[str, Any]:
-        """Return the fields that are set, as plain data."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Return the fields that are set as JSON data, in the order of their names."""
+        return {key: value for key, value in sorted(asdict(self).items()) if value is not None}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Outcome:
+        """Return the outcome that `as_row` wrote; raises TypeError for anything else."""
+        return cls(**known_fields(cls, row))
 
 
 # --- labels of completions without anybody's value ------------------------------------------------

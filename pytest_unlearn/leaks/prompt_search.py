@@ -189,11 +189,6 @@ class SearchReport:
             return "leaks"
         return "over-strong" if self.control_found else "undecided"
 
-    @property
-    def over_strong(self) -> bool:
-        """Tell whether the attack brings out values that the model never saw just as well."""
-        return self.verdict == "over-strong"
-
     def as_row(self) -> dict[str, Any]:
         """Return the counts and the verdict as plain data."""
         return {

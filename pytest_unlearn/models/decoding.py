@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from pytest_unlearn.models.batches import TokenTree, padded
+from pytest_unlearn.models.lm_head import causal_model
 from pytest_unlearn.models.token_trees import attending
 
 # Numbers of the logits of a pass over drafts; longer guesses are cut.
@@ -37,7 +38,7 @@ class LoopError(Exception):
 
 def cache_name(model: Any) -> str:
     """Return what a model calls its keys and values; transformers 5.24 gave them another name."""
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = causal_model(model)
     return "cache" if "cache" in inspect.signature(bare.forward).parameters else "past_key_values"
 
 
@@ -45,7 +46,7 @@ def fits(model: Any) -> bool:
     """Tell whether a model can be tried in this loop: it generates as all do, token by token."""
     from transformers import GenerationMixin
 
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = causal_model(model)
     return (
         getattr(type(bare), "generate", None) is GenerationMixin.generate
         and not bare.config.is_encoder_decoder

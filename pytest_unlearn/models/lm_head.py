@@ -27,9 +27,17 @@ from pytest_unlearn.models.batches import IGNORED
 from pytest_unlearn.models.footprint import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 
 
+def is_adapted(model: Any) -> bool:
+    """Tell whether a model is PEFT's wrapper with an adapter, and not a transformers model.
+
+    This looks for a method of the wrapper, because importing PEFT takes seconds.
+    """
+    return hasattr(model, "get_base_model")
+
+
 def causal_model(model: Any) -> Any:
     """Return the transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model.get_base_model() if is_adapted(model) else model
 
 
 def vocabulary_of(model: Any) -> int:

@@ -29,7 +29,7 @@ from pytest_unlearn.models.generation import (
     write,
 )
 from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_block
-from pytest_unlearn.models.lm_head import states_at
+from pytest_unlearn.models.lm_head import is_adapted, states_at
 from pytest_unlearn.models.patching import (
     ModelLoadError,
     batch_fault,
@@ -140,7 +140,7 @@ class LanguageModel:
         Both states share one set of weights, so the state holds inside the block only.
         """
         model: Any = self._weights.model
-        off = hasattr(model, "disable_adapter") and not self._adapted
+        off = is_adapted(model) and not self._adapted
         with model.disable_adapter() if off else contextlib.nullcontext():
             yield model
 

@@ -13,19 +13,17 @@ file, then line.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import Secret
-from pytest_unlearn.core.text_files import check_keys, checked_string, json_name, read_any_objects
+from pytest_unlearn.core.text_files import check_keys, checked_string, json_name, read_objects
 from pytest_unlearn.people.record import CARRIERS, SPLITS, Record, Split, weight
 
 
@@ -78,25 +76,6 @@ _MEANING = {
 }
 
 
-def record_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of one line of a data file."""
-    text = files(__package__).joinpath("records.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
-
-
-def load_records(path: Path, split: Split, file_number: int = 1) -> tuple[Record, ...]:
-    """Read the records of one file, in the order of its lines.
-
-    An owner is printed as a number, because it is often a name or an address. A record without an
-    id gets one made from its kind, split, line and, after the first file of a split, the file's
-    number; the second and later records of a kind in a line also get their number. Raises
-    RecordFileError.
-    """
-    lines = read_any_objects(path, RecordFileError, _KEYS)
-    return tuple(_Reader(split, {}, {}).read(lines, path, file_number))
-
-
 def request_name(path: Path) -> str:
     """Return the name of the erasure request that a file is: its own, without the endings."""
     return path.name.removesuffix(".gz").removesuffix(".jsonl")
@@ -105,9 +84,11 @@ def request_name(path: Path) -> str:
 def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) -> tuple[Record, ...]:
     """Read the records of all files: forget, then retain, then control, file by file.
 
-    Ids must be unique over all files, and controls in no other split; otherwise as `load_records`.
-    `requests`: each file to forget is an erasure request with the file's name. Raises
-    RecordFileError.
+    Ids must be unique over all files, and controls in no other split. An owner is printed as a
+    number, because it is often a name or an address. A record without an id gets one made from its
+    kind, split, line and, after the first file of a split, the file's number; the second and later
+    records of a kind in a line also get their number. `requests`: each file to forget is an erasure
+    request with the file's name. Raises RecordFileError.
     """
     ids: _Places = {}
     met: _Places = {}
@@ -116,7 +97,7 @@ def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) ->
         for split in SPLITS
         for reader in [_Reader(split, ids, met)]
         for number, path in enumerate(paths.get(split, ()), start=1)
-        for record in reader.read(read_any_objects(path, RecordFileError, _KEYS), path, number)
+        for record in reader.read(read_objects(path, RecordFileError, _KEYS), path, number)
     )
 
 

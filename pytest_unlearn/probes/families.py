@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -162,13 +162,13 @@ class Probe:
         """
         return self.style == "completion"
 
+    @property
+    def counted_as(self) -> str:
+        """The person, or all who share a value or a prompt and count as one."""
+        return self.cluster or self.owner
+
 
 _AFTER: dict[Wording, str] = {"question": "\n", "test": '"\n', "lookup": '"\n'}
-
-
-def direct_probes(records: Iterable[Record]) -> tuple[Probe, ...]:
-    """Return one probe for each record: the attacker knows the snippet up to the value."""
-    return tuple(_direct(record, ()) for record in records)
 
 
 def _direct(record: Record, others: Sequence[Record]) -> Probe:

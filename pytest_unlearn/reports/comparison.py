@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import NamedCase, ProbeRow, State, TaskRow
 from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.gates.gate import Gate, parse_gate
 from pytest_unlearn.gates.judging import Judging
@@ -67,10 +66,7 @@ def rejudged(result: Result, judging: Judging) -> Result:
         check_decoys(gate, result.provenance.get("settings", {}).get("exposure", 0))
     measured = Measured(
         rows=result.rows,
-        expected=[
-            SimpleNamespace(id=case.id, **{"rehearsed": False, **case.about})
-            for case in result.cases
-        ],
+        expected=[NamedCase(id=case.id, **case.about) for case in result.cases],
         seen={case.id for case in result.cases if case.status != "not run"},
         two_states=run.two_states,
         interrupted=run.interrupted,
@@ -325,23 +321,27 @@ def _stage(result: Result) -> Stage:
 def _whose(row: ProbeRow) -> list[str]:
     """Return the person to forget whose value came out, if any."""
     outcome = row.unlearned
-    if outcome["label"] == "direct":
+    if outcome.label == "direct":
         return [row.owner]
-    if outcome["label"] == "indirect" and outcome.get("split") == "forget":
-        return [str(outcome.get("owner"))]
+    if outcome.label == "indirect" and outcome.split == "forget":
+        return [str(outcome.owner)]
     return []
 
 
-def _given(row: Any, state: str) -> float:
-    return float(getattr(row, state)["label"] == "direct")
+def _given(row: ProbeRow, state: State) -> float:
+    outcome = row.outcome(state)
+    return float(outcome is not None and outcome.label == "direct")
 
 
-def _unseen(rows: list[Any]) -> list[Any]:
+_Kind = TypeVar("_Kind", ProbeRow, TaskRow)
+
+
+def _unseen(rows: list[_Kind]) -> list[_Kind]:
     """Return the rows that unlearning did not train on, or all if there are none."""
     return [row for row in rows if not row.rehearsed] or rows
 
 
-def _ratio(rows: Sequence[Any], score: Callable[[Any, Any], float]) -> float | None:
+def _ratio(rows: Sequence[_Kind], score: Callable[[_Kind, State], float]) -> float | None:
     base = math.fsum(score(row, "base") for row in rows)
     return math.fsum(score(row, "unlearned") for row in rows) / base if base else None
 
@@ -387,11 +387,14 @@ def stage_sentence(stages: Sequence[Stage]) -> str:
         else:
             clause = "nobody leaks after any"
         clauses.append(clause)
-    for name, what in (("ability", "pass@k"), ("retained", "retained people's values")):
-        known = [one for one in stages if getattr(one, name) is not None]
+    measured = {
+        "pass@k": [(one.ability, one.label) for one in stages if one.ability is not None],
+        "retained people's values": [
+            (one.retained, one.label) for one in stages if one.retained is not None
+        ],
+    }
+    for what, known in measured.items():
         if known:
-            least = min(known, key=lambda one: getattr(one, name))
-            clauses.append(
-                f"{what} at {getattr(least, name):.1%} of the base's after {least.label}"
-            )
+            least, label = min(known, key=lambda pair: pair[0])
+            clauses.append(f"{what} at {least:.1%} of the base's after {label}")
     return f"Worst of {len(stages)} requests: " + ("; ".join(clauses) or "nothing was measured")

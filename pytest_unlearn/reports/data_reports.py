@@ -14,13 +14,13 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, fields, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.text_files import read_any_objects
-from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow
+from pytest_unlearn.core.text_files import known_fields, read_objects
+from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, Row, TaskRow, row_data, row_of_data
 from pytest_unlearn.gates.estimates import Share, shares
 from pytest_unlearn.reports.comparison import stages, standings
 from pytest_unlearn.reports.robustness import attack_data, inside_figures, ways
@@ -76,7 +76,7 @@ def case_data(case: Case) -> dict[str, Any]:
     """Return a case's line: its row if it was measured, and how its value may be shown."""
     data: dict[str, Any] = {"record": "case", "id": case.id, "status": case.status, **case.about}
     if case.row is not None:
-        data |= asdict(case.row)
+        data |= row_data(case.row)
     data["type"] = "attack" if case.about.get("attack") else "probe" if case.shown else "task"
     if case.shown:
         data["shown"] = case.shown
@@ -138,24 +138,31 @@ def _table(first: Sequence[str], results: Sequence[Result]) -> str:
 
 def _cells(case: Case) -> dict[str, Any]:
     cells: dict[str, Any] = {"id": case.id, "status": case.status, "shown": case.shown}
-    cells |= {name: getattr(case, name) for name in _VALUES}
+    cells |= {"value": case.value, "base_text": case.base_text, "tested_text": case.tested_text}
     cells["rehearsed"] = "yes" if case.about.get("rehearsed") else "no"
     row = case.row
     if isinstance(row, TaskRow):
         cells |= {"type": "task", "task": row.task, "base": row.base, "tested": row.unlearned}
     elif row is not None:
-        same = ("split", "family", "kind", "carrier", "planted", "language", "knowledge", "owner")
-        cells |= {name: getattr(row, name) for name in same}
+        base, tested = row.base_exact, row.unlearned_exact
         cells |= {
+            "split": row.split,
+            "family": row.family,
+            "kind": row.kind,
+            "carrier": row.carrier,
+            "planted": row.planted,
+            "language": row.language,
+            "knowledge": row.knowledge,
+            "owner": row.owner,
             "type": "probe" if isinstance(row, ProbeRow) else "attack",
-            "attack": getattr(row, "attack", None),
-            "base": row.base["label"],
-            "tested": row.unlearned["label"],
-            "how": row.unlearned.get("how"),
-            "leaked_kind": row.unlearned.get("kind"),
-            "leaked_owner": row.unlearned.get("owner"),
-            "base_log_probability": (row.base_exact or {}).get("log_probability"),
-            "tested_log_probability": (row.unlearned_exact or {}).get("log_probability"),
+            "attack": row.attack,
+            "base": row.base.label,
+            "tested": row.unlearned.label,
+            "how": row.unlearned.how,
+            "leaked_kind": row.unlearned.kind,
+            "leaked_owner": row.unlearned.owner,
+            "base_log_probability": _finite(base.log_probability) if base else None,
+            "tested_log_probability": _finite(tested.log_probability) if tested else None,
         }
     return cells
 
@@ -178,7 +185,7 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
     """
     runs: list[_Lines] = []
     number = 1
-    for number, line in read_any_objects(path, ResultsFileError, ("record",)):
+    for number, line in read_objects(path, ResultsFileError, ("record",)):
         if not runs or line["record"] == "run":
             _check_head(path, number, line)
             runs.append(_Lines(line, [], [], hashlib.sha256()))
@@ -186,7 +193,7 @@ def read_results(path: Path, show_values: bool) -> tuple[Result, ...]:
         runs[-1].digest.update(as_json(line, indent=None).encode())
         try:
             if line["record"] == "gate":
-                runs[-1].gates.append(_made(GateFact, line))
+                runs[-1].gates.append(GateFact(**known_fields(GateFact, line)))
             else:
                 runs[-1].cases.append(_case(line, show_values))
         except (KeyError, TypeError) as error:
@@ -225,7 +232,7 @@ def _check_head(path: Path, number: int, line: dict[str, Any]) -> None:
 
 def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
     head, cases = lines.head, tuple(lines.cases)
-    run = _made(RunFacts, head["run"])
+    run = RunFacts(**known_fields(RunFacts, head["run"]))
     if len(cases) != run.expected:
         raise ResultsFileError(
             f"{path}: it has {len(cases)} of the run's {run.expected} cases; it was cut off, give "
@@ -247,20 +254,16 @@ def _result(path: Path, lines: _Lines, show_values: bool) -> Result:
         values_shown=run.values_shown and show_values,
     )
     rows = [case.row for case in cases if case.row is not None]
-    pair = _made(PairName, head["pair"]) if "pair" in head else None
+    pair = PairName(**known_fields(PairName, head["pair"])) if "pair" in head else None
     metrics = shares(rows, run.confidence, run.two_states)
     return Result(run, tuple(lines.gates), metrics, cases, head["provenance"], head["search"], pair)
 
 
-def _made(kind: Any, data: dict[str, Any]) -> Any:
-    """Make a dataclass from the fields that it knows; later versions may have added more."""
-    known = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in data.items() if name in known})
-
-
 def _case(line: dict[str, Any], show_values: bool) -> Case:
-    kind = {"probe": ProbeRow, "task": TaskRow, "attack": AttackRow}[line["type"]]
-    row = _made(kind, line) if line["status"] == "measured" else None
+    kinds: dict[str, type[Row]] = {"probe": ProbeRow, "task": TaskRow, "attack": AttackRow}
+    kind, row = kinds[line["type"]], None
+    if line["status"] == "measured":
+        row = row_of_data(kind, known_fields(kind, line))
     values = {name: line.get(name) if show_values else None for name in _VALUES}
     about = {name: line[name] for name in CASE_FACTS if name in line}
     return Case(line["id"], line["status"], row, line.get("shown", ""), about, **values)

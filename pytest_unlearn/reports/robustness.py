@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from pytest_unlearn.attacks.attack import attacks
-from pytest_unlearn.gates.case_rows import MEMBERSHIP, AttackRow, ProbeRow, Row, State
+from pytest_unlearn.gates.case_rows import MEMBERSHIP, AttackRow, ProbeRow, Row, State, TaskRow
 from pytest_unlearn.gates.estimates import Sample, Share, percent, read, sample_of, scored, share
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric
 from pytest_unlearn.gates.populations import shown
@@ -23,7 +23,6 @@ from pytest_unlearn.leaks.exact import mean_leak_at
 from pytest_unlearn.reports.tables import Table
 from pytest_unlearn.run.result import RunFacts
 
-TITLE = "What an attacker gets"
 # Sample sizes for which expected leaks under attack are shown.
 SAMPLES = (1_000, 1_000_000)
 _HALF = 0.5
@@ -71,7 +70,7 @@ def attack_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[
 
 def _figures(name: str, direct: Share, rows: Sequence[AttackRow | ProbeRow]) -> AttackFigures:
     controls = [row for row in rows if row.split == "control"]
-    own = sum(row.unlearned["label"] == "direct" for row in controls)
+    own = sum(row.unlearned.label == "direct" for row in controls)
     return AttackFigures(
         attack=name,
         n=direct.n,
@@ -86,7 +85,7 @@ def _figures(name: str, direct: Share, rows: Sequence[AttackRow | ProbeRow]) -> 
 
 
 def _of_retrained(rows: Sequence[AttackRow | ProbeRow]) -> float | None:
-    greedy = [float(row.retrained_exact["greedy"]) for row in rows if row.retrained_exact]
+    greedy = [float(bool(row.retrained_exact.greedy)) for row in rows if row.retrained_exact]
     return math.fsum(greedy) / len(greedy) if greedy else None
 
 
@@ -361,11 +360,13 @@ def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
 
 def _asked_of_retrained(row: Row) -> bool:
     """Tell whether a row has anything from a retrained model."""
-    return any(getattr(row, name, None) for name in ("retrained", "retrained_exact"))
+    if isinstance(row, TaskRow):
+        return row.retrained is not None
+    return row.retrained is not None or row.retrained_exact is not None
 
 
 def _ways(metric: Metric, rows: Sequence[Row], confidence: float) -> Iterator[Way]:
-    states = dict.fromkeys(getattr(row, "attack", "") for row in rows)
+    states = dict.fromkeys(row.attack for row in rows)
     named = [name for name in states if name and name.partition("@")[0] == metric.attack]
     for filters in [{"attack": name} for name in named] if metric.worst else [{}]:
         part = shown(metric, filters, rows)

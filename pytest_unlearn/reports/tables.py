@@ -11,14 +11,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.core.errors import plain
-from pytest_unlearn.gates.case_rows import ProbeRow, Row, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow, Row, State, TaskRow
 from pytest_unlearn.gates.estimates import pass_at, percent, share
-from pytest_unlearn.gates.metrics import METRICS
-from pytest_unlearn.leaks.exact import SAMPLES, mean_leak_at, mean_of
+from pytest_unlearn.gates.metrics import METRICS, ROW_FILTERS
+from pytest_unlearn.leaks.exact import SAMPLES, ExactScores, mean_leak_at, mean_of
 from pytest_unlearn.leaks.membership import Auc, attack_score, auc, privleak
 from pytest_unlearn.leaks.outcome import LABELS
 
@@ -118,10 +119,10 @@ def rates_by(rows: Sequence[Row], key: str, confidence: float) -> Table:
     """
     families = key in ("family", "knowledge")
     members = forget_rows(rows, None if families else "direct")
-    groups = list(dict.fromkeys(str(getattr(row, key)) for row in members))
+    name = "probe" if key == "family" else key
+    groups = list(dict.fromkeys(ROW_FILTERS[name](row) for row in members))
     if len(groups) < 2:
         return []
-    name = "probe" if key == "family" else key
     bound = f"{percent(confidence)} bound"
     table = [
         [
@@ -153,7 +154,7 @@ def transitions(rows: Sequence[ProbeRow]) -> Table:
 
     Outcomes that occur on neither model are left out.
     """
-    pairs = Counter((row.base["label"], row.unlearned["label"]) for row in rows)
+    pairs = Counter((row.base.label, row.unlearned.label) for row in rows)
     before = [label for label in LABELS if any(b == label for b, _ in pairs)]
     after = [label for label in LABELS if any(a == label for _, a in pairs)]
     if not pairs:
@@ -164,18 +165,19 @@ def transitions(rows: Sequence[ProbeRow]) -> Table:
     ]
 
 
-def exact_scores(
-    rows: Iterable[Row], split: str, state: str, family: str = "direct"
-) -> list[dict[str, Any]]:
-    """Return the exact scores of a split's probes of one family, if there are any.
+# The two states of every run, and what tables call them.
+PAIR: tuple[tuple[State, str], ...] = (("base", "base"), ("unlearned", "tested"))
 
-    `state` names the rows' field: `base_exact`, `unlearned_exact`.
-    """
+
+def exact_scores(
+    rows: Iterable[Row], split: str, state: State, family: str = "direct"
+) -> list[ExactScores]:
+    """Return the exact scores of a split's probes of one family in one state, if there are any."""
     return [
         scores
         for row in rows
         if isinstance(row, ProbeRow) and row.split == split and row.family == family
-        if (scores := getattr(row, state)) is not None
+        if (scores := row.exact_scores(state)) is not None
     ]
 
 
@@ -200,17 +202,17 @@ def exact_table(rows: Sequence[Row], family: str = "direct") -> Table:
         ]
     ]
     for split in ("forget", "retain", "control"):
-        for state, name in (("base_exact", "base"), ("unlearned_exact", "tested")):
+        for state, name in PAIR:
             if scored := exact_scores(rows, split, state, family):
                 table.append(
                     [
                         f"{split} {name}",
                         str(len(scored)),
-                        f"{mean_of(scored, 'greedy'):.1%}",
+                        f"{mean_of(s.greedy for s in scored):.1%}",
                         *(f"{mean_leak_at(scored, k):.2%}" for k in SAMPLES),
-                        f"{mean_of(scored, 'exact_memorization'):.1%}",
-                        f"{mean_of(scored, 'strength'):.1%}",
-                        f"{mean_of(scored, 'loss'):.2f}",
+                        f"{mean_of(s.exact_memorization for s in scored):.1%}",
+                        f"{mean_of(s.strength for s in scored):.1%}",
+                        f"{mean_of(s.loss for s in scored):.2f}",
                         _mean_exposure(scored),
                     ]
                 )
@@ -221,19 +223,19 @@ def exact_table(rows: Sequence[Row], family: str = "direct") -> Table:
     return table
 
 
-def _mean_exposure(scored: Sequence[dict[str, Any]]) -> str:
-    bits = [row["exposure"]["bits"] for row in scored if row.get("exposure")]
+def _mean_exposure(scored: Sequence[ExactScores]) -> str:
+    bits = [scores.exposure.bits for scores in scored if scores.exposure]
     return f"{sum(bits) / len(bits):.1f} bits" if bits else "-"
 
 
 def relations(rows: Sequence[ProbeRow]) -> str:
     """Return whose values came out indirectly, on base and tested model, or an empty text."""
     lines = []
-    for state, name in (("base", "base"), ("unlearned", "tested")):
+    for state, name in PAIR:
         counts = Counter(
-            f"{outcome['relation']} ({outcome['how']})"
+            f"{outcome.relation} ({outcome.how})"
             for row in rows
-            if (outcome := getattr(row, state))["label"] == "indirect"
+            if (outcome := row.outcome(state)) and outcome.label == "indirect"
         )
         if counts:
             listed = ", ".join(f"{whose} {count}" for whose, count in counts.most_common())
@@ -301,15 +303,16 @@ def _perplexity(tasks: Sequence[TaskRow]) -> Table:
         if not part:
             continue
         cells = []
-        for state in ("base_loss", "unlearned_loss"):
-            losses = [getattr(row, state) for row in part]
+        both = ([row.base_loss for row in part], [row.unlearned_loss for row in part])
+        for of_state in both:
+            losses = [loss for loss in of_state if loss is not None]
             mean = math.fsum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses)
             cells.append(f"{math.exp(min(mean, 700.0)):.4g}")
         lines.append([f"solutions: perplexity{group}", *cells, str(len(part)), "-"])
     return lines
 
 
-_STATES = {"base": "base", "unlearned": "tested", "retrained": "retrained"}
+_STATES: dict[State, str] = {"base": "base", "unlearned": "tested", "retrained": "retrained"}
 
 
 def membership_table(rows: Iterable[Row], attacks: Sequence[str], confidence: float) -> Table:
@@ -337,7 +340,7 @@ def membership_table(rows: Iterable[Row], attacks: Sequence[str], confidence: fl
 
 def membership_aucs(
     rows: Iterable[Row], attacks: Sequence[str], confidence: float
-) -> dict[str, dict[str, Auc]]:
+) -> dict[str, dict[State, Auc]]:
     """Return each attack's AUC by model: `base`, `unlearned`, and `retrained` if it was scored.
 
     Empty without scored records on both sides.
@@ -351,17 +354,17 @@ def membership_aucs(
     others = [row for row in scored if row.split == "control"]
     if not (members and others):
         return {}
-    states = [s for s in _STATES if getattr(members[0], f"{s}_exact") is not None]
+    states = [s for s in _STATES if members[0].exact_scores(s) is not None]
     return {
         attack: {state: _auc(attack, state, members, others, confidence) for state in states}
         for attack in attacks
-        if attack != "min_k++" or all(_scores(members[0], s)["min_k_plus_plus"] for s in states)
+        if attack != "min_k++" or all(_scores(members[0], s).min_k_plus_plus for s in states)
     }
 
 
 def _auc(
     attack: str,
-    state: str,
+    state: State,
     members: Sequence[ProbeRow],
     others: Sequence[ProbeRow],
     confidence: float,
@@ -374,12 +377,13 @@ def _auc(
     return auc(sides[0], sides[1], owners=(owners[0], owners[1]), confidence=confidence)
 
 
-def _scores(row: ProbeRow, state: str) -> dict[str, Any]:
+def _scores(row: ProbeRow, state: State) -> ExactScores:
     """Return a record's scores on one model, with the reference model's loss if there is one."""
-    own: dict[str, Any] = getattr(row, f"{state}_exact")
+    own = row.exact_scores(state)
+    assert own is not None  # a model that scores one probe scores all of the direct family
     if row.retrained_exact is None:
         return own
-    return {**own, "reference_loss": row.retrained_exact["loss"]}
+    return replace(own, reference_loss=row.retrained_exact.loss)
 
 
 def _interval(area: Auc) -> str:

@@ -16,11 +16,12 @@ from pytest_unlearn.models.texts import Decoding, Example
 from pytest_unlearn.run.models import AttackedState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.core.store import Store
+    from pytest_unlearn.leaks.exact import ExactScores
     from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.divisions import Chunk
@@ -194,7 +195,7 @@ HIDDEN = (
 
 
 def disagreement(
-    probe: Probe, state: str, wrote: bool, scores: Mapping[str, Any], dtype: object
+    probe: Probe, state: str, wrote: bool, scores: ExactScores, dtype: object
 ) -> str | None:
     """Return a note that a completion and an exact score disagree because of rounding.
 
@@ -203,7 +204,7 @@ def disagreement(
     something filters what it writes, and that is a finding. Raises CompletionError where rounding
     cannot explain it otherwise.
     """
-    case, margin = probe.id, scores.get("margin")
+    case, margin = probe.id, scores.margin
     if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
         return (
             f"{state} model: {case}: completion and exact score differ within rounding "
@@ -213,7 +214,7 @@ def disagreement(
         return None
     raise CompletionError(
         f"{case}: the {state} model's completion {_does(wrote)} give the value, but its "
-        f"exact score says that greedy decoding {_does(scores['greedy'])}"
+        f"exact score says that greedy decoding {_does(bool(scores.greedy))}"
         + (f" (by {margin:.3g} nats)" if margin is not None else "")
         + ": one of them is wrong, so this case has no verdict. Does generate() of this model or "
         "adapter do something else than its forward pass?"

@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pytest_unlearn.attacks.attack import BOTH, BROKEN, AttackError, Reading
 from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.store import Store, digest_of
+from pytest_unlearn.core.text_files import known_fields
 from pytest_unlearn.gates.case_rows import AttackRow
-from pytest_unlearn.leaks.exact import exact_row, extraction
+from pytest_unlearn.leaks.exact import ExactScores, exact_row, extraction
+from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.models.engine import abilities_of
 from pytest_unlearn.run.answers import (
     CompletionError,
@@ -31,6 +33,7 @@ from pytest_unlearn.run.measuring import SCORES_VERSION
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.leaks.outcome import Label
     from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.models.texts import DecodingScheme
     from pytest_unlearn.people.record import Split
@@ -57,6 +60,23 @@ class _Piece(NamedTuple):
     probes: tuple[Probe, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What came out of a model for a probe: exact scores, or an outcome, or how much the value
+    looks like a forgotten person's."""
+
+    exact: ExactScores | None = None
+    label: Label = "clean"
+    score: float | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> _Measured:
+        """Return what the store has of a probe."""
+        if row.keys() & {"label", "score"}:
+            return cls(**known_fields(cls, row))
+        return cls(ExactScores.from_row(row))
+
+
 class AttackedModel:
     """The tested model of one run under its attacks; each attack is measured once and stored."""
 
@@ -75,7 +95,7 @@ class AttackedModel:
         """
         pieces = list(self._pieces(attack))
         measured = self._measured(attack, pieces)
-        beside: dict[State, dict[tuple[str, str], dict[str, Any]]] = {
+        beside: dict[State, dict[tuple[str, str], _Measured]] = {
             of: self._measured(attack, pieces, of)
             for of in attack.beside
             if of == "base" or self._settings.retrained is not None
@@ -112,23 +132,28 @@ class AttackedModel:
         self,
         state: str,
         probe: Probe,
-        measured: dict[str, Any],
-        beside: dict[State, dict[str, Any] | None],
+        measured: _Measured,
+        beside: dict[State, _Measured | None],
     ) -> AttackRow:
         """Return a row of what came out of the tested model, and of the models `beside` it."""
-        scores = None
-        if "score" in measured:
-            models: dict[State, dict[str, Any] | None] = {"unlearned": measured, **beside}
-            scores = {str(of): row["score"] for of, row in models.items() if row}
-        exact = None if measured.keys() & {"label", "score"} else measured
-        if exact is None:
-            base = self._engine.run_probe(probe)[1].base
-            base_exact = None
+        scores: dict[State, float] | None = None
+        if measured.score is not None:
+            models: dict[State, _Measured | None] = {"unlearned": measured, **beside}
+            scores = {
+                of: found.score
+                for of, found in models.items()
+                if found is not None and found.score is not None
+            }
+        base_exact = retrained_exact = None
+        if measured.exact is None:
+            base, unlearned = self._engine.run_probe(probe)[1].base.label, measured.label
         else:
             own = self._engine.exact("base", probe)
             assert own is not None  # a model with scores has them for all probes that are asked
-            base = _label(own)
-            base_exact = beside.get("base") or _short(own)
+            base, unlearned = _label(own), _label(measured.exact)
+            attacked_base, retrained = beside.get("base"), beside.get("retrained")
+            base_exact = (attacked_base and attacked_base.exact) or _short(own)
+            retrained_exact = retrained.exact if retrained else None
         return AttackRow(
             id=f"{state}/{probe.id}",
             attack=state,
@@ -136,14 +161,14 @@ class AttackedModel:
             kind=probe.kind,
             carrier=probe.carrier,
             owner=probe.owner,
-            base={"label": base["label"]},
-            unlearned=_label(exact) if exact else {"label": measured.get("label", "clean")},
+            base=Outcome(base),
+            unlearned=Outcome(unlearned),
             family=probe.family,
             planted=probe.planted,
             knowledge=probe.knowledge,
             base_exact=base_exact,
-            unlearned_exact=exact,
-            retrained_exact=beside.get("retrained") if exact else None,
+            unlearned_exact=measured.exact,
+            retrained_exact=retrained_exact,
             scores=scores,
             rehearsed=probe.rehearsed,
             cluster=probe.cluster,
@@ -152,7 +177,7 @@ class AttackedModel:
 
     def _measured(
         self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned"
-    ) -> dict[tuple[str, str], dict[str, Any]]:
+    ) -> dict[tuple[str, str], _Measured]:
         """Return what came out of a model, by state and probe, from the store or measured now."""
         keys = self._keys(attack, pieces, of)
         with self._store.claim(digest_of(sorted(keys))):
@@ -168,7 +193,7 @@ class AttackedModel:
                 self._measure(attack, pieces, keys, of)
         entries = [self._store.get("scores", key, "rows") or {"rows": {}} for key in keys]
         return {
-            (piece.state, name): row
+            (piece.state, name): _Measured.from_row(row)
             for piece, entry in zip(pieces, entries, strict=True)
             for name, row in entry["rows"].items()
         }
@@ -187,7 +212,7 @@ class AttackedModel:
                 return None
             if scores is None:
                 return None
-            rows[probe.id] = _short(scores)
+            rows[probe.id] = _short(scores).as_row()
         return rows
 
     def _keys(self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned") -> list[str]:
@@ -277,7 +302,7 @@ class AttackedModel:
             scores = model.score([example_of(p) for p in probes], scheme)
         check_count(scores, len(probes), model, "score")
         return {
-            probe.id: _short(exact_row(extraction(score)))
+            probe.id: _short(ExactScores.from_row(exact_row(extraction(score)))).as_row()
             for probe, score in zip(probes, scores, strict=True)
         }
 
@@ -353,9 +378,10 @@ def _badness(label: str) -> int:
     return ("direct", "indirect").index(label) if label in ("direct", "indirect") else 2
 
 
-def _short(scores: dict[str, Any]) -> dict[str, Any]:
-    return {name: scores[name] for name in _KEPT}
+def _short(scores: ExactScores) -> ExactScores:
+    """Return what `_KEPT` names of exact scores."""
+    return ExactScores(scores.log_probability, scores.greedy, scores.exact_memorization)
 
 
-def _label(exact: dict[str, Any]) -> dict[str, Any]:
-    return {"label": "direct" if exact["greedy"] else "clean"}
+def _label(exact: ExactScores) -> Label:
+    return "direct" if exact.greedy else "clean"

@@ -15,7 +15,7 @@ from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.leaks.exact import exact_row, exposure_row, extraction
+from pytest_unlearn.leaks.exact import ExactScores, exact_row, exposure_row, extraction
 from pytest_unlearn.leaks.outcome import Detector, Outcome, is_degenerate
 from pytest_unlearn.leaks.prompt_search import (
     SearchOptions,
@@ -137,7 +137,7 @@ class Measuring:
         # Cases whose text does not fit a model's context, and the message for each.
         self._too_long: dict[tuple[State, str], str] = {}
         self._known_keys: dict[tuple[State, str], list[str]] = {}
-        self._scores: dict[tuple[State, str], dict[str, Any]] = {}
+        self._scores: dict[tuple[State, str], dict[str, ExactScores]] = {}
         noted = recorded(settings, dataset, self._store) if settings.replay else None
         # The gates of the run that filled the store, as they were written.
         self.recorded_gates: tuple[str, ...] = noted.gates if noted else ()
@@ -181,15 +181,22 @@ class Measuring:
         exact = [self.exact(state, probe) for state in self._states]
         asked = zip(self._states, texts, exact, strict=True)
         outcomes = [self._outcome(probe, state, text, scores) for state, text, scores in asked]
-        same = "id split kind carrier owner family planted knowledge cluster request".split()
-        facts: dict[str, Any] = {name: getattr(probe, name) for name in same}
         row = ProbeRow(
-            **facts,
-            base=outcomes[0].as_row(),
-            unlearned=outcomes[1].as_row(),
+            id=probe.id,
+            split=probe.split,
+            kind=probe.kind,
+            carrier=probe.carrier,
+            owner=probe.owner,
+            family=probe.family,
+            planted=probe.planted,
+            knowledge=probe.knowledge,
+            cluster=probe.cluster,
+            request=probe.request,
+            base=outcomes[0],
+            unlearned=outcomes[1],
             base_exact=exact[0],
             unlearned_exact=exact[1],
-            retrained=outcomes[2].as_row() if outcomes[2:] else None,
+            retrained=outcomes[2] if outcomes[2:] else None,
             retrained_exact=exact[2] if outcomes[2:] else None,
             rehearsed=probe.id in self._rehearsed,
             base_sampled=self._sampled("base", probe),
@@ -266,7 +273,7 @@ class Measuring:
         return solution_of(case, completion, self._dataset.sampling.style)
 
     def _outcome(
-        self, probe: Probe, state: State, text: str, scores: dict[str, Any] | None
+        self, probe: Probe, state: State, text: str, scores: ExactScores | None
     ) -> Outcome:
         """Return the outcome of a completion, or of the value that it hides by its exact score.
 
@@ -278,7 +285,7 @@ class Measuring:
             return outcome
         example = example_of(probe)
         value = example.text[len(example.text[: example.start].rstrip()) : example.end]
-        if (wrote := text.startswith(value)) == scores["greedy"]:
+        if (wrote := text.startswith(value)) == scores.greedy:
             return outcome
         note = disagreement(probe, state, wrote, scores, self.models.key(state).get("dtype"))
         if note is not None:
@@ -290,7 +297,7 @@ class Measuring:
         hidden = self.detector.outcome(probe, value)
         return replace(hidden, how="scored") if hidden.label == "direct" else outcome
 
-    def exact(self, state: State, probe: Probe) -> dict[str, Any] | None:
+    def exact(self, state: State, probe: Probe) -> ExactScores | None:
         """Return the exact scores of a probe's value, from the store or from one pass over its
         chunk.
 
@@ -303,12 +310,12 @@ class Measuring:
         if (state, chunk.id) not in self._scores:
             decoy_count = self._exposure if probe.family == "direct" else 0
             self._scores[state, chunk.id] = self._scores_of(state, chunk, decoy_count)
-        scores: dict[str, Any] | None = self._scores[state, chunk.id].get(probe.id)
+        scores = self._scores[state, chunk.id].get(probe.id)
         if scores is None and (state, probe.id) in self._too_long:
             raise CompletionError(self._too_long[state, probe.id])
         return scores
 
-    def _scores_of(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, Any]:
+    def _scores_of(self, state: State, chunk: Chunk, decoy_count: int) -> dict[str, ExactScores]:
         """Return the scores of a chunk's probes by id, from the store or made now."""
         probes = [self._dataset.probe(case) for case in chunk.cases]
         examples = [example_of(probe) for probe in probes]
@@ -338,8 +345,7 @@ class Measuring:
                     )
                     entry = {"rows": {**entry["rows"], **made}, "failed": failed}
                     self._store.put("scores", key, entry)
-        rows: dict[str, Any] = entry["rows"]
-        return rows
+        return {name: ExactScores.from_row(row) for name, row in entry["rows"].items()}
 
     def _scored(
         self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int

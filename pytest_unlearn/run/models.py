@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.store import Store, digest_of
+from pytest_unlearn.gates.case_rows import State as State
 from pytest_unlearn.models.engine import TRANSFORMERS, engine_named
 from pytest_unlearn.models.model_files import WEIGHTS, adapter_digest, check_adapter, stands_apart
 from pytest_unlearn.models.presets import presets
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-State = Literal["base", "unlearned", "retrained"]
 STATES: tuple[State, State] = ("base", "unlearned")
 
 

@@ -35,28 +35,34 @@ SAMPLING_OPTIONS = (
     Option(
         "unlearn_top_p",
         "P",
-        "share of probability that samples are drawn from (default: 0.95 at a temperature over 0)",
+        "sample from the likeliest tokens that have this share of the probability (default: 0.95 "
+        "at a temperature above 0)",
     ),
     Option(
         "unlearn_task_style",
         "STYLE",
         "how tasks are prompted: completion, chat (through the chat template) or infill "
-        "(default: the preset's; completion where there is none)",
+        "(default: the preset's style, or completion)",
     ),
     Option(
         "unlearn_task_tokens",
         "N",
-        "most tokens of a solution (default: 128, or what the canonical solution needs)",
+        "maximum number of tokens of a solution (default: 128, or what the canonical solution "
+        "needs)",
     ),
 )
 
 CONFIRM = Option(
-    "unlearn_confirm", "SEED", "judge on other people and tasks", read=whole_number(least=0)
+    "unlearn_confirm",
+    "SEED",
+    "forget other people, drawn from the retained ones, and hold out others, to confirm a method "
+    "that was chosen on the first ones",
+    read=whole_number(least=0),
 )
 KEPT_CODE = Option(
     "unlearn_keep_code",
     "FILE",
-    "source code of your own that unlearning keeps, beside the bundled tasks; repeatable",
+    "your own source code for unlearning to keep, besides the bundled tasks; repeatable",
     many=True,
     read=paths,
 )

@@ -374,11 +374,11 @@ def _not_judged(names: Sequence[str]) -> list[str]:
 
 
 # What a metric counts a probe by, and its person; the same of a task case.
-_PROBE_FACTS = (
+# What `Case.about` may hold.
+CASE_FACTS: tuple[str, ...] = (
     *("split", "family", "kind", "carrier", "planted", "language", "knowledge", "owner"),
-    *("rehearsed", "cluster", "request"),
+    *("rehearsed", "cluster", "request", "attack", "task"),
 )
-CASE_FACTS: tuple[str, ...] = (*_PROBE_FACTS, "attack", "task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,11 +480,28 @@ def gate_fact(result: GateResult) -> GateFact:
     )
 
 
+def _facts(probe: Probe) -> dict[str, Any]:
+    """Return what metrics count a probe by; see `CASE_FACTS`."""
+    return {
+        "split": probe.split,
+        "family": probe.family,
+        "kind": probe.kind,
+        "carrier": probe.carrier,
+        "planted": probe.planted,
+        "language": probe.language,
+        "knowledge": probe.knowledge,
+        "owner": probe.owner,
+        "rehearsed": probe.rehearsed,
+        "cluster": probe.cluster,
+        "request": probe.request,
+    }
+
+
 def _case(case: Probe | TaskCase, ended: Ended, engine: Measuring, show: bool) -> Case:
     row = ended.rows.get(case.id)
     status: Status = "measured" if row else "error" if case.id in ended.seen else "not run"
     if isinstance(case, Probe):
-        shown, about = repr(case.value), {name: getattr(case, name) for name in _PROBE_FACTS}
+        shown, about = repr(case.value), _facts(case)
         if case.attack:
             return Case(case.id, status, row, shown, {**about, "attack": case.attack})
     else:

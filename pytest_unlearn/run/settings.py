@@ -69,10 +69,11 @@ class Settings:
         Option(
             "unlearn_method",
             "METHOD",
-            "how to unlearn before testing: wga, ga+gd, npo+kl, ... (a wrong name lists "
-            "them all), retrain (the planted model's ideal), or none to audit the model "
-            "as it is; options after a colon, as in ga+gd:steps=80,lr=1e-4; repeatable "
-            "(default: anchored, or none with --unlearn-baseline or --unlearn-adapter)",
+            "how to unlearn before testing: anchored, wga, ga+gd, ... (a wrong name lists "
+            "them all), retrain (train the planted model again without the people to forget), or "
+            "none to audit the model as it is; options after a colon, as in "
+            "ga+gd:steps=80,lr=1e-4; repeatable (default: anchored, or none with "
+            "--unlearn-baseline or --unlearn-adapter)",
             many=True,
         ),
         factory=option_values.default_method,
@@ -105,7 +106,7 @@ class Settings:
         Option(
             "unlearn_adapter",
             "DIR",
-            "a PEFT adapter: the model is tested with it and compared without it",
+            "a PEFT adapter: test the model with it, and compare with the model without it",
             read=a_path,
         ),
         default=None,
@@ -125,7 +126,8 @@ class Settings:
         Option(
             "unlearn_trust_remote_code",
             "NAME",
-            "run the Python code that comes with the model of exactly this name (default: never)",
+            "run the Python code that comes with the model of exactly this name (default: do not "
+            "run any)",
             read=text,
         ),
         default=None,
@@ -146,8 +148,8 @@ class Settings:
         Option(
             "unlearn_retain",
             "FILE",
-            "the same for records to retain; the name of a task set (see "
-            "--unlearn-tasks) adds its tasks instead; repeatable",
+            "records to retain, in the same format; the name of a task set (see "
+            "--unlearn-tasks) retains its tasks; repeatable",
             many=True,
         ),
         default=(),
@@ -157,7 +159,7 @@ class Settings:
         Option(
             "unlearn_control",
             "FILE",
-            "the same for records that the model never saw; repeatable",
+            "records that the model never saw, in the same format; repeatable",
             many=True,
             read=paths,
         ),
@@ -168,10 +170,10 @@ class Settings:
         Option(
             "unlearn_requests",
             "DIR[:apart]",
-            "erasure requests, one file of people each (DIR/*.jsonl, in the order of their names), "
-            "instead of --unlearn-forget: each is unlearned on the model of the one before, and "
-            "all earlier ones are probed again; with :apart each on the original model, to compare "
-            "their sizes",
+            "a folder of erasure requests, one file of people each (DIR/*.jsonl, in the order of "
+            "their names), instead of --unlearn-forget: each request is unlearned on the model "
+            "that the one before it left, and all earlier ones are probed again; with :apart, each "
+            "is unlearned on the original model, to compare requests of different sizes",
             read=option_values.requests,
         ),
         default=None,
@@ -181,8 +183,8 @@ class Settings:
         Option(
             "unlearn_people",
             "N[:OPTIONS]",
-            "generate N people to forget, and as many to retain and as controls, instead of the "
-            "bundled ones; options as in 5000:kinds=email/iban,carriers=files,"
+            "generate N people to forget, N to retain and N controls, instead of using the bundled "
+            "people; options as in 5000:kinds=email/iban,carriers=files,"
             "locales=de_DE/ja_JP,per_person=3,repetitions=1/4,retain=1000,control=1000,seed=7",
             read=option_values.people,
         ),
@@ -193,7 +195,7 @@ class Settings:
         Option(
             "unlearn_own_names",
             "",
-            "kinds and carriers of your own whose names resemble a known one",
+            "your own kinds and carriers with names that resemble a built-in one",
             ini_only=True,
             read=texts,
         ),
@@ -205,8 +207,8 @@ class Settings:
         Option(
             "unlearn_held_out",
             "SHARE",
-            "share of the retained people and tasks that unlearning never sees, and that gates "
-            "judge; 0 judges what was trained on, and says so (default: 0.5)",
+            "share of the retained people and tasks that unlearning never sees, for gates to "
+            "judge; with 0, gates judge what was trained on, and say so (default: 0.5)",
             read=option_values.share,
         ),
         default=option_values.DEFAULT_SHARE,
@@ -221,8 +223,8 @@ class Settings:
         Option(
             "unlearn_rehearsed",
             "FILE",
-            "people and tasks that a model from elsewhere was trained on, one id a line: they are "
-            "shown, and gates judge the others; repeatable",
+            "ids, one per line, of people and tasks that a model unlearned elsewhere was trained "
+            "to keep: gates judge only the others; repeatable",
             many=True,
             read=paths,
         ),
@@ -245,8 +247,8 @@ class Settings:
         Option(
             "unlearn_decoding",
             "SCHEME",
-            "how an attacker samples, for the probability of a value: "
-            "temperature=0.8,top_k=40,top_p=0.95 or a part of it (default: temperature=1)",
+            "how an attacker samples, for the probability of a value; any of "
+            "temperature=0.8,top_k=40,top_p=0.95 (default: temperature=1)",
             read=option_values.decoding,
         ),
         factory=option_values.default_decoding,
@@ -256,8 +258,8 @@ class Settings:
         Option(
             "unlearn_membership",
             "ATTACKS",
-            "membership inference, separated by commas: loss, zlib, min_k, min_k++, "
-            "gradnorm, reference, or all, none (default: all that need no further pass)",
+            "membership inference attacks, separated by commas: loss, zlib, min_k, min_k++, "
+            "gradnorm, reference; or all, or none (default: all that need no extra pass)",
         ),
         factory=option_values.default_membership,
         role="measure",
@@ -267,8 +269,8 @@ class Settings:
             "unlearn_retrained",
             "NAME",
             "a model trained without the forget records, which shows what forgetting should look "
-            "like, for PrivLeak and the attack reference; with --unlearn-plant, the word "
-            "retrain makes one by the planting's recipe",
+            "like; needed for PrivLeak and the membership attack reference; with --unlearn-plant, "
+            "write retrain to train one by the recipe of the planting",
             read=text,
         ),
         default=None,
@@ -289,8 +291,9 @@ class Settings:
         Option(
             "unlearn_search",
             "N",
-            "look for prompts that leak what no probe leaked: at most N prompts per record, for "
-            "forget people and, to see what the search itself does, control people (default: 0)",
+            "look for prompts that leak what no probe leaked: at most N prompts per record of the "
+            "people to forget, and as many for control people, to see what the search itself "
+            "brings out (default: 0)",
             read=whole_number(least=0),
         ),
         default=0,
@@ -351,8 +354,8 @@ class Settings:
         Option(
             "unlearn_check_tasks",
             "",
-            "run the canonical solutions first, and stop if one fails its own tests or a wrong one "
-            "passes them; name the tasks that a function passes that returns a constant",
+            "run the canonical solutions first, and stop if one fails its own tests or a wrong "
+            "solution passes; list the tasks that a function returning a constant would pass",
             switch=True,
             read=switch,
         ),
@@ -378,10 +381,10 @@ class Settings:
         Option(
             "unlearn_replay",
             "FILE",
-            "without FILE: judge the store's completions again; load, unlearn and generate "
-            "nothing. With the --unlearn-report=jsonl of an earlier run: judge its rows by the "
-            "gates given now, or by its own, and write reports; run no test. Write the flag "
-            "without FILE after the paths",
+            "without FILE: judge the stored completions again, without loading a model. With the "
+            "file that --unlearn-report=jsonl wrote: judge its rows by the gates given now, or by "
+            "its own, and write reports without running a test. Without FILE, write the flag after "
+            "the paths",
             bare=STORE,
         ),
         default=False,
@@ -396,7 +399,7 @@ class Settings:
         Option(
             "unlearn_probe_outcome",
             "record|fail",
-            "record: a leak is a result, and gates judge the rate (default); fail: each "
+            "record: a leak does not fail its test, and gates judge the rate (default); fail: each "
             "leak fails its test",
             read=option_values.leaks_fail,
         ),
@@ -407,8 +410,8 @@ class Settings:
         Option(
             "unlearn_sandbox",
             "auto|strict|off",
-            "what confines the solutions of tasks. auto: every layer that this system has "
-            "(default); strict: refuse to run unless it has all of them; off: DANGEROUS, solutions "
+            "how solutions of tasks are confined. auto: by every layer that this system has "
+            "(default); strict: by all layers, or the run is refused; off: DANGEROUS, solutions "
             "can read and write your files, use the network and start programs",
             read=one_of("auto", "strict", "off"),
         ),
@@ -453,8 +456,8 @@ class Settings:
         Option(
             "unlearn_fingerprint_key",
             "KEY",
-            "16 characters or more; gives values the same fingerprints in all runs with this key, "
-            "so that reports can be matched; better set in the environment, as "
+            "at least 16 characters; values have the same fingerprint in all runs with this key, "
+            "so that you can match reports; better set as the environment variable "
             "UNLEARN_FINGERPRINT_KEY (default: a new key for each run)",
             read=option_values.fingerprint_key,
         ),
@@ -482,8 +485,8 @@ class Settings:
         Option(
             "unlearn_engine",
             "ENGINE",
-            "what runs the models: transformers, vllm (extra vllm), endpoint, or an engine that is "
-            "installed; options after a colon, as in endpoint:concurrency=8,requests=20000 "
+            "what runs the models: transformers, vllm (extra vllm), endpoint, or an engine from an "
+            "installed package; options after a colon, as in endpoint:concurrency=8,requests=20000 "
             "(default: transformers; endpoint for an address)",
             read=option_values.engine,
         ),
@@ -494,7 +497,7 @@ class Settings:
         Option(
             "unlearn_thinking",
             "",
-            "let chat models think before they answer; otherwise they answer at once",
+            "let chat models think before they answer (default: they answer at once)",
             switch=True,
             read=switch,
         ),
@@ -506,7 +509,7 @@ class Settings:
             "unlearn_device",
             "DEVICE",
             "auto, cpu, cuda, cuda:N, or map to spread the model over all GPUs (default: "
-            "auto; map if the model does not fit one of several)",
+            "auto, which is map if the model does not fit on one of several GPUs)",
             read=option_values.device,
         ),
         default="auto",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,7 +145,7 @@ def unlearn_attacked(
     """What the attack of this test brings back: a row for each document of people to be forgotten
     and of control people. `row.leaked` tells whether the value came out. The rows count for the
     gates."""
-    from pytest_unlearn.gates.case_rows import ATTACK_PROPERTY
+    from pytest_unlearn.gates.case_rows import ATTACK_PROPERTY, row_data
     from pytest_unlearn.session.readiness import answering
 
     attacked = _session(request.config).run_of(unlearn_pair).attacked
@@ -154,7 +153,7 @@ def unlearn_attacked(
         pytest.skip(f"{unlearn_attack.name} cannot be made on the model of {unlearn_pair.label}")
     with answering():
         rows = attacked.rows(unlearn_attack)
-    text = json.dumps([asdict(row) for row in rows])
+    text = json.dumps([row_data(row) for row in rows])
     request.node.user_properties.append((ATTACK_PROPERTY, text))
     return rows
 

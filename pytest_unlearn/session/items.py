@@ -18,6 +18,7 @@ from pytest_unlearn.attacks.attack import Attack
 from pytest_unlearn.core.errors import plain, plain_lines
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow, rows_in
 from pytest_unlearn.gates.estimates import percent
+from pytest_unlearn.gates.metrics import ROW_FILTERS
 from pytest_unlearn.gates.verdicts import GateResult, Verdict
 from pytest_unlearn.people.record import Split
 from pytest_unlearn.probes.families import Probe
@@ -45,7 +46,7 @@ MODEL_FIXTURES = {
     *("unlearn_task", "unlearn_search", "unlearn_attacked"),
 }
 # What a marker can be narrowed by, and the attribute of the probe that it names.
-_FILTERS = {"kind": "kind", "carrier": "carrier", "probe": "family"}
+_FILTERS = ("kind", "carrier", "probe")
 
 
 def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pair]) -> None:
@@ -67,7 +68,7 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
                 probe,
                 id=probe.id,
                 marks=getattr(pytest.mark, f"unlearn_{probe.split}")(
-                    **{key: getattr(probe, name) for key, name in _FILTERS.items()}
+                    **{key: ROW_FILTERS[key](probe) for key in _FILTERS}
                 ),
             )
             for probe in _marked_probes(metafunc.definition, dataset)
@@ -119,7 +120,7 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
             selections.append((_SPLIT_OF[mark.name], dict(mark.kwargs)))
     for filters in (filters for _, filters in selections):
         for key, value in filters.items():
-            known = sorted({getattr(probe, _FILTERS[key]) for probe in dataset.probes})
+            known = sorted({ROW_FILTERS[key](probe) for probe in dataset.probes})
             if value not in known:
                 raise pytest.UsageError(
                     f"{definition.nodeid}: no record has {key}={value!r}; known: {', '.join(known)}"
@@ -127,7 +128,7 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
     for probe in dataset.probes:
         for split, filters in selections or [("forget", {})]:
             if probe.split == split and all(
-                getattr(probe, _FILTERS[key]) == value for key, value in filters.items()
+                ROW_FILTERS[key](probe) == value for key, value in filters.items()
             ):
                 yield probe
                 break
@@ -299,11 +300,10 @@ def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> 
         report.longrepr = f"{len(back)} values came back: {', '.join(back[:_NAMED])}{more}"
     row = next(iter(rows), None)
     if isinstance(row, ProbeRow) and row.split != "retain" and row.leaked:
-        how = row.unlearned
+        leak = row.unlearned
         report.outcome = "failed"
         report.longrepr = (
-            f"{row.id} leaked: {how['label']}, {how.get('how')}, {how.get('kind')} of "
-            f"{how.get('owner')} ({how.get('split')})"
+            f"{row.id} leaked: {leak.label}, {leak.how}, {leak.kind} of {leak.owner} ({leak.split})"
         )
 
 

@@ -55,24 +55,24 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--unlearn-plan",
         action="store_true",
-        help="print what a run would do and need, and what each gate allows, and exit; loads no "
-        "model",
+        help="print what a run would do and need, and what each gate allows, then exit without "
+        "loading a model",
     )
     group.addoption(
         "--unlearn-metrics",
         action="store_true",
-        help="print the metrics that gates can use, and the profiles, and exit; needs no model",
+        help="print the metrics that gates can use, and the profiles, then exit; needs no model",
     )
     parser.addini(
         "unlearn_testpaths",
-        help="tests to collect beside the bundled suite when no path is given",
+        help="tests to collect besides the bundled suite when no path is given",
         type="linelist",
         default=[],
     )
     parser.addini(
         "unlearn_require_model",
-        help="end with a usage error if no model is named, for example because CI lost the "
-        "variable with its name",
+        help="exit with a usage error if no model is named, for example because a variable is not "
+        "set in CI",
         type="bool",
         default=False,
     )

@@ -431,12 +431,12 @@ def _taken_apart(
 def shift(rows: Iterable[Row]) -> str:
     """Return how direct leaks of the base turned out: the shift from direct to indirect."""
     after = Counter(
-        row.unlearned["label"]
+        row.unlearned.label
         for row in rows
         if isinstance(row, ProbeRow)
         and row.split == "forget"
         and row.family == "direct"
-        and row.base["label"] == "direct"
+        and row.base.label == "direct"
     )
     if not after:
         return ""
@@ -466,7 +466,7 @@ def search_lines(search: SearchSummary) -> Iterable[str]:
 def _details(reporter: pytest.TerminalReporter, rows: Sequence[Row]) -> Iterable[str]:
     """Yield the leaking probes by id; all under -v, else where to see them."""
     leaked = sorted(
-        f"{row.id} ({row.unlearned['label']}, {row.unlearned.get('how', '')})"
+        f"{row.id} ({row.unlearned.label}, {row.unlearned.how or ''})"
         for row in rows
         if isinstance(row, ProbeRow) and row.split == "forget" and row.leaked
     )

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from pytest_unlearn.core.text_files import read_any_objects
+from pytest_unlearn.core.text_files import read_objects
 from pytest_unlearn.tasks.benchmarks import (
     apps_case,
     evalplus_case,
@@ -122,7 +122,7 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each task's place in the file, a line's number, and its object."""
     listed = _listed(path)
     if listed is None:  # MBPP+ has infinite arguments
-        for number, data in read_any_objects(path, TaskFileError, tuple(OWN_KEYS), constants=True):
+        for number, data in read_objects(path, TaskFileError, tuple(OWN_KEYS), constants=True):
             yield str(number), data
         return
     for number, item in enumerate(listed, start=1):

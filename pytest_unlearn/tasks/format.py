@@ -16,7 +16,7 @@ import math
 import re
 import textwrap
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.text_files import check_keys, checked_string, json_name, quoted
@@ -178,7 +178,6 @@ __all__ = [
     "bundled_cases",
     "bundled_tasks",
     "own_case",
-    "task_schema",
 ]
 
 OWN_KEYS = {
@@ -260,6 +259,17 @@ class TaskCase:
     need and that is never installed, empty for none.
     """
 
+    # What gates count probes by; a task has none of it.
+    split: ClassVar[None] = None
+    attack: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
+    carrier: ClassVar[str] = ""
+    planted: ClassVar[str] = ""
+    knowledge: ClassVar[str] = ""
+    request: ClassVar[str] = ""
+    exact: ClassVar[bool] = True
+
     id: str
     task_id: str
     entry_point: str
@@ -277,6 +287,11 @@ class TaskCase:
     language: str = "python"
     stops: tuple[str, ...] = ()
     lacks: str = ""
+
+    @property
+    def counted_as(self) -> str:
+        """The task, or all that share a prompt and count as one."""
+        return self.cluster or self.task_id
 
     def time_limit(self, of_the_run: float | None) -> float | None:
         """Return the seconds that its tests may take: its own limit, or the run's; None for the
@@ -306,13 +321,6 @@ def bundled_cases() -> tuple[TaskCase, ...]:
         for task in bundled_tasks()
         for number, wording in enumerate(task.unseen, start=1)
     )
-
-
-def task_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of one line of a task file in the own format."""
-    source = importlib.resources.files("pytest_unlearn.tasks").joinpath("tasks.schema.json")
-    schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    return schema
 
 
 def _bundled_task(data: dict[str, Any]) -> Task:

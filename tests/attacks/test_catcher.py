@@ -176,7 +176,7 @@ def test_a_filter_behind_the_model(folder: Path, kind: Any) -> None:
         assert verdicts(result)["leak.direct"] == "FAIL"
         assert verdicts(result)["leak.worst.at(1000)"] == "FAIL"
         rows = [r for r in result.rows if isinstance(r, ProbeRow) and r.split == "forget"]
-        assert {row.unlearned["how"] for row in rows} == {"scored"}
+        assert {row.unlearned.how for row in rows} == {"scored"}
         assert measure(default, models=Attackable(default)).verdict == "NOT FOR RELEASE"
 
 

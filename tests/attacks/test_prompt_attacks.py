@@ -10,12 +10,12 @@ from pytest_unlearn.attacks.attack import Known, attacks
 from pytest_unlearn.attacks.prompt_attacks import WRAPPERS
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.record import by_owner
-from pytest_unlearn.probes.families import Probe, direct_probes
+from pytest_unlearn.probes.families import Probe, build_probes
 
 RECORDS = [record for record in tiny_records() if record.split == "forget"]
 PERSON = by_owner(RECORDS)[RECORDS[0].owner]
 RECORD = PERSON[0]
-PROBE = direct_probes([RECORD])[0]
+PROBE = build_probes([RECORD], ["direct"])[0]
 VALUE, PROMPT = RECORD.value.reveal(), RECORD.before.reveal()
 
 

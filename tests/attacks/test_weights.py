@@ -17,7 +17,6 @@ from pytest_unlearn.attacks.attack import (
     AttackError,
     Target,
     attacks,
-    digest_of_weights,
     installed_attacks,
     needs_met,
     parse_attacks,
@@ -33,7 +32,7 @@ from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.patching import sample_logits
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.texts import Example
-from tests.support.small_models import llama, llama_folder
+from tests.support.small_models import digest_of_weights, llama, llama_folder
 from tests.unlearning.conftest import KNOWN, knowing, knowing_folder
 
 __all__ = ["knowing", "knowing_folder", "llama", "llama_folder"]

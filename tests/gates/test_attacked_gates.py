@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +13,7 @@ from pytest_unlearn.gates.case_rows import (
     ProbeRow,
     Row,
     from_json,
+    row_data,
     rows_in,
     to_json,
 )
@@ -26,6 +27,8 @@ from pytest_unlearn.gates.verdicts import (
     fails_whatever,
     judge_gate,
 )
+from pytest_unlearn.leaks.exact import ExactScores
+from pytest_unlearn.leaks.outcome import Outcome
 
 
 def probes(count: int = 60) -> list[ProbeRow]:
@@ -37,8 +40,8 @@ def probes(count: int = 60) -> list[ProbeRow]:
             kind="email",
             carrier="json",
             owner=f"person {n}",
-            base={"label": "direct"},
-            unlearned={"label": "clean"},
+            base=Outcome("direct"),
+            unlearned=Outcome("clean"),
         )
         for n in range(count)
     ]
@@ -56,13 +59,10 @@ def attacked(
             kind="email",
             carrier="json",
             owner=f"{split} person {n}",
-            base={"label": "direct"},
-            unlearned={"label": "direct" if n < back else "clean"},
-            base_exact={"log_probability": 0.0, "greedy": True},
-            unlearned_exact={
-                "log_probability": 0.0 if n < back else log_probability,
-                "greedy": n < back,
-            },
+            base=Outcome("direct"),
+            unlearned=Outcome("direct" if n < back else "clean"),
+            base_exact=ExactScores(0.0, greedy=True),
+            unlearned_exact=ExactScores(0.0 if n < back else log_probability, greedy=n < back),
         )
         for n in range(count)
     ]
@@ -199,4 +199,4 @@ def test_curtailment_ends_with_the_first_attack_that_fails() -> None:
 def test_rows_travel_as_text() -> None:
     rows = attacked("int4", 1, count=2)
     assert [from_json(to_json(row)) for row in rows] == rows
-    assert rows_in([(ATTACK_PROPERTY, json.dumps([asdict(row) for row in rows]))]) == rows
+    assert rows_in([(ATTACK_PROPERTY, json.dumps([row_data(row) for row in rows]))]) == rows

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from pytest_unlearn.gates.case_rows import TaskRow, from_json, to_json
+from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow, from_json, to_json
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
+from pytest_unlearn.leaks.exact import RankedExposure
+from tests.support.golden_rows import ROWS
 
 PASS, FAIL = "passed", "wrong_answer"
 
@@ -28,6 +32,29 @@ def test_rows_survive_json() -> None:
     assert from_json(to_json(full)) == full
     scored = TaskRow("a", "a", PASS, PASS, base_loss=(3.5, 7), unlearned_loss=None)
     assert from_json(to_json(scored)) == scored
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_the_text_of_a_row_is_frozen(kind: str) -> None:
+    """Saved runs of earlier versions are read, and written again byte for byte."""
+    assert to_json(from_json(ROWS[kind])) == ROWS[kind]
+
+
+def test_the_log_of_zero_and_exposure_that_was_not_asked_for() -> None:
+    """The log of 0 is null in JSON; exposure is null for a kind without decoys, else left out."""
+    probe, attack = from_json(ROWS["probe"]), from_json(ROWS["attack"])
+    assert isinstance(probe, ProbeRow)
+    assert isinstance(attack, AttackRow)
+    known, silent, brought = probe.base_exact, probe.unlearned_exact, attack.unlearned_exact
+    assert known
+    assert silent
+    assert brought
+    assert known.exposure == RankedExposure(bits=10.0, rank=1, size=1024)
+    assert (silent.log_probability, silent.n_for_half) == (-math.inf, math.inf)
+    assert (silent.exposure, silent.ranked, brought.ranked) == (None, True, False)
+    assert (probe.base.relation, probe.sampled("base")) == ("own", (3, 8))
+    with pytest.raises(TypeError, match="where an object belongs"):
+        from_json(ROWS["attack"].replace('"base": {"label": "direct"}', '"base": "direct"'))
 
 
 def test_pass_at_k_of_a_row() -> None:

@@ -15,7 +15,8 @@ from pytest_unlearn.gates.judging import read_judging
 from pytest_unlearn.gates.planning import check_feasible, metric_lines, plan_gate
 from pytest_unlearn.gates.saved_runs import compare
 from pytest_unlearn.gates.verdicts import Measured, Verdict, fails_whatever, judge
-from tests.gates.test_verdicts import Case, forget_rows, probe, task
+from pytest_unlearn.leaks.exact import ExactScores, RankedExposure
+from tests.gates.test_verdicts import case, forget_rows, probe, task
 from tests.session.test_run import forget_ids
 from tests.support.lookup_run import UnlearnRun
 
@@ -39,7 +40,7 @@ def test_a_pass_needs_the_confidence_asked_for(
 ) -> None:
     """In judging, before the run and in the plan: the same number."""
     rows, parsed = forget_rows(n, 0), parse_gate(gate)
-    data = [Case(f"person {number}") for number in range(n)]
+    data = [case(f"person {number}") for number in range(n)]
     for confidence, verdict in ((passes, Verdict.PASS), (fails, Verdict.UNDECIDED)):
         assert judge(parsed, measured(rows, confidence=confidence)).verdict is verdict
     check_feasible([parsed], data, confidence=passes)
@@ -68,7 +69,7 @@ def test_each_kind_of_estimate_follows() -> None:
         *(probe(n, "direct", "direct" if n else "clean", "retain") for n in range(40)),
         *(task(n, "passed", "passed" if n else "crash") for n in range(40)),
     ]
-    base, tested = ({"exposure": {"bits": bits}} for bits in (12.0, 1.0))
+    base, tested = (ExactScores(-1.0, exposure=RankedExposure(bits)) for bits in (12.0, 1.0))
     rows = [
         replace(row, base_exact=base, unlearned_exact=tested) if isinstance(row, ProbeRow) else row
         for row in rows

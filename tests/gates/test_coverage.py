@@ -28,6 +28,7 @@ from pytest_unlearn.gates.statistics import (
     values_of,
 )
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
+from pytest_unlearn.leaks.outcome import Outcome
 
 RUNS = 4000
 # Runs whose bounds take an integral each.
@@ -170,7 +171,7 @@ def judged(gate: Gate, sizes: Sequence[int], leaks: tuple[int, ...]) -> Verdict:
 def probe(number: int, owner: int, leaks: bool) -> ProbeRow:
     label = "direct" if leaks else "clean"
     return ProbeRow(
-        f"p{number}", "forget", "email", "sql", f"o{owner}", {"label": "direct"}, {"label": label}
+        f"p{number}", "forget", "email", "sql", f"o{owner}", Outcome("direct"), Outcome(label)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
@@ -12,21 +12,25 @@ from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.planning import plan_gate
 from pytest_unlearn.gates.saved_runs import parse_change
 from pytest_unlearn.gates.verdicts import GateResult, Measured, fails_whatever, judge_gate
+from pytest_unlearn.leaks.exact import ExactScores
+from pytest_unlearn.leaks.outcome import Outcome
 
 PEOPLE = 60
 
 
-def exact(loss: float, bits: float = 1.0) -> dict[str, Any]:
-    return {
-        "greedy": loss < 0.1,
-        "log_probability": -5 * loss,
-        "exact_memorization": 1.0 if loss < 0.1 else 0.2,
-        "loss": loss,
-        "zlib_ratio": loss / 9,
-        "min_k": [-loss, -loss],
-        "min_k_plus_plus": [-loss, -loss],
-        "exposure": {"bits": bits, "rank": 1, "size": 1024},
-    }
+def exact(loss: float, bits: float = 1.0) -> ExactScores:
+    return ExactScores.from_row(
+        {
+            "greedy": loss < 0.1,
+            "log_probability": -5 * loss,
+            "exact_memorization": 1.0 if loss < 0.1 else 0.2,
+            "loss": loss,
+            "zlib_ratio": loss / 9,
+            "min_k": [-loss, -loss],
+            "min_k_plus_plus": [-loss, -loss],
+            "exposure": {"bits": bits, "rank": 1, "size": 1024},
+        }
+    )
 
 
 def probe(split: str, n: int, base: float, tested: float, retrained: float | None) -> ProbeRow:
@@ -36,8 +40,8 @@ def probe(split: str, n: int, base: float, tested: float, retrained: float | Non
         kind="email",
         carrier="json",
         owner=f"{split} {n}",
-        base={"label": "direct" if base < 0.1 else "clean"},
-        unlearned={"label": "clean"},
+        base=Outcome("direct" if base < 0.1 else "clean"),
+        unlearned=Outcome("clean"),
         base_exact=exact(base, bits=9.0),
         unlearned_exact=exact(tested),
         retrained_exact=None if retrained is None else exact(retrained),
@@ -138,8 +142,9 @@ def under(attack: str, tested: float, retrained: float, count: int = PEOPLE) -> 
     apart = attack.startswith("linear-probe")
 
     def one(split: str, n: int) -> AttackRow:
-        def share(level: float) -> dict[str, Any]:
-            return {**exact(5.0), "exact_memorization": level if split == "forget" else 0.25}
+        def share(level: float) -> ExactScores:
+            kept = level if split == "forget" else 0.25
+            return replace(exact(5.0), exact_memorization=kept)
 
         def score(level: float) -> float:
             return (level if split == "forget" else 0.0) + n * 37 % 60 / 60
@@ -151,8 +156,8 @@ def under(attack: str, tested: float, retrained: float, count: int = PEOPLE) -> 
             kind="email",
             carrier="json",
             owner=f"{split} {n}",
-            base={"label": "direct"},
-            unlearned={"label": "clean"},
+            base=Outcome("direct"),
+            unlearned=Outcome("clean"),
             base_exact=share(0.95),
             unlearned_exact=None if apart else share(tested),
             retrained_exact=None if apart else share(retrained),

@@ -19,6 +19,8 @@ from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.saved_runs import compare, mcnemar
 from pytest_unlearn.gates.statistics import clopper_pearson_upper
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
+from pytest_unlearn.leaks.exact import ExactScores, RankedExposure
+from pytest_unlearn.leaks.outcome import Outcome
 
 RUNS = 1500
 CONFIDENCES = (0.95, 0.99)
@@ -43,8 +45,8 @@ def probes(split: str, cells: Sequence[tuple[str, str, int]]) -> list[ProbeRow]:
             "email",
             "sql",
             f"{split}{person}",
-            {"label": base},
-            {"label": tested},
+            Outcome(base),
+            Outcome(tested),
         )
         for person, (base, tested) in enumerate(labels)
         for number in range(EACH)
@@ -153,7 +155,10 @@ def test_what_no_event_excludes(text: str, confidence: float) -> None:
     """A gate that counts says which share `n` silent people exclude: a model with that share shows
     none in at most 5 % (or 1 %) of runs, and one event fails the gate."""
     gate, people = parse_gate(text), 60
-    bits = {True: {"exposure": {"bits": 11.0}}, False: {"exposure": {"bits": 1.0}}}
+    bits = {
+        known: ExactScores(-1.0, exposure=RankedExposure(11.0 if known else 1.0))
+        for known in (True, False)
+    }
 
     def run(events: int) -> Any:
         rows = [
@@ -163,8 +168,8 @@ def test_what_no_event_excludes(text: str, confidence: float) -> None:
                 "email",
                 "sql",
                 f"o{n // EACH}",
-                {"label": "direct"},
-                {"label": "direct" if n < events else "clean"},
+                Outcome("direct"),
+                Outcome("direct" if n < events else "clean"),
                 base_exact=bits[True],
                 unlearned_exact=bits[n < events],
             )

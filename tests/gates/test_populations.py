@@ -12,6 +12,7 @@ from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.populations import populations, shown
 from pytest_unlearn.gates.verdicts import GateResult, Measured, judge_gate
+from pytest_unlearn.leaks.outcome import Outcome
 
 
 def probes(
@@ -30,8 +31,8 @@ def probes(
             kind="email",
             carrier="json",
             owner=f"{split}-{rehearsed}-{n}",
-            base={"label": base},
-            unlearned={"label": tested},
+            base=Outcome(base),
+            unlearned=Outcome(tested),
             family=family,
             rehearsed=rehearsed,
         )

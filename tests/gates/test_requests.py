@@ -21,6 +21,8 @@ from pytest_unlearn.gates.verdicts import (
     fails_whatever,
     judge_gate,
 )
+from pytest_unlearn.leaks.exact import ExactScores
+from pytest_unlearn.leaks.outcome import Outcome
 from tests.support.lookup_run import UnlearnRun, record_lines, write_lines
 
 FAMILIES = ("direct", "cross", "prefix", "hop")
@@ -28,7 +30,7 @@ FAMILIES = ("direct", "cross", "prefix", "hop")
 
 def asked(people: int = 12, base: str = "direct", probability: float = 1e-9) -> list[ProbeRow]:
     """Return two records a person, each asked for in four ways, of which nothing comes out."""
-    exact = [{"log_probability": math.log(p)} for p in (0.9, probability)]
+    exact = [ExactScores(math.log(p)) for p in (0.9, probability)]
     return [
         ProbeRow(
             f"{family}-mail-{person}-{record}",
@@ -36,8 +38,8 @@ def asked(people: int = 12, base: str = "direct", probability: float = 1e-9) -> 
             ("email", "phone")[record],
             "json",
             f"p{person}",
-            {"label": base},
-            {"label": "clean"},
+            Outcome(base),
+            Outcome("clean"),
             family,
             base_exact=exact[0],
             unlearned_exact=exact[1],
@@ -55,8 +57,8 @@ def verdict(text: str, rows: list[ProbeRow], expected: list[Any] | None = None) 
     return judge_gate(parse_gate(text), measured)
 
 
-def leaking(rows: list[ProbeRow], *ids: str, **outcome: str) -> list[ProbeRow]:
-    found = outcome or {"label": "direct"}
+def leaking(rows: list[ProbeRow], *ids: str, **outcome: Any) -> list[ProbeRow]:
+    found = Outcome(**outcome) if outcome else Outcome("direct")
     return [replace(row, unlearned=found) if row.id in ids else row for row in rows]
 
 
@@ -126,7 +128,7 @@ def test_controls_that_come_out_of_the_base_are_no_controls(text: str) -> None:
 def test_the_base_of_requests_counts_beyond_chance() -> None:
     """8 of 96 probes give the value away, and so do 8 of 96 probes of control people."""
     rows = [
-        replace(row, base={"label": "direct" if row.owner == "p3" else "clean"}) for row in asked()
+        replace(row, base=Outcome("direct" if row.owner == "p3" else "clean")) for row in asked()
     ]
     for by_chance, expected in ((True, Verdict.NOT_EVALUATED), (False, Verdict.PASS)):
         others = [
@@ -134,7 +136,7 @@ def test_the_base_of_requests_counts_beyond_chance() -> None:
             for row in rows
         ]
         if not by_chance:
-            others = [replace(row, base={"label": "clean"}) for row in others]
+            others = [replace(row, base=Outcome("clean")) for row in others]
         assert verdict("leak.direct<=5%", [*rows, *others]).verdict is expected
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, from_json, to_json
+from pytest_unlearn.gates.case_rows import NamedCase, ProbeRow, TaskRow, from_json, to_json
 from pytest_unlearn.gates.gate import (
     DEFAULT,
     PROFILES,
@@ -23,13 +23,15 @@ from pytest_unlearn.gates.gate import (
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.gates.verdicts import Measured, Verdict, base_fault, judge
+from pytest_unlearn.leaks.exact import ExactScores, RankedExposure
+from pytest_unlearn.leaks.outcome import Outcome
 
 
 def probe(
     n: int, base: str, unlearned: str, split: str = "forget", kind: str = "email"
 ) -> ProbeRow:
     return ProbeRow(
-        f"{split}-{n}", split, kind, "sql", f"person-{n}", {"label": base}, {"label": unlearned}
+        f"{split}-{n}", split, kind, "sql", f"person-{n}", Outcome(base), Outcome(unlearned)
     )
 
 
@@ -363,7 +365,7 @@ def test_bounds_are_rounded_outwards() -> None:
 )
 @pytest.mark.parametrize("bad", [math.nan, -math.inf, -1.0, 1e9])
 def test_what_is_no_score_never_passes(text: str, bad: float) -> None:
-    exact = {"log_probability": math.nan if bad == 1e9 else -bad, "exposure": {"bits": bad}}
+    exact = ExactScores(math.nan if bad == 1e9 else -bad, exposure=RankedExposure(bad))
     rows: list[ProbeRow | TaskRow] = [
         replace(scored(i, 0.9, 1e-9), unlearned_exact=exact) for i in range(100)
     ]
@@ -373,19 +375,13 @@ def test_what_is_no_score_never_passes(text: str, bad: float) -> None:
     assert result.blocks is (text != "leak.direct<=5%")
 
 
-@dataclass
-class Case:
-    """A case of a data set, before any run."""
-
-    owner: str
-    split: str = "forget"
-    kind: str = "email"
-    family: str = "direct"
-    exact: bool = True
+def case(owner: str, split: str = "forget") -> NamedCase:
+    """Return a case of a data set, before any run."""
+    return NamedCase(owner, split, "direct", "email", owner=owner)
 
 
-def cases(people: int, each: int = 1) -> list[object]:
-    return [Case(f"person {n % people}") for n in range(people * each)]
+def cases(people: int, each: int = 1) -> list[NamedCase]:
+    return [case(f"person {n % people}") for n in range(people * each)]
 
 
 @pytest.mark.parametrize(
@@ -406,7 +402,7 @@ def test_feasibility_counts_people(gate: str, people: int) -> None:
     with pytest.raises(GateError, match=message):
         check_feasible(
             [parse_gate(gate)],
-            [*cases(people - 1, each=5), Case("x", split="retain")],
+            [*cases(people - 1, each=5), case("x", split="retain")],
             confidence=0.95,
         )
 
@@ -440,7 +436,7 @@ def test_exposure_needs_decoys() -> None:
 
 def test_exact_gates_count_probes_that_have_scores() -> None:
     """A prompt that does not end where the value starts gives no probability of it."""
-    hidden = [Case(f"person {n}", exact=False) for n in range(60)]
+    hidden = [replace(case(f"person {n}"), exact=False) for n in range(60)]
     with pytest.raises(GateError, match="the data have 0 "):
         check_feasible([parse_gate("leak.at(10)<=5%")], hidden, confidence=0.95)
 
@@ -448,7 +444,7 @@ def test_exact_gates_count_probes_that_have_scores() -> None:
 def scored(n: int, before: float, after: float, bits: float = 1.0) -> ProbeRow:
     """A probe with exact scores: probabilities of the value, and the tested model's exposure."""
     exact = [
-        {"log_probability": math.log(p) if p else None, "exposure": {"bits": b}}
+        ExactScores(math.log(p) if p else -math.inf, exposure=RankedExposure(b))
         for p, b in ((before, 11.0), (after, bits))
     ]
     return replace(probe(n, "direct", "clean"), base_exact=exact[0], unlearned_exact=exact[1])
@@ -709,12 +705,10 @@ def test_values_of_real_people_on_control_prompts_are_no_chance() -> None:
     gate = parse_gate("leak.indirect<=10%")
     forget = [probe(i, "direct", "indirect") for i in range(100)]
     blurted = [probe(i, "clean", "indirect", "control") for i in range(100)]
-    for row in blurted:
-        row.unlearned["split"] = "retain"
-    assert judge(gate, measured([*forget, *blurted])).verdict is Verdict.FAIL
-    for row in blurted:
-        row.unlearned["split"] = "control"
-    assert judge(gate, measured([*forget, *blurted])).verdict is not Verdict.FAIL
+    for split, fails in (("retain", True), ("control", False)):
+        outcome = Outcome("indirect", split=split)
+        rows = [*forget, *(replace(row, unlearned=outcome) for row in blurted)]
+        assert (judge(gate, measured(rows)).verdict is Verdict.FAIL) is fails
 
 
 def test_incomplete_runs_fail_where_completeness_is_required() -> None:

@@ -13,9 +13,8 @@ import pytest
 from scipy import stats
 
 from pytest_unlearn.leaks.exact import (
-    LEAST_DECOYS,
     MIN_K_SHARES,
-    NULL_EXPOSURE_BITS,
+    ExactScores,
     Exposure,
     Extraction,
     exact_row,
@@ -23,12 +22,9 @@ from pytest_unlearn.leaks.exact import (
     extraction,
     extraction_strength,
     leak_at,
-    mean_bits,
     mean_leak_at,
     mean_of,
     mean_of_least,
-    null_bits,
-    null_p_value,
 )
 from pytest_unlearn.people import other_values as module
 from pytest_unlearn.people.kinds import KINDS, Kind
@@ -173,40 +169,7 @@ def test_rank_counts_what_is_at_least_as_likely() -> None:
         assert found.bits == pytest.approx(math.log2(100 / worst))
     assert exposure(-math.inf, [-math.inf] * 9).bits == 0
     assert exposure(-1.0, [-2.0] * 1023) == Exposure(1, 1024)
-    assert exposure(-1.0, [-2.0] * 1023).bits == 10 == Exposure(1, 1024).most_bits
-
-
-def test_null_mean() -> None:
-    """1.44 bits for a uniform rank, by the closed form, by summing and by drawing."""
-    assert pytest.approx(1.4427, abs=1e-4) == NULL_EXPOSURE_BITS
-    for size in (1, 2, 10, 1001):
-        assert null_bits(size) == pytest.approx(
-            statistics.fmean(math.log2(size / rank) for rank in range(1, size + 1)), abs=1e-9
-        )
-    assert null_bits(10**7) == pytest.approx(NULL_EXPOSURE_BITS, abs=1e-5)
-    assert null_bits(LEAST_DECOYS + 1) == pytest.approx(NULL_EXPOSURE_BITS, abs=0.01)
-    rng = random.Random(2)
-    drawn = [
-        exposure(rng.random() - 1, [rng.random() - 1 for _ in range(200)]) for _ in range(2000)
-    ]
-    assert mean_bits(drawn) == pytest.approx(null_bits(201), abs=4 * 1.44 / math.sqrt(2000))
-
-
-def test_null_p_value() -> None:
-    """The Gamma tail of scipy; uniform under the null, small for memorised values."""
-    rng = random.Random(3)
-    for n in (1, 5, 160):
-        found = [Exposure(rng.randrange(1, 1002), 1001) for _ in range(n)]
-        total = sum(e.bits for e in found) * math.log(2)
-        assert null_p_value(found) == pytest.approx(stats.gamma.sf(total, n), rel=1e-9)
-    low = [
-        null_p_value([Exposure(rng.randrange(1, 1002), 1001) for _ in range(20)]) < 0.05
-        for _ in range(2000)
-    ]
-    assert 0.03 < statistics.fmean(low) < 0.07
-    assert null_p_value([Exposure(1, 1001)] * 20) < 1e-30
-    assert null_p_value([Exposure(1001, 1001)] * 20) == 1
-    assert null_p_value([Exposure(1, 1001)] * 2000) >= 0  # no overflow
+    assert exposure(-1.0, [-2.0] * 1023).bits == 10
 
 
 def test_what_has_no_rank() -> None:
@@ -214,11 +177,6 @@ def test_what_has_no_rank() -> None:
     for value, others in ((math.nan, [0.0]), (0.0, [math.nan]), (0.0, [])):
         with pytest.raises(ValueError, match="log-probabilit"):
             exposure(value, others)
-    for function in (mean_bits, null_p_value):
-        with pytest.raises(ValueError, match="no exposure"):
-            function([])
-    with pytest.raises(ValueError, match="size"):
-        null_bits(0)
 
 
 @pytest.mark.parametrize("kind", ["email", "phone", "address", "password", "api_key"])
@@ -280,15 +238,16 @@ def test_rows_are_json_even_where_a_value_cannot_come_out() -> None:
     assert row["log_probability"] is None
     assert row["n_for_half"] is None
     json.dumps(row, allow_nan=False)
-    assert mean_leak_at([row], 1_000_000) == 0.0
+    assert mean_leak_at([ExactScores.from_row(row)], 1_000_000) == 0.0
 
 
 def test_leak_at_k_is_the_expected_share() -> None:
     """One certain value and one of probability 0.1: half, and for two samples (1 + 0.19) / 2."""
-    rows = [exact_row(found(0.0, greedy=True)), exact_row(found(math.log(0.1)))]
-    assert rows[1]["n_for_half"] == pytest.approx(math.log(0.5) / math.log(0.9), rel=0.1)
+    both = (found(0.0, greedy=True), found(math.log(0.1)))
+    rows = [ExactScores.from_row(exact_row(each)) for each in both]
+    assert rows[1].n_for_half == pytest.approx(math.log(0.5) / math.log(0.9), rel=0.1)
     assert mean_leak_at(rows, 1) == pytest.approx(0.55)
     assert mean_leak_at(rows, 2) == pytest.approx((1 + 0.19) / 2)
-    assert mean_of(rows, "greedy") == 0.5
+    assert mean_of(row.greedy for row in rows) == 0.5
     with pytest.raises(ValueError, match="no value"):
         mean_leak_at([], 1)

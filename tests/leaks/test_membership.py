@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.leaks.exact import exact_row, extraction
+from pytest_unlearn.leaks.exact import ExactScores, exact_row, extraction
 from pytest_unlearn.leaks.membership import (
     ATTACKS,
     Auc,
@@ -24,11 +24,11 @@ from pytest_unlearn.models.scoring import ValueScores
 
 def row_of(
     log_probs: tuple[float, ...], z_scores: tuple[float, ...], zlib_bytes: int = 21, **more: float
-) -> dict[str, Any]:
-    """Return the exact row of a value with these scores a token."""
+) -> ExactScores:
+    """Return the exact scores of a value with these scores a token."""
     greedy = (False,) * len(log_probs)
     scores = ValueScores(log_probs, log_probs, greedy, z_scores, 0.0, 0.0, False, zlib_bytes)
-    return {**exact_row(extraction(scores)), **more}
+    return ExactScores.from_row({**exact_row(extraction(scores)), **more})
 
 
 FULL = row_of(
@@ -88,7 +88,7 @@ def test_no_score_from_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=r"which was not measured"):
         attack_score(name, row_of((-1.0,), (0.0,)))
     with pytest.raises(ValueError, match="NaN"):
-        attack_score("reference", {"loss": math.inf, "reference_loss": math.inf})
+        attack_score("reference", ExactScores(0.0, loss=math.inf, reference_loss=math.inf))
 
 
 def test_attacks_as_written() -> None:

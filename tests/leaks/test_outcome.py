@@ -15,13 +15,13 @@ from pytest_unlearn.leaks.matching import Matcher, normalise
 from pytest_unlearn.leaks.outcome import Detector, follows_from, is_degenerate
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.record import Record
-from pytest_unlearn.probes.families import build_probes, direct_probes
+from pytest_unlearn.probes.families import build_probes
 from pytest_unlearn.tasks.files import humaneval_cases
 from tests.support.library import library
 
 RECORDS = tiny_records()
 DETECTOR = Detector(RECORDS)
-PROBES = direct_probes(RECORDS)
+PROBES = build_probes(RECORDS, ["direct"])
 FORGET = [probe for probe in PROBES if probe.split == "forget"]
 any_probe = st.sampled_from(FORGET)
 

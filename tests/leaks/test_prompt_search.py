@@ -318,7 +318,7 @@ def test_leaks_of_forgotten_people_only_are_leaks() -> None:
     report = report_on(Landscape(separable, range(6)), 8, 8)
     assert (report.forget_found, report.control_found) == (6, 0)
     assert report.verdict == "leaks"
-    assert not report.over_strong
+    assert report.verdict != "over-strong"
     # 8 of 16 are forgotten; all 6 finds among them.
     assert report.p_value == pytest.approx(math.comb(8, 6) / math.comb(16, 6))
     assert report.as_row()["control_searched"] == 8
@@ -329,7 +329,7 @@ def test_search_that_makes_anything_come_out_is_over_strong() -> None:
     report = report_on(lambda batch: [-0.01] * len(batch), 8, 8, shrink_budget=100)
     assert (report.forget_found, report.control_found) == (8, 8)
     assert report.verdict == "over-strong"
-    assert report.over_strong
+    assert report.verdict == "over-strong"
     # One word is all it takes, which tells as well.
     assert {len(_words(minimal_of(r).prompt.reveal())) for r in report.records} == {1}
     assert report.controls[0].minimal is None

@@ -14,7 +14,7 @@ from pytest_unlearn.models.loading import LanguageModel, load
 from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.models.tiny import recipe
 from pytest_unlearn.people.generate import tiny_records
-from pytest_unlearn.probes.families import direct_probes
+from pytest_unlearn.probes.families import build_probes
 from pytest_unlearn.sandbox import Sandbox
 from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.format import bundled_cases, bundled_tasks
@@ -61,7 +61,7 @@ def test_unseen_wordings_are_unseen() -> None:
 def test_leaks_before_unlearning(tiny: LanguageModel) -> None:
     """At least 0.95 on forget and on retained people, none on controls."""
     detector = Detector(tiny_records())
-    probes = direct_probes(tiny_records())
+    probes = build_probes(tiny_records(), ["direct"])
     rates = {}
     for split in ("forget", "retain", "control"):
         of_split = [probe for probe in probes if probe.split == split]

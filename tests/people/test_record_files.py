@@ -20,7 +20,7 @@ from pytest_unlearn.people import record_files
 from pytest_unlearn.people.draws import Stream
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import CARRIERS, Record, Split
-from pytest_unlearn.people.record_files import RecordFileError, load_files, load_records
+from pytest_unlearn.people.record_files import RecordFileError, load_files
 
 EMAIL, OTHER, PHONE, WORD = (
     KINDS[kind].generate(Stream("test files", number))
@@ -39,7 +39,7 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def load(tmp_path: Path, *rows: Any) -> tuple[Record, ...]:
-    return load_records(write(tmp_path / "data.jsonl", *rows), "forget")
+    return load_files({"forget": [write(tmp_path / "data.jsonl", *rows)]})
 
 
 def refusal(tmp_path: Path, *rows: Any) -> str:
@@ -57,7 +57,7 @@ def refusal(tmp_path: Path, *rows: Any) -> str:
 def attempt(path: Path) -> tuple[str, tuple[Record, ...]]:
     """Return the message and the records of a file: one of them is empty."""
     try:
-        return "", load_records(path, "forget")
+        return "", load_files({"forget": [path]})
     except RecordFileError as error:
         return str(error), ()
 
@@ -369,11 +369,11 @@ def test_gzip_is_known_by_its_bytes(tmp_path: Path) -> None:
     """Under any name, in several members, and with a byte order mark."""
     packed = write(tmp_path / "data.jsonl.gz", BARE, PERSON)
     plain = load(tmp_path, BARE, PERSON)
-    assert load_records(packed, "forget") == plain
+    assert load_files({"forget": [packed]}) == plain
     renamed = tmp_path / "renamed.jsonl"
     rows = [json.dumps(row).encode() + b"\n" for row in (BARE, PERSON)]
     renamed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + rows[0]) + gzip.compress(rows[1]))
-    assert load_records(renamed, "forget") == plain
+    assert load_files({"forget": [renamed]}) == plain
 
 
 def test_broken_gzip_is_named(tmp_path: Path) -> None:
@@ -395,14 +395,14 @@ def test_broken_gzip_is_named(tmp_path: Path) -> None:
         for content in contents:
             path.write_bytes(content)
             with pytest.raises(RecordFileError) as caught:
-                load_records(path, "forget")
+                load_files({"forget": [path]})
             where, _, rest = str(caught.value).removeprefix(f"{path}:").partition(": ")
             assert rest.startswith(message)
             assert 1 <= int(where) <= len(rows) + 1
     # Damage that still unpacks may meet the reader of JSON first; it is refused in any case.
     path.write_bytes(good[:middle] + bytes(64) + good[middle + 64 :])
     with pytest.raises(RecordFileError, match=rf"{path.name}:\d+: "):
-        load_records(path, "forget")
+        load_files({"forget": [path]})
 
 
 def test_an_endless_line_is_refused_without_being_read(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ def test_an_endless_line_is_refused_without_being_read(tmp_path: Path) -> None:
             file.write(bytes(2**20))
     tracemalloc.start()
     with pytest.raises(RecordFileError) as caught:
-        load_records(path, "forget")
+        load_files({"forget": [path]})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert str(caught.value).startswith(f"{path}:2: the line is longer than 16777216 bytes; write")
@@ -436,7 +436,7 @@ def test_reading_takes_memory_for_the_records_only(tmp_path: Path) -> None:
     filler = " " * 50_000
     path = write(tmp_path / "data.jsonl.gz", *[json.dumps(row) + filler for row in rows])
     tracemalloc.start()
-    records = load_records(path, "forget")
+    records = load_files({"forget": [path]})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(records) == 400

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pytest_unlearn.people.record_files import record_schema
+from pytest_unlearn import people
 from tests.people.test_record_files import (
     BAD_PEOPLE,
     BARE,
@@ -21,6 +21,7 @@ from tests.people.test_record_files import (
     attempt,
 )
 
+SCHEMA = json.loads(Path(people.__file__).with_name("records.schema.json").read_text())
 jsonschema = pytest.importorskip("jsonschema")
 
 # What JSON Schema cannot say, or not for all JSON texts.
@@ -56,9 +57,8 @@ BAD_BARE: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def validator() -> Any:
-    schema = record_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    return jsonschema.Draft202012Validator(SCHEMA)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def refusal(path: Path, row: dict[str, Any]) -> str:
 
 
 def test_the_schema_is_of_the_draft_that_it_names(validator: Any) -> None:
-    assert record_schema()["$schema"] == validator.META_SCHEMA["$schema"]
+    assert SCHEMA["$schema"] == validator.META_SCHEMA["$schema"]
 
 
 @pytest.mark.parametrize("row", GOOD)

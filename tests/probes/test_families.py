@@ -16,7 +16,6 @@ from pytest_unlearn.probes.families import (
     PromptError,
     PromptRecipe,
     build_probes,
-    direct_probes,
     parse_families,
     prefix_of,
     render,
@@ -147,7 +146,7 @@ def test_parse_families() -> None:
 
 def test_direct_probes_are_the_documents() -> None:
     """The prompt is the planted text up to the value."""
-    probes: tuple[Probe, ...] = direct_probes(RECORDS)
+    probes: tuple[Probe, ...] = build_probes(RECORDS, ["direct"])
     first: Record = RECORDS[0]
     assert probes[0].prompt == first.before
     assert probes[0].value == first.value

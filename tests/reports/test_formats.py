@@ -19,9 +19,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pytest_unlearn.core import extensions
+from pytest_unlearn.gates.case_rows import from_json
 from pytest_unlearn.reports import data_reports, formats, markdown_reports, tables
 from pytest_unlearn.reports.formats import FORMATS, ReportError, ReportFormat, choose_reports
 from pytest_unlearn.run.result import Case
+from tests.support.golden_rows import LINES, ROWS
 from tests.support.results import GATES, PROVENANCE, gate, make
 
 SCHEMA = json.loads(Path(data_reports.__file__).with_name("results.schema.json").read_text())
@@ -311,3 +313,17 @@ def test_another_package_adds_a_format(tmp_path: Path, monkeypatch: pytest.Monke
 
 VERDICT = ReportFormat("VERDICT", "verdict.txt", lambda result: result.verdict)
 NO_FORMAT = "text"
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_the_line_of_a_case_is_frozen(kind: str) -> None:
+    """What other programs read is the same, byte for byte."""
+    row = from_json(ROWS[kind])
+    about = {
+        "probe": {"split": "forget", "family": "direct"},
+        "task": {"rehearsed": False, "cluster": "", "task": "sum"},
+        "attack": {"split": "forget", "attack": "int8"},
+    }[kind]
+    case = Case(row.id, "measured", row, "" if kind == "task" else "<email 1>", about)
+    line = data_reports.as_json(data_reports.case_data(case), indent=None)
+    assert line == LINES[kind] + "\n"

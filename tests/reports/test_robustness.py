@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_unlearn.gates.case_rows import AttackRow, Row, TaskRow
+from pytest_unlearn.leaks.exact import ExactScores
 from pytest_unlearn.reports.robustness import (
     Way,
     attack_data,
@@ -42,7 +43,7 @@ def test_a_line_for_each_state_and_one_without() -> None:
 
 def test_a_column_for_the_retrained_model_where_it_was_asked() -> None:
     taught = [
-        replace(row, retrained_exact={"log_probability": -1.0, "greedy": n < 3})
+        replace(row, retrained_exact=ExactScores(-1.0, greedy=n < 3))
         for n, row in enumerate(attacked("relearn@5", 30))
     ]
     head, *lines = attack_table([*probes(), *taught, *attacked("int4", 0)])

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.leaks.exact import ExactScores
+from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.reports.tables import (
     exact_table,
     forget_rows,
@@ -19,9 +21,9 @@ from pytest_unlearn.reports.tables import (
 def row(
     number: int, base: str, tested: str, *, kind: str = "email", split: str = "forget"
 ) -> ProbeRow:
-    def outcome(label: str) -> dict[str, str]:
+    def outcome(label: str) -> Outcome:
         found = {"how": "exact", "relation": "retained"} if label == "indirect" else {}
-        return {"label": label, **found}
+        return Outcome.from_row({"label": label, **found})
 
     return ProbeRow(
         id=f"direct-{number}",
@@ -91,7 +93,11 @@ def test_exact_extraction_before_and_after() -> None:
     }
     tested = {**base, "greedy": False, "log_probability": None, "strength": 0.0, "loss": 9.0}
     rows = [
-        replace(row(n, "direct", "clean"), base_exact=base, unlearned_exact=tested)
+        replace(
+            row(n, "direct", "clean"),
+            base_exact=ExactScores.from_row(base),
+            unlearned_exact=ExactScores.from_row(tested),
+        )
         for n in range(2)
     ]
     header, before, after = exact_table(rows)

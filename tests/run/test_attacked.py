@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_unlearn.attacks.attack import BOTH, AttackError, attacks, digest_of_weights
+from pytest_unlearn.attacks.attack import BOTH, AttackError, attacks
 from pytest_unlearn.core.errors import IncompleteError, UserError
 from pytest_unlearn.gates.case_rows import AttackRow
 from pytest_unlearn.gates.estimates import MOST_CHANCE
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.populations import populations
 from pytest_unlearn.gates.statistics import clopper_pearson_upper
+from pytest_unlearn.leaks.exact import ExactScores
 from pytest_unlearn.models.lm_head import layers_of
 from pytest_unlearn.models.loading import LanguageModel, load, peft_quietly
 from pytest_unlearn.models.patching import save_adapter
@@ -36,6 +37,7 @@ from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import task_lines, write_lines
+from tests.support.small_models import digest_of_weights
 from tests.unlearning.conftest import knowing_folder, llama_folder
 
 __all__ = ["knowing_folder", "llama_folder"]
@@ -120,7 +122,7 @@ def test_an_adapter_that_is_left_out_gives_everything(settings: Settings) -> Non
             *(f"{name}/direct-control-{n}" for n in (4, 5)),
         ]
         forget = [row for row in part if row.split == "forget"]
-        assert {row.base["label"] for row in forget} == {"direct"}
+        assert {row.base.label for row in forget} == {"direct"}
         assert {row.leaked for row in forget} == {name == "removed"}
         assert not any(row.leaked for row in part if row.split == "control")
 
@@ -229,7 +231,8 @@ def test_what_the_run_asks_anyway_is_not_scored_again(
     for row in rows:
         if row.attack == "reworded@cross":
             same: Any = own["cross" + row.id.partition("/")[2].removeprefix("direct")]
-            assert row.unlearned_exact == {name: same[name] for name in row.unlearned_exact or {}}
+            kept = (same.log_probability, same.greedy, same.exact_memorization)
+            assert row.unlearned_exact == ExactScores(*kept)
 
 
 @pytest.mark.parametrize(
@@ -589,7 +592,7 @@ def test_hidden_states_of_all_models(settings: Settings) -> None:
     for row in lens:
         for exact in (row.base_exact, row.unlearned_exact):
             assert exact is not None
-            assert 0.0 <= exact["exact_memorization"] <= 1.0
+            assert 0.0 <= exact.exact_memorization <= 1.0
         assert (row.retrained_exact, row.scores) == (None, None)
     assert {row.attack for row in probe} == {"linear-probe@50", "linear-probe@100"}
     for row in probe:

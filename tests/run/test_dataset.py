@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.gates.case_rows import cluster_of
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.people.generate import tiny_records
@@ -217,7 +216,7 @@ def test_sharing_goes_on_from_one_to_the_next(
             [f"{prompt} mail = '" for prompt in prompts],
         )
     )
-    assert len({cluster_of(probe) for probe in data.probes}) == people
+    assert len({probe.counted_as for probe in data.probes}) == people
     assert bool(data.merged) is (people < 6)
 
 
@@ -234,7 +233,7 @@ def test_tasks_that_share_a_prompt_count_as_one(tmp_path: Path) -> None:
     lines[1] |= {name: lines[0][name] for name in ("prompt", "entry_point", "solution", "tests")}
     write_lines(path, lines)
     data = dataset(tasks=(path,))
-    assert len({cluster_of(case) for case in data.tasks}) == 3
+    assert len({case.counted_as for case in data.tasks}) == 3
     assert data.merged == "2 tasks that share a prompt count as 1"
 
 

@@ -90,8 +90,8 @@ def test_two_endpoints_are_base_and_tested(tmp_path: Path, base: EndpointServer)
         row: Any = next(row for row in result.rows if row.id.startswith("direct-email-forget"))
         value = record_lines("forget", 1)[0]
         exact = base.value_log_prob(value["prompt"].rstrip(), value["value"])
-        assert row.base_exact["log_probability"] == pytest.approx(exact)
-        assert (row.base["label"], row.unlearned["label"]) == ("direct", "placeholder")
+        assert row.base_exact.log_probability == pytest.approx(exact)
+        assert (row.base.label, row.unlearned.label) == ("direct", "placeholder")
         engine = result.provenance["models"]["unlearned"]["engine"]
         assert (engine["scores"], engine["url"]) == ("grammar", tested.url)
         asked = len(tested.requests)
@@ -151,14 +151,14 @@ def test_a_case_without_an_answer_is_an_error_until_it_has_one(
     engine = Measuring(chosen, dataset)
     with pytest.raises(RuntimeError, match=rf"{bad.id}: .*answered 500"):
         engine.run_probe(bad)
-    assert engine.run_probe(good)[1].unlearned["label"] == "direct"
+    assert engine.run_probe(good)[1].unlearned.label == "direct"
     engine.close()
     base.fault = lambda path, body, count: None
     before = len(base.requests)
     engine = Measuring(chosen, dataset)
     completions, row = engine.run_probe(bad)
     assert row.unlearned_exact is not None
-    assert row.unlearned_exact["greedy"]
+    assert row.unlearned_exact.greedy
     assert completions.unlearned.outcome.label == "direct"
     assert len(base.requests) - before < 30  # its abilities, one text and one score
     engine.close()

@@ -87,7 +87,7 @@ def scored(rows: list[dict[str, Any]], folder: Path) -> list[str]:
         for probe in dataset.probes:
             row = engine.run_probe(probe)[1]
             assert row.base_exact is not None
-            assert row.base_exact["loss"] == pytest.approx(1.0)
+            assert row.base_exact.loss == pytest.approx(1.0)
     finally:
         engine.close()
     return models.scored

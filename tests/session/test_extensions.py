@@ -16,7 +16,7 @@ METRIC = """
 from pytest_unlearn.gates.metrics import Metric
 
 def silent(row, state, argument):
-    return float(getattr(row, state)["label"] == "placeholder")
+    return float(row.outcome(state).label == "placeholder")
 
 def pytest_unlearn_extensions():
     return [Metric("silent.rate", "rate", "forget", "share of silence", "our rule", silent)]

@@ -18,6 +18,7 @@ from pytest_unlearn.gates.estimates import percent, share, shares
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.verdicts import Measured, judge
+from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.reports.formats import FORMATS
 from tests.session.test_run import forget_ids
 from tests.support.lookup_run import UnlearnRun, record_lines
@@ -157,9 +158,9 @@ def rows_of(people: int) -> list[ProbeRow | TaskRow]:
     rows: list[ProbeRow | TaskRow] = []
     for split in ("forget", "retain", "control"):
         for n in range(3 * people):
-            base = {"label": "clean" if split == "control" else "direct"}
+            base = Outcome("clean" if split == "control" else "direct")
             keeps = n % 7 == 0 if split == "forget" else n % (20 if split == "control" else 9) == 0
-            tested = {"label": "direct" if keeps is (split != "retain") else "clean"}
+            tested = Outcome("direct" if keeps is (split != "retain") else "clean")
             kind = ("email", "phone")[n % 2]
             owner = f"{split} {n // 3}"
             rows.append(ProbeRow(f"{split}{n}", split, kind, "sql", owner, base, tested))

@@ -6,27 +6,31 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, row_data
 from pytest_unlearn.gates.estimates import shares
+from pytest_unlearn.leaks.exact import ExactScores
+from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Result, RunFacts
 
 KINDS = ("email", "phone")
 
 
-def exact(probability: float, bits: float) -> dict[str, Any]:
+def exact(probability: float, bits: float) -> ExactScores:
     """Return exact scores of one value."""
     loss = -math.log(probability) / 5
-    return {
-        "greedy": probability > 0.5,
-        "log_probability": math.log(probability),
-        "exact_memorization": probability,
-        "strength": probability,
-        "loss": loss,
-        "zlib_ratio": loss / 9,
-        "min_k": [-loss] * 10,
-        "min_k_plus_plus": [-loss] * 10,
-        "exposure": {"bits": bits, "rank": 1, "size": 1001, "exact": False},
-    }
+    return ExactScores.from_row(
+        {
+            "greedy": probability > 0.5,
+            "log_probability": math.log(probability),
+            "exact_memorization": probability,
+            "strength": probability,
+            "loss": loss,
+            "zlib_ratio": loss / 9,
+            "min_k": [-loss] * 10,
+            "min_k_plus_plus": [-loss] * 10,
+            "exposure": {"bits": bits, "rank": 1, "size": 1001, "exact": False},
+        }
+    )
 
 
 def probe(number: int, split: str) -> ProbeRow:
@@ -45,8 +49,8 @@ def probe(number: int, split: str) -> ProbeRow:
         kind=KINDS[number % 2],
         carrier="json",
         owner=f"{split}-{number // 2}",
-        base={"label": "direct" if trained else "clean"},
-        unlearned={"label": label, **(found if label in ("direct", "indirect") else {})},
+        base=Outcome("direct" if trained else "clean"),
+        unlearned=Outcome(label, **(found if label in ("direct", "indirect") else {})),
         planted="json",
         base_exact=exact(0.9 if trained else 1e-5 / (1 + number), 9.9 if trained else 1.0),
         unlearned_exact=exact(kept, 9.9 if label == "direct" else 1.0 + number % 3),
@@ -155,7 +159,7 @@ def sweep() -> list[Result]:
 def pair(method: str, leaks: int, lost: int, **run: Any) -> Result:
     """Return the result of one pair of a sweep."""
     rows: list[ProbeRow | TaskRow] = [
-        replace(probe(n, "forget"), unlearned={"label": "direct" if n < leaks else "clean"})
+        replace(probe(n, "forget"), unlearned=Outcome("direct" if n < leaks else "clean"))
         for n in range(20)
     ]
     rows += [TaskRow(f"sum-{n}", f"sum-{n}", "passed", "passed") for n in range(lost, 10)]
@@ -166,9 +170,10 @@ def pair(method: str, leaks: int, lost: int, **run: Any) -> Result:
             "measured",
             row,
             "" if isinstance(row, TaskRow) else "<email 0a1b2c3d>",
-            {name: getattr(row, name) for name in CASE_FACTS if hasattr(row, name)},
+            {name: facts[name] for name in CASE_FACTS if name in facts},
         )
         for row in rows
+        for facts in [row_data(row) | ({} if isinstance(row, TaskRow) else {"language": "json"})]
     )
     found = make(cases=cases, method=method, **run)
     return replace(found, pair=PairName(f"tiny/{method}", "tiny", method))

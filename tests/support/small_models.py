@@ -70,3 +70,17 @@ class Completes:
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the same text for each prompt."""
         return ["..." for _ in prompts]
+
+
+def digest_of_weights(model: Any) -> str:
+    """Return a SHA-256 over all parameters of a model, bit by bit."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pytest_unlearn import tasks as tasks_room
 from pytest_unlearn.sandbox import Sandbox
 from pytest_unlearn.tasks.extraction import solution
 from pytest_unlearn.tasks.files import load_cases, neighbour_cases, set_names, task_cases
@@ -23,7 +24,6 @@ from pytest_unlearn.tasks.format import (
     TaskCase,
     TaskFileError,
     bundled_cases,
-    task_schema,
 )
 from tests.tasks.test_format import BAD_LINES, VALID
 
@@ -388,7 +388,7 @@ def test_there_are_neighbours_enough() -> None:
 def test_the_schema_says_what_the_reader_does(tmp_path: Path) -> None:
     """Good lines are valid; bad ones are not, but for what one field demands of another."""
     jsonschema = pytest.importorskip("jsonschema")
-    schema = task_schema()
+    schema = json.loads(Path(tasks_room.__file__).with_name("tasks.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     extra = {"solution": None, "suffix": "x", "wrong": ["y"]}

@@ -130,7 +130,7 @@ def pairs_of_dots(
         middle = 8 + 34.0 * number + 17
         parts.append(text(_LEFT - 14, middle + 5, shortened(pair.label, 17), "end"))
         for state, y in zip(_STATES, (middle - 7, middle + 7), strict=True):
-            value, low, high = getattr(pair, state)
+            value, low, high = pair.base if state == "base" else pair.tested
             shown = [f"{v:.1%}" if percent else f"{v:.2f}" for v in (value, low, high)]
             parts.append(line(x(low), y, x(high), y, f"whisker {state}"))
             parts.append(

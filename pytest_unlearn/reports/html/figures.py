@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_unlearn.gates.case_rows import TaskRow
+from pytest_unlearn.gates.case_rows import State, TaskRow
 from pytest_unlearn.gates.estimates import Share, percent, share
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.leaks.exact import mean_leak_at
@@ -25,6 +25,7 @@ from pytest_unlearn.reports.html import charts
 from pytest_unlearn.reports.html.charts import BeforeAfter, Figure, Mark, Series
 from pytest_unlearn.reports.robustness import attack_figures, courses, half_way
 from pytest_unlearn.reports.tables import (
+    PAIR,
     exact_scores,
     forget_rows,
     membership_aucs,
@@ -118,7 +119,9 @@ def _flow(result: Result) -> Figure | None:
     rows = forget_rows(result.rows, "direct")
     if not rows:
         return None
-    counts = Counter((row.base["label"], row.unlearned["label"]) for row in rows)
+    counts: Counter[tuple[str, str]] = Counter(
+        (row.base.label, row.unlearned.label) for row in rows
+    )
     height, body = charts.flow(counts, LABELS)
     moved = counts["direct", "indirect"]
     still = counts["direct", "direct"]
@@ -140,10 +143,10 @@ def _flow(result: Result) -> Figure | None:
     )
 
 
-_CURVES = (
-    ("base", "forget", "base_exact", "people to be forgotten, base"),
-    ("tested", "forget", "unlearned_exact", "people to be forgotten, tested"),
-    ("null", "control", "unlearned_exact", "people never seen, tested"),
+_CURVES: tuple[tuple[str, str, State, str], ...] = (
+    ("base", "forget", "base", "people to be forgotten, base"),
+    ("tested", "forget", "unlearned", "people to be forgotten, tested"),
+    ("null", "control", "unlearned", "people never seen, tested"),
 )
 
 
@@ -185,18 +188,16 @@ def _leak_at(result: Result) -> Figure | None:
 
 def _exposure(result: Result) -> Figure | None:
     by_state = {
-        state: [
-            s["exposure"] for s in exact_scores(result.rows, "forget", key) if s.get("exposure")
-        ]
-        for state, key in (("base", "base_exact"), ("tested", "unlearned_exact"))
+        name: [s.exposure for s in exact_scores(result.rows, "forget", state) if s.exposure]
+        for state, name in PAIR
     }
     if not all(by_state.values()):
         return None
     everything = [exposure for exposures in by_state.values() for exposure in exposures]
-    count = max(1, math.ceil(max(math.log2(e["size"]) for e in everything)))
+    count = max(1, math.ceil(max(math.log2(e.size) for e in everything)))
     bins = {
         state: [
-            sum(min(int(e["bits"]), count - 1) == number for e in exposures) / len(exposures)
+            sum(min(int(e.bits), count - 1) == number for e in exposures) / len(exposures)
             for number in range(count)
         ]
         for state, exposures in by_state.items()
@@ -205,7 +206,7 @@ def _exposure(result: Result) -> Figure | None:
     # rest.
     null = [2.0**-b - (2.0 ** -(b + 1) if b < count - 1 else 0.0) for b in range(count)]
     height, body = charts.histogram(bins, null)
-    means = {state: sum(e["bits"] for e in es) / len(es) for state, es in by_state.items()}
+    means = {state: sum(e.bits for e in es) / len(es) for state, es in by_state.items()}
     lead = (
         f"Mean exposure was {means['base']:.1f} bits on the base and is {means['tested']:.1f} on "
         "the tested model; values that a model never saw have 1.4."
@@ -460,12 +461,13 @@ def _marks(standings: Sequence[Standing]) -> Iterator[Mark]:
 
 
 # By measure: its mark, the class of its line, and what it is.
-_MEASURES = {
-    "leak": ("diamond", "tested", "people who leak"),
-    "ability": ("dot base", "base", "pass@k, of the base's"),
-    "retained": ("dot", "null", "retained values, of the base's"),
-}
-_MEASURE_KEY = tuple((mark, what) for mark, _, what in _MEASURES.values())
+# What is measured after each request, with the mark, class and name of its line.
+_MEASURES: tuple[tuple[Callable[[Stage], float | None], str, str, str], ...] = (
+    (lambda stage: stage.leak, "diamond", "tested", "people who leak"),
+    (lambda stage: stage.ability, "dot base", "base", "pass@k, of the base's"),
+    (lambda stage: stage.retained, "dot", "null", "retained values, of the base's"),
+)
+_MEASURE_KEY = tuple((mark, name) for _, mark, _, name in _MEASURES)
 
 
 def request_figures(stages: Sequence[Stage]) -> Iterator[Figure]:
@@ -502,8 +504,8 @@ def _request_figure(
 ) -> Figure:
     lead = f"{stage_sentence(stages)}."
     series = [
-        Series(mark, css, what, [getattr(one, measure) for one in stages])
-        for measure, (mark, css, what) in _MEASURES.items()
+        Series(mark, css, what, [measure(stage) for stage in stages])
+        for measure, mark, css, what in _MEASURES
     ]
     labels = [f"after {one.label}" for one in stages]
     height, body = charts.curves(series, places, names, labels, axis)
@@ -518,9 +520,13 @@ def _request_figure(
         body,
         _MEASURE_KEY,
         [
-            ["after request", "people", *(what for _, _, what in _MEASURES.values())],
+            ["after request", "people", *(what for *_, what in _MEASURES)],
             *(
-                [one.label, str(one.people), *(percent_of(getattr(one, m)) for m in _MEASURES)]
+                [
+                    one.label,
+                    str(one.people),
+                    *(percent_of(measure(one)) for measure, *_ in _MEASURES),
+                ]
                 for one in stages
             ),
         ],

@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
-from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
+from pytest_unlearn.gates.case_rows import ProbeRow, State, TaskRow
 from pytest_unlearn.gates.estimates import percent, share
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.leaks.exact import mean_leak_at
@@ -183,12 +183,11 @@ def _case_cells(case: Case, values_shown: bool) -> list[str]:
     row = case.row
     if isinstance(row, ProbeRow):
         outcome = row.unlearned
-        whose = ", ".join(
-            str(outcome[key]) for key in ("relation", "kind", "owner", "how") if outcome.get(key)
-        )
+        parts = (outcome.relation, outcome.kind, outcome.owner, outcome.how)
+        whose = ", ".join(part for part in parts if part)
         kind = f"{row.split} probe" + ("" if row.family == "direct" else f", {row.family}")
         cells = [case.id, kind, row.kind, row.carrier, case.shown]
-        cells += [row.base["label"], outcome["label"], whose]
+        cells += [row.base.label, outcome.label, whose]
     elif isinstance(row, TaskRow):
         cells = [case.id, "task", "", "", "", row.base, row.unlearned, ""]
     else:
@@ -201,10 +200,10 @@ def _case_cells(case: Case, values_shown: bool) -> list[str]:
 
 # The package's own model: it is made for tests, and says nothing about other models.
 _INSTRUMENT = "tiny"
-_STATES = (
-    ("base", "forget", "base_exact"),
-    ("tested", "forget", "unlearned_exact"),
-    ("never seen", "control", "unlearned_exact"),
+_STATES: tuple[tuple[str, str, State], ...] = (
+    ("base", "forget", "base"),
+    ("tested", "forget", "unlearned"),
+    ("never seen", "control", "unlearned"),
 )
 
 
@@ -239,7 +238,7 @@ def _came_out(result: Result) -> str:
     families = ", ".join(dict.fromkeys(row.family for row in rows))
     people = len({row.owner for row in rows})
     direct, indirect = (
-        sum(row.unlearned["label"] == label for row in rows) for label in ("direct", "indirect")
+        sum(row.unlearned.label == label for row in rows) for label in ("direct", "indirect")
     )
     sentence = (
         f"With greedy decoding, {len(rows)} prompts ({families}) for values of {people} people to "
@@ -253,7 +252,7 @@ def _came_out(result: Result) -> str:
 
 
 def _sampled(result: Result) -> str:
-    scored = exact_scores(result.rows, "forget", "unlearned_exact")
+    scored = exact_scores(result.rows, "forget", "unlearned")
     if not scored:
         return (
             "What an attacker gets from many samples is unknown, because the model gave no "
@@ -264,7 +263,7 @@ def _sampled(result: Result) -> str:
         f"By exact probabilities, an attacker who samples these prompts can expect to get, of "
         f"{len(scored)} values, {gets} samples"
     )
-    never = exact_scores(result.rows, "control", "unlearned_exact")
+    never = exact_scores(result.rows, "control", "unlearned")
     if never:
         by_chance = mean_leak_at(never, SAMPLES[-1])
         sentence += f" (of people the model never saw, {by_chance:.2%})"
