@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.test_blocks import Scene
-from tests.support.doc_blocks import ROOT, commands
+from tests.support.doc_blocks import ROOT, Scene, commands
 
 WORKFLOW = ROOT / "docs/how-to/release-gate.yml"
 

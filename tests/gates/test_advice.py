@@ -9,8 +9,7 @@ import pytest
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.saved_runs import judge_change, parse_change
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
-from tests.gates.test_saved_runs import run
-from tests.gates.test_verdicts import forget_rows, probe, task
+from tests.support.gate_rows import forget_rows, probe, run, task
 
 
 def measured(rows: list[Any], **more: Any) -> Measured:

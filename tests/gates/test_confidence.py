@@ -16,9 +16,8 @@ from pytest_unlearn.gates.planning import check_feasible, metric_lines, plan_gat
 from pytest_unlearn.gates.saved_runs import compare
 from pytest_unlearn.gates.verdicts import Measured, Verdict, fails_whatever, judge
 from pytest_unlearn.leaks.exact import ExactScores, RankedExposure
-from tests.gates.test_verdicts import case, forget_rows, probe, task
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import UnlearnRun
+from tests.support.gate_rows import case, forget_rows, probe, task
+from tests.support.lookup_run import UnlearnRun, forget_ids
 
 
 def measured(rows: list[Any], **more: Any) -> Measured:

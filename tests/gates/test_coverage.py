@@ -20,7 +20,6 @@ from pytest_unlearn.gates.estimates import Sample, change, read
 from pytest_unlearn.gates.gate import Gate, parse_gate
 from pytest_unlearn.gates.statistics import (
     Values,
-    clopper_pearson_lower,
     clopper_pearson_upper,
     gaffke_lower,
     gaffke_upper,
@@ -258,7 +257,7 @@ def test_chance_is_taken_off_conservatively(
             sides.append(
                 (
                     k / of,
-                    clopper_pearson_lower(k, of, confidence=0.95),
+                    1 - clopper_pearson_upper(of - k, of, confidence=0.95),
                     clopper_pearson_upper(k, of, confidence=0.95),
                 )
             )

@@ -13,7 +13,7 @@ from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.gate import parse_gate
 from pytest_unlearn.gates.planning import Curtailment
 from pytest_unlearn.gates.verdicts import Measured, Verdict, fails_whatever, judge
-from tests.gates.test_verdicts import measured, probe, task
+from tests.support.gate_rows import measured, probe, task
 
 GATES = [
     "leak.direct<=10%",

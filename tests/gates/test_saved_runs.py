@@ -7,7 +7,6 @@ import json
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,6 @@ from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.saved_runs import (
     BaselineError,
-    SavedRun,
     check_same_data,
     compare,
     differences,
@@ -27,19 +25,8 @@ from pytest_unlearn.gates.saved_runs import (
     subject,
 )
 from pytest_unlearn.gates.verdicts import Measured, Verdict, judge
-from tests.gates.test_verdicts import forget_rows, measured, probe, task
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import UnlearnRun
-
-PROVENANCE = {
-    "data": {"records": "a", "tasks": "b"},
-    "settings": {"seed": "0", "method": "ga"},
-    "versions": {"torch": "2.13"},
-}
-
-
-def run(rows: list[ProbeRow | TaskRow], **more: Any) -> SavedRun:
-    return SavedRun("main", "2026-01-01T00:00:00+00:00", PROVENANCE, rows, **more)
+from tests.support.gate_rows import PROVENANCE, forget_rows, measured, probe, run, task
+from tests.support.lookup_run import UnlearnRun, forget_ids
 
 
 def test_a_run_comes_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_unlearn.gates.case_rows import NamedCase, ProbeRow, TaskRow, from_json, to_json
+from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, from_json, to_json
 from pytest_unlearn.gates.gate import (
     DEFAULT,
     PROFILES,
@@ -22,35 +22,10 @@ from pytest_unlearn.gates.gate import (
 )
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.planning import check_feasible
-from pytest_unlearn.gates.verdicts import Measured, Verdict, base_fault, judge
+from pytest_unlearn.gates.verdicts import Verdict, base_fault, judge
 from pytest_unlearn.leaks.exact import ExactScores, RankedExposure
 from pytest_unlearn.leaks.outcome import Outcome
-
-
-def probe(
-    n: int, base: str, unlearned: str, split: str = "forget", kind: str = "email"
-) -> ProbeRow:
-    return ProbeRow(
-        f"{split}-{n}", split, kind, "sql", f"person-{n}", Outcome(base), Outcome(unlearned)
-    )
-
-
-def task(n: int, base: str, unlearned: str) -> TaskRow:
-    return TaskRow(f"task-{n}", f"task-{n}", base, unlearned)
-
-
-def measured(rows: list[ProbeRow | TaskRow], two_states: bool = True, **more: object) -> Measured:
-    return Measured(
-        rows=rows,
-        expected=more.get("expected", rows),  # type: ignore[arg-type]
-        seen=more.get("seen", [row.id for row in rows]),  # type: ignore[arg-type]
-        two_states=two_states,
-        interrupted=more.get("interrupted"),  # type: ignore[arg-type]
-    )
-
-
-def forget_rows(n: int, leaks: int, base: str = "direct") -> list[ProbeRow | TaskRow]:
-    return [probe(i, base, "direct" if i < leaks else "clean") for i in range(n)]
+from tests.support.gate_rows import case, cases, forget_rows, measured, probe, task
 
 
 @pytest.mark.parametrize("profile", [*PROFILES.values(), DEFAULT, REQUESTS], ids=lambda p: p.name)
@@ -373,15 +348,6 @@ def test_what_is_no_score_never_passes(text: str, bad: float) -> None:
     result = judge(parse_gate(text), measured(rows))
     assert (result.verdict is Verdict.PASS) is (text == "leak.direct<=5%")
     assert result.blocks is (text != "leak.direct<=5%")
-
-
-def case(owner: str, split: str = "forget") -> NamedCase:
-    """Return a case of a data set, before any run."""
-    return NamedCase(owner, split, "direct", "email", owner=owner)
-
-
-def cases(people: int, each: int = 1) -> list[NamedCase]:
-    return [case(f"person {n % people}") for n in range(people * each)]
 
 
 @pytest.mark.parametrize(

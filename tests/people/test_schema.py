@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from pytest_unlearn import people
-from tests.people.test_record_files import (
+from tests.support.person_lines import (
     BAD_PEOPLE,
     BARE,
     EMAIL,

@@ -17,8 +17,7 @@ from pytest_unlearn.reports.comparison import front_sentence, standings
 from pytest_unlearn.reports.data_reports import ResultsFileError, read_results
 from pytest_unlearn.reports.formats import FORMATS, ReportError, choose_reports
 from pytest_unlearn.run.result import Result, verdict_of_all
-from tests.reports.test_formats import SCHEMA, lines
-from tests.support.results import GATES, pair, sweep
+from tests.support.results import GATES, SCHEMA, lines, pair, sweep
 
 
 def rendered(name: str, results: list[Result]) -> str:

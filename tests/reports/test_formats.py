@@ -24,9 +24,7 @@ from pytest_unlearn.reports import data_reports, formats, markdown_reports, tabl
 from pytest_unlearn.reports.formats import FORMATS, ReportError, ReportFormat, choose_reports
 from pytest_unlearn.run.result import Case
 from tests.support.golden_rows import LINES, ROWS
-from tests.support.results import GATES, PROVENANCE, gate, make
-
-SCHEMA = json.loads(Path(data_reports.__file__).with_name("results.schema.json").read_text())
+from tests.support.results import GATES, PROVENANCE, SCHEMA, gate, lines, make
 
 
 def test_the_verdict_of_all_gates() -> None:
@@ -53,10 +51,6 @@ def test_shares_count_direct_probes_and_tasks() -> None:
     assert direct.cells == ["20 (100.0%)", "4 (20.0%)", "20 (10)", "<=43.9%"]
     low, high = direct.interval("tested")
     assert (round(low, 4), round(high, 4)) == (0.075, 0.4383)  # four of ten people gave half
-
-
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_every_line_of_the_results_keeps_the_schema() -> None:

@@ -19,8 +19,8 @@ from pytest_unlearn.reports.robustness import (
     way_table,
     ways,
 )
-from tests.gates.test_attacked_gates import attacked, probes
-from tests.gates.test_distances import people, under
+from tests.support.attack_rows import attacked, probes
+from tests.support.distance_rows import people, under
 
 
 def course(*back: int) -> list[AttackRow]:

@@ -4,49 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_unlearn.gates.gate import GateError, parse_gate
 from pytest_unlearn.gates.planning import check_feasible
 from pytest_unlearn.people.generate import tiny_records
-from pytest_unlearn.run.dataset import Dataset, _in_other_carriers
+from pytest_unlearn.run.dataset import _in_other_carriers
 from pytest_unlearn.run.divisions import PROBE_TOKENS
-from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.unlearning.methods import parse_method
+from tests.support.datasets import dataset
 from tests.support.lookup_run import record_lines, task_lines, write_lines
-
-
-class Given:
-    """The settings that a data set reads."""
-
-    forget: tuple[Path, ...] = ()
-    retain: tuple[Path, ...] = ()
-    control: tuple[Path, ...] = ()
-    tasks: tuple[Path, ...] = ()
-    probes: tuple[str, ...] = ("direct",)
-    batch_size = 64
-    leak_samples = 0
-    kept_code: tuple[Path, ...] = ()
-    sampling = Sampling()
-    seed = 0
-    held_out = 0.5
-    confirm: int | None = None
-    rehearsed: tuple[Path, ...] = ()
-    attacks: tuple[str, ...] = ()
-    adapter = None
-    baseline = None
-    people = None
-    requests = None
-    sandbox = "auto"
-
-
-def dataset(**changes: Any) -> Dataset:
-    given: Any = Given()
-    for name, value in changes.items():
-        setattr(given, name, value)
-    return Dataset(given)
 
 
 def test_every_case_is_in_one_chunk() -> None:

@@ -18,7 +18,7 @@ from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.divisions import RehearsedFileError, held_out, rehearsed_probes
 from pytest_unlearn.tasks.format import bundled_tasks
 from pytest_unlearn.unlearning.methods import parse_method
-from tests.run.test_dataset import dataset
+from tests.support.datasets import dataset
 from tests.support.lookup_run import UnlearnRun, write_lines
 
 FAMILIES = ("direct", "cross", "prefix", "question", "infill", "chat")

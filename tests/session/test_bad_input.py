@@ -6,17 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lookup_run import FORGET, UnlearnRun, record_lines, write_lines
-
-
-def refused(pytester: pytest.Pytester, *arguments: str) -> str:
-    """Run and return the error, after checking that it is a usage error and short."""
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    errors = [line for line in result.errlines if line.startswith("ERROR: ")]
-    assert len(errors) == 1
-    assert not any("Traceback" in line for line in [*result.errlines, *result.outlines])
-    return errors[0].removeprefix("ERROR: ")
+from tests.support.lookup_run import FORGET, UnlearnRun, record_lines, refused, write_lines
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_unlearn.session.session import _ending_signals
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import FORGET, UnlearnRun
+from tests.support.lookup_run import FORGET, UnlearnRun, forget_ids
 
 REPORT = "--unlearn-report=jsonl"
 

@@ -14,8 +14,7 @@ import torch
 from pytest_unlearn.models.loading import load, peft_quietly
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.models.sources import ModelSource
-from tests.session.test_bad_input import refused
-from tests.support.lookup_run import record_lines, task_lines, write_lines
+from tests.support.lookup_run import record_lines, refused, task_lines, write_lines
 from tests.support.small_models import llama_folder
 
 __all__ = ["llama_folder"]

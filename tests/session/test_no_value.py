@@ -13,9 +13,14 @@ import pytest
 
 from pytest_unlearn.core.secret import without
 from pytest_unlearn.reports.formats import FORMATS, STEP_SUMMARY
-from tests.session.test_reports import written
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import FORGET, UnlearnRun, record_lines, write_lines
+from tests.support.lookup_run import (
+    FORGET,
+    UnlearnRun,
+    forget_ids,
+    record_lines,
+    write_lines,
+    written,
+)
 
 EVERY_FORMAT = [f"--unlearn-report={name}" for name in FORMATS]
 # What pytest itself escapes: line ends, quotes, letters outside ASCII, signs of HTML and URLs.

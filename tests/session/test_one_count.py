@@ -20,8 +20,7 @@ from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.gates.verdicts import Measured, judge
 from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.reports.formats import FORMATS
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import UnlearnRun, record_lines
+from tests.support.lookup_run import UnlearnRun, forget_ids, record_lines
 
 CONTROL_VALUE = record_lines("control", 1)[0]["value"]
 

@@ -13,8 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun, record_lines
+from tests.support.lookup_run import (
+    CONTROL,
+    FORGET,
+    RETAIN,
+    TASKS,
+    UnlearnRun,
+    forget_ids,
+    record_lines,
+)
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 VALUES = [line["value"] for line in record_lines("forget", FORGET)]

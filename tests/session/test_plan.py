@@ -12,7 +12,7 @@ from pytest_unlearn.gates.planning import plan_gate
 from pytest_unlearn.gates.verdicts import Verdict, judge
 from pytest_unlearn.models.presets import presets
 from pytest_unlearn.run.estimate import count_bytes, model_size
-from tests.gates.test_verdicts import forget_rows, measured, task
+from tests.support.gate_rows import forget_rows, measured, task
 from tests.support.lookup_run import UnlearnRun, record_lines, write_lines
 
 LARGE = [name for name, preset in presets().items() if preset.unlearn_gib > 15]

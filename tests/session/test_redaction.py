@@ -11,8 +11,7 @@ import pytest
 
 from pytest_unlearn.core.secret import REDACTED, SHORTEST_PART, without
 from pytest_unlearn.session.redaction import Redactor
-from tests.session.test_reports import written
-from tests.support.lookup_run import FORGET, UnlearnRun, record_lines, write_lines
+from tests.support.lookup_run import FORGET, UnlearnRun, record_lines, write_lines, written
 
 # Long enough for pytest to shorten, with all that is escaped; all tests use the same two.
 FORGOTTEN = record_lines("forget", FORGET)

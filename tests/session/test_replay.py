@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_unlearn.gates.gate import PROFILES
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import FORGET, UnlearnRun
+from tests.support.lookup_run import FORGET, UnlearnRun, forget_ids
 
 RESULTS = "unlearn-results.jsonl"
 

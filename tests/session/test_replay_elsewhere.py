@@ -12,8 +12,7 @@ from pytest_unlearn.models.presets import TINY_FOLDER
 from pytest_unlearn.run.models import UnlearnedModel
 from pytest_unlearn.run.noted_runs import Recorded
 from pytest_unlearn.run.planted import Planting
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import UnlearnRun
+from tests.support.lookup_run import UnlearnRun, forget_ids
 
 # Keys as those of a GPU with another build of torch; what was trained is said as well.
 ON_GPU = """

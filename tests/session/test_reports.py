@@ -13,15 +13,21 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_unlearn.reports.formats import FORMATS, STEP_SUMMARY
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun, record_lines
+from tests.support.lookup_run import (
+    CONTROL,
+    FORGET,
+    RETAIN,
+    TASKS,
+    UnlearnRun,
+    forget_ids,
+    record_lines,
+    written,
+)
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 EVERY_FORMAT = [f"--unlearn-report={name}" for name in FORMATS]
@@ -45,14 +51,6 @@ VALUES = [
     for line in record_lines(split, count)
     for key in ("value", "owner", "prompt")
 ]
-
-
-def written(folder: Path, *left_out: str) -> Iterator[tuple[str, str]]:
-    """Yield name and text of each file below a folder, names included in the text."""
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith(left_out):
-            yield name, name + "\n" + path.read_bytes().decode("utf-8", "replace")
 
 
 def test_no_value_anywhere(unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun
+from tests.support.lookup_run import CONTROL, FORGET, RETAIN, TASKS, UnlearnRun, forget_ids
 
 ALL = FORGET + RETAIN + CONTROL + TASKS
 GATES = 3
-
-
-def forget_ids(count: int) -> list[str]:
-    return [f"direct-{('email', 'badge')[n % 2]}-forget-{n:03d}" for n in range(count)]
 
 
 def test_forgotten_and_able_passes(unlearn_run: UnlearnRun) -> None:

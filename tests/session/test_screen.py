@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_unlearn.session.terminal import Screen
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import UnlearnRun
+from tests.support.lookup_run import UnlearnRun, forget_ids
 
 TABLE = [
     ["gate", "observed", "95% bound", "verdict"],

@@ -11,8 +11,7 @@ from pytest_unlearn.core.store import Store
 from pytest_unlearn.merge import main as merge_main
 from pytest_unlearn.run.noted_runs import check_shards, merge, note_shard
 from pytest_unlearn.run.option_values import Shard
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import UnlearnRun
+from tests.support.lookup_run import UnlearnRun, forget_ids
 
 
 def run_shard(run: UnlearnRun, shard: str, *flags: str) -> pytest.RunResult:

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_unlearn.session.sweep import short_names
-from tests.session.test_run import forget_ids
-from tests.support.lookup_run import UnlearnRun, data_flags
+from tests.support.lookup_run import UnlearnRun, data_flags, forget_ids
 
 # 15 people and 14 tasks decide 20 % and 60 %.
 FORGET, RETAIN, CONTROL, TASKS = 30, 2, 2, 14

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,3 +125,25 @@ def pytest_unlearn_models(dataset):
             self.pytester.runpytest_subprocess if subprocess else self.pytester.runpytest_inprocess
         )
         return run(*self.arguments(), *self.gates(extra), *extra)
+
+
+def forget_ids(count: int) -> list[str]:
+    return [f"direct-{('email', 'badge')[n % 2]}-forget-{n:03d}" for n in range(count)]
+
+
+def written(folder: Path, *left_out: str) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each file below a folder, names included in the text."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith(left_out):
+            yield name, name + "\n" + path.read_bytes().decode("utf-8", "replace")
+
+
+def refused(pytester: pytest.Pytester, *arguments: str) -> str:
+    """Run and return the error, after checking that it is a usage error and short."""
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    errors = [line for line in result.errlines if line.startswith("ERROR: ")]
+    assert len(errors) == 1
+    assert not any("Traceback" in line for line in [*result.errlines, *result.outlines])
+    return errors[0].removeprefix("ERROR: ")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow, row_data
 from pytest_unlearn.gates.estimates import shares
 from pytest_unlearn.leaks.exact import ExactScores
 from pytest_unlearn.leaks.outcome import Outcome
+from pytest_unlearn.reports import data_reports
 from pytest_unlearn.run.result import CASE_FACTS, Case, GateFact, PairName, Result, RunFacts
 
 KINDS = ("email", "phone")
@@ -177,3 +180,10 @@ def pair(method: str, leaks: int, lost: int, **run: Any) -> Result:
     )
     found = make(cases=cases, method=method, **run)
     return replace(found, pair=PairName(f"tiny/{method}", "tiny", method))
+
+
+SCHEMA = json.loads(Path(data_reports.__file__).with_name("results.schema.json").read_text())
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]

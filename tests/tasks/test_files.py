@@ -25,7 +25,7 @@ from pytest_unlearn.tasks.format import (
     TaskFileError,
     bundled_cases,
 )
-from tests.tasks.test_format import BAD_LINES, VALID
+from tests.support.task_lines import BAD_LINES, VALID
 
 HUMANEVAL: dict[str, Any] = {
     "task_id": "HumanEval/900",
