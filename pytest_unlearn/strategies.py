@@ -450,15 +450,15 @@ def _people(
     # A choice a kind, each of which leaves the others as they are: what a failure does not need is
     # dropped alone. The first kinds fill up what is lacking.
     one_in = max(2, len(kinds) // 2)
-    found: dict[str, Secret] = {}
+    values: dict[str, Secret] = {}
     for kind in kinds:
-        if len(found) < most and choices.below(one_in) == one_in - 1:
-            found[kind] = draw(_attribute(kind, locale, floor))
+        if len(values) < most and choices.below(one_in) == one_in - 1:
+            values[kind] = draw(_attribute(kind, locale, floor))
     for kind in kinds:
-        if len(found) < least and kind not in found:
-            found[kind] = draw(_attribute(kind, locale, floor))
-    assume(all(is_usable(kind, value.reveal(), name.reveal()) for kind, value in found.items()))
-    return Person(owner, name, {kind: found[kind] for kind in kinds if kind in found})
+        if len(values) < least and kind not in values:
+            values[kind] = draw(_attribute(kind, locale, floor))
+    assume(all(is_usable(kind, value.reveal(), name.reveal()) for kind, value in values.items()))
+    return Person(owner, name, {kind: values[kind] for kind in kinds if kind in values})
 
 
 @st.composite

@@ -67,13 +67,13 @@ def _wrapped(probe: Probe, known: Known, stage: str) -> Probe | None:
 def _partly(probe: Probe, known: Known, stage: str) -> Probe | None:
     """Give this percentage of the value's characters; None if nothing is left to ask."""
     value = probe.value.reveal()
-    given = value[: max(1, len(value) * int(stage) // 100)]
-    if given == value:
+    shown = value[: max(1, len(value) * int(stage) // 100)]
+    if shown == value:
         return None
     return replace(
         probe,
-        prompt=Secret(probe.prompt.reveal() + given, "prompt"),
-        given=Secret(given, probe.kind),
+        prompt=Secret(probe.prompt.reveal() + shown, "prompt"),
+        given=Secret(shown, probe.kind),
     )
 
 
@@ -254,8 +254,8 @@ def _distances(parent: _Beam, text: str, value: str) -> tuple[int, ...]:
     for character in plain[len(before) :] if extends else plain:
         last = row
         row = [last[0] + 1]
-        for place, wanted in enumerate(value):
-            change = last[place] + (character != wanted)
+        for place, expected in enumerate(value):
+            change = last[place] + (character != expected)
             row.append(min(change, last[place + 1] + 1, row[place] + 1))
     return tuple(row)
 

@@ -54,8 +54,8 @@ def replacing(path: Path, sweeping: bool = True) -> Iterator[Path]:
         sweep(path.parent.glob(f"{glob.escape(start)}*"))
 
     def make() -> Path:
-        made, name = tempfile.mkstemp(dir=path.parent, prefix=start)
-        os.close(made)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=start)
+        os.close(descriptor)
         return Path(name)
 
     temporary, handle = held(make)

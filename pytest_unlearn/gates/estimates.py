@@ -176,11 +176,11 @@ def sample_of(
     if metric.type == "count":
         states: tuple[State, State] = ("base", tested)
         base, new = (_by_value(metric, rows, state, argument) for state in states)
-        by_chance, given = (
+        by_chance, gives_away = (
             _chance(metric, rows, people, controls, argument, each_alone, state) for state in states
         )
         alone = tuple(map(str, range(len(new))))
-        return Sample(base, new, alone, had=base, chance=given, base_chance=by_chance)
+        return Sample(base, new, alone, had=base, chance=gives_away, base_chance=by_chance)
     return Sample(
         base=_scores(metric.score, rows, "base", argument),
         new=_scores(metric.score, rows, tested, argument),

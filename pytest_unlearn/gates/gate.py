@@ -378,8 +378,10 @@ def _gate_text(path: Path, key: str, value: Any) -> str:
         raise GateError(f"{where}: unknown metric {name!r}; known: {known}")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise GateError(f'{where}: write a number, or a text such as "{metric.operator}5%"')
-    given = value.strip() if isinstance(value, str) else f"{metric.operator}{value}"
-    text = f"{key}{given}" if given[:1] in ("<", ">", "=") else f"{key}{metric.operator}{given}"
+    written = value.strip() if isinstance(value, str) else f"{metric.operator}{value}"
+    text = (
+        f"{key}{written}" if written[:1] in ("<", ">", "=") else f"{key}{metric.operator}{written}"
+    )
     try:
         parse_gate(text)
     except GateError as error:
@@ -439,7 +441,7 @@ def concerns(gate: Gate, cases: Iterable[Counted], requests: bool = False) -> li
     """Return the cases that a gate counts in any population, and its controls, in order."""
     every = list(cases)
     metric = gate.metric
-    found = [
+    parts = [
         population.filters
         for state in attacked(gate, every)
         for population in populations(metric, dict(state.filters), every, requests)
@@ -447,7 +449,7 @@ def concerns(gate: Gate, cases: Iterable[Counted], requests: bool = False) -> li
     return [
         case
         for case in every
-        if any(metric.concerns(case, part) or metric.chance_rows([case], part) for part in found)
+        if any(metric.concerns(case, part) or metric.chance_rows([case], part) for part in parts)
     ]
 
 
@@ -462,8 +464,8 @@ def narrowed(gate: Gate, cases: Iterable[Countable], requests: bool = False) -> 
     states = attacked(gate, every)
     if not states:
         raise GateError(f"{gate.text}: {gate.none_made}")
-    found = populations(gate.metric, dict(states[0].filters), every, requests)
-    return on_population(states[0], found[-1])
+    parts = populations(gate.metric, dict(states[0].filters), every, requests)
+    return on_population(states[0], parts[-1])
 
 
 def on_population(gate: Gate, population: Population) -> Gate:

@@ -158,8 +158,8 @@ def _named_nowhere(gate: Gate, cases: Sequence[Countable]) -> str:
         asked = [case for case in cases if case.split == split]
         known = sorted({ROW_FILTERS[key](case) for case in asked} - {""})
         if value not in known:
-            found = f"known: {', '.join(known)}" if known else "they have none"
-            return f"none of the {gate.metric.cases} has {key}={value}; {found}"
+            known_names = f"known: {', '.join(known)}" if known else "they have none"
+            return f"none of the {gate.metric.cases} has {key}={value}; {known_names}"
     return ""
 
 
@@ -350,8 +350,8 @@ class Curtailment:
         """
 
         def make() -> Path:
-            made, name = tempfile.mkstemp(dir=folder, prefix="settled-", suffix=".json")
-            os.close(made)
+            handle, name = tempfile.mkstemp(dir=folder, prefix="settled-", suffix=".json")
+            os.close(handle)
             return Path(name)
 
         path, lock = held(make)

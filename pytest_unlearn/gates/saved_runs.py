@@ -261,12 +261,12 @@ def check_same_data(saved: SavedRun, now: Mapping[str, Mapping[str, str]]) -> No
     then, current = saved.provenance["data"], now["data"]
     other = [key for key in current if then.get(key) != current[key]]
     if other:
-        made = (
+        origin = (
             f" ({then.get('people')} there, {current['people']} now)" if "people" in other else ""
         )
         raise BaselineError(
-            f"--unlearn-compare={saved.name}: it was measured on other {' and '.join(other)}{made}"
-            "; compare runs on the same data, or save this one under another name"
+            f"--unlearn-compare={saved.name}: it was measured on other {' and '.join(other)}"
+            f"{origin}; compare runs on the same data, or save this one under another name"
         )
 
 

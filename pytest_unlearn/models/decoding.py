@@ -85,9 +85,9 @@ def written(
     most, ahead = _DRAFT_NUMBERS // numbers, _AHEAD
     while alive:
         if len(rows) - len(alive) >= max(1, len(rows) // 8):
-            kept = torch.tensor([rows.index(row) for row in alive], device=mask.device)
-            cache.batch_select_indices(kept)
-            mask, rows = mask[kept], list(alive)
+            rows_left = torch.tensor([rows.index(row) for row in alive], device=mask.device)
+            cache.batch_select_indices(rows_left)
+            mask, rows = mask[rows_left], list(alive)
         living = set(alive)
         guesses = _guesses(rows, living, texts, drafts, min(ahead, most), new)
         blocks = [texts[row][-1:] + guess for row, guess in zip(rows, guesses, strict=True)]
@@ -179,12 +179,12 @@ def _guesses(
     nothing: list[list[int]] = [[] for _ in rows]
     if not drafts or ahead < 1:
         return nothing
-    found = []
+    guesses = []
     for row in rows:
         text, draft = texts[row], drafts[row]
         follows = row in living and draft[: len(text)] == text
-        found.append(draft[len(text) : len(text) + ahead][: new - 1 - len(text)] * follows)
-    return found if 2 * sum(map(bool, found)) >= len(rows) else nothing
+        guesses.append(draft[len(text) : len(text) + ahead][: new - 1 - len(text)] * follows)
+    return guesses if 2 * sum(map(bool, guesses)) >= len(rows) else nothing
 
 
 def _take(text: list[int], choices: list[int], guess: list[int], ends: Sequence[int]) -> int:

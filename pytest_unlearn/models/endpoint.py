@@ -141,8 +141,8 @@ class EndpointModel:
         if style == "chat":
             return self._answer([prompt], seed, decoding)
         body = {**self._settings(decoding, seed), "prompt": prompt.rstrip()}
-        found = chosen(self._post("/completions", body), self.facts.model)
-        return cut_at(text_of(found), decoding.stops)
+        choice = chosen(self._post("/completions", body), self.facts.model)
+        return cut_at(text_of(choice), decoding.stops)
 
     def _answer(self, turns: Sequence[str], seed: int | None, decoding: Decoding) -> str:
         """Return the answer to the last of a conversation's turns."""
@@ -152,8 +152,8 @@ class EndpointModel:
         ]
         body = {**self._settings(decoding, seed), "messages": messages}
         body |= NO_THOUGHT if self.facts.thought and not self._thinking else {}
-        found = chosen(self._post("/chat/completions", body), self.facts.model)
-        return cut_at(message_of(found), decoding.stops)
+        choice = chosen(self._post("/chat/completions", body), self.facts.model)
+        return cut_at(message_of(choice), decoding.stops)
 
     def _settings(self, decoding: Decoding, seed: int | None) -> dict[str, Any]:
         return {
@@ -242,13 +242,13 @@ class EndpointModel:
     def _scored(self, row: ValueRow) -> ValueScores:
         from pytest_unlearn.models.scoring import RowScores, value_scores
 
-        found = self._choices(row)
-        log_probs = [choice.log_prob for choice in found]
+        choices = self._choices(row)
+        log_probs = [choice.log_prob for choice in choices]
         # Only whether a token is the first choice is known, not what another one is called.
-        chosen = [w if c.first else -1 for c, w in zip(found, row.answer, strict=True)]
-        margins = [choice.margin for choice in found]
+        chosen = [w if c.first else -1 for c, w in zip(choices, row.answer, strict=True)]
+        margins = [choice.margin for choice in choices]
         tokens = RowScores(log_probs, log_probs, [], chosen, margins)
-        return value_scores(row, tokens, self._spelled(row, found))
+        return value_scores(row, tokens, self._spelled(row, choices))
 
     def _spelled(self, row: ValueRow, found: Sequence[Choice]) -> bool:
         """Tell whether greedy decoding writes the value: by generation, where another way to cut

@@ -110,10 +110,10 @@ def parse_address(text: str, flag: str) -> Address:
 def _host(name: str) -> str:
     """Return a host as it is looked up, empty for what can be none."""
     try:
-        found = name.encode("idna").decode() if ":" not in name else name
+        ascii_name = name.encode("idna").decode() if ":" not in name else name
     except UnicodeError:  # an empty or too long part
         return ""
-    return "" if re.search(r"[^\w.:%-]", found) else found
+    return "" if re.search(r"[^\w.:%-]", ascii_name) else ascii_name
 
 
 def checked_key(key: str, variable: str) -> str:
@@ -297,10 +297,10 @@ class Client:
         try:
             status, headers, raw = self._once(method, path, body)
         except ssl.SSLCertVerificationError as error:
-            said = error.verify_message or error.reason
+            reason = error.verify_message or error.reason
             raise EndpointError(
-                f"{url}: its certificate is not trusted ({said}); name the file of the certificate "
-                "or of who signed it by SSL_CERT_FILE=FILE in the environment"
+                f"{url}: its certificate is not trusted ({reason}); name the file of the "
+                "certificate or of who signed it by SSL_CERT_FILE=FILE in the environment"
             ) from None
         except TimeoutError:
             raise _Passing(

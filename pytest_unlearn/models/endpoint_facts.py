@@ -92,12 +92,12 @@ class Facts:
             *([f"samples{'' if self.seeded else ' (no seed)'}"] if self.samples else []),
             *([f"scores by {self.scores}"] if self.scores else []),
         ]
-        said = [f"gives {', '.join(can)}"]
+        sentences = [f"gives {', '.join(can)}"]
         if not self.scores:
-            said.append(f"values cannot be scored: {self.why}")
+            sentences.append(f"values cannot be scored: {self.why}")
         if not self.repeatable:
-            said.append("greedy decoding does not write the same text twice")
-        return said
+            sentences.append("greedy decoding does not write the same text twice")
+        return sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,28 +118,28 @@ def chosen(answer: Mapping[str, Any], model: str) -> dict[str, Any]:
         raise EndpointError(
             f"the endpoint answered 200 with an error: {str(answer['error'])[:200]}"
         )
-    said = answer.get("model", model)
-    if said != model:
+    named = answer.get("model", model)
+    if named != model:
         raise EndpointError(
-            f"the endpoint answered as {said!r} and not as {model!r}: another model wrote this; "
-            f"write #{said} behind the address if it is the one"
+            f"the endpoint answered as {named!r} and not as {model!r}: another model wrote this; "
+            f"write #{named} behind the address if it is the one"
         )
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         count = len(choices) if isinstance(choices, list) else "no list of"
         raise EndpointError(f"the endpoint answered with {count} choices instead of one")
-    found: dict[str, Any] = choices[0]
-    reason = found.get("finish_reason")
+    choice: dict[str, Any] = choices[0]
+    reason = choice.get("finish_reason")
     if not isinstance(reason, str) or reason in _UNUSABLE:
         raise EndpointError(
             f"the endpoint ended a text for the reason {reason!r}: what the model wrote is not "
             "all there"
         )
-    if answer.get("truncated") is True or found.get("truncated") is True:
+    if answer.get("truncated") is True or choice.get("truncated") is True:
         raise TooLongForEndpointError(
             "the endpoint cut a prompt off: it does not fit the model's context"
         )
-    return found
+    return choice
 
 
 def text_of(choice: Mapping[str, Any]) -> str:
@@ -166,22 +166,22 @@ def reported(choice: Mapping[str, Any]) -> list[Choice | None]:
     Reads OpenAI's form of completions (vLLM) and that of chats (llama.cpp). Raises EndpointError
     for a number that is no log-probability.
     """
-    given = choice.get("logprobs")
-    if not isinstance(given, dict):
+    scores = choice.get("logprobs")
+    if not isinstance(scores, dict):
         return []
-    if isinstance(given.get("content"), list):
+    if isinstance(scores.get("content"), list):
         return [
             _choice(
                 entry.get("logprob"),
                 [(str(t.get("token")), t.get("logprob")) for t in entry.get("top_logprobs") or ()],
                 entry.get("id"),
             )
-            for entry in given["content"]
+            for entry in scores["content"]
         ]
-    values = given.get("token_logprobs")
+    values = scores.get("token_logprobs")
     if not isinstance(values, list):
         return []
-    tops = given.get("top_logprobs") or [None] * len(values)
+    tops = scores.get("top_logprobs") or [None] * len(values)
     return [
         _choice(value, list((top or {}).items()))
         for value, top in zip(values, tops, strict=len(tops) == len(values))
@@ -225,17 +225,17 @@ def forced(
     else:
         grammar = " ".join(f"<[{token}]>" for token in answer)
         body |= {"prompt": list(ids), "max_tokens": len(answer), "grammar": f"root ::= {grammar}"}
-    found = reported(chosen(post("/completions", body), facts.model))
-    whole = len(ids) + len(answer)
+    scores = reported(chosen(post("/completions", body), facts.model))
+    length = len(ids) + len(answer)
     if facts.scores == "echo":
-        if len(found) not in (whole, whole + 1):
+        if len(scores) not in (length, length + 1):
             raise EndpointError(
-                f"the endpoint echoed {len(found)} log-probabilities for {whole} tokens"
+                f"the endpoint echoed {len(scores)} log-probabilities for {length} tokens"
             )
-        found = found[len(ids) : whole]
-    elif [choice.token_id for choice in found if choice] != list(answer):
+        scores = scores[len(ids) : length]
+    elif [choice.token_id for choice in scores if choice] != list(answer):
         raise EndpointError("the endpoint wrote other tokens than its grammar allows")
-    scored = [choice for choice in found if choice is not None]
+    scored = [choice for choice in scores if choice is not None]
     if len(scored) != len(answer):
         raise EndpointError("the endpoint left out the log-probability of a token")
     return scored

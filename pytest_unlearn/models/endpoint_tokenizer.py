@@ -41,14 +41,14 @@ class EndpointTokenizer:
         if isinstance(texts, str):
             ids, offsets = self._cut(texts, add_special_tokens)
             return {"input_ids": ids, "offset_mapping": offsets}
-        found = []
+        encodings = []
         for row in self._client.each(lambda text: self._cut(text, add_special_tokens), texts):
             if isinstance(row, EndpointError):
                 raise row
-            found.append(row)
+            encodings.append(row)
         return {
-            "input_ids": [ids for ids, _ in found],
-            "offset_mapping": [offsets for _, offsets in found],
+            "input_ids": [ids for ids, _ in encodings],
+            "offset_mapping": [offsets for _, offsets in encodings],
         }
 
     def ids(self, text: str) -> list[int]:
@@ -66,8 +66,8 @@ class EndpointTokenizer:
         return [token for token, _ in self._pieces("", True)]
 
     def _encoded(self, text: str, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        found = self._pieces(text, special) if text else []
-        ids = [token for token, _ in found]
+        pieces = self._pieces(text, special) if text else []
+        ids = [token for token, _ in pieces]
         start = self._start if special else []
         if not text:
             return list(start), [(0, 0)] * len(start)
@@ -75,7 +75,7 @@ class EndpointTokenizer:
             raise EndpointError(
                 "the endpoint's /tokenize starts a text with other tokens than an empty one"
             )
-        parts = found[len(start) :]
+        parts = pieces[len(start) :]
         raw = text.encode("utf-8", "surrogatepass")
         joined = b"".join(part for _, part in parts)
         # SentencePiece puts a space before a text's first word.
@@ -90,12 +90,12 @@ class EndpointTokenizer:
 def _offsets(text: str, parts: Sequence[bytes], shift: int) -> list[tuple[int, int]]:
     """Return the characters that each piece covers; one of part of a character covers it whole."""
     owner = [n for n, char in enumerate(text) for _ in char.encode("utf-8", "surrogatepass")]
-    found, at = [], -shift
+    offsets, at = [], -shift
     for part in parts:
         begin, end = max(0, at), at + len(part)
-        found.append((owner[begin], owner[end - 1] + 1) if end > begin else (0, 0))
+        offsets.append((owner[begin], owner[end - 1] + 1) if end > begin else (0, 0))
         at = end
-    return found
+    return offsets
 
 
 def tokenizer_of(client: Client, model: str, text: str) -> EndpointTokenizer | None:

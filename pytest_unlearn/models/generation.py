@@ -286,14 +286,14 @@ def _continue(
     check_ids(model, encoded)
     parts = alike([len(ids) + new for ids in encoded])
     if len(parts) > 1:
-        found: dict[int, str] = {}
+        answers: dict[int, str] = {}
         for numbers in parts:
             seeds = tuple(decoding.seeds[row] for row in numbers if decoding.seeds)
             rows = [encoded[row] for row in numbers]
             own = replace(decoding, seeds=seeds)
             texts_of = _continue(model, tokenizer, rows, own, writer, ends, halved)
-            found |= zip(numbers, texts_of, strict=True)
-        return [found[row] for row in range(len(encoded))]
+            answers |= zip(numbers, texts_of, strict=True)
+        return [answers[row] for row in range(len(encoded))]
     texts: list[str] | None = None
     try:
         texts = _decoded(model, tokenizer, encoded, decoding, writer, ends)
@@ -537,9 +537,9 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
         if number is not None:
             run.append(number)
             continue
-        whole = bytes(run).decode("utf-8", "replace").encode()
-        found: Any = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in whole])
-        spelled += found
+        decoded = bytes(run).decode("utf-8", "replace").encode()
+        ids_of_bytes: Any = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in decoded])
+        spelled += ids_of_bytes
         run = []
         if token is not None:
             spelled.append(token)

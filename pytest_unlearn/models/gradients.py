@@ -46,13 +46,13 @@ def last_block(model: PreTrainedModel | PeftModel) -> Choice:
     for a model without a list of blocks.
     """
     # The outermost list comes first; a list of experts is inside a block.
-    found = next(
+    block = next(
         ((n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m)),
         None,
     )
-    if found is None:
+    if block is None:
         raise ValueError("the model has no list of blocks: choose parameters by name")
-    prefix = f"{found[0]}.{len(found[1]) - 1}."
+    prefix = f"{block[0]}.{len(block[1]) - 1}."
     return lambda name: name.startswith(prefix) and every_weight(name)
 
 

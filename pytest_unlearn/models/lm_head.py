@@ -144,14 +144,14 @@ def check_logits(model: Any) -> None:
     with torch.no_grad():
         own = inner(**inputs, use_cache=False).logits[0].float().to(device)
         try:
-            made = logits_of(model, hidden_states(model, inputs)[0])
+            own_logits = logits_of(model, hidden_states(model, inputs)[0])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{type(inner).__name__}: its head cannot be run apart from its body ({error})"
             ) from error
     if not own.isfinite().all():  # weights that are broken: training says so by its loss
         return
-    off = float((made - own).norm() / own.norm().clamp(min=1e-12))
+    off = float((own_logits - own).norm() / own.norm().clamp(min=1e-12))
     if not off <= (1e-3 if own.dtype == inner.dtype else 0.05):  # also NaN
         raise ValueError(
             f"{type(inner).__name__}: its head, run apart from its body, gives other logits than "

@@ -371,8 +371,8 @@ def _unfit_tensors(loaded: dict[str, Any]) -> str | None:
     `loaded`: what transformers tells of loading them.
     """
     mismatched = [
-        f"{name} ({' x '.join(map(str, found))} for {' x '.join(map(str, expected))})"
-        for name, found, expected in loaded["mismatched_keys"]
+        f"{name} ({' x '.join(map(str, shape))} for {' x '.join(map(str, expected))})"
+        for name, shape, expected in loaded["mismatched_keys"]
     ]
     parts = [
         f"{len(names)} {what}, {min(names)}{' for one' * (len(names) > 1)}"
@@ -431,8 +431,8 @@ def text_ends(source: ModelSource, tokenizer: Any) -> list[int]:
         own = GenerationConfig.from_pretrained(source.folder).eos_token_id
     except OSError:  # none is there
         own = AutoConfig.from_pretrained(source.folder).get_text_config().eos_token_id
-    found = _ends(source, tokenizer, own)
-    return found if isinstance(found, list) else [found] * (found is not None)
+    ends = _ends(source, tokenizer, own)
+    return ends if isinstance(ends, list) else [ends] * (ends is not None)
 
 
 def _ends(source: ModelSource, tokenizer: Any, own: int | list[int] | None) -> Any:
@@ -469,17 +469,17 @@ def _reason(source: ModelSource, error: Exception, device: str | None = None) ->
     was anything to be put there."""
     place = f" from {source.folder}" if source.name != str(source.folder) else ""
     place += f" onto {device}" if device else ""
-    found = " ".join(str(error).split())
-    if "trust_remote_code" in found:
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
         return (
             f"cannot load {source.name}: it needs Python code of its own. If you trust that code, "
             f"write --unlearn-trust-remote-code={source.name}"
         )
-    if (cut := found.find(" for this kind of AutoModel")) >= 0:  # a list of all kinds comes behind
-        found = f"{found[:cut]}: it does not write text token by token"
+    if (cut := reason.find(" for this kind of AutoModel")) >= 0:  # a list of all kinds comes behind
+        reason = f"{reason[:cut]}: it does not write text token by token"
     if isinstance(error, ModuleNotFoundError) and error.name:
-        found += f"; run `pip install {error.name}`"
-    text = f"cannot load {source.name}{place}: {found}"
+        reason += f"; run `pip install {error.name}`"
+    text = f"cannot load {source.name}{place}: {reason}"
     if isinstance(error, torch.OutOfMemoryError):
         text += "; --unlearn-device=map spreads it over several GPUs"
     return text

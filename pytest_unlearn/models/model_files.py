@@ -193,12 +193,12 @@ def check_adapter(folder: Path, flag: str) -> None:
 def json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raises ValueError, which names the file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: not JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{path.name}: not a JSON object")
-    return found
+    return content
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -236,8 +236,8 @@ def adapter_digest(folder: Path, store: Store) -> str:
     """Return a SHA-256 over an adapter's weights, configuration and tokenizer."""
     names = [WEIGHTS, CONFIG, *sorted(TOKENIZER_FILES)]
     paths = [folder / name for name in names]
-    found = [path for path in paths if path.is_file()]
-    return digest_of([[path.name, store.digest_of_file(path)] for path in found])
+    files = [path for path in paths if path.is_file()]
+    return digest_of([[path.name, store.digest_of_file(path)] for path in files])
 
 
 def check_base_name(folder: Path, hub_id: str | None, base: Path, flag: str) -> None:
@@ -271,18 +271,18 @@ def check_shapes(folder: Path, weights: list[Path], name: str, flag: str) -> Non
     if not any(module in shapes for module in expected):
         return
     for module, (rows, columns) in expected.items():
-        found = shapes.get(module)
-        if module in _HEADS and (found is None or own_tokenizer(folder)):
+        own_shape = shapes.get(module)
+        if module in _HEADS and (own_shape is None or own_tokenizer(folder)):
             continue  # tied to the embedding, or resized for the adapter's tokenizer
-        if found is None:
+        if own_shape is None:
             raise ModelNotFoundError(
                 f"{flag}={folder}: the adapter changes {module}, and {name} has no such weight; it "
                 f"was trained on {base_of(folder) or 'another model'}"
             )
-        if found not in ((rows, columns), (columns, rows)):  # GPT-2 keeps them transposed
+        if own_shape not in ((rows, columns), (columns, rows)):  # GPT-2 keeps them transposed
             raise ModelNotFoundError(
                 f"{flag}={folder}: the adapter is made for {module} of {rows} x {columns}, and "
-                f"that of {name} is {' x '.join(map(str, found))}; it was trained on "
+                f"that of {name} is {' x '.join(map(str, own_shape))}; it was trained on "
                 f"{base_of(folder) or 'another model'}"
             )
 
@@ -348,8 +348,8 @@ def is_whole_gguf(path: Path) -> bool:
             tensors, values = _numbers(file, "QQ")
             alignment = _ALIGNMENT
             for _ in range(values):
-                if (found := _value(file)) is not None:
-                    alignment = found
+                if (value := _value(file)) is not None:
+                    alignment = value
             end = 0
             for _ in range(tensors):
                 _text(file)

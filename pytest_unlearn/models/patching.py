@@ -70,9 +70,9 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     if adapted.active_peft_config.is_prompt_learning:
         kind = adapted.active_peft_config.peft_type
         raise ModelLoadError(f"the adapter {adapter} is of the kind {kind}, which is not supported")
-    given = {name for name in shapes if ".lora_" in name}
+    tensors = {name for name in shapes if ".lora_" in name}
     state: Any = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    differing = given ^ {name for name in state if ".lora_" in name}
+    differing = tensors ^ {name for name in state if ".lora_" in name}
     if differing:
         raise ModelLoadError(
             f"the adapter {adapter} does not fit this model: {len(differing)} matrices have no "
@@ -137,19 +137,19 @@ def merged(model: Any, adapter: Path) -> Any:
         raise ModelLoadError(f"the adapter {adapter} is of a kind that cannot be merged; {advice}")
     before = sample_logits(adapted)
     try:
-        whole = merge()
+        merged_model = merge()
     except Exception as error:  # PEFT raises what its many kinds raise
         raise ModelLoadError(
             f"the adapter {adapter} cannot be merged into its base ({error}); {advice}"
         ) from error
-    after = sample_logits(whole)
+    after = sample_logits(merged_model)
     off = float((after - before).norm() / before.norm().clamp(min=1e-12))
-    if not off <= (1e-3 if whole.dtype == torch.float32 else 0.1):  # also NaN
+    if not off <= (1e-3 if merged_model.dtype == torch.float32 else 0.1):  # also NaN
         raise ModelLoadError(
             f"the adapter {adapter}, merged into its base, predicts other than on top of it "
             f"(logits differ by {off:.1%}); {advice}"
         )
-    return whole
+    return merged_model
 
 
 def _untie(model: Any, adapter: Path) -> None:

@@ -118,8 +118,8 @@ def chat_text(
     apply: Any = tokenizer.apply_chat_template
     failure: Exception | None = None
     for in_parts in (False, True):
-        said = list(_messages(turns, in_parts))
-        for messages in (said, [{"role": "system", "content": _SYSTEM}, *said]):
+        chat = list(_messages(turns, in_parts))
+        for messages in (chat, [{"role": "system", "content": _SYSTEM}, *chat]):
             try:
                 text = str(
                     apply(
@@ -156,21 +156,21 @@ _THINK = "<think>"
 
 def _chat_template(tokenizer: Any) -> str:
     """Return a tokenizer's chat template, the default one of several. Raises StyleError."""
-    given = tokenizer.chat_template
-    if isinstance(given, list):
-        given = {each["name"]: each["template"] for each in given}
-    if isinstance(given, dict):
-        if "default" not in given and len(given) > 1:
+    template = tokenizer.chat_template
+    if isinstance(template, list):
+        template = {each["name"]: each["template"] for each in template}
+    if isinstance(template, dict):
+        if "default" not in template and len(template) > 1:
             raise StyleError(
-                f"the tokenizer has the chat templates {', '.join(sorted(given))}, and none is "
+                f"the tokenizer has the chat templates {', '.join(sorted(template))}, and none is "
                 "called default; leave chat out of --unlearn-probes for this model"
             )
-        given = given.get("default") or next(iter(given.values()), None)
-    if not given:
+        template = template.get("default") or next(iter(template.values()), None)
+    if not template:
         raise StyleError(
             "the tokenizer has no chat template; leave chat out of --unlearn-probes for this model"
         )
-    return str(given)
+    return str(template)
 
 
 def infill_style(tokenizer: PreTrainedTokenizerBase) -> Infill:

@@ -127,8 +127,8 @@ class Scorer:
         """
         decoding = scheme or DecodingScheme()
         rows = self._rows(examples)
-        found = self._batched(rows, lambda part: self._pass(part, decoding))
-        both = list(zip(rows, found, strict=True))
+        scores = self._batched(rows, lambda part: self._pass(part, decoding))
+        both = list(zip(rows, scores, strict=True))
         own: Any = self._model.generation_config.eos_token_id
         ends = own if isinstance(own, list) else [own]
         verdicts = [
@@ -405,8 +405,10 @@ class Scorer:
             ]
             prompts = [rows[number].prompt for number in still]
             if prompts:
-                found = complete_greedily(self._model, self._tokenizer, prompts, new, self._writer)
-                for number, text in zip(still, found, strict=True):
+                completions = complete_greedily(
+                    self._model, self._tokenizer, prompts, new, self._writer
+                )
+                for number, text in zip(still, completions, strict=True):
                     texts[number] = text
         return [text.startswith(row.rest) for text, row in zip(texts, rows, strict=True)]
 
@@ -474,8 +476,8 @@ def _sums_of(rows: list[ValueRow], logits: torch.Tensor) -> list[float]:
     targets = _targets(rows).to(logits.device)
     size = max(1, _PART_NUMBERS // logits.shape[-1])
     parts = []
-    for part, wanted in zip(torch.split(logits, size), torch.split(targets, size), strict=True):
-        own = part.float().gather(1, wanted[:, None])[:, 0]
+    for part, chosen in zip(torch.split(logits, size), torch.split(targets, size), strict=True):
+        own = part.float().gather(1, chosen[:, None])[:, 0]
         parts.append(own - part.float().logsumexp(dim=-1))
     lengths = [len(row.answer) for row in rows]
     return [float(values.sum()) for values in torch.split(torch.cat(parts).double(), lengths)]

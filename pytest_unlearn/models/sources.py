@@ -85,9 +85,11 @@ class ModelSource:
 
     def weights_digest(self, store: Store) -> str:
         """Return a SHA-256 over everything that makes the model: weights, configuration, code."""
-        found = [] if self.gguf else sorted(set(self.folder.glob("*.json")) - self._tokenizer_files)
+        configs = (
+            [] if self.gguf else sorted(set(self.folder.glob("*.json")) - self._tokenizer_files)
+        )
         code = sorted(self.folder.rglob("*.py")) if self.code else []
-        digest = self._digest(store, [*self.weights, *found, *code])
+        digest = self._digest(store, [*self.weights, *configs, *code])
         for adapter in (self.adapter, *self.added):
             digest = digest_of([digest, adapter_digest(adapter, store)]) if adapter else digest
         return digest
@@ -101,10 +103,10 @@ class ModelSource:
     @property
     def _tokenizer_files(self) -> set[Path]:
         folder = self.tokenizer_folder
-        found = {folder / name for name in TOKENIZER_FILES}
+        paths = {folder / name for name in TOKENIZER_FILES}
         for pattern in TOKENIZER_PATTERNS:
-            found |= set(folder.glob(pattern))
-        return {path for path in found if path.is_file()}
+            paths |= set(folder.glob(pattern))
+        return {path for path in paths if path.is_file()}
 
     def _digest(self, store: Store, paths: list[Path]) -> str:
         """Return a digest of files and of their places in the model's folder, or the adapter's."""
@@ -344,10 +346,10 @@ def resolve(
     wheel = in_wheel(preset) if preset and revision is None else None
     if wheel is not None:
         return ModelSource(name, wheel.parent, preset, gguf=wheel.name)
-    wanted = revision or (preset.revision if preset else "main")
+    commit = revision or (preset.revision if preset else "main")
     hint = f"{flag}={name}"
     try:
-        folder = fetch(str(path), wanted, code, hint)
+        folder = fetch(str(path), commit, code, hint)
     except ModelNotFoundError as error:
         if preset is None or preset.wheel is None:
             raise

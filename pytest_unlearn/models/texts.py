@@ -105,19 +105,19 @@ class DecodingScheme:
 def parse_scheme(text: str) -> DecodingScheme:
     """Read `temperature=0.8,top_k=40,top_p=0.95`, any part of it. Raises DecodingError."""
     names = [field.name for field in fields(DecodingScheme)]
-    found: dict[str, float] = {}
+    options: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         name, equals, number = (piece.strip() for piece in part.partition("="))
         if name not in names or not equals:
             raise DecodingError(f"{part!r}: write NAME=NUMBER with {', '.join(names)}")
-        if name in found:
+        if name in options:
             raise DecodingError(f"{name} is given twice")
         try:
-            found[name] = int(number) if name == "top_k" else float(number)
+            options[name] = int(number) if name == "top_k" else float(number)
         except ValueError:
             kind = "a whole number" if name == "top_k" else "a number"
             raise DecodingError(f"{name}={number}: write {kind}") from None
-    return DecodingScheme(**found)  # type: ignore[arg-type]
+    return DecodingScheme(**options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

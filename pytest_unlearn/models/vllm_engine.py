@@ -193,20 +193,20 @@ class VllmModel:
         if scheme not in (None, DecodingScheme()):
             raise ValueError("vLLM gives probabilities at temperature 1 only")
         rows = self._rows(examples)
-        found = []
+        row_scores = []
         for tokens in self._tokens(rows):
             log_probs = [own for own, _, _ in tokens]
             chosen = [best for _, best, _ in tokens]
-            found.append(RowScores(log_probs, log_probs, [], chosen, [m for *_, m in tokens]))
+            row_scores.append(RowScores(log_probs, log_probs, [], chosen, [m for *_, m in tokens]))
         verdicts = [
             greedy_verdict(self._tokenizer, row, scores.chosen, self._ends)
-            for row, scores in zip(rows, found, strict=True)
+            for row, scores in zip(rows, row_scores, strict=True)
         ]
         undecided = [row for row, said in zip(rows, verdicts, strict=True) if said is None]
         written = iter(self._written(undecided))
         return [
             value_scores(row, scores, next(written) if said is None else said)
-            for row, scores, said in zip(rows, found, verdicts, strict=True)
+            for row, scores, said in zip(rows, row_scores, verdicts, strict=True)
         ]
 
     def _written(self, rows: Sequence[ValueRow]) -> list[bool]:
@@ -256,11 +256,13 @@ class VllmModel:
         settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": _TOP}
         texts = [[*row.ids, *row.answer] for row in rows]
         outputs = self._generate(texts, [settings] * len(rows)) if rows else []
-        found = []
+        token_choices = []
         for row, output in zip(rows, outputs, strict=True):
-            told = output.prompt_logprobs[len(row.ids) :]
-            found.append([_told(token, top) for token, top in zip(row.answer, told, strict=True)])
-        return found
+            choices = output.prompt_logprobs[len(row.ids) :]
+            token_choices.append(
+                [_told(token, top) for token, top in zip(row.answer, choices, strict=True)]
+            )
+        return token_choices
 
 
 def _told(token: int, top: dict[int, Any]) -> tuple[float, int, float]:
@@ -327,15 +329,15 @@ class VllmEngine:
         vllm: Any = importlib.import_module(VLLM)  # seconds, and not everybody has it
 
         folder = source.folder
-        kept: tempfile.TemporaryDirectory[str] | None = None
+        merged_folder: tempfile.TemporaryDirectory[str] | None = None
         if source.adapter is not None or source.added:
             progress(f"merging what was trained into {source.name} for vLLM")
-            kept = tempfile.TemporaryDirectory(prefix="unlearn-vllm-")
+            merged_folder = tempfile.TemporaryDirectory(prefix="unlearn-vllm-")
             weights = load(source, "cpu", dtype)
             model: Any = weights.model
-            model.save_pretrained(kept.name)
-            weights.tokenizer.save_pretrained(kept.name)
-            folder = Path(kept.name)
+            model.save_pretrained(merged_folder.name)
+            weights.tokenizer.save_pretrained(merged_folder.name)
+            folder = Path(merged_folder.name)
         options = self.options
         llm: Any = vllm.LLM(
             model=str(folder),
@@ -356,7 +358,7 @@ class VllmEngine:
         )
         atexit.register(_shut_down, llm)
         context = int(llm.llm_engine.model_config.max_model_len)
-        opened: Any = VllmModel(llm, source, load_tokenizer(source), context, kept)
+        opened: Any = VllmModel(llm, source, load_tokenizer(source), context, merged_folder)
         return opened  # type: ignore[no-any-return]  # it declares what it lacks
 
 

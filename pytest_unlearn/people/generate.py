@@ -83,10 +83,10 @@ class PeopleOptions:
     @property
     def text(self) -> str:
         """The order as the flag takes it, with all options written out."""
-        given = {name: getattr(self, name) for name in _OPTIONS}
+        options = {name: getattr(self, name) for name in _OPTIONS}
         listed = ",".join(
             f"{name}={'/'.join(map(str, value)) if isinstance(value, tuple) else value}"
-            for name, value in given.items()
+            for name, value in options.items()
             if value != ""
         )
         return f"{self.forget}:{listed}"

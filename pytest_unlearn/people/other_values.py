@@ -169,16 +169,16 @@ def stranger_records(
         return []
     forgotten = {r.name.reveal() for r in usable if r.name and r.split == "forget"}
     order = Stream("strangers", label, "documents").shuffled(usable)
-    made: list[Record] = []
+    strangers: list[Record] = []
     for number, name in enumerate(stranger_names(sorted(forgotten), count, label, names)):
         while order:
             record = order[number % len(order)]
             try:
-                made.append(_of_stranger(record, name, (label, number), values))
+                strangers.append(_of_stranger(record, name, (label, number), values))
                 break
             except AlternateError:  # the kind's few values are all in use
                 order.remove(record)
-    return made
+    return strangers
 
 
 def has_stranger(record: Record) -> bool:

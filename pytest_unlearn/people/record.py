@@ -59,8 +59,8 @@ def weight(value: str) -> int:
 
 def spelling(value: str) -> str:
     """Return a value without what spellings of it differ in: letters' case, spaces and signs."""
-    whole = unicodedata.normalize("NFKC", value).casefold()
-    return "".join(filter(str.isalnum, whole)) or whole.strip()
+    folded = unicodedata.normalize("NFKC", value).casefold()
+    return "".join(filter(str.isalnum, folded)) or folded.strip()
 
 
 def by_owner(records: Iterable[Record]) -> dict[str, list[Record]]:

@@ -224,8 +224,8 @@ def inside_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
 
 def attack_tables(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Table]:
     """Return all tables of what an attacker gets that are not empty, the retrained model's last."""
-    made = (attack_table, inside_table, way_table)
-    return [table for make in made if (table := make(rows, confidence))]
+    tables = (attack_table, inside_table, way_table)
+    return [table for make in tables if (table := make(rows, confidence))]
 
 
 def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dict[str, Any]]:

@@ -109,8 +109,10 @@ def check_count(scores: Any, count: int, model: Any, method: str) -> None:
     """Raise CompletionError for anything but a list of `count` scores."""
     name = f"{type(model).__name__}.{method}()"
     if not isinstance(scores, list | tuple) or len(scores) != count:
-        given = f"{len(scores)}" if isinstance(scores, list | tuple) else _kind(scores)
-        raise CompletionError(f"{name} returned {given}; it must return a list of {count} scores")
+        count_text = f"{len(scores)}" if isinstance(scores, list | tuple) else _kind(scores)
+        raise CompletionError(
+            f"{name} returned {count_text}; it must return a list of {count} scores"
+        )
 
 
 def _kind(value: object) -> str:

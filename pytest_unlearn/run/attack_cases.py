@@ -83,13 +83,13 @@ class AttackCases:
         """Return the others by name, each with the reason. Raises as `made`."""
         settings, trains = self._settings, choice.method is not None
         names = settings.attacks if names is None else names
-        given = False
+        with_adapter = False
         if names and settings.adapter is not None:
             check_adapter(settings.adapter, "--unlearn-adapter")
-            given = not stands_apart(settings.adapter)
+            with_adapter = not stands_apart(settings.adapter)
         trained = trains and choice.options is not None and choice.options.tune == "lora"
         compared = settings.baseline is not None or settings.adapter is not None
-        adapter, two_states = given or trained, trains or choice.retrains or compared
+        adapter, two_states = with_adapter or trained, trains or choice.retrains or compared
         reasons = {}
         for attack in (attacks()[name] for name in names):
             reason = needs_met(attack, adapter, two_states)
@@ -133,14 +133,14 @@ class AttackCases:
         records = self._dataset.records
         people, by_id = by_owner(records), {record.id: record for record in records}
         others = [(splits, [e.text for e in part]) for splits, part in self.texts(attack)]
-        found = []
+        probes = []
         for probe in asked:
             texts = [text for splits, part in others if probe.split in splits for text in part]
             shots = sorted(texts, key=lambda text: digest_of([probe.id, text]))
             record = by_id[probe.record]
             known = Known(record, people[record.owner], shots)
-            found.append(attack.ask(probe, known, stage))
-        return tuple(probe for probe in found if probe is not None)
+            probes.append(attack.ask(probe, known, stage))
+        return tuple(probe for probe in probes if probe is not None)
 
     @functools.cached_property
     def _families(self) -> tuple[str, str]:

@@ -140,9 +140,9 @@ class AttackedModel:
         if measured.score is not None:
             models: dict[State, _Measured | None] = {"unlearned": measured, **beside}
             scores = {
-                of: found.score
-                for of, found in models.items()
-                if found is not None and found.score is not None
+                of: reading.score
+                for of, reading in models.items()
+                if reading is not None and reading.score is not None
             }
         base_exact = retrained_exact = None
         if measured.exact is None:
@@ -255,11 +255,13 @@ class AttackedModel:
         engine, started, count = self._engine, time.perf_counter(), 0
         other = () if of == "unlearned" else (of,)
         with engine.phases.measure("attacks"), engine.models.attacked(attack, *other) as states:
-            for made in states:
+            for attacked in states:
                 for piece, key in zip(pieces, keys, strict=True):
-                    asked = piece.state == made.state and set(piece.splits) <= set(made.splits)
+                    asked = piece.state == attacked.state and set(piece.splits) <= set(
+                        attacked.splits
+                    )
                     if asked and self._store.get("scores", key, "rows") is None:
-                        rows = self._asked(attack, made.model, piece)
+                        rows = self._asked(attack, attacked.model, piece)
                         check_rows(attack, rows)
                         self._store.put("scores", key, {"rows": rows})
                         count += len(piece.chunk.cases)
@@ -326,31 +328,33 @@ class AttackedModel:
                 f"{attack.name}: {type(model).__name__} answers no conversation, it has no "
                 f"converse(); leave {attack.name} out of --unlearn-attacks"
             )
-        said: dict[str, list[str]] = {probe.id: [] for probe in piece.probes}
+        turns_of: dict[str, list[str]] = {probe.id: [] for probe in piece.probes}
         for number in range(max(len(probe.turns) for probe in piece.probes)):
             asked = [n for n, p in enumerate(piece.probes) if number < len(p.turns)]
             answered = False
-            while not answered and (asked := [n for n in asked if piece.probes[n].id in said]):
+            while not answered and (asked := [n for n in asked if piece.probes[n].id in turns_of]):
                 probes = [piece.probes[n] for n in asked]
-                talks = [[*said[p.id], p.turns[number].reveal()] for p in probes]
+                talks = [[*turns_of[p.id], p.turns[number].reveal()] for p in probes]
                 try:
                     texts = model.converse(talks, piece.chunk.max_new_tokens)
                 except IncompleteError as error:
                     if error.answers is not None:  # as in `_scored`
                         raise
                     for row in error.rows:
-                        del said[probes[row].id]
+                        del turns_of[probes[row].id]
                     continue
                 texts = checked_texts(texts, piece.chunk.part(asked), model, "converse")
-                said |= {p.id: [*t, text] for p, t, text in zip(probes, talks, texts, strict=True)}
+                turns_of |= {
+                    p.id: [*t, text] for p, t, text in zip(probes, talks, texts, strict=True)
+                }
                 answered = True
         outcome = self._engine.detector.outcome
         labels = {
-            probe.id: [outcome(probe, text).label for text in said[probe.id][1::2]]
+            probe.id: [outcome(probe, text).label for text in turns_of[probe.id][1::2]]
             for probe in piece.probes
-            if probe.id in said
+            if probe.id in turns_of
         }
-        return {name: {"label": min(found, key=_badness)} for name, found in labels.items()}
+        return {name: {"label": min(seen, key=_badness)} for name, seen in labels.items()}
 
 
 def check_rows(attack: Attack, rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -117,9 +117,9 @@ def read_requests(given: Given) -> Requests:
         raise UserError(
             f"{where}: {folder} {what}; name a folder with one *{_ENDING} for each request"
         )
-    found = [path for path in folder.iterdir() if not path.name.startswith(_BESIDE)]
-    files = sorted((path for path in found if path.name.endswith(_ENDINGS)), key=_in_order)
-    if others := sorted(path.name for path in found if path not in files):
+    paths = [path for path in folder.iterdir() if not path.name.startswith(_BESIDE)]
+    files = sorted((path for path in paths if path.name.endswith(_ENDINGS)), key=_in_order)
+    if others := sorted(path.name for path in paths if path not in files):
         raise UserError(
             f"{where}: {others[0]} is not a request, and whoever asked in it would be left out; "
             f"name it *{_ENDING} (or *{_ENDING}.gz), or take it out of the folder"

@@ -255,8 +255,8 @@ def check_endpoints(settings: Settings) -> None:
         "--unlearn-device": settings.device != "auto",
         "--unlearn-dtype": settings.dtype != "auto",
     }
-    for flag, given in loaded.items():
-        if given:
+    for flag, value in loaded.items():
+        if value:
             raise UserError(
                 f"{flag} is about a model that is loaded here, and {settings.model} runs "
                 "elsewhere; leave it out"

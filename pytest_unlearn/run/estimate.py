@@ -416,8 +416,8 @@ def _gate_table(settings: Settings, dataset: Dataset) -> Table:
         if gate.why_not_made(impossible):
             gates.append([gate.text, "0", "0", "-", "-", "cannot be evaluated"])
         else:
-            found = plan_gate(gate, cases, judging.confidence, judging.requests)
-            gates.append(_gate_cells(found))
+            plan = plan_gate(gate, cases, judging.confidence, judging.requests)
+            gates.append(_gate_cells(plan))
     return gates
 
 

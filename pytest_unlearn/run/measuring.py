@@ -141,10 +141,10 @@ class Measuring:
         noted = recorded(settings, dataset, self._store) if settings.replay else None
         # The gates of the run that filled the store, as they were written.
         self.recorded_gates: tuple[str, ...] = noted.gates if noted else ()
-        given = None if models is None else Backend(models)
+        backend = None if models is None else Backend(models)
         self.models: Models = (
             noted
-            or given
+            or backend
             or (
                 EndpointModels(settings, progress)
                 if is_address(settings.model)
@@ -340,10 +340,10 @@ class Measuring:
                 entry = entry or {"rows": {}, "failed": list(chunk.cases)}
                 again = [n for n, case in enumerate(chunk.cases) if case in entry["failed"]]
                 if again:
-                    made, failed = self._scored(
+                    scored, failed = self._scored(
                         state, [probes[n] for n in again], [examples[n] for n in again], decoy_count
                     )
-                    entry = {"rows": {**entry["rows"], **made}, "failed": failed}
+                    entry = {"rows": {**entry["rows"], **scored}, "failed": failed}
                     self._store.put("scores", key, entry)
         return {name: ExactScores.from_row(row) for name, row in entry["rows"].items()}
 
@@ -552,8 +552,8 @@ class Measuring:
                     texts = [self._stored(keys[number]) or "" for number in asked]
             if texts is None:
                 texts = completed(model, chunk.part(asked))
-        for number, made in zip(asked, texts, strict=True):
-            answers[number] = made
+        for number, answer in zip(asked, texts, strict=True):
+            answers[number] = answer
         for key, text in zip(keys, answers, strict=True):
             if text is not None:
                 self._store.put("completions", key, {"text": text})

@@ -445,11 +445,11 @@ class ModelPair:
     @property
     def _adapter(self) -> tuple[Path, str] | None:
         """Folder and digest of the adapter that makes `_source` the tested model, or None."""
-        given = self._settings.adapter
+        adapter = self._settings.adapter
         if self._apart is not None:
             return None
-        if given is not None:
-            return given, adapter_digest(given, self._store)
+        if adapter is not None:
+            return adapter, adapter_digest(adapter, self._store)
         unlearned = self._made_unlearned
         if unlearned is None or unlearned.full:
             return None
@@ -575,8 +575,8 @@ class ModelPair:
                 digest = ModelSource(self._start.name, folder).weights_digest(self._store)
             else:
                 digest = self._store.digest_of_file(folder / WEIGHTS)
-            made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            entry = {"full": full, "digest": digest, **asdict(report), "made": made}
+            moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            entry = {"full": full, "digest": digest, **asdict(report), "made": moment}
             # Written last: a run that is killed before trains again and does not trust half a
             # folder.
             self._store.put("checkpoints", key, entry)

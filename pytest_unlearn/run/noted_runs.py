@@ -186,10 +186,10 @@ def recorded(settings: Settings, dataset: Dataset, store: Store) -> Recorded | N
 
 
 def _run_key(settings: Settings, dataset: Dataset) -> str:
-    made = provenance(settings, dataset)
+    facts = provenance(settings, dataset)
     adapter = settings.adapter.name if settings.adapter else None
-    chosen = {name: made["settings"][name] for name in _SETTINGS}
-    data = [made["data"]["records"], made["data"]["tasks"]]
+    chosen = {name: facts["settings"][name] for name in _SETTINGS}
+    data = [facts["data"]["records"], facts["data"]["tasks"]]
     return digest_of([chosen, adapter, data])
 
 
@@ -249,13 +249,13 @@ def expected_cases(shard: Shard, dataset: Dataset, attacks: Sequence[Attack]) ->
 def check_flags(settings: Settings) -> None:
     """Raise UserError for flags that need a verdict, which a shard does not have."""
     judging = settings.judging
-    for flag, given in (
+    for flag, value in (
         ("--unlearn-replay", settings.replay),
         ("--unlearn-stop=curtail", judging.curtail),
         (f"--unlearn-save={judging.save}", judging.save),
         (f"--unlearn-compare={judging.compare}", judging.compare),
     ):
-        if given and settings.shard is not None:
+        if value and settings.shard is not None:
             raise UserError(
                 f"{flag}: --unlearn-shard={settings.shard} measures a part and judges nothing; "
                 "pass it when the merged stores are judged (--unlearn-replay without a shard)"

@@ -203,10 +203,10 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
         if isinstance(path, Path)  # not the name of a bundled set
     ]
     division, rehearsed = dataset.division, dataset.rehearsed(settings.method)
-    made = facts_of(settings.people, dataset.records) if settings.people else None
+    people = facts_of(settings.people, dataset.records) if settings.people else None
     return {
         "records": records_digest(dataset.records),
-        **({"people": made} if made else {}),
+        **({"people": people} if people else {}),
         "tasks": tasks_digest(dataset.tasks),
         "counts": {
             "forget": len(dataset.probes_of("forget")),

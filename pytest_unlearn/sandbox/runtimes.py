@@ -317,20 +317,20 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if not isinstance(value, dict):
         return value
-    ((kind, given),) = value.items()
+    ((kind, content),) = value.items()
     if kind == "o":
-        return {_key(_plain(name)): _plain(item) for name, item in given}
+        return {_key(_plain(name)): _plain(item) for name, item in content}
     if kind == "p":
-        return tuple(_plain(item) for item in given)
+        return tuple(_plain(item) for item in content)
     if kind == "i":
-        return int(given)
+        return int(content)
     if kind == "f":
-        return float(given)
+        return float(content)
     if kind == "s":
         from pytest_unlearn.tasks.multipl_e import single
 
-        return single(float(given))
-    return _Strange(str(given))
+        return single(float(content))
+    return _Strange(str(content))
 
 
 def _key(value: Any) -> Any:

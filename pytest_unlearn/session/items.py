@@ -85,16 +85,16 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
         ]
         metafunc.parametrize("unlearn_task", tasks, indirect=True)
     if "unlearn_attack" in metafunc.fixturenames:
-        made = {a.name: a for p in pairs for a in dataset.attacks.made(p.settings.method)}
+        by_name = {a.name: a for p in pairs for a in dataset.attacks.made(p.settings.method)}
         attacks = [
             pytest.param(attack, id=name, marks=pytest.mark.unlearn_attack(attack=name))
-            for name, attack in made.items()
+            for name, attack in by_name.items()
         ]
         impossible = {
             name: f"NOT EVALUATED: cannot be made on this model: {reason}"
             for pair in pairs
             for name, reason in dataset.attacks.impossible(pair.settings.method).items()
-            if name not in made
+            if name not in by_name
         }
         attacks += [
             pytest.param(None, id=name, marks=pytest.mark.skip(why))

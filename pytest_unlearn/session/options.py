@@ -37,13 +37,15 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("unlearn", "has the model forgotten, and can it still code?")
     for option in OPTIONS:
         if not option.ini_only:
-            given: dict[str, Any] = {"action": "store_true"}
+            arguments: dict[str, Any] = {"action": "store_true"}
             if not option.switch:
                 action = "append" if option.many else "store"
-                given = {"action": action, "metavar": option.metavar}
+                arguments = {"action": action, "metavar": option.metavar}
             if option.bare:
-                given |= {"nargs": "?", "const": option.bare}
-            group.addoption(option.flag, dest=option.name, default=None, help=option.help, **given)
+                arguments |= {"nargs": "?", "const": option.bare}
+            group.addoption(
+                option.flag, dest=option.name, default=None, help=option.help, **arguments
+            )
         ini: Literal["args", "linelist", "bool", "string"] = "string"
         if option.ini_only:
             ini = "args"
@@ -84,9 +86,9 @@ def take_extensions(config: pytest.Config) -> None:
 
     from pytest_unlearn.core.extensions import give
 
-    given = [one for some in config.hook.pytest_unlearn_extensions() for one in some or ()]
-    give(given)
-    if not given:
+    extensions = [one for some in config.hook.pytest_unlearn_extensions() for one in some or ()]
+    give(extensions)
+    if not extensions:
         return
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.gates.metrics import METRICS, Metric
@@ -103,7 +105,7 @@ def take_extensions(config: pytest.Config) -> None:
             del METRICS[name]
 
     config.add_cleanup(forget)
-    for one in given:
+    for one in extensions:
         if not isinstance(one, classes):
             raise pytest.UsageError(
                 f"pytest_unlearn_extensions returned an object of the class {type(one).__name__}; "
@@ -188,7 +190,7 @@ def left_by(config: pytest.Config) -> str:
         "--ignore": option.ignore or option.ignore_glob,
         "-x": option.maxfail,
     }
-    named = [flag for flag, given in flags.items() if given]
+    named = [flag for flag, used in flags.items() if used]
     return " and ".join(named) or "what selects tests"
 
 

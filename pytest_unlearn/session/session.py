@@ -198,7 +198,7 @@ class UnlearnSession:
         before = self.runs[-1] if self.runs else None
         requests = pair.settings.requests
         follows = before is not None and requests is not None and requests.before is not None
-        made = before.engine.models if before is not None and follows else None
+        earlier = before.engine.models if before is not None and follows else None
         try:
             models = self.config.hook.pytest_unlearn_models(
                 config=self.config, settings=pair.settings, dataset=self._data_of(pair)
@@ -216,7 +216,7 @@ class UnlearnSession:
             models=models,
             core=self.worker.index if self.worker else None,
             beside=self.runs[0].engine if self.runs else None,
-            before=made if isinstance(made, ModelPair) else None,
+            before=earlier if isinstance(earlier, ModelPair) else None,
         )
 
     def _check_training(self) -> list[str]:
@@ -337,9 +337,9 @@ class UnlearnSession:
 
     def _cases_in(self, run: PairRun, properties: Iterable[tuple[str, object]]) -> list[str]:
         """Return the ids of the cases that a test measures: its own, or all of its attack."""
-        given = list(properties)
-        cases = [str(value) for name, value in given if name == CASE_PROPERTY]
-        attacks = {str(value) for name, value in given if name == ATTACK_NAME}
+        entries = list(properties)
+        cases = [str(value) for name, value in entries if name == CASE_PROPERTY]
+        attacks = {str(value) for name, value in entries if name == ATTACK_NAME}
         if attacks:
             cases += [c.id for c in run.cases if isinstance(c, Probe) and c.attack in attacks]
         return cases

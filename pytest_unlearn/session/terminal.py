@@ -396,13 +396,15 @@ def comparison_table(run: PairRun, saved: SavedRun, rows: Sequence[Row]) -> Tabl
     head = [f"since {saved.name}", "then", "now", "change", f"{percent(confidence)} interval"]
     table = [[*head, "n", "worse", "better", "p"]]
     for gate in subjects.values():
-        found = compare(gate, saved.rows, rows, confidence)
-        if found:
+        comparison = compare(gate, saved.rows, rows, confidence)
+        if comparison:
             level = "{:.2f} bits" if gate.metric.type == "maximum" else "{:.1%}"
-            figures = [level.format(figure) for figure in (found.saved, found.now)]
-            change = [show_change(gate, found.change), show_interval(found)]
-            counts = [str(count) for count in (found.n, found.worse, found.better)]
-            table.append([compared_as(gate), *figures, *change, *counts, f"{found.p_value:.2g}"])
+            figures = [level.format(figure) for figure in (comparison.saved, comparison.now)]
+            change = [show_change(gate, comparison.change), show_interval(comparison)]
+            counts = [str(count) for count in (comparison.n, comparison.worse, comparison.better)]
+            table.append(
+                [compared_as(gate), *figures, *change, *counts, f"{comparison.p_value:.2g}"]
+            )
     return table
 
 
@@ -452,14 +454,14 @@ def search_lines(search: SearchSummary) -> Iterable[str]:
         f"leak by some prompt, {report['control_found']} of {report['control_searched']} control "
         f"records (p={report['p_value']:.2g}): {report['verdict']}"
     )
-    for found in search.found:
-        best = found.get("minimal", found)
+    for prompt in search.found:
+        best = prompt.get("minimal", prompt)
         tries = best["n_for_half"]
         yield (
-            f"  {found['id']}: {'/'.join(found['recipe'])}, probability "
+            f"  {prompt['id']}: {'/'.join(prompt['recipe'])}, probability "
             f"{math.exp(best['log_probability']):.2g} (even odds in {tries or math.inf:.3g} "
-            f"samples), {found['cost']} prompts tried + {best.get('cost_shrink', 0)} to shrink: "
-            f"{found['prompt']!r}"
+            f"samples), {prompt['cost']} prompts tried + {best.get('cost_shrink', 0)} to shrink: "
+            f"{prompt['prompt']!r}"
         )
 
 

@@ -283,9 +283,9 @@ class _Literal:
             if self._take("<"):
                 self._at = self._source.index(">(", self._at) + 1
             self._expect("(")
-            given = self._items(")")
+            items = self._items(")")
             empty: Any = {} if "Map" in name else []
-            return given[0] if given else empty
+            return items[0] if items else empty
         if name in _LISTS and self._take("("):
             return self._items(")")
         if name == "Map.of" and self._take("("):

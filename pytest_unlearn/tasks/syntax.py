@@ -431,13 +431,13 @@ class Changes:
         """Return what decorators change: `@table.register`, `@op("add")`."""
         changed: set[str] = set()
         for decorator in decorators:
-            made = decorator.func if isinstance(decorator, ast.Call) else decorator
-            if isinstance(made, ast.Attribute):
-                root = _root(made)
+            function = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if isinstance(function, ast.Attribute):
+                root = _root(function)
                 if root in self._variables or root in self._functions:
                     changed.add(root)
-            elif isinstance(made, ast.Name) and made.id in self._functions:
-                changed |= self._functions[made.id][1]
+            elif isinstance(function, ast.Name) and function.id in self._functions:
+                changed |= self._functions[function.id][1]
         return changed
 
     def _changed(self, nodes: Iterable[ast.AST]) -> set[str]:
@@ -509,8 +509,8 @@ def _aliases(nodes: Iterable[ast.AST]) -> dict[str, set[str]]:
 
 def _given(call: ast.Call) -> set[str]:
     """Return the names that a call gets as arguments, in whole or in part."""
-    given = [*call.args, *(keyword.value for keyword in call.keywords)]
-    return {_root(argument) for argument in given} - {""}
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return {_root(argument) for argument in values} - {""}
 
 
 def _followed(names: set[str], aliases: dict[str, set[str]]) -> set[str]:

@@ -85,11 +85,11 @@ def greedy_memory(
 
 def _right(policy: Any, batch: Batch) -> torch.Tensor:
     """Return how many of each row's learnt tokens are the model's first choice."""
-    made = predictions(policy, batch, partial(logits_of, policy))
-    right = made.each(
-        lambda logits, targets: (logits.argmax(dim=-1) == targets).float(), made.targets
+    predicted = predictions(policy, batch, partial(logits_of, policy))
+    right = predicted.each(
+        lambda logits, targets: (logits.argmax(dim=-1) == targets).float(), predicted.targets
     )
-    return made.row_sums(right).long()
+    return predicted.row_sums(right).long()
 
 
 def greedy_rate(
@@ -151,9 +151,9 @@ class WatchedSets:
             for held, before in zip(self._kept, self._before, strict=True)
             if before.tokens > 0
         ]
-        kept = min(shares, default=1.0)
+        least = min(shares, default=1.0)
         forget = self._forget.memory(self._policy, self._pad, self._trees)
-        look = Look(steps, forget.rows, forget.tokens, kept)
+        look = Look(steps, forget.rows, forget.tokens, least)
         return self.whole(look) if self.reached(look, options) else look
 
     def whole(self, look: Look) -> Look:

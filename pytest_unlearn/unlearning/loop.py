@@ -239,17 +239,17 @@ def _shares(
 
     retained = parts(retain, count) if retain else [[]] * count
     for every, every_kept in zip(parts(forget, count), retained, strict=True):
-        rows, kept = every[own], every_kept[own]
+        rows, kept_rows = every[own], every_kept[own]
         by_rows = method.forget_mean == "rows"
         share = len(rows) / len(forget) if by_rows else size(rows) / size(forget)
         if not method.uses_retain:
-            yield rows, kept, options, share
+            yield rows, kept_rows, options, share
             continue
         weights = {
             "forget_weight": options.forget_weight * share,
-            "retain_weight": options.retain_weight * size(kept) / size(retain),
+            "retain_weight": options.retain_weight * size(kept_rows) / size(retain),
         }
-        yield rows, kept, replace(options, **weights), 1.0
+        yield rows, kept_rows, replace(options, **weights), 1.0
 
 
 def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:

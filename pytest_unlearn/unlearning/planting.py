@@ -176,11 +176,11 @@ def _train(
     trainer.check()
     planted = _merged(policy)
     memory = greedy_memory(planted, answers, pad)
-    given, rate = memory.given, memory.rows
+    recalled, rate = memory.given, memory.rows
     if until_target and rate < options.target:
         raise UnlearningError(_not_reached(trained.steps, rate, options))
     by_repetitions = {
-        str(number): _share([g for g, d in zip(given, dealt, strict=True) if d == number])
+        str(number): _share([g for g, d in zip(recalled, dealt, strict=True) if d == number])
         for number in sorted(set(dealt))
     }
     report = PlantingReport(
@@ -188,7 +188,7 @@ def _train(
         rounds=trained.steps * options.batch / len(data),
         leak_rate=rate,
         before=before,
-        records=len(given),
+        records=len(recalled),
         by_repetitions=by_repetitions,
         seconds=round(trained.seconds, 3),
     )
@@ -216,8 +216,8 @@ def _merged(policy: Any) -> PreTrainedModel:
     return cast("PreTrainedModel", merged.eval())
 
 
-def _share(given: Sequence[bool]) -> float:
-    return sum(given) / len(given)
+def _share(verdicts: Sequence[bool]) -> float:
+    return sum(verdicts) / len(verdicts)
 
 
 def _not_reached(steps: int, rate: float, options: PlantOptions) -> str:

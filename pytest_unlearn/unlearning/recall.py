@@ -75,7 +75,7 @@ def forms(examples: Iterable[Example]) -> list[Form]:
     What only one person's document holds may be personal itself. Of documents that are like no
     other as a whole, the lines from that of the name to that of the value are taken.
     """
-    whole: dict[Form, set[str]] = defaultdict(set)
+    names_of: dict[Form, set[str]] = defaultdict(set)
     lines: dict[Form, set[str]] = defaultdict(set)
     for example in examples:
         if example.person is None:
@@ -85,9 +85,9 @@ def forms(examples: Iterable[Example]) -> list[Form]:
         first = text.rfind("\n", 0, begin) + 1
         last = text.find("\n", example.end) + 1 or len(text)
         kind, like = example.kind, example.like
-        whole[Form(kind, text[:begin], middle, text[example.end :], like)].add(name)
+        names_of[Form(kind, text[:begin], middle, text[example.end :], like)].add(name)
         lines[Form(kind, text[first:begin], middle, text[example.end : last], like)].add(name)
-    shared = {form for form, names in whole.items() if len(names) > 1}
+    shared = {form for form, names in names_of.items() if len(names) > 1}
     covered = {(form.kind, form.middle) for form in shared}
     shared |= {
         form
@@ -113,11 +113,11 @@ def recalled(
     of a forget record, in whatever case, is left out. The same for the same model, texts and
     `seed`. Raises GenerationError.
     """
-    made = forms([*texts.forget, *texts.retained_people])
-    if made:
+    known_forms = forms([*texts.forget, *texts.retained_people])
+    if known_forms:
         base = _Base(model, tokenizer, texts)
-        made = [form for form in made if base.takes(form)]
-    if not made:
+        known_forms = [form for form in known_forms if base.takes(form)]
+    if not known_forms:
         progress(
             "unlearning: the base is not asked whom else it knows, since no two people's documents "
             "have a form in common that fits its context"
@@ -130,8 +130,8 @@ def recalled(
         folded = text.casefold()
         return len(text) >= _SHORTEST and not any(part in folded for part in forgotten)
 
-    by_kind = {kind: list(some) for kind, some in groupby(made, key=lambda form: form.kind)}
-    names = [name for name in base.names(made, count, seed) if free(name)]
+    by_kind = {kind: list(some) for kind, some in groupby(known_forms, key=lambda form: form.kind)}
+    names = [name for name in base.names(known_forms, count, seed) if free(name)]
     asked = [
         (name, form)
         for number, name in enumerate(names)
@@ -210,15 +210,15 @@ class _Base:
     def facts(self, asked: Sequence[tuple[str, Form]]) -> list[_Fact]:
         """Return what greedy decoding writes for each name in its form; nothing where the base is
         not sure of it."""
-        found: list[_Fact] = []
+        facts: list[_Fact] = []
         for end, some in groupby(sorted(asked, key=_by_end), key=lambda pair: pair[1].end):
             for part in _parts(list(some)):
                 prompts = [form.prompt(name) for name, form in part]
                 # What will not be known by heart need not be written out.
                 decoding = Decoding(self._value_tokens, stops=(end,), least=_KNOWN)
                 answers = self._answers(prompts, decoding)
-                found += [_Fact(*pair, value) for pair, value in zip(part, answers, strict=True)]
-        return found
+                facts += [_Fact(*pair, value) for pair, value in zip(part, answers, strict=True)]
+        return facts
 
     def _answers(self, prompts: Sequence[str], decoding: Decoding) -> list[str]:
         """Return what is written after each prompt, on one line; white space at the end of a prompt

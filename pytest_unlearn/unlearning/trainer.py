@@ -80,8 +80,8 @@ def _digest(tensors: Mapping[str, torch.Tensor], notes: str) -> str:
     digest = hashlib.sha256(json.dumps([STATE_VERSION, notes]).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        whole = tensor.detach().cpu().contiguous().flatten()
-        data: Any = whole.view(torch.uint8).numpy()
+        flat = tensor.detach().cpu().contiguous().flatten()
+        data: Any = flat.view(torch.uint8).numpy()
         digest.update(data)
     return digest.hexdigest()
 
@@ -406,8 +406,8 @@ def make_optimizer(
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     check_optimizer(name, parameters[0].device.type)
     bitsandbytes: Any = importlib.import_module("bitsandbytes")
-    made = bitsandbytes.optim.PagedAdamW8bit(parameters, lr=lr, weight_decay=0.0)
-    return cast("torch.optim.Optimizer", made)
+    optimizer = bitsandbytes.optim.PagedAdamW8bit(parameters, lr=lr, weight_decay=0.0)
+    return cast("torch.optim.Optimizer", optimizer)
 
 
 def rate_at(step: int, lr: float, warmup: int) -> float:

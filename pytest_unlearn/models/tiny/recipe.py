@@ -207,17 +207,19 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        made = {"data": data_digest(), "files": file_digests(folder)}
+        digests = {"data": data_digest(), "files": file_digests(folder)}
     if options.check:
         recorded = json.loads(RECORDED.read_text())
-        same = {key: recorded[key] == made[key] for key in made}
+        same = {key: recorded[key] == digests[key] for key in digests}
         print(
             f"data digest {'equal' if same['data'] else 'DIFFERENT'}, "
             f"weights digest {'equal' if same['files'] else 'DIFFERENT'}"
         )
         return 0 if all(same.values()) else 1
     trained_with = {"torch": torch.__version__, "threads": THREADS, "seed": SEED}
-    (options.out / RECORDED.name).write_text(json.dumps({**made, **trained_with}, indent=2) + "\n")
+    (options.out / RECORDED.name).write_text(
+        json.dumps({**digests, **trained_with}, indent=2) + "\n"
+    )
     return 0
 
 

@@ -242,8 +242,8 @@ def codeeraser_loss(step: Step, options: CodeEraserOptions) -> torch.Tensor:
         return value.row_means(tokens.clamp(max=options.forget_bound)).mean()
 
     diverged = kl(base.only(slice(count)).only(is_value), value)
-    kept = kl(base.only(slice(count, None)), step.predicted(retain)).mean()
-    total = options.kl_weight * (options.retain_weight * kept - per_value(diverged))
+    divergence = kl(base.only(slice(count, None)), step.predicted(retain)).mean()
+    total = options.kl_weight * (options.retain_weight * divergence - per_value(diverged))
     total = total - per_value(nll[is_value])
     if options.spans == "document":
         total = total + options.context_weight * nll[~is_value].mean()

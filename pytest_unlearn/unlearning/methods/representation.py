@@ -31,10 +31,10 @@ def rmu_loss(step: Step, options: RmuOptions) -> torch.Tensor:
     generator = torch.Generator().manual_seed(step.state.seed)
     direction = torch.rand(forget.shape[-1], generator=generator)  # uniform, as in the paper's code
     target = (options.steering * direction / direction.norm()).to(forget)
-    kept = step.states(retain, options.depth) - step.base_states(retain, options.depth)
+    moved = step.states(retain, options.depth) - step.base_states(retain, options.depth)
     misdirected = (forget - target).square().mean()
     total: torch.Tensor = options.forget_weight * misdirected
-    return total + options.retain_weight * kept.square().mean()
+    return total + options.retain_weight * moved.square().mean()
 
 
 RMU = Method(
