@@ -1,6 +1,6 @@
 """The reference pages' tables, made from the code whenever the documentation is built.
 
-A page says `{unlearn-reference} NAME` where a part of `PARTS` is to stand. Each part is a function
+A page says `{unlearn-reference} NAME` where a part of `PARTS` belongs. Each part is a function
 that returns Markdown, so that the tests can look into it without a build.
 """
 

@@ -2,7 +2,7 @@
 
 The logit lens reads values off a middle layer: unlearning that acts in the last layers leaves them
 there. A linear probe tells people that the model should forget from people it never saw. Reports
-show beside it what either finds in control people, in the base and in a retrained model.
+also show what either finds in control people, in the base and in a retrained model.
 """
 
 from __future__ import annotations
@@ -146,16 +146,16 @@ def _unchanged(target: Target) -> None:
 ATTACKS = (
     Attack(
         "lens",
-        "values read off the layers at 25, 50 and 75 % of the depth (the logit lens: last norm and "
-        "head put on a middle layer; nostalgebraist, 2020)",
+        "values read off the layers at 25, 50 and 75 % of the depth (the logit lens: the last norm "
+        "and the head applied to a middle layer; nostalgebraist, 2020)",
         _lens,
         stages=tuple(map(str, LENS_DEPTHS)),
         beside=("base", "retrained"),
     ),
     Attack(
         "linear-probe",
-        "forgotten people told from control people by ridge regression on hidden states at 50 and "
-        "100 % of the depth, cross-validated by person (arXiv 1610.01644): for states.auc",
+        "ridge regression on hidden states at 50 and 100 % of the depth separates forgotten from "
+        "control people, cross-validated by person (arXiv 1610.01644): for states.auc",
         _unchanged,
         stages=tuple(map(str, PROBE_DEPTHS)),
         read=told_apart,

@@ -205,7 +205,7 @@ ATTACKS = (
     *(
         Attack(
             f"prune{percent}",
-            f"the smallest {percent} % of each matrix set to zero (arXiv 1506.02626)",
+            f"the smallest {percent} % of each matrix replaced by zero (arXiv 1506.02626)",
             functools.partial(_prune, share=percent / 100),
         )
         for percent in (10, 30, 50)
@@ -243,7 +243,9 @@ ATTACKS = (
         effort="named",
     ),
     _relearning(
-        "relearn", "people", "fine-tuning on half of the forgotten people, asking for the others"
+        "relearn",
+        "people",
+        "fine-tuning on half of the forgotten people, then asking for the others",
     ),
     _relearning("relearn-retained", "retained", "fine-tuning on retained people"),
     _relearning("relearn-code", "code", "fine-tuning on code that names nobody"),

@@ -150,7 +150,7 @@ def as_tree(batch: Batch) -> Batch:
 def encode(
     tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int | None = None
 ) -> Encoded:
-    """Tokenize an example as it would stand in training data, closed by the end-of-text token.
+    """Tokenize an example as it appears in training data, closed by the end-of-text token.
 
     A token is learnt when any of its characters lies in the answer: a tokenizer may merge
     the first character of a value with the quote before it, and a span cut at token borders of

@@ -103,7 +103,7 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """One token as a server reports it: its log-probability (nats), the model's first choice, and
-    how far (nats) the token is ahead of the best other one, infinite where no other is told."""
+    how far (nats) the token is ahead of the best other one, infinite if no other is reported."""
 
     log_prob: float
     best: str
@@ -420,9 +420,9 @@ def _score_fault(
 ) -> str:
     """Say what is wrong with a way of scoring, or nothing."""
     compared = 0
-    for prompt, text, told in zip(_PROMPTS, texts, tokens, strict=True):
+    for prompt, text, reported_tokens in zip(_PROMPTS, texts, tokens, strict=True):
         start, whole = tokenizer.ids(prompt), tokenizer.ids(prompt + text)
-        reports = [choice for choice in told if choice is not None]
+        reports = [choice for choice in reported_tokens if choice is not None]
         # A text may be cut into other tokens than those that were written.
         if whole[: len(start)] != start or len(whole) - len(start) != len(reports):
             continue

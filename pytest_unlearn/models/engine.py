@@ -102,7 +102,7 @@ class RunnableModel(Protocol):
     ) -> list[str]:
         """Return what the model writes to each prompt as `completion`, `chat` or `infill`.
 
-        `suffixes` stand behind the gap of an infill. Row i is drawn with `decoding.seeds[i]`, the
+        `suffixes` follow the gap of an infill. Row i is drawn with `decoding.seeds[i]`, the
         same text for the same seed in any batch; a text ends before one of `decoding.stops`.
         """
 

@@ -181,11 +181,10 @@ def write(
 ) -> list[str]:
     """Return what the model writes to each prompt in a style: completion, chat or infill.
 
-    `suffixes` stand behind the gap of an infill, asked for as `infill` says (None: by the
-    tokenizer's own tokens). `halved` is told the rows of a batch that did not fit the memory.
-    `thinking`: a chat model may think first. `writer`: that of the model's states.
-    Raises as `complete_greedily`, and StyleError where
-    the tokenizer does not know the style.
+    `suffixes` follow the gap of an infill, which is asked for as `infill` says (None: by the
+    tokenizer's own tokens). `halved` is called with the number of rows of a batch that did not fit
+    in memory. `thinking`: a chat model may think first. `writer`: that of the model's states.
+    Raises as `complete_greedily` does, and StyleError if the tokenizer does not know the style.
     """
     rows, ends = prompt_rows(tokenizer, style, prompts, suffixes, infill, thinking)
     return _continue(model, tokenizer, rows, decoding, writer or Writer(), ends, halved)
@@ -273,7 +272,7 @@ def _continue(
     """Decode after rows of token ids.
 
     `ends`: tokens that end a text, besides the model's own. A batch that does not fit the memory is
-    halved and tried again; `halved` is told of how many rows it was. Raises TooLongError where
+    halved and tried again; `halved` is called with its number of rows. Raises TooLongError where
     prompt and completion do not fit the model's context, GenerationError for a token id that the
     model does not know and where not even one row fits the memory.
     """

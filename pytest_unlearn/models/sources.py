@@ -390,7 +390,7 @@ def known_as(name: str) -> tuple[str, ...]:
     path = Path(name)
     try:
         base = base_of(path) if path.is_dir() and is_adapter(path) else None
-    except ValueError:  # told where the model is looked for
+    except ValueError:  # reported where the model is looked for
         base = None
     return (name,) if base is None else (name, base)
 
@@ -407,7 +407,7 @@ def in_wheel(preset: Preset) -> Path | None:
 def local_folder(name: str) -> Path | None:
     """Return the folder of a model's files if it is on this machine, of an adapter its base's.
 
-    None for a GGUF file as well, and for an address. Nothing is fetched.
+    None for a GGUF file and for an address. Nothing is fetched.
     """
     preset = presets().get(name)
     source = preset.source if preset else name

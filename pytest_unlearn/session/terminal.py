@@ -285,7 +285,7 @@ def _gates(run: PairRun, screen: Screen) -> None:
 
 
 def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:
-    """Write what was measured beside the gates, and its details."""
+    """Write what else was measured, and its details."""
     rows, confidence = list(run.rows.values()), run.settings.judging.confidence
     two_states = run.settings.compares_two_states
     beside = with_coding(_beside(run, rows), rows, two_states, confidence)

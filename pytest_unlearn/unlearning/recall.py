@@ -34,7 +34,7 @@ _KNOWN = 0.5
 _ASKED = 2
 # What the base knows of a person is retained in so many forms.
 _FORMS = 3
-# Shorter names and values cannot be told from other words.
+# Shorter names and values look like other words.
 _SHORTEST = 4
 # A value ends where so many characters of what follows it in the documents are written.
 _END = 8

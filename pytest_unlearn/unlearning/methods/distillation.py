@@ -42,8 +42,8 @@ UNDIAL = Method(
     UndialOptions(lr=1e-3, steps=150, batch=16, retain_weight=3.0),
     uses_retain=True,
     about=(
-        "UNDIAL, self-distillation with an adjusted logit: the base, less sure of the forget "
-        "token.\n\n"
+        "UNDIAL, self-distillation with an adjusted logit: learn from a base that is less sure of "
+        "the forget token.\n\n"
         "Dong et al. 2024 (arXiv 2402.10052). The teacher is the base with the true token's "
         "logit lowered by `beta`; prompt and padding are masked."
     ),
@@ -84,7 +84,7 @@ PROD = Method(
     ProdOptions(lr=1e-3, steps=150, batch=16, retain_weight=3.0),
     uses_retain=True,
     about=(
-        "PROD: learn the base's next choices in the place of the true token.\n\n"
+        "PROD: learn the base's next choices instead of the true token.\n\n"
         "Jiang et al. 2025 (arXiv 2506.17125), made for code. The teacher is the base's "
         "prediction without the true token, cut to its likeliest tokens (top-p); `alpha` adds a "
         "push against the true token."
@@ -111,12 +111,11 @@ CE_U = Method(
     UnlearnOptions(lr=5e-4, steps=100, batch=16),
     uses_retain=False,
     about=(
-        "CE-U, cross-entropy unlearning: the model's own prediction with the true token taken "
-        "out.\n\n"
-        "Yang 2025 (arXiv 2503.01224). The teacher is the policy of the moment (no gradient) "
-        "with the true token's logit at minus infinity. Each token of the answer counts, the "
-        "first one too: what cannot be begun cannot be given away, and the authors' code leaves "
-        "it out."
+        "CE-U, cross-entropy unlearning: learn the model's own prediction without the true "
+        "token.\n\n"
+        "Yang 2025 (arXiv 2503.01224). The teacher is the current policy (without gradient) with "
+        "the true token's logit at minus infinity. Every token of the answer counts, including "
+        "the first, which the authors' code leaves out: an answer that cannot begin cannot leak."
     ),
 )
 

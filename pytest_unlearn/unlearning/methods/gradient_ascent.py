@@ -33,7 +33,7 @@ GA = Method(
     AscentOptions(lr=5e-4, steps=100),
     uses_retain=False,
     about=(
-        "GA, gradient ascent: raise the loss on what is to be forgotten, and nothing else.\n\n"
+        "GA, gradient ascent: raise the loss on what should be forgotten, and do nothing else.\n\n"
         "Jang et al. 2023 (arXiv 2210.01504); first of the three methods of arXiv 2502.05739. "
         "Unbounded: it forgets everything else too, which is why the release gates ask for "
         "retained ability."
@@ -94,7 +94,8 @@ GA_KL = Method(
         "GA+KL: gradient ascent on the forget set, while staying close to the base on the "
         "retain set.\n\n"
         "Third of the three methods of arXiv 2502.05739. The divergence is KL(base || policy) "
-        "over the learnt tokens only: prompt and padding say nothing about what was retained."
+        "over the learned tokens only, because prompt and padding say nothing about what was "
+        "retained."
     ),
 )
 
@@ -118,9 +119,9 @@ WGA = Method(
     WgaOptions(lr=1e-3, steps=150, batch=16, retain_weight=4.0),
     uses_retain=True,
     about=(
-        "WGA, weighted gradient ascent: each token weighs by its own likelihood.\n\n"
-        "Wang et al. 2025 (arXiv 2502.19301). Ascent stops by itself on what is unlikely "
-        "already."
+        "WGA, weighted gradient ascent: weight each token by its own likelihood.\n\n"
+        "Wang et al. 2025 (arXiv 2502.19301). Ascent stops by itself on tokens that have become "
+        "unlikely."
     ),
 )
 
@@ -151,7 +152,7 @@ SATIMP = Method(
     SatImpOptions(lr=1e-3, steps=150, batch=16, retain_weight=1.0),
     uses_retain=True,
     about=(
-        "SatImp: ascent on tokens that are neither forgotten yet (saturation) nor certain "
+        "SatImp: ascent on tokens that are not forgotten yet (saturation) and not certain "
         "(importance).\n\n"
         "Yang et al. 2025 (arXiv 2505.11953). The weight is p^beta1 (1 - p)^beta2."
     ),
@@ -199,10 +200,10 @@ PDU = Method(
     uses_retain=True,
     after_step=move_price,
     about=(
-        "PDU, primal-dual unlearning: flatten the forget logits, at a price for retained loss "
-        "that adapts.\n\n"
+        "PDU, primal-dual unlearning: flatten the forget logits, with an adaptive price on "
+        "retained loss.\n\n"
         "Entesari et al. 2025 (arXiv 2506.05314). The price rises while the retained NLL is "
-        "above `epsilon` and falls, to 0 at least, while it is below."
+        "above `epsilon`, and falls towards 0 while it is below."
     ),
 )
 
@@ -259,9 +260,10 @@ CODEERASER = Method(
     adds_up=False,
     about=(
         "CodeEraser: forget the value's tokens, keep the code around them.\n\n"
-        'Chu et al. 2025 (arXiv 2509.13755), "selective unlearning". Tokens of the value climb, '
-        "the rest of the same document descends, and a divergence from the base is raised on "
-        "the values and lowered on the retain set. Each value counts once, however long it is."
+        'Chu et al. 2025 (arXiv 2509.13755), "selective unlearning". The loss rises on tokens '
+        "of the value and falls on the rest of the same document; the divergence from the base "
+        "rises on the values and falls on the retain set. Each value counts once, however long it "
+        "is."
     ),
 )
 

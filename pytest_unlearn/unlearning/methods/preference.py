@@ -46,11 +46,11 @@ NPO = Method(
     base_sums=True,
     forget_mean="rows",
     about=(
-        "NPO, negative preference optimization: make the forget answers less likely than the "
-        "base does.\n\n"
+        "NPO, negative preference optimization: make the forget answers less likely than they "
+        "are in the base.\n\n"
         "Zhang et al. 2024 (arXiv 2404.05868). The loss levels off where a sequence is much "
-        "less likely than in the base, so it does not run away as gradient ascent does; the "
-        "rest of the model drifts all the same, since nothing holds it."
+        "less likely than in the base, so it does not run away as gradient ascent does. The "
+        "rest of the model still drifts, because nothing holds it."
     ),
 )
 
@@ -140,8 +140,8 @@ SIMNPO = Method(
     forget_mean="rows",
     about=(
         "SimNPO: NPO without a reference, on the mean NLL of each sequence.\n\n"
-        "Fan et al. 2024 (arXiv 2410.07163). Long answers weigh as much as short ones, and what "
-        "the base never knew well is left alone sooner. `delta` is the paper's gamma."
+        "Fan et al. 2024 (arXiv 2410.07163). Long answers weigh as much as short ones, and "
+        "ascent stops sooner on what the base never knew well. `delta` is the paper's gamma."
     ),
 )
 
@@ -178,8 +178,8 @@ DPO = Method(
         "DPO: prefer another plausible value to the true one.\n\n"
         "Rafailov et al. 2023 (arXiv 2305.18290), as an unlearning loss in Zhang et al. 2024 "
         "(arXiv 2404.05868). The value preferred is of the same kind, drawn from the kind's "
-        "generator, and nobody's in the data: what takes the place of a value should look like "
-        "one and be of no use."
+        "generator and is nobody's in the data: what replaces a value should look like one and "
+        "be useless."
     ),
 )
 
@@ -218,9 +218,9 @@ ALTPO = Method(
     about=(
         "AltPO, alternate preference optimization: prefer any of several plausible values to "
         "the true one.\n\n"
-        "Mekala et al. 2024 (arXiv 2409.13474): with one alternate the model learns that one by "
-        "heart; with several it learns to be unsure. The paper has a model write them; values "
-        "have generators."
+        "Mekala et al. 2024 (arXiv 2409.13474): given one alternate, the model memorizes it; given "
+        "several, it learns to be unsure. In the paper a model writes the alternates; here the "
+        "generators of the kinds do."
     ),
 )
 

@@ -46,9 +46,9 @@ RMU = Method(
         "RMU, representation misdirection: push hidden states at the forget tokens in a random "
         "direction.\n\n"
         "Li et al. 2024 (WMDP, arXiv 2403.03218). The states after a share `depth` of the "
-        "layers are drawn to `steering` times a random unit vector where forget tokens are "
-        "predicted, and held to the base's where retain tokens are. Layers above take no part: "
-        "no pass runs them. Prompt and padding are left out."
+        "layers are pulled to `steering` times a random unit vector where forget tokens are "
+        "predicted, and kept at the base's where retain tokens are. Layers above are not run. "
+        "Prompt and padding are left out."
     ),
 )
 
@@ -108,17 +108,17 @@ ANCHORED = Method(
     about=(
         "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden states "
         "are held for everybody else.\n\n"
-        "Of this project. A retain set protects the people it lists; people in no list are "
-        "erased with those who asked. So the base is asked whom else it knows (option `recall`), "
-        "and these people are retained as well. The retained rows also hold *strangers*: made-up "
-        "people in the same documents, half of them with names that resemble forgotten ones. "
-        "The model knows nothing of a stranger, so its predictions hold nothing; its hidden "
-        "states do, since they carry who is asked for on the way to what is known. They are "
-        "kept at every token of at most eight layers (turn: the mean square of the difference "
-        "of normalized states), beside KL(base || policy) on the values. The ascent is WGA's "
-        "(arXiv 2502.19301). Every second step is taken on half of the adapter, so that undoing a "
-        "part of it brings little back. Steps are damped in directions that everybody's documents "
-        "share (option `precondition`)."
+        "This project's own method. A retain set protects the people it lists, but people in no "
+        "list are erased with those who asked. So the method asks the base whom else it knows "
+        "(option `recall`) and retains these people too. The retained rows also contain "
+        "*strangers*: made-up people in the same documents, half of them with names that resemble "
+        "forgotten ones. The model knows nothing about a stranger, so its predictions carry "
+        "nothing to keep. Its hidden states do, because they hold who is asked for before the "
+        "model looks up what it knows. They are kept at every token of at most eight layers "
+        "(`turn`: the mean square of the difference of normalized states), in addition to "
+        "KL(base || policy) on the values. The ascent is WGA's (arXiv 2502.19301). Every second "
+        "step is taken on half of the adapter, so that undoing a part of it brings little back. "
+        "Steps are damped in directions that everybody's documents share (option `precondition`)."
     ),
 )
 
