@@ -116,7 +116,7 @@ class LanguageModel:
         threads: int | None = None,
         progress: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """`threads`: CPU threads; None leaves torch's number. `progress` is called with what had to be
+        """`threads`: CPU threads; None leaves torch's number. `progress` reports what had to be
         done in another way."""
         self._weights = weights
         self._adapted = adapted
