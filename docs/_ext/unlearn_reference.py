@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest_unlearn
+from pytest_unlearn.reports.tables import markdown_table
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -25,11 +26,8 @@ PACKAGE = Path(pytest_unlearn.__file__).parent
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table; a bar inside a cell is escaped."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
-    )
+    """Return a Markdown table."""
+    return "\n".join(markdown_table(heads, ([str(cell) for cell in row] for row in rows)))
 
 
 def definitions(entries: Iterable[tuple[str, Sequence[str]]]) -> str:

@@ -156,6 +156,7 @@ class ModelPair:
         self._threads = threads
         self._given_before = before
         self._keys: dict[State, dict[str, Any]] = {}
+        self._unlearned_key = ""
         self._loaded: dict[tuple[Path | str | None, ...], Weights] = {}
         # Models that another engine runs.
         self._running: dict[tuple[Path | str | None, ...], Completer] = {}
@@ -266,7 +267,7 @@ class ModelPair:
         """The model that is unlearned: the first, or what the request before this one made."""
         if self._before is None:
             return self._first
-        source, adapter = self._before._source, self._before._adapter
+        source, adapter = self._before._source, self._before._adapter()
         return source if adapter is None else replace(source, added=(*source.added, adapter[0]))
 
     @property
@@ -349,7 +350,7 @@ class ModelPair:
     def key(self, state: State) -> dict[str, Any]:
         """Return everything about a prepared model that can change what it writes."""
         if state not in self._keys:
-            adapter = self._adapter if state == "unlearned" else None
+            adapter = self._adapter() if state == "unlearned" else None
             key = self._key(self._source_of(state), adapter and adapter[1])
             self._keys[state] = {**key, **self._way_key()}
         return self._keys[state]
@@ -396,7 +397,7 @@ class ModelPair:
         if state != "unlearned":
             weights = self._weights(self._source_of(state))
             return LanguageModel(weights, False, self._threads, self._progress)
-        adapter = self._adapter
+        adapter = self._adapter()
         weights = self._weights(self._source)
         if adapter is not None and not self._adapted:
             weights.adapt(adapter[0])
@@ -417,7 +418,7 @@ class ModelPair:
             yield (AttackedState(state, BOTH, model) for state in attack.states)
             return
         weights = self._weights(self._source_of(of))
-        adapted = of == "unlearned" and self._adapter is not None
+        adapted = of == "unlearned" and self._adapter() is not None
         base = None
         if attack.needs == "base" and not adapted:
             base = dict(self._weights(self._base_source).model.named_parameters())
@@ -432,7 +433,7 @@ class ModelPair:
         if self._settings.replay:
             raise ReplayError(f"--unlearn-replay: the {state} model is not in the store")
         engine, source = engine_named(self._settings.engine), self._source_of(state)
-        adapter = self._adapter if state == "unlearned" else None
+        adapter = self._adapter() if state == "unlearned" else None
         if adapter is not None:
             source = source.adapted(adapter[0], f"--unlearn-engine={engine.name}")
         files = self._files(source)
@@ -442,9 +443,8 @@ class ModelPair:
             self._running[files] = engine.open(source, *self._place, self._progress)
         return self._running[files]
 
-    @property
     def _adapter(self) -> tuple[Path, str] | None:
-        """Folder and digest of the adapter that makes `_source` the tested model, or None."""
+        """Return folder and digest of the adapter that is put on `_source`; None without one."""
         adapter = self._settings.adapter
         if self._apart is not None:
             return None
@@ -490,17 +490,18 @@ class ModelPair:
 
         stored = distributed.from_first(self.stored_unlearning())
         if stored is None:
-            key = self._unlearning_key
+            key = self._unlearning_key()
             first = distributed.number() == 0
             with self._store.claim(key) if first else contextlib.nullcontext():
                 stored = distributed.from_first(self.stored_unlearning()) or self._unlearn(key)
         return stored
 
-    @functools.cached_property
     def _unlearning_key(self) -> str:
         choice = self._settings.method
         assert choice.options is not None
-        return digest_of(
+        if self._unlearned_key:
+            return self._unlearned_key
+        self._unlearned_key = digest_of(
             {
                 "version": UNLEARNING_VERSION,
                 "model": self._key(self._start, None),
@@ -511,6 +512,7 @@ class ModelPair:
                 "seed": self._settings.seed,
             }
         )
+        return self._unlearned_key
 
     @functools.cached_property
     def _texts(self) -> TrainingTexts:
@@ -527,7 +529,7 @@ class ModelPair:
             missing = missing or self._before.stored_unlearning() is None
         if self._settings.method.method is None or missing:
             return None
-        key = self._unlearning_key
+        key = self._unlearning_key()
         report = self._store.get("checkpoints", key, *names_of(UnlearnedModel, but="folder"))
         folder = self._store.folder("adapters", key)
         if report is None or folder is None:
