@@ -17,7 +17,7 @@ import pytest
 from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.reports.html import figures, page
 from pytest_unlearn.run.result import Case
-from tests.gates.test_attacked_gates import attacked
+from tests.support.attack_rows import attacked
 from tests.support.results import GATES, gate, make, sweep
 
 STYLE = Path(page.__file__).with_name("style.css").read_text()
