@@ -11,7 +11,7 @@ import torch
 from pytest_unlearn.models.batches import Encoded, TokenTree, as_tree, collate
 from pytest_unlearn.models.lm_head import hidden_states
 from pytest_unlearn.models.token_trees import runs_as_tree, tree_states
-from tests.models.test_lm_head import ARCHITECTURES, random_model
+from tests.support.architectures import ARCHITECTURES, random_model
 
 # The first three begin alike, the last is the beginning of the first, the fourth like nothing else.
 ROWS = [[5, 6, 7, 8, 9], [5, 6, 7, 10], [5, 6, 11, 12, 13, 14], [20, 21], [5, 6, 7]]
