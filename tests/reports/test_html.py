@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_unlearn.gates.case_rows import ProbeRow
+from pytest_unlearn.leaks.exact import ExactScores
 from pytest_unlearn.reports.html import figures, page
 from pytest_unlearn.run.result import Case
 from tests.support.attack_rows import attacked
@@ -203,7 +204,7 @@ def test_no_figure_without_data() -> None:
 def test_training_is_a_curve() -> None:
     """Of people to be forgotten, of control people, and of a retrained model where there is one."""
     rows = [
-        replace(row, retrained_exact={"log_probability": -9.0, "greedy": n == 0})
+        replace(row, retrained_exact=ExactScores(-9.0, greedy=n == 0))
         for stage, back in (("1", 0), ("5", 10), ("20", 20))
         for split, share in (("forget", 1), ("control", 0))
         for n, row in enumerate(attacked(f"relearn@{stage}", back * share, split=split, count=20))
