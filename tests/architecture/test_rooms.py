@@ -169,6 +169,18 @@ def test_everything_imported_is_declared() -> None:
     assert roots - set(sys.stdlib_module_names) - {"pytest_unlearn"} - SANDBOX_FILES <= declared
 
 
+def test_tests_share_through_support_only() -> None:
+    """A helper that two test files need is in `tests/support`, where both find it."""
+    tests = Path(__file__).parents[1]
+    borrowed = [
+        f"{path.relative_to(tests)} imports {module}"
+        for path in sorted(tests.rglob("*.py"))
+        for module in imported(ast.parse(path.read_text()))
+        if module.startswith("tests.") and ".test_" in module
+    ]
+    assert borrowed == []
+
+
 def test_modules_stay_small() -> None:
     """A module has one subject; the plugin holds hooks only."""
     for path in PACKAGE.rglob("*.py"):
