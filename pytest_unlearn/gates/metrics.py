@@ -78,7 +78,8 @@ class Metric:
     attack of the run, or on each request, and the worst counts. `attack`: it is measured only under
     this one. `guessable`: parts of values count, which chance may give as well. `views`: the number
     of scores that a row has, selected by `argument`; the worst counts. `source`: the paper or rule
-    that it comes from.
+    that it comes from. `drawn`: each score is an estimate from draws, so it has an interval even
+    where the people are all there are.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Metric:
     attack: str = ""
     guessable: bool = False
     views: int = 1
+    drawn: bool = False
 
     @property
     def operator(self) -> str:
@@ -329,6 +331,7 @@ METRICS: dict[str, Metric] = {
             had=sampled,
             chance=sampled,
             counted=False,
+            drawn=True,
         ),
         Metric(
             "leak.rehearsed",

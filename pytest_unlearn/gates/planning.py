@@ -60,7 +60,7 @@ def plan_gate(
     """
     concerned = list(filter(narrowed(gate, cases, requests).concerns, cases))
     people = people_of(concerned, gate.each_alone)
-    exact = requests and gate.metric.split == "forget"
+    exact = requests and gate.metric.split == "forget" and not gate.metric.drawn
     allowed: int | None = math.floor(gate.limit) if gate.metric.type == "count" else 0
     if exact and gate.metric.type == "rate":
         allowed = math.floor(gate.limit * len(concerned))

@@ -418,7 +418,7 @@ def _decide(gate: Gate, sample: Sample, measured: Measured, assumed: float = 0.0
         return GateResult(gate, Verdict.NOT_EVALUATED, sample.n, advice=advice)
     if assumed:
         estimate = assuming(gate.metric.type, estimate, sample, assumed)
-    if measured.requests and gate.metric.split == "forget":
+    if measured.requests and gate.metric.split == "forget" and not gate.metric.drawn:
         estimate = Estimate(estimate.figure, estimate.figure, estimate.figure)
     if gate.metric.type == "count":
         result = _values(gate, sample, estimate, measured.confidence)
@@ -487,9 +487,9 @@ def _bounded(gate: Gate, sample: Sample, estimate: Estimate, measured: Measured)
             away = "-" if had is None else metric.show(had.figure)
             advice = f"the base itself shows {away}, so the tested model's figure shows nothing"
             return GateResult(gate, Verdict.NOT_EVALUATED, bound=bound, advice=advice)
-    if sample.had and _base_gave(sample, measured) <= limit:
+    if sample.had and _base_gave(metric, sample, measured) <= limit:
         return _nothing_to_forget(gate, sample, bound)
-    if sample.base_chance and not sample.had and _base_gave(sample, measured) <= 0.0:
+    if sample.base_chance and not sample.had and _base_gave(metric, sample, measured) <= 0.0:
         advice = (
             f"the base gives away {math.fsum(sample.base):g} of {sample.n}, and by chance alone "
             f"{sample.base_chance.rate:.1%}, so nothing could be lost; probe with data that it "
@@ -502,13 +502,13 @@ def _bounded(gate: Gate, sample: Sample, estimate: Estimate, measured: Measured)
     return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=advice, blocks=blocks)
 
 
-def _base_gave(found: Sample, measured: Measured) -> float:
+def _base_gave(metric: Metric, found: Sample, measured: Measured) -> float:
     """Return the share that the base is known to give away beyond its chance.
 
     Of a sample its lower bound; where the people are all there are, the share itself.
     """
     base = found.base_leaked()
-    if measured.requests:
+    if measured.requests and not metric.drawn:
         return base.beyond_chance
     estimate = read("rate", base, measured.confidence)
     assert estimate is not None  # a rate always has one

@@ -223,3 +223,11 @@ def test_a_run_of_three_people(unlearn_run: UnlearnRun) -> None:
     replayed = unlearn_run.pytester.runpytest_inprocess("--unlearn-replay=unlearn-results.jsonl")
     assert replayed.ret == pytest.ExitCode.OK
     replayed.stdout.fnmatch_lines(["leak.count*exact*PASS"])
+
+
+def test_what_was_drawn_has_an_interval_even_of_everybody() -> None:
+    """No value in 5 texts of each probe is no proof that none is in the next 5."""
+    rows = [replace(r, base_sampled=(5, 5), unlearned_sampled=(0, 5)) for r in asked()]
+    result = verdict("leak.sampled(5)<=5%", rows)
+    assert (result.verdict, result.bound) == (Verdict.UNDECIDED, "<=22.1%")
+    assert verdict("leak.sampled(5)<=25%", rows).verdict is Verdict.PASS
