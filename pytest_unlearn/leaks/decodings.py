@@ -122,7 +122,7 @@ _ESCAPES = re.compile(
     r"|([0-3][0-7]{2}(?:\\++[0-3][0-7]{2})++)|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
     r"|u\{([0-9a-fA-F]{1,6})\}|([0-3][0-7]{2}|[0-7]{1,2})|N\{([A-Za-z0-9 -]{1,80})\})"
 )
-# Python, PHP, SQL and JavaScript name one character by its number.
+_NUMBERED_WORDS = ("chr", "CHR", "char(", "CHAR(", "CharCode", "charcode", "odePoint", "odepoint")
 _NUMBERED = re.compile(
     r"\b(?:chrw?|char|string\.from(?:charcode|codepoint))\(\s*+(0x[0-9a-f]{1,6}|[0-9]{1,7})\s*+\)",
     re.IGNORECASE,
@@ -198,7 +198,7 @@ def unescaped(text: str) -> str:
     """
     if "\\" in text:
         text = _ESCAPES.sub(_unescape, _blanked(text))
-    if "(" in text:
+    if any(word in text for word in _NUMBERED_WORDS):
         text = _NUMBERED.sub(_numbered, text)
     return _ENTITY.sub(_entity, text) if "&" in text else text
 
@@ -211,7 +211,7 @@ _MOST_LAYERS = 3
 
 def _percent_decoded(text: str) -> str:
     # Separate from the other escapes: in a password, "%ca" may be literal.
-    if "+" in text:
+    if "+" in text and ("?" in text or "&" in text):
         text = _QUERY.sub(lambda m: m.group().replace("+", " "), text)
     for pattern, sign in ((_QUOTED_PRINTABLE, "="), *[(_PERCENT, "%")] * _MOST_LAYERS):
         if sign in text:
@@ -283,7 +283,7 @@ def _joined(folded: str) -> View | None:
         if start < arguments and len(content) <= _LONGEST_PIECE:
             variables.setdefault(str(number), content)
             number += 1
-        if _HAS_FIELD.search(content):
+        if ("{" in content or "$" in content or "%(" in content) and _HAS_FIELD.search(content):
             formats.append(content)
             if call := _FORMAT_CALL.match(folded, match.end()):
                 end = folded.find(")", call.end(), call.end() + _LONGEST_SUM)
@@ -354,7 +354,7 @@ _BYTE = re.compile("[0-9a-f]{2}")
 _BYTE_DUMP = re.compile(r"[ :][0-9a-f]{2}(?:[ :][0-9a-f]{2}){6,}+")
 _STANDARD = str.maketrans("-_", "+/")
 # Long lines of base64 and hex go on in the next line (RFC 2045 and PEM break after 76 and 64).
-_WRAPPED = re.compile(r"(?<=[A-Za-z0-9+/]{60})\r?\n[ \t]*+(?=[A-Za-z0-9+/])")
+_WRAPPED = re.compile(r"\n(?<=[A-Za-z0-9+/]{60}\n)[ \t]*+(?=[A-Za-z0-9+/])")
 _BASE32_RUN = re.compile(r"[A-Z2-7]{13,}+")
 _LONG_LITERAL = re.compile(r"""(["'])([!-~]{10,4096}?)\1""")
 # Lines of `xxd` and `hexdump -C`: an offset, and bytes alone or in pairs.
@@ -362,10 +362,8 @@ _DUMPED_LINE = re.compile(
     r"^[ \t]*+[0-9a-f]{4,8}:?[ \t]++((?:[0-9a-f]{2}){1,2}(?:[ ]{1,2}(?:[0-9a-f]{2}){1,2})*+)",
     re.MULTILINE,
 )
-_CODES = re.compile(
-    r"(?<![\w.])[0-9]{2,7}(?:\s*+[,;]\s*+[0-9]{2,7}){7,}+|(?<![\w.])[0-9]{2,3}(?:\s++[0-9]{2,3}){7,}+"
-)
-_BINARY = re.compile(r"(?<![01])(?:0b)?[01]{7,8}(?:[\s,]*+(?:0b)?[01]{7,8}){7,}+")
+_CODES = re.compile(r"[,;]\s*+[0-9]{2,7}(?:\s*+[,;]\s*+[0-9]{2,7}){6,}+")
+_BINARY = re.compile(r"[01]{7,8}(?:[\s,]*+(?:0b)?[01]{7,8}){7,}+")
 _NUMBER = re.compile(r"\d+")
 
 
@@ -435,11 +433,14 @@ def _decoded_numbers(folded: str) -> str:
     """Return the texts of lists of character codes, and of bytes written in binary."""
     decoded = []
     for match in _CODES.finditer(folded):
-        codes = [int(code) for code in _NUMBER.findall(match.group())]
+        before = folded[max(0, match.start() - 8) : match.start()].rstrip()
+        first = before[len(before.rstrip(string.digits)) :]
+        codes = [int(code) for code in _NUMBER.findall(first + match.group())]
         if 0x7F < max(codes) < 0x100:
             decoded.append(_text_of(bytes(codes)))  # bytes of UTF-8
         decoded.append("".join(_character(code, " ") for code in codes))
-    decoded.append("".join(map(_numbered_character, _NUMBERED.finditer(folded))))
+    if any(word in folded for word in _NUMBERED_WORDS):
+        decoded.append("".join(map(_numbered_character, _NUMBERED.finditer(folded))))
     for match in _BINARY.finditer(folded):
         digits = match.group().replace("0b", " ")
         groups = digits.split() if re.search(r"[\s,]", digits) else re.findall("[01]{8}", digits)
@@ -460,7 +461,7 @@ def _decoded_hex(folded: str) -> str:
         first = folded[max(0, match.start() - 2) : match.start()]
         runs.append((first if _BYTE.fullmatch(first) else "") + match.group())
     decoded += [_text_of(bytes.fromhex(re.sub(r"0x|[\s,:]", "", run))) for run in runs]
-    dumped = "".join(_DUMPED_LINE.findall(folded))
+    dumped = "".join(_DUMPED_LINE.findall(folded)) if "0000" in folded else ""
     if dumped:
         decoded.append(_text_of(bytes.fromhex(dumped.replace(" ", ""))))
     return "\n".join(decoded)
@@ -511,10 +512,7 @@ def spelled(folded: str) -> str:
 # `replace("#", "")` and `split("#")` take a text out of another; `[::2]` takes each second letter.
 _REMOVED = re.compile(r"""(?:replace(?:all)?|split|sub)\(\s*+r?["'/]([^"'/\n]{1,8})["'/]""")
 _STEPPED = re.compile(r"""(["'])([^"'\n]{8,4096}+)\1\[(\d?):-?\d{0,4}:([2-9])\]""")
-_MOST_EDITS = 4
-_TAG = re.compile(
-    r"</?[a-z][^<>\n]{0,120}+>|<!--(?:(?!-->)[^\n]){0,120}+-->|\*{1,3}(?=\w)|(?<=\w)\*{1,3}|`+"
-)
+_TAG = re.compile(r"</?[a-z][^<>\n]{0,120}+>|<!--(?:(?!-->)[^\n]){0,120}+-->")
 _ROT13 = str.maketrans(
     string.ascii_letters,
     "".join(
@@ -526,10 +524,10 @@ _ROT13 = str.maketrans(
 def _edited(folded: str) -> str:
     """Return what code makes of its own literals by taking characters out."""
     results = []
-    if "(" in folded:
+    if "replace" in folded or "split(" in folded or "sub(" in folded:
         removed = dict.fromkeys(_REMOVED.findall(folded))
-        results += [folded.replace(text, "") for text in list(removed)[:_MOST_EDITS]]
-    if ":" in folded:
+        results += [folded.replace(text, "") for text in list(removed)[:4]]
+    if "::" in folded:
         steps = _STEPPED.findall(folded)
         results += [literal[int(start or 0) :: int(step)] for _, literal, start, step in steps]
     return "\n".join(results)
@@ -593,7 +591,9 @@ def views(text: str) -> Iterator[View]:
         yield View("char_codes", fold(codes))
     if edited := _edited(plain):
         yield View("edited", edited)
-    unmarked = _TAG.sub("", plain)
+    unmarked = plain.replace("**", "").replace("`", "")
+    if "</" in plain or "<!--" in plain:
+        unmarked = _TAG.sub("", unmarked)
     if unmarked != plain:
         yield View("markup", unmarked)
     yield View("reversed", folded[::-1])
