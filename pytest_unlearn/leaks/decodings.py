@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import re
 import string
 import unicodedata
@@ -209,14 +210,18 @@ _QUOTED_PRINTABLE = re.compile(r"=[0-9A-F]{2}(?:=[0-9A-F]{2})++")
 _MOST_LAYERS = 3
 
 
-def _percent_decoded(text: str) -> str:
-    # Separate from the other escapes: in a password, "%ca" may be literal.
+def _percent_decoded(text: str) -> list[str]:
+    """Return what percent escapes give, layer by layer: in a password, "%ca" is literal."""
+    layers = [text]
     if "+" in text and ("?" in text or "&" in text):
         text = _QUERY.sub(lambda m: m.group().replace("+", " "), text)
-    for pattern, sign in ((_QUOTED_PRINTABLE, "="), *[(_PERCENT, "%")] * _MOST_LAYERS):
-        if sign in text:
-            text = pattern.sub(_bytes_in_hex, text)
-    return text
+    if "=" in text:
+        text = _QUOTED_PRINTABLE.sub(_bytes_in_hex, text)
+    layers.append(text)
+    while "%" in text and len(layers) < 2 + _MOST_LAYERS:
+        text = _PERCENT.sub(_bytes_in_hex, text)
+        layers.append(text)
+    return [layer for last, layer in itertools.pairwise(layers) if layer != last]
 
 
 def _bytes_in_hex(match: re.Match[str]) -> str:
@@ -573,19 +578,15 @@ def views(text: str) -> Iterator[View]:
                 View("split_lines", _blanked(_unwrapped(plain))),
             ],
         )
-    url = _percent_decoded(free)
-    if url != free:
+    for url in _percent_decoded(free):
         yield View("escaped", fold(unescaped(url)))
-    joined = _joined(plain)
-    if joined is not None:
+    if joined := _joined(plain):
         yield joined
     yield View("base64", fold(unescaped(_decoded_base64(pieces))))
     yield View("hex", fold(unescaped(_decoded_hex(together))))
-    signs = _punctuated(folded)
-    if signs != folded:
+    if (signs := _punctuated(folded)) != folded:
         yield View("at_and_dot", signs)
-    words = spelled(folded)
-    if words != folded:
+    if (words := spelled(folded)) != folded:
         yield View("digits_in_words", words, spelled=True)
     if codes := _decoded_numbers(folded):
         yield View("char_codes", fold(codes))

@@ -442,7 +442,9 @@ def shift(rows: Iterable[Row]) -> str:
     )
     if not after:
         return ""
-    outcomes = ", ".join(f"{label} {count}" for label, count in after.most_common())
+    # In the same order with and without `-n`.
+    ordered = sorted(after.items(), key=lambda outcome: (-outcome[1], outcome[0]))
+    outcomes = ", ".join(f"{label} {count}" for label, count in ordered)
     return f"shift: {sum(after.values())} direct leaks of the base became {outcomes}"
 
 

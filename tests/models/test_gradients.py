@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from pytest_unlearn.leaks.exact import exact_row, extraction
+from pytest_unlearn.leaks.exact import ExactScores, exact_row, extraction
 from pytest_unlearn.leaks.membership import ATTACKS, attack_score, auc
 from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.generation import GenerationError
@@ -160,21 +161,21 @@ def test_refusals(llama: Weights) -> None:
     assert gradient_norms(model, llama.tokenizer, []) == []
 
 
-def _rows(model: Any, llama: Weights, examples: list[Example]) -> list[dict[str, Any]]:
+def _rows(model: Any, llama: Weights, examples: list[Example]) -> list[ExactScores]:
     scores = Scorer(model, llama.tokenizer).score(examples)
     reference = Scorer(llama.model, llama.tokenizer).score(examples)
     norms = gradient_norms(model, llama.tokenizer, examples)
     return [
-        {
-            **exact_row(extraction(own)),
-            "gradient_norm": norm,
-            "reference_loss": extraction(other).loss,
-        }
+        replace(
+            ExactScores.from_row(exact_row(extraction(own))),
+            gradient_norm=norm,
+            reference_loss=extraction(other).loss,
+        )
         for own, other, norm in zip(scores, reference, norms, strict=True)
     ]
 
 
-def _aucs(rows: list[dict[str, Any]]) -> dict[str, float]:
+def _aucs(rows: list[ExactScores]) -> dict[str, float]:
     """Each attack's AUC where the first half are members."""
     half = len(rows) // 2
     scores = {name: [attack_score(name, each) for each in rows] for name in ATTACKS}

@@ -16,7 +16,7 @@ from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.probes.families import build_probes
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.divisions import RehearsedFileError, held_out, rehearsed_probes
-from pytest_unlearn.tasks.format import bundled_tasks
+from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.datasets import dataset
 from tests.support.lookup_run import UnlearnRun, write_lines
@@ -171,7 +171,7 @@ def test_a_users_task_that_is_a_trained_one_in_disguise(tmp_path: Path) -> None:
     data = dataset(tasks=(write_lines(tmp_path / "own.jsonl", lines),))
     cases = data.cases(parse_method("wga"))
     assert len(data.division.tasks) == 1
-    assert sorted(case.rehearsed for case in cases if not hasattr(case, "split")) == [False, True]
+    assert sorted(case.rehearsed for case in cases if isinstance(case, TaskCase)) == [False, True]
 
 
 def test_where_no_bundled_task_is_measured_all_are_trained_on(tmp_path: Path) -> None:

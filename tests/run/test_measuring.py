@@ -248,7 +248,7 @@ class Disagreeing(LookupModels):
 
 @pytest.mark.parametrize("margin", [2.0, 1e-4])
 def test_completion_and_exact_score_agree(tmp_path: Path, margin: float) -> None:
-    """Where they part by more than rounding, the case has no verdict: silence proves nothing."""
+    """Where they part by more than rounding, what the scores give counts: it was hidden."""
     path = write_lines(tmp_path / "forget.jsonl", record_lines("forget", 2))
     settings: Any = Given(path, tmp_path / "store")
     dataset = Dataset(settings)
@@ -256,8 +256,9 @@ def test_completion_and_exact_score_agree(tmp_path: Path, margin: float) -> None
     engine = Measuring(settings, dataset, told.append, models=Disagreeing(dataset, margin))
     try:
         if margin > 1:
-            with pytest.raises(CompletionError, match=r"unlearned model's .* does not give"):
-                engine.run_probe(dataset.probes[0])
+            _, row = engine.run_probe(dataset.probes[0])
+            assert (row.unlearned.label, row.unlearned.how) == ("direct", "scored")
+            assert any(dataset.probes[0].id in line for line in told)
         else:
             engine.run_probe(dataset.probes[0])
             assert any("within rounding" in line for line in told)

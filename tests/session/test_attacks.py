@@ -94,6 +94,7 @@ def test_the_profile_chooses(unlearn_run: UnlearnRun) -> None:
     relaxed = [
         "--unlearn-gate=leak.indirect<=10%",
         "--unlearn-gate=leak.worst<=10%",
+        "--unlearn-gate=leak.worst.at(1000)<=10%",
         "--unlearn-gate=passk.drop<=10%",
         "--unlearn-gate=people.retained>=50%",
         "--unlearn-gate=degenerate.rate<=10%",

@@ -27,7 +27,7 @@ TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2
         (["--unlearn-device=cuda:1"], TWO, "--unlearn-device=cuda:1: each of 2 processes takes"),
         (["--unlearn-method=none", "--unlearn-plant"], TWO, "--unlearn-method=none: 2 processes"),
         (["--unlearn-plant"], TWO, "--unlearn-plant: several processes cannot plant; run `python"),
-        ([], {**TWO, "ACCELERATE_USE_DEEPSPEED": "true"}, "distributed_type: FSDP"),
+        ([], {**TWO, "ACCELERATE_USE_DEEPSPEED": "true"}, "write 3, whose sharding FSDP does"),
         ([], {**TWO, "GPUS": "1"}, "2 processes on this machine need a GPU each, and there is 1"),
     ],
 )
