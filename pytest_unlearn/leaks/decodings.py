@@ -563,8 +563,7 @@ def views(text: str) -> Iterator[View]:
     text = text.replace("\r\n", "\n")
     folded = fold(text)
     yield View("normalised", folded)
-    free = unescaped(text)
-    plain = folded if free == text else fold(free)
+    plain = folded if (free := unescaped(text)) == text else fold(free)
     pieces = _concatenated(free)
     together = _blanked(_unwrapped(fold(pieces)))
     if together != folded:
