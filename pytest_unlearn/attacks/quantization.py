@@ -54,10 +54,15 @@ def rounded_in_groups(weight: torch.Tensor, bits: int, size: int) -> torch.Tenso
     size = size or weight.shape[1]
     parts = []
     for group in torch.split(weight.float(), size, dim=1):
-        low, high = group.amin(dim=1, keepdim=True), group.amax(dim=1, keepdim=True)
-        step = ((high - low) / (2**bits - 1)).clamp(min=1e-12)
+        low, step = _grid(group, bits)
         parts.append(((group - low) / step).round() * step + low)
     return torch.cat(parts, dim=1).to(weight.dtype)
+
+
+def _grid(group: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the least number of each row, and the step to the greatest; both `[rows, 1]`."""
+    low, high = group.amin(dim=1, keepdim=True), group.amax(dim=1, keepdim=True)
+    return low, ((high - low) / (2**bits - 1)).clamp(min=1e-12)
 
 
 def rounded_to_code(weight: torch.Tensor, code: Sequence[float], size: int) -> torch.Tensor:
@@ -194,9 +199,7 @@ def gptq(weight: torch.Tensor, moment: torch.Tensor, bits: int, size: int) -> to
     factor = torch.linalg.cholesky(inverse, upper=True)
     for column in range(left.shape[1]):
         if column % size == 0:
-            group = left[:, column : column + size]
-            low, high = group.amin(dim=1), group.amax(dim=1)
-            step = ((high - low) / (2**bits - 1)).clamp(min=1e-12)
+            low, step = (each[:, 0] for each in _grid(left[:, column : column + size], bits))
         own = left[:, column].clone()
         rounded = ((own - low) / step).round().clamp(0, 2**bits - 1) * step + low
         error = (own - rounded) / factor[column, column]

@@ -18,6 +18,7 @@ from pytest_unlearn.leaks.exact import ExactScores, leak_at
 from pytest_unlearn.leaks.membership import attack_score
 from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.people.documents import language_of
+from pytest_unlearn.tasks.format import NotAProbe
 from pytest_unlearn.tasks.task_prompts import pass_at_k
 
 # The name of a row among a test report's `user_properties`.
@@ -173,7 +174,7 @@ class ProbeRow(LeakRow):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRow:
+class TaskRow(NotAProbe):
     """How a task case was solved. `base` and `unlearned` are the judge's statuses.
 
     `base_samples` and `unlearned_samples` are the statuses of all samples; the first of them are
@@ -186,17 +187,7 @@ class TaskRow:
     counts. `rehearsed`: unlearning trained on this task.
     """
 
-    # What metrics count probes by; a task has none of it.
-    split: ClassVar[None] = None
-    attack: ClassVar[str] = ""
-    family: ClassVar[str] = ""
-    kind: ClassVar[str] = ""
-    carrier: ClassVar[str] = ""
-    planted: ClassVar[str] = ""
     language: ClassVar[str] = ""
-    knowledge: ClassVar[str] = ""
-    request: ClassVar[str] = ""
-    exact: ClassVar[bool] = True
 
     id: str
     task: str

@@ -44,11 +44,11 @@ class TopTokens(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A token of a tree: its parent's number (-1: none), and its place in a row."""
+    """A token of a tree: its place in a row, and the first row that has it."""
 
     token: int
-    parent: int
     depth: int
+    row: int
 
 
 def tree_of(rows: Sequence[Sequence[int]]) -> tuple[list[Node], list[list[int]]]:
@@ -59,13 +59,13 @@ def tree_of(rows: Sequence[Sequence[int]]) -> tuple[list[Node], list[list[int]]]
     numbers: dict[tuple[int, int], int] = {}
     nodes: list[Node] = []
     paths = []
-    for row in rows:
+    for place, row in enumerate(rows):
         path: list[int] = []
         parent = -1
         for depth, token in enumerate(row):
             number = numbers.setdefault((parent, token), len(nodes))
             if number == len(nodes):
-                nodes.append(Node(token, parent, depth))
+                nodes.append(Node(token, depth, place))
             path.append(number)
             parent = number
         paths.append(path)
@@ -90,15 +90,11 @@ class TokenTree:
         """Return the tree of rows of token ids."""
         nodes, paths = tree_of(rows)
         width = max(map(len, paths))
-        firsts: dict[int, int] = {}
-        for row, path in enumerate(paths):
-            for depth, number in enumerate(path):
-                firsts.setdefault(number, row * width + depth)
         return cls(
             torch.tensor([node.token for node in nodes], device=device),
             torch.tensor([node.depth for node in nodes], device=device),
             padded(paths, 0, device)[0],
-            torch.tensor([firsts[number] for number in range(len(nodes))], device=device),
+            torch.tensor([node.row * width + node.depth for node in nodes], device=device),
         )
 
 
@@ -179,11 +175,17 @@ def encode(
     return Encoded(ids, labels)
 
 
-def collate(rows: Sequence[Encoded], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Pad rows on the right to the longest of them."""
+def collate(
+    rows: Sequence[Encoded],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+    trees: bool = False,
+) -> Batch:
+    """Pad rows on the right to the longest of them; `trees`: with their tree (`as_tree`)."""
     ids, mask = padded([row.ids for row in rows], pad_id, device)
     labels, _ = padded([row.labels for row in rows], IGNORED, device)
-    return Batch(ids, mask, labels, tuple(rows))
+    batch = Batch(ids, mask, labels, tuple(rows))
+    return as_tree(batch) if trees else batch
 
 
 def joined(first: Batch, second: Batch) -> Batch:

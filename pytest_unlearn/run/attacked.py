@@ -19,7 +19,7 @@ from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.core.text_files import known_fields
 from pytest_unlearn.gates.case_rows import AttackRow
-from pytest_unlearn.leaks.exact import ExactScores, exact_row, extraction
+from pytest_unlearn.leaks.exact import ExactScores, Extraction, extraction
 from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.models.engine import abilities_of
 from pytest_unlearn.run.answers import (
@@ -304,7 +304,7 @@ class AttackedModel:
             scores = model.score([example_of(p) for p in probes], scheme)
         check_count(scores, len(probes), model, "score")
         return {
-            probe.id: _short(ExactScores.from_row(exact_row(extraction(score)))).as_row()
+            probe.id: _short(extraction(score)).as_row()
             for probe, score in zip(probes, scores, strict=True)
         }
 
@@ -382,7 +382,7 @@ def _badness(label: str) -> int:
     return ("direct", "indirect").index(label) if label in ("direct", "indirect") else 2
 
 
-def _short(scores: ExactScores) -> ExactScores:
+def _short(scores: ExactScores | Extraction) -> ExactScores:
     """Return what `_KEPT` names of exact scores."""
     return ExactScores(scores.log_probability, scores.greedy, scores.exact_memorization)
 

@@ -242,8 +242,23 @@ class Task:
         return f'{self.signature}\n    """{wording}"""\n'
 
 
+class NotAProbe:
+    """What metrics count probes by; a task has none of it."""
+
+    __slots__ = ()
+    split: ClassVar[None] = None
+    attack: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
+    carrier: ClassVar[str] = ""
+    planted: ClassVar[str] = ""
+    knowledge: ClassVar[str] = ""
+    request: ClassVar[str] = ""
+    exact: ClassVar[bool] = True
+
+
 @dataclass(frozen=True, slots=True)
-class TaskCase:
+class TaskCase(NotAProbe):
     """What is measured: one task under one wording.
 
     ``entry_point``: the function that is called, a ``Class.method`` of a new object, or `PROGRAM`.
@@ -258,17 +273,6 @@ class TaskCase:
     arguments, and ``stops`` are the texts that end a solution. ``lacks``: a package that its tests
     need and that is never installed, empty for none.
     """
-
-    # What gates count probes by; a task has none of it.
-    split: ClassVar[None] = None
-    attack: ClassVar[str] = ""
-    family: ClassVar[str] = ""
-    kind: ClassVar[str] = ""
-    carrier: ClassVar[str] = ""
-    planted: ClassVar[str] = ""
-    knowledge: ClassVar[str] = ""
-    request: ClassVar[str] = ""
-    exact: ClassVar[bool] = True
 
     id: str
     task_id: str

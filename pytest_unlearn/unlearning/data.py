@@ -21,7 +21,6 @@ from pytest_unlearn.models.batches import (
     Encoded,
     States,
     TopTokens,
-    as_tree,
     collate,
     encode,
 )
@@ -246,8 +245,8 @@ def _with_base_states(
         return retained
     order = sorted(range(len(every)), key=lambda number: len(every[number].ids))
     for part in (order[n : n + _BATCH] for n in range(0, len(order), _BATCH)):
-        batch = collate([every[number] for number in part], pad, weight.device)
-        states, last = seen_by_base(policy, as_tree(batch) if trees else batch, most)
+        batch = collate([every[number] for number in part], pad, weight.device, trees)
+        states, last = seen_by_base(policy, batch, most)
         for number in part:
             tokens, count = len(every[number].ids), learnt(every[number])
             kept = States(states[:, :tokens].clone(), last[:count].clone())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate
+from pytest_unlearn.models.batches import Batch, Encoded, collate
 from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import learnt
@@ -74,8 +74,8 @@ def greedy_memory(
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
     right_tokens: dict[int, int] = {}
     for numbers in distributed.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
-        inputs = collate([rows[number] for number in numbers], pad, device)
-        right = run(policy, partial(_right, policy, as_tree(inputs) if trees else inputs))
+        inputs = collate([rows[number] for number in numbers], pad, device, trees)
+        right = run(policy, partial(_right, policy, inputs))
         right_tokens.update(zip(numbers, right.tolist(), strict=True))
     right_tokens = distributed.merged(right_tokens)
     every = tuple(right_tokens[number] == learnt(row) for number, row in enumerate(rows))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate
+from pytest_unlearn.models.batches import Batch, Encoded, collate
 from pytest_unlearn.models.token_trees import runs_as_tree
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import (
@@ -121,8 +121,7 @@ def unlearn(
             state.sums = {}
 
     def collated(rows: list[Encoded]) -> Batch:
-        batch = collate(rows, pad, model.device)
-        return as_tree(batch) if trees else batch
+        return collate(rows, pad, model.device, trees)
 
     def losses_at_scale(batch: Batches) -> Iterator[torch.Tensor]:
         for forget, retain, part_options, share in _shares(*batch, options, method):

@@ -171,7 +171,7 @@ class Trainer:
         self._weights = [p for p in self.policy.parameters() if p.requires_grad]
         self._own = [own_shard(p) for p in self._weights]
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._own]
-        self._preconditioners: list[Preconditioner | None] = [None] * len(self._own)
+        self._preconditioners: dict[int, Preconditioner] = {}  # by a weight's number
         self._optimizer = make_optimizer(choices.optimizer, self._masters, choices.lr)
         self._start = self._fingerprint()
         self.steps = 0
@@ -182,13 +182,9 @@ class Trainer:
         The optimizer's copy of such a weight is what the weight is made from.
         """
         names = [name for name, p in self.policy.named_parameters() if p.requires_grad]
-        self._preconditioners = [chosen.get(name) for name in names]
-        self._masters = [
-            master if made is None else own.detach().float().clone()
-            for own, master, made in zip(
-                self._own, self._masters, self._preconditioners, strict=True
-            )
-        ]
+        self._preconditioners = {n: chosen[name] for n, name in enumerate(names) if name in chosen}
+        for number in self._preconditioners:
+            self._masters[number] = self._own[number].detach().float().clone()
         choices = self._choices
         self._optimizer = make_optimizer(choices.optimizer, self._masters, choices.lr)
         self._write()
@@ -213,10 +209,8 @@ class Trainer:
                 f"accumulate={self._choices.accumulate * 2} where the loss allows it, or a smaller "
                 f"batch ({error})"
             ) from error
-        for master, gradient, made in zip(
-            self._masters, gradients, self._preconditioners, strict=True
-        ):
-            master.grad = gradient if gradient is None or made is None else made.apply(gradient)
+        for number, (master, gradient) in enumerate(zip(self._masters, gradients, strict=True)):
+            master.grad = None if gradient is None else self._preconditioned(number, gradient)
         total = distributed.summed(total)
         norm = self._norm()
         torch.nn.utils.clip_grads_with_norm_(self._masters, MAX_NORM, norm)
@@ -269,11 +263,14 @@ class Trainer:
     def _write(self) -> None:
         """Make the model's weights from the masters, where the two are not the same: rounded, or
         through a preconditioner."""
-        for weight, master, made in zip(
-            self._own, self._masters, self._preconditioners, strict=True
-        ):
+        for number, (weight, master) in enumerate(zip(self._own, self._masters, strict=True)):
             if weight is not master:
-                weight.copy_(master if made is None else made.apply(master))
+                weight.copy_(self._preconditioned(number, master))
+
+    def _preconditioned(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a master weight, or its gradient, through the weight's preconditioner, if any."""
+        made = self._preconditioners.get(number)
+        return tensor if made is None else made.apply(tensor)
 
     # -- state -------------------------------------------------------------------------------
 

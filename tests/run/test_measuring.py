@@ -19,37 +19,20 @@ from pytest_unlearn.run.measuring import CompletionError, Measuring
 from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.testing import LookupModel, LookupModels
 from pytest_unlearn.unlearning.methods import MethodChoice
+from tests.support.datasets import DataSettings
 from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 
-class Given:
+class Given(DataSettings):
     """The settings that a data set and an engine read."""
 
-    retain: tuple[Path, ...] = ()
-    control: tuple[Path, ...] = ()
-    tasks: tuple[Path, ...] = ()
-    probes: tuple[str, ...] = ("direct",)
-    batch_size = 64
-    leak_samples = 0
-    kept_code: tuple[Path, ...] = ()
-    sampling = Sampling()
-    seed = 0
-    held_out = 0.5
-    rehearsed: tuple[Path, ...] = ()
-    attacks: tuple[str, ...] = ()
-    adapter = None
-    baseline = None
     replay = False
     exposure = 0
     decoding = DecodingScheme()
     membership: tuple[str, ...] = ()
     retrained = None
-    sandbox = "auto"
     sandbox_imports: tuple[str, ...] = ()
     task_timeout = None
-    people = None
-    requests = None
-    confirm = None
     method = MethodChoice(None, None)
 
     def __init__(self, forget: Path, store: Path) -> None:

@@ -16,7 +16,8 @@ from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning.data import Encoder, training_rows
 from pytest_unlearn.unlearning.method import MethodError
 from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.step import RunState, Step, with_new_adapter
+from pytest_unlearn.unlearning.step import RunState, Step
+from tests.unlearning.conftest import with_moved_adapter
 
 TEXTS = TrainingTexts(
     forget=[Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)],
@@ -31,12 +32,7 @@ TEXTS = TrainingTexts(
 @pytest.fixture
 def policy(llama: Weights) -> Any:
     """The small Llama with an adapter whose B is not zero, so that it differs from its base."""
-    wrapped = with_new_adapter(llama.model, 4)  # type: ignore[arg-type]
-    torch.manual_seed(1)
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return wrapped.eval()
+    return with_moved_adapter(llama, 4)
 
 
 def step(policy: Any, llama: Weights, seed: int = 0) -> Step:

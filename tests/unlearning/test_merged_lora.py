@@ -17,6 +17,7 @@ from pytest_unlearn.unlearning.data import Encoder, training_rows
 from pytest_unlearn.unlearning.merged_lora import merged_lora
 from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter, with_new_adapter
+from tests.unlearning.conftest import with_moved_adapter
 
 FORGET = [Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)]
 KEPT = [Example.answering(f"user{n} = ", f"k{n}") for n in (7, 7, 8)]
@@ -25,12 +26,8 @@ KEPT = [Example.answering(f"user{n} = ", f"k{n}") for n in (7, 7, 8)]
 @pytest.fixture
 def policy(llama: Weights) -> Any:
     """The small Llama with an adapter whose B is not zero."""
-    wrapped = with_new_adapter(llama.model, 8)  # type: ignore[arg-type]
-    torch.manual_seed(1)
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    yield wrapped.eval()
+    wrapped = with_moved_adapter(llama, 8)
+    yield wrapped
     wrapped.delete_adapter("default")
 
 
