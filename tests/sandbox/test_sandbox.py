@@ -1025,6 +1025,7 @@ def test_the_end_of_a_thread_does_not_end_its_zygote() -> None:
 def test_a_zygote_killed_between_samples_is_replaced(sandbox: Sandbox) -> None:
     first = zygote_of(sandbox)
     os.kill(first, signal.SIGKILL)
+    assert gone(first)  # A loaded machine takes its time to end a process.
     assert solve(sandbox, RIGHT).passed
     assert zygote_of(sandbox) != first
 
