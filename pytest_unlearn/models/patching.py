@@ -204,25 +204,29 @@ def batch_fault(model: Any) -> str | None:
     model that writes text at all.
     """
     size, device = model.get_input_embeddings().weight.shape[0], model.device
-    ids = torch.arange(1, 17, device=device) % size
-    short, nothing = ids[:8], torch.zeros(8, dtype=ids.dtype, device=device)
-    rows = torch.stack([torch.cat([nothing, short]), ids])
-    mask = torch.ones_like(rows)
-    mask[0, :8] = 0
-    inputs = {"input_ids": rows, "attention_mask": mask}
+    short, tail, other = (torch.arange(24, device=device) + 1).remainder(size).view(3, 8)
+    seen, unseen = torch.ones_like(short), torch.zeros_like(short)
+
+    def predicted(*rows: tuple[torch.Tensor, torch.Tensor], **masks: torch.Tensor) -> torch.Tensor:
+        """Return `[rows, tokens, vocabulary]`: of one shape, since kernels round by shape."""
+        ids = torch.stack([torch.cat(row) for row in rows])
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, **masks).logits
+        return logits.float()
+
+    mask = torch.stack([torch.cat([unseen, seen]), torch.cat([seen, unseen])])
+    masks = {"attention_mask": mask}
     if "position_ids" in inspect.signature(model.forward).parameters:
-        inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    alone = model(input_ids=short[None], use_cache=False).logits[0, -1].float()
-    whole = model(input_ids=ids[None], use_cache=False).logits[0, 7].float()
-    padded = model(**inputs, use_cache=False).logits[0, -1].float()
+        masks["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    whole = predicted((short, tail), (short, other))[:, 7]
+    padded = predicted((unseen, short), (short, unseen), **masks)
     slack = _ROUNDING if model.dtype == torch.float32 else _HALF_ROUNDING
-    slack *= max(float(alone.std()), 1e-3)
-    if float((whole - alone).abs().max()) > slack:
+    slack *= max(float(whole[0].std()), 1e-3)
+    if float((whole[0] - whole[1]).abs().max()) > slack:
         return (
             "what it predicts depends on the tokens that follow: it does not write text token by "
             "token (BERT and its like need is_decoder=true, and to be trained so)"
         )
-    if float((padded - alone).abs().max()) > slack:
+    if float((padded[0, -1] - padded[1, 7]).abs().max()) > slack:
         return (
             "in a batch it writes other text than alone, since it does not leave padding out "
             f"({type(model).__name__}): a leak would read as silence, so it cannot be tested"

@@ -24,6 +24,7 @@ from pytest_unlearn.models.loading import (
     peft_quietly,
 )
 from pytest_unlearn.models.model_files import CONFIG, WEIGHTS, check_adapter, stands_apart
+from pytest_unlearn.models.patching import batch_fault
 from pytest_unlearn.models.sources import (
     ModelNotFoundError,
     ModelSource,
@@ -31,6 +32,7 @@ from pytest_unlearn.models.sources import (
     fit_adapter,
     resolve,
 )
+from tests.support.small_models import small_llama
 
 FLAG = "--unlearn-model"
 PROMPTS = ["a = '", "user = ", "x", "def f(x):\n    return"]
@@ -197,6 +199,31 @@ def test_a_model_that_writes_something_else_in_a_batch(
     else:
         with pytest.raises(ModelLoadError, match=message):
             load(source, "cpu", "float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_that_round_otherwise_for_other_shapes(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bfloat16 kernels do: SmolLM2's logits move by a third of their deviation."""
+    model = small_llama().to(dtype)
+    forward = model.forward
+
+    def rounded_by_shape(input_ids: torch.Tensor, **more: Any) -> Any:
+        result = forward(input_ids=input_ids, **more)
+        noise = torch.Generator().manual_seed(input_ids.numel())
+        result.logits += torch.randn(result.logits.shape[-1], generator=noise)
+        return result
+
+    def rounded_by_row(input_ids: torch.Tensor, **more: Any) -> Any:
+        result = forward(input_ids=input_ids, **more)
+        result.logits[0] += 1
+        return result
+
+    monkeypatch.setattr(model, "forward", rounded_by_shape)
+    assert batch_fault(model) is None
+    monkeypatch.setattr(model, "forward", rounded_by_row)
+    assert batch_fault(model) is not None
 
 
 def test_a_tokenizer_with_ids_beyond_the_embedding(folder: Path) -> None:

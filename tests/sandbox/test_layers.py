@@ -26,6 +26,7 @@ from pytest_unlearn.sandbox.inside import seccomp
 from pytest_unlearn.sandbox.inside.layers import LAYERS
 from pytest_unlearn.session.items import sandbox_line as protection_line
 from pytest_unlearn.tasks.format import Call, CheckProgram
+from tests.support.processes import gone
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux has these layers"
@@ -229,8 +230,7 @@ def test_parent_death_alone_ends_a_sample(tmp_path: Path, layers: tuple[str, ...
         pid = int(pids.read_text())
         os.kill(it._helpers["solution"]._process.pid, signal.SIGKILL)
         thread.join()
-        time.sleep(0.1)
-        alive = Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+        alive = not gone(pid, patience_s=5.0 if layers else 0.1)
         if alive:
             os.kill(pid, signal.SIGKILL)
     assert alive == (not layers)

@@ -21,6 +21,7 @@ from pytest_unlearn.sandbox import Limits, Mode, Sandbox, SandboxError, Solution
 from pytest_unlearn.sandbox import helper as helper_module
 from pytest_unlearn.sandbox import sandbox as sandbox_module
 from pytest_unlearn.tasks.format import Call, CheckProgram
+from tests.support.processes import gone
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
 
@@ -993,19 +994,6 @@ def test_a_solution_that_stops_the_zygote(monkeypatch: pytest.MonkeyPatch, tmp_p
     written = [int(pid) for pid in pids.read_text().split()]
     assert len(written) == 2
     assert all(gone(pid) for pid in written)
-
-
-def gone(pid: int, patience_s: float = 5.0) -> bool:
-    end = time.monotonic() + patience_s
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":  # It ended; reaping it is init's business.
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @linux
