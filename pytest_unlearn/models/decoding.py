@@ -1,7 +1,7 @@
 """The loop that writes a batch of texts, with less to compute than transformers' `generate`.
 
 - Prompts of a batch begin alike, since probes of one kind and carrier do. What they share goes
-  through the model once, as a tree (`token_trees`), and each row then gets the keys and values
+  through the model once, as a tree (`batches`), and each row then gets the keys and values
   along its path.
 - A row that has ended leaves the batch, and is not computed until the longest has ended.
 - Where another state of the model has written after the same prompt (the base, before the unlearned
@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 
-from pytest_unlearn.models.batches import TokenTree, padded
+from pytest_unlearn.models.batches import TokenTree, attending, padded
 from pytest_unlearn.models.lm_head import causal_model
-from pytest_unlearn.models.token_trees import attending
 
 # Numbers of the logits of a pass over drafts; longer guesses are cut.
 _DRAFT_NUMBERS = 1 << 27

@@ -23,8 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pytest_unlearn.models.batches import IGNORED
 from pytest_unlearn.models.footprint import CHUNK_ELEMENTS as CHUNK_ELEMENTS
+
+# The label that torch's cross-entropy and every Hugging Face model leave out.
+IGNORED = -100
 
 
 def is_adapted(model: Any) -> bool:

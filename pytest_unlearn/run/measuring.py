@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pytest_unlearn.core.costs import Phases
 from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import Store, digest_of
@@ -40,6 +39,7 @@ from pytest_unlearn.run.divisions import example_of
 from pytest_unlearn.run.endpoints import EndpointModels
 from pytest_unlearn.run.models import STATES, Completer, ModelPair, Models, State
 from pytest_unlearn.run.noted_runs import Replayed, recorded
+from pytest_unlearn.run.provenance import Phases
 from pytest_unlearn.sandbox import Sandbox, SolutionVerdict, UnsupportedSolution
 from pytest_unlearn.tasks.extraction import Solution, solution_of
 from pytest_unlearn.tasks.format import TaskCase

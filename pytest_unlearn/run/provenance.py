@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import math
 import platform
+import resource
 import shlex
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn import __version__
-from pytest_unlearn.core.costs import Phases, gpu_in_use, peak_memory
 from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.core.secret import REDACTED, without
 from pytest_unlearn.core.store import Store, StoreError, digest_of, file_sha256
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.tasks.format import TaskCase
 
-
 _LIBRARIES = ("pytest-unlearn", "torch", "transformers", "tokenizers", "peft", "accelerate")
 _PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
+# `ru_maxrss` counts KiB on Linux and bytes on macOS.
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]]:
@@ -112,6 +114,79 @@ class Clock:
     def seconds(self) -> float:
         """Seconds since then."""
         return time.perf_counter() - self.ticks
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Phase:
+    """What one kind of work cost in one process or, added up, in all.
+
+    `seconds`: wall time, summed over processes that worked side by side. `memory`: the most bytes
+    that a process had held in RAM by the end of the phase. `gpu_memory`: the most bytes that torch
+    had allocated on the GPU by then, None without one. `gpu`: that GPU's name.
+    """
+
+    name: str
+    seconds: float
+    memory: int
+    gpu_memory: int | None = None
+    gpu: str | None = None
+
+
+class Phases:
+    """Adds up phases by name, in the order in which they first appeared."""
+
+    def __init__(self) -> None:
+        self._phases: dict[str, Phase] = {}
+
+    def all(self) -> list[Phase]:
+        """Return the phases so far."""
+        return list(self._phases.values())
+
+    def add(self, phase: Phase) -> None:
+        """Add a phase: seconds add up, and the largest memory counts."""
+        known = self._phases.get(phase.name, dataclasses.replace(phase, seconds=0.0))
+        gpu = [m for m in (known.gpu_memory, phase.gpu_memory) if m is not None]
+        self._phases[phase.name] = Phase(
+            phase.name,
+            known.seconds + phase.seconds,
+            max(known.memory, phase.memory),
+            max(gpu, default=None),
+            phase.gpu or known.gpu,
+        )
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add what the block costs, even if it fails."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.add(Phase(name, seconds, peak_memory(), *gpu_in_use()))
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has held in RAM.
+
+    On Linux the kernel's count for `getrusage` survives `exec`, so a process would look as large as
+    the one that started it.
+    """
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def gpu_in_use() -> tuple[int, str] | tuple[None, None]:
+    """Return the most bytes that torch has allocated on this process's GPU, and the GPU's name.
+
+    torch is not imported for this: a process that has not imported it holds nothing on a GPU.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None, None
+    return int(torch.cuda.max_memory_allocated()), str(torch.cuda.get_device_name())
 
 
 def manifest(

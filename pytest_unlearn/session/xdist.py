@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pytest_unlearn.core.costs import Phase, Phases
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.secret import current_key, new_key, use_key
+from pytest_unlearn.run.provenance import Phase, Phases
 
 # The controller's terminal, which the workers get, since they have none.
 TERMINAL_INPUT = "unlearn_terminal"

@@ -15,7 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pytest_unlearn.core.errors import UnlearningError
-from pytest_unlearn.models.batches import IGNORED, Batch, Encoded, collate, joined
+from pytest_unlearn.models.batches import (
+    IGNORED,
+    Batch,
+    Encoded,
+    collate,
+    joined,
+    tree_states,
+)
 from pytest_unlearn.models.lm_head import (
     head_is_fixed,
     hidden_states,
@@ -28,7 +35,6 @@ from pytest_unlearn.models.lm_head import (
     vocabulary_of,
 )
 from pytest_unlearn.models.loading import peft_quietly
-from pytest_unlearn.models.token_trees import tree_states
 
 if TYPE_CHECKING:
     from peft import PeftModel

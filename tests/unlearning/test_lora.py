@@ -1,7 +1,8 @@
-"""Methods on a real model with an adapter: RMU, task vector, and every method through the loop."""
+"""Merged weights and preconditioned steps: plain LoRA up to rounding, and matrices as defined."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import replace
 from typing import Any
@@ -9,300 +10,177 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_unlearn.models.batches import Encoded, collate, encode
+from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate, encode
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.models.texts import Example, TrainingTexts
-from pytest_unlearn.unlearning import loop
+from pytest_unlearn.unlearning import data
 from pytest_unlearn.unlearning.data import Encoder, training_rows
-from pytest_unlearn.unlearning.method import MethodError
-from pytest_unlearn.unlearning.methods import METHODS
-from pytest_unlearn.unlearning.step import RunState, Step
-from tests.unlearning.conftest import with_moved_adapter
+from pytest_unlearn.unlearning.lora import Preconditioner, merged_lora, preconditioners
+from pytest_unlearn.unlearning.methods import METHODS, parse_method
+from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter, with_new_adapter
+from pytest_unlearn.unlearning.trainer import Trainer
+from tests.unlearning.conftest import KNOWN, with_moved_adapter
 
-TEXTS = TrainingTexts(
-    forget=[Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)],
-    retained_people=[Example.answering(f"keep{n} = ", f"k{n}", ";") for n in range(3)],
-    tasks=[Example.answering(f"task{n} = ", f"t{n}") for n in range(3)],
-    alternates=[
-        [Example.answering(f"user{n} = ", f"{w}{n}", ";\n") for w in "xyz"] for n in range(3)
-    ],
-)
+FORGET = [Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)]
+KEPT = [Example.answering(f"user{n} = ", f"k{n}") for n in (7, 7, 8)]
 
 
 @pytest.fixture
 def policy(llama: Weights) -> Any:
-    """The small Llama with an adapter whose B is not zero, so that it differs from its base."""
-    return with_moved_adapter(llama, 4)
+    """The small Llama with an adapter whose B is not zero."""
+    wrapped = with_moved_adapter(llama, 8)
+    yield wrapped
+    wrapped.delete_adapter("default")
 
 
-def step(policy: Any, llama: Weights, seed: int = 0) -> Step:
-    def batch(examples: Any) -> Any:
-        return collate([encode(llama.tokenizer, example) for example in examples], 0)
+def loss_and_gradients(
+    policy: Any, llama: Weights, merged: bool, trees: bool
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """What the default method makes of a step on a part of the adapter."""
 
-    return Step(policy, batch(TEXTS.forget), batch(TEXTS.tasks), RunState(seed))
+    def batch(examples: list[Example]) -> Batch:
+        made = collate([encode(llama.tokenizer, example) for example in examples], 0)
+        return as_tree(made) if trees else made
 
-
-def unit(state: torch.Tensor) -> torch.Tensor:
-    """A state over its root mean square."""
-    return state / state.square().mean() ** 0.5
-
-
-def learnt(batch: Any, states: torch.Tensor) -> list[list[float]]:
-    """States at the position before each learnt token, by a loop."""
-    return [
-        states[r, t - 1].tolist()
-        for r in range(len(batch.labels))
-        for t in range(1, batch.labels.shape[1])
-        if batch.labels[r, t] != -100
-    ]
+    step = Step(policy, batch(FORGET), batch(KEPT), RunState(0))
+    weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    with scaled_adapter(policy, 0.4), merged_lora(policy) if merged else contextlib.nullcontext():
+        loss = METHODS["anchored"].loss(step, METHODS["anchored"].defaults)
+        found = torch.autograd.grad(loss, list(weights.values()))
+    return loss.item(), dict(zip(weights, found, strict=True))
 
 
-def test_rmu_by_hand(policy: Any, llama: Weights) -> None:
-    """Distances of the states at learnt positions only: peers average over padding as well."""
-    given = step(policy, llama, seed=7)
-    options = replace(METHODS["rmu"].defaults, steering=3.0, depth=0.5)  # type: ignore[call-arg]
-    options = replace(options, forget_weight=2.0, retain_weight=5.0)  # type: ignore[call-arg]
-    with torch.no_grad():
-        found = METHODS["rmu"].loss(given, options).item()
-
-        def states(batch: Any) -> list[list[float]]:
-            every = policy(**batch.model_inputs(), output_hidden_states=True).hidden_states
-            return learnt(batch, every[1])
-
-        forget, retain = states(given.forget), states(given.retain)
-        with policy.disable_adapter():
-            base = states(given.retain)
-    drawn = torch.rand(32, generator=torch.Generator().manual_seed(7)).tolist()
-    length = sum(x * x for x in drawn) ** 0.5
-    target = [3.0 * x / length for x in drawn]
-    away = [(h - u) ** 2 for row in forget for h, u in zip(row, target, strict=True)]
-    moved = [
-        (h - b) ** 2
-        for row, other in zip(retain, base, strict=True)
-        for h, b in zip(row, other, strict=True)
-    ]
-    expected = 2 * sum(away) / len(away) + 5 * sum(moved) / len(moved)
-    assert found == pytest.approx(expected, rel=1e-4)
-
-
-def test_rmu_passes_stop_at_the_layer(policy: Any, llama: Weights) -> None:
-    """Two of the policy and one of the base, none through the layer above."""
-    ran: dict[int, int] = {0: 0, 1: 0}
-
-    def count(layer: int) -> Any:
-        return lambda *_: ran.__setitem__(layer, ran[layer] + 1)
-
-    for number, layer in enumerate(policy.get_base_model().model.layers):
-        layer.register_forward_pre_hook(count(number))
-    options = replace(METHODS["rmu"].defaults, depth=0.5)  # type: ignore[call-arg]
-    METHODS["rmu"].loss(step(policy, llama), options)
-    assert ran == {0: 3, 1: 0}
-
-
-def test_rmu_direction_is_the_seeds(policy: Any, llama: Weights) -> None:
-    """The same in each step of a run, another for another seed."""
-
-    def found(seed: int) -> float:
-        return METHODS["rmu"].loss(step(policy, llama, seed), METHODS["rmu"].defaults).item()
-
-    assert found(0) == found(0) != found(1)
-
-
-def test_anchors_by_hand(policy: Any, llama: Weights) -> None:
-    """KL over learnt tokens, and how far normalized states turned at every token of both layers.
-
-    A row counts by its learnt tokens, not by its length: parts of a batch must add up.
-    """
-    given = step(policy, llama)
-    batch = given.retained()
-    layers = policy.get_base_model().model.layers
-    outputs: list[torch.Tensor] = []
-    hooks = [
-        layer.register_forward_hook(lambda module, taken, output: outputs.append(output))
-        for layer in layers
-    ]
-    with torch.no_grad():
-        logits = policy(**batch.model_inputs()).logits
-        with policy.disable_adapter():
-            base_logits = policy(**batch.model_inputs()).logits
-        for hook in hooks:
-            hook.remove()
-        divergence, turn = given.retain_drift(8)
-    q, p = logits.log_softmax(-1), base_logits.log_softmax(-1)
-    divergences, turns = [], []
-    for row, example in enumerate(batch.rows):
-        moved = [
-            float(
-                (unit(outputs[layer][row, place]) - unit(outputs[layer + 2][row, place]))
-                .square()
-                .mean()
-            )
-            for layer in (0, 1)
-            for place in range(len(example.ids))
-        ]
-        for place, label in enumerate(example.labels[1:]):
-            if label != -100:
-                kept = p[row, place].exp() * (p[row, place] - q[row, place])
-                divergences.append(float(kept.sum()))
-                turns.append(sum(moved) / len(moved))
-    assert divergence.item() == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
-    assert turn.item() == pytest.approx(sum(turns) / len(turns), rel=1e-4)
-    assert turn.item() > 0.01
-
-
-def test_anchored_loss(policy: Any, llama: Weights) -> None:
-    """The three terms, each with its factor."""
-    given = step(policy, llama)
-    options = replace(
-        METHODS["anchored"].defaults, forget_weight=2.0, retain_weight=3.0, anchor=5.0, beta=0.5
-    )  # type: ignore[call-arg]
-    with torch.no_grad():
-        nll = given.predicted(given.forget).nll()
-        divergence, turn = given.retain_drift(8)
-        expected = -2 * ((-0.5 * nll).exp() * nll).mean() + 3 * (divergence + 5 * turn)
-        found = METHODS["anchored"].loss(given, options)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_strangers_have_their_share_of_the_retained_rows(llama: Weights) -> None:
-    """Of twelve rows four are strangers'; people and tasks share the rest. Those in the list and
-    those whom the base recalls are people alike."""
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_states_of_the_base_are_made_once(
+    policy: Any, llama: Weights, trees: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They give the plain loss and gradients; not where rows are drawn less than twice, or where
+    they take too much memory."""
     method = METHODS["anchored"]
-    texts = replace(
-        TEXTS,
-        strangers=[Example.answering(f"who{n} = ", f"s{n}", ";") for n in range(20)],
-        recalled=[Example.answering(f"old{n} = ", f"o{n}", ";") for n in range(20)],
-    )
-    options = replace(
-        method.defaults, steps=1, retain_batch=12, strangers_share=1 / 3, people_share=0.5
-    )  # type: ignore[call-arg]
-    encoder = Encoder(llama.tokenizer, 64)
-    rows = training_rows(llama.model, encoder, texts, method, options, 0)
-    _, retained = next(loop._batches(rows, options, random.Random(0)))
-    counts = [
-        sum(r in part for r in retained)
-        for part in (rows.strangers, [*rows.people, *rows.recalled], rows.tasks)
-    ]
-    assert counts == [4, 4, 4]
-    assert any(row in rows.recalled for row in retained)
+    options = replace(method.defaults, steps=steps, retain_batch=len(KEPT))
+    texts = TrainingTexts(FORGET, KEPT[:1], KEPT[1:2], strangers=KEPT[2:])
+    encoder = Encoder(llama.tokenizer, 256)
+
+    def kept() -> list[Encoded]:
+        rows = training_rows(policy, encoder, texts, method, options, 0, trees)
+        return [*rows.people, *rows.tasks, *rows.strangers]
+
+    rows = kept()
+    assert all((row.base_states is not None) == (steps == 2) for row in rows)
+    found = []
+    for retained in (rows, [replace(row, base_states=None) for row in rows]):
+        batch = collate(retained, 0)
+        step = Step(policy, batch, as_tree(batch) if trees else batch, RunState(0))
+        divergence, turn = step.retain_drift(8)
+        loss = divergence + turn
+        gradient = torch.autograd.grad(loss, [p for p in policy.parameters() if p.requires_grad])
+        found.append((loss, gradient))
+    torch.testing.assert_close(*found)
+    monkeypatch.setattr(data, "KEPT_STATES", 1)
+    assert all(row.base_states is None for row in kept())
 
 
-def test_partners_are_like_the_forget_rows(llama: Weights) -> None:
-    """Of their kind and carrier where there is one, else anybody's; without `pairs` in turn."""
-    method = METHODS["anchored"]
-    texts = replace(
-        TEXTS,
-        forget=[replace(e, like="email json") for e in TEXTS.forget],
-        retained_people=[
-            replace(e, like=like)
-            for e, like in zip(TEXTS.retained_people, ["email json", "email env", ""], strict=True)
-        ],
-    )
-    options = replace(
-        method.defaults, steps=1, retain_batch=4, people_share=1.0, batch=3, accumulate=1
-    )
-    encoder = Encoder(llama.tokenizer, 64)
-    rows = training_rows(llama.model, encoder, texts, method, options, 0)
-
-    def people(pairs: bool, forget: list[Encoded]) -> list[Encoded]:
-        chosen = replace(options, pairs=pairs)  # type: ignore[call-arg]
-        given = replace(rows, forget=forget)
-        return next(loop._batches(given, chosen, random.Random(0)))[1]
-
-    assert people(True, rows.forget) == [rows.people[0]] * 4
-    assert len({row.like for row in people(False, rows.forget)}) == 3
-    strange = [replace(row, like="phone yaml") for row in rows.forget]
-    assert len({row.like for row in people(True, strange)}) > 1
+@pytest.mark.parametrize(("merged", "trees"), [(True, False), (False, True), (True, True)])
+def test_a_step_is_the_plain_one(policy: Any, llama: Weights, merged: bool, trees: bool) -> None:
+    plain, expected = loss_and_gradients(policy, llama, merged=False, trees=False)
+    loss, gradients = loss_and_gradients(policy, llama, merged, trees)
+    assert loss == pytest.approx(plain, rel=1e-5)
+    assert max(float(each.abs().max()) for each in expected.values()) > 1e-3
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
 
 
-def test_task_vector_trains_the_model_that_is_negated(policy: Any, llama: Weights) -> None:
-    """The loss is that of theta - delta / scale; a step down makes theta + delta forget."""
-    options = replace(METHODS["task-vector"].defaults, scale=2.0)  # type: ignore[call-arg]
-    given = step(policy, llama)
-    scalings = [m.scaling for m in policy.modules() if hasattr(m, "lora_B")]
-    before = [dict(scaling) for scaling in scalings]
-    loss = METHODS["task-vector"].loss(given, options)
-    assert [dict(scaling) for scaling in scalings] == before
-    for scaling in scalings:
-        scaling["default"] *= -0.5
-    by_hand = given.forget_nll(1e9).item()
-    for scaling, kept in zip(scalings, before, strict=True):
-        scaling.update(kept)
-    assert loss.item() == pytest.approx(by_hand)
-    assert by_hand != pytest.approx(given.forget_nll(1e9).item(), rel=1e-3)
-    for name, parameter in policy.named_parameters():  # near the start, as training begins
-        if "lora_B" in name:
-            parameter.data.zero_()
-    start = given.forget_nll(1e9).item()
-    METHODS["task-vector"].loss(given, options).backward()  # type: ignore[no-untyped-call]
-    for parameter in policy.parameters():
-        if parameter.grad is not None:
-            parameter.data -= 0.05 * parameter.grad
-    assert given.forget_nll(1e9).item() > start
+def test_layers_run_merged_in_the_block_only(policy: Any, llama: Weights) -> None:
+    """And as the base's where the adapter is off."""
+    layer = next(module for module in policy.modules() if hasattr(module, "lora_A"))
+    x = torch.randn(2, 3, layer.get_base_layer().in_features)
+    own, base = layer(x), layer.get_base_layer()(x)
+    with merged_lora(policy):
+        assert "forward" in vars(layer)
+        torch.testing.assert_close(layer(x), own)
+        with policy.disable_adapter():
+            assert torch.equal(layer(x), base)
+    assert "forward" not in vars(layer)
+    assert not torch.allclose(own, base)
 
 
-def test_task_vector_needs_an_adapter(llama: Weights) -> None:
-    """And no checkpointing, which would run layers again with the sign turned back."""
-    options = METHODS["task-vector"].defaults
-    with pytest.raises(ValueError, match="no LoRA adapter to scale"):
-        METHODS["task-vector"].loss(step(llama.model, llama), options)
-    llama.model.get_decoder().gradient_checkpointing = True  # type: ignore[operator]
-    with pytest.raises(MethodError, match="gradient checkpointing"):
-        METHODS["task-vector"].loss(step(llama.model, llama), options)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("spans", ["values", "document"])
-def test_every_method_runs(llama: Weights, name: str, spans: str) -> None:
-    """Two steps on values and on whole documents: the adapter moves, the loss is finite."""
-    method = METHODS[name]
-    texts = TEXTS if method.alternates else replace(TEXTS, alternates=())
-    options = replace(method.defaults, steps=2, batch=4, retain_batch=4, spans=spans, target=-1.0)
-    policy, report = loop.unlearn(llama.model, llama.tokenizer, texts, method, options, 0)  # type: ignore[arg-type]
-    assert report.steps == 2
+@pytest.mark.parametrize(("rank", "dtype", "merges"), [(8, "float32", True), (1, "float32", False)])
+def test_small_adapters_run_as_ever(llama: Weights, rank: int, dtype: str, merges: bool) -> None:
+    """Rank 1 is 6 % of a layer of 32 to 32; merging would cost more than it saves."""
+    policy = with_new_adapter(llama.model, rank, ["q_proj"])  # type: ignore[arg-type]
+    with merged_lora(policy):
+        changed = ["forward" in vars(module) for module in policy.modules()]
+    assert any(changed) == merges
     policy.delete_adapter("default")
 
 
-def test_every_second_step_is_on_a_scaled_adapter(llama: Weights) -> None:
-    """Of `least_scale`, and the adapter has its own scale again afterwards."""
-    method, seen = METHODS["ga"], []
-
-    def scale_of(policy: Any) -> float:
-        layer = next(module for module in policy.modules() if hasattr(module, "lora_B"))
-        return float(layer.scaling["default"])
-
-    def loss(step: Step, options: Any) -> torch.Tensor:
-        seen.append(scale_of(step.policy))
-        return method.loss(step, options)
-
-    options = replace(method.defaults, steps=4, batch=2, accumulate=2, target=-1.0, least_scale=0.5)
-    policy, _ = loop.unlearn(
-        llama.model, llama.tokenizer, TEXTS, replace(method, loss=loss), options, 0
-    )
-    assert seen == [1, 1, 2, 2, 1, 1, 2, 2]
-    assert scale_of(policy) == 2
+def test_fewer_bits_are_not_merged(llama: Weights) -> None:
+    """The sum would round the adapter away."""
+    policy = with_new_adapter(llama.model, 8).to(torch.bfloat16)  # type: ignore[arg-type]
+    with merged_lora(policy):
+        assert not any("forward" in vars(module) for module in policy.modules())
     policy.delete_adapter("default")
+    llama.model.to(torch.float32)  # type: ignore[call-arg]
 
 
-def test_spans_choose_what_is_learnt(policy: Any, llama: Weights) -> None:
-    """`values`: the value's tokens; `document`: all; CodeEraser has the value's in both."""
-
-    def count(name: str, spans: str) -> int:
-        method = METHODS[name]
-        options = replace(method.defaults, spans=spans)
-        rows = training_rows(policy, Encoder(llama.tokenizer, 64), TEXTS, method, options, 0)
-        return sum(label != -100 for label in rows.forget[0].labels[1:])
-
-    # The tokenizer's tokens are bytes; the end token is learnt where the text is.
-    assert count("npo", "values") == len("v0")
-    assert count("npo", "document") == len("user0 = v0;\n") + 1
-    assert count("codeeraser", "document") == count("codeeraser", "values") == len("v0")
+def _definition(inputs: torch.Tensor, damping: float) -> torch.Tensor:
+    moment = inputs.double().T @ inputs.double()
+    mean = float(moment.trace()) / len(moment)
+    eye = torch.eye(len(moment), dtype=torch.float64)
+    inverse = damping * mean * torch.linalg.inv(moment + damping * mean * eye)
+    return inverse * (len(moment) ** 0.5 / inverse.norm())
 
 
-def test_each_alternate_has_its_turn(policy: Any, llama: Weights) -> None:
-    """A row for each alternate, with the base's sums of both."""
-    method = METHODS["altpo"]
-    rows = training_rows(policy, Encoder(llama.tokenizer, 64), TEXTS, method, method.defaults, 0)
-    assert len(rows.forget) == 9
-    assert len({tuple(row.alternate.ids) for row in rows.forget if row.alternate}) == 9
-    assert all(row.base_nll and row.alternate and row.alternate.base_nll for row in rows.forget)
+@pytest.mark.parametrize(("tokens", "width"), [(40, 12), (12, 40)])
+@pytest.mark.parametrize("damping", [0.03, 3.0])
+def test_matrix_is_that_of_the_definition(tokens: int, width: int, damping: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(tokens, width, generator=generator) * torch.arange(1, width + 1)
+    made = Preconditioner.of(inputs, damping).apply(torch.eye(width))
+    torch.testing.assert_close(made, _definition(inputs, damping).float(), rtol=1e-4, atol=1e-5)
+    assert float(made.norm()) == pytest.approx(width**0.5, rel=1e-4)
+
+
+def test_common_inputs_are_damped() -> None:
+    common, rare = torch.eye(8)[:1], torch.eye(8)[1:2]
+    inputs = torch.cat([common * 10] * 20 + [rare])
+    made = Preconditioner.of(inputs, 0.01)
+    assert float(made.apply(common).norm()) < 0.02 * float(made.apply(rare).norm())
+
+
+@pytest.mark.parametrize("fill", [0.0, float("nan")])
+def test_inputs_without_a_direction_are_refused(fill: float) -> None:
+    with pytest.raises(ValueError, match="all 0, or not finite"):
+        Preconditioner.of(torch.full((4, 3), fill), 0.1)
+
+
+def test_weights_are_made_from_the_optimizers_through_the_preconditioner(knowing: Weights) -> None:
+    options = parse_method("anchored:rank=4,lr=0.1,warmup=0").options
+    trainer = Trainer(knowing.model, options, "--unlearn-method=anchored")
+    documents = [encode(knowing.tokenizer, example) for example in KNOWN.retained_people]
+    chosen = preconditioners(trainer.policy, documents, 0.1, 0, random.Random(0))
+    named = {n: p for n, p in trainer.policy.named_parameters() if p.requires_grad}
+    assert set(chosen) == {name for name in named if "lora_A" in name}
+    before = {name: weight.detach().clone() for name, weight in named.items()}
+    trainer.precondition(chosen)
+    for name, weight in named.items():
+        expected = before[name]
+        if name in chosen:
+            expected = chosen[name].apply(expected)
+            assert not torch.allclose(weight, before[name])
+        torch.testing.assert_close(weight.detach(), expected)
+    trainer.step(weight.sum().square() + weight.sum() for weight in named.values())
+    for (name, weight), master in zip(named.items(), trainer.snapshot(), strict=True):
+        made = chosen.get(name)
+        torch.testing.assert_close(weight.detach(), master if made is None else made.apply(master))
+
+
+def test_layers_with_one_input_share_a_preconditioner(knowing: Weights) -> None:
+    policy = Trainer(knowing.model, parse_method("anchored").options, "").policy
+    documents = [encode(knowing.tokenizer, example) for example in KNOWN.retained_people]
+    chosen = preconditioners(policy, documents, 0.1, 0, random.Random(0))
+    first = {name.rsplit(".", 4)[1]: made for name, made in chosen.items() if ".0." in name}
+    assert first["q_proj"] is first["k_proj"] is first["v_proj"]
+    assert first["gate_proj"] is first["up_proj"]
+    assert len({id(made) for made in first.values()}) == 4

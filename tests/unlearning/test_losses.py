@@ -45,7 +45,7 @@ from tests.support.bigram import (
     sums,
 )
 
-# Methods that need the layers of a real model; tests/unlearning/test_lora.py has theirs.
+# Methods that need the layers of a real model; tests/unlearning/test_methods.py has theirs.
 ON_LAYERS = {"rmu", "task-vector", "anchored"}
 ON_TABLES = [name for name in METHODS if name not in ON_LAYERS]
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_unlearn.core import costs
-from pytest_unlearn.core.costs import Phase, Phases
+from pytest_unlearn.run import provenance
+from pytest_unlearn.run.provenance import Phase, Phases
 
 
 def test_seconds_add_up_and_the_most_memory_counts() -> None:
@@ -51,17 +51,17 @@ def test_gpu_memory_is_asked_only_of_a_torch_that_is_there(
         get_device_name=lambda: "H100",
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    assert costs.gpu_in_use() == (42, "H100")
+    assert provenance.gpu_in_use() == (42, "H100")
     cuda.is_initialized = lambda: False
-    assert costs.gpu_in_use() == (None, None)
+    assert provenance.gpu_in_use() == (None, None)
     monkeypatch.delitem(sys.modules, "torch")
-    assert costs.gpu_in_use() == (None, None)
+    assert provenance.gpu_in_use() == (None, None)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_memory_is_that_of_the_process_alone() -> None:
     """Not of the larger one that started it, as `getrusage` has it."""
     held = bytearray(b"x" * 300_000_000)
-    code = "from pytest_unlearn.core.costs import peak_memory; print(peak_memory())"
+    code = "from pytest_unlearn.run.provenance import peak_memory; print(peak_memory())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert 2**20 < int(said) < len(held) / 2
