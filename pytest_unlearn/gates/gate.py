@@ -82,7 +82,10 @@ class Gate:
     def none_made(self) -> str:
         """The message if the run does not make such an attack or request."""
         if self.metric.worst == "request":
-            return "this run makes no such request: add --unlearn-requests=DIR"
+            return (
+                "this run makes no such request: add --unlearn-requests=DIR, or a name to each "
+                "file, --unlearn-forget=NAME:FILE"
+            )
         name = self.metric.attack or dict(self.filters).get("attack", "cheap")
         return f"this run makes no such attack: add --unlearn-attacks={name}"
 

@@ -81,19 +81,21 @@ def request_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def load_files(paths: Mapping[Split, Sequence[Path]], requests: bool = False) -> tuple[Record, ...]:
+def load_files(
+    paths: Mapping[Split, Sequence[Path]], requests: Sequence[str] = ()
+) -> tuple[Record, ...]:
     """Read the records of all files: forget, then retain, then control, file by file.
 
     Ids must be unique over all files, and controls in no other split. An owner is printed as a
     number, because it is often a name or an address. A record without an id gets one made from its
     kind, split, line and, after the first file of a split, the file's number; the second and later
-    records of a kind in a line also get their number. `requests`: each file to forget is an erasure
-    request with the file's name. Raises RecordFileError.
+    records of a kind in a line also get their number. `requests`: the names of the erasure requests
+    that the files to forget are. Raises RecordFileError.
     """
     ids: _Places = {}
     met: _Places = {}
     return tuple(
-        replace(record, request=request_name(path)) if requests and split == "forget" else record
+        replace(record, request=requests[number - 1]) if requests and split == "forget" else record
         for split in SPLITS
         for reader in [_Reader(split, ids, met)]
         for number, path in enumerate(paths.get(split, ()), start=1)

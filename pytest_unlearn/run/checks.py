@@ -94,25 +94,25 @@ def check_requests(settings: Settings) -> None:
     if settings.forget or settings.people is not None:
         other = "--unlearn-forget" if settings.forget else "--unlearn-people"
         raise UserError(
-            f"--unlearn-requests names the people to forget, and so does {other}; leave one of "
-            "them out"
+            f"{requests.flag} names the people to forget, and so does {other}; leave one of them "
+            "out"
         )
     if settings.confirm is not None:
         raise UserError(
             f"--unlearn-confirm={settings.confirm} draws other people to forget, and "
-            "--unlearn-requests says who they are; leave one of them out"
+            f"{requests.flag} says who they are; leave one of them out"
         )
     method = settings.method
     if method.retrains or settings.retrained is not None:
         raise UserError(
-            "--unlearn-requests: a retrained model lacks the people of one request, and there are "
+            f"{requests.flag}: a retrained model lacks the people of one request, and there are "
             "several; leave retrain and --unlearn-retrained out"
         )
     if method.method is None:
         raise UserError(
-            f"--unlearn-requests are unlearned one after the other, and --unlearn-method="
-            f"{method.name} unlearns nobody; name a method, or pass the people to "
-            "--unlearn-forget to test a model as it is"
+            f"{requests.flag}: requests are unlearned one after the other, and --unlearn-method="
+            f"{method.name} unlearns nobody; name a method, or write --unlearn-forget=FILE to test "
+            "a model as it is"
         )
     stacked = method.options is not None and method.options.tune == "lora"
     if settings.engine != TRANSFORMERS and stacked and len(requests.files) > 1:

@@ -35,10 +35,10 @@ from pytest_unlearn.run.divisions import (
     redrawn,
     rehearsed_cases,
     rehearsed_probes,
-    staged,
     task_rows,
     task_texts,
 )
+from pytest_unlearn.run.erasure_requests import staged
 from pytest_unlearn.sandbox.runtimes import lacking
 from pytest_unlearn.tasks.files import task_cases
 from pytest_unlearn.tasks.format import NAMES, PYTHON, TaskCase, bundled_tasks
@@ -456,9 +456,9 @@ def _records(settings: Settings) -> tuple[Record, ...]:
     named = [split for split, paths in files.items() if paths]
     if settings.people is not None:
         if named:
-            other = "requests" if requests else named[0]
+            other = requests.flag if requests else f"--unlearn-{named[0]}"
             raise UserError(
-                f"--unlearn-people makes all people of a run, and --unlearn-{other} names "
+                f"--unlearn-people makes all people of a run, and {other} names "
                 "others; leave one of them out, or write people to files with `python -m "
                 "pytest_unlearn.people`"
             )
@@ -466,5 +466,5 @@ def _records(settings: Settings) -> tuple[Record, ...]:
 
         return make_records(settings.people)
     if requests is not None:
-        return staged(load_files(files, requests=True), requests)
+        return staged(load_files(files, requests.names), requests)
     return load_files(files) if named else tiny_records()

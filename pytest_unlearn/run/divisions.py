@@ -1,10 +1,5 @@
 """Who is forgotten, who is retained, and what unlearning trains on.
 
-Erasure requests (`--unlearn-requests`) are unlearned one after the other. After each of them there
-is a new model, unlearned from the one before it, and everything that was asked before is asked
-again (sustainability, MUSE, arXiv 2407.06460). Each such model is a pair of the grid, whose
-settings hold the requests and how many of them are done.
-
 What a model was trained on only shows how well it was trained. So a part of the retained people and
 tasks is held out: unlearning neither trains on it nor looks at it to decide when to stop. Gates
 judge that part and, of the people to forget, prompts in words that unlearning never used.
@@ -27,7 +22,6 @@ from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.leaks.matching import Automaton, encodable
 from pytest_unlearn.models.texts import Example
 from pytest_unlearn.people.record import Record, by_owner
-from pytest_unlearn.people.record_files import request_name
 from pytest_unlearn.probes.families import Probe, Style
 from pytest_unlearn.tasks.format import TaskCase, bundled_tasks
 from pytest_unlearn.tasks.task_prompts import (
@@ -40,134 +34,8 @@ from pytest_unlearn.tasks.task_prompts import (
 )
 
 if TYPE_CHECKING:
-    from pytest_unlearn.core.option import Given
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.tasks.format import Task, TaskCase
-
-# -- erasure requests ----------------------------------------------------------------------------
-
-_APART = ":apart"
-_ENDING = ".jsonl"
-_ENDINGS = (_ENDING, f"{_ENDING}.gz")
-# Names of files that may lie beside the requests.
-_BESIDE = (".", "README", "manifest.json")
-# A request's name becomes part of ids of tests and of `[request=NAME]` in gates.
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """Requests in their order, of which the first `done` are unlearned.
-
-    `apart`: each is unlearned on the original model, so only the newest is unlearned.
-    """
-
-    files: tuple[Path, ...]
-    done: int
-    apart: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The requests' names: those of their files, without the ending."""
-        return tuple(map(request_name, self.files))
-
-    @property
-    def newest(self) -> str:
-        """The request that was unlearned last."""
-        return self.names[self.done - 1]
-
-    @property
-    def erased(self) -> tuple[str, ...]:
-        """The requests whose people the model must have forgotten."""
-        return (self.newest,) if self.apart else self.names[: self.done]
-
-    @property
-    def before(self) -> Requests | None:
-        """The requests of the model on which the newest is unlearned; None for the first."""
-        return None if self.apart or self.done == 1 else replace(self, done=self.done - 1)
-
-    @property
-    def stages(self) -> tuple[Requests, ...]:
-        """The state after each request."""
-        return tuple(replace(self, done=number) for number in range(1, len(self.files) + 1))
-
-    @property
-    def complete(self) -> Requests:
-        """All requests, done one after the other."""
-        return replace(self, done=len(self.files), apart=False)
-
-    @property
-    def name(self) -> str:
-        """The requests that make a model, as text without the path of their files."""
-        return ",".join(self.erased)
-
-
-def read_requests(given: Given) -> Requests:
-    """Return the requests in a folder, the last one done. Raises UserError."""
-    text = str(given.value)
-    apart = text.endswith(_APART)
-    folder = given.folder / text.removesuffix(_APART)
-    where = f"{given.flag}={text}"
-    if not folder.is_dir():
-        if (given.folder / text.rpartition(":")[0]).is_dir() and ":" in text:
-            raise UserError(
-                f"{where}: after the colon write {_APART[1:]}, or name a folder without a colon"
-            )
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(
-            f"{where}: {folder} {what}; name a folder with one *{_ENDING} for each request"
-        )
-    paths = [path for path in folder.iterdir() if not path.name.startswith(_BESIDE)]
-    files = sorted((path for path in paths if path.name.endswith(_ENDINGS)), key=_in_order)
-    if others := sorted(path.name for path in paths if path not in files):
-        raise UserError(
-            f"{where}: {others[0]} is not a request, and whoever asked in it would be left out; "
-            f"name it *{_ENDING} (or *{_ENDING}.gz), or take it out of the folder"
-        )
-    if not files:
-        raise UserError(f"{where}: no *{_ENDING} in {folder}; write the people of each request")
-    names = list(map(request_name, files))
-    for path, name in zip(files, names, strict=True):
-        if names.count(name) > 1:
-            raise UserError(f"{where}: two files are request {name}; rename one, or remove it")
-        if not _NAME.fullmatch(name):
-            raise UserError(
-                f"{where}: {path.name} names a request, and test ids contain the name; use only "
-                "A-Z, a-z, 0-9, '.', '_' and '-', as in 2026-01-15.jsonl"
-            )
-    return Requests(tuple(files), len(files), apart)
-
-
-def _in_order(path: Path) -> list[tuple[bool, int, str]]:
-    """Return a key that sorts numbers by value: `2` comes before `10`."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [
-        (number % 2 == 1, int(part) if number % 2 else 0, part) for number, part in enumerate(parts)
-    ]
-
-
-def staged(records: Sequence[Record], requests: Requests) -> tuple[Record, ...]:
-    """Return the records as they are after the requests that are done.
-
-    People of later requests have not asked yet, and are retained. Raises UserError for a person in
-    two requests.
-    """
-    for own in by_owner(record for record in records if record.request).values():
-        first, *others = dict.fromkeys(record.request for record in own)
-        if others:
-            raise UserError(
-                f"--unlearn-requests: one person (owner {own[0].owner}) is in {first} and in "
-                f"{others[0]}; write everything of a person that is to be forgotten into the first"
-            )
-    return tuple(
-        replace(record, split="retain")
-        if record.request and record.request not in requests.erased
-        else record
-        for record in records
-    )
-
-
-# -- held out, and rehearsed ---------------------------------------------------------------------
 
 # With fewer retained people on either side, the run warns: they show little.
 FEW = 4

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.texts import Example, TrainingTexts
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.divisions import Chunk, Requests
+    from pytest_unlearn.run.divisions import Chunk
+    from pytest_unlearn.run.erasure_requests import Requests
     from pytest_unlearn.run.settings import Pair, Settings
     from pytest_unlearn.unlearning.method import Method, PlantOptions, UnlearnOptions
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_unlearn.core.errors import UserError
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.texts import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
-    from pytest_unlearn.run.divisions import Requests
+    from pytest_unlearn.run.erasure_requests import Requests
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.method import PlantOptions
     from pytest_unlearn.unlearning.methods import MethodChoice
@@ -134,20 +133,8 @@ def planting(given: Given) -> PlantOptions:
     return parse_planting(given.value)
 
 
-def forget_files(given: Given) -> tuple[Path, ...]:
-    for text, path in zip(given.value, files := paths(given), strict=True):
-        name, colon, file = str(text).partition(":")
-        if colon and not path.exists() and (given.folder / file).is_file():
-            raise UserError(
-                f"{given.flag}={text}: files have no names here; for requests that follow each "
-                f"other, put them into a folder as {name}.jsonl, and give the folder to "
-                "--unlearn-requests"
-            )
-    return files
-
-
 def requests(given: Given) -> Requests:
-    from pytest_unlearn.run.divisions import read_requests
+    from pytest_unlearn.run.erasure_requests import read_requests
 
     return read_requests(given)
 

@@ -277,6 +277,7 @@ def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
         for path in getattr(settings, name)
         if isinstance(path, Path)  # not the name of a bundled set
     ]
+    files = [*(settings.requests.files if settings.requests else ()), *files]
     division, rehearsed = dataset.division, dataset.rehearsed(settings.method)
     people = facts_of(settings.people, dataset.records) if settings.people else None
     return {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.judging import Judging
     from pytest_unlearn.models.texts import DecodingScheme
     from pytest_unlearn.people.generate import PeopleOptions
-    from pytest_unlearn.run.divisions import Requests
+    from pytest_unlearn.run.erasure_requests import Requests
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.method import PlantOptions
@@ -136,10 +136,11 @@ class Settings:
     forget: tuple[Path, ...] = setting(
         Option(
             "unlearn_forget",
-            "FILE",
-            "records to forget, as JSON Lines, instead of the bundled people; repeatable",
+            "[NAME:]FILE",
+            "records to forget, as JSON Lines, instead of the bundled people; repeatable. With a "
+            "name, each file is an erasure request, unlearned in this order as by "
+            "--unlearn-requests",
             many=True,
-            read=option_values.forget_files,
         ),
         default=(),
         role="data",

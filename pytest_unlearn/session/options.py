@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_unlearn.core.errors import UserError, naming, nearest
-from pytest_unlearn.core.option import Given, flag_of, whole_number
+from pytest_unlearn.core.option import Given, flag_of, paths, whole_number
 from pytest_unlearn.models.engine import ENDPOINT, TRANSFORMERS, is_address
 from pytest_unlearn.run.option_values import FINGERPRINT_KEY_VARIABLE
 from pytest_unlearn.run.settings import (
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_unlearn.gates.judging import Judging
+    from pytest_unlearn.run.erasure_requests import Requests
     from pytest_unlearn.tasks.task_prompts import Sampling
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 # At the start of a path, which may follow a format: `html:~/report.html`.
-_HOME = re.compile(r"\A((?:\w+:)?)~/")
+_HOME = re.compile(r"\A((?:[\w.-]+:)?)~/")
 # What could be the misspelt name of a task set: a word, not a path.
 _SET_NAME = re.compile(r"[A-Za-z0-9_+-]+")
 
@@ -267,8 +268,15 @@ def read_settings(config: pytest.Config) -> Settings:
     engine = engine_of(named_models(config), chosen.pop("engine", None))
     if "store" not in chosen:
         chosen["store"] = _store_folder(config)
+    if (requests := _named_requests(config)) is not None:
+        if "requests" in chosen:
+            raise UserError(
+                "--unlearn-requests names the people to forget, and so does --unlearn-forget; "
+                "leave one of them out"
+            )
+        chosen["requests"] = requests
     return Settings(
-        **chosen | _data(config),
+        **chosen | _data(config, requests is not None),
         model=named_models(config)[0],
         engine=engine,
         method=named_methods(config)[0][1],
@@ -315,8 +323,21 @@ def _attacks(config: pytest.Config, judging: Judging) -> dict[str, Any]:
     return {"attacks": parse_attacks(PROFILES[judging.profile].attacks)}
 
 
-def _data(config: pytest.Config) -> dict[str, tuple[Path | str, ...]]:
-    """Return retained files and tasks. Either option takes the name of a task set or a file."""
+def _forget(config: pytest.Config) -> Given:
+    files = given(config, "unlearn_forget") or ()
+    return Given("--unlearn-forget", files, _folder(config, "unlearn_forget"))
+
+
+def _named_requests(config: pytest.Config) -> Requests | None:
+    """Return the requests of `--unlearn-forget=NAME:FILE`. Raises UserError."""
+    from pytest_unlearn.run.erasure_requests import named_requests
+
+    return named_requests(_forget(config))
+
+
+def _data(config: pytest.Config, requests: bool) -> dict[str, tuple[Path | str, ...]]:
+    """Return files to forget and to retain, and tasks. The latter two options take the name of a
+    task set or a file. `requests`: the files to forget are requests."""
     from pytest_unlearn.tasks.files import set_names
 
     retained = {name: set_names(name) for name in given(config, "unlearn_retain") or ()}
@@ -324,6 +345,7 @@ def _data(config: pytest.Config) -> dict[str, tuple[Path | str, ...]]:
     for value in given(config, "unlearn_tasks") or ():
         tasks += set_names(value) or (_file(config, "unlearn_tasks", value),)
     return {
+        "forget": () if requests else paths(_forget(config)),
         "retain": tuple(
             _file(config, "unlearn_retain", name) for name, names in retained.items() if not names
         ),
@@ -406,10 +428,16 @@ def _task_style(models: Sequence[str]) -> str:
 def judging_of(config: pytest.Config, recorded: Judging | None = None) -> Judging:
     """Return how a run is judged; defaults come from `recorded`, if given. Raises UserError."""
     from pytest_unlearn.gates.judging import read_judging
+    from pytest_unlearn.run.erasure_requests import split_name
 
-    return read_judging(
-        lambda name: given(config, name), config.rootpath / "pyproject.toml", recorded
-    )
+    def asked(name: str) -> Any:
+        value = given(config, name)
+        if name == "unlearn_requests" and not value:  # each with a name of its own
+            files = _forget(config)
+            return any(split_name(str(text), files.folder) for text in files.value)
+        return value
+
+    return read_judging(asked, config.rootpath / "pyproject.toml", recorded)
 
 
 def _store_folder(config: pytest.Config) -> Path:

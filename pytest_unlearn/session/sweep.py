@@ -22,7 +22,7 @@ from pytest_unlearn.session.options import named_methods, named_models, read_set
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_unlearn.run.divisions import Requests
+    from pytest_unlearn.run.erasure_requests import Requests
     from pytest_unlearn.unlearning.methods import MethodChoice
 
 

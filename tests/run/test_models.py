@@ -21,7 +21,7 @@ from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.models.texts import TrainingTexts
 from pytest_unlearn.run import planted
 from pytest_unlearn.run.dataset import Dataset
-from pytest_unlearn.run.divisions import Requests
+from pytest_unlearn.run.erasure_requests import Requests
 from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.tasks.task_prompts import Sampling

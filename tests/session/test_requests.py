@@ -11,7 +11,7 @@ import pytest
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.option import Given
-from pytest_unlearn.run.divisions import read_requests
+from pytest_unlearn.run.erasure_requests import read_requests
 from tests.support.lookup_run import record_lines, task_lines, write_lines
 
 REQUESTS = {"2026-2": 4, "2026-10": 8, "2026-11": 2}
@@ -45,14 +45,14 @@ def pytest_unlearn_models(settings, dataset):
 """
         )
 
-    def __call__(self, *flags: str, value: str = "requests") -> Any:
+    def __call__(self, *flags: str, value: str | None = "requests") -> Any:
         folder = self.pytester.path
         data = {"retain": record_lines("retain", 4), "control": record_lines("control", 4)}
         data["tasks"] = task_lines(3)
         return self.pytester.runpytest_inprocess(
             "--unlearn-model=tiny",
             f"--unlearn-method={self.method}",
-            f"--unlearn-requests={value}",
+            *([] if value is None else [f"--unlearn-requests={value}"]),
             *(f"--unlearn-{n}={write_lines(folder / f'{n}.jsonl', r)}" for n, r in data.items()),
             f"--unlearn-store={folder / 'store'}",
             *(f"--unlearn-gate={gate}" for gate in GATES),
@@ -194,6 +194,116 @@ def test_bad_input_is_named(asked: Asked, value: str, flags: list[str], said: st
     result = asked(*flags, value=value)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([said])
+
+
+def named(asked: Asked) -> list[str]:
+    """The requests of the folder, each with a name of its own, from files called otherwise."""
+    flags = []
+    for number, (name, count) in enumerate(REQUESTS.items()):
+        path = asked.pytester.path / f"people-{number}.jsonl"
+        write_lines(path, record_lines(name, count))
+        flags.append(f"--unlearn-forget={name}:{path.name}")
+    return flags
+
+
+def test_requests_are_named_one_by_one(asked: Asked) -> None:
+    """In the order of the command line; the same run, the same limits, as of a folder with them."""
+    result = asked(*named(asked), "--unlearn-report=summary", value=None)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=15 + 23 + 25 - 2 + 4, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "unlearn: 3 pairs: tiny/ga+gd/2026-2, tiny/ga+gd/2026-10, tiny/ga+gd/2026-11, *",
+            "leak.request *2 (50.0%) by 2026-2 *FAIL",
+            "tiny/ga+gd/2026-11 *1 *0 of 1 *1 of 6 *2026-2 1 *NOT FOR RELEASE",
+        ]
+    )
+    folder = asked.pytester.path
+    summaries = [(folder / "unlearn-summary.json").read_text()]
+    asked("--unlearn-report=summary")
+    summaries.append((folder / "unlearn-summary.json").read_text())
+    one, other = (json.loads(text) for text in summaries)
+    assert one["requests"] == other["requests"]
+    keys = [
+        [pair["provenance"]["data"]["records"] for pair in each["pairs"]] for each in (one, other)
+    ]
+    assert keys[0] == keys[1]
+    names = [file["name"] for file in one["pairs"][0]["provenance"]["data"]["files"]]
+    assert names[:3] == ["people-0.jsonl", "people-1.jsonl", "people-2.jsonl"]
+
+
+def test_named_requests_are_planned(asked: Asked) -> None:
+    """The people of each, and default limits by count, as for a folder."""
+    result = asked(*named(asked), "--unlearn-plan", "--unlearn-gate=leak.count<=0", value=None)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "tiny/ga+gd/2026-11: 1 people to forget, 7 with the requests before",
+            "leak.count<=0 *14 *7 *1 *",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--unlearn-forget=a:one.jsonl", "--unlearn-requests=requests"], "*so does --unlearn-f*"),
+        (
+            ["--unlearn-forget=a:one.jsonl", "--unlearn-forget=two.jsonl"],
+            "*=two.jsonl has no name, and --unlearn-forget=a:one.jsonl has: *NAME:FILE for every *",
+        ),
+        (
+            ["--unlearn-forget=a:one.jsonl", "--unlearn-forget=a:two.jsonl"],
+            "*=a:one.jsonl: two files are request a; *",
+        ),
+        (
+            ["--unlearn-forget=a:one.jsonl", "--unlearn-forget=b:one.jsonl"],
+            "*=a:one.jsonl: the file is in two requests; *",
+        ),
+        (["--unlearn-forget=a b:one.jsonl"], "*'a b' names a request, and test ids contain *"),
+        (["--unlearn-forget=:one.jsonl"], "*'' names a request, and test ids contain *"),
+        (
+            ["--unlearn-forget=a:nowhere.jsonl"],
+            "*=a:nowhere.jsonl: there is no file of this name, and as NAME:FILE it is request 'a' "
+            "with *nowhere.jsonl, which does not exist",
+        ),
+        (["--unlearn-forget=out/a:one.jsonl"], "*out/a:one.jsonl: the file does not exist*"),
+        (["--unlearn-forget=a:requests"], "*request 'a' with *requests, which is a folder"),
+        (["--unlearn-forget=C:\\people\\one.jsonl"], "*one.jsonl: the file does not exist*"),
+        (
+            ["--unlearn-forget=a:one.jsonl", "--unlearn-people=5"],
+            "*all people of a run, and --unlearn-forget=NAME:FILE names others*",
+        ),
+        (["--unlearn-forget=a:one.jsonl", "--unlearn-confirm=1"], "*--unlearn-forget=NAME:FILE *"),
+        (
+            ["--unlearn-forget=a:one.jsonl", "--unlearn-method=none"],
+            "*--unlearn-forget=NAME:FILE: requests are unlearned one after the other, and *=none *",
+        ),
+        (
+            ["--unlearn-forget=a:one.jsonl", "--unlearn-forget=b:two.jsonl"],
+            "*--unlearn-forget=NAME:FILE: one person (owner *) is in a and in b; *",
+        ),
+    ],
+)
+def test_names_that_are_none(asked: Asked, flags: list[str], said: str) -> None:
+    for name in ("one", "two"):
+        lines = [{**line, "id": f"{name}-{line['id']}"} for line in record_lines("x", 2)]
+        write_lines(asked.pytester.path / f"{name}.jsonl", lines)
+    if "--unlearn-method=none" in flags:
+        asked.method = "none"
+        flags.remove("--unlearn-method=none")
+    result = asked(*flags, value=None)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([said])
+
+
+def test_a_file_with_a_colon_in_its_name(asked: Asked) -> None:
+    """It is the file, not a request, whatever else is there: no gate on requests has a meaning."""
+    for name in ("a:one.jsonl", "one.jsonl"):
+        write_lines(asked.pytester.path / name, record_lines("x", 2))
+    result = asked("--unlearn-forget=a:one.jsonl", "--unlearn-plan", value=None)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*leak.request<=0: this run makes no such request: add *"])
 
 
 def given(folder: Path) -> Given:
