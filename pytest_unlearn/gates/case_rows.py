@@ -249,8 +249,8 @@ class AttackRow(LeakRow):
 
     `attack` names the state that the attack made of the tested model, `NAME` or `NAME@STAGE`.
     `unlearned` and `unlearned_exact` are of that state, so that metrics read them like those of a
-    ProbeRow. An outcome only has the label `direct` or `clean`, and exact scores only have
-    `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base or, if the
+    ProbeRow. An outcome only has a label, of exact scores `direct` or `clean`, and exact scores
+    only have `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base or, if the
     attack is made on it as well, of the attacked base; `retrained_exact` is of a retrained model
     under the same attack. For an attack that brings out no value, `scores` say by model how much a
     value looks like a forgotten person's. The other fields are the probe's.
@@ -258,6 +258,13 @@ class AttackRow(LeakRow):
 
     attack: str = field(kw_only=True)
     scores: Mapping[State, float] | None = None
+
+    @property
+    def brought_back(self) -> bool:
+        """Tell whether the attack brought out the value of a person to be forgotten, which is what
+        `leak.direct[attack=NAME]` counts. What comes out indirectly is no leak of an attack: clues
+        that it gives, such as a name, come out of anybody."""
+        return self.split == "forget" and self.unlearned.label == "direct"
 
 
 Row = ProbeRow | TaskRow | AttackRow

@@ -258,6 +258,24 @@ def half_way(figures: Sequence[AttackFigures]) -> list[str]:
     return parts
 
 
+def indirect_under_attack(rows: Sequence[Row]) -> list[str]:
+    """Return, for each attack whose answers are judged as texts, how many give another real value,
+    or the value in disguise: no gate counts these, since an attack's own clues come out so."""
+    attacked = [row for row in rows if isinstance(row, AttackRow)]
+    parts = []
+    for name in dict.fromkeys(row.attack for row in attacked):
+        told = []
+        for split in ("forget", "control"):
+            labels = [r.unlearned.label for r in attacked if (r.attack, r.split) == (name, split)]
+            told.append(f"{labels.count('indirect')} of {len(labels)}")
+        if any(not count.startswith("0 ") for count in told):
+            parts.append(
+                f"{name}: {told[0]} answers give a part of the value, the value in disguise, or "
+                f"another real value (control people: {told[1]}); no gate counts these"
+            )
+    return parts
+
+
 def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
     """Return sentences about what each kind of attack found, and about what was not tried."""
     figures = [one for one in attack_figures(rows, run.confidence) if one.attack]
@@ -268,7 +286,7 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
             f"The worst attack, {worst.attack}, brings out {worst.shown} of {worst.n} values to be "
             "forgotten. What it brings out of control people is chance."
         )
-        parts += [f"{sentence}." for sentence in half_way(figures)]
+        parts += [f"{sentence}." for sentence in (*half_way(figures), *indirect_under_attack(rows))]
     else:
         parts.append("No attack was tried, so it is unknown what an attacker gets.")
     parts += _inside_sentences(rows, run.confidence)

@@ -143,8 +143,8 @@ def unlearn_attacked(
     request: pytest.FixtureRequest, unlearn_attack: Attack, unlearn_pair: Pair
 ) -> list[AttackRow]:
     """What the attack of this test brings back: a row for each document of people to be forgotten
-    and of control people. `row.leaked` tells whether the value came out. The rows count for the
-    gates."""
+    and of control people. `row.brought_back` tells whether the value of a person to be forgotten
+    came out. The rows count for the gates."""
     from pytest_unlearn.gates.case_rows import ATTACK_PROPERTY, row_data
     from pytest_unlearn.session.readiness import answering
 

@@ -294,7 +294,7 @@ def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> 
     if not (always or item.get_closest_marker("unlearn_critical")):
         return
     rows = rows_in(report.user_properties)
-    if back := [row.id for row in rows if isinstance(row, AttackRow) and _brought_back(row)]:
+    if back := [row.id for row in rows if isinstance(row, AttackRow) and row.brought_back]:
         report.outcome = "failed"
         more = f" and {len(back) - _NAMED} more" if len(back) > _NAMED else ""
         report.longrepr = f"{len(back)} values came back: {', '.join(back[:_NAMED])}{more}"
@@ -305,10 +305,6 @@ def fail_on_leak(item: pytest.Item, report: pytest.TestReport, always: bool) -> 
         report.longrepr = (
             f"{row.id} leaked: {leak.label}, {leak.how}, {leak.kind} of {leak.owner} ({leak.split})"
         )
-
-
-def _brought_back(row: AttackRow) -> bool:
-    return row.split == "forget" and row.leaked
 
 
 # -- gates --------------------------------------------------------------------------------------

@@ -31,7 +31,13 @@ from pytest_unlearn.people.other_values import has_stranger
 from pytest_unlearn.reports.comparison import side_by_side
 from pytest_unlearn.reports.formats import Report
 from pytest_unlearn.reports.markdown_reports import annotate
-from pytest_unlearn.reports.robustness import attack_figures, attack_tables, half_way, way_sentence
+from pytest_unlearn.reports.robustness import (
+    attack_figures,
+    attack_tables,
+    half_way,
+    indirect_under_attack,
+    way_sentence,
+)
 from pytest_unlearn.reports.tables import (
     Table,
     aligned,
@@ -90,7 +96,7 @@ def status(report: pytest.TestReport | pytest.CollectReport) -> Status | None:
         return ("undecided", "?", ("UNDECIDED", {"yellow": True})) if undecided else None
     rows = rows_in(getattr(report, "user_properties", ()))
     row = next(iter(rows), None)
-    if any(isinstance(r, AttackRow) and r.split == "forget" and r.leaked for r in rows):
+    if any(isinstance(r, AttackRow) and r.brought_back for r in rows):
         return "leaked", "L", ("LEAKED", {"yellow": True})
     if isinstance(row, ProbeRow) and row.split == "forget" and row.leaked:
         return "leaked", "L", ("LEAKED", {"yellow": True})
@@ -295,6 +301,7 @@ def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -
             screen.table(table)
     notes = [shift(rows), relations(forget_rows(rows)), *_details(reporter, rows)]
     notes += half_way(attack_figures(rows, confidence))
+    notes += indirect_under_attack(rows)
     notes.append(way_sentence(rows, confidence))
     notes += unsolved_lines(run.unsolved, reporter.config.get_verbosity())
     notes += run_again_lines(rows)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pytest_unlearn.gates.case_rows import AttackRow, Row, TaskRow
 from pytest_unlearn.leaks.exact import ExactScores
+from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.reports.robustness import (
     Way,
     attack_data,
@@ -13,6 +14,7 @@ from pytest_unlearn.reports.robustness import (
     attack_table,
     attack_tables,
     half_way,
+    indirect_under_attack,
     inside_figures,
     inside_table,
     way_sentence,
@@ -49,6 +51,23 @@ def test_a_column_for_the_retrained_model_where_it_was_asked() -> None:
     head, *lines = attack_table([*probes(), *taught, *attacked("int4", 0)])
     assert head[-1] == "retrained"
     assert [line[-1] for line in lines] == ["-", "5.0%", "-"]
+
+
+def test_indirect_leaks_are_told_and_not_counted() -> None:
+    """As clues brings them out: beside those of control people, and in no share."""
+    rows: list[Row] = [
+        *attacked("clues", 0, count=4),
+        *attacked("clues", 0, split="control", count=3),
+        *attacked("int8", 4, count=4),
+    ]
+    assert indirect_under_attack(rows) == []
+    rows[:2] = [replace(row, unlearned=Outcome("indirect")) for row in rows[:2]]
+    rows[4] = replace(rows[4], unlearned=Outcome("indirect"))
+    (line,) = indirect_under_attack(rows)
+    assert line.startswith("clues: 2 of 4 answers give a part of the value")
+    assert line.endswith("(control people: 1 of 3); no gate counts these")
+    by_name = {one.attack: one for one in attack_figures(rows)}
+    assert (by_name["clues"].direct, by_name["clues"].control) == (0.0, 0.0)
 
 
 def test_nothing_without_attacks() -> None:
