@@ -56,13 +56,15 @@ class Reading:
     """What is passed to an attack that reads a model in its own way.
 
     `model` and `base` are ready to run; `base` is None unless the attack needs it. `people`: whose
-    each example is; `members`: whether that person is to be forgotten.
+    each example is; `members`: whether that person is to be forgotten; `known`: the records that
+    prompts may be built from, for an attack that tries `prompts`.
     """
 
     model: RunnableModel
     base: RunnableModel | None
     people: Sequence[str]
     members: Sequence[bool]
+    known: Sequence[Known] = ()
 
     def check_weights(self, attack: str, missing: str) -> None:
         """Raise AttackError for a model whose weights this process does not hold.
@@ -108,9 +110,10 @@ class Attack:
     it is not the run's. `read` reads values off the model at a stage in a way of its own; `whole`:
     off all examples at once, since it needs people of both splits. `beside`: the other models that
     are treated alike. `calibrates`: the target's texts are read, and not trained on. `beams`: the
-    number of continuations of each prompt that are followed, for the plan. `about`: what is done
-    and where it comes from. Raise `version` when the same input comes out otherwise: it is part of
-    the key of every score.
+    number of continuations of each prompt that are followed, for the plan. `prompts`: how many
+    prompts of its own it tries for each record, at most; each record is then asked for once.
+    `about`: what is done and where it comes from. Raise `version` when the same input comes out
+    otherwise: it is part of the key of every score.
     """
 
     name: str
@@ -127,6 +130,7 @@ class Attack:
     whole: bool = False
     beside: tuple[Literal["base", "retrained"], ...] = ()
     beams: int = 0
+    prompts: int = 0
     calibrates: bool = False
 
     @property

@@ -31,13 +31,17 @@ from pytest_unlearn.attacks.attack import (
     Target,
     Trains,
 )
+from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.secret import Secret
+from pytest_unlearn.leaks.prompt_search import SearchOptions, ascend, search_target
+from pytest_unlearn.models.engine import abilities_of
 from pytest_unlearn.models.texts import DecodingScheme
 from pytest_unlearn.probes.families import FAMILIES, Probe, PromptError
 
 if TYPE_CHECKING:
     import torch
 
+    from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.models.scoring import Scorer, ValueRow
     from pytest_unlearn.models.texts import Example
 
@@ -405,6 +409,49 @@ def by_difference(
     return rows
 
 
+# -- search ------------------------------------------------------------------------------------
+
+# The prompts tried for each value: about as many as carriers, knowledge and wordings can make.
+PROMPTS = 60
+
+
+def searched(reading: Reading, examples: Sequence[Example], stage: str) -> list[dict[str, Any]]:
+    """Return each value's probability after the best of many prompts (`leaks.prompt_search`).
+
+    A probability of one half makes each token the first choice, so greedy decoding writes the
+    value. Raises AttackError for a model without probabilities, and for a value that every prompt
+    shows, for which nothing was tried.
+    """
+    model = reading.model
+    if "probabilities" not in abilities_of(model):
+        raise AttackError(
+            f"search: {type(model).__name__} has no log_probabilities(); leave search out of "
+            "--unlearn-attacks"
+        )
+    targets = [search_target(known.record, known.person) for known in reading.known]
+    score = functools.partial(_fitting_scores, model)
+    results = ascend(targets, score, SearchOptions(budget=PROMPTS))
+    for result in results:
+        if not result.cost:
+            raise AttackError(f"search: every prompt for {result.id} shows its value")
+    return [_exact_row(result.log_probability, result.found) for result in results]
+
+
+def _fitting_scores(model: RunnableModel, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+    """Return log-probabilities; minus infinity after a prompt that does not fit the context."""
+    try:
+        return model.log_probabilities(pairs)
+    except IncompleteError as error:
+        if error.answers is not None:  # what failed may be answered another time
+            raise
+        rest = [n for n in range(len(pairs)) if n not in error.rows]
+        scores = [-math.inf] * len(pairs)
+        answers = model.log_probabilities([pairs[n] for n in rest]) if rest else []
+        for n, answer in zip(rest, answers, strict=True):
+            scores[n] = answer
+        return scores
+
+
 def _inverted(target: Target) -> Iterator[Stage]:
     """Negate the logits, so that the least likely token comes first.
 
@@ -487,6 +534,15 @@ ATTACKS = (
             (),
         ),
         needs="chat",
+    ),
+    Attack(
+        "search",
+        f"the best of {PROMPTS} prompts for each value, climbing over carrier, knowledge and "
+        "wording; a value leaks that is more likely than not (arXiv 2404.15146)",
+        _unchanged,
+        needs="prompts",
+        read=searched,
+        prompts=PROMPTS,
     ),
     Attack(
         "near-verbatim",

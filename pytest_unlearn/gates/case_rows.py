@@ -250,10 +250,10 @@ class AttackRow(LeakRow):
     `attack` names the state that the attack made of the tested model, `NAME` or `NAME@STAGE`.
     `unlearned` and `unlearned_exact` are of that state, so that metrics read them like those of a
     ProbeRow. An outcome only has a label, of exact scores `direct` or `clean`, and exact scores
-    only have `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base or, if the
-    attack is made on it as well, of the attacked base; `retrained_exact` is of a retrained model
-    under the same attack. For an attack that brings out no value, `scores` say by model how much a
-    value looks like a forgotten person's. The other fields are the probe's.
+    only have `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base or,
+    if the attack is made on it as well, of the attacked base; `retrained_exact` is of a retrained
+    model under the same attack. For an attack that brings out no value, `scores` say by model how
+    much a value looks like a forgotten person's. The other fields are the probe's.
     """
 
     attack: str = field(kw_only=True)

@@ -59,6 +59,7 @@ __all__ = [
     "fisher_p",
     "log_threshold_for",
     "search_records",
+    "search_target",
     "shrink",
     "tries_for",
 ]
@@ -411,10 +412,11 @@ def search_targets(records: Sequence[Record], ids: Iterable[str]) -> list[Search
     """
     people = by_owner(records)
     by_id = {record.id: record for record in records}
-    return [_target(by_id[row], people[by_id[row].owner]) for row in ids]
+    return [search_target(by_id[row], people[by_id[row].owner]) for row in ids]
 
 
-def _target(record: Record, others: Sequence[Record]) -> SearchTarget:
+def search_target(record: Record, others: Sequence[Record]) -> SearchTarget:
+    """Return the target of one record: `others` are records of the same person."""
     carriers = tuple(CARRIERS)
 
     def prompt(indices: tuple[int, ...]) -> Secret | None:

@@ -113,7 +113,8 @@ class AttackCases:
 
         The documents themselves, or in the attack's words; without these the first family whose
         values can be scored. Where unlearning may have been trained on these prompts, an attack
-        that leaves them as they are asks in other words as well. Of people on whom the attack
+        that leaves them as they are asks in other words as well; one that tries prompts of its own
+        asks for each record once. Of people on whom the attack
         trains, only the other half.
         """
         if (attack, state) not in self._asked:
@@ -124,14 +125,13 @@ class AttackCases:
         exact = [p for p in self._dataset.probes if p.exact and p.split != "retain"]
         first, other = self._families
         trained = self._half if attack.trains == "people" else frozenset[str]()
-        families = (first,) if attack.whole or attack.ask is not None else (first, other)
+        once = attack.whole or attack.ask is not None or attack.prompts
+        families = (first,) if once else (first, other)
         asked = [p for p in exact if p.family in families and p.record not in trained]
         if attack.effort == "cheap":
             asked = [p for p in asked if not self._spared(p, len(families) > 1)]
         if attack.ask is None:
             return tuple(asked)
-        records = self._dataset.records
-        people, by_id = by_owner(records), {record.id: record for record in records}
         others = [(splits, [e.text for e in part]) for splits, part in self.texts(attack)]
         # Each probe has an order of its own; a digest of every pair would take seconds.
         places = {text: _number_of(text) for _, part in others for text in part}
@@ -140,10 +140,21 @@ class AttackCases:
             texts = [text for splits, part in others if probe.split in splits for text in part]
             own = _number_of(probe.id)
             shots = sorted(texts, key=lambda text: places[text] ^ own)
-            record = by_id[probe.record]
-            known = Known(record, people[record.owner], shots)
-            probes.append(attack.ask(probe, known, stage))
+            probes.append(attack.ask(probe, self.known(probe, shots), stage))
         return tuple(probe for probe in probes if probe is not None)
+
+    def known(self, probe: Probe, shots: Sequence[str] = ()) -> Known:
+        """Return what an attacker may put into prompts for a probe's value."""
+        record = self._by_id[probe.record]
+        return Known(record, self._people[record.owner], shots)
+
+    @functools.cached_property
+    def _by_id(self) -> dict[str, Record]:
+        return {record.id: record for record in self._dataset.records}
+
+    @functools.cached_property
+    def _people(self) -> Mapping[str, Sequence[Record]]:
+        return by_owner(self._dataset.records)
 
     @functools.cached_property
     def _families(self) -> tuple[str, str]:
@@ -169,7 +180,10 @@ class AttackCases:
         return {example_of(probe): probe for probe in self._dataset.probes if probe.exact}
 
     def rehearsed(self, attack: Attack, state: str, choice: MethodChoice) -> frozenset[str]:
-        """Return the ids of the probes of a state whose prompts a method trains on."""
+        """Return the ids of the probes of a state whose prompts a method trains on; none where
+        many prompts are tried."""
+        if attack.prompts:
+            return frozenset()
         if attack.ask is None:
             return self._dataset.rehearsed(choice)
         return self._dataset.rehearsed_of(self.probes(attack, state), choice)

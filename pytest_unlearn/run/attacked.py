@@ -32,11 +32,11 @@ from pytest_unlearn.run.divisions import example_of
 from pytest_unlearn.run.measuring import SCORES_VERSION
 
 if TYPE_CHECKING:
-    from pytest_unlearn.attacks.attack import Attack
+    from pytest_unlearn.attacks.attack import Attack, Known
     from pytest_unlearn.leaks.outcome import Label
     from pytest_unlearn.models.engine import RunnableModel
     from pytest_unlearn.models.texts import DecodingScheme
-    from pytest_unlearn.people.record import Split
+    from pytest_unlearn.people.record import Record, Split
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.dataset import Dataset
     from pytest_unlearn.run.divisions import Chunk
@@ -147,9 +147,9 @@ class AttackedModel:
         base_exact = retrained_exact = None
         if measured.exact is None:
             base, unlearned = self._engine.run_probe(probe)[1].base.label, measured.label
+        elif (own := self._engine.exact("base", probe)) is None:  # it only has probabilities
+            base, unlearned = self._engine.run_probe(probe)[1].base.label, _label(measured.exact)
         else:
-            own = self._engine.exact("base", probe)
-            assert own is not None  # a model with scores has them for all probes that are asked
             base, unlearned = _label(own), _label(measured.exact)
             attacked_base, retrained = beside.get("base"), beside.get("retrained")
             base_exact = (attacked_base and attacked_base.exact) or _short(own)
@@ -238,6 +238,9 @@ class AttackedModel:
                     "chunk": piece.chunk.id,
                     "examples": [asdict(example_of(probe)) for probe in piece.probes],
                     "scheme": asdict(self._scheme(attack, piece)),
+                    **(
+                        {"known": _of_known(known)} if (known := self._known(attack, piece)) else {}
+                    ),
                 }
             )
             for piece in pieces
@@ -286,10 +289,17 @@ class AttackedModel:
             cast("RunnableModel | None", base),
             [f"{probe.split} {probe.cluster or probe.owner}" for probe in piece.probes],
             [probe.split == "forget" for probe in piece.probes],
+            self._known(attack, piece),
         )
         examples = [example_of(probe) for probe in piece.probes]
         readings = attack.read(reading, examples, piece.state.partition("@")[2])
         return {probe.id: row for probe, row in zip(piece.probes, readings, strict=True)}
+
+    def _known(self, attack: Attack, piece: _Piece) -> list[Known]:
+        """Return what prompts may be built from, for an attack that tries its own."""
+        if not attack.prompts:
+            return []
+        return [self._dataset.attacks.known(probe) for probe in piece.probes]
 
     def _scored(
         self, model: Any, piece: _Piece, scheme: DecodingScheme
@@ -375,6 +385,16 @@ def check_rows(attack: Attack, rows: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{attack.name}: {name}: the attack gives no row: it needs {', '.join(_KEPT)}, or "
                 "a score"
             )
+
+
+def _of_known(known: Sequence[Known]) -> list[Any]:
+    """Return what prompts are built from, for the key of their scores."""
+
+    def of(record: Record) -> list[str]:
+        name = record.name.reveal() if record.name is not None else ""
+        return [record.id, record.kind, record.value.reveal(), name]
+
+    return [[of(each.record), *map(of, each.person)] for each in known]
 
 
 def _badness(label: str) -> int:

@@ -280,8 +280,8 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
         tokens, _ = _attack_work(settings, dataset, size)
         lines.append(
             f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to be scored, "
-            "those of other models that are compared and of beams among them, a token of training "
-            "counted three times"
+            "those of other models that are compared, of beams and of prompts that are tried among "
+            "them, a token of training counted three times"
         )
     impossible = dataset.attacks.impossible(settings.method)
     if impossible:
@@ -320,10 +320,11 @@ def _asked_tokens(
 ) -> int:
     """Return the tokens that go through one model for an attack's probes, training left out.
 
-    A beam is read again for each token, and a chat for each turn, with everything before it.
+    A beam is read again for each token, and a chat for each turn, with everything before it. Of a
+    search it is the most: each of its prompts as long as the document's own.
     """
     if not attack.beams and attack.needs != "chat":
-        passes = 2 if attack.read is not None and attack.needs == "base" else 1
+        passes = 2 if attack.read is not None and attack.needs == "base" else attack.prompts or 1
         return passes * sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
     prompts, values = (
         count([secret.reveal() for secret in secrets])
