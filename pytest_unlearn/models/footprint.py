@@ -31,7 +31,7 @@ SCORED_TOKENS = 8192
 # Numbers in the vocabulary-sized tensor of such a pass: at most 128 MiB of float32.
 CHUNK_NUMBERS = 1 << 25
 # An adapter of at least this share of a layer's weights is added to them in a step, in float32: the
-# sums take as much memory as the weights, which are few then (`unlearning.lora`).
+# sums take as much memory as the weights, which are few then (`models.patching`).
 MERGED_SHARE = 0.15
 # Bytes of the base's hidden states at all retained rows, at most, to be kept from before the first
 # step (`unlearning.data`); more are made again in each step.

@@ -36,8 +36,10 @@ from pytest_unlearn.models.patching import (
     check_kind,
     dequantized,
     merged,
+    merged_lora,
     peft_quietly,
     sample_logits,
+    transformers_quietly,
     with_adapter,
 )
 from pytest_unlearn.models.prompt_formats import StyleError, infill_style
@@ -134,14 +136,16 @@ class LanguageModel:
         return self._weights.tokenizer
 
     @contextlib.contextmanager
-    def active(self) -> Iterator[PreTrainedModel | PeftModel]:
+    def active(self, merged: bool = False) -> Iterator[PreTrainedModel | PeftModel]:
         """Give the transformers model in this state, for the length of a `with` block.
 
-        Both states share one set of weights, so the state holds inside the block only.
+        Both states share one set of weights, so the state holds inside the block only. `merged`:
+        for passes without gradients, as `merged_lora` runs them.
         """
         model: Any = self._weights.model
         off = is_adapted(model) and not self._adapted
-        with model.disable_adapter() if off else contextlib.nullcontext():
+        on = merged_lora(model) if merged and self._adapted else contextlib.nullcontext()
+        with model.disable_adapter() if off else on:
             yield model
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
@@ -152,7 +156,7 @@ class LanguageModel:
         self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
     ) -> list[str]:
         """Return what the model writes to each prompt; see `generation.write`."""
-        with cpu_threads(self._threads), self.active() as model:
+        with cpu_threads(self._threads), self.active(merged=True) as model:
             infill = self._weights.infill if style == "infill" else None
             return write(
                 model,
@@ -215,7 +219,7 @@ class LanguageModel:
         """
         tokenize: Any = self.tokenizer
         rows = [list(tokenize(text)["input_ids"]) for text in texts]
-        with cpu_threads(self._threads), self.active() as model:
+        with cpu_threads(self._threads), self.active(merged=True) as model:
             check_context([len(row) for row in rows], context_of(model), "a text of {} tokens does")
             check_ids(model, rows)
             states = []
@@ -232,7 +236,7 @@ class LanguageModel:
     @contextlib.contextmanager
     def _scoring(self) -> Iterator[Scorer]:
         """Give the scorer of this state, which keeps the batch size that fitted."""
-        with cpu_threads(self._threads), self.active() as model:
+        with cpu_threads(self._threads), self.active(merged=True) as model:
             if self._scorer is None:
                 self._scorer = Scorer(model, self.tokenizer, writer=self._weights.writer)
             yield self._scorer
@@ -245,7 +249,7 @@ class LanguageModel:
         self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64
     ) -> list[str]:
         """Return the greedy answer to the last turn of each conversation."""
-        with cpu_threads(self._threads), self.active() as model:
+        with cpu_threads(self._threads), self.active(merged=True) as model:
             return converse(
                 model,
                 self.tokenizer,
@@ -445,23 +449,6 @@ def _ends(source: ModelSource, tokenizer: Any, own: int | list[int] | None) -> A
     ends += [vocabulary[stop] for stop in stops if stop in vocabulary]
     unique = list(dict.fromkeys(ends))
     return unique if len(unique) > 1 else next(iter(unique), None)
-
-
-@contextlib.contextmanager
-def transformers_quietly() -> Iterator[None]:
-    """Leave out what transformers logs while a block runs."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _reason(source: ModelSource, error: Exception, device: str | None = None) -> str:

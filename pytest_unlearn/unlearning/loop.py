@@ -15,6 +15,7 @@ import torch
 
 from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.batches import Batch, Encoded, collate, runs_as_tree
+from pytest_unlearn.models.patching import merged_lora
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.data import (
     Encoder,
@@ -29,8 +30,8 @@ from pytest_unlearn.unlearning.data import (
 )
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
-from pytest_unlearn.unlearning.lora import merged_lora, preconditioners
 from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
+from pytest_unlearn.unlearning.preconditioning import preconditioners
 from pytest_unlearn.unlearning.recall import recalled
 from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
 from pytest_unlearn.unlearning.trainer import Course, Trainer, train

@@ -98,7 +98,7 @@ class UnlearnOptions:
     when no more than these are left. least_scale: where it is less than 1, every second step is
     taken with the adapter scaled to this share, so that undoing a part of it brings less back.
     precondition: above 0, steps of the adapter are damped in directions that are common in retained
-    documents (`unlearning.lora`); the smaller, the more directions.
+    documents (`unlearning.preconditioning`); the smaller, the more directions.
     stop: `target` as above, or `unseen`: stop once the forget records are memorized no better than
     the base memorizes control people's. A run keeps its best look: both goals reached, then fewest
     leaks, then most kept; with a negative target the last.

@@ -24,8 +24,8 @@ from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, own_shard, sharded, whole
 from pytest_unlearn.unlearning.evaluation import Look
-from pytest_unlearn.unlearning.lora import Preconditioner
 from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
+from pytest_unlearn.unlearning.preconditioning import Preconditioner
 from pytest_unlearn.unlearning.step import FullPolicy, Targets, with_new_adapter
 
 if TYPE_CHECKING:

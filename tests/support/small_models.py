@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.unlearning.step import with_new_adapter
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -62,6 +63,16 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama(llama_folder: Path) -> Weights:
     """The saved Llama, freshly loaded."""
     return load(ModelSource("random", llama_folder), "cpu", "float32")
+
+
+def with_moved_adapter(llama: Weights, rank: int) -> Any:
+    """The small Llama with an adapter whose B is not zero, so that it differs from its base."""
+    policy = with_new_adapter(llama.model, rank)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return policy.eval()
 
 
 class Completes:

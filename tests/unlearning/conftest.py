@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.models.texts import Example, TrainingTexts
-from pytest_unlearn.unlearning.step import with_new_adapter
 from tests.support.small_models import llama, llama_folder
 
 __all__ = ["llama", "llama_folder"]
@@ -50,13 +48,3 @@ def knowing_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 def knowing(knowing_folder: Path) -> Weights:
     """That model, freshly loaded."""
     return load(ModelSource("knowing", knowing_folder), "cpu", "float32")
-
-
-def with_moved_adapter(llama: Weights, rank: int) -> Any:
-    """The small Llama with an adapter whose B is not zero, so that it differs from its base."""
-    policy = with_new_adapter(llama.model, rank)  # type: ignore[arg-type]
-    torch.manual_seed(1)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return policy.eval()

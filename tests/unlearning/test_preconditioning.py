@@ -12,14 +12,16 @@ import torch
 
 from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate, encode
 from pytest_unlearn.models.loading import Weights
+from pytest_unlearn.models.patching import merged_lora
 from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.unlearning import data
 from pytest_unlearn.unlearning.data import Encoder, training_rows
-from pytest_unlearn.unlearning.lora import Preconditioner, merged_lora, preconditioners
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
-from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter, with_new_adapter
+from pytest_unlearn.unlearning.preconditioning import Preconditioner, preconditioners
+from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter
 from pytest_unlearn.unlearning.trainer import Trainer
-from tests.unlearning.conftest import KNOWN, with_moved_adapter
+from tests.support.small_models import with_moved_adapter
+from tests.unlearning.conftest import KNOWN
 
 FORGET = [Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)]
 KEPT = [Example.answering(f"user{n} = ", f"k{n}") for n in (7, 7, 8)]
@@ -89,39 +91,6 @@ def test_a_step_is_the_plain_one(policy: Any, llama: Weights, merged: bool, tree
     assert max(float(each.abs().max()) for each in expected.values()) > 1e-3
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
-
-
-def test_layers_run_merged_in_the_block_only(policy: Any, llama: Weights) -> None:
-    """And as the base's where the adapter is off."""
-    layer = next(module for module in policy.modules() if hasattr(module, "lora_A"))
-    x = torch.randn(2, 3, layer.get_base_layer().in_features)
-    own, base = layer(x), layer.get_base_layer()(x)
-    with merged_lora(policy):
-        assert "forward" in vars(layer)
-        torch.testing.assert_close(layer(x), own)
-        with policy.disable_adapter():
-            assert torch.equal(layer(x), base)
-    assert "forward" not in vars(layer)
-    assert not torch.allclose(own, base)
-
-
-@pytest.mark.parametrize(("rank", "dtype", "merges"), [(8, "float32", True), (1, "float32", False)])
-def test_small_adapters_run_as_ever(llama: Weights, rank: int, dtype: str, merges: bool) -> None:
-    """Rank 1 is 6 % of a layer of 32 to 32; merging would cost more than it saves."""
-    policy = with_new_adapter(llama.model, rank, ["q_proj"])  # type: ignore[arg-type]
-    with merged_lora(policy):
-        changed = ["forward" in vars(module) for module in policy.modules()]
-    assert any(changed) == merges
-    policy.delete_adapter("default")
-
-
-def test_fewer_bits_are_not_merged(llama: Weights) -> None:
-    """The sum would round the adapter away."""
-    policy = with_new_adapter(llama.model, 8).to(torch.bfloat16)  # type: ignore[arg-type]
-    with merged_lora(policy):
-        assert not any("forward" in vars(module) for module in policy.modules())
-    policy.delete_adapter("default")
-    llama.model.to(torch.float32)  # type: ignore[call-arg]
 
 
 def _definition(inputs: torch.Tensor, damping: float) -> torch.Tensor:
