@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_unlearn.core.errors import UnlearningError, UserError, naming
 from pytest_unlearn.run.settings import Settings
-from pytest_unlearn.session.options import is_active, take_extensions
+from pytest_unlearn.session.options import is_active, refusals, take_extensions
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.models import ModelPair
@@ -48,10 +49,11 @@ class _Training:
             return pytest.ExitCode.USAGE_ERROR
 
 
+@refusals()
 def _train(config: pytest.Config) -> int:
     """Train what the flags ask for. Raises pytest.UsageError before any model is loaded."""
     if not is_active(config):
-        raise pytest.UsageError("name a model, as in --unlearn-model=tiny")
+        raise UserError("name a model, as in --unlearn-model=tiny")
     from pytest_unlearn.session.session import SESSION
 
     take_extensions(config)
@@ -67,34 +69,30 @@ def _train(config: pytest.Config) -> int:
 def _trained(session: UnlearnSession) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from pytest_unlearn.core.errors import UnlearningError, UserError
     from pytest_unlearn.models.loading import ModelLoadError, resolve_device
     from pytest_unlearn.run.models import ModelPair
     from pytest_unlearn.unlearning import distributed
 
     if session.sweeps:
-        raise pytest.UsageError(
+        raise UserError(
             "one model is trained by one method at a time; name one --unlearn-model and one "
             "--unlearn-method, and start again for the next (the run itself trains what "
             "--unlearn-requests asks for)"
         )
     settings, pair = session.settings, session.runs[0].engine.models
     if not isinstance(pair, ModelPair):
-        raise pytest.UsageError(
+        raise UserError(
             "a conftest provides the models, or --unlearn-replay takes them from the store: these "
             "are not trained"
         )
     if settings.method.method is None and not settings.method.retrains and settings.plant is None:
-        raise pytest.UsageError(
+        raise UserError(
             "there is nothing to train: write --unlearn-method=METHOD or --unlearn-plant"
         )
     _check_processes(settings)
-    try:
-        pair.resolve()
-    except UserError as error:
-        raise pytest.UsageError(str(error)) from error
+    pair.resolve()
     if _started() > 1 and settings.plant and not pair.stored_planting():
-        raise pytest.UsageError(
+        raise UserError(
             f"--unlearn-plant: several processes cannot plant; run `{_ONE}` without a launcher, "
             "with the same flags and --unlearn-method=none, first"
         )
@@ -116,43 +114,33 @@ def _trained(session: UnlearnSession) -> int:
 
 
 def _check_processes(settings: Settings) -> None:
-    """Raise pytest.UsageError if the processes that a launcher started cannot train."""
-    from pytest_unlearn.core.errors import UserError
+    """Raise UserError if the processes that a launcher started cannot train."""
     from pytest_unlearn.session.xdist import visible_gpus
     from pytest_unlearn.unlearning.distributed import check_launcher
-    from pytest_unlearn.unlearning.method import MethodError, check_processes
+    from pytest_unlearn.unlearning.method import check_processes
 
     count = _started()
     if count == 1:
         return
     method, options = settings.method.method, settings.method.options
     if method is None or options is None:
-        raise pytest.UsageError(
+        raise UserError(
             f"--unlearn-method={settings.method.name}: {count} processes share the steps of an "
             f"unlearning, but there is none; run `{_ONE}` without a launcher"
         )
-    try:
+    with naming(f"--unlearn-method={method.name}"):
         check_processes(method, options, count)
-    except MethodError as error:
-        raise pytest.UsageError(f"--unlearn-method={method.name}: {error}") from error
     if settings.device not in ("auto", "cpu", "cuda"):
-        raise pytest.UsageError(
+        raise UserError(
             f"--unlearn-device={settings.device}: each of {count} processes takes its own GPU; "
             "write cuda, cpu or auto"
         )
-    try:
-        check_launcher(
-            os.environ,
-            settings.device,
-            settings.dtype,
-            options.checkpointing,
-            options.accumulate,
-        )
-    except UserError as error:
-        raise pytest.UsageError(str(error)) from error
+    check_launcher(
+        os.environ, settings.device, settings.dtype, options.checkpointing, options.accumulate
+    )
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), visible_gpus()
     if settings.device != "cpu" and 0 < gpus < here:
-        raise pytest.UsageError(
+        raise UserError(
             f"{here} processes on this machine need a GPU each, and there "
             f"{'is' if gpus == 1 else 'are'} {gpus}; start {gpus}, or write --unlearn-device=cpu"
         )

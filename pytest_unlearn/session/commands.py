@@ -24,10 +24,11 @@ from pytest_unlearn.reports.data_reports import read_results
 from pytest_unlearn.reports.formats import choose_reports, not_for, write_reports
 from pytest_unlearn.reports.tables import aligned
 from pytest_unlearn.run.result import conclusion_of_all
-from pytest_unlearn.session.options import given, is_active, judging_of
+from pytest_unlearn.session.options import given, is_active, judging_of, refusals
 from pytest_unlearn.session.terminal import written_lines
 
 
+@refusals()
 def replay(config: pytest.Config) -> int:
     """Print the verdicts and those that changed, write the reports, return pytest's exit code.
 
@@ -36,22 +37,19 @@ def replay(config: pytest.Config) -> int:
     folder = config.invocation_params.dir
     results = folder / str(given(config, "unlearn_replay"))
     reports_given = given(config, "unlearn_report") or ()
-    try:
-        reports = choose_reports(reports_given, folder, os.environ)
-        before = read_results(results, bool(given(config, "unlearn_show_values")))
-        sweeps = before[0].pair is not None
-        if sweeps:
-            reports = choose_reports(reports_given, folder, os.environ, sweeps)
-        # The pairs of a sweep have the same rules, except for gates on later requests.
-        gates = {gate.text: gate for one in before for gate in recorded(one).gates}
-        judging = judging_of(config, replace(recorded(before[0]), gates=tuple(gates.values())))
-        nowhere = set(judging.gates) - {g for one in before for g in asked_of(one, judging.gates)}
-        for gate in nowhere:
-            raise UserError(f"--unlearn-gate={gate.text}: no request of this run has that name")
-        with naming(f"--unlearn-replay={results}"):
-            after = [rejudged(one, judging) for one in before]
-    except UserError as error:
-        raise pytest.UsageError(str(error)) from error
+    reports = choose_reports(reports_given, folder, os.environ)
+    before = read_results(results, bool(given(config, "unlearn_show_values")))
+    sweeps = before[0].pair is not None
+    if sweeps:
+        reports = choose_reports(reports_given, folder, os.environ, sweeps)
+    # The pairs of a sweep have the same rules, except for gates on later requests.
+    gates = {gate.text: gate for one in before for gate in recorded(one).gates}
+    judging = judging_of(config, replace(recorded(before[0]), gates=tuple(gates.values())))
+    nowhere = set(judging.gates) - {g for one in before for g in asked_of(one, judging.gates)}
+    for gate in nowhere:
+        raise UserError(f"--unlearn-gate={gate.text}: no request of this run has that name")
+    with naming(f"--unlearn-replay={results}"):
+        after = [rejudged(one, judging) for one in before]
     there = [str(report.path) for report in reports if report.path.exists() and not report.append]
     unwritten = write_reports(reports, *after)
     after = not_for(unwritten, after)
@@ -81,17 +79,14 @@ def replay(config: pytest.Config) -> int:
     return pytest.ExitCode.TESTS_FAILED if blocked else pytest.ExitCode.OK
 
 
+@refusals()
 def show(config: pytest.Config) -> int:
     """Print and return the exit code. Raises pytest.UsageError, as a run would."""
     if config.option.unlearn_metrics:
-        try:
-            confidence = judging_of(config).confidence
-        except UserError as error:
-            raise pytest.UsageError(str(error)) from error
-        print("\n".join(metric_lines(confidence)))
+        print("\n".join(metric_lines(judging_of(config).confidence)))
         return 0
     if not is_active(config):
-        raise pytest.UsageError("--unlearn-plan: name a model, as in --unlearn-model=tiny")
+        raise UserError("--unlearn-plan: name a model, as in --unlearn-model=tiny")
     from pytest_unlearn.session.session import SESSION
 
     config._do_configure()  # as pytest's own --markers and --fixtures do
@@ -112,18 +107,15 @@ def _plan(config: pytest.Config) -> Iterator[str]:
     from pytest_unlearn.session.terminal import header
 
     session = config.stash[SESSION]
-    try:
-        for run in session.runs:
-            settings = run.settings
-            names = (settings.model, settings.baseline, settings.retrained)
-            if isinstance(run.engine.models, ModelPair) and all(
-                is_here(name) for name in names if name not in (None, "retrain")
-            ):
-                for flag, source in run.engine.models.find().items():
-                    if source.folder != TINY_FOLDER:  # known to be complete, so do not import torch
-                        run.engine.models.check(source, f"{flag}={source.name}")
-    except UserError as error:  # the run would end with it, too
-        raise pytest.UsageError(str(error)) from error
+    for run in session.runs:
+        settings = run.settings
+        names = (settings.model, settings.baseline, settings.retrained)
+        if isinstance(run.engine.models, ModelPair) and all(
+            is_here(name) for name in names if name not in (None, "retrain")
+        ):
+            for flag, source in run.engine.models.find().items():
+                if source.folder != TINY_FOLDER:  # known to be complete, so do not import torch
+                    run.engine.models.check(source, f"{flag}={source.name}")
     lines, tables = (
         plan_sweep([(run.pair, run.dataset) for run in session.runs])
         if session.sweeps

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pytest
 
 from pytest_unlearn.attacks.attack import Attack
-from pytest_unlearn.core.errors import plain, plain_lines
+from pytest_unlearn.core.errors import UserError, plain, plain_lines
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, TaskRow, rows_in
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import ROW_FILTERS
@@ -24,6 +24,7 @@ from pytest_unlearn.people.record import Split
 from pytest_unlearn.probes.families import Probe
 from pytest_unlearn.run.settings import Pair
 from pytest_unlearn.session import readiness
+from pytest_unlearn.session.options import refusals
 from pytest_unlearn.tasks.format import TaskCase
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ MODEL_FIXTURES = {
 _FILTERS = ("kind", "carrier", "probe")
 
 
+@refusals()
 def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pair]) -> None:
     """Parametrize a test over probes, tasks or attacks and, in a sweep, over all pairs.
 
@@ -56,7 +58,7 @@ def parametrize(metafunc: pytest.Metafunc, dataset: Dataset, pairs: Sequence[Pai
     """
     fixtures = {"unlearn_probe", "unlearn_task"} & set(metafunc.fixturenames)
     if len(fixtures) == 2:
-        raise pytest.UsageError(
+        raise UserError(
             f"{metafunc.definition.nodeid}: ask for unlearn_probe or for unlearn_task, not for both"
         )
     if len(pairs) > 1 and "unlearn_pair" in metafunc.fixturenames:
@@ -113,7 +115,7 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
         if mark.name in _SPLIT_OF:
             unknown = set(mark.kwargs) - set(_FILTERS)
             if mark.args or unknown:
-                raise pytest.UsageError(
+                raise UserError(
                     f"{definition.nodeid}: {mark.name} takes kind=, carrier= and probe=, not "
                     f"{sorted(unknown) or list(mark.args)}"
                 )
@@ -122,7 +124,7 @@ def _marked_probes(definition: pytest.Item, dataset: Dataset) -> Iterator[Probe]
         for key, value in filters.items():
             known = sorted({ROW_FILTERS[key](probe) for probe in dataset.probes})
             if value not in known:
-                raise pytest.UsageError(
+                raise UserError(
                     f"{definition.nodeid}: no record has {key}={value!r}; known: {', '.join(known)}"
                 )
     for probe in dataset.probes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,21 @@ if TYPE_CHECKING:
 _HOME = re.compile(r"\A((?:[\w.-]+:)?)~/")
 # What could be the misspelt name of a task set: a word, not a path.
 _SET_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+
+
+@contextlib.contextmanager
+def refusals(*others: type[Exception]) -> Iterator[None]:
+    """End pytest with a usage error (exit code 4) for a refusal in a block or decorated function.
+
+    The one place of the session that does. `others`: classes that are refusals here as well.
+    """
+    import pytest
+
+    refused: tuple[type[Exception], ...] = (UserError, *others)
+    try:
+        yield
+    except refused as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -81,10 +97,9 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
+@refusals()
 def take_extensions(config: pytest.Config) -> None:
     """Ask conftests and plugins for methods, metrics and so on. Raises pytest.UsageError."""
-    import pytest
-
     from pytest_unlearn.core.extensions import give
 
     extensions = [one for some in config.hook.pytest_unlearn_extensions() for one in some or ()]
@@ -108,20 +123,19 @@ def take_extensions(config: pytest.Config) -> None:
     config.add_cleanup(forget)
     for one in extensions:
         if not isinstance(one, classes):
-            raise pytest.UsageError(
+            raise UserError(
                 f"pytest_unlearn_extensions returned an object of the class {type(one).__name__}; "
                 f"return objects of {', '.join(each.__name__ for each in classes)}"
             )
         if isinstance(one, Metric):
             if one.name in METRICS:
-                raise pytest.UsageError(f"{one.name}: there already is a metric with this name")
+                raise UserError(f"{one.name}: there already is a metric with this name")
             metrics[one.name] = METRICS[one.name] = one
 
 
+@refusals()
 def refuse_without_model(config: pytest.Config) -> None:
     """Raise pytest.UsageError if the command line asks for a verdict and names no model."""
-    import pytest
-
     flags = (f"unlearn_{name}" for name in ("gate", "profile", "report", "require_complete"))
     asked = [flag_of(name) for name in flags if config.getoption(name, None) is not None]
     if config.getoption("unlearn_model") is not None:
@@ -129,19 +143,18 @@ def refuse_without_model(config: pytest.Config) -> None:
     if config.getini("unlearn_require_model"):
         asked.append("unlearn_require_model")
     if asked:
-        raise pytest.UsageError(
+        raise UserError(
             f"{asked[0]} asks for a verdict, but no model is named, so nothing would be tested; "
             "write --unlearn-model=NAME (in CI, check that the variable with its name is set)"
         )
 
 
+@refusals()
 def refuse_misspelt(config: pytest.Config) -> None:
     """Raise pytest.UsageError for an unknown ini key that resembles one of ours.
 
     pytest only warns, and the gate or file that the key should set would silently be missing.
     """
-    import pytest
-
     known = {*(option.name for option in OPTIONS), "unlearn_testpaths", "unlearn_require_model"}
     for name in sorted(() if config.option.help else config._get_unknown_ini_keys()):
         like = nearest(name, known, 0.85)
@@ -150,7 +163,7 @@ def refuse_misspelt(config: pytest.Config) -> None:
             like = like or words.get(nearest(name[len("unlearn_") :], words, 0.6), "")
             advice = f"write {like}" if like else "docs/reference/flags.md has them all"
             where = config.inipath.name if config.inipath else "-o"
-            raise pytest.UsageError(f"{where}: unknown key {name}; {advice}")
+            raise UserError(f"{where}: unknown key {name}; {advice}")
 
 
 def given(config: pytest.Config, name: str) -> Any:

@@ -57,7 +57,7 @@ from pytest_unlearn.session.items import (
     solution_verdicts,
     warn_of_sandbox,
 )
-from pytest_unlearn.session.options import left_by
+from pytest_unlearn.session.options import left_by, refusals
 from pytest_unlearn.session.readiness import NO_MODEL, Readiness, warn
 from pytest_unlearn.session.redaction import Redactor
 from pytest_unlearn.session.sweep import read_grid
@@ -73,67 +73,65 @@ _SETTLED_INPUT = "unlearn_settled"
 class UnlearnSession:
     """The plugin's state for one session; exists only if a model was named."""
 
+    @refusals(SandboxError)
     def __init__(self, config: pytest.Config) -> None:
         """Read settings and data. Raises pytest.UsageError before anything is loaded."""
         self.config = config
         self.worker = xdist.this_worker(config)
         self._clock = Clock.now()
-        try:
-            self.pairs = read_grid(config)
-            self.settings: Settings = self.pairs[0].settings
-            xdist.choose_key(config, self.settings.fingerprint_key)
-            self.reports = formats.choose_reports(
-                self.settings.reports, config.invocation_params.dir, os.environ, self.sweeps
-            )
-            if not self.settings.replay:  # no model is loaded
-                xdist.check(config, self.settings.device)
-            methods = [pair.settings.method.method for pair in self.pairs]
-            trains = any(method is not None for method in methods)
-            requests = self.settings.requests
-            every_request = replace(self.settings, requests=requests and requests.complete)
-            # By request: without requests, all pairs have the same data.
-            self._data = {
-                chosen.requests: Dataset(chosen, trains)
-                for chosen in {
-                    s.requests: s for s in (every_request, *(p.settings for p in self.pairs))
-                }.values()
-            }
-            self.dataset = self._data[every_request.requests]
-            # Warnings about what is probably a mistake but can be run.
-            self.doubts = self._check_training()
-            judging = self.settings.judging
-            profile = judging.profile
-            with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
-                for pair in self.pairs:
-                    dataset = self._data_of(pair)
-                    check_feasible(
-                        pair.settings.judging.gates,
-                        dataset.cases(pair.settings.method),
-                        confidence=judging.confidence,
-                        decoys=self.settings.exposure,
-                        requests=judging.requests,
-                        samples=self.settings.leak_samples,
-                        impossible=dataset.attacks.impossible(pair.settings.method),
-                    )
-            self.runs: list[PairRun] = []
+        self.pairs = read_grid(config)
+        self.settings: Settings = self.pairs[0].settings
+        xdist.choose_key(config, self.settings.fingerprint_key)
+        self.reports = formats.choose_reports(
+            self.settings.reports, config.invocation_params.dir, os.environ, self.sweeps
+        )
+        if not self.settings.replay:  # no model is loaded
+            xdist.check(config, self.settings.device)
+        methods = [pair.settings.method.method for pair in self.pairs]
+        trains = any(method is not None for method in methods)
+        requests = self.settings.requests
+        every_request = replace(self.settings, requests=requests and requests.complete)
+        # By request: without requests, all pairs have the same data.
+        self._data = {
+            chosen.requests: Dataset(chosen, trains)
+            for chosen in {
+                s.requests: s for s in (every_request, *(p.settings for p in self.pairs))
+            }.values()
+        }
+        self.dataset = self._data[every_request.requests]
+        # Warnings about what is probably a mistake but can be run.
+        self.doubts = self._check_training()
+        judging = self.settings.judging
+        profile = judging.profile
+        with naming(f"--unlearn-profile={profile}" if profile else "--unlearn-gate"):
             for pair in self.pairs:
-                check_engine(pair.settings)
-            check_flags(self.settings)
-            for pair in self.pairs:
-                self.runs.append(PairRun(pair, self._data_of(pair), self._engine(pair)))
-            for run in self.runs:
-                run.left_by = left_by(config)
-            first = self.runs[0]
-            first.compared = self._saved_run(first)
-            if (name := self.settings.judging.save) and not self.worker:
-                saved_runs.check_writable(self._saved_runs, name)
-            # Tried now, so that a refusal comes before any model is loaded.
-            self.protection = first.engine.sandbox.protection() if self.dataset.tasks else None
-            self.task_notes: list[str] = []
-            if self.settings.check_tasks and self.worker is None:
-                self.task_notes = first.engine.check_tasks()
-        except (UserError, SandboxError) as error:
-            raise pytest.UsageError(str(error)) from error
+                dataset = self._data_of(pair)
+                check_feasible(
+                    pair.settings.judging.gates,
+                    dataset.cases(pair.settings.method),
+                    confidence=judging.confidence,
+                    decoys=self.settings.exposure,
+                    requests=judging.requests,
+                    samples=self.settings.leak_samples,
+                    impossible=dataset.attacks.impossible(pair.settings.method),
+                )
+        self.runs: list[PairRun] = []
+        for pair in self.pairs:
+            check_engine(pair.settings)
+        check_flags(self.settings)
+        for pair in self.pairs:
+            self.runs.append(PairRun(pair, self._data_of(pair), self._engine(pair)))
+        for run in self.runs:
+            run.left_by = left_by(config)
+        first = self.runs[0]
+        first.compared = self._saved_run(first)
+        if (name := self.settings.judging.save) and not self.worker:
+            saved_runs.check_writable(self._saved_runs, name)
+        # Tried now, so that a refusal comes before any model is loaded.
+        self.protection = first.engine.sandbox.protection() if self.dataset.tasks else None
+        self.task_notes: list[str] = []
+        if self.settings.check_tasks and self.worker is None:
+            self.task_notes = first.engine.check_tasks()
         if self.protection is not None and self.worker is None:
             warn_of_sandbox(config, self.settings.sandbox, self.protection)
         self._redactor = self._new_redactor()
@@ -277,20 +275,21 @@ class UnlearnSession:
 
     # -- on every process --------------------------------------------------------------------
 
+    @refusals()
     def start(self) -> None:
-        """Choose this worker's GPU, and find the models before the first test needs one."""
+        """Choose this worker's GPU, and find the models before the first test needs one.
+
+        Raises pytest.UsageError.
+        """
         if self.worker:
             xdist.pin_gpu(self.worker)
             return
         xdist.check_alone()
         self.config.pluginmanager.register(xdist.PhaseCollector(self.runs[0].engine.phases))
         if not self.config.option.collectonly:
-            try:
-                for run in self.runs:
-                    run.engine.models.resolve()
-                    check_trained(run.settings, run.engine.models)
-            except UserError as error:
-                raise pytest.UsageError(str(error)) from error
+            for run in self.runs:
+                run.engine.models.resolve()
+                check_trained(run.settings, run.engine.models)
 
     def finish(self) -> None:
         """End what the engines started."""

@@ -151,10 +151,10 @@ def _workers(specs: Sequence[str]) -> int:
 
 
 def check_alone() -> None:
-    """Raise pytest.UsageError if a launcher started this run several times."""
+    """Raise UserError if a launcher started this run several times."""
     count = os.environ.get("WORLD_SIZE", "1")
     if count != "1":
-        raise pytest.UsageError(
+        raise UserError(
             f"{count} processes (WORLD_SIZE) would each run all tests; train in them with "
             "`accelerate launch -m pytest_unlearn.train` and the same flags, then run pytest alone"
         )
