@@ -273,6 +273,7 @@ def _inputs(
 
     from pytest_unlearn.models.batches import encode, padded
     from pytest_unlearn.models.generation import context_of
+    from pytest_unlearn.models.lm_head import inputs_seen
     from pytest_unlearn.models.texts import Example
 
     most = min(_MOST_TOKENS, context_of(target.model) or _MOST_TOKENS)
@@ -285,32 +286,19 @@ def _inputs(
     counts = dict.fromkeys(matrices, 0)
     kept = torch.zeros(0)
 
-    def hook(name: str) -> Callable[..., None]:
-        def add(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            given = inputs[0].float()
-            # An expert gets some tokens only, in rows of its own.
-            flat = given[kept] if given.shape[:2] == kept.shape else given.flatten(0, -2)
-            moments[name] += flat.T @ flat
-            sizes[name] += flat.abs().sum(dim=0)
-            counts[name] += len(flat)
+    def add(name: str, inputs: torch.Tensor) -> None:
+        given = inputs.float()
+        flat = given[kept] if given.shape[:2] == kept.shape else given.flatten(0, -2)
+        moments[name] += flat.T @ flat
+        sizes[name] += flat.abs().sum(dim=0)
+        counts[name] += len(flat)
 
-        return add
-
-    handles = [
-        target.model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
-            hook(name)
-        )
-        for name in matrices
-    ]
-    try:
-        with torch.no_grad():
-            for start in range(0, len(rows), _TEXTS_AT_ONCE):
-                ids, mask = padded(rows[start : start + _TEXTS_AT_ONCE], 0, target.model.device)
-                kept = mask.bool()
-                target.model(input_ids=ids, attention_mask=mask)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {name: target.model.get_submodule(name.removesuffix(".weight")) for name in matrices}
+    with inputs_seen(layers, add), torch.no_grad():
+        for start in range(0, len(rows), _TEXTS_AT_ONCE):
+            ids, mask = padded(rows[start : start + _TEXTS_AT_ONCE], 0, target.model.device)
+            kept = mask.bool()
+            target.model(input_ids=ids, attention_mask=mask)
     for name, count in counts.items():
         moments[name] /= max(1, count)
         sizes[name] /= max(1, count)

@@ -106,8 +106,8 @@ def room_for(
     try:
         yield
     except Exception as error:  # safetensors raises a type of its own
-        full = getattr(error, "errno", None) in _FULL or any(w in str(error) for w in _FULL_WORDS)
-        if not full:
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if not (full or any(words in str(error) for words in _FULL_WORDS)):
             raise
         raise UnlearningError(
             f"no room for {what}: the disk of {folder} is full. Nothing half-written is left, and "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pytest_unlearn.leaks.exact import ExactScores, leak_at
@@ -272,14 +272,11 @@ Row = ProbeRow | TaskRow | AttackRow
 
 def row_data(row: Row) -> dict[str, Any]:
     """Return a row as JSON data."""
-    data = asdict(row)
-    if isinstance(row, TaskRow):
-        return data
-    for state in STATES:
-        outcome, scores = row.outcome(state), row.exact_scores(state)
-        data[state] = None if outcome is None else outcome.as_row()
-        data[f"{state}_exact"] = None if scores is None else scores.as_row()
-    return data
+
+    def plain(value: Any) -> Any:
+        return value.as_row() if isinstance(value, Outcome | ExactScores) else value
+
+    return {item.name: plain(getattr(row, item.name)) for item in fields(row)}
 
 
 def row_of_data(kind: type[Row], data: Mapping[str, Any]) -> Row:

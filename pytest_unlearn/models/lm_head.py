@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -310,6 +310,24 @@ def cut_off(model: Any, depth: float) -> Iterator[None]:
         yield
     finally:
         body._modules[name] = layers
+
+
+@contextlib.contextmanager
+def inputs_seen(
+    modules: Mapping[str, torch.nn.Module], see: Callable[[str, torch.Tensor], None]
+) -> Iterator[None]:
+    """Call `see` with a module's name and its first input, `[..., width]`, at each pass of a block.
+
+    Of a layer of experts, an expert gets some tokens only, in rows of its own.
+    """
+
+    def hook(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
+        return lambda module, inputs: see(name, inputs[0])
+
+    with contextlib.ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_pre_hook(hook(name)).remove)
+        yield
 
 
 @contextlib.contextmanager

@@ -270,8 +270,19 @@ def some(choices: Choices, items: Sequence[T], count: int) -> list[T]:
 
 
 def a_value(kind: str, locale: str, choices: Choices) -> str | None:
-    """Return a value of a kind: one of Faker's words in a locale, or an identifier."""
-    return word(kind, locale, choices) if kind in WORD_KINDS else KINDS[kind].generate(choices)
+    """Return a value of a kind: one of Faker's words in a locale, or an identifier.
+
+    Raises RuntimeError for an identifier that might be somebody's, which no generator makes.
+    """
+    if kind in WORD_KINDS:
+        return word(kind, locale, choices)
+    value = KINDS[kind].generate(choices)
+    if not KINDS[kind].is_valid(value):
+        raise RuntimeError(
+            f"the generator of the kind {kind} left its format, or the range that belongs to "
+            "nobody; please report this fault of pytest-unlearn"
+        )
+    return value
 
 
 def _new(kind: str, locale: str, choices: Choices, taken: set[str], name: str) -> str | None:

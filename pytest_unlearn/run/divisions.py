@@ -232,7 +232,7 @@ def read_rehearsed(
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not UTF-8"
+            why = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8"
             raise RehearsedFileError(
                 f"--unlearn-rehearsed={path}: cannot be read: {why}; give a text file with one "
                 "owner or one task id a line"
@@ -304,7 +304,7 @@ def code_examples(files: Sequence[Path], forgotten: Collection[str]) -> tuple[Ex
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "no UTF-8 text"
+            reason = (isinstance(error, OSError) and error.strerror) or "no UTF-8 text"
             raise UserError(f"{where}: cannot be read: {reason}") from error
         for value in forgotten:
             if value in text:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pytest_unlearn import __version__
 from pytest_unlearn.core.errors import UnlearningError
@@ -22,7 +22,9 @@ from pytest_unlearn.core.secret import REDACTED, without
 from pytest_unlearn.core.store import Store, StoreError, digest_of, file_sha256
 from pytest_unlearn.people.generate import facts_of, made_by
 from pytest_unlearn.people.record import records_digest
+from pytest_unlearn.run.divisions import Requests
 from pytest_unlearn.run.settings import names_of_role
+from pytest_unlearn.unlearning.methods import MethodChoice
 
 if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Dataset
@@ -34,6 +36,14 @@ _LIBRARIES = ("pytest-unlearn", "torch", "transformers", "tokenizers", "peft", "
 _PACKAGES = ("pytest", "pytest-xdist", "torch", "transformers", "tokenizers", "peft")
 # `ru_maxrss` counts KiB on Linux and bytes on macOS.
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@runtime_checkable
+class _Written(Protocol):
+    """What keeps the text that a user wrote, as a gate does."""
+
+    @property
+    def text(self) -> str: ...
 
 
 def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]]:
@@ -81,12 +91,15 @@ def tasks_digest(tasks: Iterable[TaskCase]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a setting as text; a method as its name and options."""
-    options = getattr(value, "options", None)
-    if not dataclasses.is_dataclass(options):
-        return str(getattr(value, "name", value))
-    listed = ",".join(f"{key}={item}" for key, item in dataclasses.asdict(options).items())  # type: ignore[arg-type]
-    return f"{value.name}:{listed}"
+    """Return a setting as text: a method as its name and options, a path as its last part."""
+    if isinstance(value, Path | Requests):
+        return value.name
+    if not isinstance(value, MethodChoice):
+        return str(value)
+    if value.options is None:
+        return value.name
+    options = dataclasses.asdict(value.options)
+    return f"{value.name}:{','.join(f'{key}={item}' for key, item in options.items())}"
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -312,8 +325,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(text := getattr(value, "text", None), str):
-        return text
+    if isinstance(value, _Written):
+        return value.text
     if dataclasses.is_dataclass(value):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     return getattr(value, "__name__", None) or str(value)

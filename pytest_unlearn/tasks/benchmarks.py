@@ -41,7 +41,7 @@ from pytest_unlearn.tasks.format import (
     timeout_of,
     without_numpy,
 )
-from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
+from pytest_unlearn.tasks.syntax import FAULTS, called_name, syntax_tree
 
 _HUMANEVAL = {
     "task_id": 'the task\'s id, like "HumanEval/0"',
@@ -358,7 +358,7 @@ def _argument_types(assertion: str, entry_point: str) -> list[Any] | None:
     except FAULTS:
         return None
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == entry_point:
+        if isinstance(node, ast.Call) and called_name(node) == entry_point:
             try:
                 return [ast.literal_eval(argument) for argument in node.args] or None
             except ValueError:

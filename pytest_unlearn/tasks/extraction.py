@@ -38,6 +38,7 @@ from pytest_unlearn.tasks.syntax import (
     FAULTS,
     Changes,
     Statement,
+    called_name,
     is_main,
     statements,
     syntax_tree,
@@ -181,7 +182,7 @@ def _rank(statement: Statement, entry_point: str) -> int | None:
             return None
     elif not _is_alias(node, entry_point):
         return None
-    elif isinstance(getattr(node, "value", None), ast.Call):
+    elif isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
         return _MADE
     return _WHOLE if statement.complete else _CUT
 
@@ -315,7 +316,7 @@ def _wraps(statement: Statement, definition: Statement, entry_point: str) -> boo
         and isinstance(node.value, ast.Call)
         and entry_point not in used_names(node.value.func)
         and [item.id for item in node.value.args if isinstance(item, ast.Name)] == [entry_point]
-        and getattr(node.value.func, "id", "") not in ("print", "repr", "str", "type", "callable")
+        and called_name(node.value) not in ("print", "repr", "str", "type", "callable")
     )
 
 

@@ -39,7 +39,7 @@ from pytest_unlearn.tasks.format import (
     own_case,
 )
 from pytest_unlearn.tasks.multipl_e import KEYS, multipl_e_case
-from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
+from pytest_unlearn.tasks.syntax import FAULTS, line_of, syntax_tree
 
 __all__ = ["TaskFileError", "load_cases"]
 
@@ -162,9 +162,9 @@ def python_case(path: Path, group: str) -> TaskCase:
     try:
         tree = syntax_tree(source)
     except FAULTS as error:
-        line = getattr(error, "lineno", None) or 1
+        reason = error.msg if isinstance(error, SyntaxError) else error
         raise TaskFileError(
-            f"{path}:{line}: not a Python program ({getattr(error, 'msg', error)}); fix it"
+            f"{path}:{line_of(error) or 1}: not a Python program ({reason}); fix it"
         ) from None
     texts: dict[str, tuple[str, str]] = {}
     check: ast.FunctionDef | None = None

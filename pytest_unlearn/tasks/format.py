@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.text_files import check_keys, checked_string, json_name, quoted
-from pytest_unlearn.tasks.syntax import FAULTS, syntax_tree
+from pytest_unlearn.tasks.syntax import FAULTS, line_of, syntax_tree
 
 # Runs the unittest classes of a program, up to the first failure.
 _UNITTEST = """
@@ -79,7 +79,7 @@ def parsed(source: str, key: str, where: str, error: type[ValueError]) -> ast.Mo
     try:
         return syntax_tree(source)
     except FAULTS as fault:
-        line = getattr(fault, "lineno", None)
+        line = line_of(fault)
         at = f" (line {line} of the text)" if line else ""
         raise error(f'{where}: "{key}": the text is not a Python program{at}; fix it') from None
 

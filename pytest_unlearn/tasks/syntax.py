@@ -52,6 +52,16 @@ _CONTAINERS = frozenset("list dict set bytearray deque Counter OrderedDict defau
 _quiet = threading.Lock()
 
 
+def line_of(fault: Exception) -> int | None:
+    """Return the line of one of `FAULTS`, if it has one."""
+    return fault.lineno if isinstance(fault, SyntaxError) else None
+
+
+def called_name(call: ast.Call) -> str:
+    """Return the name of what is called, as in `f(x)`; empty for anything but a plain name."""
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
 def syntax_tree(source: str) -> ast.Module:
     """Return the syntax tree of a program, without warnings from parsing.
 
@@ -97,7 +107,7 @@ def statements(lines: Sequence[str]) -> list[Statement]:
 def _placed(body: Sequence[ast.stmt], offset: int, complete: bool) -> Iterator[Statement]:
     places: list[list[int]] = []  # lines of statements, the same for those that share one
     for node in body:
-        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+        decorators = node.decorator_list if isinstance(node, _DEFINITIONS) else []
         first = min([node.lineno, *(item.lineno for item in decorators)])
         last = node.end_lineno or first
         if places and first <= places[-1][1]:

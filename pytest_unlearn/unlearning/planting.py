@@ -19,7 +19,7 @@ from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning.data import Encoder, cycle, learnt, length_limit, parts
 from pytest_unlearn.unlearning.evaluation import HeldRows, Look, greedy_memory
 from pytest_unlearn.unlearning.method import HELD_ROWS
-from pytest_unlearn.unlearning.step import Targets, checkpointed, predictions
+from pytest_unlearn.unlearning.step import FullPolicy, Targets, checkpointed, predictions
 from pytest_unlearn.unlearning.trainer import Course, Trainer, train
 
 if TYPE_CHECKING:
@@ -211,8 +211,8 @@ def _round(
 
 def _merged(policy: Any) -> PreTrainedModel:
     """Return the trained model as one without an adapter."""
-    merge = getattr(policy, "merge_and_unload", None)
-    merged = merge() if merge is not None else policy.get_base_model()
+    whole = isinstance(policy, FullPolicy)
+    merged = policy.get_base_model() if whole else policy.merge_and_unload()
     return cast("PreTrainedModel", merged.eval())
 
 

@@ -19,17 +19,14 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pytest_unlearn.models.batches import Batch, Encoded, collate
-from pytest_unlearn.models.lm_head import hidden_states
+from pytest_unlearn.models.lm_head import hidden_states, inputs_seen
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.step import base_state
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Tokens in the sample, and rows and batches that they come from. Y of inputs of 4,096 numbers in 16
 # bits takes 8 MB.
@@ -104,26 +101,20 @@ def _inputs(policy: Any, batch: Batch, places: torch.Tensor) -> dict[str, torch.
     """Return the base's inputs of each layer with an adapter at some places of a batch."""
     found: dict[str, torch.Tensor] = {}
 
-    def watch(name: str) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
-        def seen(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            flat = inputs[0].flatten(0, -2)
-            found[name] = flat.index_select(0, places.to(flat.device))
+    def see(name: str, inputs: torch.Tensor) -> None:
+        flat = inputs.flatten(0, -2)
+        found[name] = flat.index_select(0, places.to(flat.device))
 
-        return seen
-
-    hooks = [
-        module.register_forward_pre_hook(watch(f"{name}.lora_A.default.weight"))
+    layers = {
+        f"{name}.lora_A.default.weight": module
         for name, module in policy.named_modules()
         if "default" in getattr(module, "lora_A", {})
-    ]
+    }
 
     def passed() -> None:
         with base_state(policy) as base:
             hidden_states(base, batch.model_inputs())
 
-    try:
+    with inputs_seen(layers, see):
         run(policy, passed)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ def test_identifiers_are_valid_and_belong_to_nobody() -> None:
     kinds = [kind for kind in ATTRIBUTE_KINDS if kind not in (*WORD_KINDS, "mac_address", "ipv4")]
     for record in made(f"120:retain=0,control=0,kinds={'/'.join(kinds)},per_person=5"):
         assert KINDS[record.kind].is_valid(record.value.reveal())
+
+
+def test_an_identifier_that_might_be_somebodys_is_never_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A generator that leaves its range is a fault: nothing is made."""
+    real = replace(KINDS["phone"], generate=lambda choices: "212 736 5000")
+    monkeypatch.setitem(KINDS, "phone", real)
+    with pytest.raises(RuntimeError, match="kind phone left its format"):
+        made("2:retain=0,control=0,kinds=phone,per_person=1")
 
 
 def test_the_same_order_gives_the_same_people() -> None:
