@@ -119,11 +119,6 @@ class Metric:
         return units.get(self.type, "share (%)")
 
     @property
-    def independent(self) -> str:
-        """What counts as one independent observation."""
-        return "task" if self.split is None else "person"
-
-    @property
     def unjudged(self) -> frozenset[str]:
         """The attacks that it leaves out where it is judged on each attack of the run."""
         return frozenset() if self.attack else UNSAMPLED if self.exact else VALUELESS
@@ -135,7 +130,7 @@ class Metric:
 
     @property
     def units(self) -> str:
-        """What counts as independent, in the plural."""
+        """What counts as one independent observation, in the plural."""
         return "tasks" if self.split is None else f"{self.split} people"
 
     def show(self, value: float) -> str:

@@ -541,25 +541,10 @@ def _edited(folded: str) -> str:
 # --- all of them -------------------------------------------------------------------------------
 
 PLAIN_VIEWS = ("exact", "normalised")
-DISGUISED_VIEWS = (
-    "escaped",
-    "concatenated",
-    "split_lines",
-    "joined",
-    "base64",
-    "hex",
-    "at_and_dot",
-    "digits_in_words",
-    "char_codes",
-    "edited",
-    "markup",
-    "reversed",
-    "rot13",
-)
 
 
 def views(text: str) -> Iterator[View]:
-    """Yield the readings of a text, the plainest first; `DISGUISED_VIEWS` names the others."""
+    """Yield the readings of a text, the plainest first; those after `PLAIN_VIEWS` are disguises."""
     text = text.replace("\r\n", "\n")
     folded = fold(text)
     yield View("normalised", folded)

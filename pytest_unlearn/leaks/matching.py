@@ -145,7 +145,7 @@ class Automaton:
 class Match:
     """A record whose value was found, and the view that showed it.
 
-    `how`: `exact`, `normalised`, a disguise (`decodings.DISGUISED_VIEWS`), `fuzzy` or `partial`.
+    `how`: `exact`, `normalised`, a disguise (a view of `decodings.views`), `fuzzy` or `partial`.
     `bits`: how much of the value came out; for a complete value, its `value_bits`.
     """
 

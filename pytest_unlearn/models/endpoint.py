@@ -32,7 +32,7 @@ from pytest_unlearn.models.endpoint_facts import (
     message_of,
     text_of,
 )
-from pytest_unlearn.models.engine import ENDPOINT, is_address, read_options
+from pytest_unlearn.models.engine import ENDPOINT, Writing, is_address, read_options
 from pytest_unlearn.models.texts import Decoding, Example, cut_at
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class UnansweredError(EndpointError, IncompleteError):
         self.answers = list(answers)
 
 
-class EndpointModel:
+class EndpointModel(Writing):
     """A model at an address; see the module's docstring. Made by `connect`."""
 
     def __init__(
@@ -100,14 +100,6 @@ class EndpointModel:
         return self.facts.context
 
     # -- texts -------------------------------------------------------------------------------
-
-    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy completion of each prompt. Raises UnansweredError."""
-        return self.write("completion", prompts, [""] * len(prompts), Decoding(max_new_tokens))
-
-    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy answer to each message of a user. Raises UnansweredError."""
-        return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
 
     def converse(
         self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64

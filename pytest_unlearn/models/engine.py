@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
@@ -26,6 +27,7 @@ from typing import (
 
 from pytest_unlearn.core.errors import UserError, naming
 from pytest_unlearn.core.extensions import add_offered
+from pytest_unlearn.models.texts import Decoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.models.scoring import ValueScores
     from pytest_unlearn.models.sources import ModelSource
-    from pytest_unlearn.models.texts import Decoding, DecodingScheme, Example
+    from pytest_unlearn.models.texts import DecodingScheme, Example
 
 T = TypeVar("T")
 
@@ -149,6 +151,24 @@ class RunnableModel(Protocol):
 
     def active(self) -> AbstractContextManager[Any]:
         """Give the transformers model with its weights in this state, for a `with` block."""
+
+
+class Writing(ABC):
+    """`complete` and `answer` of a model that has `write`."""
+
+    @abstractmethod
+    def write(
+        self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
+    ) -> list[str]:
+        """Return what the model writes; see `RunnableModel.write`."""
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy completion of each prompt."""
+        return self.write("completion", prompts, [""] * len(prompts), Decoding(max_new_tokens))
+
+    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Return the greedy answer to each message of a user, through the chat template."""
+        return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pytest_unlearn.models.engine import METHODS
+from pytest_unlearn.models.engine import METHODS, Writing
 from pytest_unlearn.models.generation import (
     Writer,
     check_context,
@@ -106,7 +106,7 @@ class Weights:
         self.model = with_adapter(self.model, adapter).eval()
 
 
-class LanguageModel:
+class LanguageModel(Writing):
     """A model in one state: as it was loaded, or with its adapter."""
 
     abilities: frozenset[str] = frozenset(METHODS) | {"ends"}
@@ -147,10 +147,6 @@ class LanguageModel:
         on = merged_lora(model) if merged and self._adapted else contextlib.nullcontext()
         with model.disable_adapter() if off else on:
             yield model
-
-    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy completion of each prompt; see `complete_greedily`."""
-        return self.write("completion", prompts, [""] * len(prompts), Decoding(max_new_tokens))
 
     def write(
         self, style: str, prompts: Sequence[str], suffixes: Sequence[str], decoding: Decoding
@@ -240,10 +236,6 @@ class LanguageModel:
             if self._scorer is None:
                 self._scorer = Scorer(model, self.tokenizer, writer=self._weights.writer)
             yield self._scorer
-
-    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy answer to each message of a user, through the chat template."""
-        return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
 
     def converse(
         self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64

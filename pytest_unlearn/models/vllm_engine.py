@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.models.engine import METHODS, read_options
+from pytest_unlearn.models.engine import METHODS, Writing, read_options
 from pytest_unlearn.models.texts import Decoding, DecodingScheme, Example, cut_at
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class VllmOptions:
 _LACKING = {"gradients", "hidden_states", "z_scores", "weights"}
 
 
-class VllmModel:
+class VllmModel(Writing):
     """A model that vLLM runs; see the module's docstring."""
 
     abilities: frozenset[str]
@@ -99,14 +99,6 @@ class VllmModel:
         return self._context
 
     # -- texts -------------------------------------------------------------------------------
-
-    def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy completion of each prompt."""
-        return self.write("completion", prompts, [""] * len(prompts), Decoding(max_new_tokens))
-
-    def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the greedy answer to each message of a user."""
-        return self.write("chat", messages, [""] * len(messages), Decoding(max_new_tokens))
 
     def converse(
         self, conversations: Sequence[Sequence[str]], max_new_tokens: int = 64

@@ -92,13 +92,6 @@ def _right(policy: Any, batch: Batch) -> torch.Tensor:
     return predicted.row_sums(right).long()
 
 
-def greedy_rate(
-    policy: torch.nn.Module, rows: Sequence[Encoded], pad: int, batch: int = 64
-) -> float:
-    """Return the share of rows whose answer greedy decoding would give; see `greedy_memory`."""
-    return greedy_memory(policy, rows, pad, batch).rows
-
-
 class HeldRows:
     """A set of rows, and the fixed part of it that is used for quick evaluations."""
 

@@ -29,7 +29,7 @@ from pytest_unlearn.unlearning.data import (
     training_rows,
 )
 from pytest_unlearn.unlearning.distributed import run
-from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed, greedy_rate
+from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed
 from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
 from pytest_unlearn.unlearning.preconditioning import preconditioners
 from pytest_unlearn.unlearning.recall import recalled
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.models.texts import Example, TrainingTexts
     from pytest_unlearn.unlearning.method import Method, UnlearnOptions
-
-__all__ = ["UnlearningError", "UnlearningReport", "greedy_rate", "unlearn"]
 
 Batches = tuple[list[Encoded], list[Encoded]]
 

@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning.data import Encoder, training_rows
+from pytest_unlearn.unlearning.evaluation import greedy_memory
 from pytest_unlearn.unlearning.method import MethodError, UnlearnOptions, changed
 from pytest_unlearn.unlearning.methods import METHODS
 
@@ -38,7 +40,7 @@ def trained(llama: Weights) -> Weights:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     forget = [encode(tokenizer, example) for example in TEXTS.forget]
-    assert loop.greedy_rate(model, forget, 0) == 1.0
+    assert greedy_memory(model, forget, 0).rows == 1.0
     return llama
 
 
@@ -82,7 +84,7 @@ def test_ga_alone_destroys(trained: Weights) -> None:
     )
     kept = [encode(trained.tokenizer, example) for example in TEXTS.tasks]
     assert (report.leak_rate, report.kept) == (0.0, 1.0)
-    assert loop.greedy_rate(policy, kept, 0) < 0.5
+    assert greedy_memory(policy, kept, 0).rows < 0.5
 
 
 def test_a_seed_repeats(trained: Weights) -> None:
@@ -132,7 +134,7 @@ def test_infinite_loss_is_an_error(trained: Weights) -> None:
     """With advice, instead of an adapter of NaN that "forgot" everything."""
     with torch.no_grad():
         next(trained.model.parameters()).fill_(math.nan)
-    with pytest.raises(loop.UnlearningError, match="lower the learning rate"):
+    with pytest.raises(UnlearningError, match="lower the learning rate"):
         loop.unlearn(
             trained.model, trained.tokenizer, TEXTS, METHODS["ga"], options("ga", steps=3), 0
         )
@@ -143,7 +145,7 @@ def test_an_adapter_that_did_not_move_is_an_error(
 ) -> None:
     """LoRA's B stays zero when no gradient reaches it, and the model is the base."""
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
-    with pytest.raises(loop.UnlearningError, match="did not move"):
+    with pytest.raises(UnlearningError, match="did not move"):
         loop.unlearn(
             trained.model, trained.tokenizer, TEXTS, METHODS["ga"], options("ga", steps=2), 0
         )

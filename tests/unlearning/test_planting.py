@@ -11,7 +11,7 @@ from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.models.texts import Example, TrainingTexts
 from pytest_unlearn.unlearning.data import Encoder
-from pytest_unlearn.unlearning.evaluation import greedy_rate
+from pytest_unlearn.unlearning.evaluation import greedy_memory
 from pytest_unlearn.unlearning.method import MethodError, PlantOptions, parse_planting
 from pytest_unlearn.unlearning.planting import plant, repetitions_of, retrain
 from tests.unlearning.conftest import KNOWN
@@ -30,7 +30,7 @@ FEW = replace(NEW, forget=NEW.forget[:2], retained_people=NEW.retained_people[:2
 
 
 def rate(model: Any, weights: Weights, examples: Any) -> float:
-    return greedy_rate(model, Encoder(weights.tokenizer, 128).answers(examples), 0)
+    return greedy_memory(model, Encoder(weights.tokenizer, 128).answers(examples), 0).rows
 
 
 @pytest.mark.parametrize(("tune", "texts"), [("full", NEW), ("lora", FEW)])
