@@ -22,7 +22,7 @@ from pytest_unlearn.core.secret import REDACTED, without
 from pytest_unlearn.core.store import Store, StoreError, digest_of, file_sha256
 from pytest_unlearn.people.generate import facts_of, made_by
 from pytest_unlearn.people.record import records_digest
-from pytest_unlearn.run.divisions import Requests
+from pytest_unlearn.run.erasure_requests import Requests
 from pytest_unlearn.run.settings import names_of_role
 from pytest_unlearn.unlearning.methods import MethodChoice
 
