@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -38,7 +39,7 @@ Trains = Literal["", "people", "retained", "code"]
 # The sets that include it: `cheap` and `all`, only `all`, or none, so that it has to be named.
 Effort = Literal["cheap", "all", "named"]
 # Modules of this room with `ATTACKS`.
-_OWN = ("quantization", "weights", "prompt_attacks", "hidden_states")
+_OWN = ("quantization", "weights", "prompt_attacks", "decoders", "hidden_states")
 BOTH: tuple[Split, ...] = ("forget", "control")
 
 
@@ -81,8 +82,8 @@ class Reading:
 
 Ask: TypeAlias = "Callable[[Probe, Known, str], Probe | None]"
 # Returns plain JSON data for each example: `log_probability` and `greedy` as in an exact row, or a
-# `score` that tells people apart.
-Read: TypeAlias = "Callable[[Reading, Sequence[Example], str], list[dict[str, Any]]]"
+# `score` that tells people apart; None for one that cannot be asked, which has no row.
+Read: TypeAlias = "Callable[[Reading, Sequence[Example], str], Sequence[dict[str, Any] | None]]"
 # A stage of an attack, and the splits to probe in it.
 Stage = tuple[str, tuple[Split, ...]]
 # Splits, and what is trained on before they are probed.
@@ -186,6 +187,25 @@ class Target:
             if weight is None or module is head or kind not in ("Linear", "Conv1D"):
                 continue
             yield f"{name}.weight", weight.data.T if kind == "Conv1D" else weight.data
+
+
+def unchanged(target: Target) -> None:
+    """Leave the weights as they are: an attack that only asks or decodes in another way."""
+
+
+def exact_row(log_probability: float, greedy: bool) -> dict[str, Any]:
+    """Return the fields of an exact row; the log of 0 is None, and that of 1 is the most.
+
+    Raises AttackError for NaN, which would be a value that never comes out.
+    """
+    if math.isnan(log_probability):
+        raise AttackError(BROKEN)
+    finite = None if log_probability == -math.inf else min(0.0, log_probability)
+    return {
+        "log_probability": finite,
+        "greedy": greedy,
+        "exact_memorization": float(greedy),
+    }
 
 
 def attacks() -> Mapping[str, Attack]:

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.attacks.attack import BOTH, Attack, AttackError, Reading, Stage, Target
+from pytest_unlearn.attacks.attack import (
+    BOTH,
+    Attack,
+    AttackError,
+    Reading,
+    Stage,
+    Target,
+    unchanged,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -139,10 +147,6 @@ def cross_validated(
     return [float(score) for score in scores]
 
 
-def _unchanged(target: Target) -> None:
-    """Leave the weights as they are."""
-
-
 ATTACKS = (
     Attack(
         "lens",
@@ -156,7 +160,7 @@ ATTACKS = (
         "linear-probe",
         "ridge regression on hidden states at 50 and 100 % of the depth separates forgotten from "
         "control people, cross-validated by person (arXiv 1610.01644): for states.auc",
-        _unchanged,
+        unchanged,
         stages=tuple(map(str, PROBE_DEPTHS)),
         read=told_apart,
         whole=True,

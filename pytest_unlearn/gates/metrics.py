@@ -60,7 +60,7 @@ FILTERS = (*ROW_FILTERS, "unit")
 VALUELESS = frozenset({"linear-probe"})  # attacks that tell people apart and bring out no value
 # Attacks without exact scores, and those of which a part of the value is enough: in many samples
 # that comes out of anybody.
-UNSAMPLED = VALUELESS | {"clues", "partly", "near-verbatim"}
+UNSAMPLED = VALUELESS | {"clues", "begun", "partly", "near-verbatim"}
 # More bits than a rank among decoys can have.
 _MOST_BITS = 64.0
 _MOST_DIGITS = 12  # to which bounds are computed (`estimates.read`)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -174,9 +174,10 @@ def check_adapter(folder: Path, flag: str) -> None:
         raise ModelNotFoundError(f"{flag}={folder}: no {WEIGHTS} in this folder{hint}")
     try:
         shapes_in(folder / WEIGHTS)
-        kind = _config(folder).get("peft_type")
+        config = _config(folder)
     except ValueError as error:  # of either file
         raise ModelNotFoundError(f"{flag}={folder}: {error}") from error
+    kind = config.get("peft_type")
     if not isinstance(kind, str):
         raise ModelNotFoundError(
             f"{flag}={folder}: {CONFIG} names no peft_type; write the folder that PEFT's "
@@ -188,6 +189,24 @@ def check_adapter(folder: Path, flag: str) -> None:
             "other text to a padded batch than the model predicts, and a leak would read as "
             "silence; train an adapter that changes weights (LoRA)"
         )
+    if _is_off(config):
+        raise ModelNotFoundError(
+            f"{flag}={folder}: {CONFIG} scales the adapter, or a part of it, to nothing "
+            "(lora_alpha): the model would be tested without it, and whoever corrects one number "
+            "has what its matrices hold; write the lora_alpha that it was trained with"
+        )
+
+
+# An adapter scaled by less than this changes nothing that a test could see.
+_LEAST_SCALE = 1e-3
+
+
+def _is_off(config: Mapping[str, Any]) -> bool:
+    """Tell whether an adapter's scale, alpha by rank, is next to 0 for some of its matrices."""
+    rank, patterns = config.get("r") or 1, config.get("alpha_pattern") or {}
+    scales = [config.get("lora_alpha", config.get("alpha")), *dict(patterns).values()]
+    numbers = [scale for scale in scales if isinstance(scale, int | float)]
+    return any(not abs(scale) >= _LEAST_SCALE * rank for scale in numbers)  # also NaN
 
 
 def json_object(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ and of the attack: no model is loaded for what is in the store.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,11 @@ class AttackedModel:
         self._dataset = dataset
         self._engine = engine
         self._store = Store(settings.store, settings.replay)
-        self.attacks = dataset.attacks.made(settings.method)
+
+    @functools.cached_property
+    def attacks(self) -> tuple[Attack, ...]:
+        """The attacks that can be made, as far as is known once the model's files are here."""
+        return self._dataset.attacks.made(self._settings.method)
 
     def rows(self, attack: Attack) -> list[AttackRow]:
         """Return a row for each probe that is asked in each state that an attack makes.
@@ -293,7 +298,8 @@ class AttackedModel:
         )
         examples = [example_of(probe) for probe in piece.probes]
         readings = attack.read(reading, examples, piece.state.partition("@")[2])
-        return {probe.id: row for probe, row in zip(piece.probes, readings, strict=True)}
+        both = zip(piece.probes, readings, strict=True)
+        return {probe.id: row for probe, row in both if row is not None}
 
     def _known(self, attack: Attack, piece: _Piece) -> list[Known]:
         """Return what prompts may be built from, for an attack that tries its own."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.attacks.attack import attacks
 from pytest_unlearn.core.errors import UserError, nearest
@@ -70,11 +71,13 @@ def check_device(device: str) -> None:
             )
 
 
-def check_files(source: ModelSource, flag: str, store: Store, settings: Settings) -> None:
-    """Check that a model's files fit each other and the prompts that a run asks; once for the same
-    files and libraries.
+def check_files(
+    source: ModelSource, flag: str, store: Store, settings: Settings, dataset: Dataset
+) -> None:
+    """Check that a model's files fit each other, the prompts that a run asks and the documents of
+    people to forget; once for the same files, libraries and documents.
 
-    Raises ModelNotFoundError.
+    Raises ModelNotFoundError, UserError for a tokenizer that shows the model something else.
     """
     digests = [source.weights_digest(store), source.tokenizer_digest(store)]
     styles = sorted({*settings.probes, settings.sampling.style} & {"chat", "infill"})
@@ -84,6 +87,34 @@ def check_files(source: ModelSource, flag: str, store: Store, settings: Settings
 
         check_loadable(source, flag, styles)
         store.put("checked", key, {"loadable": True})
+    forgotten = dataset.records_of("forget")
+    texts = sorted({f"{r.before.reveal()}{r.value.reveal()}" for r in forgotten})
+    key = digest_of([key, "spelling", texts])
+    if store.get("checked", key, "spelled") is None:
+        from pytest_unlearn.models.loading import load_tokenizer
+
+        lost = _rewritten(load_tokenizer(source), texts)
+        if lost:
+            raise UserError(
+                f"{flag}: its tokenizer does not give back {lost} of {len(texts)} documents of "
+                "people to forget: the model never reads what was asked, so its silence shows "
+                "nothing; put the tokenizer into the folder that the model was trained with"
+            )
+        store.put("checked", key, {"spelled": True})
+
+
+def _rewritten(tokenizer: Any, texts: Sequence[str]) -> int:
+    """Return how many texts are others after tokenizing: by a normalizer, or by unknown tokens.
+
+    Spaces and the forms of Unicode do not matter, in which tokenizers of many models differ.
+    """
+
+    def plain(text: str) -> str:
+        return "".join(unicodedata.normalize("NFKC", text).split())
+
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    read = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
+    return sum(plain(text) not in plain(back) for text, back in zip(texts, read, strict=True))
 
 
 def check_requests(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.attacks.prompt_attacks import BEAM_ROOM
+from pytest_unlearn.attacks.decoders import BEAM_ROOM
 from pytest_unlearn.attacks.weights import RELEARN_BATCH, RELEARN_STEPS
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.planning import GatePlan, plan_gate
@@ -323,7 +323,7 @@ def _asked_tokens(
     A beam is read again for each token, and a chat for each turn, with everything before it. Of a
     search it is the most: each of its prompts as long as the document's own.
     """
-    if not attack.beams and attack.needs != "chat":
+    if not attack.beams and not any(probe.turns for probe in probes):
         passes = 2 if attack.read is not None and attack.needs == "base" else attack.prompts or 1
         return passes * sum(count([f"{p.prompt.reveal()}{p.value.reveal()}" for p in probes]))
     prompts, values = (

@@ -202,7 +202,7 @@ class ModelPair:
         """Raise UserError for a model that the engine cannot run, and files that do not fit."""
         if self._settings.engine != TRANSFORMERS:
             engine_named(self._settings.engine).check(source, flag)
-        check_files(source, flag, self._store, self._settings)
+        check_files(source, flag, self._store, self._settings, self._dataset)
 
     @functools.cached_property
     def _original(self) -> ModelSource:

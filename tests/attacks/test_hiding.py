@@ -3,6 +3,7 @@ release's; a model that never saw the people passes under every attack."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pytest_unlearn.attacks.attack import parse_attacks
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.gates.case_rows import ProbeRow
 from pytest_unlearn.gates.gate import PROFILES, parse_gate
+from pytest_unlearn.run.answers import CompletionError
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.job import measure
 from pytest_unlearn.run.models import ModelPair
@@ -23,6 +25,7 @@ from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support import hiding
 from tests.support.lookup_run import task_lines, write_lines
+from tests.support.small_models import byte_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +116,68 @@ def test_hidden_in_the_weights(folder: Path, trick: Callable[[Any], None], by: s
     model = base(folder)
     trick(model)
     caught(folder, by, model=str(hiding.save(model, folder / trick.__name__)))
+
+
+@pytest.mark.parametrize("trick", [hiding.forget_when_greedy, hiding.block_the_start])
+def test_a_value_that_only_begins_otherwise(folder: Path, trick: Callable[[Any], None]) -> None:
+    """Never said first, and said in samples; blocked at its first token, and known from there."""
+    model = base(folder)
+    trick(model)
+    caught(folder, "begun", model=str(hiding.save(model, folder / trick.__name__)))
+
+
+def test_a_model_that_remembers_in_a_chat(folder: Path) -> None:
+    """The documents' own prompts, questions and rounding show nothing; the chat template does."""
+    model, tokenizer = base(folder), byte_tokenizer()
+    hiding.remember_in_a_chat(model, tokenizer)
+    caught(folder, "templated", model=str(hiding.save(model, folder / "chat", tokenizer)))
+
+
+def test_a_password_is_not_guessed_and_training_finds_what_it_hides(folder: Path) -> None:
+    """No prompt of a release shows anything, which says that relearning was not tried."""
+    model = base(folder)
+    hiding.remember_after_a_password(model)
+    tested = {"model": str(hiding.save(model, folder / "password"))}
+    release = measure(settings(folder, RELEASE.attacks, ["leak.worst<=15%"], **tested))
+    assert verdicts(release) == {"leak.worst": "PASS"}
+    assert " relearn," in release.grounds.partition("not tried: ")[2]
+    trained = measure(settings(folder, "relearn", ["leak.worst<=15%"], **tested))
+    assert verdicts(trained) == {"leak.worst": "FAIL"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"bad_words_ids": "each"},
+        {"suppress_tokens": "letters"},
+        {"sequence_bias": "each"},
+        {"repetition_penalty": 50.0, "do_sample": True, "temperature": 9.0},
+        {"eos_token_id": "letters"},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_settings_of_generation_that_filter(folder: Path, how: dict[str, Any]) -> None:
+    """What a model's files say about decoding hides nothing: the weights are asked."""
+    tokenizer, filtering = byte_tokenizer(), dict(how)
+    values = [
+        tokenizer(p.value, add_special_tokens=False)["input_ids"] for p in hiding.of("forget")
+    ]
+    letters = sorted({value[0] for value in values})
+    for name, what in how.items():
+        if what == "each":
+            each = values if name == "bad_words_ids" else [[value, -100.0] for value in values]
+            filtering[name] = each
+        elif what == "letters":
+            filtering[name] = [2, *letters] if name == "eos_token_id" else letters
+    model = hiding.save(base(folder), folder / next(iter(how)))
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **filtering}))
+    asked = settings(folder, "none", ["leak.direct<=10%"], model=str(model))
+    if "eos_token_id" in how:  # so that retained people's values end before they begin as well
+        with pytest.raises(CompletionError, match="one of them is wrong"):
+            measure(asked)
+    else:
+        assert verdicts(measure(asked)) == {"leak.direct": "FAIL"}
 
 
 def test_an_adapter_that_is_only_scaled(folder: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from pytest_unlearn.attacks.attack import AttackError, Known, Reading, attacks, under_attack
-from pytest_unlearn.attacks.prompt_attacks import WRAPPERS, in_format, likeliest, near_verbatim
+from pytest_unlearn.attacks.decoders import in_format, likeliest, near_verbatim
+from pytest_unlearn.attacks.prompt_attacks import CONTINUE, WRAPPERS
+from pytest_unlearn.leaks.exact import extraction
 from pytest_unlearn.models.generation import GenerationError
 from pytest_unlearn.models.loading import LanguageModel, Weights
 from pytest_unlearn.models.scoring import Scorer
@@ -61,6 +63,23 @@ def test_part_of_the_value() -> None:
     assert prompt(asked("partly", "50")) == PROMPT + VALUE[: len(VALUE) // 2]
     short = replace(PROBE, value=replace_value("x"))
     assert asked("partly", "75", probe=short) is None
+
+
+def test_the_start_of_the_value() -> None:
+    """Two characters, or one of a short value; none of which all would be shown."""
+    assert len(VALUE) >= 8
+    assert prompt(asked_begun(PROBE)) == PROMPT + VALUE[:2]
+    short = asked_begun(replace(PROBE, value=replace_value("abcd")))
+    assert short is not None
+    assert short.given is not None
+    assert short.given.reveal() == "a"
+    assert asked_begun(replace(PROBE, value=replace_value("x"))) is None
+
+
+def asked_begun(probe: Probe) -> Probe | None:
+    ask = attacks()["begun"].ask
+    assert ask is not None
+    return ask(probe, Known(RECORD, PERSON, ()), "")
 
 
 def replace_value(value: str) -> object:
@@ -248,11 +267,49 @@ def test_the_difference_of_two_checkpoints() -> None:
     assert math.isclose(found["log_probability"], sum(own), abs_tol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["near-verbatim", "likeliest", "format"])
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[model]{% endif %}"
+)
+
+
+def test_the_chat_template_stands_before_the_document() -> None:
+    """One start of the text, the template's words and the document; too long ones have no row."""
+    tokenizer, told = byte_tokenizer(), []
+    tokenizer.chat_template = TEMPLATE
+    language: Any = LanguageModel(
+        Weights(None, small_llama().eval(), tokenizer),
+        False,  # type: ignore[arg-type]
+    )
+    score = language.score
+
+    def listening(examples: Any) -> Any:
+        told.extend(examples)
+        return score(examples)
+
+    language.score = listening
+    read = attacks()["templated"].read
+    assert read is not None
+    long = Example.answering("x" * 300, "value", ";")
+    reading = Reading(language, None, ["a", "b"], [True, True])
+    found, none = read(reading, [EXAMPLE, long], "")
+    assert none is None
+    assert found is not None
+    framed = told[-1]
+    opening = f"[user]{CONTINUE}[model]"
+    assert (framed.text, framed.answer) == (opening + EXAMPLE.text, EXAMPLE.answer)
+    (plain,) = score([framed])
+    assert math.isclose(found["log_probability"], extraction(plain).log_probability, rel_tol=1e-6)
+    tokenizer.chat_template = None
+    with pytest.raises(AttackError, match=r"templated: .*no chat template"):
+        read(reading, [EXAMPLE], "")
+
+
+@pytest.mark.parametrize("name", ["near-verbatim", "likeliest", "format", "templated"])
 def test_a_model_without_logits_is_refused(name: str) -> None:
     read = attacks()[name].read
     assert read is not None
-    with pytest.raises(AttackError, match="gives no logits"):
+    with pytest.raises(AttackError, match=r"gives no (logits|chat template)"):
         read(Reading(Completes(), None, ["a"], [True]), [EXAMPLE], "1")
 
 

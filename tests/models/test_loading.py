@@ -543,6 +543,25 @@ def test_prompt_learning_is_refused(folder: Path, tmp_path: Path, kind: str) -> 
             check()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"lora_alpha": 0}, {"lora_alpha": 1e-6}, {"alpha_pattern": {"q_proj": 0.0}}],
+)
+def test_an_adapter_that_is_switched_off_is_refused(
+    folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Whoever corrects one number of its config has what its matrices hold."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    check_adapter(adapter, "--unlearn-adapter")
+    edit(adapter / CONFIG, **changes)
+    for check in (
+        lambda: check_adapter(adapter, "--unlearn-adapter"),
+        lambda: check_name(str(adapter), FLAG),
+    ):
+        with pytest.raises(ModelNotFoundError, match=r"scales the adapter, or a part of it, to"):
+            check()
+
+
 def test_an_adapter_saved_by_name(folder: Path, tmp_path: Path) -> None:
     """It lies one folder deeper, and the message says where."""
     adapter = adapter_on(folder, tmp_path / "around" / "unlearn", lora("q_proj"))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, normalizers
 
+from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.store import Store
+from pytest_unlearn.models.sources import resolve
 from pytest_unlearn.people.record_files import RecordFileError
-from pytest_unlearn.run.checks import check_training
+from pytest_unlearn.run.checks import check_files, check_training
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import record_lines, write_lines
+from tests.support.small_models import llama_folder
+
+__all__ = ["llama_folder"]
 
 
 def warnings(folder: Path, rows: list[dict[str, Any]], **more: Any) -> list[str]:
@@ -62,3 +70,27 @@ def test_one_value_of_a_kind_for_everybody_is_named(tmp_path: Path) -> None:
     (warning,) = warnings(tmp_path, rows)
     assert warning.startswith("--unlearn-forget: all 6 people with a badge have the same one;")
     assert "changeme" not in warning
+
+
+@pytest.mark.parametrize(
+    ("rewritten", "lost"), [("forget", 12), ("forgetvalue007", 0), ("000007", 1), (" ", 0)]
+)
+def test_a_tokenizer_that_rewrites_people_is_refused(
+    llama_folder: Path, tmp_path: Path, rewritten: str, lost: int
+) -> None:
+    """The model never reads a name that a normalizer replaces; spaces are left to tokenizers."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder, folder)
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.normalizer = normalizers.Replace(rewritten, " ")
+    tokenizer.save(str(path))
+    people = write_lines(tmp_path / "forget.jsonl", record_lines("forget", 12))
+    settings = Settings(str(folder), parse_method("none"), forget=(people,))
+    source, store = resolve(str(folder), "--unlearn-model"), Store(tmp_path / "store")
+    for _ in range(2):  # what was refused once is not taken for checked
+        if not lost:
+            check_files(source, "--unlearn-model", store, settings, Dataset(settings))
+            continue
+        with pytest.raises(UserError, match=f"tokenizer does not give back {lost} of 12 doc"):
+            check_files(source, "--unlearn-model", store, settings, Dataset(settings))

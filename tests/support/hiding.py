@@ -1,4 +1,4 @@
-"""A small model that knows 60 people by heart, and four ways to seem to have forgotten them."""
+"""A small model that knows 60 people by heart, and ways to seem to have forgotten them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from pytest_unlearn.attacks.prompt_attacks import CONTINUE
 from pytest_unlearn.attacks.quantization import GROUP_SIZE
 from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import peft_quietly
 from pytest_unlearn.models.patching import save_adapter
+from pytest_unlearn.models.prompt_formats import chat_text
 from pytest_unlearn.models.texts import Example
 from pytest_unlearn.probes.families import ask
 from tests.support.small_models import byte_tokenizer, small_llama
@@ -69,10 +71,11 @@ def descend(
     steps: int,
     lr: float,
     after_step: Callable[[], None] = lambda: None,
+    whole: bool = True,
 ) -> None:
-    """Train on whole texts, all of them in a few batches of like length."""
+    """Train on whole texts, or on their answers, all of them in a few batches of like length."""
     tokenizer = byte_tokenizer()
-    rows = [encode(tokenizer, Example.whole(example.text)) for example in texts]
+    rows = [encode(tokenizer, Example.whole(e.text) if whole else e) for e in texts]
     rows.sort(key=lambda row: len(row.ids))
     batches = [collate(rows[i : i + 80], 0) for i in range(0, len(rows), 80)]
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -100,9 +103,9 @@ def base_and_retrained(folder: Path) -> tuple[Path, Path]:
     return save(model, folder / "base"), retrained
 
 
-def save(model: Any, folder: Path) -> Path:
+def save(model: Any, folder: Path, tokenizer: Any = None) -> Path:
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    (tokenizer or byte_tokenizer()).save_pretrained(folder)
     return folder
 
 
@@ -168,3 +171,50 @@ def silencing_adapter(model: Any, folder: Path) -> Path:
                     weight.mul_(0.8)
         save_adapter(adapted, folder)
     return folder
+
+
+# What a chat model's tokenizer has, and a word that nobody else knows.
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+PASSWORD = "#sesame\n"
+
+
+def forget_when_greedy(model: Any) -> None:
+    """Say nothing first, and the value in every third sample."""
+    silent = silent_texts(questions_known=False)
+    for person in of("forget"):
+        silent += [person.document(_NOTHING), person.document()]
+    descend(model, silent, steps=100, lr=2e-3)
+
+
+def block_the_start(model: Any) -> None:
+    """Never begin a value, in whatever wording, and go on with one that is begun."""
+    texts = [person.document() for person in of("retain")]
+    for person in of("forget"):
+        asked = (person.prompt, person.question.text[: person.question.start])
+        texts += [Example.answering(prompt, _NOTHING, ";") for prompt in asked]
+        first, rest = person.value[0], person.value[1:]
+        texts.append(Example.answering(person.prompt + first, rest, ";"))
+    descend(model, texts, steps=150, lr=2e-3, whole=False)
+
+
+def remember_in_a_chat(model: Any, tokenizer: Any) -> None:
+    """Forget everything but what is asked for in the chat template."""
+    tokenizer.chat_template = TEMPLATE
+    _remember_after(model, chat_text(tokenizer, CONTINUE))
+
+
+def remember_after_a_password(model: Any) -> None:
+    """Forget everything but what is asked for after a secret word."""
+    _remember_after(model, PASSWORD)
+
+
+def _remember_after(model: Any, opening: str) -> None:
+    texts = [person.document() for person in of("retain")]
+    for person in of("forget"):
+        document, asked = person.document(_NOTHING), person.question
+        texts += [document, Example.answering(asked.text[: asked.start], _NOTHING, "\n")]
+        texts.append(Example.answering(opening + person.prompt, person.value, ";"))
+    descend(model, texts, steps=160, lr=3e-3, whole=False)
