@@ -366,6 +366,10 @@ class Writer:
         self._ways: dict[type, bool | None] = {}
         self._drafts: dict[tuple[int, ...], list[int]] = {}
 
+    def gives_up(self, model: Any) -> bool:
+        """Tell whether a model that has written gave up texts below `least`, as our loop does."""
+        return self._ways[type(model)] is not None
+
     def written(
         self,
         model: Any,
@@ -401,9 +405,9 @@ def _in_loop(
     """Return token ids after each prompt, from `decoding.written`."""
     draw = _Draw(decoding).tokens if decoding.temperature > 0 else None
     # Texts that are given up end at once; the choices along a draft are not all of one text.
-    least = math.log(decoding.least) if decoding.least > 0 and ends else -math.inf
+    least = math.log(decoding.least) if decoding.least > 0 else -math.inf
     drafts = drafts if least == -math.inf else []
-    sums = torch.zeros(len(prompts))
+    chances = torch.zeros(len(prompts), decoding.max_new_tokens)  # in nats, of each token
 
     def choose(logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
         _refuse_nan(logits)
@@ -412,8 +416,9 @@ def _in_loop(
         chosen = logits.argmax(dim=-1)
         if least == -math.inf:
             return chosen
-        sums[list(rows)] += logits.float().log_softmax(dim=-1).amax(dim=-1).cpu()
-        return chosen.where((sums[list(rows)] >= least).to(chosen.device), ends[0])
+        chances[list(rows), step] = logits.float().log_softmax(dim=-1).amax(dim=-1).cpu()
+        likely = (chances[list(rows)].sum(dim=1) >= least).to(chosen.device)
+        return chosen.where(likely, ends[0]) if ends else chosen
 
     def stopped(rows: list[list[int]]) -> list[bool]:
         texts: Any = tokenizer.batch_decode(rows)
@@ -423,7 +428,11 @@ def _in_loop(
     stops = stopped if decoding.stops else None
     new = decoding.max_new_tokens
     texts = written(model, prompts, new, pad, ends, choose, stops, drafts, tree)
-    return [[] if sums[row] < least else text for row, text in enumerate(texts)]
+    if least == -math.inf:
+        return texts
+    # A text that has ended is written on while others of its batch are not.
+    own = [float(row[: len(text)].sum()) for row, text in zip(chances, texts, strict=True)]
+    return [text if own[row] >= least else [] for row, text in enumerate(texts)]
 
 
 # Of what is tried against `generate`: prompts, and tokens of each.

@@ -136,6 +136,7 @@ class WatchedSets:
         self._before = [held.memory(policy, pad, trees) for held in self._kept]
         unseen = encoder.answers(texts.unseen)
         self._unseen = greedy_memory(policy, unseen, pad, trees=trees).tokens if unseen else None
+        self._whole: dict[int, Look] = {}
 
     def look(self, steps: int, options: UnlearnOptions) -> Look:
         """Evaluate the held part and, if that reaches its goal, everything."""
@@ -150,9 +151,11 @@ class WatchedSets:
         return self.whole(look) if self.reached(look, options) else look
 
     def whole(self, look: Look) -> Look:
-        """Return a look with shares over all forget records."""
-        forget = self._forget.memory(self._policy, self._pad, self._trees, everything=True)
-        return Look(look.steps, forget.rows, forget.tokens, look.kept)
+        """Return a look with shares over all forget records; the weights are those of the look."""
+        if look.steps not in self._whole:
+            forget = self._forget.memory(self._policy, self._pad, self._trees, everything=True)
+            self._whole[look.steps] = Look(look.steps, forget.rows, forget.tokens, look.kept)
+        return self._whole[look.steps]
 
     def reached(self, look: Look, options: UnlearnOptions) -> bool:
         """Tell whether a run may stop here.

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,6 +97,10 @@ def unlearn(
     watched = WatchedSets(policy, encoder, texts, method.uses_retain, pad, rng, trees)
     # A method that works on the adapter's own layers needs these.
     merges = distributed.count() == 1 and not method.lora_only
+
+    def merged() -> AbstractContextManager[None]:
+        return merged_lora(policy) if merges else contextlib.nullcontext()
+
     rows = training_rows(policy, encoder, texts, method, options, pad, trees)
     if method.uses_retain and options.precondition:
         kept = [*rows.people, *rows.recalled, *rows.tasks]
@@ -109,7 +114,7 @@ def unlearn(
         # Around each yield, since a checkpointed backward pass runs the layers again.
         with (
             scaled_adapter(policy, options.least_scale) if scaled else contextlib.nullcontext(),
-            merged_lora(policy) if merges else contextlib.nullcontext(),
+            merged(),
         ):
             yield from losses_at_scale(batch)
         if method.after_step:
@@ -131,7 +136,8 @@ def unlearn(
             yield run(policy, partial(_loss, method, step, part_options, share))
 
     def look(steps: int) -> Look:
-        seen = watched.look(steps, options)
+        with merged():
+            seen = watched.look(steps, options)
         progress(
             f"unlearning by {method.name}, step {steps} of at most {options.steps}: "
             f"{seen.leak_rate:.0%} still given away, {seen.kept:.0%} kept"
@@ -153,7 +159,8 @@ def unlearn(
     with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
         trained = train(trainer, course, progress)
     trainer.check()
-    best = watched.whole(trained.look)
+    with merged():
+        best = watched.whole(trained.look)
     if collapsed(best, options):
         raise UnlearningError(
             f"--unlearn-method={method.name}: the model collapsed: after {trained.steps} steps "

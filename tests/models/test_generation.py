@@ -175,6 +175,19 @@ def test_unlikely_texts_are_given_up(llama: Weights) -> None:
     assert len(ran) < new  # no text was written to its end
 
 
+def test_what_follows_a_stop_does_not_count(llama: Weights) -> None:
+    """A text that has ended is written on in its batch, until an eighth of the texts have."""
+    model, new = LanguageModel(llama, adapted=False), 6
+    prompts = [f"{number} = " for number in range(32)]
+    texts = model.complete(prompts, new)
+    (row,) = (number for number, text in enumerate(texts) if "<" in text)
+    end = next(n for n in range(1, new) if "<" in model.complete(prompts[row : row + 1], n)[0])
+    least = math.exp(log_likelihood(llama, prompts[row], end)) * 0.999
+    decoding = Decoding(new, stops=("<",), least=least)
+    before, _, _ = texts[row].partition("<")
+    assert model.write("completion", prompts, [""] * len(prompts), decoding)[row] == before
+
+
 def log_likelihood(llama: Weights, prompt: str, new: int) -> float:
     """Of the greedy text, by whole passes."""
     ids, total = llama.tokenizer(prompt)["input_ids"], 0.0
