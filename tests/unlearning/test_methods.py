@@ -17,7 +17,7 @@ from pytest_unlearn.unlearning.data import Encoder, training_rows
 from pytest_unlearn.unlearning.method import MethodError
 from pytest_unlearn.unlearning.methods import METHODS
 from pytest_unlearn.unlearning.step import RunState, Step
-from tests.unlearning.conftest import with_moved_adapter
+from tests.support.small_models import with_moved_adapter
 
 TEXTS = TrainingTexts(
     forget=[Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)],
