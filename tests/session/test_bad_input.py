@@ -212,13 +212,6 @@ def test_broken_records_are_named_by_line(
     assert "abcdef" not in error
 
 
-def test_a_request_with_a_name(pytester: pytest.Pytester) -> None:
-    """Requests that follow each other are a folder, not named files."""
-    write_lines(pytester.path / "f.jsonl", record_lines("forget", 10))
-    error = refused(pytester, "--unlearn-model=tiny", "--unlearn-forget=january:f.jsonl")
-    assert "put them into a folder as january.jsonl, and give the folder to --unlearn-requ" in error
-
-
 def test_too_few_records(pytester: pytest.Pytester) -> None:
     """The default gates need 59 people; the message says so, and what to do with fewer."""
     write_lines(pytester.path / "few.jsonl", record_lines("forget", 10))
