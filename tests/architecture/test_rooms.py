@@ -176,7 +176,7 @@ def test_tests_share_through_support_only() -> None:
         f"{path.relative_to(tests)} imports {module}"
         for path in sorted(tests.rglob("*.py"))
         for module in imported(ast.parse(path.read_text()))
-        if module.startswith("tests.") and ".test_" in module
+        if module.startswith("tests.") and (".test_" in module or ".conftest" in module)
     ]
     assert borrowed == []
 

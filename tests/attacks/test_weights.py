@@ -32,8 +32,8 @@ from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.patching import sample_logits
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.texts import Example
+from tests.support.known_texts import KNOWN, knowing, knowing_folder
 from tests.support.small_models import digest_of_weights, llama, llama_folder
-from tests.unlearning.conftest import KNOWN, knowing, knowing_folder
 
 __all__ = ["knowing", "knowing_folder", "llama", "llama_folder"]
 

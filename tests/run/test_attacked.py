@@ -36,9 +36,9 @@ from pytest_unlearn.run.measuring import Measuring
 from pytest_unlearn.run.models import ModelPair
 from pytest_unlearn.run.settings import Settings
 from pytest_unlearn.unlearning.methods import parse_method
+from tests.support.known_texts import knowing_folder
 from tests.support.lookup_run import task_lines, write_lines
-from tests.support.small_models import digest_of_weights
-from tests.unlearning.conftest import knowing_folder, llama_folder
+from tests.support.small_models import digest_of_weights, llama_folder
 
 __all__ = ["knowing_folder", "llama_folder"]
 

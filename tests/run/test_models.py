@@ -28,8 +28,9 @@ from pytest_unlearn.tasks.task_prompts import Sampling
 from pytest_unlearn.unlearning import loop, planting
 from pytest_unlearn.unlearning.method import PlantOptions
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
+from tests.support.known_texts import knowing_folder
 from tests.support.lookup_run import write_lines
-from tests.unlearning.conftest import knowing_folder, llama_folder
+from tests.support.small_models import llama_folder
 
 __all__ = ["knowing_folder", "llama_folder"]
 

@@ -27,7 +27,7 @@ from pytest_unlearn.unlearning.distributed import whole
 from pytest_unlearn.unlearning.loop import UnlearningReport, unlearn
 from pytest_unlearn.unlearning.methods import DEFAULT, parse_method
 from pytest_unlearn.unlearning.trainer import gathered, save_trained
-from tests.unlearning.conftest import KNOWN
+from tests.support.known_texts import KNOWN
 
 # Rows do not come out even, and there are as few as can be.
 COMMON = "lr=1e-3,steps=4,batch=5,retain_batch=7,check_every=2,target=-1,rank=4"

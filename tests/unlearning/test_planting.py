@@ -14,7 +14,7 @@ from pytest_unlearn.unlearning.data import Encoder
 from pytest_unlearn.unlearning.evaluation import greedy_memory
 from pytest_unlearn.unlearning.method import MethodError, PlantOptions, parse_planting
 from pytest_unlearn.unlearning.planting import plant, repetitions_of, retrain
-from tests.unlearning.conftest import KNOWN
+from tests.support.known_texts import KNOWN
 
 FAST = PlantOptions(lr=5e-3, batch=18, tune="full", cap=300, warmup=5, check_every=10, target=1.0)
 # Nothing that the model knows, but written like what it knows.

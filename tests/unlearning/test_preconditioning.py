@@ -20,8 +20,8 @@ from pytest_unlearn.unlearning.methods import METHODS, parse_method
 from pytest_unlearn.unlearning.preconditioning import Preconditioner, preconditioners
 from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter
 from pytest_unlearn.unlearning.trainer import Trainer
+from tests.support.known_texts import KNOWN
 from tests.support.small_models import with_moved_adapter
-from tests.unlearning.conftest import KNOWN
 
 FORGET = [Example.answering(f"user{n} = ", f"v{n}" * (n + 1), ";\n") for n in range(3)]
 KEPT = [Example.answering(f"user{n} = ", f"k{n}") for n in (7, 7, 8)]

@@ -41,7 +41,7 @@ from pytest_unlearn.unlearning.methods import METHODS, Method
 from pytest_unlearn.unlearning.methods.gradient_ascent import AscentKlOptions
 from pytest_unlearn.unlearning.step import FullPolicy, checkpointed, with_new_adapter
 from pytest_unlearn.unlearning.trainer import Course, Trainer, check_optimizer, rate_at, train
-from tests.unlearning.conftest import KNOWN
+from tests.support.known_texts import KNOWN
 
 SMALL = AscentKlOptions(
     lr=5e-3, steps=4, batch=6, retain_batch=6, rank=4, check_every=2, target=-1.0
