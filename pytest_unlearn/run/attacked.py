@@ -151,9 +151,9 @@ class AttackedModel:
             }
         base_exact = retrained_exact = None
         if measured.exact is None:
-            base, unlearned = self._engine.run_probe(probe)[1].base.label, measured.label
+            base, unlearned = self._of_base(probe), measured.label
         elif (own := self._engine.exact("base", probe)) is None:  # it only has probabilities
-            base, unlearned = self._engine.run_probe(probe)[1].base.label, _label(measured.exact)
+            base, unlearned = self._of_base(probe), _label(measured.exact)
         else:
             base, unlearned = _label(own), _label(measured.exact)
             attacked_base, retrained = beside.get("base"), beside.get("retrained")
@@ -179,6 +179,11 @@ class AttackedModel:
             cluster=probe.cluster,
             request=probe.request,
         )
+
+    def _of_base(self, probe: Probe) -> Label:
+        """Return what the base wrote when it was asked as the run asks: an attack's own prompt may
+        give a part of the value, which would then be no leak."""
+        return self._engine.run_probe(self._dataset.probe(probe.id))[1].base.label
 
     def _measured(
         self, attack: Attack, pieces: Sequence[_Piece], of: State = "unlearned"

@@ -338,9 +338,10 @@ class UnlearnSession:
         """Return the ids of the cases that a test measures: its own, or all of its attack."""
         entries = list(properties)
         cases = [str(value) for name, value in entries if name == CASE_PROPERTY]
-        attacks = {str(value) for name, value in entries if name == ATTACK_NAME}
-        if attacks:
-            cases += [c.id for c in run.cases if isinstance(c, Probe) and c.attack in attacks]
+        made = {str(value) for name, value in entries if name == ATTACK_NAME}
+        if made:  # in each of its states
+            asked = (case for case in run.cases if isinstance(case, Probe))
+            cases += [probe.id for probe in asked if probe.attack.partition("@")[0] in made]
         return cases
 
     def _run_named_in(self, properties: Iterable[tuple[str, object]]) -> PairRun:

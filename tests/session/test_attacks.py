@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -350,5 +351,35 @@ def test_the_search_is_an_attack(unlearn_run: UnlearnRun) -> None:
             "leak.worst *30 (50.0%, chance 3.3%) by search *FAIL",
             "under attack *control *",
             "search *60 *30 (50.0%) * 3.3% *",
+        ]
+    )
+
+
+def test_the_base_is_judged_by_its_own_answers(unlearn_run: UnlearnRun) -> None:
+    """Not as if it had been given the part of the value that an attack gives."""
+    unlearn_run.lookup()
+    result = unlearn_run("--unlearn-attacks=begun", "--unlearn-gate=leak.worst<=10%")
+    result.stdout.fnmatch_lines(["leak.worst *0 (0.0%) by begun * PASS"])
+
+
+@pytest.mark.parametrize("flags", [(), ("-n2",)])
+def test_an_attack_of_several_states_passes(unlearn_run: UnlearnRun, flags: Any) -> None:
+    """Its test measures all of them, and none is taken for a part that was not run."""
+    unlearn_run.lookup()
+    gates = (
+        "leak.worst<=10%",
+        "leak.direct[attack=partly]<=10%",
+        "leak.direct[attack=partly@25]<=12%",
+    )
+    result = unlearn_run(
+        "--unlearn-attacks=wrapped,partly", *(f"--unlearn-gate={gate}" for gate in gates), *flags
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "leak.worst *0 (0.0%) by * PASS",
+            "leak.direct[[]attack=partly] *PASS",
+            "leak.direct[[]attack=partly@25] *PASS",
+            "partly@75 *",
+            "wrapped@ignore *",
         ]
     )
