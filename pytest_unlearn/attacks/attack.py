@@ -178,15 +178,57 @@ class Target:
     def matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights of the linear layers by name, a row for each output, but the head's.
 
-        Embeddings and head are left out, as in GPTQ, AWQ and bitsandbytes.
+        Embeddings and head are left out, as in GPTQ, AWQ and bitsandbytes. Of experts that are kept
+        in one tensor each is a matrix, `NAME[NUMBER]`. Raises AttackError where these are less than
+        half of the weights: what an attack leaves alone would seem to withstand it.
         """
+        import torch
+        from transformers.pytorch_utils import Conv1D
+
         head = self.model.get_output_embeddings()
+        found: dict[str, torch.Tensor] = {}
+        known = every = 0
         for name, module in self.model.named_modules():
-            weight = self.weights.get(f"{name}.weight")
-            kind = type(module).__name__
-            if weight is None or module is head or kind not in ("Linear", "Conv1D"):
+            if module is head or isinstance(module, torch.nn.Embedding):
                 continue
-            yield f"{name}.weight", weight.data.T if kind == "Conv1D" else weight.data
+            turned = isinstance(module, Conv1D) or bool(getattr(module, "is_transposed", False))
+            linear = isinstance(module, torch.nn.Linear | Conv1D)
+            for key, _ in module.named_parameters(recurse=False):
+                full = f"{name}.{key}" if name else key
+                if (weight := self.weights.get(full)) is None:
+                    continue
+                every += weight.numel()
+                if not is_plain(weight):
+                    continue
+                if linear and key == "weight" and weight.dim() == 2:
+                    found[full] = weight.data.T if turned else weight.data
+                elif _holds_matrices(module, weight):
+                    for number, each in enumerate(weight.data):
+                        found[f"{full}[{number}]"] = each.T if turned else each
+                else:
+                    continue
+                known += weight.numel()
+        if known < every / 2:
+            raise AttackError(
+                f"of the weights of {type(self.model).__name__}, only {known / every:.0%} are "
+                "matrices of numbers that can be changed: it keeps the others in a form of its own "
+                "(quantized weights are packed); leave this attack out, or attack the model as it "
+                "was before it was quantized"
+            )
+        yield from found.items()
+
+
+def is_plain(weight: torch.Tensor) -> bool:
+    """Tell whether a tensor holds numbers that arithmetic can change: not packed, nor of 8 bits."""
+    import torch
+
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    return type(weight) in kinds and weight.is_floating_point() and weight.dtype.itemsize > 1
+
+
+def _holds_matrices(module: Any, weight: torch.Tensor) -> bool:
+    """Tell whether a weight is a row of matrices, as of experts, and not a filter of places."""
+    return weight.dim() == 3 and min(weight.shape) > 1 and "Conv" not in type(module).__name__
 
 
 def unchanged(target: Target) -> None:

@@ -241,7 +241,12 @@ def _with_inputs(
     rounding: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Callable[[Target], None]:
     def change(target: Target) -> None:
-        for part in _parts(dict(target.matrices())):
+        matrices = dict(target.matrices())
+        # Experts in one tensor are no modules, so what goes into each is not seen.
+        apart = {name: weight for name, weight in matrices.items() if name.endswith("]")}
+        for weight in apart.values():
+            weight.copy_(rounded_in_groups(weight, 4, GROUP_SIZE))
+        for part in _parts({n: w for n, w in matrices.items() if n not in apart}):
             moments, means = _inputs(target, part)
             for name, weight in part.items():
                 weight.copy_(rounding(weight, moments[name], means[name]))
@@ -315,12 +320,15 @@ def _each(rounding: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Target]
     return change
 
 
+# Raised when experts in one tensor, and linear layers of a model's own class, became matrices too.
+_VERSION = 2
 ATTACKS = (
     Attack(
         "int8",
         "weights rounded to 8 bits, one scale a row, as LLM.int8 stores them (arXiv 2208.07339)",
         _each(functools.partial(rounded_to_rows, bits=8)),
         effort="cheap",
+        version=_VERSION,
     ),
     Attack(
         "int4",
@@ -328,45 +336,55 @@ ATTACKS = (
         "(arXiv 2210.17323)",
         _each(functools.partial(rounded_in_groups, bits=4, size=GROUP_SIZE)),
         effort="cheap",
+        version=_VERSION,
     ),
     Attack(
         "int4-row",
         "weights rounded to 4 bits, one range a row",
         _each(functools.partial(rounded_in_groups, bits=4, size=0)),
+        version=_VERSION,
     ),
     Attack(
         "nf4",
         "weights rounded to NF4 as QLoRA stores them (bitsandbytes, arXiv 2305.14314)",
         _each(functools.partial(rounded_to_code, code=NF4, size=GROUP_SIZE)),
+        version=_VERSION,
     ),
     Attack(
         "fp4",
         "weights rounded to FP4 (bitsandbytes)",
         _each(functools.partial(rounded_to_code, code=FP4, size=GROUP_SIZE)),
+        version=_VERSION,
     ),
     Attack(
         "q4_0",
         "weights rounded to q4_0 as GGUF files hold them (llama.cpp), a scale for each 32 of a row",
         _each(rounded_to_q4_0),
+        version=_VERSION,
     ),
     Attack(
         "q4_k",
         "weights rounded to q4_K as GGUF files hold them (llama.cpp): a scale and a minimum for "
         "each 32 of a row, in 6 bits; q5_0 where a row is not cut into 256",
         _each(rounded_to_q4_k),
+        version=_VERSION,
     ),
     Attack(
         "gptq",
         f"weights rounded to 4 bits by GPTQ, each column's error made up for by the next, groups "
-        f"of {GROUP_SIZE}, after documents of retained people (arXiv 2210.17323)",
+        f"of {GROUP_SIZE}, after documents of retained people (arXiv 2210.17323); experts in one "
+        "tensor as by int4",
         _with_inputs(lambda weight, moment, _: gptq(weight, moment, 4, GROUP_SIZE)),
         calibrates=True,
+        version=_VERSION,
     ),
     Attack(
         "awq",
         f"weights rounded to 4 bits by AWQ, columns with large inputs scaled up, groups of "
-        f"{GROUP_SIZE}, after documents of retained people (arXiv 2306.00978)",
+        f"{GROUP_SIZE}, after documents of retained people (arXiv 2306.00978); experts in one "
+        "tensor as by int4",
         _with_inputs(lambda weight, moment, sizes: awq(weight, moment, sizes, 4, GROUP_SIZE)),
         calibrates=True,
+        version=_VERSION,
     ),
 )

@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_unlearn.attacks.attack import Attack, AttackError, Stage, Target, Trains
+from pytest_unlearn.attacks.attack import Attack, AttackError, Stage, Target, Trains, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,6 +146,11 @@ def _trained(target: Target, texts: Sequence[str]) -> Iterator[int]:
     most = min(_MOST_TOKENS, context_of(target.model) or _MOST_TOKENS)
     rows = [encode(target.tokenizer, Example.whole(text), most) for text in texts]
     weights = list(target.weights.values())
+    if not all(map(is_plain, weights)):
+        raise AttackError(
+            "some of the model's weights are packed (quantized) and cannot be trained: leave "
+            "relearning out, or attack the model as it was before it was quantized"
+        )
     asked = [weight.requires_grad for weight in weights]
     batches = _batches(rows, torch.Generator().manual_seed(_SEED))
     rate = learning_rate(sum(weight.numel() for weight in weights))
@@ -207,6 +212,7 @@ ATTACKS = (
             f"prune{percent}",
             f"the smallest {percent} % of each matrix replaced by zero (arXiv 1506.02626)",
             functools.partial(_prune, share=percent / 100),
+            version=2,
         )
         for percent in (10, 30, 50)
     ),
@@ -214,6 +220,7 @@ ATTACKS = (
         "noise",
         f"normal noise of {NOISE:.0%} of each matrix's standard deviation (arXiv 2412.01784)",
         _disturb,
+        version=2,
     ),
     Attack("bf16", "weights in bfloat16", functools.partial(_cast, dtype="bfloat16")),
     Attack("fp16", "weights in float16", functools.partial(_cast, dtype="float16")),

@@ -32,6 +32,7 @@ from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.patching import sample_logits
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.texts import Example
+from tests.support.architectures import random_model
 from tests.support.known_texts import KNOWN, knowing, knowing_folder
 from tests.support.small_models import digest_of_weights, llama, llama_folder
 
@@ -83,6 +84,46 @@ def test_embeddings_and_head_keep_their_bits(llama: Weights) -> None:
         names = [name for name, _ in target.matrices()]
     assert len(names) == 14  # seven of each of two layers
     assert not [name for name in names if "embed" in name or "head" in name]
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "falcon", "gpt2"])
+@pytest.mark.parametrize("name", ["int4", "gptq", "prune50", "noise"])
+def test_no_layer_is_left_alone(architecture: str, name: str, llama: Weights) -> None:
+    """Experts in one tensor, and linear layers of another class: a model whose layers an attack
+    leaves as they are would seem to withstand it."""
+    texts = [Example.whole("USER1=V1;")]  # of the tokens that these models know
+    with under_attack(random_model(architecture), None, llama.tokenizer, (((), texts),)) as target:
+        layers = {
+            name: weight.clone()
+            for name, weight in target.weights.items()
+            if weight.dim() > 1 and (".h." in name or "proj" in name) and "bias" not in name
+        }
+        attacks()[name].change(target)
+        same = [n for n, before in layers.items() if torch.equal(before, target.weights[n])]
+    assert len(layers) >= 8
+    assert not same
+
+
+def test_the_sides_of_an_experts_matrix() -> None:
+    """A row is what makes one output, whichever way the model keeps it."""
+    for architecture, shape in {"mixtral": (16, 32), "gpt_oss": (16, 32)}.items():
+        with under_attack(random_model(architecture)) as target:
+            found = dict(target.matrices())
+        name = next(n for n in found if n.endswith("down_proj[1]"))
+        assert found[name].shape == shape, architecture
+
+
+@pytest.mark.parametrize("name", ["int4", "prune50", "noise", "relearn"])
+def test_packed_weights_cannot_be_attacked(llama: Weights, name: str) -> None:
+    """As bitsandbytes keeps them: they would be left as they are, and seem to withstand."""
+    for module in llama.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            packed = torch.zeros(module.weight.shape, dtype=torch.int8)
+            module.weight = torch.nn.Parameter(packed, requires_grad=False)
+    with under_attack(llama.model, None, llama.tokenizer, TEXTS) as target:  # noqa: SIM117
+        with pytest.raises(AttackError, match=r"packed.* before it was quantized"):
+            for _ in attacks()[name].made(target):
+                pass
 
 
 def test_the_digest_sees_one_bit(llama: Weights) -> None:

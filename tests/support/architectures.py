@@ -40,6 +40,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"logits_soft_cap": 0.5, "lru_width": 16, "attention_window_size": 8},
     "modernbert-decoder": {},
     "mixtral": {},
+    "gpt_oss": {"num_local_experts": 4},
+    "falcon": {},
 }
 
 
@@ -48,6 +50,8 @@ def random_model(architecture: str) -> Any:
     sizes = SIZES
     if architecture == "gpt2":
         sizes = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    if architecture == "falcon":
+        sizes = {name: size for name, size in SIZES.items() if name != "head_dim"}
     config = CONFIG_MAPPING[architecture](**sizes, **ARCHITECTURES[architecture])
     model: Any = AutoModelForCausalLM
     return model.from_config(config).eval()
