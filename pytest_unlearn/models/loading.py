@@ -24,7 +24,6 @@ from pytest_unlearn.models.generation import (
     check_ids,
     context_of,
     converse,
-    is_out_of_memory,
     prompt_rows,
     write,
 )
@@ -32,16 +31,16 @@ from pytest_unlearn.models.gradients import every_weight, gradient_norms, last_b
 from pytest_unlearn.models.lm_head import is_adapted, states_at
 from pytest_unlearn.models.patching import (
     ModelLoadError,
-    batch_fault,
     check_kind,
+    check_quantization,
     dequantized,
     merged,
     merged_lora,
     peft_quietly,
-    sample_logits,
     transformers_quietly,
     with_adapter,
 )
+from pytest_unlearn.models.predictions import check_predictions
 from pytest_unlearn.models.prompt_formats import StyleError, infill_style
 from pytest_unlearn.models.scoring import Scorer, ValueScores
 from pytest_unlearn.models.sources import ModelNotFoundError
@@ -280,7 +279,7 @@ def load(
     except Exception as error:  # transformers raises what its many parts raise
         raise ModelLoadError(_reason(source, error, device)) from error
     if unfit := _unfit_tensors(loaded):
-        raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {unfit}")
+        raise ModelLoadError(f"cannot load {_named(source)}: {unfit}")
     if device == "map":
         _check_places(model, source)
     for adapter in (source.adapter, *source.added):
@@ -298,8 +297,8 @@ def load(
     )
     beyond = _beyond(tokenizer, model.get_input_embeddings().weight.shape[0])
     if beyond and source.gguf is None:  # transformers adds tokens of its own to a GGUF file's
-        raise ModelLoadError(f"cannot load {source.name} from {source.folder}: {beyond}")
-    _check_predictions(model.eval(), source)
+        raise ModelLoadError(f"cannot load {_named(source)}: {beyond}")
+    check_predictions(model.eval(), _named(source))
     return Weights(source, model, tokenizer)
 
 
@@ -314,6 +313,7 @@ def check_loadable(source: ModelSource, flag: str, styles: Sequence[str] = ()) -
     if source.gguf is not None:
         return
     try:
+        check_quantization(source.quantized)
         with transformers_quietly():
             model, loaded = _from_files(source, device_map={"": "meta"})
             tokenizer = load_tokenizer(source)
@@ -401,26 +401,6 @@ def _beyond(tokenizer: Any, rows: int) -> str | None:
     )
 
 
-def _check_predictions(model: Any, source: ModelSource) -> None:
-    """Raise ModelLoadError where a model predicts nothing, or not in batches."""
-    try:
-        logits = sample_logits(model)
-    except (IndexError, RuntimeError, ValueError) as error:
-        text = f"{source.name} from {source.folder} cannot be run: {error}"
-        if not is_out_of_memory(error):
-            text += "; its config.json does not belong to its weights"
-        raise ModelLoadError(text) from error
-    reason = None
-    if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
-        reason = "its predictions are not numbers (NaN): its weights are broken"
-    elif bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
-        reason = "it predicts every token alike: its weights are zero"
-    else:
-        reason = batch_fault(model)
-    if reason is not None:
-        raise ModelLoadError(f"{source.name} from {source.folder}: {reason}")
-
-
 def text_ends(source: ModelSource, tokenizer: Any) -> list[int]:
     """Return the tokens that end a text, from a model's files: nothing is loaded."""
     try:
@@ -443,12 +423,17 @@ def _ends(source: ModelSource, tokenizer: Any, own: int | list[int] | None) -> A
     return unique if len(unique) > 1 else next(iter(unique), None)
 
 
+def _named(source: ModelSource) -> str:
+    """Return a model's name, and its folder where that is another one."""
+    place = f" from {source.folder}" if source.name != str(source.folder) else ""
+    return f"{source.name}{place}"
+
+
 def _reason(source: ModelSource, error: Exception, device: str | None = None) -> str:
     """Return what to say of an error of transformers, in one line; `device`: where to, if there
     was anything to be put there."""
-    place = f" from {source.folder}" if source.name != str(source.folder) else ""
-    place += f" onto {device}" if device else ""
-    reason = " ".join(str(error).split())
+    place = f" onto {device}" if device else ""
+    reason = " ".join(str(error).split()).removesuffix(".")
     if "trust_remote_code" in reason:
         return (
             f"cannot load {source.name}: it needs Python code of its own. If you trust that code, "
@@ -458,7 +443,9 @@ def _reason(source: ModelSource, error: Exception, device: str | None = None) ->
         reason = f"{reason[:cut]}: it does not write text token by token"
     if isinstance(error, ModuleNotFoundError) and error.name:
         reason += f"; run `pip install {error.name}`"
-    text = f"cannot load {source.name}{place}: {reason}"
+    text = f"cannot load {_named(source)}{place}: {reason}"
+    if source.quantized is not None:
+        text += f"; or name the model as it was before it was quantized ({source.quantized})"
     if isinstance(error, torch.OutOfMemoryError):
         text += "; --unlearn-device=map spreads it over several GPUs"
     return text

@@ -220,6 +220,31 @@ def json_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def quantization_of(folder: Path) -> str | None:
+    """Return how the weights of a model's folder are quantized (`gptq`, `bitsandbytes`, ...), by
+    its configuration; None where they are plain numbers. Raises ValueError."""
+    config = json_object(folder / "config.json")
+    inside = config.get("text_config")
+    given = config.get("quantization_config") or config.get("compression_config")
+    given = given or (inside.get("quantization_config") if isinstance(inside, dict) else None)
+    if not given:
+        return None
+    method = given.get("quant_method") if isinstance(given, dict) else None
+    if (
+        isinstance(given, dict)
+        and method is None
+        and (given.get("load_in_4bit") or given.get("load_in_8bit"))
+    ):
+        return "bitsandbytes"  # as written before the method had a name
+    if not isinstance(method, str) or not method:
+        raise ValueError(
+            f"config.json: quantization_config names no method ({given!r}); write "
+            '"quant_method", such as "gptq" or "bitsandbytes", or take the key out where the '
+            "weights are not quantized"
+        )
+    return method
+
+
 def _config(folder: Path) -> dict[str, Any]:
     return json_object(folder / CONFIG)
 

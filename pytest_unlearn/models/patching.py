@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -62,6 +61,23 @@ def check_kind(adapter: Path | None) -> None:
         raise ModelLoadError(
             f"the adapter {adapter} is of the kind {kind}, which peft {version('peft')} does not "
             "know; run `pip install --upgrade peft`, or merge it where it was trained"
+        )
+
+
+def check_quantization(kind: str | None) -> None:
+    """Raise ModelLoadError for quantized weights that transformers would take for plain ones.
+
+    It only warns of a method that it does not know; where the tensors have the usual names, their
+    codes would be the weights.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as METHODS
+
+    known = {name.removesuffix("_4bit").removesuffix("_8bit") for name in METHODS}
+    if kind is not None and kind not in known:
+        raise ModelLoadError(
+            f"its weights are quantized by {kind}, which transformers {version('transformers')} "
+            f"cannot read ({', '.join(sorted(known))}); name the model as it was before it was "
+            "quantized, or write --unlearn-engine=vllm where vLLM can"
         )
 
 
@@ -299,46 +315,3 @@ def dequantized() -> dict[str, Any]:
 
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if config else {}
-
-
-# By how much of their deviation logits may differ for a reason that is none: rounding.
-_ROUNDING, _HALF_ROUNDING = 0.01, 0.25
-
-
-@torch.inference_mode()
-def batch_fault(model: Any) -> str | None:
-    """Return why a model does not write in a batch what it writes alone, or None.
-
-    Batches are padded on the left. A model that takes padding for text, or counts places from it,
-    writes something else there, and a leak would read as silence. One that sees later tokens is no
-    model that writes text at all.
-    """
-    size, device = model.get_input_embeddings().weight.shape[0], model.device
-    short, tail, other = (torch.arange(24, device=device) + 1).remainder(size).view(3, 8)
-    seen, unseen = torch.ones_like(short), torch.zeros_like(short)
-
-    def predicted(*rows: tuple[torch.Tensor, torch.Tensor], **masks: torch.Tensor) -> torch.Tensor:
-        """Return `[rows, tokens, vocabulary]`: of one shape, since kernels round by shape."""
-        ids = torch.stack([torch.cat(row) for row in rows])
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False, **masks).logits
-        return logits.float()
-
-    mask = torch.stack([torch.cat([unseen, seen]), torch.cat([seen, unseen])])
-    masks = {"attention_mask": mask}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        masks["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    whole = predicted((short, tail), (short, other))[:, 7]
-    padded = predicted((unseen, short), (short, unseen), **masks)
-    slack = _ROUNDING if model.dtype == torch.float32 else _HALF_ROUNDING
-    slack *= max(float(whole[0].std()), 1e-3)
-    if float((whole[0] - whole[1]).abs().max()) > slack:
-        return (
-            "what it predicts depends on the tokens that follow: it does not write text token by "
-            "token (BERT and its like need is_decoder=true, and to be trained so)"
-        )
-    if float((padded[0, -1] - padded[1, 7]).abs().max()) > slack:
-        return (
-            "in a batch it writes other text than alone, since it does not leave padding out "
-            f"({type(model).__name__}): a leak would read as silence, so it cannot be tested"
-        )
-    return None

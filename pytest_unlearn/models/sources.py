@@ -29,6 +29,7 @@ from pytest_unlearn.models.model_files import (
     json_object,
     newest,
     own_tokenizer,
+    quantization_of,
     shapes_in,
 )
 from pytest_unlearn.models.presets import Preset, presets
@@ -75,6 +76,12 @@ class ModelSource:
     def weights(self) -> list[Path]:
         """The files with weights that are loaded, the adapter's left out."""
         return [self.folder / self.gguf] if self.gguf else weight_files(self.folder)
+
+    @property
+    def quantized(self) -> str | None:
+        """How its weights are quantized; None for plain numbers, which those of a GGUF file become
+        when they are loaded."""
+        return None if self.gguf else quantization_of(self.folder)
 
     @property
     def hub_id(self) -> str | None:
@@ -223,6 +230,7 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
                 json_object(folder / name)
         for name in ("config.json", "generation_config.json"):
             _check_ends(folder / name)
+        quantization_of(folder)
         weights = weight_files(folder)
         if weights and not own_tokenizer(folder):
             below = next((p.parent for p in sorted(folder.glob("*/tokenizer*.json"))), None)

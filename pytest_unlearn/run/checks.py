@@ -77,8 +77,10 @@ def check_files(
     """Check that a model's files fit each other, the prompts that a run asks and the documents of
     people to forget; once for the same files, libraries and documents.
 
-    Raises ModelNotFoundError, UserError for a tokenizer that shows the model something else.
+    Raises ModelNotFoundError, UserError for a tokenizer that shows the model something else and for
+    what cannot be done with quantized weights.
     """
+    check_quantized(source, flag, settings)
     digests = [source.weights_digest(store), source.tokenizer_digest(store)]
     styles = sorted({*settings.probes, settings.sampling.style} & {"chat", "infill"})
     key = digest_of([*digests, [version(name) for name in LIBRARIES], *styles])
@@ -115,6 +117,49 @@ def _rewritten(tokenizer: Any, texts: Sequence[str]) -> int:
     rows = [tokenizer(text)["input_ids"] for text in texts]
     read = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
     return sum(plain(text) not in plain(back) for text, back in zip(texts, read, strict=True))
+
+
+# What transformers unpacks into plain numbers when it loads it onto a CPU.
+_UNPACKED = frozenset({"fp8", "mxfp4"})
+
+
+def check_quantized(source: ModelSource, flag: str, settings: Settings) -> None:
+    """Raise UserError where weights that are quantized would be trained or attacked.
+
+    They are codes, not numbers: arithmetic on them is an error deep inside a library or, where the
+    codes are left out, a training or an attack that changes nothing. On weights of bitsandbytes an
+    adapter can be trained (QLoRA, arXiv 2305.14314).
+    """
+    kind = source.quantized
+    if kind is None or settings.engine != TRANSFORMERS:
+        return
+    method, plant = settings.method, settings.plant
+    tested = flag.startswith("--unlearn-model")
+    tunes = {
+        f"--unlearn-method={method.name}": method.options.tune if method.options else None,
+        "--unlearn-plant": plant.tune if plant else None,
+    }
+    changing = [
+        name
+        for name, tune in tunes.items()
+        if tested and tune is not None and (tune, kind) != ("lora", "bitsandbytes")
+    ]
+    made = {name: attacks()[name] for name in settings.attacks}
+    named = [n for n, each in made.items() if each.changes_weights and (tested or each.beside)]
+    changing += [f"--unlearn-attacks={','.join(named)}"] if named else []
+    if not changing or (kind in _UNPACKED and not _on_gpu(settings.device)):
+        return
+    raise UserError(
+        f"{flag}: its weights are quantized ({kind}), and {' and '.join(changing)} would change "
+        "them as numbers; name the model as it was before it was quantized, or test it as it is, "
+        "with --unlearn-method=none and no such attack"
+    )
+
+
+def _on_gpu(device: str) -> bool:
+    from pytest_unlearn.models.loading import resolve_device
+
+    return resolve_device(device) != "cpu"
 
 
 def check_requests(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from pytest_unlearn.models.loading import (
     peft_quietly,
 )
 from pytest_unlearn.models.model_files import CONFIG, WEIGHTS, check_adapter, stands_apart
-from pytest_unlearn.models.patching import batch_fault
+from pytest_unlearn.models.predictions import batch_fault, cache_fault
 from pytest_unlearn.models.sources import (
     ModelNotFoundError,
     ModelSource,
@@ -226,6 +226,69 @@ def test_kernels_that_round_otherwise_for_other_shapes(
     assert batch_fault(model) is not None
 
 
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("recurrent_gemma", {"lru_width": 16, "attention_window_size": 8}),
+        (
+            "jamba",
+            {
+                "num_experts": 2,
+                "mamba_d_state": 4,
+                "mamba_dt_rank": 4,
+                "use_mamba_kernels": False,
+                "intermediate_size": 32,
+            },
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_written_with(folder: Path, kind: str, more: dict[str, Any]) -> None:
+    """Two layers without attention, which transformers' cache does not know: an error of the model,
+    before anything is asked."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 259, "hidden_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **heads, **more))
+    model.save_pretrained(folder)
+    with pytest.raises(
+        ModelLoadError, match=r"transformers .* cannot write text with it \("
+    ) as said:
+        load(resolve(str(folder), FLAG), "cpu", "float32")
+    assert str(said.value).count(str(folder)) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_that_forgets(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in code of a model's own: after its first token it would write to another prompt."""
+    model = small_llama().to(dtype)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) / 5)
+    assert cache_fault(model) is None
+    forward = model.forward
+
+    def forgetful(input_ids: torch.Tensor, **more: Any) -> Any:
+        cache = more.get("cache") or more.get("past_key_values")
+        if cache is not None and input_ids.shape[1] == 1:
+            cache.layers[0].keys.zero_()
+            cache.layers[0].values.normal_()
+        return forward(input_ids=input_ids, **more)
+
+    monkeypatch.setattr(model, "forward", forgetful)
+    assert "its cache does not work" in str(cache_fault(model))
+
+
+def test_a_kernel_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an assertion, as that of bitsandbytes for rows that it cannot cut."""
+
+    def fails(*args: Any, **more: Any) -> Any:
+        raise AssertionError("N must be divisible by block_n")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.forward", fails)
+    with pytest.raises(ModelLoadError, match=r"cannot be run: N must be divisible by block_n$"):
+        load(resolve(str(folder), FLAG), "cpu", "float32")
+
+
 def test_a_tokenizer_with_ids_beyond_the_embedding(folder: Path) -> None:
     """By name and number, before anything runs."""
     tokenizer = load(resolve(str(folder), FLAG), "cpu", "float32").tokenizer
@@ -319,6 +382,11 @@ def tokenizer_below(folder: Path) -> None:
             "generation_config.json: eos_token_id is '</s>'; write the token's number",
         ),
         (lambda f: edit(f / "config.json", eos_token_id=[2, True]), r"is \[2, True\]; write"),
+        (
+            lambda f: edit(f / "config.json", quantization_config={"bits": 4}),
+            r"quantization_config names no method \({'bits': 4}\); write \"quant_method\"",
+        ),
+        (lambda f: edit(f / "config.json", quantization_config="int8"), "names no method"),
     ],
 )
 def test_a_broken_folder_is_refused_by_its_name(
@@ -361,11 +429,16 @@ def test_the_newest_checkpoint_of_a_training(folder: Path, tmp_path: Path) -> No
         ({"model_type": "nothing"}, "model type `nothing` but Transformers does not recognize"),
         (
             {"quantization_config": {"quant_method": "awq", "bits": 4}},
-            "Please install it with `pip install",
+            "Please install it with `pip install .*; or name the model as it was before it was "
+            r"quantized \(awq\)$",
+        ),
+        (
+            {"quantization_config": {"quant_method": "zipzap", "bits": 4}},
+            r"quantized by zipzap, which transformers [0-9.]+ cannot read \(.* name the model as",
         ),
         (
             {"quantization_config": {"quant_method": "torchao", "quant_type": "int8_weight_only"}},
-            "No module named 'torchao'; run `pip install torchao`",
+            "No module named 'torchao'; run `pip install torchao`; or name the model",
         ),
     ],
 )

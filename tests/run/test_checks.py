@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from tokenizers import Tokenizer, normalizers
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import Store
-from pytest_unlearn.models.sources import resolve
+from pytest_unlearn.models.sources import ModelSource, resolve
 from pytest_unlearn.people.record_files import RecordFileError
-from pytest_unlearn.run.checks import check_files, check_training
+from pytest_unlearn.run.checks import check_files, check_quantized, check_training
 from pytest_unlearn.run.dataset import Dataset
 from pytest_unlearn.run.settings import Settings
+from pytest_unlearn.unlearning.method import parse_planting
 from pytest_unlearn.unlearning.methods import parse_method
 from tests.support.lookup_run import record_lines, write_lines
 from tests.support.small_models import llama_folder
@@ -94,3 +96,46 @@ def test_a_tokenizer_that_rewrites_people_is_refused(
             continue
         with pytest.raises(UserError, match=f"tokenizer does not give back {lost} of 12 doc"):
             check_files(source, "--unlearn-model", store, settings, Dataset(settings))
+
+
+def quantized(folder: Path, kind: str) -> ModelSource:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": kind}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return ModelSource("m", folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "named"),
+    [
+        ("gptq", {"method": parse_method("anchored")}, "--unlearn-method=anchored"),
+        ("fp8", {"method": parse_method("ga"), "device": "cuda"}, "--unlearn-method=ga"),
+        ("bitsandbytes", {"method": parse_method("ga:tune=full")}, "--unlearn-method=ga"),
+        ("awq", {"plant": parse_planting("default")}, "--unlearn-plant"),
+        ("bitsandbytes", {"attacks": ("int8", "shots")}, "--unlearn-attacks=int8"),
+        ("torchao", {"attacks": ("shots", "relearn", "int4")}, "--unlearn-attacks=relearn,int4"),
+    ],
+)
+def test_quantized_weights_are_not_changed_as_numbers(
+    tmp_path: Path, kind: str, more: dict[str, Any], named: str
+) -> None:
+    """They are codes: known from the configuration, before anything is loaded."""
+    settings = Settings("m", **{"method": parse_method("none"), **more})
+    message = rf"--unlearn-model=m: its weights are quantized \({kind}\), and {named} would "
+    with pytest.raises(UserError, match=message):
+        check_quantized(quantized(tmp_path, kind), "--unlearn-model=m", settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "more"),
+    [
+        ("gptq", "--unlearn-model=m", {"attacks": ("shots", "likeliest")}),
+        ("gptq", "--unlearn-baseline=m", {"method": parse_method("ga"), "attacks": ("int8",)}),
+        ("bitsandbytes", "--unlearn-model=m", {"method": parse_method("ga")}),
+        ("fp8", "--unlearn-model=m", {"method": parse_method("ga"), "device": "cpu"}),
+    ],
+)
+def test_quantized_weights_as_they_are(
+    tmp_path: Path, kind: str, flag: str, more: dict[str, Any]
+) -> None:
+    settings = Settings("m", **{"method": parse_method("none"), **more})
+    check_quantized(quantized(tmp_path, kind), flag, settings)

@@ -1,0 +1,135 @@
+"""What a loaded model predicts, tried before anything is asked of it: numbers; in a batch what it
+predicts alone; and with a cache, as it writes, what it predicts without one."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from pytest_unlearn.models.generation import is_out_of_memory
+from pytest_unlearn.models.patching import ModelLoadError, sample_logits
+
+
+def check_predictions(model: Any, name: str) -> None:
+    """Raise ModelLoadError where a model predicts nothing, or cannot write. `name`: for messages,
+    with the folder."""
+    try:
+        logits = sample_logits(model)
+        reason = _nothing(logits) or batch_fault(model)
+    except Exception as error:  # kernels and code of a model's own raise anything
+        said = " ".join(str(error).split()) or type(error).__name__
+        text = f"{name} cannot be run: {said}"
+        if isinstance(error, IndexError | RuntimeError) and not is_out_of_memory(error):
+            text += "; its config.json does not belong to its weights"
+        raise ModelLoadError(text) from error
+    reason = reason or cache_fault(model)
+    if reason is not None:
+        raise ModelLoadError(f"{name}: {reason}")
+
+
+def _nothing(logits: torch.Tensor) -> str | None:
+    """Return why these logits `[tokens, vocabulary]` are no predictions, or None."""
+    if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
+        return "its predictions are not numbers (NaN): its weights are broken"
+    if bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
+        return "it predicts every token alike: its weights are zero"
+    return None
+
+
+# By how much of their deviation logits may differ for a reason that is none: rounding.
+_ROUNDING, _HALF_ROUNDING = 0.01, 0.25
+
+
+@torch.inference_mode()
+def batch_fault(model: Any) -> str | None:
+    """Return why a model does not write in a batch what it writes alone, or None.
+
+    Batches are padded on the left. A model that takes padding for text, or counts places from it,
+    writes something else there, and a leak would read as silence. One that sees later tokens is no
+    model that writes text at all.
+    """
+    size, device = model.get_input_embeddings().weight.shape[0], model.device
+    short, tail, other = (torch.arange(24, device=device) + 1).remainder(size).view(3, 8)
+    seen, unseen = torch.ones_like(short), torch.zeros_like(short)
+
+    def predicted(*rows: tuple[torch.Tensor, torch.Tensor], **masks: torch.Tensor) -> torch.Tensor:
+        """Return `[rows, tokens, vocabulary]`: of one shape, since kernels round by shape."""
+        ids = torch.stack([torch.cat(row) for row in rows])
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, **masks).logits
+        return logits.float()
+
+    mask = torch.stack([torch.cat([unseen, seen]), torch.cat([seen, unseen])])
+    masks = {"attention_mask": mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        masks["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    whole = predicted((short, tail), (short, other))[:, 7]
+    padded = predicted((unseen, short), (short, unseen), **masks)
+    slack = _ROUNDING if model.dtype == torch.float32 else _HALF_ROUNDING
+    slack *= max(float(whole[0].std()), 1e-3)
+    if float((whole[0] - whole[1]).abs().max()) > slack:
+        return (
+            "what it predicts depends on the tokens that follow: it does not write text token by "
+            "token (BERT and its like need is_decoder=true, and to be trained so)"
+        )
+    if float((padded[0, -1] - padded[1, 7]).abs().max()) > slack:
+        return (
+            "in a batch it writes other text than alone, since it does not leave padding out "
+            f"({type(model).__name__}): a leak would read as silence, so it cannot be tested"
+        )
+    return None
+
+
+# By how much of their size logits may differ with a cache. In half precision, rounding moves them
+# and may send a token to another expert; those of another text differ by 1.4 times their size.
+_CACHED, _HALF_CACHED = 0.05, 0.5
+_NEW = 3
+
+
+@torch.inference_mode()
+def cache_fault(model: Any) -> str | None:
+    """Return why a model does not write what it predicts, or None.
+
+    Texts are written token by token, with a cache of what was read. A model that cannot, or that
+    goes on from something else, would write noise after its first token, and a leak would read as
+    silence.
+    """
+    size, device = model.get_input_embeddings().weight.shape[0], model.device
+    ids = (torch.arange(16, device=device) + 1).remainder(size).view(2, 8)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    settings: Any = GenerationConfig
+    how = settings(
+        do_sample=False,
+        max_new_tokens=_NEW,
+        min_new_tokens=_NEW,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    try:
+        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)
+        logits = torch.stack(made.logits[1:], dim=1).float()
+    except Exception as error:  # transformers raises what its many parts raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        return (
+            f"transformers {version('transformers')} cannot write text with it "
+            f"({type(model).__name__}): {said}"
+        )
+    written = made.sequences[:, :-1]
+    masks = {"attention_mask": torch.cat([mask, mask.new_ones(2, _NEW - 1)], dim=1)}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        masks["position_ids"] = (masks["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    whole = model(input_ids=written, use_cache=False, **masks).logits[:, 1 - _NEW :].float()
+    whole, logits = (each - each.mean(dim=-1, keepdim=True) for each in (whole, logits))
+    most = _CACHED if model.dtype == torch.float32 else _HALF_CACHED
+    if not float((logits - whole).norm() / whole.norm().clamp(min=1e-3)) <= most:  # also NaN
+        return (
+            "token by token it writes other text than it predicts for the whole "
+            f"({type(model).__name__}): its cache does not work, and a leak would read as silence, "
+            "so it cannot be tested"
+        )
+    return None
