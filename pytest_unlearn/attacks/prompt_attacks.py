@@ -211,8 +211,8 @@ def _answers(ask: Callable[[list[T]], Sequence[S]], asked: Sequence[T]) -> list[
             raise
         rest = [n for n in range(len(asked)) if n not in error.rows]
         answers = ask([asked[n] for n in rest]) if rest else []
-        found = dict(zip(rest, answers, strict=True))
-        return [found.get(n) for n in range(len(asked))]
+        by_place = dict(zip(rest, answers, strict=True))
+        return [by_place.get(n) for n in range(len(asked))]
 
 
 # -- search ------------------------------------------------------------------------------------

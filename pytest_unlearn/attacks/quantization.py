@@ -289,11 +289,11 @@ def _inputs(
     moments = {n: torch.zeros(w.shape[1], w.shape[1], device=w.device) for n, w in matrices.items()}
     sizes = {n: torch.zeros(w.shape[1], device=w.device) for n, w in matrices.items()}
     counts = dict.fromkeys(matrices, 0)
-    kept = torch.zeros(0)
+    real = torch.zeros(0)
 
     def add(name: str, inputs: torch.Tensor) -> None:
         given = inputs.float()
-        flat = given[kept] if given.shape[:2] == kept.shape else given.flatten(0, -2)
+        flat = given[real] if given.shape[:2] == real.shape else given.flatten(0, -2)
         moments[name] += flat.T @ flat
         sizes[name] += flat.abs().sum(dim=0)
         counts[name] += len(flat)
@@ -302,7 +302,7 @@ def _inputs(
     with inputs_seen(layers, add), torch.no_grad():
         for start in range(0, len(rows), _TEXTS_AT_ONCE):
             ids, mask = padded(rows[start : start + _TEXTS_AT_ONCE], 0, target.model.device)
-            kept = mask.bool()
+            real = mask.bool()
             target.model(input_ids=ids, attention_mask=mask)
     for name, count in counts.items():
         moments[name] /= max(1, count)

@@ -502,12 +502,12 @@ def _bounded(gate: Gate, sample: Sample, estimate: Estimate, measured: Measured)
     return GateResult(gate, Verdict.UNDECIDED, bound=bound, advice=advice, blocks=blocks)
 
 
-def _base_gave(metric: Metric, found: Sample, measured: Measured) -> float:
+def _base_gave(metric: Metric, sample: Sample, measured: Measured) -> float:
     """Return the share that the base is known to give away beyond its chance.
 
     Of a sample its lower bound; where the people are all there are, the share itself.
     """
-    base = found.base_leaked()
+    base = sample.base_leaked()
     if measured.requests and not metric.drawn:
         return base.beyond_chance
     estimate = read("rate", base, measured.confidence)

@@ -417,8 +417,8 @@ def _decoded_base64(text: str, layers: int = _MOST_LAYERS) -> str:
 def _decoded_base32(text: str) -> list[str]:
     decoded = []
     for run in _BASE32_RUN.findall(text):
-        whole = run[: len(run) - (len(run) % 8 in (1, 3, 6))]
-        data = base64.b32decode(whole + "=" * (-len(whole) % 8))
+        digits = run[: len(run) - (len(run) % 8 in (1, 3, 6))]
+        data = base64.b32decode(digits + "=" * (-len(digits) % 8))
         if ("32" in text or not run.isalpha()) and _is_text(data):  # no words in capitals
             decoded.append(_text_of(data))
     return decoded

@@ -242,30 +242,30 @@ class EndpointModel(Writing):
         tokens = RowScores(log_probs, log_probs, [], chosen, margins)
         return value_scores(row, tokens, self._spelled(row, choices))
 
-    def _spelled(self, row: ValueRow, found: Sequence[Choice]) -> bool:
+    def _spelled(self, row: ValueRow, choices: Sequence[Choice]) -> bool:
         """Tell whether greedy decoding writes the value: by generation, where another way to cut
         the same text into tokens may be the first choice."""
-        departure = next((i for i, choice in enumerate(found) if not choice.first), None)
+        departure = next((i for i, choice in enumerate(choices) if not choice.first), None)
         if departure is None:
             return True
         assert self._tokenizer is not None
         prompt = self._tokenizer.decode(row.ids)
         text = self._tokenizer.decode([*row.ids, *row.answer[:departure]])[len(prompt) :]
-        text += found[departure].best
+        text += choices[departure].best
         if not (text.startswith(row.rest) or row.rest.startswith(text.rstrip("\ufffd"))):
             return False
         most = len(row.rest.encode("utf-8", "surrogatepass")) + _SPARE_TOKENS
         return self._text("completion", row.prompt, None, Decoding(most)).startswith(row.rest)
 
 
-def _all(found: Sequence[T | EndpointError]) -> list[T]:
-    """Return what was found whole. Raises UnansweredError."""
-    reasons = {number: str(error) for number, error in failures(found)}
+def _all(answers: Sequence[T | EndpointError]) -> list[T]:
+    """Return the answers, if nothing failed. Raises UnansweredError."""
+    reasons = {number: str(error) for number, error in failures(answers)}
     if reasons:
         raise UnansweredError(
-            reasons, [None if n in reasons else each for n, each in enumerate(found)]
+            reasons, [None if n in reasons else each for n, each in enumerate(answers)]
         )
-    return list(found)  # type: ignore[arg-type]
+    return list(answers)  # type: ignore[arg-type]
 
 
 def connect(client: Client, chat: bool = False, thinking: bool = False) -> EndpointModel:

@@ -462,17 +462,17 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def _message(said: Any) -> str:
+def _message(answer: Any) -> str:
     """Return the message in what a server says of an error, in any of the usual forms."""
     for name in ("error", "message", "detail"):
-        if isinstance(said, dict) and name in said:
-            said = said[name]
-            return said if isinstance(said, str) else _message(said)
+        if isinstance(answer, dict) and name in answer:
+            answer = answer[name]
+            return answer if isinstance(answer, str) else _message(answer)
     return ""
 
 
-def failures(found: Iterable[object]) -> Iterator[tuple[int, EndpointError]]:
+def failures(answers: Iterable[object]) -> Iterator[tuple[int, EndpointError]]:
     """Yield place and error of what `Client.each` could not do."""
-    for number, each in enumerate(found):
+    for number, each in enumerate(answers):
         if isinstance(each, EndpointError):
             yield number, each

@@ -421,21 +421,21 @@ def _score_fault(
     """Say what is wrong with a way of scoring, or nothing."""
     compared = 0
     for prompt, text, reported_tokens in zip(_PROMPTS, texts, tokens, strict=True):
-        start, whole = tokenizer.ids(prompt), tokenizer.ids(prompt + text)
+        start, ids = tokenizer.ids(prompt), tokenizer.ids(prompt + text)
         reports = [choice for choice in reported_tokens if choice is not None]
         # A text may be cut into other tokens than those that were written.
-        if whole[: len(start)] != start or len(whole) - len(start) != len(reports):
+        if ids[: len(start)] != start or len(ids) - len(start) != len(reports):
             continue
-        answer = whole[len(start) :]
-        found = forced(client.post, facts, start, answer)
-        off = [abs(a.log_prob - b.log_prob) for a, b in zip(found, reports, strict=True)]
+        answer = ids[len(start) :]
+        scored = forced(client.post, facts, start, answer)
+        off = [abs(a.log_prob - b.log_prob) for a, b in zip(scored, reports, strict=True)]
         if fmean(off) > _MEAN_OFF or max(off) > _MOST_OFF:
             return f"a text scores {max(off):.3g} nats other than its generation reported"
-        if any(not choice.first and choice.margin < -_MOST_OFF for choice in found):
+        if any(not choice.first and choice.margin < -_MOST_OFF for choice in scored):
             return "what greedy decoding wrote is not the first choice"
         unlikely = tokenizer.ids(prompt + _UNLIKELY)[len(start) :]
         total = math.fsum(c.log_prob for c in forced(client.post, facts, start, unlikely))
-        if total > math.fsum(c.log_prob for c in found) - _LEAST_APART:
+        if total > math.fsum(c.log_prob for c in scored) - _LEAST_APART:
             return "an unlikely text scores like a likely one"
         compared += 1
     return "" if compared else "no known text could be compared with its generation"

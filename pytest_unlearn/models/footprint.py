@@ -284,15 +284,15 @@ def training_cost(
     held = shape.kept_bytes(part, width, rank, training.checkpointing)
     logits = min(CHUNK_ELEMENTS, part * shape.vocabulary)
     # Forward, backward to the activations, and to the weights where these are trained.
-    kept = training.states * width * (training.states * width <= KEPT_STATES)
-    passes = 2 + (not lora) + training.checkpointing + training.base_passes * (not kept)
+    base_states = training.states * width * (training.states * width <= KEPT_STATES)
+    passes = 2 + (not lora) + training.checkpointing + training.base_passes * (not base_states)
     flops = 2.0 * parameters * training.tokens * passes * training.steps
     looks = 1 + training.steps // training.check_every
     return PhaseCost(
         training.name,
         parameters * width,
         trained,
-        kept + held + _LOGITS * logits,
+        base_states + held + _LOGITS * logits,
         flops / machine.training_flops
         + 2.0 * parameters * training.looked * looks / machine.scoring_flops
         + training.steps * passes * shape.layers * machine.layer_seconds,

@@ -413,8 +413,8 @@ def top_share(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     ordered, order = probabilities.sort(dim=-1, descending=True)
     reached_before = ordered.cumsum(dim=-1) - ordered >= top_p
     reached_before[:, 0] = False
-    kept = ordered.masked_fill(reached_before, 0.0)
-    return torch.zeros_like(kept).scatter(1, order, kept / kept.sum(dim=-1, keepdim=True))
+    top = ordered.masked_fill(reached_before, 0.0)
+    return torch.zeros_like(top).scatter(1, order, top / top.sum(dim=-1, keepdim=True))
 
 
 def token_distillation(probabilities: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -260,8 +260,8 @@ def stands_apart(folder: Path) -> bool:
     PEFT leaves trained biases and whole embeddings in place, and embeddings that were resized for
     a tokenizer of the adapter's own; the tokenizer itself is another one, too.
     """
-    whole = any(name.endswith(_EMBEDDINGS) for name in shapes_in(folder / WEIGHTS))
-    return whole or _config(folder).get("bias", "none") != "none" or own_tokenizer(folder)
+    replaced = any(name.endswith(_EMBEDDINGS) for name in shapes_in(folder / WEIGHTS))
+    return replaced or _config(folder).get("bias", "none") != "none" or own_tokenizer(folder)
 
 
 def base_of(folder: Path) -> str | None:

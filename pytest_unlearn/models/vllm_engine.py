@@ -194,11 +194,11 @@ class VllmModel(Writing):
             greedy_verdict(self._tokenizer, row, scores.chosen, self._ends)
             for row, scores in zip(rows, row_scores, strict=True)
         ]
-        undecided = [row for row, said in zip(rows, verdicts, strict=True) if said is None]
+        undecided = [row for row, known in zip(rows, verdicts, strict=True) if known is None]
         written = iter(self._written(undecided))
         return [
-            value_scores(row, scores, next(written) if said is None else said)
-            for row, scores, said in zip(rows, row_scores, verdicts, strict=True)
+            value_scores(row, scores, next(written) if known is None else known)
+            for row, scores, known in zip(rows, row_scores, verdicts, strict=True)
         ]
 
     def _written(self, rows: Sequence[ValueRow]) -> list[bool]:

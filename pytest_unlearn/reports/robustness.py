@@ -235,13 +235,13 @@ def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dic
 
 def courses(figures: Sequence[AttackFigures]) -> dict[str, list[tuple[str, AttackFigures]]]:
     """Return the figures of each attack that trains, by its name, with the numbers of steps."""
-    found: dict[str, list[tuple[str, AttackFigures]]] = {}
+    by_attack: dict[str, list[tuple[str, AttackFigures]]] = {}
     for one in figures:
         name, _, steps = one.attack.partition("@")
         attack = attacks().get(name)
         if steps and attack is not None and attack.trains and attack.changes_weights:
-            found.setdefault(name, []).append((steps, one))
-    return found
+            by_attack.setdefault(name, []).append((steps, one))
+    return by_attack
 
 
 def half_way(figures: Sequence[AttackFigures]) -> list[str]:
@@ -264,14 +264,15 @@ def indirect_under_attack(rows: Sequence[Row]) -> list[str]:
     attacked = [row for row in rows if isinstance(row, AttackRow)]
     parts = []
     for name in dict.fromkeys(row.attack for row in attacked):
-        told = []
+        by_split = []
         for split in ("forget", "control"):
             labels = [r.unlearned.label for r in attacked if (r.attack, r.split) == (name, split)]
-            told.append(f"{labels.count('indirect')} of {len(labels)}")
-        if any(not count.startswith("0 ") for count in told):
+            by_split.append(f"{labels.count('indirect')} of {len(labels)}")
+        forgotten, control = by_split
+        if any(not count.startswith("0 ") for count in by_split):
             parts.append(
-                f"{name}: {told[0]} answers give a part of the value, the value in disguise, or "
-                f"another real value (control people: {told[1]}); no gate counts these"
+                f"{name}: {forgotten} answers give a part of the value, the value in disguise, or "
+                f"another real value (control people: {control}); no gate counts these"
             )
     return parts
 

@@ -137,14 +137,14 @@ def named_requests(given: Given) -> Requests | None:
     """Return the requests that are given as `NAME:FILE`, the last one done; None where no file has
     a name. Raises UserError."""
     texts = list(map(str, given.value))
-    found = [split_name(text, given.folder) for text in texts]
-    requests = [each for each in found if each is not None]
+    named = [split_name(text, given.folder) for text in texts]
+    requests = [each for each in named if each is not None]
     if not requests:
         return None
-    for text, request in zip(texts, found, strict=True):
+    for text, request in zip(texts, named, strict=True):
         where = f"{given.flag}={text}"
         if request is None:
-            other = texts[next(i for i, each in enumerate(found) if each is not None)]
+            other = texts[next(i for i, each in enumerate(named) if each is not None)]
             raise UserError(
                 f"{where} has no name, and {given.flag}={other} has: the people of a file without "
                 "one would be in no request; write NAME:FILE for every file, or for none"

@@ -275,7 +275,7 @@ def _withstood(
 
     What a gate names goes before what `leak.worst` says of all that bring out a value.
     """
-    found: dict[tuple[int, int, str], str] = {}  # by place, number of samples, and words
+    limits: dict[tuple[int, int, str], str] = {}  # by place, number of samples, and words
     judged, in_part = set[str](), set[str]()
     places = {name: place for place, name in enumerate(tried)}
     for gate in sorted(passed, key=lambda gate: not gate.name.startswith("leak.worst")):
@@ -295,15 +295,15 @@ def _withstood(
         in_part.update(name.partition("@")[0] for name in names if "@" in name)
         words = f"{samples:,} samples" if samples else ""
         if not names and metric.name == "leak.at":
-            found[len(tried), samples, words + of] = gate.limit_text
+            limits[len(tried), samples, words + of] = gate.limit_text
         elif names and samples and not state:
-            found[len(tried) + 1, samples, f"{words} after each{of}"] = gate.limit_text
+            limits[len(tried) + 1, samples, f"{words} after each{of}"] = gate.limit_text
         else:
             after = f" in {words}" if words else ""
             for name in names:
                 place = places.get(name.partition("@")[0], -1)
-                found[place, samples, f"{_in_words(name)}{after}{of}"] = gate.limit_text
-    return {key[2]: found[key] for key in sorted(found)}, judged, in_part
+                limits[place, samples, f"{_in_words(name)}{after}{of}"] = gate.limit_text
+    return {key[2]: limits[key] for key in sorted(limits)}, judged, in_part
 
 
 def _in_words(name: str) -> str:

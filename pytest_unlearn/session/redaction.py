@@ -33,14 +33,15 @@ class Redactor:
         folder: Path,
         clean: Callable[[str], str],
         manager: pytest.PytestPluginManager,
-        whole: bool = False,
+        keeps_variables: bool = False,
     ) -> None:
         """`folder`: what paths in reports are relative to.
 
-        `clean` returns a text without values. `whole`: frames of this package keep their variables.
+        `clean` returns a text without values. `keeps_variables`: tracebacks keep those of this
+        package's frames.
         """
         self._folder = folder
-        self._whole = whole
+        self._keeps_variables = keeps_variables
         self._clean = clean
         self._manager = manager
 
@@ -166,7 +167,7 @@ class Redactor:
     def pytest_internalerror(self, excrepr: Any) -> None:
         """Redact an exception, as pytest would show it."""
         for traceback, crash in _errors(excrepr):
-            if not self._whole:
+            if not self._keeps_variables:
                 _keep_own_frames(traceback, self._folder)
             if crash is not None:
                 crash.message = self._clean(crash.message)

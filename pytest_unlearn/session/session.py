@@ -182,7 +182,7 @@ class UnlearnSession:
             self.config.invocation_params.dir,
             lambda text: without(text if shown else redacted(text, key, self.dataset), api_keys),
             self.config.pluginmanager,
-            whole=shown,
+            keeps_variables=shown,
         )
         self.config.pluginmanager.register(redactor, "unlearn-redactor")
         return redactor

@@ -385,13 +385,13 @@ def _beside(run: PairRun, rows: Sequence[Row]) -> list[list[str]]:
     shown = {result.gate.name.partition("[")[0] for result in run.results}
     if shown & {"passk.retained", "passk.drop"}:
         shown |= {"passk.retained", "passk.rate"}
-    found = [
+    unjudged = [
         [share.name, *share.cells]
         for share in shares(rows, judging.confidence, two_states)
         if share.name not in shown
     ]
     bound = f"{percent(judging.confidence)} bound"
-    return [["also measured", "base", "tested", "n", bound], *found] if found else []
+    return [["also measured", "base", "tested", "n", bound], *unjudged] if unjudged else []
 
 
 def comparison_table(run: PairRun, saved: SavedRun, rows: Sequence[Row]) -> Table:

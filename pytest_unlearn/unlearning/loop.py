@@ -103,8 +103,8 @@ def unlearn(
 
     rows = training_rows(policy, encoder, texts, method, options, pad, trees)
     if method.uses_retain and options.precondition:
-        kept = [*rows.people, *rows.recalled, *rows.tasks]
-        trainer.precondition(preconditioners(policy, kept, options.precondition, pad, rng))
+        retained = [*rows.people, *rows.recalled, *rows.tasks]
+        trainer.precondition(preconditioners(policy, retained, options.precondition, pad, rng))
     batches = _batches(rows, options, rng)
     encoder.report(progress)
     state = RunState(seed)
@@ -275,7 +275,7 @@ def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) ->
     sizes = [(rows.tasks, known - people), (rows.strangers, strangers)]
     if not paired:
         sizes.insert(0, (everybody, people))
-    retain = [cycle(kept, size, rng) for kept, size in sizes if size and kept]
+    retain = [cycle(part, size, rng) for part, size in sizes if size and part]
     while True:
         batch = next(forget)
         beside = partners(rng.sample(batch, len(batch)), paired, people, rng) if paired else []

@@ -211,8 +211,8 @@ def _round(
 
 def _merged(policy: Any) -> PreTrainedModel:
     """Return the trained model as one without an adapter."""
-    whole = isinstance(policy, FullPolicy)
-    merged = policy.get_base_model() if whole else policy.merge_and_unload()
+    full = isinstance(policy, FullPolicy)
+    merged = policy.get_base_model() if full else policy.merge_and_unload()
     return cast("PreTrainedModel", merged.eval())
 
 

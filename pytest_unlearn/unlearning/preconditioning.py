@@ -99,11 +99,11 @@ def preconditioners(
 @torch.no_grad()
 def _inputs(policy: Any, batch: Batch, places: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the base's inputs of each layer with an adapter at some places of a batch."""
-    found: dict[str, torch.Tensor] = {}
+    by_name: dict[str, torch.Tensor] = {}
 
     def see(name: str, inputs: torch.Tensor) -> None:
         flat = inputs.flatten(0, -2)
-        found[name] = flat.index_select(0, places.to(flat.device))
+        by_name[name] = flat.index_select(0, places.to(flat.device))
 
     layers = {
         f"{name}.lora_A.default.weight": module
@@ -117,4 +117,4 @@ def _inputs(policy: Any, batch: Batch, places: torch.Tensor) -> dict[str, torch.
 
     with inputs_seen(layers, see):
         run(policy, passed)
-    return found
+    return by_name
