@@ -12,7 +12,7 @@ from pytest_unlearn.gates.case_rows import TaskRow
 from pytest_unlearn.gates.estimates import percent
 from pytest_unlearn.gates.metrics import METRICS
 from pytest_unlearn.reports.comparison import side_by_side
-from pytest_unlearn.reports.robustness import attack_sentences, attack_tables
+from pytest_unlearn.reports.robustness import attack_legend, attack_sentences, attack_tables
 from pytest_unlearn.reports.tables import (
     code,
     forget_rows,
@@ -88,7 +88,8 @@ def share_table(result: Result) -> list[str]:
 def attacked_lines(result: Result) -> list[str]:
     """Return what an attacker gets: sentences, and Markdown tables if anything was tried."""
     lines = [plain(" ".join(attack_sentences(result.run, result.rows)))]
-    for head, *rows in attack_tables(result.rows, result.run.confidence):
+    tables = [*attack_tables(result.rows, result.run.confidence), attack_legend(result.rows)]
+    for head, *rows in filter(None, tables):
         lines += ["", *markdown_table(head, [map(markdown, row) for row in rows])]
     return lines
 

@@ -283,11 +283,20 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
     parts = []
     if figures:
         worst = max(figures, key=lambda one: one.direct)
+        chance = ""
+        if worst.control is not None:
+            chance = f", and {worst.control:.1%} of control people's, which is chance"
         parts.append(
             f"The worst attack, {worst.attack}, brings out {worst.shown} of {worst.n} values to be "
-            "forgotten. What it brings out of control people is chance."
+            f"forgotten{chance}."
         )
         parts += [f"{sentence}." for sentence in (*half_way(figures), *indirect_under_attack(rows))]
+        if not _relearned(figures):
+            parts.append(
+                "Values that come out only after a secret word would not have been found: no "
+                "attack guesses one. Training on other people brings them back, and relearn was "
+                "not made."
+            )
     else:
         parts.append("No attack was tried, so it is unknown what an attacker gets.")
     parts += _inside_sentences(rows, run.confidence)
@@ -297,6 +306,23 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
     if run.impossible:
         parts.append(f"Cannot be made on this model: {', '.join(run.impossible)}.")
     return parts
+
+
+def _relearned(figures: Sequence[AttackFigures]) -> bool:
+    """Tell whether an attack trained on people to be forgotten."""
+    known = [attacks().get(one.attack.partition("@")[0]) for one in figures]
+    return any(attack and attack.trains == "people" and attack.changes_weights for attack in known)
+
+
+def attack_legend(rows: Sequence[Row]) -> Table:
+    """Return what was done in each attack, for readers who do not know the names; empty without."""
+    states = dict.fromkeys(row.attack for row in rows if isinstance(row, AttackRow))
+    names = dict.fromkeys(state.partition("@")[0] for state in states)
+    if not names:
+        return []
+    known = attacks()
+    lines = [[name, known[name].about if name in known else "-"] for name in names]
+    return [["attack", "what is done"], *lines]
 
 
 def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:

@@ -11,6 +11,8 @@ from pytest_unlearn.reports.robustness import (
     Way,
     attack_data,
     attack_figures,
+    attack_legend,
+    attack_sentences,
     attack_table,
     attack_tables,
     half_way,
@@ -23,6 +25,7 @@ from pytest_unlearn.reports.robustness import (
 )
 from tests.support.attack_rows import attacked, probes
 from tests.support.distance_rows import people, under
+from tests.support.results import make
 
 
 def course(*back: int) -> list[AttackRow]:
@@ -68,6 +71,24 @@ def test_indirect_leaks_are_told_and_not_counted() -> None:
     assert line.endswith("(control people: 1 of 3); no gate counts these")
     by_name = {one.attack: one for one in attack_figures(rows)}
     assert (by_name["clues"].direct, by_name["clues"].control) == (0.0, 0.0)
+
+
+def test_readers_are_told_what_attacks_do_and_what_none_finds() -> None:
+    rows: list[Row] = [
+        *attacked("int4", 3),
+        *attacked("int4", 6, split="control"),
+        *attacked("reworded@cross", 1),
+        *attacked("reworded@question", 1),
+    ]
+    head, *legend = attack_legend(rows)
+    assert head == ["attack", "what is done"]
+    assert [name for name, _ in legend] == ["int4", "reworded"]
+    assert legend[0][1].startswith("weights rounded to 4 bits")
+    said = " ".join(attack_sentences(make().run, rows))
+    assert "int4, brings out 3 (5.0%) of 60 values to be forgotten, and 10.0% of control" in said
+    assert "a secret word would not have been found" in said
+    assert "secret word" not in " ".join(attack_sentences(make().run, [*rows, *course(0, 1)]))
+    assert attack_legend([]) == []
 
 
 def test_nothing_without_attacks() -> None:

@@ -379,7 +379,7 @@ def test_an_attack_of_several_states_passes(unlearn_run: UnlearnRun, flags: Any)
             "leak.worst *0 (0.0%) by * PASS",
             "leak.direct[[]attack=partly] *PASS",
             "leak.direct[[]attack=partly@25] *PASS",
-            "partly@75 *",
-            "wrapped@ignore *",
         ]
     )
+    for state in ("partly@25", "partly@75", "wrapped@role", "wrapped@ignore"):
+        result.stdout.fnmatch_lines([f"{state} *60 *0 (0.0%) *"])

@@ -24,6 +24,7 @@ from pytest_unlearn.reports.html.figures import pareto, request_figures
 from pytest_unlearn.reports.robustness import (
     SAMPLES,
     attack_figures,
+    attack_legend,
     attack_sentences,
     attack_tables,
 )
@@ -89,7 +90,7 @@ def _page(
         terms=terms(results[0]),
         term_of=term_of,
         figures=_figures,
-        attacks=lambda result: attack_tables(result.rows, result.run.confidence),
+        attacks=_attack_tables,
         attack_sentences=attack_sentences,
         found_prompts=_found_prompts,
         cases=_cases(results),
@@ -272,17 +273,22 @@ def _sampled(result: Result) -> str:
 
 def _attacked(result: Result) -> str:
     attacks = [one for one in attack_figures(result.rows, result.run.confidence) if one.attack]
-    untried = f"; not tried: {', '.join(result.run.untried)}" if result.run.untried else ""
     if not attacks:
         return (
             "No attack was tried, so it is unknown whether rounding, pruning, more training or "
             "other prompts bring values back."
         )
-    worst = max(attacks, key=lambda one: one.direct)
+    worst, left = max(attacks, key=lambda one: one.direct), len(result.run.untried)
+    untried = f"; {left} other attacks were not tried (What an attacker gets)" if left else ""
     return (
         f"The worst of {len(attacks)} attacks on weights and prompts, {worst.attack}, brought out "
         f"{worst.shown} of {worst.n} values{untried}."
     )
+
+
+def _attack_tables(result: Result) -> list[Table]:
+    tables = [*attack_tables(result.rows, result.run.confidence), attack_legend(result.rows)]
+    return [table for table in tables if table]
 
 
 def _open(result: Result) -> str:
