@@ -12,6 +12,7 @@ import glob
 import gzip
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -306,3 +307,12 @@ def _object(
             f"{where}: the line is {json_name(data)}; write a JSON object with the keys {keys}"
         )
     return data
+
+
+def finite(data: Any) -> Any:
+    """Return plain data with null for numbers that JSON does not have: infinite ones and NaN."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

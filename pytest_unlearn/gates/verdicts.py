@@ -25,7 +25,7 @@ from pytest_unlearn.gates.estimates import (
 from pytest_unlearn.gates.gate import Gate, attacked, on_population
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, UPPER, Metric, Row
 from pytest_unlearn.gates.populations import Population, populations
-from pytest_unlearn.gates.statistics import CONFIDENCE, clopper_pearson_upper
+from pytest_unlearn.gates.statistics import clopper_pearson_upper
 from pytest_unlearn.leaks.outcome import Outcome
 
 
@@ -101,7 +101,7 @@ class Measured:
     two_states: bool
     interrupted: str | None = None
     require_complete: bool = False
-    confidence: float = CONFIDENCE
+    confidence: float = field(kw_only=True)
     undecided_blocks: bool = True
     requests: bool = False
     no_scores: str = ""

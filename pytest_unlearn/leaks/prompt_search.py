@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pytest_unlearn.core.secret import Secret
+from pytest_unlearn.core.text_files import finite
 from pytest_unlearn.leaks.shrinking import (
     LOG_HALF,
     Indices,
@@ -441,8 +442,7 @@ class SearchSummary:
 
     def as_json(self) -> str:
         """Return the summary as JSON text."""
-        # Infinite numbers of samples are written as null: JSON has no infinity.
-        return json.dumps(_finite({"report": self.report, "found": self.found}))
+        return json.dumps(finite({"report": self.report, "found": self.found}))
 
     @classmethod
     def from_json(cls, text: str) -> SearchSummary:
@@ -485,11 +485,3 @@ def _common_words(carrier: str, wording: Wording) -> frozenset[str]:
     known += [[("name", ""), (field, "")] for field in KINDS]
     texts = (ask(facts, field, carrier, wording) for facts in known for field in KINDS)
     return frozenset(word for text in texts for word in _WORD.findall(text))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if value in (float("inf"), float("-inf")) else value

@@ -12,14 +12,13 @@ import csv
 import hashlib
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_unlearn.core.errors import UserError
-from pytest_unlearn.core.text_files import known_fields, read_objects
+from pytest_unlearn.core.text_files import finite, known_fields, read_objects
 from pytest_unlearn.gates.case_rows import AttackRow, ProbeRow, Row, TaskRow, row_data, row_of_data
 from pytest_unlearn.gates.estimates import Share, shares
 from pytest_unlearn.reports.comparison import stages, standings
@@ -161,8 +160,8 @@ def _cells(case: Case) -> dict[str, Any]:
             "how": row.unlearned.how,
             "leaked_kind": row.unlearned.kind,
             "leaked_owner": row.unlearned.owner,
-            "base_log_probability": _finite(base.log_probability) if base else None,
-            "tested_log_probability": _finite(tested.log_probability) if tested else None,
+            "base_log_probability": finite(base.log_probability) if base else None,
+            "tested_log_probability": finite(tested.log_probability) if tested else None,
         }
     return cells
 
@@ -358,12 +357,4 @@ def share_data(share: Share) -> dict[str, Any]:
 
 def as_json(data: Any, indent: int | None = 2) -> str:
     """Return JSON text for every reader: no infinity or NaN, ASCII, a line break at the end."""
-    return json.dumps(_finite(data), indent=indent, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(data), indent=indent, allow_nan=False) + "\n"

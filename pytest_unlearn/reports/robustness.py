@@ -18,7 +18,6 @@ from pytest_unlearn.gates.case_rows import MEMBERSHIP, AttackRow, ProbeRow, Row,
 from pytest_unlearn.gates.estimates import Sample, Share, percent, read, sample_of, scored, share
 from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric
 from pytest_unlearn.gates.populations import shown
-from pytest_unlearn.gates.statistics import CONFIDENCE
 from pytest_unlearn.leaks.exact import mean_leak_at
 from pytest_unlearn.reports.tables import Table
 from pytest_unlearn.run.result import RunFacts
@@ -50,7 +49,7 @@ class AttackFigures:
     retrained: float | None = None
 
 
-def attack_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[AttackFigures]:
+def attack_figures(rows: Sequence[Row], confidence: float) -> list[AttackFigures]:
     """Return the figures of each attack, after those of the same documents without an attack."""
     attacked = [row for row in rows if isinstance(row, AttackRow)]
     names = dict.fromkeys(row.attack for row in attacked)
@@ -94,7 +93,7 @@ def _leaks(rows: Sequence[AttackRow | ProbeRow]) -> dict[str, float]:
     return {str(k): mean_leak_at(exact, k) for k in SAMPLES} if exact else {}
 
 
-def attack_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
+def attack_table(rows: Sequence[Row], confidence: float) -> Table:
     """Return the attacks as a table, empty without any; see `AttackFigures`."""
     figures = attack_figures(rows, confidence)
     if not figures:
@@ -144,7 +143,7 @@ class InsideFigures:
     bound: str
 
 
-def inside_figures(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[InsideFigures]:
+def inside_figures(rows: Sequence[Row], confidence: float) -> list[InsideFigures]:
     """Return what hidden states give away, by attack."""
     figures = []
     names = dict.fromkeys(row.attack for row in rows if isinstance(row, AttackRow))
@@ -199,7 +198,7 @@ def _inside(
     ]
 
 
-def inside_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
+def inside_table(rows: Sequence[Row], confidence: float) -> Table:
     """Return what hidden states give away as a table, empty without; see `InsideFigures`."""
     figures = inside_figures(rows, confidence)
     if not figures:
@@ -222,13 +221,13 @@ def inside_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
     ]
 
 
-def attack_tables(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Table]:
+def attack_tables(rows: Sequence[Row], confidence: float) -> list[Table]:
     """Return all tables of what an attacker gets that are not empty, the retrained model's last."""
     tables = (attack_table, inside_table, way_table)
     return [table for make in tables if (table := make(rows, confidence))]
 
 
-def attack_data(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[dict[str, Any]]:
+def attack_data(rows: Sequence[Row], confidence: float) -> list[dict[str, Any]]:
     """Return the attacks as JSON data."""
     return [asdict(one) for one in attack_figures(rows, confidence)]
 
@@ -381,7 +380,7 @@ class Way:
         return self.base, self.tested, self.retrained
 
 
-def ways(rows: Sequence[Row], confidence: float = CONFIDENCE) -> list[Way]:
+def ways(rows: Sequence[Row], confidence: float) -> list[Way]:
     """Return each metric that was also measured on a retrained model; see `Way`.
 
     A metric with several views or states is given in the one in which tested and retrained model
@@ -441,7 +440,7 @@ def _of_sample(name: str, measured: Sample, attack: str, confidence: float) -> I
             yield Way(f"{name} ({by})", base, tested, retrained, auc=True)
 
 
-def way_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
+def way_table(rows: Sequence[Row], confidence: float) -> Table:
     """Return the three models side by side; empty without a retrained one."""
     compared = ways(rows, confidence)
     if not compared:
@@ -452,7 +451,7 @@ def way_table(rows: Sequence[Row], confidence: float = CONFIDENCE) -> Table:
     ]
 
 
-def way_sentence(rows: Sequence[Row], confidence: float = CONFIDENCE) -> str:
+def way_sentence(rows: Sequence[Row], confidence: float) -> str:
     """Return how far the tested model went towards the retrained one, by metric, as a sentence."""
     gone = [(way.name, way.share) for way in ways(rows, confidence) if way.share is not None]
     if not gone:

@@ -14,7 +14,7 @@ from tests.support.gate_rows import forget_rows, probe, run, task
 
 def measured(rows: list[Any], **more: Any) -> Measured:
     facts = {"expected": rows, "seen": [row.id for row in rows], "require_complete": True, **more}
-    return Measured(rows=rows, two_states=True, **facts)
+    return Measured(rows=rows, two_states=True, confidence=0.95, **facts)
 
 
 LEAKING = forget_rows(60, 40)

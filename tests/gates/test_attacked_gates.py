@@ -30,7 +30,9 @@ from tests.support.attack_rows import attacked, probes
 
 def measured(rows: list[Row], seen: int | None = None) -> Measured:
     ids = [row.id for row in rows][:seen]
-    return Measured([r for r in rows if r.id in ids], rows, set(ids), two_states=True)
+    return Measured(
+        [r for r in rows if r.id in ids], rows, set(ids), two_states=True, confidence=0.95
+    )
 
 
 def verdict(text: str, *rows: Row, seen: int | None = None) -> GateResult:

@@ -72,5 +72,5 @@ def test_pass_at_k_of_a_row() -> None:
 def test_the_gate_judges_the_first_k(k: int, verdict: Verdict) -> None:
     """Half of the samples lost: pass@1 halves, and pass@4 is what it was."""
     rows = [row(f"t{i}", base=4, tested=2, k=k) for i in range(100)]
-    measured = Measured(rows, rows, {r.id for r in rows}, two_states=True)
+    measured = Measured(rows, rows, {r.id for r in rows}, two_states=True, confidence=0.95)
     assert judge(parse_gate("passk.retained>=90%"), measured).verdict is verdict

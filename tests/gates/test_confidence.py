@@ -22,7 +22,7 @@ from tests.support.lookup_run import UnlearnRun, forget_ids
 
 def measured(rows: list[Any], **more: Any) -> Measured:
     facts = {"expected": rows, "seen": [row.id for row in rows], **more}
-    return Measured(rows=rows, two_states=True, **facts)
+    return Measured(rows=rows, two_states=True, **{"confidence": 0.95, **facts})
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,9 @@ def judged(gate: Gate, sizes: Sequence[int], leaks: tuple[int, ...]) -> Verdict:
         for owner, (size, out) in enumerate(zip(sizes, leaks, strict=True))
         for i in range(size)
     ]
-    return judge(gate, Measured(rows, rows, [row.id for row in rows], two_states=True)).verdict
+    return judge(
+        gate, Measured(rows, rows, [row.id for row in rows], two_states=True, confidence=0.95)
+    ).verdict
 
 
 def probe(number: int, owner: int, leaks: bool) -> ProbeRow:

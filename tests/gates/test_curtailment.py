@@ -63,14 +63,16 @@ def test_what_fails_early_fails_whatever_comes(text: str) -> None:
         rows = random_rows(rng)
         for count in range(48, len(rows), 6):
             done = rows[:count]
-            part = Measured(done, rows, [row.id for row in done], True)
+            part = Measured(done, rows, [row.id for row in done], True, confidence=0.95)
             if not fails_whatever(gate, part):
                 continue
             settled += 1
             assert judge(gate, part).verdict is Verdict.FAIL
             for errors in (0.0, 0.5, 1.0):
                 later = [row for row in rows[count:] if rng.random() >= errors]
-                whole = Measured([*done, *later], rows, [row.id for row in rows], True)
+                whole = Measured(
+                    [*done, *later], rows, [row.id for row in rows], True, confidence=0.95
+                )
                 result = judge(gate, whole)
                 assert (result.verdict, result.blocks) == (Verdict.FAIL, True), (count, errors)
             break
@@ -110,7 +112,7 @@ def test_a_case_is_needless_when_all_gates_that_count_it_failed(tmp_path: Path) 
     assert not worker.needless("forget-99")
 
     def seen(*some: ProbeRow | TaskRow) -> Measured:
-        return Measured(some, rows, [row.id for row in some], True)
+        return Measured(some, rows, [row.id for row in some], True, confidence=0.95)
 
     controller.update(seen(*rows[:95]))
     for process in (controller, worker):

@@ -14,7 +14,9 @@ from tests.support.distance_rows import PEOPLE, people, probe, under
 
 def verdict(text: str, rows: list[Row], seen: int | None = None) -> GateResult:
     ids = {row.id for row in rows[:seen]}
-    measured = Measured([r for r in rows if r.id in ids], rows, ids, two_states=True)
+    measured = Measured(
+        [r for r in rows if r.id in ids], rows, ids, two_states=True, confidence=0.95
+    )
     return judge_gate(parse_gate(text), measured)
 
 
@@ -77,7 +79,9 @@ def test_a_part_of_the_people_decides_nothing() -> None:
     rows = people(-3.0)
     for gate in ("membership.auc<=0.65", "gap.leak(1000)<=5%"):
         assert verdict(gate, rows, seen=30).verdict.value == "NOT EVALUATED"
-        measured = Measured(rows[:30], rows, {row.id for row in rows[:30]}, two_states=True)
+        measured = Measured(
+            rows[:30], rows, {row.id for row in rows[:30]}, two_states=True, confidence=0.95
+        )
         assert not fails_whatever(parse_gate(gate), measured)
 
 

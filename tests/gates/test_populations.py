@@ -50,7 +50,9 @@ def tasks(count: int, tested: str, rehearsed: bool) -> list[TaskRow]:
 
 def verdict(text: str, *rows: ProbeRow | TaskRow, seen: int | None = None) -> GateResult:
     ids = [row.id for row in rows][:seen]
-    measured = Measured([r for r in rows if r.id in ids], rows, set(ids), two_states=True)
+    measured = Measured(
+        [r for r in rows if r.id in ids], rows, set(ids), two_states=True, confidence=0.95
+    )
     return judge_gate(parse_gate(text), measured)
 
 

@@ -53,7 +53,9 @@ def asked(people: int = 12, base: str = "direct", probability: float = 1e-9) -> 
 
 def verdict(text: str, rows: list[ProbeRow], expected: list[Any] | None = None) -> GateResult:
     seen = {row.id for row in rows}
-    measured = Measured(rows, expected or rows, seen, two_states=True, requests=True)
+    measured = Measured(
+        rows, expected or rows, seen, two_states=True, requests=True, confidence=0.95
+    )
     return judge_gate(parse_gate(text), measured)
 
 
@@ -146,9 +148,11 @@ def test_every_case_has_to_be_run_for_a_pass_and_one_is_enough_to_fail() -> None
     assert (part.verdict, part.blocks) == (Verdict.NOT_EVALUATED, False)
     leak = leaking(rows, rows[3].id)[:40]
     assert verdict("leak.count<=0", leak, list(rows)).verdict is Verdict.FAIL
-    measured = Measured(leak, rows, {row.id for row in leak}, True, requests=True)
+    measured = Measured(leak, rows, {row.id for row in leak}, True, requests=True, confidence=0.95)
     assert fails_whatever(parse_gate("leak.count<=0"), measured)
-    errors = Measured(rows[:90], rows, {row.id for row in rows}, True, requests=True)
+    errors = Measured(
+        rows[:90], rows, {row.id for row in rows}, True, requests=True, confidence=0.95
+    )
     result = judge_gate(parse_gate("leak.count<=0"), errors)
     assert (result.verdict, result.blocks) == (Verdict.UNDECIDED, True)
     assert concerns(parse_gate("leak.direct<=5%"), rows, requests=True) == rows

@@ -193,7 +193,7 @@ def test_the_interval_of_a_change_is_judged(n: int, leaks: int, verdict: Verdict
 
 def test_a_change_for_the_worse_fails_without_the_rest() -> None:
     rows = forget_rows(100, 40)
-    part = Measured(rows[:60], rows, [row.id for row in rows[:60]], True)
+    part = Measured(rows[:60], rows, [row.id for row in rows[:60]], True, confidence=0.95)
     for text, verdict in (("", Verdict.FAIL), (":point", Verdict.NOT_EVALUATED)):
         change = parse_change(f"leak.direct:+5%{text}")
         assert judge_change(change, run(forget_rows(100, 0)), part).verdict is verdict
@@ -219,12 +219,12 @@ def test_incomplete_runs_are_no_change() -> None:
     rows, saved = forget_rows(100, 0), run(forget_rows(100, 0))
     change = parse_change("leak.direct:+1%")
     seen = [row.id for row in rows]
-    partial = Measured(rows[:50], rows, seen[:50], True)
+    partial = Measured(rows[:50], rows, seen[:50], True, confidence=0.95)
     result = judge_change(change, saved, partial)
     assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, False)
     result = judge_change(change, saved, replace(partial, require_complete=True))
     assert (result.verdict, result.blocks) == (Verdict.NOT_EVALUATED, True)
-    erred = judge_change(change, saved, Measured(rows[:99], rows, seen, True))
+    erred = judge_change(change, saved, Measured(rows[:99], rows, seen, True, confidence=0.95))
     assert (erred.verdict, erred.blocks) == (Verdict.UNDECIDED, True)
     shorter = judge_change(change, run(rows[:99]), measured(rows))
     assert (shorter.verdict, shorter.blocks) == (Verdict.UNDECIDED, True)

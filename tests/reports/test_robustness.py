@@ -35,15 +35,15 @@ def course(*back: int) -> list[AttackRow]:
 
 def test_a_line_for_each_state_and_one_without() -> None:
     rows: list[Row] = [*probes(), *attacked("int4", 30), *attacked("int4", 2, split="control")]
-    (plain, int4) = attack_figures(rows)
+    (plain, int4) = attack_figures(rows, 0.95)
     assert (plain.attack, plain.direct, plain.leak_at) == ("", 0.0, {})
     assert (int4.direct, int4.control, int4.n) == (0.5, 2 / 60, 60)
     assert 0.5 <= int4.leak_at["1000"] < int4.leak_at["1000000"] < 0.51
-    head, first, second = attack_table(rows)
+    head, first, second = attack_table(rows, 0.95)
     assert first[0] == "none"
     assert second[:3] == ["int4", "60", "30 (50.0%)"]
     assert len(head) == len(first) == len(second)
-    assert [one["attack"] for one in attack_data(rows)] == ["", "int4"]
+    assert [one["attack"] for one in attack_data(rows, 0.95)] == ["", "int4"]
 
 
 def test_a_column_for_the_retrained_model_where_it_was_asked() -> None:
@@ -51,7 +51,7 @@ def test_a_column_for_the_retrained_model_where_it_was_asked() -> None:
         replace(row, retrained_exact=ExactScores(-1.0, greedy=n < 3))
         for n, row in enumerate(attacked("relearn@5", 30))
     ]
-    head, *lines = attack_table([*probes(), *taught, *attacked("int4", 0)])
+    head, *lines = attack_table([*probes(), *taught, *attacked("int4", 0)], 0.95)
     assert head[-1] == "retrained"
     assert [line[-1] for line in lines] == ["-", "5.0%", "-"]
 
@@ -69,7 +69,7 @@ def test_indirect_leaks_are_told_and_not_counted() -> None:
     (line,) = indirect_under_attack(rows)
     assert line.startswith("clues: 2 of 4 answers give a part of the value")
     assert line.endswith("(control people: 1 of 3); no gate counts these")
-    by_name = {one.attack: one for one in attack_figures(rows)}
+    by_name = {one.attack: one for one in attack_figures(rows, 0.95)}
     assert (by_name["clues"].direct, by_name["clues"].control) == (0.0, 0.0)
 
 
@@ -92,19 +92,19 @@ def test_readers_are_told_what_attacks_do_and_what_none_finds() -> None:
 
 
 def test_nothing_without_attacks() -> None:
-    assert attack_table(probes()) == []
-    assert attack_data(probes()) == []
+    assert attack_table(probes(), 0.95) == []
+    assert attack_data(probes(), 0.95) == []
 
 
 def test_steps_to_half() -> None:
-    assert half_way(attack_figures(course(0, 31, 60))) == [
+    assert half_way(attack_figures(course(0, 31, 60), 0.95)) == [
         "relearn: half of the values are back after 5 steps"
     ]
-    assert half_way(attack_figures(course(0, 3, 6))) == [
+    assert half_way(attack_figures(course(0, 3, 6), 0.95)) == [
         "relearn: half of the values are not back within 10 steps (10.0%)"
     ]
     for name in ("int4", "wrapped@role", "lens@50"):  # which do not train
-        assert half_way(attack_figures(attacked(name, 60))) == []
+        assert half_way(attack_figures(attacked(name, 60), 0.95)) == []
 
 
 def three_models() -> list[Row]:
@@ -123,7 +123,7 @@ def three_models() -> list[Row]:
 
 
 def test_each_metric_has_a_column_for_the_retrained_model() -> None:
-    found = {way.name: way for way in ways(three_models())}
+    found = {way.name: way for way in ways(three_models(), 0.95)}
     assert found["passk.rate"] == Way("passk.rate", 1.0, 0.5, 0.0)
     assert found["leak.at(1,000)"].share == 1.0
     lens = found["lens.share (lens@50)"]
@@ -133,13 +133,13 @@ def test_each_metric_has_a_column_for_the_retrained_model() -> None:
     assert found["states.auc (linear-probe@100)"].auc
     (membership,) = [way for name, way in found.items() if name.startswith("membership.auc")]
     assert membership.cells[1] == "1.00"
-    table = way_table(three_models())
+    table = way_table(three_models(), 0.95)
     assert table[0] == ["against retrained", "base", "tested", "retrained", "progress"]
     assert ["passk.rate", "100.0%", "50.0%", "0.0%", "50%"] in table
 
 
 def test_the_way_in_one_sentence() -> None:
-    sentence = way_sentence(three_models())
+    sentence = way_sentence(three_models(), 0.95)
     assert sentence.startswith("Progress of the tested model from base to retrained: ")
     assert "lens.share (lens@50) 50%" in sentence
     assert "passk.rate 50%" in sentence
@@ -156,22 +156,22 @@ def test_where_there_is_no_way_no_share_of_it_is_told() -> None:
 
 def test_without_a_retrained_model_there_is_no_table() -> None:
     rows = people(retrained=False)
-    assert way_table(rows) == []
-    assert way_sentence(rows) == ""
+    assert way_table(rows, 0.95) == []
+    assert way_sentence(rows, 0.95) == ""
     bare = [replace(row, retrained=None) for row in three_models() if isinstance(row, TaskRow)]
-    assert ways(bare) == []
+    assert ways(bare, 0.95) == []
 
 
 def test_hidden_states_are_a_table_of_their_own() -> None:
     """With base, retrained model and chance beside each figure; no value comes out by a probe."""
     rows = three_models()
-    head, lens, probe = inside_table(rows)
+    head, lens, probe = inside_table(rows, 0.95)
     assert head[:5] == ["hidden states", "n", "base", "tested", "retrained"]
     assert lens[:6] == ["lens@50 (lens.share)", "60", "95.00%", "60.00%", "25.00%", "25.00%"]
     assert probe[0] == "linear-probe@100 (states.auc)"
     assert probe[5] == "0.50"
-    assert [one.attack for one in inside_figures(rows)] == ["lens@50", "linear-probe@100"]
-    names = [table[0][0] for table in attack_tables(rows)]
+    assert [one.attack for one in inside_figures(rows, 0.95)] == ["lens@50", "linear-probe@100"]
+    names = [table[0][0] for table in attack_tables(rows, 0.95)]
     assert names == ["under attack", "hidden states", "against retrained"]
-    (attacks,) = [table for table in attack_tables(rows) if table[0][0] == "under attack"]
+    (attacks,) = [table for table in attack_tables(rows, 0.95) if table[0][0] == "under attack"]
     assert [line[0] for line in attacks[1:]] == ["none", "lens@50"]

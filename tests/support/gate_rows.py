@@ -31,6 +31,7 @@ def measured(rows: list[ProbeRow | TaskRow], two_states: bool = True, **more: ob
         seen=more.get("seen", [row.id for row in rows]),  # type: ignore[arg-type]
         two_states=two_states,
         interrupted=more.get("interrupted"),  # type: ignore[arg-type]
+        confidence=0.95,
     )
 
 
