@@ -248,10 +248,8 @@ class Sandbox:
         expected: list[compare.Expected] = []
         room = limits.output_bytes
         for test in tests:
-            # Any object with arguments and an answer is a call; the rest is optional.
-            after, tolerance = getattr(test, "after", None), getattr(test, "tolerance", 0.0)
-            after = "output" if entry_point == PROGRAM else after
-            expected.append((tuple(test.args), test.expected, after, tolerance))
+            after = "output" if entry_point == PROGRAM else test.after
+            expected.append((tuple(test.args), test.expected, after, test.tolerance))
             # Encode it now: a solution that fails earlier would hide a fault in it.
             room += len(_sendable(test.expected, ARGUMENT_BYTES))
             calls.append(_sendable(tuple(test.args), ARGUMENT_BYTES))

@@ -1028,9 +1028,9 @@ def test_nothing_survives_the_parent(tmp_path: Path, end: str) -> None:
     )
     script = f"""
 import os, threading, time
-from types import SimpleNamespace
+from pytest_unlearn.tasks.format import Call
 from pytest_unlearn.sandbox import Limits, Sandbox
-call = SimpleNamespace(args=({str(pid_file)!r},), expected=1)
+call = Call(({str(pid_file)!r},), 1)
 it = Sandbox(Limits(wall_s=60), mode="off")
 threading.Thread(target=it.run, args=({source!r}, "f", [call]), daemon=True).start()
 while not (os.path.exists({str(pid_file)!r}) and open({str(pid_file)!r}).read().count(" ") == 4):
