@@ -32,8 +32,8 @@ COLLAPSED = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """An evaluation after `steps` steps.
+class Evaluation:
+    """A look at the model after `steps` steps.
 
     leak_rate: share of watched records whose complete value greedy decoding gives. memorized: share
     of their values' tokens that are the model's first choice (memorization accuracy, Tirumala et
@@ -136,9 +136,9 @@ class WatchedSets:
         self._before = [held.memory(policy, pad, trees) for held in self._kept]
         unseen = encoder.answers(texts.unseen)
         self._unseen = greedy_memory(policy, unseen, pad, trees=trees).tokens if unseen else None
-        self._whole: dict[int, Look] = {}
+        self._whole: dict[int, Evaluation] = {}
 
-    def look(self, steps: int, options: UnlearnOptions) -> Look:
+    def look(self, steps: int, options: UnlearnOptions) -> Evaluation:
         """Evaluate the held part and, if that reaches its goal, everything."""
         shares = [
             _share_kept(before, held.memory(self._policy, self._pad, self._trees))
@@ -147,17 +147,17 @@ class WatchedSets:
         ]
         least = min(shares, default=1.0)
         forget = self._forget.memory(self._policy, self._pad, self._trees)
-        look = Look(steps, forget.rows, forget.tokens, least)
+        look = Evaluation(steps, forget.rows, forget.tokens, least)
         return self.whole(look) if self.reached(look, options) else look
 
-    def whole(self, look: Look) -> Look:
+    def whole(self, look: Evaluation) -> Evaluation:
         """Return a look with shares over all forget records; the weights are those of the look."""
         if look.steps not in self._whole:
             forget = self._forget.memory(self._policy, self._pad, self._trees, everything=True)
-            self._whole[look.steps] = Look(look.steps, forget.rows, forget.tokens, look.kept)
+            self._whole[look.steps] = Evaluation(look.steps, forget.rows, forget.tokens, look.kept)
         return self._whole[look.steps]
 
-    def reached(self, look: Look, options: UnlearnOptions) -> bool:
+    def reached(self, look: Evaluation, options: UnlearnOptions) -> bool:
         """Tell whether a run may stop here.
 
         With `stop=unseen`, the forget records must be memorized no better than the base memorizes
@@ -170,7 +170,7 @@ class WatchedSets:
             goal = look.leak_rate <= options.target
         return goal and look.kept >= options.keep
 
-    def rank(self, look: Look, options: UnlearnOptions) -> tuple[bool, bool, float, float]:
+    def rank(self, look: Evaluation, options: UnlearnOptions) -> tuple[bool, bool, float, float]:
         """Return a sort key, greater for a better look.
 
         The order is: both goals reached, not collapsed, fewest leaks, most kept. All leak rates
@@ -184,6 +184,6 @@ def _share_kept(before: Memory, now: Memory) -> float:
     return now.tokens / before.tokens if before.rows < FEW else now.rows / before.rows
 
 
-def collapsed(look: Look, options: UnlearnOptions) -> bool:
+def collapsed(look: Evaluation, options: UnlearnOptions) -> bool:
     """Tell whether the model has fallen silent, though something was to be retained."""
     return options.keep > 0 and look.kept < COLLAPSED

@@ -30,12 +30,12 @@ from pytest_unlearn.unlearning.data import (
     training_rows,
 )
 from pytest_unlearn.unlearning.distributed import run
-from pytest_unlearn.unlearning.evaluation import Look, WatchedSets, collapsed
+from pytest_unlearn.unlearning.evaluation import Evaluation, WatchedSets, collapsed
 from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
 from pytest_unlearn.unlearning.preconditioning import preconditioners
 from pytest_unlearn.unlearning.recall import recalled
 from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
-from pytest_unlearn.unlearning.trainer import Course, Trainer, train
+from pytest_unlearn.unlearning.trainer import Trainer, TrainingPlan, train
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -135,7 +135,7 @@ def unlearn(
             )
             yield run(policy, partial(_loss, method, step, part_options, share))
 
-    def look(steps: int) -> Look:
+    def look(steps: int) -> Evaluation:
         with merged():
             seen = watched.look(steps, options)
         progress(
@@ -144,7 +144,7 @@ def unlearn(
         )
         return seen
 
-    course = Course(
+    plan = TrainingPlan(
         batches=batches,
         losses=losses,
         look=look,
@@ -157,7 +157,7 @@ def unlearn(
         cooldown=options.cooldown,
     )
     with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
-        trained = train(trainer, course, progress)
+        trained = train(trainer, plan, progress)
     trainer.check()
     with merged():
         best = watched.whole(trained.look)

@@ -17,10 +17,10 @@ from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.batches import Encoded, collate
 from pytest_unlearn.models.lm_head import logits_of
 from pytest_unlearn.unlearning.data import Encoder, cycle, learnt, length_limit, parts
-from pytest_unlearn.unlearning.evaluation import HeldRows, Look, greedy_memory
+from pytest_unlearn.unlearning.evaluation import Evaluation, HeldRows, greedy_memory
 from pytest_unlearn.unlearning.method import HELD_ROWS
 from pytest_unlearn.unlearning.step import FullPolicy, Targets, checkpointed, predictions
-from pytest_unlearn.unlearning.trainer import Course, Trainer, train
+from pytest_unlearn.unlearning.trainer import Trainer, TrainingPlan, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -151,7 +151,7 @@ def _train(
             seen = predictions(policy, inputs, lambda states: logits_of(policy, states))
             yield seen.nll().sum() / tokens
 
-    def look(taken: int) -> Look:
+    def look(taken: int) -> Evaluation:
         memory = held.memory(policy, pad)
         if memory.rows >= options.target:
             memory = held.memory(policy, pad, everything=True)
@@ -159,9 +159,9 @@ def _train(
             f"{'planting' if until_target else 'retraining'}, step {taken} of at most {steps}: "
             f"{memory.rows:.0%} of the records come out"
         )
-        return Look(taken, memory.rows, memory.tokens, 1.0)
+        return Evaluation(taken, memory.rows, memory.tokens, 1.0)
 
-    course = Course(
+    plan = TrainingPlan(
         batches=cycle(data, options.batch, rng, WINDOW),
         losses=losses,
         look=look,
@@ -172,7 +172,7 @@ def _train(
         saved=saved,
     )
     with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
-        trained = train(trainer, course, progress)
+        trained = train(trainer, plan, progress)
     trainer.check()
     planted = _merged(policy)
     memory = greedy_memory(planted, answers, pad)

@@ -23,7 +23,7 @@ from pytest_unlearn.models.lm_head import check_logits
 from pytest_unlearn.models.patching import save_adapter
 from pytest_unlearn.unlearning import distributed
 from pytest_unlearn.unlearning.distributed import ShardedPolicy, own_shard, sharded, whole
-from pytest_unlearn.unlearning.evaluation import Look
+from pytest_unlearn.unlearning.evaluation import Evaluation
 from pytest_unlearn.unlearning.method import OPTIMIZERS, MethodError
 from pytest_unlearn.unlearning.preconditioning import Preconditioner
 from pytest_unlearn.unlearning.step import FullPolicy, Targets, with_new_adapter
@@ -416,7 +416,7 @@ Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
-class Course(Generic[Batch]):
+class TrainingPlan(Generic[Batch]):
     """How a training goes.
 
     batches: what each step sees, the same from the start for the same seed. losses: the losses of
@@ -430,9 +430,9 @@ class Course(Generic[Batch]):
 
     batches: Iterator[Batch]
     losses: Callable[[Batch], Iterable[Any]]
-    look: Callable[[int], Look]
-    done: Callable[[Look], bool]
-    rank: Callable[[Look], tuple[Any, ...]] | None
+    look: Callable[[int], Evaluation]
+    done: Callable[[Evaluation], bool]
+    rank: Callable[[Evaluation], tuple[Any, ...]] | None
     steps: int
     check_every: int
     saved: Path | None
@@ -444,52 +444,52 @@ class Course(Generic[Batch]):
 class Trained:
     """How a training ended: the look whose weights are in place now, all steps taken, seconds."""
 
-    look: Look
+    look: Evaluation
     steps: int
     seconds: float
 
 
-def train(trainer: Trainer, course: Course[Batch], progress: Callable[[str], None]) -> Trained:
-    """Run a course to its end and put the weights of its best look in place.
+def train(trainer: Trainer, plan: TrainingPlan[Batch], progress: Callable[[str], None]) -> Trained:
+    """Carry out a plan and put the weights of its best look in place.
 
     At each look the state is saved; another process with the same arguments goes on from there and
     ends with the weights of a run that nothing interrupted. Raises UnlearningError.
     """
     started = time.perf_counter()
-    look: Look | None = None
-    best: Look | None = None
+    look: Evaluation | None = None
+    best: Evaluation | None = None
     weights: list[Any] = []
     before = 0.0
-    end = course.steps
-    state = _agreed(load_state(course.saved)) if course.saved else None
+    end = plan.steps
+    state = _agreed(load_state(plan.saved)) if plan.saved else None
     if state is not None:
         trainer.go_on(state)
-        best, before = Look(**state.notes["best"]), float(state.notes["seconds"])
+        best, before = Evaluation(**state.notes["best"]), float(state.notes["seconds"])
         end = int(state.notes["end"])
         weights = [state.tensors[f"best.{n}"] for n in range(state.notes["bests"])]
-        course.numbers.update(state.notes["carried"])
+        plan.numbers.update(state.notes["carried"])
         for _ in range(trainer.steps):
-            next(course.batches)
+            next(plan.batches)
         progress(f"going on after step {trainer.steps}, where the last run was cut off")
     while trainer.steps < end:
         left = end - trainer.steps
-        trainer.step(course.losses(next(course.batches)), min(1.0, left / max(1, course.cooldown)))
+        trainer.step(plan.losses(next(plan.batches)), min(1.0, left / max(1, plan.cooldown)))
         last = trainer.steps == end
-        if trainer.steps % course.check_every and not last:
+        if trainer.steps % plan.check_every and not last:
             continue
-        look = course.look(trainer.steps)
-        if best is None or course.rank is None or course.rank(look) > course.rank(best):
+        look = plan.look(trainer.steps)
+        if best is None or plan.rank is None or plan.rank(look) > plan.rank(best):
             best = look
-            weights = trainer.snapshot() if course.rank else []
-        if end == course.steps and course.done(look):  # the cooldown begins, if it has not
-            end = min(end, trainer.steps + course.cooldown)
+            weights = trainer.snapshot() if plan.rank else []
+        if end == plan.steps and plan.done(look):  # the cooldown begins, if it has not
+            end = min(end, trainer.steps + plan.cooldown)
             last = trainer.steps == end
-        if course.saved and not last:
+        if plan.saved and not last:
             seconds = before + time.perf_counter() - started
-            notes = {"seconds": seconds, "carried": course.numbers, "end": end}
-            save_state(course.saved, _with_best(trainer.state(), best, weights, notes))
+            notes = {"seconds": seconds, "carried": plan.numbers, "end": end}
+            save_state(plan.saved, _with_best(trainer.state(), best, weights, notes))
     if best is None:
-        raise ValueError("a course needs at least one step")
+        raise ValueError("a plan needs at least one step")
     if best != look and weights:
         trainer.put(weights)
     return Trained(best, trainer.steps, before + time.perf_counter() - started)
@@ -504,7 +504,7 @@ def _agreed(state: SavedState | None) -> SavedState | None:
 
 
 def _with_best(
-    state: SavedState, best: Look, weights: list[Any], more: dict[str, Any]
+    state: SavedState, best: Evaluation, weights: list[Any], more: dict[str, Any]
 ) -> SavedState:
     notes = {"best": dataclasses.asdict(best), "bests": len(weights), **more}
     tensors = {f"best.{n}": weight for n, weight in enumerate(weights)}

@@ -30,7 +30,7 @@ from pytest_unlearn.models.texts import Example
 from pytest_unlearn.unlearning import evaluation, loop, step, trainer
 from pytest_unlearn.unlearning.data import Encoder, cycle, parts
 from pytest_unlearn.unlearning.evaluation import (
-    Look,
+    Evaluation,
     Memory,
     WatchedSets,
     greedy_memory,
@@ -40,7 +40,7 @@ from pytest_unlearn.unlearning.method import MethodError, UnlearnOptions
 from pytest_unlearn.unlearning.methods import METHODS, Method
 from pytest_unlearn.unlearning.methods.gradient_ascent import AscentKlOptions
 from pytest_unlearn.unlearning.step import FullPolicy, checkpointed, with_new_adapter
-from pytest_unlearn.unlearning.trainer import Course, Trainer, check_optimizer, rate_at, train
+from pytest_unlearn.unlearning.trainer import Trainer, TrainingPlan, check_optimizer, rate_at, train
 from tests.support.known_texts import KNOWN
 
 SMALL = AscentKlOptions(
@@ -379,14 +379,14 @@ def test_order_of_looks() -> None:
     watched: Any = WatchedSets.__new__(WatchedSets)
     options = replace(SMALL, target=0.1, keep=0.9)
     looks = [
-        Look(0, 0.0, 0.0, 0.0),
-        Look(1, 0.5, 0.5, 1.0),
-        Look(2, 0.2, 0.2, 0.1),
-        Look(3, 0.2, 0.2, 0.8),
-        Look(4, 0.0, 0.0, 0.89),
-        Look(5, 0.1, 0.1, 0.9),
-        Look(6, 0.05, 0.1, 0.95),
-        Look(7, 0.1, 0.1, 0.96),  # what leaks less than the target counts alike
+        Evaluation(0, 0.0, 0.0, 0.0),
+        Evaluation(1, 0.5, 0.5, 1.0),
+        Evaluation(2, 0.2, 0.2, 0.1),
+        Evaluation(3, 0.2, 0.2, 0.8),
+        Evaluation(4, 0.0, 0.0, 0.89),
+        Evaluation(5, 0.1, 0.1, 0.9),
+        Evaluation(6, 0.05, 0.1, 0.95),
+        Evaluation(7, 0.1, 0.1, 0.96),  # what leaks less than the target counts alike
     ]
     shuffled = random.Random(0).sample(looks, len(looks))
     assert sorted(shuffled, key=lambda look: watched.rank(look, options)) == looks
@@ -645,10 +645,10 @@ class Steps:
 def test_a_cooldown_begins_with_the_goal_or_in_time(reached: int, shares: list[float]) -> None:
     """Its steps come after the first look that is enough, within the steps of the run."""
     trainer: Any = Steps()
-    course = Course(
+    plan = TrainingPlan(
         batches=itertools.repeat(None),
         losses=lambda batch: [],
-        look=lambda steps: Look(steps, float(steps < reached), 0.0, 1.0),
+        look=lambda steps: Evaluation(steps, float(steps < reached), 0.0, 1.0),
         done=lambda look: look.leak_rate == 0,
         rank=None,
         steps=10,
@@ -656,7 +656,7 @@ def test_a_cooldown_begins_with_the_goal_or_in_time(reached: int, shares: list[f
         saved=None,
         cooldown=4,
     )
-    trained = train(trainer, course, lambda line: None)
+    trained = train(trainer, plan, lambda line: None)
     assert trainer.shares == shares
     assert trained.steps == trained.look.steps == len(shares)
 
