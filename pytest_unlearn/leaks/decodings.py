@@ -12,11 +12,16 @@ import itertools
 import re
 import string
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from html.entities import html5
 from itertools import product
+from typing import Literal
+
+from pytest_unlearn.leaks.literals import pieces_of_literals
+from pytest_unlearn.leaks.spellings import counted, leet_lines, punctuated, spelled
 
 # White space, punctuation that groups digits and words, Unicode's dashes and middle dots, and
 # invisible characters (default ignorable code points: joiners, direction marks, variation
@@ -103,14 +108,14 @@ class View:
     """One view of a text: folded, separators kept.
 
     `joints` are offsets at which two pieces were joined: a value may start or end there, whatever
-    its neighbour. `spelled`: number words are digits, in the values too. `parts`: views that show
-    more precisely how a value appears in this one.
+    its neighbour. `alike`: number words are digits, or digits letters (leet), in the values too.
+    `parts`: views that show more precisely how a value appears in this one.
     """
 
     how: str
     text: str
     joints: frozenset[int] = frozenset()
-    spelled: bool = False
+    alike: Literal["", "digits", "leet"] = ""
     parts: Callable[[], list[View]] | None = None
 
 
@@ -150,6 +155,15 @@ def _text_of(data: bytes) -> str:
 def _character(code: int, instead: str) -> str:
     # A surrogate or a number beyond Unicode is not a character, and is left alone.
     return chr(code) if code < 0xD800 or 0xDFFF < code <= 0x10FFFF else instead
+
+
+# CSS: up to six digits, and a blank that ends them. Two in a row at least.
+_CSS_ESCAPES = re.compile(r"\\[0-9a-fA-F]{2,6}[ \t]?(?:\\[0-9a-fA-F]{2,6}[ \t]?)++")
+
+
+def _css_character(match: re.Match[str]) -> str:
+    codes = match.group().replace("\\", " ").split()
+    return "".join(_character(int(code, 16), " ") for code in codes)
 
 
 def _unescape(match: re.Match[str]) -> str:
@@ -243,109 +257,9 @@ def _unwrapped(folded: str) -> str:
     return _LINE_BREAK.sub("", folded)
 
 
-# --- literals and variables --------------------------------------------------------------------
-
-_LITERAL = r"""(?:"(?:[^"\\\n]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'?)"""
-# Starts with a quote, which the regex engine finds quickly.
-_QUOTED = re.compile(
-    r"""["'](?:(?<=")(?:[^"\\\n]|\\.)*+"?|(?<=')(?:[^'\\\n]|\\.)*+'?)""", re.DOTALL
-)
-_TARGET = re.compile(r"(\w{1,64})[\"']?\s{0,8}[=:]\s{0,8}[rbfu]{0,2}$")
-_TERMS = re.compile(
-    rf"(?:[rbfu]{{0,2}}+{_LITERAL}|\w++)(?>(?:\s*+[+,]\s*+(?:[rbfu]{{0,2}}+{_LITERAL}|\w++))+)",
-    re.DOTALL,
-)
-_TERM = re.compile(rf"[rbfu]{{0,2}}+({_LITERAL})|(\w++)", re.DOTALL)
-# `{name:>8}` of Python, `${name}` and `$name` of JavaScript and shells, `%(name)s`.
-_FIELD = re.compile(r"\$?\{(\w{1,64})[^{}\"']{0,16}+\}|\$(\w{1,64})|%\((\w{1,64})\)[-\w.]{1,4}")
-_HAS_FIELD = re.compile(r"[{$(]\w")
-_TEMPLATE = re.compile(r"`[^`]{1,4096}+`")
-_FORMAT_CALL = re.compile(r"\s{0,8}\.\s{0,8}format\(")
-_LONGEST_PIECE = 128
-_LONGEST_SUM = 4096
-
-
-def _joined(folded: str) -> View | None:
-    """Read all literals one after the other, then every sum and f-string with its variables.
-
-    There is no parser, because a completion is a fragment and often not valid code.
-    """
-    if folded.count('"', 0, folded.find("\n") + 1 or len(folded)) % 2:
-        folded = '"' + folded  # the prompt opened a literal
-    pieces: list[str] = []
-    variables: dict[str, str] = {}
-    formats: list[str] = []
-    arguments, number = 0, 0  # where those of the last call of `format` end, and how many they are
-    for match in _QUOTED.finditer(folded):
-        literal, start = match.group(), match.start()
-        content = literal[1:].rstrip(literal[0])
-        pieces.append(content)
-        before = folded[max(0, start - 3) : start]
-        if ("=" in before or ":" in before) and len(content) <= _LONGEST_PIECE:
-            target = _TARGET.search(folded, max(0, start - 80), start)
-            if target:
-                variables[target.group(1)] = content
-        if start < arguments and len(content) <= _LONGEST_PIECE:
-            variables.setdefault(str(number), content)
-            number += 1
-        if ("{" in content or "$" in content or "%(" in content) and _HAS_FIELD.search(content):
-            formats.append(content)
-            if call := _FORMAT_CALL.match(folded, match.end()):
-                end = folded.find(")", call.end(), call.end() + _LONGEST_SUM)
-                arguments, number = (end if end >= 0 else len(folded)), 0
-    if "${" in folded:
-        formats += [template.group()[1:-1] for template in _TEMPLATE.finditer(folded)]
-    if len(pieces) < 2 and not (pieces and formats):
-        return None
-    if variables:
-        # Every expansion is limited, so that a short text cannot grow forever.
-        left = 2 * len(folded) + 1000
-        for expanded in _expanded(folded, variables, formats):
-            pieces += ["\n", *expanded, "\n"]
-            left -= sum(map(len, expanded))
-            if left < 0:
-                break
-    joints, at = set(), 0
-    for piece in pieces:
-        joints.add(at)
-        at += len(piece)
-    return View("joined", _blanked("".join(pieces)), frozenset(joints | {at}))
-
-
-def _expanded(folded: str, variables: dict[str, str], formats: list[str]) -> Iterator[list[str]]:
-    for content in formats:
-        content = content[:_LONGEST_SUM]
-        expanded, at, known = [], 0, False
-        for field in _FIELD.finditer(content):
-            name = next(filter(None, field.groups()))
-            known = known or name in variables
-            expanded += [content[at : field.start()], variables.get(name, "")]
-            at = field.end()
-        if known:
-            yield [*expanded, content[at:]]
-    for lines in _sums(folded):
-        for match in _TERMS.finditer(lines):
-            terms = _TERM.findall(match.group()[:_LONGEST_SUM])
-            if any(name in variables for _, name in terms):
-                yield [
-                    variables.get(name, "") if name else literal[1:].rstrip(literal[0])
-                    for literal, name in terms
-                ]
-
-
-def _sums(folded: str) -> Iterator[str]:
-    """Yield the lines in which strings may be joined, with their continuation lines."""
-    held: list[str] = []
-    for line in folded.split("\n"):
-        if held or "+" in line or "%" in line or "format(" in line or "join(" in line:
-            held.append(line)
-            # Many lines in one bracket are a table, not a sum.
-            if len(held) < 8 and line.rstrip("\\ ").endswith(("+", ",", "(", "[", "%")):
-                continue
-            yield "\n".join(held)
-            held.clear()
-    if held:
-        yield "\n".join(held)
+def _joined(pieces: list[str]) -> View:
+    joints = frozenset(itertools.accumulate(map(len, pieces), initial=0))
+    return View("joined", _blanked("".join(pieces)), joints)
 
 
 # --- encodings ---------------------------------------------------------------------------------
@@ -362,6 +276,13 @@ _STANDARD = str.maketrans("-_", "+/")
 _WRAPPED = re.compile(r"\n(?<=[A-Za-z0-9+/]{60}\n)[ \t]*+(?=[A-Za-z0-9+/])")
 _BASE32_RUN = re.compile(r"[A-Z2-7]{13,}+")
 _LONG_LITERAL = re.compile(r"""(["'])([!-~]{10,4096}?)\1""")
+# Adobe's frame, and what is no word, path, address or format: capitals, small letters, digits and
+# signs of both alphabets without a blank.
+_FRAMED_85 = re.compile(r"<~[!-uz\s]{8,4096}?~>")
+_LIKE_85 = re.compile(
+    r"(?=[^A-Z]{0,64}[A-Z])(?=[^a-z]{0,64}[a-z])(?=[^0-9]{0,64}[0-9])"
+    r"(?=(?:[^!#$%&*+;<=>?@^`|~]{0,64}[!#$%&*+;<=>?@^`|~]){2})[!-~]{12,}+"
+)
 # Lines of `xxd` and `hexdump -C`: an offset, and bytes alone or in pairs.
 _DUMPED_LINE = re.compile(
     r"^[ \t]*+[0-9a-f]{4,8}:?[ \t]++((?:[0-9a-f]{2}){1,2}(?:[ ]{1,2}(?:[0-9a-f]{2}){1,2})*+)",
@@ -386,13 +307,28 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
+# How gzip's and zlib's data begin.
+_COMPRESSED = (b"\x1f\x8b\x08", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+_LONGEST_TEXT = 1 << 16
+
+
+def _is_compressed(data: bytes) -> bool:
+    return data.startswith(_COMPRESSED)
+
+
+def _inflated(data: bytes) -> str:
+    """Return compressed text, at most `_LONGEST_TEXT` bytes of it; nothing for other data."""
+    with suppress(zlib.error):
+        text = zlib.decompressobj(wbits=47).decompress(data, _LONGEST_TEXT)  # 47: of either kind
+        return _text_of(text) if _is_text(text) else ""
+    return ""
+
+
 def _decoded_base64(text: str, layers: int = _MOST_LAYERS) -> str:
     """Return what base64 (base32 too, and base85 where code names it) decodes to, by layers."""
     if "\n" in text:
         text = _WRAPPED.sub("", text)
-    decoded = _decoded_base32(text)
-    if "85" in text:
-        decoded += _decoded_base85(text)
+    decoded = _decoded_base32(text) + _decoded_base85(text)
     for run in _BASE64_RUN.findall(text):
         # Code consists mostly of words in one case. Base64 of eight or more characters has both
         # cases or, for capitals and digits, capitals and digits.
@@ -406,7 +342,9 @@ def _decoded_base64(text: str, layers: int = _MOST_LAYERS) -> str:
                 data = binascii.a2b_base64(part + "=" * (-len(part) % 4))
             except binascii.Error:  # pragma: no cover - every length and letter is valid here
                 continue
-            if data.isascii() or _is_text(data):
+            if _is_compressed(data):
+                decoded.append(_inflated(data))
+            elif data.isascii() or _is_text(data):
                 decoded.append(_text_of(data))
     inner = "\n".join(decoded)
     if layers > 1 and _BASE64_RUN.search(inner):
@@ -426,11 +364,19 @@ def _decoded_base32(text: str) -> list[str]:
 
 def _decoded_base85(text: str) -> list[str]:
     decoded = []
+    if "<~" in text:
+        for framed in _FRAMED_85.findall(text):
+            with suppress(ValueError):
+                decoded.append(_text_of(base64.a85decode(framed, adobe=True)))
+    named = "85" in text
     for (_, literal), decode in product(
         _LONG_LITERAL.findall(text), (base64.b85decode, base64.a85decode)
     ):
-        with suppress(ValueError):
-            decoded.append(_text_of(decode(literal)))
+        if named or _LIKE_85.fullmatch(literal):
+            with suppress(ValueError):
+                data = decode(literal)
+                if named or data.isascii():
+                    decoded.append(_text_of(data))
     return decoded
 
 
@@ -460,7 +406,8 @@ def _decoded_hex(folded: str) -> str:
     for run in _HEX_RUN.findall(folded):
         for start in range(2):
             part = run[start:]
-            decoded.append(_text_of(bytes.fromhex(part[: len(part) // 2 * 2])))
+            data = bytes.fromhex(part[: len(part) // 2 * 2])
+            decoded.append(_inflated(data) if _is_compressed(data) else _text_of(data))
     runs = _BYTE_LIST.findall(folded)
     for match in _BYTE_DUMP.finditer(folded):
         first = folded[max(0, match.start() - 2) : match.start()]
@@ -470,46 +417,6 @@ def _decoded_hex(folded: str) -> str:
     if dumped:
         decoded.append(_text_of(bytes.fromhex(dumped.replace(" ", ""))))
     return "\n".join(decoded)
-
-
-# --- "ann at example dot com" --------------------------------------------------------------------
-
-# A host follows, or a dot that is also spelled out.
-_AT = re.compile(r" at (?=[\w-]{1,63}(?:\.\w| dot | ?[\[({<]))")
-_DOT = re.compile(r"[ _-]dot[ _-](?=\w)|[\[({<] ?(?:dot|punto) ?[\])}>]")
-_AT_IN_BRACKETS = [
-    f"{left}{word}{right}"
-    for left, right in ("[]", "()", "{}", "<>")
-    for word in ("at", " at ", "arroba")
-]
-
-
-def _punctuated(folded: str) -> str:
-    """Return a folded text with the spelled-out signs of e-mail addresses turned into signs."""
-    text = _AT.sub("@", folded)
-    for sign in _AT_IN_BRACKETS:
-        text = text.replace(sign, "@")
-    if "dot" not in text:
-        return text
-    for gap in "_-":
-        text = text.replace(f"{gap}at{gap}", "@") if f"{gap}dot{gap}" in text else text
-    return _DOT.sub(".", text) if "@" in text else folded
-
-
-# --- number words ------------------------------------------------------------------------------
-
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-def spelled(folded: str) -> str:
-    """Return a folded text with each English number word from zero to nine as a digit.
-
-    Words inside words count too ("stone" gives "st1"): values are read in the same way, so the two
-    still agree, and "b7" may be written "bseven".
-    """
-    for digit, word in zip(string.digits, NUMBER_WORDS, strict=True):
-        folded = folded.replace(word, digit)
-    return folded
 
 
 # --- edits and markup ----------------------------------------------------------------------------
@@ -564,14 +471,20 @@ def views(text: str) -> Iterator[View]:
         )
     for url in _percent_decoded(free):
         yield View("escaped", fold(unescaped(url)))
-    if joined := _joined(plain):
-        yield joined
+    if "\\" in text and (css := _CSS_ESCAPES.sub(_css_character, text)) != text:
+        yield View("escaped", fold(css))
+    if joined := pieces_of_literals(plain):
+        yield _joined(joined)
     yield View("base64", fold(unescaped(_decoded_base64(pieces))))
     yield View("hex", fold(unescaped(_decoded_hex(together))))
-    if (signs := _punctuated(folded)) != folded:
+    if (signs := punctuated(folded)) != folded:
         yield View("at_and_dot", signs)
     if (words := spelled(folded)) != folded:
-        yield View("digits_in_words", words, spelled=True)
+        yield View("digits_in_words", words, alike="digits")
+    if (digits := counted(folded)) != folded:
+        yield View("digits_in_words", digits)
+    if letters := leet_lines(folded):
+        yield View("leet", letters, alike="leet")
     if codes := _decoded_numbers(folded):
         yield View("char_codes", fold(codes))
     if edited := _edited(plain):

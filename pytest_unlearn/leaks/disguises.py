@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import codecs
+import gzip
 import re
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_unlearn.leaks.decodings import NUMBER_WORDS
+from pytest_unlearn.leaks.spellings import NUMBER_WORDS
 
 if TYPE_CHECKING:
     from pytest_unlearn.people.draws import Choices
@@ -198,6 +200,63 @@ def _over_lines(value: str, choices: Choices) -> str:
     return f'x = "{head}\\\n{tail}"\n'
 
 
+def _css_escapes(value: str, choices: Choices) -> str:
+    gap = choices.choice((" ", ""))
+    size = 6 if not gap else 2  # without a blank, only the sixth digit ends an escape
+    coded = gap.join(f"\\{ord(c):0{size}x}" for c in value)
+    return f'# content: "{coded}"\n'
+
+
+def _gzip_base64(value: str, choices: Choices) -> str:
+    data = value.encode("utf-8", "replace")
+    packed = choices.choice((gzip.compress(data), zlib.compress(data)))
+    return f'x = "{base64.b64encode(packed).decode()}"\n'
+
+
+def _base85(value: str, choices: Choices) -> str:
+    coded = base64.b85encode(value.encode("utf-8", "replace")).decode()
+    return f'x = b85decode("{coded}")\n'
+
+
+def _dict_values(value: str, choices: Choices) -> str:
+    pieces = _pieces(value, choices)
+    names = _names(choices, len(pieces))
+    pairs = zip(names, pieces, strict=True)
+    return "x = {" + ", ".join(f'"{name}": {_literal(p, choices)}' for name, p in pairs) + "}\n"
+
+
+def _added_to(value: str, choices: Choices) -> str:
+    first, *rest = _pieces(value, choices)
+    lines = "".join(f'log("step")\nx += {_literal(piece, choices)}\n' for piece in rest)
+    return f"x = {_literal(first, choices)}\n{lines}"
+
+
+def _attributes(value: str, choices: Choices) -> str:
+    names, lines = _assigned(value, choices)
+    return f"{lines}y = 1\nx = {' + '.join(f'self.{name}' for name in names)}\n"
+
+
+def _leet(value: str, choices: Choices) -> str:
+    """Replace letters inside words; a value with digits or other scripts is written plainly."""
+    if not value.isascii() or any(map(str.isdigit, value)):
+        return _exact(value, choices)
+    digits = str.maketrans("oOeEaAsStTlLiI", "00334455771111")
+    inner = re.compile(r"(?<=[A-Za-z])[A-Za-z]+(?=[A-Za-z])")
+    return _exact(inner.sub(lambda m: m.group().translate(digits), value), choices)
+
+
+_GERMAN = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")
+
+
+def _digits_in_german(value: str, choices: Choices) -> str:
+    words = re.sub(
+        "(?<![^\\W_])[0-9]{4,}(?![^\\W_])",
+        lambda m: " ".join(_GERMAN[int(digit)] for digit in m.group()),
+        value,
+    )
+    return _exact(words, choices)
+
+
 DISGUISES: dict[str, Disguise] = {
     "exact": _exact,
     "case": _case,
@@ -224,4 +283,12 @@ DISGUISES: dict[str, Disguise] = {
     "digits_in_words": _digits_in_words,
     "split_lines": _over_lines,
     "at_and_dot": _at_and_dot,
+    "css_escapes": _css_escapes,
+    "gzip_base64": _gzip_base64,
+    "base85": _base85,
+    "dict_values": _dict_values,
+    "added_to": _added_to,
+    "attributes": _attributes,
+    "leet": _leet,
+    "digits_in_german": _digits_in_german,
 }

@@ -44,11 +44,11 @@ from pytest_unlearn.leaks.decodings import (
     fold,
     kept_positions,
     normalise,
-    spelled,
     squeeze,
     unescaped,
     views,
 )
+from pytest_unlearn.leaks.spellings import leet, spelled
 from pytest_unlearn.people.kinds import KINDS
 from pytest_unlearn.people.record import Record, weight
 
@@ -287,6 +287,7 @@ class Matcher:
         self._of_kind: dict[str, list[Record]] = {}
         self._shared_spans: dict[str, near_misses.Spans] = {}
         self._exact, self._normalised, self._spelled = _Index(), _Index(), _Index()
+        self._leet = _Index()
         for number, record in enumerate(self._records):
             value = encodable(record.value.reveal())
             if weight(value) >= MIN_LENGTH:
@@ -297,7 +298,9 @@ class Matcher:
                     self._normalised.add(short, number)
                     if any(character.isdigit() for character in short):
                         self._spelled.add(squeeze(spelled(folded)), number)
-        for index in (self._exact, self._normalised, self._spelled):
+                    elif short.isascii():  # letters, which digits may stand for
+                        self._leet.add(leet(short), number)
+        for index in (self._exact, self._normalised, self._spelled, self._leet):
             index.build()
         self._rules = [_rule(value) for value in self._exact.patterns]
 
@@ -360,7 +363,8 @@ class Matcher:
         return self._shared_spans[record.id]
 
     def _find_in(self, reading: View, matched: dict[int, Match]) -> None:
-        index = self._spelled if reading.spelled else self._normalised
+        indexes = {"": self._normalised, "digits": self._spelled, "leet": self._leet}
+        index = indexes[reading.alike]
         new: dict[int, None] = {}
         starts, ends = b"", b""
         for pattern, start, end in index.automaton.find(squeeze(reading.text)):

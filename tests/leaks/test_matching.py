@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import codecs
 import functools
+import gzip
 import json
 import re
 import string
@@ -655,3 +656,65 @@ def test_a_longer_value_of_the_same_form_is_another_one(value: str, kind: str, t
     r = rec(value, kind)
     assert Matcher([r]).find(f"x = '{text}'", near=r) == []
     assert Matcher([r]).find(f"x = '{value}'", near=r) != []
+
+
+# -- spelled otherwise -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "how"),
+    [
+        ("solvo.harbin@northpost.example", "s0lvo.h4rb1n@n0rthp0s7.3x4mpl3", "leet"),
+        (
+            "solvo.harbin@northpost.example",
+            r"\73 \6f \6c \76 o.harbin@northpost.example",
+            "escaped",
+        ),
+        ("+49 151 5550 2781", "+49 eins fünf eins fünf fünf fünf null, zwei sieben acht eins", ""),
+        ("+49 151 5550 2781", "+49 uno cinco uno, cinco cinco cinco cero 2781", ""),
+        ("4916 0338 2075", "quatre neuf un six - zéro trois trois huit - deux zéro sept cinq", ""),
+        ("4916 0338 2075", "四九一六〇三三八二〇七五", ""),
+        ("4916-0338-2075", 'd = {"a": "4916-0", "b": "338-2075"}', "joined"),
+        (
+            "4916-0338-2075",
+            'self.a = "4916-0"\nn = 1\nself.b = "338-2075"\nself.a + self.b',
+            "joined",
+        ),
+        (
+            "4916-0338-2075",
+            'd["k"] = 1\nd = {"a": "338-2075", "b": "4916-0"}\nd["b"] + d["a"]',
+            "joined",
+        ),
+        ("4916-0338-2075", 'x = "4916-0"\nlog("y")\nx += "338-2075"', "joined"),
+    ],
+)
+def test_values_that_are_spelled_otherwise(value: str, text: str, how: str) -> None:
+    r = Record(
+        "r", "p", "forget", "other", "env", Secret("", "p"), Secret(value, "other"), Secret("", "d")
+    )
+    assert [match.how for match in Matcher([r]).find(text)] == [how or "digits_in_words"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "return null, null, null, null, null, null, null, null",
+        "one of these, due to a sept of uno, tres bien",
+        r"re.compile(r'\bad\cafe\dead\beef')",
+        "x = b64decode('H4sIAAAAAAAA') or zlib",
+        "4" * 5000 + "a1b" * 5000,
+    ],
+)
+def test_what_is_spelled_like_nothing_is_nothing(text: str) -> None:
+    values = ["0000-0000", "solvoharbin", "1916033820"]
+    assert found(values, text) == set()
+
+
+def test_a_packed_text_that_grows_is_read_in_part() -> None:
+    """A megabyte of zeros, then the value: 64 KiB of it are read."""
+    bomb = base64.b64encode(gzip.compress(b"0" * 10**6 + b" solvo-harbin-4711")).decode()
+    started = time.perf_counter()
+    assert found(["solvo-harbin-4711"], f'x = "{bomb}"') == set()
+    assert time.perf_counter() - started < 5
+    small = base64.b64encode(gzip.compress(b"0" * 10**4 + b" solvo-harbin-4711")).decode()
+    assert found(["solvo-harbin-4711"], f'x = "{small}"') == {0}
