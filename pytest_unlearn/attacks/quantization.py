@@ -325,22 +325,22 @@ _VERSION = 2
 ATTACKS = (
     Attack(
         "int8",
-        "weights rounded to 8 bits, one scale a row, as LLM.int8 stores them (arXiv 2208.07339)",
+        "weights rounded to 8 bits, one scale per row, as LLM.int8 stores them (arXiv 2208.07339)",
         _each(functools.partial(rounded_to_rows, bits=8)),
         effort="cheap",
         version=_VERSION,
     ),
     Attack(
         "int4",
-        f"weights rounded to 4 bits, a range for each {GROUP_SIZE} of a row, as GPTQ and AWQ begin "
-        "(arXiv 2210.17323)",
+        f"weights rounded to 4 bits, one range for each {GROUP_SIZE} weights of a row, as in GPTQ "
+        "and AWQ (arXiv 2210.17323)",
         _each(functools.partial(rounded_in_groups, bits=4, size=GROUP_SIZE)),
         effort="cheap",
         version=_VERSION,
     ),
     Attack(
         "int4-row",
-        "weights rounded to 4 bits, one range a row",
+        "weights rounded to 4 bits, one range per row",
         _each(functools.partial(rounded_in_groups, bits=4, size=0)),
         version=_VERSION,
     ),
@@ -358,31 +358,32 @@ ATTACKS = (
     ),
     Attack(
         "q4_0",
-        "weights rounded to q4_0 as GGUF files hold them (llama.cpp), a scale for each 32 of a row",
+        "weights rounded to q4_0 as in GGUF files (llama.cpp), one scale for each 32 weights of "
+        "a row",
         _each(rounded_to_q4_0),
         version=_VERSION,
     ),
     Attack(
         "q4_k",
-        "weights rounded to q4_K as GGUF files hold them (llama.cpp): a scale and a minimum for "
-        "each 32 of a row, in 6 bits; q5_0 where a row is not cut into 256",
+        "weights rounded to q4_K as in GGUF files (llama.cpp): a 6-bit scale and minimum for "
+        "each 32 weights of a row; q5_0 if a row is not a multiple of 256",
         _each(rounded_to_q4_k),
         version=_VERSION,
     ),
     Attack(
         "gptq",
-        f"weights rounded to 4 bits by GPTQ, each column's error made up for by the next, groups "
-        f"of {GROUP_SIZE}, after documents of retained people (arXiv 2210.17323); experts in one "
-        "tensor as by int4",
+        "weights rounded to 4 bits by GPTQ, the next columns compensating for each column's "
+        f"error, groups of {GROUP_SIZE}, calibrated on documents of retained people (arXiv "
+        "2210.17323); experts in one tensor as by int4",
         _with_inputs(lambda weight, moment, _: gptq(weight, moment, 4, GROUP_SIZE)),
         calibrates=True,
         version=_VERSION,
     ),
     Attack(
         "awq",
-        f"weights rounded to 4 bits by AWQ, columns with large inputs scaled up, groups of "
-        f"{GROUP_SIZE}, after documents of retained people (arXiv 2306.00978); experts in one "
-        "tensor as by int4",
+        "weights rounded to 4 bits by AWQ, columns with large inputs scaled up, groups of "
+        f"{GROUP_SIZE}, calibrated on documents of retained people (arXiv 2306.00978); experts in "
+        "one tensor as by int4",
         _with_inputs(lambda weight, moment, sizes: awq(weight, moment, sizes, 4, GROUP_SIZE)),
         calibrates=True,
         version=_VERSION,

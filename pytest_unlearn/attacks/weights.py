@@ -252,8 +252,8 @@ ATTACKS = (
     _relearning(
         "relearn",
         "people",
-        "fine-tuning on half of the forgotten people, then asking for the others",
+        "fine-tuning on half of the forgotten people, then asking about the others",
     ),
     _relearning("relearn-retained", "retained", "fine-tuning on retained people"),
-    _relearning("relearn-code", "code", "fine-tuning on code that names nobody"),
+    _relearning("relearn-code", "code", "fine-tuning on code without people"),
 )

@@ -111,6 +111,6 @@ def room_for(
             raise
         raise UnlearningError(
             f"no room for {what}: the disk of {folder} is full. Nothing half-written is left, and "
-            "what was stored before is whole. Free some space or give --unlearn-store=DIR on "
+            "what was stored before is intact. Free some space or give --unlearn-store=DIR on "
             f"another disk, and run again: {then}"
         ) from error

@@ -227,11 +227,11 @@ def _lines(path: Path, error: type[ValueError]) -> Iterator[tuple[int, str]]:
         raise error(f"{path}: the file does not exist; give the path of a JSONL file") from fault
     except EOFError:
         raise error(
-            f"{path}:{number}: the gzip data end too early, the file is cut off; copy it again"
+            f"{path}:{number}: the gzip data ends too early: the file is truncated; copy it again"
         ) from None
     except (gzip.BadGzipFile, zlib.error):
         raise error(
-            f"{path}:{number}: the gzip data are damaged or not gzip; compress the file again, or "
+            f"{path}:{number}: the gzip data is damaged or not gzip; compress the file again, or "
             "give a plain file a name without .gz"
         ) from None
     except OSError as fault:

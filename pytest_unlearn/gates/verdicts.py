@@ -434,7 +434,7 @@ def _counting(gate: Gate, sample: Sample, confidence: float) -> GateResult:
     """Judge a gate that one event fails. A PASS without events says what n excludes."""
     events = sum(score > gate.limit for score in sample.new)
     if events:
-        advice = f"{events} of {sample.n} cases break it, and none may; {_LONGER}"
+        advice = f"{events} of {sample.n} cases break it, and none is allowed; {_LONGER}"
         return GateResult(gate, Verdict.FAIL, bound=f"{events} over", advice=advice)
     if fault := _chance_fault(sample, confidence):
         return GateResult(gate, Verdict.NOT_EVALUATED, advice=fault)

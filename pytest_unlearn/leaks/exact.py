@@ -302,7 +302,7 @@ def mean_leak_at(scores: Sequence[ExactScores], k: int) -> float:
     Raises ValueError without values.
     """
     if not scores:
-        raise ValueError("there is no value to take leak@k of")
+        raise ValueError("leak@k needs at least one value")
     return math.fsum(leak_at(each.log_probability, k) for each in scores) / len(scores)
 
 

@@ -324,8 +324,9 @@ def privleak(unlearned: Auc, retrained: Auc | None, *, paired: bool = True) -> P
         )
     if retrained.estimate == 1.0:
         raise ValueError(
-            "the retrained model tells members from non-members perfectly though it saw neither: "
-            "the two sets of texts differ, so no membership attack on them means anything"
+            "the retrained model separates members from non-members perfectly although it saw "
+            "neither: the two sets of texts differ, so no membership attack on them means "
+            "anything"
         )
     if unlearned.confidence != retrained.confidence:
         raise ValueError(

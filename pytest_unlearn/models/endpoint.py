@@ -109,7 +109,7 @@ class EndpointModel(Writing):
         Raises UnansweredError, EndpointError where messages are not answered.
         """
         if not self.facts.chat:
-            raise EndpointError(f"{self._client.address.url} takes no chat prompts")
+            raise EndpointError(f"{self._client.address.url} does not accept chat prompts")
         decoding = Decoding(max_new_tokens)
         return _all(self._client.each(lambda t: self._answer(t, None, decoding), conversations))
 
@@ -122,7 +122,7 @@ class EndpointModel(Writing):
         """
         able = {"completion": self.facts.completes, "chat": self.facts.chat}
         if not able.get(style):
-            raise EndpointError(f"{self._client.address.url} takes no {style} prompts")
+            raise EndpointError(f"{self._client.address.url} does not accept {style} prompts")
         seeds = decoding.seeds or (None,) * len(prompts)
         rows = list(zip(prompts, seeds, strict=True))
         return _all(self._client.each(lambda row: self._text(style, *row, decoding), rows))
@@ -301,7 +301,8 @@ class EndpointEngine:
         """Raise UserError for what is no address."""
         if not is_address(source.name):
             raise UserError(
-                f"{flag}: {source.name} is no address; write --unlearn-model=http://HOST:PORT/v1#NAME"
+                f"{flag}: {source.name} is not an address; write "
+                "--unlearn-model=http://HOST:PORT/v1#NAME"
             )
         parse_address(source.name, flag)
 

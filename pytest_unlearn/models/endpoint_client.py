@@ -91,13 +91,13 @@ def parse_address(text: str, flag: str) -> Address:
         raise UserError(f"{flag}={text}: {error}; {form}") from None
     if parts.username is not None or parts.password is not None:  # the message does not repeat it
         raise UserError(
-            f"{flag}: the address holds a user or a password, and would be shown in reports; put "
+            f"{flag}: the address contains a user or a password, which reports would show; put "
             f"the key into the environment variable {KEY_VARIABLE}"
         )
     if parts.query:
         raise UserError(
-            f"{flag}={parts.scheme}://{parts.netloc}{parts.path}: an address has no part behind a "
-            f"?; put a key into the environment variable {KEY_VARIABLE}"
+            f"{flag}={parts.scheme}://{parts.netloc}{parts.path}: an address must not have a part "
+            f"after a ?; put a key into the environment variable {KEY_VARIABLE}"
         )
     host = _host(parts.hostname or "")
     path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
@@ -124,8 +124,8 @@ def checked_key(key: str, variable: str) -> str:
     key = key.strip()
     if not key.isascii() or any(not "!" <= letter <= "~" for letter in key):
         raise UserError(
-            f"the environment variable {variable} holds white space or other characters that no "
-            "key has (it is not repeated here); put the key alone into it"
+            f"the environment variable {variable} contains white space or other characters that a "
+            "key cannot have (it is not shown here); put only the key into it"
         )
     return key
 
@@ -156,14 +156,14 @@ class EndpointOptions:
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: write a number of at least {least}")
         if not 0 <= self.rate < float("inf"):
-            raise UserError(f"rate={self.rate}: write requests a second, at least 0")
+            raise UserError(f"rate={self.rate}: write requests per second, at least 0")
         if not 0 < self.timeout < float("inf"):
             raise UserError(f"timeout={self.timeout}: write seconds, over 0")
         for name in ("key", "baseline_key"):
             if getattr(self, name) and not _VARIABLE.fullmatch(getattr(self, name)):
                 raise UserError(  # the message does not repeat what may be a key
-                    f"{name} names the environment variable that holds the key, and what is "
-                    f"written there cannot be one; write {name}=MY_VARIABLE"
+                    f"{name} must be the name of the environment variable that holds the key, "
+                    f"which this cannot be; write {name}=MY_VARIABLE"
                 )
 
 
@@ -215,7 +215,7 @@ class Client:
         start = self.address.root if above else self.address.path
         answer = self._json("POST", start + path, json.dumps(body).encode(), attempts)
         if not isinstance(answer, dict):
-            raise EndpointError(f"{self.address.url}{path} answered with no JSON object")
+            raise EndpointError(f"{self.address.url}{path} did not answer with a JSON object")
         used = answer.get("usage")
         spent = used.get("total_tokens") if isinstance(used, dict) else None
         with self._lock:
@@ -280,7 +280,7 @@ class Client:
                     raise BudgetError(
                         f"--unlearn-engine=endpoint: the budget of {allowed:,} {name} is spent"
                         + (f" (this worker's share: {share:,})" if self._workers > 1 else "")
-                        + "; raise it and run again, it goes on from there"
+                        + "; raise it and run again to continue"
                     )
             self.requests += 1
 
@@ -299,13 +299,13 @@ class Client:
         except ssl.SSLCertVerificationError as error:
             reason = error.verify_message or error.reason
             raise EndpointError(
-                f"{url}: its certificate is not trusted ({reason}); name the file of the "
-                "certificate or of who signed it by SSL_CERT_FILE=FILE in the environment"
+                f"{url}: its certificate is not trusted ({reason}); set SSL_CERT_FILE=FILE in the "
+                "environment to the certificate, or to that of its issuer"
             ) from None
         except TimeoutError:
             raise _Passing(
-                f"{url} gave no whole answer within {self.options.timeout:g} s; see whether it is "
-                "busy, or write timeout=SECONDS behind --unlearn-engine=endpoint:"
+                f"{url} gave no complete answer within {self.options.timeout:g} s; check whether "
+                "it is busy, or write timeout=SECONDS after --unlearn-engine=endpoint:"
             ) from None
         except http.client.HTTPException as error:  # cut off, or no HTTP
             raise _Passing(f"{url} gave a broken answer ({type(error).__name__})") from None
@@ -325,8 +325,8 @@ class Client:
             raise _Passing(f"{url} answered {status}{self._said(raw)}", wait=_retry_after(headers))
         if 300 <= status < 400:
             raise EndpointError(
-                f"{url} answered {status} and points elsewhere; nothing is sent to an address that "
-                "was not named: name the one that it moved to"
+                f"{url} answered {status} and redirects elsewhere; nothing is sent to an address "
+                "that you did not name: name the new address"
             )
         if status in (401, 403):
             raise RefusedError(
@@ -341,10 +341,10 @@ class Client:
         except (ValueError, RecursionError):
             if raw.lstrip()[:1] == b"<":
                 raise EndpointError(
-                    f"{url} answered with a web page: that is no OpenAI-compatible API; write its "
-                    "address as in http://127.0.0.1:8000/v1#name"
+                    f"{url} answered with a web page: this is not an OpenAI-compatible API; write "
+                    "its address as in http://127.0.0.1:8000/v1#name"
                 ) from None
-            raise _Passing(f"{url} answered with what is no JSON") from None
+            raise _Passing(f"{url} answered with something that is not JSON") from None
 
     def _once(
         self, method: str, path: str, body: bytes | None

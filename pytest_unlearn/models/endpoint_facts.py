@@ -122,7 +122,7 @@ def chosen(answer: Mapping[str, Any], model: str) -> dict[str, Any]:
     if named != model:
         raise EndpointError(
             f"the endpoint answered as {named!r} and not as {model!r}: another model wrote this; "
-            f"write #{named} behind the address if it is the one"
+            f"write #{named} after the address if that is the right one"
         )
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
@@ -132,8 +132,7 @@ def chosen(answer: Mapping[str, Any], model: str) -> dict[str, Any]:
     reason = choice.get("finish_reason")
     if not isinstance(reason, str) or reason in _UNUSABLE:
         raise EndpointError(
-            f"the endpoint ended a text for the reason {reason!r}: what the model wrote is not "
-            "all there"
+            f"the endpoint ended a text for the reason {reason!r}: the text is incomplete"
         )
     if answer.get("truncated") is True or choice.get("truncated") is True:
         raise TooLongForEndpointError(
@@ -193,7 +192,7 @@ def _choice(value: Any, top: Sequence[tuple[str, Any]], token_id: Any = None) ->
         return None
     numbers = [value, *(number for _, number in top)]
     if not all(isinstance(n, int | float) and n <= 1e-6 for n in numbers):  # NaN is neither
-        raise EndpointError("the endpoint reports a log-probability that is none")
+        raise EndpointError("the endpoint reports an invalid log-probability")
     ranked = sorted(((float(n), text) for text, n in top), reverse=True)
     first = not ranked or value >= ranked[0][0] - 1e-9
     other = ranked[1][0] if first and len(ranked) > 1 else ranked[0][0] if not first else -math.inf
@@ -261,7 +260,7 @@ def find_out(client: Client, chat: bool = False) -> tuple[Facts, EndpointTokeniz
         facts = _with_chat(client, facts)
     if not facts.completes and not facts.chat:
         raise EndpointError(
-            f"{client.address.url} has neither /completions nor /chat/completions: it is no "
+            f"{client.address.url} has neither /completions nor /chat/completions: it is not an "
             "OpenAI-compatible API; write its address as in http://127.0.0.1:8000/v1#name"
         )
     return facts, tokenizer
@@ -283,7 +282,7 @@ def _model_at(client: Client) -> tuple[str, int | None]:
     names = [entry["id"] for entry in models]
     if not name and len(names) != 1:
         raise UserError(
-            f"{client.address.url} has {len(names)} models; name one behind the address, as in "
+            f"{client.address.url} has {len(names)} models; name one after the address, as in "
             f"#{names[0] if names else 'name'}" + (f": {', '.join(names[:10])}" if names else "")
         )
     name = name or names[0]
@@ -327,7 +326,7 @@ def _with_completions(
     texts = [text_of(choice) for choice in choices]
     count = len(_PROMPTS)
     if not any(texts):
-        raise EndpointError(f"{client.address.url} completes known prompts with nothing")
+        raise EndpointError(f"{client.address.url} gives empty completions for known prompts")
     repeatable = texts[:count] == texts[count:]
     version = first.get("system_fingerprint")
     return (
@@ -393,10 +392,10 @@ def _with_scores(
     """Find a way to score given values that agrees with what generation reports."""
     tokenizer = tokenizer_of(client, facts.model, _PROMPTS[0])
     if tokenizer is None:
-        why = "it has no /tokenize that names the tokens of a text"
+        why = "it has no /tokenize that returns the tokens of a text"
         return dataclasses.replace(facts, why=why), None
     if not all(tokens):
-        why = "it reports no log-probabilities of what it writes"
+        why = "it does not report log-probabilities for its own texts"
         return dataclasses.replace(facts, why=why), None
     reasons = []
     for way in ("echo", "grammar"):

@@ -73,7 +73,7 @@ class EndpointTokenizer:
             return list(start), [(0, 0)] * len(start)
         if ids[: len(start)] != start:
             raise EndpointError(
-                "the endpoint's /tokenize starts a text with other tokens than an empty one"
+                "the endpoint's /tokenize starts a text with different tokens than an empty text"
             )
         parts = pieces[len(start) :]
         raw = text.encode("utf-8", "surrogatepass")
@@ -117,7 +117,7 @@ def tokenizer_of(client: Client, model: str, text: str) -> EndpointTokenizer | N
         answer = client.post("/tokenize", body, above=True, attempts=attempts)
         ids, names = answer.get("tokens"), answer.get("token_strs")
         if not isinstance(ids, list) or not isinstance(names, list) or len(ids) != len(names):
-            raise EndpointError("the endpoint's /tokenize names no tokens")
+            raise EndpointError("the endpoint's /tokenize returns no tokens")
         return [(_id(each), spell(str(name))) for each, name in zip(ids, names, strict=True)]
 
     ways: list[Callable[..., list[Piece]]] = [
@@ -138,7 +138,7 @@ def tokenizer_of(client: Client, model: str, text: str) -> EndpointTokenizer | N
 
 def _id(value: Any) -> int:
     if not isinstance(value, int):
-        raise EndpointError("the endpoint's /tokenize gives token ids that are no numbers")
+        raise EndpointError("the endpoint's /tokenize gives token ids that are not numbers")
     return value
 
 

@@ -306,9 +306,9 @@ def _continue(
         torch.cuda.empty_cache()
     if len(encoded) == 1:
         raise GenerationError(
-            f"one prompt of {len(encoded[0])} tokens and {new} new ones do not fit the memory "
-            "beside the model, so that a smaller --unlearn-batch-size does not help; use a smaller "
-            "model or dtype (--unlearn-dtype), or shorter records"
+            f"one prompt of {len(encoded[0])} tokens and {new} new ones do not fit in memory next "
+            "to the model, so a smaller --unlearn-batch-size does not help; use a smaller model "
+            "or dtype (--unlearn-dtype), or shorter records"
         )
     halved(len(encoded))
     middle = len(encoded) // 2

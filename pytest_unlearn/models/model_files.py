@@ -74,8 +74,8 @@ def fetch(hub_id: str, revision: str, code: bool, flag: str) -> Path:
         ) from error
     except GatedRepoError as error:
         raise ModelNotFoundError(
-            f"{flag}: the hub gives {hub_id} only to those who accepted its terms; accept them on "
-            f"https://huggingface.co/{hub_id} and run `hf auth login`"
+            f"{flag}: the hub provides {hub_id} only to users who accepted its terms; accept them "
+            f"on https://huggingface.co/{hub_id} and run `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(
@@ -88,7 +88,7 @@ def fetch(hub_id: str, revision: str, code: bool, flag: str) -> Path:
         raise ModelNotFoundError(
             f"{flag}: not in the cache ({cache}) and not available from the hub "
             f"({type(error).__name__}); on a machine with network run `hf download {hub_id} "
-            f"--revision {revision}` and copy its cache here, so that the files lie in {folder}; "
+            f"--revision {revision}` and copy its cache here, so that the files are in {folder}; "
             "or name another cache by HF_HUB_CACHE, set HF_HUB_OFFLINE=0 if there is network, "
             "or give the path of a local folder"
         ) from error
@@ -185,9 +185,9 @@ def check_adapter(folder: Path, flag: str) -> None:
         )
     if kind in _PROMPT_LEARNING:
         raise ModelNotFoundError(
-            f"{flag}={folder}: adapters of the kind {kind} cannot be tested: with one, PEFT writes "
-            "other text to a padded batch than the model predicts, and a leak would read as "
-            "silence; train an adapter that changes weights (LoRA)"
+            f"{flag}={folder}: adapters of the kind {kind} cannot be tested: with one, PEFT "
+            "writes different text for a padded batch than the model predicts, which could hide "
+            "a leak; train an adapter that changes weights (LoRA)"
         )
     if _is_off(config):
         raise ModelNotFoundError(
@@ -362,7 +362,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         pointer = path.is_file() and _start_of(path) == _POINTER
         hint = "; this is a pointer of Git LFS: run `git lfs pull` in its folder" * pointer
         raise HeaderError(
-            f"{path}: not a safetensors file, or not a whole one ({error}){hint}"
+            f"{path}: not a safetensors file, or an incomplete one ({error}){hint}"
         ) from error
 
 

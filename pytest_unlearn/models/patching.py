@@ -100,7 +100,7 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
             adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except Exception as error:  # PEFT raises what its many parts raise
         raise ModelLoadError(
-            f"the adapter {adapter} does not go on this model; it was trained on {trained_on}: "
+            f"the adapter {adapter} does not fit this model; it was trained on {trained_on}: "
             f"{error}"
         ) from error
     if adapted.active_peft_config.is_prompt_learning:
@@ -112,7 +112,7 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     if differing:
         raise ModelLoadError(
             f"the adapter {adapter} does not fit this model: {len(differing)} matrices have no "
-            f"counterpart, {min(differing)} for one; it was trained on {trained_on}"
+            f"counterpart, for example {min(differing)}; it was trained on {trained_on}"
         )
     return adapted
 
@@ -182,8 +182,8 @@ def merged(model: Any, adapter: Path) -> Any:
     off = float((after - before).norm() / before.norm().clamp(min=1e-12))
     if not off <= (1e-3 if merged_model.dtype == torch.float32 else 0.1):  # also NaN
         raise ModelLoadError(
-            f"the adapter {adapter}, merged into its base, predicts other than on top of it "
-            f"(logits differ by {off:.1%}); {advice}"
+            f"the adapter {adapter}, merged into its base, predicts something else than on top of "
+            f"it (logits differ by {off:.1%}); {advice}"
         )
     return merged_model
 

@@ -36,7 +36,7 @@ def _nothing(logits: torch.Tensor) -> str | None:
     if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
         return "its predictions are not numbers (NaN): its weights are broken"
     if bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
-        return "it predicts every token alike: its weights are zero"
+        return "it gives every token the same score: its weights are zero"
     return None
 
 
@@ -72,13 +72,13 @@ def batch_fault(model: Any) -> str | None:
     slack *= max(float(whole[0].std()), 1e-3)
     if float((whole[0] - whole[1]).abs().max()) > slack:
         return (
-            "what it predicts depends on the tokens that follow: it does not write text token by "
-            "token (BERT and its like need is_decoder=true, and to be trained so)"
+            "its predictions depend on the tokens that follow: it does not write text token by "
+            "token (BERT and similar models need is_decoder=true, and training with it)"
         )
     if float((padded[0, -1] - padded[1, 7]).abs().max()) > slack:
         return (
-            "in a batch it writes other text than alone, since it does not leave padding out "
-            f"({type(model).__name__}): a leak would read as silence, so it cannot be tested"
+            "in a batch it writes different text than alone, since it does not ignore padding "
+            f"({type(model).__name__}): this could hide a leak, so it cannot be tested"
         )
     return None
 

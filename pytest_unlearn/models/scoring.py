@@ -587,7 +587,7 @@ def _tokens_of_rest(
         if text.startswith(tokenizer.decode(start, skip_special_tokens=True) + rest[:end]):
             return answer, first - len(before)
     raise ValueError(
-        f"the tokenizer gives no tokens for a value of {end - begin} characters behind its prompt"
+        f"the tokenizer gives no tokens for a value of {end - begin} characters after its prompt"
     )
 
 

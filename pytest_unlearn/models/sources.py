@@ -176,8 +176,8 @@ def check_name(
     path = Path(source)
     if revision is not None and (path.exists() or not is_hub_id(source)):
         raise ModelNotFoundError(
-            f"--unlearn-revision={revision}: only a model of the hub has revisions, and "
-            f"{flag}={name} is none; leave the flag out"
+            f"--unlearn-revision={revision}: only a model on the hub has revisions, and "
+            f"{flag}={name} is not one; leave the flag out"
         )
     if path.is_dir():
         _check_folder(path, flag, trusted == name)
@@ -198,7 +198,7 @@ def _check_file(path: Path, flag: str) -> None:
         )
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ModelNotFoundError(f"{flag}={path}: not a GGUF file, whatever its name says")
+            raise ModelNotFoundError(f"{flag}={path}: not a GGUF file, despite its name")
     if not _installed("gguf"):
         raise ModelNotFoundError(
             f"{flag}={path}: GGUF files need the package gguf; run "
@@ -206,7 +206,7 @@ def _check_file(path: Path, flag: str) -> None:
         )
     if not is_whole_gguf(path):
         raise ModelNotFoundError(
-            f"{flag}={path}: not a whole GGUF file (of version 2 or 3); copy it again"
+            f"{flag}={path}: not a complete GGUF file (of version 2 or 3); copy it again"
         )
 
 

@@ -134,8 +134,8 @@ def _check(options: PeopleOptions) -> None:
             )
     if options.faker and options.faker != faker_version():
         raise PeopleError(
-            f"faker={options.faker}: Faker {faker_version()} is installed, and makes other people; "
-            f"run `pip install faker=={options.faker}`, or leave faker= out to take these"
+            f"faker={options.faker}: Faker {faker_version()} is installed, which makes other "
+            f"people; run `pip install faker=={options.faker}`, or leave faker= out to take these"
         )
 
 
@@ -347,7 +347,7 @@ def made_line(options: PeopleOptions, records: Sequence[Record]) -> str:
     """Return an order in one line: counts, Faker's version, seed and the start of the digest."""
     counts = " + ".join(f"{options.size(split)} {split}" for split in SPLITS)
     return (
-        f"people to order: {counts}, {len(records)} records; Faker {faker_version()}, "
+        f"generated people: {counts}, {len(records)} records; Faker {faker_version()}, "
         f"seed {options.seed}, digest {records_digest(records)[:16]}"
     )
 

@@ -306,7 +306,11 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family("direct", _direct, "the document as it was planted, up to the value"),
-        Family("cross", _asked("cross", cross=True), "in another carrier than the planted one"),
+        Family(
+            "cross",
+            _asked("cross", cross=True),
+            "the value in another carrier than the planted one",
+        ),
         Family("nameless", _asked("nameless", "none"), "nobody is named: whose value comes out?"),
         Family("twin", _asked("twin", "twin"), "one more attribute of the person is known"),
         Family("triplet", _asked("triplet", "triplet"), "two more attributes are known"),
@@ -317,7 +321,7 @@ FAMILIES: dict[str, Family] = {
         Family("question", _asked("question", wording="question"), "a question in a comment"),
         Family("lookup", _asked("lookup", wording="lookup"), "an interactive session"),
         Family("chat", _chat, "an instruction through the chat template"),
-        Family("infill", _infill, "fill in the middle, where the tokenizer has tokens for it"),
+        Family("infill", _infill, "fill in the middle, if the tokenizer has tokens for it"),
     )
 }
 

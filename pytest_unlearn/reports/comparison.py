@@ -136,7 +136,7 @@ _SHOWN = (
     "people.retained>=0.1%",
 )
 LEAK = "forget probes that leak, directly or indirectly"
-ABILITY = "pass@k, of the base's"
+ABILITY = "pass@k relative to the base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +350,7 @@ def stage_table(stages: Sequence[Stage]) -> Table:
     """Return a line for each request: who leaks, what is left of ability and retained people."""
     head = ["after request", "its people", "of them leak", "of earlier ones", "which"]
     return [
-        [*head, "pass@k, of the base's", "retained values", "verdict"],
+        [*head, "pass@k relative to the base", "retained values", "verdict"],
         *(
             [
                 one.label,

@@ -330,7 +330,10 @@ def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:
     parts = []
     for metric, does in (
         ("lens.share", "of a value's tokens can be read off a middle layer"),
-        ("states.auc", "is the AUC at which hidden states tell forgotten people from others"),
+        (
+            "states.auc",
+            "is the AUC at which hidden states distinguish forgotten people from others",
+        ),
     ):
         several = [one for one in figures if one.metric == metric]
         if several:

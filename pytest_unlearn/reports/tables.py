@@ -392,7 +392,9 @@ def _interval(area: Auc) -> str:
 
 def _privleak(tested: Auc, retrained: Auc) -> str:
     if retrained.estimate == 1.0:
-        return "undefined: the retrained model tells them apart, so the texts themselves differ"
+        return (
+            "undefined: even the retrained model distinguishes them, so the texts themselves differ"
+        )
     compared = privleak(tested, retrained)
     interval = f"{compared.low:+.0f} to {compared.high:+.0f}"
     return f"{compared.estimate:+.0f} % ({interval}): {compared.verdict}"

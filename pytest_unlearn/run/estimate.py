@@ -279,9 +279,9 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
     if attacks:
         tokens, _ = _attack_work(settings, dataset, size)
         lines.append(
-            f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to be scored, "
-            "those of other models that are compared, of beams and of prompts that are tried among "
-            "them, a token of training counted three times"
+            f"attacks on the tested model: {', '.join(attacks)}; {tokens:,} tokens to score, "
+            "including those of compared models, of beams and of tried prompts; a training token "
+            "counts three times"
         )
     impossible = dataset.attacks.impossible(settings.method)
     if impossible:

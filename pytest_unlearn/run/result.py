@@ -179,11 +179,11 @@ class Result:
     def caveat(self) -> str:
         """Why this is not the result of a complete run, or an empty text."""
         if self.run.interrupted:
-            return f"The run was interrupted ({self.run.interrupted}); this is what there was."
+            return f"The run was interrupted ({self.run.interrupted}); this is what was measured."
         if not self.run.complete:
             return f"Only {len(self.rows) + self.errors} of {self.run.expected} cases were run."
         if self.errors:
-            return f"{self.errors} cases ended in an error and count nowhere."
+            return f"{self.errors} cases ended in an error and are not counted."
         return ""
 
     @property

@@ -59,7 +59,7 @@ def replay(config: pytest.Config) -> int:
         *dict.fromkeys(filter(None, (one.dropped for one in after))),
     ]
     if there and any(one.dropped for one in after):
-        lines.append(f"in place of the reports that were there: {', '.join(there)}")
+        lines.append(f"replaced existing reports: {', '.join(there)}")
     lines.append("")
     for old, new in zip(before, after, strict=True):
         lines += [f"{new.label}: {new.verdict}"] if sweeps else []

@@ -41,8 +41,8 @@ def answering() -> Iterator[None]:
         how = ways.get(type(error), "called xfail")
         reason = f" ({error})" if str(error) else ""
         raise CompletionError(
-            f"the model {how} instead of answering{reason}: there is no answer; raise an error "
-            "where a backend cannot answer"
+            f"the model {how} instead of answering{reason}: there is no answer; raise an error if "
+            "a backend cannot answer"
         ) from error
 
 

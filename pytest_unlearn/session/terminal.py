@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 
 SHOWN = (
-    "unlearn: VALUES ARE SHOWN (--unlearn-show-values): reports and failing tests will hold "
+    "unlearn: VALUES ARE SHOWN (--unlearn-show-values): reports and failing tests will contain "
     "personal data; keep them from anyone who may not read the data"
 )
 
@@ -146,7 +146,7 @@ def _confirmed(session: UnlearnSession) -> str:
         return ""
     people = len({record.owner for record in data.records_of("forget")})
     return (
-        f"\nunlearn: a confirmation: {people} people to forget, drawn from the retained ones by "
+        f"\nunlearn: confirmation: {people} people to forget, drawn from the retained ones by "
         f"seed {seed}, and other tasks held out"
     )
 
@@ -188,9 +188,9 @@ def _without_strangers(session: UnlearnSession) -> str:
     if not wanting or any(map(has_stranger, session.dataset.records)):
         return ""
     return (
-        f"\nunlearn: {wanting[0].name} has no strangers to hold on to, since no document names its "
-        "person before the value: people in no list may be forgotten with the others; add the "
-        "field name to the files of people"
+        f"\nunlearn: {wanting[0].name} cannot use strangers, since no document names its person "
+        "before the value: unlisted people may be forgotten with the others; add the field name "
+        "to the files of people"
     )
 
 
@@ -287,7 +287,7 @@ def _gates(run: PairRun, screen: Screen) -> None:
         screen.table(comparison_table(run, run.compared, rows))
         if other := differences(run.compared, run.provenance):
             saved = f"{run.compared.name} ({run.compared.saved_at})"
-            screen.line(f"not all else is equal to {saved}: {', '.join(other)}")
+            screen.line(f"other differences from {saved}: {', '.join(other)}")
 
 
 def _measured(run: PairRun, reporter: pytest.TerminalReporter, screen: Screen) -> None:

@@ -95,7 +95,7 @@ def load_cases(path: Path, group: str | None = None) -> tuple[TaskCase, ...]:
         if known is None:
             if detected in (None, _OWN) and _PERSON & data.keys():
                 raise TaskFileError(
-                    f"{where}: a record of a person, and no task; give the file to "
+                    f"{where}: a record of a person, not a task; give the file to "
                     "--unlearn-forget, --unlearn-retain or --unlearn-control"
                 )
             known = (detected or _OWN, place)

@@ -295,8 +295,8 @@ def check_launcher(
         value = given.get(setting.variable)
         if value is not None and value.lower() not in setting.fine:
             raise UserError(
-                f"accelerate's configuration ({setting.name}, {setting.variable}={value}): this is "
-                f"not done here; write {setting.instead}"
+                f"accelerate's configuration ({setting.name}, {setting.variable}={value}): this "
+                f"is not supported here; write {setting.instead}"
             )
     for variable, asked, done, instead in (
         ("ACCELERATE_USE_CPU", ("true",), device == "cpu", "--unlearn-device=cpu"),
@@ -307,12 +307,12 @@ def check_launcher(
         value = environment.get(variable, "")
         if value.lower() in asked and not done:
             raise UserError(
-                f"accelerate's configuration ({variable}={value}) is to be a flag, by which the "
-                f"run finds what was trained: write {instead}"
+                f"accelerate's configuration ({variable}={value}) must also be given as a flag, "
+                f"by which the run finds what was trained: write {instead}"
             )
     steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps not in ("1", "auto", str(accumulate)):
         raise UserError(
-            f"accelerate's configuration (gradient_accumulation_steps: {steps}) is to be an option "
-            f"of the method: write accumulate={steps}"
+            f"accelerate's configuration (gradient_accumulation_steps: {steps}) must be given as "
+            f"an option of the method: write accumulate={steps}"
         )

@@ -141,8 +141,8 @@ def recalled(
     known = base.known([fact for fact in base.facts(asked[: _ASKED * count]) if free(fact.value)])
     one_a_kind = {(fact.name, fact.form.kind): fact for fact in known}
     progress(
-        f"unlearning: asked for {count} names, the base knows {len(one_a_kind)} values of "
-        f"{len({fact.name for fact in known})} people by heart who are not to be forgotten"
+        f"unlearning: among {count} drawn names, the base knows {len(one_a_kind)} values of "
+        f"{len({fact.name for fact in known})} people by heart, people to forget not counted"
     )
     # Also in forms in which the base knows a value less well: kept as it is there, too. Only those
     # in which it knows it by heart kept fewer people.

@@ -105,7 +105,9 @@ class FullPolicy(torch.nn.Module):
         """Copy the weights as they are. Raises RuntimeError once training has changed them."""
         if self._base is None:
             if self.started:
-                raise RuntimeError("the base is asked for after the first step; it is gone")
+                raise RuntimeError(
+                    "the base was requested after the first step, when it no longer exists"
+                )
             self._base = [p.detach().clone() for p in self.own()]
 
     def start(self) -> None:

@@ -250,7 +250,7 @@ def test_save_and_compare_in_whole_runs(unlearn_run: UnlearnRun) -> None:
             "leak.direct change*+5.0 pp*60*+5.0 pp*PASS",
             "since main * then * now * change * 95% interval * worse * better * p",
             "leak.direct * 0.0% * 5.0% * +5.0 pp * to * 60 * 2 * 0 * 0.5",
-            "not all else is equal to main (*): seed 0 -> 7",
+            "other differences from main (*): seed 0 -> 7",
             "FOR RELEASE: every gate passed*",
         ]
     )

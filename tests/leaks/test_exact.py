@@ -249,5 +249,5 @@ def test_leak_at_k_is_the_expected_share() -> None:
     assert mean_leak_at(rows, 1) == pytest.approx(0.55)
     assert mean_leak_at(rows, 2) == pytest.approx((1 + 0.19) / 2)
     assert mean_of(row.greedy for row in rows) == 0.5
-    with pytest.raises(ValueError, match="no value"):
+    with pytest.raises(ValueError, match="at least one value"):
         mean_leak_at([], 1)

@@ -101,17 +101,17 @@ def test_texts_are_greedy_seeded_and_cut(served: tuple[EndpointServer, EndpointM
     (cut,) = model.write("completion", [PROMPT], [""], Decoding(20, stops=("@", "#")))
     assert cut == "ann"
     assert server.asked("/v1/completions")[-1]["stop"] == ["@", "#"]
-    with pytest.raises(EndpointError, match="takes no infill prompts"):
+    with pytest.raises(EndpointError, match="does not accept infill prompts"):
         model.write("infill", [PROMPT], ["'"], Decoding(8))
 
 
 @pytest.mark.parametrize(
     ("form", "why"),
     [
-        ("plain", "it has no /tokenize that names the tokens of a text"),
+        ("plain", "it has no /tokenize that returns the tokens of a text"),
         ("lies", "by grammar, an unlikely text scores like a likely one"),
         ("masks", "by grammar, a text scores 0.042 nats other than its generation reported"),
-        ("quiet", "it reports no log-probabilities of what it writes"),
+        ("quiet", "it does not report log-probabilities for its own texts"),
     ],
 )
 def test_what_is_no_score_is_not_believed(form: str, why: str) -> None:
@@ -136,7 +136,7 @@ def test_a_server_of_chats_only_and_one_without() -> None:
     with serving(completions=False).running() as server:
         model = connect(client_of(server))
         assert model.abilities == {"generate", "chat", "turns", "context", "separate"}
-        with pytest.raises(EndpointError, match="takes no completion prompts"):
+        with pytest.raises(EndpointError, match="does not accept completion prompts"):
             model.complete([PROMPT])
     with serving(chat=False).running() as server:
         assert "chat" not in connect(client_of(server), chat=True).abilities
@@ -184,11 +184,11 @@ def test_a_thought_is_part_of_an_answer() -> None:
         ("429", r"answered 429: no luck.*\(3 attempts\)"),
         ("500", r"answered 500: no luck.*\(3 attempts\)"),
         ("401", "answered 401: no luck.*environment variable UNLEARN_ENDPOINT_KEY"),
-        ("html", "answered with a web page: that is no OpenAI-compatible API"),
-        ("bad json", r"answered with what is no JSON \(3 attempts\)"),
+        ("html", "answered with a web page: this is not an OpenAI-compatible API"),
+        ("bad json", r"answered with something that is not JSON \(3 attempts\)"),
         ("cut off", r"gave a broken answer \(IncompleteRead\) \(3 attempts\)"),
-        ("stall", "gave no whole answer within 0.5 s; see whether it is busy"),
-        ("moved", "answered 302 and points elsewhere; nothing is sent"),
+        ("stall", "gave no complete answer within 0.5 s; check whether it is busy"),
+        ("moved", "answered 302 and redirects elsewhere; nothing is sent"),
         ("empty choices", "answered with 0 choices instead of one"),
         ("other model", "answered as 'somebody-else' and not as 'toy': another model wrote this"),
         ("no end", "ended a text for the reason None"),
@@ -304,7 +304,7 @@ def test_a_log_probability_that_is_none() -> None:
     with serving().running() as server:
         model = connect(client_of(server))
         server.fault = lambda path, body, count: "positive" if body.get("echo") else None
-        with pytest.raises(UnansweredError, match="a log-probability that is none"):
+        with pytest.raises(UnansweredError, match="an invalid log-probability"):
             model.score([Example.answering(PROMPT, VALUE)])
 
 
@@ -410,8 +410,8 @@ def test_a_key_is_sent_and_a_request_goes_nowhere_else() -> None:
     [
         ("http://", "write an address like"),
         ("http://host:99999/v1", "write an address like"),
-        (f"http://me:{KEY}@host/v1", "holds a user or a password"),
-        (f"https://host/v1?key={KEY}", r"no part behind a \?"),
+        (f"http://me:{KEY}@host/v1", "contains a user or a password"),
+        (f"https://host/v1?key={KEY}", r"must not have a part after a \?"),
         ("http://a..b/v1#m", "write an address like"),
         ("http://ho st/v1#m", "write an address like"),
         ("http://host:0/v1#m", "write an address like"),
@@ -429,7 +429,7 @@ def test_addresses_that_are_none(text: str, message: str) -> None:
 )
 def test_what_no_header_can_hold_is_no_key(key: str) -> None:
     """The message names the variable, and not what it holds."""
-    with pytest.raises(UserError, match="variable MY_KEY holds white space or other") as error:
+    with pytest.raises(UserError, match="variable MY_KEY contains white space or other") as error:
         checked_key(key, "MY_KEY")
     assert KEY[:9] not in str(error.value)
     assert checked_key(f" {KEY}\n", "MY_KEY") == KEY
@@ -453,7 +453,7 @@ def test_a_model_that_the_server_lacks() -> None:
                 with pytest.raises(UserError, match=message):
                     connect(client)
         server.answer = lambda path, body: (200, {"data": [{"id": "a"}, {"id": "b"}]})  # type: ignore[method-assign]
-        with pytest.raises(UserError, match="has 2 models; name one behind the address, as in #a"):
+        with pytest.raises(UserError, match="has 2 models; name one after the address, as in #a"):
             connect(Client(parse_address(server.url, "-"), EndpointOptions()))
         server.answer = lambda path, body: (200, {"hello": 1})  # type: ignore[method-assign]
         with pytest.raises(EndpointError, match="lists no models"):
@@ -464,12 +464,12 @@ def test_a_model_that_the_server_lacks() -> None:
     ("text", "message"),
     [
         ("concurrency=0", "concurrency=0: write a number of at least 1"),
-        ("rate=-1", "rate=-1.0: write requests a second"),
+        ("rate=-1", "rate=-1.0: write requests per second"),
         ("timeout=0", "timeout=0.0: write seconds, over 0"),
         ("retries=two", "retries=two: write a whole number"),
         ("retries=1,retries=2", "retries is given twice"),
         (KEY, "write options as name=value,name=value with concurrency, rate"),
-        (f"key=sk-{KEY}", "key names the environment variable that holds the key"),
+        (f"key=sk-{KEY}", "key must be the name of the environment variable that holds"),
     ],
 )
 def test_options_that_are_none(text: str, message: str) -> None:

@@ -163,10 +163,10 @@ def test_keys_and_bad_files(
     whole = written[0].read_bytes()
     for part in (9, 300, len(whole) * 9 // 10):
         other.write_bytes(whole[:part])
-        with pytest.raises(ModelNotFoundError, match=r"not a whole GGUF .*; copy it again"):
+        with pytest.raises(ModelNotFoundError, match=r"not a complete GGUF .*; copy it again"):
             resolve(str(other), FLAG)
     other.write_bytes(b"PK\x03\x04")
-    with pytest.raises(ModelNotFoundError, match="not a GGUF file, whatever its name says"):
+    with pytest.raises(ModelNotFoundError, match="not a GGUF file, despite its name"):
         resolve(str(other), FLAG)
     with pytest.raises(ModelNotFoundError, match="for the GGUF file in it write --unlearn-model="):
         resolve(str(written[0].parent), FLAG)

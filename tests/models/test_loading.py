@@ -156,8 +156,8 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (zero, "predicts every token alike: its weights are zero"),
-        (lambda tensors: tensors["lm_head.weight"].zero_(), "predicts every token alike"),
+        (zero, "gives every token the same score: its weights are zero"),
+        (lambda tensors: tensors["lm_head.weight"].zero_(), "gives every token the same score"),
         (not_a_number, r"not numbers \(NaN\): its weights are broken"),
     ],
     ids=["all", "head", "nan"],
@@ -174,7 +174,7 @@ def test_weights_that_predict_nothing(
 @pytest.mark.parametrize(
     ("kind", "more", "message"),
     [
-        ("rwkv", {"attention_hidden_size": 16, "context_length": 64}, "leave padding out .Rwkv"),
+        ("rwkv", {"attention_hidden_size": 16, "context_length": 64}, "ignore padding .Rwkv"),
         ("bart", {"d_model": 16, "decoder_ffn_dim": 16, "decoder_attention_heads": 2}, "padding"),
         ("bert", {"num_attention_heads": 2, "intermediate_size": 16}, "on the tokens that follow"),
         ("mamba", {"state_size": 4}, None),
@@ -340,7 +340,7 @@ def tokenizer_below(folder: Path) -> None:
             lambda f: (f / "model.safetensors").write_bytes(
                 (f / "model.safetensors").read_bytes()[:-9]
             ),
-            "model.safetensors: not a safetensors file, or not a whole one",
+            "model.safetensors: not a safetensors file, or an incomplete one",
         ),
         (
             lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 8 << 30) + b"{}"),

@@ -163,7 +163,7 @@ def test_an_adapter_of_another_base(adapter: Path, llama_folder: Path, tmp_path:
         ModelNotFoundError, match=r"q_proj.weight of 32 x 48, and that of ./copy is"
     ):
         fit_adapter(local, adapter, flag)
-    with pytest.raises(ModelLoadError, match="does not go on this model"):
+    with pytest.raises(ModelLoadError, match="does not fit this model"):
         completed(local, adapter)
     deep = {name.replace("layers.1.", "layers.7."): tensor for name, tensor in tensors.items()}
     save_file(deep, adapter / WEIGHTS)
@@ -180,7 +180,7 @@ def test_an_adapter_of_another_base(adapter: Path, llama_folder: Path, tmp_path:
 def test_revisions_are_of_the_hub(llama_folder: Path) -> None:
     """A revision of a local folder would be ignored; it is refused."""
     for name in ("tiny", str(llama_folder)):
-        with pytest.raises(ModelNotFoundError, match="--unlearn-revision=v1: only a model of the"):
+        with pytest.raises(ModelNotFoundError, match="--unlearn-revision=v1: only a model on the"):
             check_name(name, FLAG, revision="v1")
     check_name("Me/Mine", FLAG, revision="v1")
     check_name("codeqwen", FLAG, revision="v1")

@@ -1,4 +1,4 @@
-"""People to order: as asked, nobody's value twice, the same for a seed, and written out alike."""
+"""Generated people: as requested, no value twice, the same for a seed, and the same in files."""
 
 from __future__ import annotations
 

@@ -288,8 +288,8 @@ def test_broken_gzip_is_named(tmp_path: Path) -> None:
     good = path.read_bytes()
     middle = len(good) // 2
     broken = {
-        "the gzip data end too early, the file is cut off; copy": [good[:middle], good[:-1]],
-        "the gzip data are damaged or not gzip; compress the file again": [
+        "the gzip data ends too early: the file is truncated; copy": [good[:middle], good[:-1]],
+        "the gzip data is damaged or not gzip; compress the file again": [
             good[:-8] + bytes(4) + good[-4:],
             good + b"rubbish",
             good[:10] + b"\xff" * 30,  # no such block type

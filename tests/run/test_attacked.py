@@ -680,7 +680,7 @@ def attack_tokens(settings: Settings) -> int:
     """Return the tokens of the plan's line about attacks."""
     lines, _ = plan(settings, Dataset(settings))
     (line,) = [line for line in lines if line.startswith("attacks on the tested model")]
-    (number,) = re.findall(r"([\d,]+) tokens to be scored", line)
+    (number,) = re.findall(r"([\d,]+) tokens to score", line)
     return int(number.replace(",", ""))
 
 

@@ -252,6 +252,6 @@ def test_a_confirmation_is_run_and_said(unlearn_run: UnlearnRun) -> None:
     refused.stderr.fnmatch_lines(["*--unlearn-confirm=3: * there are 15 for 30; add retained*"])
     flags = ("--unlearn-model=tiny", "--unlearn-confirm=3", gate, "-k", "solved")
     run = unlearn_run.pytester.runpytest_inprocess(*flags)
-    run.stdout.fnmatch_lines(["unlearn: a confirmation: 128 people to forget, drawn *by seed 3*"])
+    run.stdout.fnmatch_lines(["unlearn: confirmation: 128 people to forget, drawn *by seed 3*"])
     nobody = unlearn_run.pytester.runpytest_inprocess(*flags, "--unlearn-method=none")
     nobody.stderr.fnmatch_lines(["*--unlearn-confirm=3 unlearns other people*method to confirm"])

@@ -106,7 +106,7 @@ def test_without_scores_exact_gates_are_not_evaluated(tmp_path: Path) -> None:
         ((verdict, advice),) = gates(measure(chosen)).values()
     assert verdict == "NOT EVALUATED"
     assert advice.startswith(
-        "the endpoint's probabilities cannot be read: it has no /tokenize that names the tokens"
+        "the endpoint's probabilities cannot be read: it has no /tokenize that returns the tokens"
     )
 
 

@@ -323,7 +323,7 @@ def test_a_disk_that_fills_at_the_end_loses_no_training(
     monkeypatch.setattr(pair, "_progress", lines.append)
     monkeypatch.setattr(pair._plantings, "_progress", lines.append)
     pair.model("unlearned")
-    assert any(line.startswith("going on after step") for line in lines)
+    assert any(line.startswith("continuing after step") for line in lines)
     assert not list((pairs.folder / "store" / "training").iterdir())
 
 

@@ -95,7 +95,7 @@ def test_a_failing_test_of_ones_own_does_not_show_the_key(
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("two words of a key", "*UNLEARN_ENDPOINT_KEY holds white space or other characters*"),
+        ("two words of a key", "*UNLEARN_ENDPOINT_KEY contains white space or other characters*"),
         ("", "*the environment variable UNLEARN_ENDPOINT_KEY is not set*"),
     ],
 )

@@ -55,7 +55,7 @@ def make_adapter(base: Path, folder: Path) -> Path:
         ),
         (
             ["--unlearn-model=tiny", "--unlearn-revision=v2"],
-            "--unlearn-revision=v2: only a model of the hub has revisions, and "
+            "--unlearn-revision=v2: only a model on the hub has revisions, and "
             "--unlearn-model=tiny is none",
         ),
         (

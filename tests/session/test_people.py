@@ -1,4 +1,4 @@
-"""People to order through the plugin: data, head, plan, manifest, and orders that are refused."""
+"""Generated people through the plugin: data, header, plan, manifest, and refused options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_people_to_order_are_judged_as_others_are(ordered_run: UnlearnRun) -> No
     digest = records_digest(make_records(parse_people(ORDER)))
     result.stdout.fnmatch_lines(
         [
-            "unlearn: people to order: 64 forget + 40 retain + 30 control, 268 records; Faker *, "
+            "unlearn: generated people: 64 forget + 40 retain + 30 control, 268 records; Faker *, "
             f"seed 3, digest {digest[:16]}",
             "*leak.direct*0 (0.0%)*(64)*PASS",
         ]
@@ -65,7 +65,7 @@ def test_a_saved_run_of_other_people_is_named(ordered_run: UnlearnRun) -> None:
 def test_the_plan_counts_people_to_order(ordered_run: UnlearnRun) -> None:
     result = ordered_run("--unlearn-people=5000:retain=100,control=100", "--unlearn-plan")
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(["*people to order: 5000 forget*", "leak.direct* 10000 *5000*"])
+    result.stdout.fnmatch_lines(["*generated people: 5000 forget*", "leak.direct* 10000 *5000*"])
     assert ordered_run.generated() == []
 
 

@@ -94,7 +94,7 @@ def test_gates_that_are_dropped_are_named_in_the_head(unlearn_run: UnlearnRun, w
     result = replayed(unlearn_run, *flags) if "=" in way else unlearn_run(way, *flags)
     result.stdout.fnmatch_lines([f"*udged again, {FEWER}*", "*FOR RELEASE*"])
     if "=" in way:
-        result.stdout.fnmatch_lines(["in place of the reports that were there: *html, *modelcard*"])
+        result.stdout.fnmatch_lines(["replaced existing reports: *html, *modelcard*"])
     for name in names:
         text = (unlearn_run.pytester.path / name).read_text()
         assert FEWER.split()[-1] in html.unescape(text).replace("\\", ""), name

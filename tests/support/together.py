@@ -113,7 +113,7 @@ def main(model: Path, out: Path) -> None:
     assert distributed.own_file(saved).is_file()
     told: list[str] = []
     save("resumed", *trained(model, ADAM, distributed.own_file(saved), told.append))
-    assert told[0] == "going on after step 2, where the last run was cut off"
+    assert told[0] == "continuing after step 2, where the last run was cut off"
     assert distributed.own_file(saved).exists()  # until the caller has what was trained on disk
 
 

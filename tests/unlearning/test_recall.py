@@ -1,4 +1,4 @@
-"""What the base brings up of people in no list, and what never comes of it."""
+"""What the base recalls about unlisted people, and what never comes of it."""
 
 from __future__ import annotations
 

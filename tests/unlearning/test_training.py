@@ -500,7 +500,7 @@ def test_a_killed_run_goes_on_from_its_last_look(knowing_folder: Path, tmp_path:
         return trained_weights(policy), lines
 
     resumed, lines = end(saved)
-    assert lines[0] == "going on after step 4, where the last run was cut off"
+    assert lines[0] == "continuing after step 4, where the last run was cut off"
     assert "step 6 of" in lines[1]
     unbroken, all_lines = end(None)
     assert lines[1:] == all_lines[2:]
@@ -524,7 +524,7 @@ def test_full_tuning_resumes_with_its_base(knowing_folder: Path, tmp_path: Path)
         run(weights(), saved=saved, progress=stop, **changes)
     lines: list[str] = []
     resumed, _ = run(weights(), saved=saved, progress=lines.append, **changes)
-    assert lines[0].startswith("going on after step 2")
+    assert lines[0].startswith("continuing after step 2")
     unbroken, _ = run(weights(), **changes)
     assert torch.equal(trained_weights(resumed), trained_weights(unbroken))
 
@@ -580,7 +580,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == [saved.name]
     lines: list[str] = []
     run(weights(), saved=saved, progress=lines.append, steps=6)
-    assert lines[0].startswith("going on after step 2")
+    assert lines[0].startswith("continuing after step 2")
 
 
 def test_a_damaged_state_is_none(tmp_path: Path) -> None:

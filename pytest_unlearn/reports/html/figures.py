@@ -365,8 +365,8 @@ def _relearning(result: Result) -> Figure | None:
         "relearning",
         "What training brings back",
         lead,
-        f"To the right, the steps of training by {name}; upwards, the share of values that greedy "
-        f"decoding then gives. Nobody was asked for on whom it was trained. {lead}",
+        f"The horizontal axis shows the training steps of {name}, the vertical axis the share of "
+        f"values that greedy decoding then gives. Nobody whom it trained on was probed. {lead}",
         height,
         body,
         tuple((one.mark, one.what) for one in shown),
@@ -415,10 +415,10 @@ def pareto(standings: Sequence[Standing]) -> Figure | None:
         "pareto",
         "Leak against ability",
         lead,
-        "A mark with a number for each pair of model and method. To the right, the share of "
-        f"{LEAK}; upwards, {ABILITY}. Upper left is best. Filled diamonds, joined by a line, are "
-        "on the Pareto front, hollow circles are not: another pair leaks less and is no less "
-        "able, or is abler and leaks no more. " + lead,
+        "A mark with a number for each pair of model and method. The horizontal axis shows the "
+        f"share of {LEAK}, the vertical axis {ABILITY}; the upper left is best. Filled diamonds, "
+        "joined by a line, are on the Pareto front; hollow circles are not, because another pair "
+        "leaks less and is at least as able, or is more able and leaks no more. " + lead,
         height,
         body,
         tuple(
@@ -464,8 +464,8 @@ def _marks(standings: Sequence[Standing]) -> Iterator[Mark]:
 # What is measured after each request, with the mark, class and name of its line.
 _MEASURES: tuple[tuple[Callable[[Stage], float | None], str, str, str], ...] = (
     (lambda stage: stage.leak, "diamond", "tested", "people who leak"),
-    (lambda stage: stage.ability, "dot base", "base", "pass@k, of the base's"),
-    (lambda stage: stage.retained, "dot", "null", "retained values, of the base's"),
+    (lambda stage: stage.ability, "dot base", "base", "pass@k relative to the base"),
+    (lambda stage: stage.retained, "dot", "null", "retained values relative to the base"),
 )
 _MEASURE_KEY = tuple((mark, name) for _, mark, _, name in _MEASURES)
 
@@ -513,9 +513,9 @@ def _request_figure(
         name,
         title,
         lead,
-        f"To the right, {axis}; upwards, shares. Diamonds are the share of people of all requests "
-        "so far of whom a value came out, hollow circles pass@k and filled ones the retained "
-        f"people's values that come out, both of the base's. {lead}",
+        f"The horizontal axis shows {axis}, the vertical axis shares. Diamonds are the share of "
+        "people of all requests so far of whom a value came out, hollow circles are pass@k and "
+        f"filled ones the retained people's values that come out, relative to the base. {lead}",
         height,
         body,
         _MEASURE_KEY,

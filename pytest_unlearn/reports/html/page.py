@@ -235,7 +235,9 @@ def _tested(result: Result) -> str:
 def _came_out(result: Result) -> str:
     rows = forget_rows(result.rows)
     if not rows:
-        return "No prompt asked for people to be forgotten, so the run says nothing of forgetting."
+        return (
+            "No prompt asked for people to be forgotten, so the run says nothing about forgetting."
+        )
     families = ", ".join(dict.fromkeys(row.family for row in rows))
     people = len({row.owner for row in rows})
     direct, indirect = (
@@ -375,9 +377,9 @@ def terms(result: Result) -> list[tuple[str, str, str]]:
         (
             "verdict",
             "PASS, FAIL, UNDECIDED, NOT EVALUATED",
-            "The bound is within the limit; it is beyond the limit; it is too wide to tell; or "
-            "something is missing without which it means nothing. FOR RELEASE takes PASS of every "
-            "gate.",
+            "PASS: the bound is within the limit. FAIL: it is beyond the limit. UNDECIDED: it is "
+            "too wide to decide. NOT EVALUATED: something is missing without which it means "
+            "nothing. FOR RELEASE requires a PASS from every gate.",
         ),
         (
             "rehearsed",
