@@ -4,14 +4,15 @@ They compose: `documents(people(["email"], locales=["ja_JP"]), carriers=["env"])
 from the generators of `--unlearn-people`.
 
 Every choice is drawn by Hypothesis itself, so that a failing example shrinks choice by choice to
-the first words of the lists and the least numbers. (A seeded generator in a strategy shrinks the
-seed, which makes nothing simpler.) Hypothesis takes the example of fewest choices for the
-simplest, whatever they mean; where that would not be the first of a list, idle choices are
-added to the others.
+the first words of the lists and the least numbers. (A seeded generator in a strategy would shrink
+the seed, which makes nothing simpler.) Hypothesis considers the example with the fewest choices the
+simplest, whatever they mean; if that would not be the first of a list, idle choices are added to
+it.
 
 Nothing that Hypothesis prints or stores shows a value: values are `Secret`, and all choices are
 drawn as numbers, since drawn texts end up in the example database, and in the blob of
-`@reproduce_failure`, as they are. A value that a test maps to a plain `str` is its own business.
+`@reproduce_failure`, as they are. If a test maps a value to a plain `str`, keeping it secret is up
+to the test.
 
 What a model was trained on is fixed, so a test of a model draws `records(known)` and fresh
 `decoys(kind)`; `people()` and what follows from them are for tests of matchers, filters and data
@@ -71,20 +72,20 @@ __all__ = [
 T = TypeVar("T")
 
 _MOST_PEOPLE = 9999
-# Words that have no frozen list are drawn in this locale where none is asked for.
+# Words without a frozen list are drawn in this locale if none is given.
 _LOCALE = "en_US"
-# So many people are drawn for one whose name and values nobody else has.
+# The number of people drawn to find one whose name and values nobody else has.
 _DRAWS = 5
 
-# Hypothesis prints every field of a dataclass, those of `repr=False` too.
+# Hypothesis prints every field of a dataclass, including those with `repr=False`.
 for_type_by_name(Record.__module__, Record.__qualname__, lambda obj, p, _cycle: p.text(repr(obj)))
 
 
 class DrawnChoices:
-    """`people.draws.Choices` out of one source of integers, for example Hypothesis.
+    """`people.draws.Choices` from one source of integers, for example Hypothesis.
 
     `below(n)` gives an integer in `[0, n)`, the least being the simplest. Texts are drawn as
-    numbers too, a number a character: see the module's first lines. `made` counts the choices.
+    numbers too, one number per character: see the module's docstring. `made` counts the choices.
     """
 
     __slots__ = ("_below", "made")
@@ -103,7 +104,7 @@ class DrawnChoices:
         if n < 1:
             raise ValueError(f"below() needs n >= 1, got {n}")
         if n == 1:
-            return 0  # no choice, and an example of fewer choices shrinks faster
+            return 0  # there is no choice, and an example with fewer choices shrinks faster
         self.made += 1
         return self._below(n)
 
@@ -116,14 +117,15 @@ class DrawnChoices:
         return "".join(self.choice(alphabet) for _ in range(length))
 
     def idle_until(self, made: int) -> None:
-        """Make choices that decide nothing until this number is made."""
+        """Make idle choices until this number of choices is made."""
         while self.made < made:
             self.below(2)
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A made-up person. `owner` is a row name without personal data; `attributes` go by kind."""
+    """A made-up person. `owner` is a row name without personal data; `attributes` are keyed by
+    kind."""
 
     owner: str
     name: Secret
@@ -132,7 +134,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text as code holds it, a snippet or a whole file, with values of one person in it."""
+    """A snippet or a whole file of code, with values of one person in it."""
 
     person: Person
     carrier: str
@@ -164,7 +166,7 @@ class Disguise:
     _choices: DrawnChoices = field(repr=False, compare=False)
 
     def __call__(self, value: Secret) -> Secret:
-        """Return Python source, one or a few lines, that holds the value in this disguise."""
+        """Return Python source, one or a few lines, that contains the value in this disguise."""
         plainest = next(iter(DISGUISES.values()))
         least = _fewest(lambda choices: plainest(value.reveal(), choices))
         start = self._choices.made
@@ -173,15 +175,15 @@ class Disguise:
         return hidden
 
     def _repr_pretty_(self, printer: object, cycle: bool) -> None:
-        # Hypothesis asks for this; without it, it prints the fields of `repr=False` too.
+        # Hypothesis calls this; otherwise it would also print the fields with `repr=False`.
         printer.text(f"Disguise({self.name!r})")  # type: ignore[attr-defined]
 
 
 def attributes(kind: str | None = None) -> st.SearchStrategy[Secret]:
     """Return values of a kind of `people.kinds.KINDS`, or of any kind.
 
-    Cities, companies and job titles are kinds besides. Any kind shrinks towards the first.
-    ValueError for a kind that is not known.
+    Cities, companies and job titles are kinds, too. Any kind shrinks towards the first. ValueError
+    for a kind that is not known.
     """
     return _values(list(KINDS) if kind is None else _kinds([kind]))
 
@@ -189,7 +191,7 @@ def attributes(kind: str | None = None) -> st.SearchStrategy[Secret]:
 def secrets(vendor: str | None = None) -> st.SearchStrategy[Secret]:
     """Return keys and tokens in the format of a vendor (`"github"`), or of any vendor.
 
-    ValueError for a vendor that has no kind.
+    Raises ValueError for a vendor without a kind.
     """
     vendors: dict[str, list[str]] = {}
     for kind in KINDS.values():
@@ -238,7 +240,7 @@ def people(
 
 
 def carriers() -> st.SearchStrategy[Carrier]:
-    """Return snippets, the one that writes the least around a value first."""
+    """Return snippets; the one with the least text around a value comes first."""
     return st.sampled_from(_simplest_carriers())
 
 
@@ -252,9 +254,10 @@ def documents(
     *,
     carriers: Iterable[str] | None = None,
 ) -> st.SearchStrategy[Document]:
-    """Return texts that hold all values of a person: snippets, one a line group, or a whole file.
+    """Return texts that contain all values of a person: snippets, one after the other, or a whole
+    file.
 
-    `person`: whose, or a strategy of people (default: `people()`). `carriers`: of which carriers,
+    `person`: the person, or a strategy of people (default: `people()`). `carriers`: the carriers,
     by default all, the shortest snippet first and whole files last. ValueError for an unknown
     carrier, and for a person without attributes.
     """
@@ -271,12 +274,12 @@ def records(
     split: Split = "forget",
     carriers: Iterable[str] | None = None,
 ) -> st.SearchStrategy[Record]:
-    """Return records: of those that are given, towards the first, or new ones.
+    """Return records: given ones, shrinking towards the first, or new ones.
 
-    `source`: known records, such as a run's own; or a person, or a strategy of people, of whom one
-    attribute (of `kind`, or any) is in a document (default: `people()`). `carriers`: as for
-    `documents`, by default snippets only. ValueError if there is no record, no such attribute or
-    no such carrier.
+    `source`: known records, such as those of a run; or a person, or a strategy of people, one of
+    whose attributes (of `kind`, or any) is in a document (default: `people()`). `carriers`: as for
+    `documents`, by default snippets only. ValueError if there is no record, no such attribute or no
+    such carrier.
     """
     if isinstance(source, Sequence):
         if not source:
@@ -321,8 +324,8 @@ def prompts(
 
     They shrink to the least knowledge, then the plainest wording, then the simplest carrier.
     `known`: records of which those of the same person may be shown (the whole data set will do).
-    Knowledge for which too little is known is left out; PromptError if none is left, ValueError
-    if there is no wording or a wrong one.
+    Knowledge for which too little is known is left out. Raises PromptError if none is left, and
+    ValueError if there is no wording or an unknown one.
     """
     others = [other for other in known if other.owner == record.owner and other.id != record.id]
     able: list[Knowledge] = []
@@ -350,14 +353,15 @@ def disguises(draw: st.DrawFn) -> Disguise:
 
 
 def _kinds(names: Iterable[str] | None) -> list[str]:
-    """Return kinds by name, each once; all of `KINDS` where None. ValueError for an unknown one."""
+    """Return kinds by name, each once; None means all of `KINDS`. Raises ValueError for an unknown
+    one."""
     if names is None:
         return list(KINDS)
     return _known("a kind of attribute", ("name", *ATTRIBUTE_KINDS), names)
 
 
 def _known(what: str, known: Collection[str], names: Iterable[str]) -> list[str]:
-    """Return names, each once. ValueError where there is none, or one that is not known."""
+    """Return names, each once. Raises ValueError if there is none, or for an unknown one."""
     chosen = list(dict.fromkeys(names))
     for name in chosen:
         if name not in known:
@@ -385,14 +389,14 @@ def _check_attributes(person: Person, kind: str | None) -> None:
 
 
 def _fewest(make: Callable[[DrawnChoices], object]) -> int:
-    """Return how many choices it takes to make the simplest of something."""
+    """Return how many choices the simplest example takes."""
     simplest = DrawnChoices(lambda n: 0)
     make(simplest)
     return simplest.made
 
 
 def _text(kind: str, locale: str | None, choices: Choices) -> str | None:
-    """Return a value of a kind: frozen words where no locale is asked for and there are some."""
+    """Return a value of a kind: from the frozen words if there are some and no locale is given."""
     if locale is None and kind in KINDS:
         return KINDS[kind].generate(choices)
     return a_value(kind, locale or _LOCALE, choices)
@@ -404,7 +408,8 @@ def _fewest_of(kind: str, locale: str | None) -> int:
 
 
 def _value(kind: str, locale: str | None, choices: DrawnChoices, floor: int) -> Secret:
-    """Return a value of a kind, made in at least `floor` choices and in those of its simplest.
+    """Return a value of a kind, made with at least `floor` choices and as many as its simplest
+    value.
 
     Kinds differ in how many choices they take, and variants of one kind too.
     """
@@ -422,7 +427,7 @@ def _simplest_carriers() -> list[Carrier]:
     return sorted(CARRIERS.values(), key=size)
 
 
-# Composite strategies only, and no `builds` or `map`: of those Hypothesis prints the call with its
+# Only composite strategies, no `builds` or `map`: for those, Hypothesis prints the call with its
 # arguments, which would be plain texts.
 
 
@@ -445,10 +450,10 @@ def _people(
         name = Secret(f"{first} {surname}", "name")
     else:
         name = _value("name", locale, choices, 0)
-    # The simplest person has the first kinds, so that no other kind may take less than these.
+    # The simplest person has the first kinds, so no other kind may take fewer choices than these.
     floor = max((_fewest_of(kind, locale) for kind in kinds[:least]), default=0)
-    # A choice a kind, each of which leaves the others as they are: what a failure does not need is
-    # dropped alone. The first kinds fill up what is lacking.
+    # One choice per kind, independent of the others, so that what a failure does not need is
+    # dropped individually. The first kinds fill up the rest.
     one_in = max(2, len(kinds) // 2)
     values: dict[str, Secret] = {}
     for kind in kinds:
@@ -500,7 +505,7 @@ def _records(
 
 
 def _line(person: Person, carrier: str, choices: Choices) -> dict[str, object]:
-    """Return a person as a line of a record file holds one."""
+    """Return a person in the form of a line of a record file."""
     name, facts = person.name.reveal(), _facts(person)
     texts = documents_of(carrier, name, facts, choices)
     return {
@@ -533,7 +538,7 @@ def _datasets(
 
 @st.composite
 def _another(draw: st.DrawFn, person: st.SearchStrategy[Person], taken: Collection[str]) -> Person:
-    """Return somebody with attributes whose name and values are nobody's yet."""
+    """Return a person with attributes whose name and values are not in use yet."""
     for _ in range(_DRAWS):
         whose = draw(person)
         own = {whose.name.reveal(), whose.owner, *(value for _, value in _facts(whose))}
@@ -553,7 +558,8 @@ def _prompts(
 ) -> tuple[Secret, ...]:
     level = draw(st.sampled_from(levels))
     wording = draw(st.sampled_from(wordings))
-    # Drawn for all wordings, though only a snippet has one: as many choices for each.
+    # Drawn for all wordings, although only a snippet needs it, so that each has the same number of
+    # choices.
     carrier = draw(carriers())
     prompt = render(record, others, PromptRecipe(carrier.name, level, wording))
     return tuple(Secret(line, "line") for line in prompt.reveal().splitlines(keepends=True))

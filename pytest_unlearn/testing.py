@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 class LookupModels:
     """A base that knows every trained record and task, and a tested model that lost some.
 
-    A prompt of no probe and no task is answered by `...`.
+    A prompt that belongs to no probe or task is answered with `...`.
 
     `leaking`: forget probes whose value the tested model still gives. `lost`: retain probes and
-    task cases that it no longer knows. `said`: texts given instead, by probe or task id, in the
-    tested state. `drawn_out`: by record id, a text that a prompt must hold for the tested
-    model to give the value with certainty. `brought_back`: by attacked state, the forget probes
-    whose value it gives, beside those that leak anyway. `base_knows` False: the base gives no
-    value away. `log`: a file to which each batch adds a line, to see what was generated how often.
+    task cases that it no longer knows. `said`: texts that the tested model gives instead, by probe
+    or task id. `drawn_out`: by record id, a text that a prompt must contain for the tested model to
+    give the value with certainty. `brought_back`: by attacked state, the forget probes whose value
+    it gives, in addition to those that leak anyway. `base_knows` False: the base gives no value
+    away. `log`: a file to which each batch adds a line, to see what was generated how often.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class LookupModels:
         probes: dict[tuple[Style, str], Probe | None] = {}
         for probe in dataset.probes:
             key = (probe.style, probe.prompt.reveal())
-            # A prompt that names nobody asks for many values: there is no one answer. Two families
-            # may ask for one value in the same words.
+            # A prompt that names nobody asks for many values, so there is no single answer. Two
+            # families may ask for one value in the same words.
             known = probes.setdefault(key, probe)
             if known is None or known.value != probe.value:
                 probes[key] = None
@@ -78,7 +78,7 @@ class LookupModels:
         self._base_knows = base_knows
         self._brought_back = brought_back or {}
         self._log = log
-        # Digests: keys are printed in reports, and what is said may be a value.
+        # Digests, because keys are printed in reports, and the given texts may be values.
         self._base_key = digest_of(base_knows)
         self._key = digest_of(
             [
@@ -91,23 +91,23 @@ class LookupModels:
         )
 
     def prepare(self, state: State) -> None:
-        """Nothing has to be made."""
+        """Do nothing, since nothing has to be made."""
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return a model's key; what the tested model lost is nothing of the base's."""
+        """Return a model's key; what the tested model lost is not part of the base's key."""
         return {"lookup": self._base_key if state == "base" else self._key, "state": state}
 
     def resolve(self) -> None:
-        """Nothing has to be found."""
+        """Do nothing, since nothing has to be found."""
 
     def release(self) -> None:
-        """Nothing is loaded."""
+        """Do nothing, since nothing is loaded."""
 
     def stored_unlearning(self) -> None:
-        """Nothing is unlearned."""
+        """Return None, since nothing is unlearned."""
 
     def stored_planting(self) -> None:
-        """Nothing is planted."""
+        """Return None, since nothing is planted."""
 
     def model(self, state: State) -> LookupModel:
         """Return the model in one state."""
@@ -117,7 +117,7 @@ class LookupModels:
     def attacked(
         self, attack: Attack, of: State = "unlearned"
     ) -> Iterator[Iterator[AttackedState]]:
-        """Give the states of the tested model, or of another, under an attack."""
+        """Yield the states of the tested model, or of another, under an attack."""
         yield (
             AttackedState(state, BOTH, LookupModel(self, f"{of}+{state}"))
             for state in attack.states
@@ -125,7 +125,7 @@ class LookupModels:
 
     def answer(self, state: str, prompt: str, style: Style) -> str:
         """Return what a model of this state writes after a prompt."""
-        case = self._cases.get((style, prompt))  # an attack may ask in words of its own
+        case = self._cases.get((style, prompt))  # an attack may use its own prompts
         if case is None:
             return "..."
         if state == "unlearned" and case.id in self._said:
@@ -184,7 +184,7 @@ class LookupModel:
         return [self._models.log_probability(prompt, value) for prompt, value in pairs]
 
     def answer(self, messages: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Return the looked-up answers to messages of a user."""
+        """Return the looked-up answers to a user's messages."""
         return self._models.answers(self._state, messages, "chat")
 
     def infill(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int = 64) -> list[str]:

@@ -1,9 +1,9 @@
-"""What an attack is, which ones there are, and how a tested model is changed and restored.
+"""What an attack is, the registry of attacks, and how a tested model is changed and restored.
 
 An attack makes other states of the tested model: `int4` rounds its weights to four bits. The same
-values are scored on each state, of people to be forgotten and, to see what the attack itself does,
-of control people. Other packages add attacks by an entry point of the group
-`pytest_unlearn.attacks`: its name is the attack's, its object an `Attack`.
+values are scored on each state: those of people to be forgotten and, to see what the attack itself
+does, those of control people. Other packages add attacks through entry points of the group
+`pytest_unlearn.attacks`, which have the attack's name and point to an `Attack`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from pytest_unlearn.probes.families import Probe
 
 GROUP = "pytest_unlearn.attacks"
-# What an attacker must have: nothing but a way to ask, or to ask in a chat; the tested weights; the
-# adapter apart from its base; the base as well, in weights of the same names and shapes.
+# What an attacker needs: only a way to ask, or to ask in a chat; the tested weights; the adapter
+# separate from its base; or also the base, in weights of the same names and shapes.
 Needs = Literal["prompts", "chat", "weights", "adapter", "base"]
-# What an attacker trains on, if anything: half of the people (the other half is asked), retained
+# What an attacker trains on, if anything: half of the people (the other half is probed), retained
 # people, or code without people.
 Trains = Literal["", "people", "retained", "code"]
 # The sets that include it: `cheap` and `all`, only `all`, or none, so that it has to be named.
@@ -56,9 +56,9 @@ class Known:
 class Reading:
     """What is passed to an attack that reads a model in its own way.
 
-    `model` and `base` are ready to run; `base` is None unless the attack needs it. `people`: whose
-    each example is; `members`: whether that person is to be forgotten; `known`: the records that
-    prompts may be built from, for an attack that tries `prompts`.
+    `model` and `base` are ready to run; `base` is None unless the attack needs it. `people`: the
+    person of each example; `members`: whether that person is to be forgotten; `known`: the records
+    that prompts may be built from, for an attack that tries `prompts`.
     """
 
     model: RunnableModel
@@ -68,9 +68,9 @@ class Reading:
     known: Sequence[Known] = ()
 
     def check_weights(self, attack: str, missing: str) -> None:
-        """Raise AttackError for a model whose weights this process does not hold.
+        """Raise AttackError for a model whose weights are not in this process.
 
-        `missing`: what the attack needs of them, for the message.
+        `missing`: what the attack needs from them, for the message.
         """
         for model in (self.model, *([self.base] if self.base is not None else [])):
             if "weights" not in abilities_of(model):
@@ -86,7 +86,7 @@ Ask: TypeAlias = "Callable[[Probe, Known, str], Probe | None]"
 Read: TypeAlias = "Callable[[Reading, Sequence[Example], str], Sequence[dict[str, Any] | None]]"
 # A stage of an attack, and the splits to probe in it.
 Stage = tuple[str, tuple[Split, ...]]
-# Splits, and what is trained on before they are probed.
+# The splits to probe, and the texts to train on before.
 Texts: TypeAlias = "Sequence[tuple[tuple[Split, ...], Sequence[Example]]]"
 
 
@@ -104,17 +104,17 @@ class Attack:
     back.
 
     `change` changes the weights of `target.model` in place, whose adapter is merged into them; the
-    caller restores them. One that has `stages` is a generator instead: it yields a stage and the
-    splits whose values are to be asked for, each time that the weights are those of that stage.
-    `ask` gives a probe's other prompt at a stage, or the turns of a chat, or None where it has
-    neither; the weights are then left alone. `scheme` gives the decoding scheme of a stage, where
-    it is not the run's. `read` reads values off the model at a stage in a way of its own; `whole`:
-    off all examples at once, since it needs people of both splits. `beside`: the other models that
-    are treated alike. `calibrates`: the target's texts are read, and not trained on. `beams`: the
-    number of continuations of each prompt that are followed, for the plan. `prompts`: how many
-    prompts of its own it tries for each record, at most; each record is then asked for once.
-    `about`: what is done and where it comes from. Raise `version` when the same input comes out
-    otherwise: it is part of the key of every score.
+    caller restores them. For an attack with `stages`, it is a generator: whenever the weights are
+    those of a stage, it yields the stage and the splits to probe. `ask` returns a probe's other
+    prompt at a stage, or the turns of a chat, or None if there is neither; the weights are then
+    left alone. `scheme` returns the decoding scheme of a stage, if it is not that of the run.
+    `read` reads values off the model at a stage in a way of its own; `whole`: off all examples at
+    once, since it needs people of both splits. `beside`: the other models that are attacked in the
+    same way. `calibrates`: the target's texts are read, and not trained on. `beams`: the number of
+    continuations of each prompt that are followed, for the plan. `prompts`: how many prompts of its
+    own it tries for each record, at most; each record is then asked for once. `about`: what is done
+    and where it comes from. Increase `version` when the result for the same input changes: it is
+    part of the key of every score.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Attack:
 
     @property
     def changes_weights(self) -> bool:
-        """Tell whether the weights are changed, and not only asked or read in another way."""
+        """Return whether the weights are changed, and not only asked or read in another way."""
         return self.ask is None and self.read is None and self.scheme is None
 
     def key(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class Attack:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """The states that it makes of the tested model: `NAME`, or `NAME@STAGE` for each stage."""
+        """Return its states of the tested model: `NAME`, or `NAME@STAGE` for each stage."""
         return tuple(f"{self.name}@{stage}" for stage in self.stages) or (self.name,)
 
     def made(self, target: Target) -> Generator[tuple[str, tuple[Split, ...]]]:
@@ -176,7 +176,7 @@ class Target:
     texts: Texts = ()
 
     def matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the weights of the linear layers by name, a row for each output, but the head's.
+        """Yield the weights of the linear layers by name, one row per output, except the head's.
 
         Embeddings and head are left out, as in GPTQ, AWQ and bitsandbytes. Of experts that are kept
         in one tensor each is a matrix, `NAME[NUMBER]`. Raises AttackError where these are less than
@@ -219,7 +219,7 @@ class Target:
 
 
 def is_plain(weight: torch.Tensor) -> bool:
-    """Tell whether a tensor holds numbers that arithmetic can change: not packed, nor of 8 bits."""
+    """Return whether arithmetic can change a tensor: it is neither packed nor of 8 bits."""
     import torch
 
     kinds = (torch.Tensor, torch.nn.Parameter)
@@ -227,7 +227,7 @@ def is_plain(weight: torch.Tensor) -> bool:
 
 
 def _holds_matrices(module: Any, weight: torch.Tensor) -> bool:
-    """Tell whether a weight is a row of matrices, as of experts, and not a filter of places."""
+    """Return whether a weight is a row of matrices, as of experts, and not a filter of places."""
     return weight.dim() == 3 and min(weight.shape) > 1 and "Conv" not in type(module).__name__
 
 
@@ -236,7 +236,7 @@ def unchanged(target: Target) -> None:
 
 
 def exact_row(log_probability: float, greedy: bool) -> dict[str, Any]:
-    """Return the fields of an exact row; the log of 0 is None, and that of 1 is the most.
+    """Return the fields of an exact row; the log of 0 is None, and no log is above that of 1.
 
     Raises AttackError for NaN, which would be a value that never comes out.
     """
@@ -251,7 +251,7 @@ def exact_row(log_probability: float, greedy: bool) -> dict[str, Any]:
 
 
 def attacks() -> Mapping[str, Attack]:
-    """Return all attacks by name. Raises AttackError for an entry point without one."""
+    """Return all attacks by name. Raises AttackError for an entry point that is not an attack."""
     return with_given(installed_attacks(), "an attack", Attack, AttackError)
 
 
@@ -295,7 +295,7 @@ def under_attack(
     texts: Texts = (),
     merge: bool = True,
 ) -> Iterator[Target]:
-    """Give a model to attack, and restore its weights bit by bit when the block ends.
+    """Yield a model to attack, and restore its weights bit by bit when the block ends.
 
     Inside the block, an adapter is merged into the weights, and main memory holds a copy of all
     weights. `base`: the weights before unlearning, if they are not the base of an adapter. `merge`
@@ -322,7 +322,7 @@ def under_attack(
             yield Target(model, weights, originals if adapted else base, tokenizer, texts)
         finally:
             if adapted:
-                model.unmerge_adapter()  # for PEFT's state; its subtraction leaves rounding errors
+                model.unmerge_adapter()  # for PEFT's state; subtracting it leaves rounding errors
             for name, weight in weights.items():
                 weight.data.copy_(originals[name])
 

@@ -129,7 +129,7 @@ def _distances(parent: _Beam, text: str, value: str) -> tuple[int, ...]:
 
 
 def likeliest(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
-    """Tell whether the value is among a beam's likeliest texts, and its mass there."""
+    """Return whether the value is among a beam's likeliest texts, and its mass there."""
     row, width = scorer.tokens_of(example), int(stage)
     hits: list[_Beam] = []
     beams = [_Beam((), "", 0.0, True)]
@@ -251,8 +251,8 @@ def by_difference(
 ) -> list[dict[str, Any]]:
     """Return a value's probability if decoding follows the base away from the tested model.
 
-    log p is that of the base plus `stage` times its excess over the tested model's, normalized
-    again (arXiv 2505.24379). The base gives its values even without this.
+    log p is that of the base plus `stage` times its excess over the tested model's, renormalized
+    (arXiv 2505.24379). The base gives its values even without this.
     """
     from pytest_unlearn.models.scoring import Scorer
 

@@ -1,8 +1,8 @@
 """What hidden states still know: a white-box attacker looks inside, whatever the output says.
 
 The logit lens reads values off a middle layer: unlearning that acts in the last layers leaves them
-there. A linear probe tells people that the model should forget from people it never saw. Reports
-also show what either finds in control people, in the base and in a retrained model.
+there. A linear probe distinguishes people whom the model should forget from people it never saw.
+Reports also show what both find for control people, in the base and in a retrained model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 LENS_DEPTHS = (25, 50, 75)
 # The same for the linear probe: in the middle, and before the head.
 PROBE_DEPTHS = (50, 100)
-# Cross-validation: people are divided into this many parts, each told apart by the others.
+# Cross-validation: people are divided into this many parts, and each part is scored by a fit on the
+# others.
 FOLDS = 5
 # Ridge penalty, where a feature's variance is 1 and a kernel is the mean over features.
 _RIDGE = 1.0
@@ -40,7 +41,7 @@ _ROWS = 32
 
 
 def _lens(target: Target) -> Iterator[Stage]:
-    """Cut the model off after each of `LENS_DEPTHS`, followed by its last norm and its head.
+    """Cut the model off after each of `LENS_DEPTHS`, and apply its final norm and its head there.
 
     Raises AttackError for a model whose layers are not found.
     """

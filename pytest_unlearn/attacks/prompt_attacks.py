@@ -3,8 +3,8 @@
 Another prompt is one that unlearning has not seen. The probability of each value after it takes
 one pass, as after the document's own prompt. `decoders` has other ways to decode.
 
-Control people are asked in the same ways; reports show beside each attack what it brings out of
-them.
+Control people are probed in the same ways; reports show next to each attack what it brings out
+about them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ WRAPPERS = {
 
 
 def _as_family(probe: Probe, known: Known, stage: str) -> Probe | None:
-    """Ask like a family of probes; None for a record without what the family needs."""
+    """Ask like a family of probes; return None for a record that lacks what the family needs."""
     try:
         asked = FAMILIES[stage].build(known.record, known.person)
     except PromptError:
@@ -108,12 +108,12 @@ def _after_shots(probe: Probe, known: Known, stage: str) -> Probe | None:
     return replace(probe, prompt=Secret(f"{shots}\n{probe.prompt.reveal()}", "prompt"))
 
 
-# Other data of a person that are given as clues, one a turn.
+# Other attributes of a person that are given as clues, one per turn.
 _CLUES = 2
 
 
 def _in_turns(probe: Probe, known: Known, stage: str) -> Probe | None:
-    """Ask in a chat: for the person, with what else is known of them, for the record, the value."""
+    """Ask in a chat: for the person, what else is known about them, the record, and the value."""
     record, value = known.record, probe.value.reveal()
     if record.name is None:
         return None
@@ -154,7 +154,7 @@ def _attack(
 def _beside_retrained(
     name: str, about: str, ask: Ask, stages: Iterable[str], trains: Trains
 ) -> Attack:
-    """Learning in context is measured as training is: on a retrained model as well."""
+    """Measure learning in context like training: on a retrained model as well."""
     return replace(_attack(name, about, ask, stages, trains), beside=("retrained",))
 
 
@@ -207,7 +207,7 @@ def _answers(ask: Callable[[list[T]], Sequence[S]], asked: Sequence[T]) -> list[
     try:
         return list(ask(list(asked)))
     except IncompleteError as error:
-        if error.answers is not None:  # what failed may be answered another time
+        if error.answers is not None:  # a failed request may be answered later
             raise
         rest = [n for n in range(len(asked)) if n not in error.rows]
         answers = ask([asked[n] for n in rest]) if rest else []
@@ -228,7 +228,7 @@ def searched(
 
     A probability of one half makes each token the first choice, so greedy decoding writes the
     value. Raises AttackError for a model without probabilities, and for a value that every prompt
-    shows, for which nothing was tried.
+    shows, since then nothing was tried.
     """
     model = reading.model
     if "probabilities" not in abilities_of(model):

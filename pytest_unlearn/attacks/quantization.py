@@ -5,8 +5,8 @@ weight by less than a step (arXiv 2410.16454). Only the rounding is done here, i
 any device, so no library and no GPU is needed. NF4 and FP4 round like bitsandbytes, q4_0 and q4_k
 like llama.cpp, which tests check where these are installed.
 
-GPTQ and AWQ look at what goes into a matrix, so they run texts through the model first: documents
-of retained people whom unlearning trains on, never anybody whom gates count.
+GPTQ and AWQ need the inputs of each matrix, so they first run texts through the model: documents of
+retained people whom unlearning trains on, never of people whom gates count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # The number of weights that share a scale.
 GROUP_SIZE = 64
-# llama.cpp's: so many weights share a scale, and so many of these blocks' scales are kept together.
+# llama.cpp's: the number of weights that share a scale, and of blocks whose scales are stored
+# together.
 _BLOCK, _SUPER = 32, 256
 # The quantiles of a normal distribution, scaled to 1 (QLoRA, arXiv 2305.14314, appendix E).
 NF4 = (
@@ -37,7 +38,7 @@ FP4 = tuple(sorted({sign * level for level in _FP4_HALF for sign in (-1, 1)}))
 
 
 def rounded_to_rows(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return `[rows, columns]` rounded to a symmetric grid with one scale a row (LLM.int8's)."""
+    """Return `[rows, columns]` rounded to a symmetric grid with one scale per row (LLM.int8)."""
     most = 2 ** (bits - 1) - 1
     scale = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / most
     rounded: torch.Tensor = (weight.float() / scale).round() * scale
@@ -45,7 +46,7 @@ def rounded_to_rows(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def rounded_in_groups(weight: torch.Tensor, bits: int, size: int) -> torch.Tensor:
-    """Return `[rows, columns]` rounded to a grid from the least to the greatest of each group.
+    """Return `[rows, columns]` rounded to a grid from the minimum to the maximum of each group.
 
     `size`: columns in a group, 0 for whole rows; the last group of a row may be shorter.
     """
@@ -60,7 +61,7 @@ def rounded_in_groups(weight: torch.Tensor, bits: int, size: int) -> torch.Tenso
 
 
 def _grid(group: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the least number of each row, and the step to the greatest; both `[rows, 1]`."""
+    """Return the minimum of each row, and the step of its grid; both `[rows, 1]`."""
     low, high = group.amin(dim=1, keepdim=True), group.amax(dim=1, keepdim=True)
     return low, ((high - low) / (2**bits - 1)).clamp(min=1e-12)
 
@@ -166,14 +167,15 @@ def _fitted(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return scale[..., 0], -low[..., 0]
 
 
-# -- what looks at the inputs ------------------------------------------------------------------
+# -- rounding that uses the inputs
+# ------------------------------------------------------------------
 
 # GPTQ's and AWQ's own number of texts.
 CALIBRATION_TEXTS = 128
 _MOST_TOKENS = 512
 _TEXTS_AT_ONCE = 16
-# Numbers of all second moments that are held at once: 1 GiB. With more, the matrices are rounded
-# in several passes, the later ones on what the rounded ones give them.
+# The most numbers in second moments that are held at once: 1 GiB. With more, the matrices are
+# rounded in several passes, the later ones on the outputs of the rounded ones.
 _MOST_MOMENTS = 2**28
 # Of the mean of the diagonal, added to it so that it can be inverted (GPTQ's `percdamp`).
 _DAMPING = 0.01
@@ -184,10 +186,10 @@ _AWQ_STEPS = 20
 def gptq(weight: torch.Tensor, moment: torch.Tensor, bits: int, size: int) -> torch.Tensor:
     """Return `[rows, columns]` rounded as GPTQ does (arXiv 2210.17323).
 
-    Column after column is rounded, and what that changes in the outputs is made up for by the
-    columns that follow. `moment`: the inputs' second moment `[columns, columns]`, the mean of
-    x x^T. The grid of a group of `size` columns is taken when its turn comes. Inputs that are
-    always 0 are rounded to nearest.
+    Columns are rounded one after the other, and the columns that follow compensate for the change
+    in the outputs. `moment`: the inputs' second moment `[columns, columns]`, the mean of x x^T. The
+    grid of a group of `size` columns is taken when its turn comes. Inputs that are always 0 are
+    rounded to nearest.
     """
     import torch
 
@@ -232,7 +234,7 @@ def awq(
 
 
 def output_error(weight: torch.Tensor, rounded: torch.Tensor, moment: torch.Tensor) -> float:
-    """Return the mean squared change of the outputs, over all of them added up."""
+    """Return the mean squared change of each output, summed over all outputs."""
     change = weight.double() - rounded.double()
     return float(((change @ moment.double()) * change).sum())
 

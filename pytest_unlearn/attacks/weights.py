@@ -6,8 +6,8 @@ change its scale.
 
 Unlearning that only hides a value lets it come back when the model is trained on something related
 (arXiv 2406.13356, 2402.16835). What comes back because the attacker trained on it shows nothing, so
-half of the people are trained on and the others are asked for. The same attack on control people,
-whom the model never saw, shows what the training alone teaches.
+the attack trains on half of the people and asks about the others. The same attack on control
+people, whom the model never saw, shows what the training alone teaches.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _prune(target: Target, share: float) -> None:
 
 
 def _disturb(target: Target) -> None:
-    """Add normal noise, the same in every run, since it is drawn on the CPU."""
+    """Add normal noise, which is the same in every run, since it is drawn on the CPU."""
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)
@@ -102,8 +102,8 @@ def _merged(target: Target) -> None:
 # Relearning asks for the values after each of these numbers of steps.
 RELEARN_STEPS = (1, 5, 10, 20, 40)
 RELEARN_BATCH = 16
-# The learning rate for this many weights. A larger model gets less, by the root of the ratio:
-# 5e-4 for the tiny model, 8e-5 for 135 million weights, 1e-5 for 7 billion.
+# The learning rate for this many weights. A larger model gets a smaller one, by the square root of
+# the ratio: 5e-4 for the tiny model, 8e-5 for 135 million weights, 1e-5 for 7 billion.
 _LR, _WEIGHTS = 5e-4, 3.4e6
 _MOST_TOKENS = 512
 _MOST_NORM = 1.0

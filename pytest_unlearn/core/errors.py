@@ -1,4 +1,4 @@
-"""Errors: what the user has to change, and what fails while a run trains or writes.
+"""Errors: refusals that the user can fix, and failures while a run trains or writes.
 
 Messages hold names from outside (a model, a file): `plain` and `plain_lines` make them harmless,
 here and wherever else such text is shown.
@@ -15,12 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-# What GitHub Actions would take for a command: at the start of a line, and the old form anywhere.
+# What GitHub Actions would treat as a command: at the start of a line, and the old form anywhere.
 _COMMAND = re.compile(r"^\s*::|##\[")
 
 
 def plain(text: str) -> str:
-    """Return a text as one line without control characters: those are spelled out."""
+    """Return a text as one line, with control characters spelled out."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text
@@ -75,9 +75,9 @@ class UnlearningError(RuntimeError):
 class IncompleteError(RuntimeError):
     """A model could not answer some of several texts.
 
-    `rows` are their places in what was asked, `reasons` say why, by place, where each has its own.
-    `answers` are those to the other texts, None at the places of `rows`; None where the model
-    answered nothing, and can be asked for the others alone.
+    `rows` are their indices, `reasons` say why, by index, if each has its own reason. `answers` has
+    the answers to the other texts, and None at the indices in `rows`; it is None if the model
+    answered nothing, and can be asked again for the others alone.
     """
 
     rows: tuple[int, ...] = ()

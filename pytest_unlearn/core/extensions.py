@@ -1,7 +1,7 @@
 """Extensions: offered by the entry points of other packages, or given by a conftest or a notebook.
 
 An extension has a class, such as a method or a preset, and a `name`. Functions here take `kind`,
-which is what one of the class is called, with its article: `a preset`.
+the word for an object of the class with its article: `a preset`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, TypeVar
 from pytest_unlearn.core.errors import UserError
 
 T = TypeVar("T")
-# What this process was given besides the entry points, for as long as its session lasts.
+# The objects given to this process in addition to entry points, for as long as its session lasts.
 _given: list[Any] = []
 
 
 def give(objects: Iterable[Any]) -> None:
-    """Make these objects known by their names, in place of those given before."""
+    """Register these objects by their names, in place of those given before."""
     _given[:] = objects
 
 
 def with_given(
     known: Mapping[str, T], kind: str, expected: Any, error: type[UserError] = UserError
 ) -> dict[str, T]:
-    """Return what is `known` by name, plus every given object of the class `expected`.
+    """Return the `known` objects by name, plus every given object of the class `expected`.
 
     Raises `error` for a name that is taken.
     """
@@ -44,8 +44,8 @@ def add_offered(
 ) -> None:
     """Add what the entry points of a group offer to `known`, by name.
 
-    Raises `error` for an entry point that does not load, whose object is not of the class
-    `expected` or not of the entry point's own name, or whose name is taken.
+    Raises `error` for an entry point that does not load, that is not of the class `expected`, whose
+    name differs from its object's, or whose name is taken.
     """
     for point in entry_points(group=group):
         offered = _loaded(point, kind, expected, error)
@@ -69,9 +69,9 @@ def offered_by_name(
 ) -> Any:
     """Return what the entry point of exactly this name offers; None if there is none.
 
-    No other entry point is loaded, so a faulty package is an error only when it is asked for.
-    Raises `error` where the name is one of the package's own (`known`) or offered twice, and as
-    `add_offered`.
+    No other entry point is loaded, so a faulty package is an error only when it is used. Raises
+    `error` if the name is one of the package's own (`known`) or is offered twice, and as
+    `add_offered` does.
     """
     points = [point for point in entry_points(group=group) if point.name == name]
     if not points:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pytest_unlearn.core.errors import UserError
 
-# As people write it, whatever Python accepts: no `1_000`, no other script's digits, no hundred of
-# them.
+# As people write it, which is less than Python accepts: no `1_000`, no digits of other scripts, no
+# hundreds of digits.
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 # What a setting affects: the models that are made, the data, what is measured on them, how the
 # measurements are judged, or only what else is done and shown.
@@ -47,7 +47,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The name as it is written on the command line."""
+        """Return the name as it is written on the command line."""
         return flag_of(self.name)
 
 

@@ -79,13 +79,14 @@ def joined(parts: Iterable[Secret], kind: str = "prompt") -> Secret:
 REDACTED = "<redacted>"
 # A part of at least this many characters counts as a value; shorter ones occur in any text.
 SHORTEST_PART = 8
-# What every value of a format contains, as other text does.
+# Text that every value of a format contains, and ordinary text too.
 _PUBLIC = re.compile(r"^[a-z][a-z0-9+.-]{1,20}://|-{5}[A-Z0-9 ]{1,40}-{5}", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
 
 def without(text: str, values: frozenset[str]) -> str:
-    """Return a text without these values and without any part of them of `SHORTEST_PART` letters.
+    """Return a text without these values and without any part of them of `SHORTEST_PART` characters
+    or more.
 
     Upper and lower case are alike, and values are also found as Python, JSON and HTML escape them,
     once or twice. A shorter value is removed if it is not part of a longer word.
@@ -94,7 +95,7 @@ def without(text: str, values: frozenset[str]) -> str:
 
 
 class _Redaction:
-    """Which parts of values a text may not show; built in about 5 us a value."""
+    """The parts of values that a text must not show; built in about 5 us per value."""
 
     def __init__(self, values: Iterable[str]) -> None:
         # Hashes, because the parts themselves would take three times the memory.
@@ -121,7 +122,8 @@ class _Redaction:
         return _WORD.sub(lambda m: REDACTED if m.group() in self._words else m.group(), text)
 
     def _stretches(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the spans of parts of values, neighbours joined and surrounding space left out."""
+        """Yield the spans of parts of values, with neighbours joined and surrounding space left
+        out."""
         known = self._parts
         places = [at for at, part in enumerate(_parts_of(_lower(text))) if hash(part) in known]
         start = end = 0
@@ -139,7 +141,7 @@ def _parts_of(text: str) -> Iterator[str]:
 
 
 def _lower(text: str) -> str:
-    """Return a text in lower case, each letter at its place."""
+    """Return a text in lower case, with every letter at its old index."""
     lower = text.lower()
     return lower if len(lower) == len(text) else text
 

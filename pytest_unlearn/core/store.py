@@ -103,7 +103,7 @@ class Store:
         return True
 
     def _is_ours(self) -> bool:
-        """Tell whether the folder is a store that was made here, or copied as a whole."""
+        """Return whether the folder is a store that was made here, or copied as a whole."""
         try:
             return (self.root / _MARKER).read_bytes() == _MARK.encode()
         except (FileNotFoundError, NotADirectoryError):
@@ -155,7 +155,7 @@ class Store:
         return folder
 
     def sweep(self) -> None:
-        """Remove what killed runs left half-written, which is what no running process holds."""
+        """Remove what killed runs left half-written: everything that no running process holds."""
         if self.writable:
             sweep(
                 Path(folder, name)
@@ -199,8 +199,7 @@ class Store:
                 temporary.write_text(json.dumps(sealed), encoding="ascii")
 
     def folder(self, namespace: str, key: str) -> Path | None:
-        """Return the folder stored under a key, or None if there is none whose files are as they
-        were written."""
+        """Return the folder stored under a key, or None if there is no intact one."""
         path = self.root / namespace / key
         entry = self.get("folders", digest_of([namespace, key]), "files")
         if entry is None or not path.is_dir() or self._files(path) != entry["files"]:
@@ -213,9 +212,9 @@ class Store:
         return {str(path.relative_to(folder)): self.digest_of_file(path) for path in paths}
 
     def put_folder(self, namespace: str, key: str, write: Callable[[Path], None]) -> Path:
-        """Let `write(folder)` fill a new folder and move it into place when it is complete.
+        """Let `write(folder)` fill a new folder, and move it into place when it is complete.
 
-        Raises as `put`.
+        Raises as `put` does.
         """
         with self._writing(namespace):
             target = self.private(namespace) / key
@@ -239,9 +238,9 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[None]:
-        """Hold the lock of a piece of work; a second process waits here until it is done.
+        """Hold the lock for a piece of work; a second process waits here until it is done.
 
-        In a read-only store nothing is made, so nothing has to be claimed.
+        In a read-only store, nothing is made, so nothing has to be claimed.
         """
         if not self.writable:
             yield

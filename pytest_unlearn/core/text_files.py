@@ -90,7 +90,7 @@ def held(make: Callable[[], Path]) -> tuple[Path, int]:
     """
     while True:
         path = make()
-        with suppress(FileNotFoundError):  # swept before it was locked
+        with suppress(FileNotFoundError):  # another process removed it before it was locked
             handle = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks: nothing is swept there
                 fcntl.flock(handle, fcntl.LOCK_EX)

@@ -32,11 +32,12 @@ STATES: tuple[State, ...] = ("base", "unlearned", "retrained")
 
 
 class Countable(Protocol):
-    """What metrics count a probe, a task case, a row or a case of a replay by.
+    """The attributes by which metrics count a probe, a task case, a row or a case of a replay.
 
     `split` is None and all names are empty for a task. `exact`: it may have exact scores.
-    `rehearsed`: unlearning trained on it. `counted_as`: the person of a probe, the task of a
-    wording; people who share a value or a prompt count as one, since the same comes out for all.
+    `rehearsed`: unlearning trained on it. `counted_as`: the person of a probe, or the task of a
+    wording; people who share a value or a prompt count as one, since the same comes out for all of
+    them.
     """
 
     @property
@@ -139,7 +140,7 @@ class LeakRow:
 
     @property
     def leaked(self) -> bool:
-        """Tell whether the tested model gave away a real value."""
+        """Return whether the tested model gave away a real value."""
         return self.unlearned.leaked
 
     @property
@@ -212,7 +213,7 @@ class TaskRow(NotAProbe):
 
     @property
     def solved(self) -> bool:
-        """Tell whether the tested model solved the task in any sample."""
+        """Return whether the tested model solved the task in any sample."""
         return "passed" in (self.unlearned, *self.unlearned_samples)
 
     @property
@@ -252,8 +253,8 @@ class AttackRow(LeakRow):
     ProbeRow. An outcome only has a label, of exact scores `direct` or `clean`, and exact scores
     only have `log_probability`, `greedy` and `exact_memorization`. `base_exact` is of the base or,
     if the attack is made on it as well, of the attacked base; `retrained_exact` is of a retrained
-    model under the same attack. For an attack that brings out no value, `scores` say by model how
-    much a value looks like a forgotten person's. The other fields are the probe's.
+    model under the same attack. For an attack that brings out no value, `scores` has, by model, how
+    much a value looks like that of a forgotten person. The other fields are the probe's.
     """
 
     attack: str = field(kw_only=True)
@@ -261,9 +262,11 @@ class AttackRow(LeakRow):
 
     @property
     def brought_back(self) -> bool:
-        """Tell whether the attack brought out the value of a person to be forgotten, which is what
-        `leak.direct[attack=NAME]` counts. What comes out indirectly is no leak of an attack: clues
-        that it gives, such as a name, come out of anybody."""
+        """Return whether the attack brought out the value of a person to be forgotten.
+
+        This is what `leak.direct[attack=NAME]` counts. An indirect leak does not count under an
+        attack: clues that the attack gives, such as a name, come out for anybody.
+        """
         return self.split == "forget" and self.unlearned.label == "direct"
 
 

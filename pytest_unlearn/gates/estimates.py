@@ -38,7 +38,7 @@ _DIGITS = 12
 
 
 def percent(confidence: float) -> str:
-    """Return a confidence for people: 0.95 is `95%`, 0.999 is `99.9%`."""
+    """Return a confidence as text: 0.95 is `95%`, 0.999 is `99.9%`."""
     return f"{100 * confidence:.6g}%"
 
 
@@ -79,7 +79,7 @@ class Chance:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Scores that tell people to forget from control people, and the owner of each.
+    """Scores that distinguish people to forget from control people, and the owner of each.
 
     By model: `base`, `unlearned`, and `retrained` if it was scored.
     """
@@ -135,7 +135,7 @@ class Sample:
         return [min(1.0, sums[person] / sizes[person]) for person in sums]
 
     def base_leaked(self) -> Sample:
-        """Return what the base had, as a sample of its own; what it did where nothing else is."""
+        """Return a sample of what the base had or, if there is no such score, of what it did."""
         had = self.had or self.base
         return Sample(had, had, self.people, chance=self.base_chance)
 

@@ -45,7 +45,7 @@ def plain_number(text: str) -> Decimal | None:
 class Gate:
     """A metric, the rows it is restricted to, and its limit: a fraction in [0, 1), bits or values.
 
-    `argument` is the number in parentheses, 0 where the metric has none.
+    `argument` is the number in parentheses, or 0 if there is none.
     """
 
     text: str
@@ -70,12 +70,12 @@ class Gate:
 
     @property
     def each_alone(self) -> bool:
-        """Tell whether each case counts as independent of all others (`unit=case`)."""
+        """Return whether each case counts as independent of all others (`unit=case`)."""
         return ("unit", "case") in self.filters
 
     @property
     def by_counting(self) -> bool:
-        """Tell whether a single event too many decides, for any number of rows."""
+        """Return whether a single event too many decides, for any number of rows."""
         return self.limit == 0 or self.metric.type in ("maximum", "count")
 
     @property
@@ -90,14 +90,13 @@ class Gate:
         return f"this run makes no such attack: add --unlearn-attacks={name}"
 
     def why_not_made(self, impossible: Mapping[str, str]) -> str:
-        """Return why the attack that it is about cannot be made, by the name of each such attack;
-        empty where it can."""
+        """Return why its attacks cannot be made, by name; empty if they can."""
         name = self.metric.attack or dict(self.filters).get("attack", "").partition("@")[0]
         reason = impossible.get(name)
         return f"{name} cannot be made on this model: {reason}" if reason else ""
 
     def concerns(self, case: Countable) -> bool:
-        """Tell whether a row, probe or task case is counted by this gate."""
+        """Return whether a row, probe or task case is counted by this gate."""
         return self.metric.concerns(case, dict(self.filters))
 
     def units_needed(self, confidence: float) -> int:
@@ -172,7 +171,7 @@ def _filters(text: str, metric: Metric, given: str | None) -> tuple[tuple[str, s
         if key == "unit" and value != "case":
             raise GateError(f"{text!r}: write unit=case, or leave it out to judge people or tasks")
         filters.append((key, value))
-    if metric.type == "count":  # of all families anyhow
+    if metric.type == "count":  # of all families in any case
         filters = [pair for pair in filters if pair != ("probe", "all")]
     return tuple(sorted(filters, key=lambda pair: FILTERS.index(pair[0])))
 
@@ -365,7 +364,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield the leaves: TOML reads the bare key `leak.direct` as a table in a table."""
+    """Yield the leaves, because TOML reads the bare key `leak.direct` as a table in a table."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
@@ -402,9 +401,9 @@ def choose_gates(
     """Return the gates of a run.
 
     `given` are gates that the user wrote. With a profile, they replace the profile's gate of the
-    same name or are added to it; without one they are all there is; with neither, the default
-    gates of the `population` are meant. `retrained`: there is a retrained model, so that the
-    profile's gates on the distance from it are meant as well. Raises GateError.
+    same name or are added to it; without a profile, there are no others; with neither, the result
+    is the default gates of the `population`. `retrained`: there is a retrained model, so the
+    profile's gates on the distance from it are included. Raises GateError.
     """
     if profile is not None and profile not in PROFILES:
         raise GateError(f"--unlearn-profile={profile}: write one of {', '.join(PROFILES)}")
@@ -426,7 +425,7 @@ def attacked(gate: Gate, cases: Iterable[Countable]) -> list[Gate]:
 
     `leak.worst` is judged on every state that an attack of the run makes and that can bring a value
     out (`leak.worst.at(K)`: a whole one, by samples), `[attack=NAME]` on those of that attack, and
-    `leak.request` on every request; empty where the run has none.
+    `leak.request` on every request; empty if the run has none.
     """
     key, metric = gate.metric.worst or "attack", gate.metric
     name = dict(gate.filters).get(key) or metric.attack or None

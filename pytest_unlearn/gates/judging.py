@@ -104,14 +104,14 @@ class Judging:
 
     @property
     def requests(self) -> bool:
-        """Tell whether the people to forget are all there are."""
+        """Return whether the people to forget are the whole population."""
         return self.population == "requests"
 
 
 def read_judging(
     given: Callable[[str], Any], pyproject: Path | None = None, recorded: Judging | None = None
 ) -> Judging:
-    """Return the checked options. `given(name)` is what the user gave, None for nothing.
+    """Return the checked options. `given(name)` is what the user gave, or None.
 
     Gates, `confidence` and `undecided` are those given, else those of the table in `pyproject`
     (None: no file), else those of an earlier run that is judged again (`recorded`), else the
@@ -183,7 +183,7 @@ def _gates(
 
 
 def _rule(name: str, flag: Any, file: str, rules: dict[str, str]) -> tuple[str, Any]:
-    """Return the beginning of a message about the value, and the value, None for nothing."""
+    """Return the beginning of a message about the value, and the value or None."""
     value = flag if flag not in (None, "") else rules.get(name)
     where = f"--unlearn-{name}" if flag not in (None, "") else f"{file}: {name}"
     return f"{where}={value}", value

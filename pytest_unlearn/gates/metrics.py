@@ -37,8 +37,8 @@ from pytest_unlearn.gates.case_rows import Row as Row
 # (`floor`); its mean divided by the base's (`ratio`); the share by which it fell (`drop`); the
 # points by which it fell (`loss`); its highest score (`maximum`); how many values come out of any
 # of their probes (`count`), which is a fact about these people, not an estimate; how well scores
-# tell people to forget from control people, in either direction (`auc`); how far the tested model's
-# mean (`gap`) or AUC (`auc gap`) is from a retrained model's, in either direction.
+# distinguish people to forget from control people, in either direction (`auc`); how far the tested
+# model's mean (`gap`) or AUC (`auc gap`) is from a retrained model's, in either direction.
 Type = Literal[
     "rate", "floor", "ratio", "drop", "loss", "maximum", "count", "auc", "gap", "auc gap"
 ]
@@ -57,7 +57,7 @@ ROW_FILTERS: dict[str, Callable[[Countable], str]] = {
     "request": lambda case: case.request,
 }
 FILTERS = (*ROW_FILTERS, "unit")
-VALUELESS = frozenset({"linear-probe"})  # attacks that tell people apart and bring out no value
+VALUELESS = frozenset({"linear-probe"})  # attacks that distinguish people and bring out no value
 # Attacks without exact scores, and those of which a part of the value is enough: in many samples
 # that comes out of anybody.
 UNSAMPLED = VALUELESS | {"clues", "begun", "partly", "near-verbatim"}
@@ -71,15 +71,15 @@ class Metric:
     """A measurable quantity; `split` None means task cases.
 
     `argument` names the number in parentheses, as K in `leak.at(K)`. `had` is the base's score of
-    what there was to forget: if it keeps the limit as well, silence shows nothing. `chance` is the
+    what there was to forget: if it also meets the limit, silence shows nothing. `chance` is the
     score of control rows, which is due to chance alone. `exact`: only probes with exact scores
     count. `rehearsed`: only rows that unlearning trained on, or only others. `attackable`: it is
     measured under attack as well, and `attack=` restricts it to one. `worst`: it is judged on each
     attack of the run, or on each request, and the worst counts. `attack`: it is measured only under
     this one. `guessable`: parts of values count, which chance may give as well. `views`: the number
     of scores that a row has, selected by `argument`; the worst counts. `source`: the paper or rule
-    that it comes from. `drawn`: each score is an estimate from draws, so it has an interval even
-    where the people are all there are.
+    that it comes from. `drawn`: each score is estimated from samples, so it has an interval even if
+    the people are the whole population.
     """
 
     name: str
@@ -189,7 +189,7 @@ class Metric:
         return {"maximum": " bits", "loss": " pp", "gap": " pp"}.get(self.type, "%")
 
     def concerns(self, row: Countable, filters: Mapping[str, str]) -> bool:
-        """Tell whether this metric counts a row, probe or task case (`split` tells them apart).
+        """Return whether this metric counts a row, probe or task case (`split` tells them apart).
 
         Of probes, only one family counts at a time (`probe=`: the direct one unless another or
         `all` is named), since a rate over families that ask differently means nothing.
@@ -226,7 +226,7 @@ class Metric:
         return [row for row in rows if self.concerns(row, filters)]
 
     def valid(self, score: float | None) -> bool:
-        """Tell whether a score is valid: a number that is not NaN, and a share from 0 to 1."""
+        """Return whether a score is valid: a number that is not NaN, and a share from 0 to 1."""
         if score is None:
             return False
         if self.type in SIDES:

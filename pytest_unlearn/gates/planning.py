@@ -1,5 +1,5 @@
-"""What gates need of the data, checked before a model is loaded and shown by `--unlearn-plan`; and
-curtailment: skipping cases because every gate that counts them has already failed."""
+"""What gates need from the data, checked before a model is loaded and shown by `--unlearn-plan`;
+and curtailment: skipping cases because every gate that counts them has already failed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def plan_gate(
 ) -> GatePlan:
     """Return what a gate needs. Raises GateError for a limit that no data can show.
 
-    `requests`: the people to forget are all there are, so that one is enough.
+    `requests`: the people to forget are the whole population, so one is enough.
     """
     concerned = list(filter(narrowed(gate, cases, requests).concerns, cases))
     people = people_of(concerned, gate.each_alone)
@@ -150,7 +150,7 @@ def check_feasible(
 
 
 def _named_nowhere(gate: Gate, cases: Sequence[Countable]) -> str:
-    """Say which name in the brackets no case has, and which names there are; or nothing."""
+    """Return a message about a name in the brackets that no case has; else an empty text."""
     split = gate.metric.split
     for key, value in gate.filters:
         if key not in ROW_FILTERS or (key, value) == ("probe", "all"):
@@ -376,7 +376,7 @@ class Curtailment:
             self.path.write_text(json.dumps(sorted(now)), encoding="ascii")
 
     def needless(self, case_id: str) -> bool:
-        """Tell whether all gates that count a case have failed for good.
+        """Return whether all gates that count a case have failed for good.
 
         A case that no gate counts is needless if all gates have.
         """

@@ -1,7 +1,7 @@
 """The rows that a metric is judged on, and those that tables show.
 
-A model is judged on what it was not trained on: held-out people and tasks; of forget probes on a
-family of new words *and* on trained documents, of which the worse verdict counts.
+A model is judged on what it was not trained on: held-out people and tasks. Forget probes are judged
+on a family of new words *and* on trained documents, and the worse verdict counts.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def populations(
     """Return the populations that a metric is judged on, the preferred one first.
 
     None of them is empty if any case counts. `cases`: rows, or all probes and task cases of a run,
-    with `rehearsed` set. `requests`: the people to forget are all there are, and are asked in every
-    way.
+    with `rehearsed` set. `requests`: the people to forget are the whole population, and every probe
+    of them counts.
     """
     given = dict(filters)
     compared = metric.type in GAPS | SIDES  # with other people, or with another model

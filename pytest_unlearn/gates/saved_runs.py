@@ -25,7 +25,7 @@ from pytest_unlearn.gates.metrics import GAPS, METRICS, SIDES, Metric, Row
 from pytest_unlearn.gates.populations import shown
 from pytest_unlearn.gates.verdicts import GateResult, Measured, Verdict
 
-# Raise when the file changes so that an older reader would misread it.
+# Increase when the file changes so that an older reader would misread it.
 SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CHANGE = re.compile(
@@ -143,7 +143,7 @@ def parse_change(text: str) -> Change:
 
 
 def is_change(text: str) -> bool:
-    """Tell whether a text is a limit on a change and not a gate."""
+    """Return whether a text is a limit on a change and not a gate."""
     return _CHANGE.fullmatch(text.strip()) is not None
 
 
@@ -217,7 +217,7 @@ def save(folder: Path, run: SavedRun, gates: Sequence[GateResult]) -> Path:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Return the digest of what a file holds: it shows a slip of the hand, not a forger's."""
+    """Return the digest of a file's content, which detects accidents and not forgery."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -289,8 +289,8 @@ def compare(
     """Compare the tested model's scores on the cases that both runs measured.
 
     The interval, two-sided with `confidence`, is Gaffke's on the changes of people's means. The
-    p-value is McNemar's (1947), exact, on the people (or tasks) that got worse and better, so that
-    a person's probes do not count as independent. None if no case has both scores.
+    p-value is that of McNemar's exact test (1947) on the people (or tasks) that got worse and
+    better, so that a person's probes do not count as independent. None if no case has both scores.
     """
     if gate.metric.type in GAPS | SIDES | {"count"}:  # figures without scores of single rows
         return None
@@ -401,7 +401,7 @@ _SINCE = (
 def show_interval(comparison: Comparison, limit: float | None = None) -> str:
     """Return the interval of a change as text, its ends rounded outwards.
 
-    `limit`: the change that is allowed, as its sign is; the text keeps or breaks it as the ends do.
+    `limit`: the allowed change, with its sign; the text meets or breaks it exactly if the ends do.
     """
     if comparison.interval is None:
         return "-"

@@ -1,4 +1,4 @@
-"""Bounds on rates and on what people are worth, with the standard library only.
+"""Bounds on rates, and how many people they need, with the standard library only.
 
 Rates, bounds, limits and confidences are plain fractions (0.05 is 5 %). Every bound is one-sided:
 a ``confidence`` of 0.95 means that the bound is wrong in at most about 5 % of runs. Bad input
@@ -66,7 +66,7 @@ def probes_needed(limit: float, confidence: float) -> int | None:
     guess = math.log(alpha) / math.log1p(-limit)
     if not guess < 1e300:
         return None
-    # The guess is right but for rounding; search for the count that the bound itself confirms.
+    # The guess is right up to rounding; search for the count that the bound itself confirms.
     low = int(guess * (1.0 - 1e-9)) - 1  # too few, or none
     high = int(guess * (1.0 + 1e-9)) + 2  # enough
     low = max(low, 0)
@@ -84,10 +84,10 @@ def people_for_power(
 ) -> int | None:
     """Return the fewest people at which a model of a true rate is shown to keep a limit.
 
-    That is, the upper bound is ``limit`` or less in at least ``power`` of the runs, in every larger
-    number of people up to the next at which one event more is allowed as well. People are taken
-    to be all or nothing, for which Gaffke's bound is that of Clopper and Pearson; where they are
-    not, fewer do. None when more than a million would be needed.
+    That is, the upper bound is ``limit`` or less in at least ``power`` of the runs, also with every
+    larger number of people up to the next at which one more event is allowed. Each person is
+    assumed to leak all or nothing, for which Gaffke's bound is that of Clopper and Pearson;
+    otherwise, fewer people are enough. None if more than a million would be needed.
 
     Args:
         limit: the highest rate allowed, a fraction in (0, 1).
@@ -163,7 +163,8 @@ def gaffke_ratio(
 
     The ratio is over r where new - r base, which lies between -r and 1, has a mean over 0: each
     bound is the r at which Gaffke's bound of that mean is 0. People who count 0 before and after
-    change nothing. With nobody who lost or gained, the lower bound is that of as many successes.
+    change nothing. If nobody lost or gained, the lower bound is that of the same number of
+    successes.
 
     Args:
         pairs: ``(base, new, count)``: how many people have these two means.
@@ -280,7 +281,7 @@ def cases_needed_for_drop(limit: float, confidence: float) -> int:
 
 
 def _first(enough: Callable[[int], bool]) -> int:
-    """Return the smallest number from 1 on that is enough, when all larger ones are."""
+    """Return the smallest number from 1 on that is enough, provided that all larger ones are."""
     low, high = 0, 1
     while not enough(high):
         low, high = high, 2 * high
@@ -408,7 +409,7 @@ def _beta_quantile(probability: float, a: float, b: float) -> float:
         else:
             low = x
         following = x - step
-        if not low < following < high:  # also when the step is not a number
+        if not low < following < high:  # also if the step is not a number
             following = (low + high) / 2.0
         if abs(following - x) <= 1e-14 * x or high - low <= 1e-15 * high:
             return following

@@ -1,4 +1,4 @@
-"""Judging: a gate passes only if the bound on its metric, not the observed value, keeps it."""
+"""Judge gates by the bound on their metric, not by the observed value."""
 
 from __future__ import annotations
 
@@ -89,10 +89,9 @@ class Measured:
     were run; a case that was run without a row ended in an error. `interrupted` is why a run
     stopped early. `require_complete`: a gate that is not evaluated because cases are missing
     forbids the release. `confidence` is that of each one-sided bound. `undecided_blocks`: an
-    undecided gate forbids the release. `requests`: the people to forget are all there are, so there
-    is no bound on others. `no_scores`: why there are no scores. `left_by`: the flags that left
-    cases out.
-    `impossible`: attacks that cannot be made, and why.
+    undecided gate forbids the release. `requests`: the people to forget are the whole population,
+    so there is no bound on others. `no_scores`: why there are no scores. `left_by`: the flags that
+    left cases out. `impossible`: attacks that cannot be made, and why.
     """
 
     rows: Sequence[Row]
@@ -125,7 +124,7 @@ class _Counted:
 
     @property
     def partial(self) -> bool:
-        """Tell whether anything was not run."""
+        """Return whether anything was not run."""
         return bool(self.missing or self.controls_missing)
 
 
@@ -177,7 +176,7 @@ def _judge_state(gate: Gate, measured: Measured) -> GateResult:
 
 
 def fails_whatever(gate: Gate, measured: Measured) -> bool:
-    """Tell whether a gate is FAIL whatever the missing cases bring, errors included.
+    """Return whether a gate is FAIL whatever the missing cases bring, errors included.
 
     A PASS is never certain before the end: the last case may end in an error.
     """
@@ -195,7 +194,7 @@ def _judged(gate: Gate, population: Population, measured: Measured) -> GateResul
 
 
 def _shows_nothing(gate: Gate, population: Population, measured: Measured) -> bool:
-    """Tell whether this population is complete and not even silence on it would pass."""
+    """Return whether this population is complete and not even silence on it would pass."""
     part = on_population(gate, population)
     if measured.interrupted or _counted(part, measured).missing:
         return False
@@ -372,7 +371,7 @@ def _sized(gate: Gate, result: GateResult, counted: _Counted) -> GateResult:
 
 
 def _fails_whatever(gate: Gate, measured: Measured) -> bool:
-    """Tell whether every outcome of what is missing ends in FAIL.
+    """Return whether every outcome of what is missing ends in FAIL.
 
     Each figure falls or rises with each score, and a case with an error does not count, so this
     tests the best outcomes of all missing cases. Nothing is known about missing controls, so rates

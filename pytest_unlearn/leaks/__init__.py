@@ -1,1 +1,1 @@
-"""What a model gives away: matching, exact extraction, membership, and a search for prompts."""
+"""What a model gives away: matching, exact extraction, membership inference, prompt search."""

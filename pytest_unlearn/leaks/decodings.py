@@ -297,7 +297,7 @@ _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n\r"
 
 
 def _is_text(data: bytes) -> bool:
-    """Tell whether bytes may be text: words of code rarely decode to such bytes."""
+    """Return whether bytes may be text: words of code rarely decode to such bytes."""
     if 2 * len(data.translate(None, _PRINTABLE)) <= len(data) or 3 * data.count(0) > len(data):
         return True
     try:

@@ -97,7 +97,7 @@ def encodable(text: str) -> str:
 
 
 class Automaton:
-    """Finds every occurrence of every pattern in one pass, including patterns inside each other.
+    """Find every occurrence of every pattern in one pass, including patterns inside each other.
 
     Aho & Corasick, "Efficient string matching", CACM 18(6), 1975: the time grows with the text and
     the hits, not with the number of patterns.
@@ -446,7 +446,7 @@ _COUNTRY = re.compile(r"\+[0-9]{1,3}")
 
 
 def _borders(reading: View) -> tuple[bytes, bytes]:
-    """Tell for each character of the squeezed text whether a value may start or end with it."""
+    """Return for each character of the squeezed text whether a value may start or end with it."""
     text = reading.text
     classes = [_class(character) for character in text]
     free = bytearray(
@@ -488,7 +488,7 @@ _MAIL = re.compile(r"[^\s@/:]{1,64}@[^\s@/:]{1,253}")
 
 
 def _is_opaque(value: str) -> bool:
-    """Tell whether a value is a long token: letters and digits without white space or a host."""
+    """Return whether a value is a long token: letters and digits without white space or a host."""
     kinds = {_class(character) for character in value}
     return len(value) >= MIN_TOKEN and kinds >= {"letter", "digit"} and not _HOST.search(value)
 

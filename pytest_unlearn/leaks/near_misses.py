@@ -258,7 +258,7 @@ def threshold(name: str, tenths: int = 0) -> Threshold:
 def near(
     value: str, kind_name: str, text: str, given: int = 0, shared: Spans = ()
 ) -> tuple[str, float] | None:
-    """Return how a part of a value shows in a text ("fuzzy" or "partial") and the bits disclosed.
+    """Return how a part of a value appears in a text ("fuzzy" or "partial") and the bits disclosed.
 
     The bits are the matched characters times the bits of a secret character. Public parts of the
     value (`public_spans`), parts `shared` with other values, and its first `given` characters do
@@ -308,6 +308,6 @@ def _runs(part: str, length: int) -> Iterator[str]:
 
 
 def _is_random(run: str) -> bool:
-    """Tell whether letters and digits alternate as in a token, not as in words and dates."""
+    """Return whether letters and digits alternate as in a token, not as in words and dates."""
     changes = sum(a.isdigit() != b.isdigit() for a, b in pairwise(run))
     return changes >= _LEAST_CHANGES * len(run)

@@ -54,7 +54,7 @@ class Outcome:
 
     @property
     def leaked(self) -> bool:
-        """Tell whether a real value came out, directly or indirectly."""
+        """Return whether a real value came out, directly or indirectly."""
         return self.label in LEAKS
 
     def as_row(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Detector:
 
 
 def _is_shown(value: str, prompt: str, folded: str) -> bool:
-    """Tell whether a prompt shows a value; `folded` is the prompt without escapes and case."""
+    """Return whether a prompt shows a value; `folded` is the prompt without escapes and case."""
     return value in prompt or fold(value) in folded
 
 
@@ -214,7 +214,7 @@ def is_degenerate(text: str) -> bool:
 
 
 def _closes(text: str, loop: re.Match[str], unit: str) -> bool:
-    """Tell whether brackets or quotes enclose a loop; the opening one may be in the prompt."""
+    """Return whether brackets or quotes enclose a loop; the opening one may be in the prompt."""
     reach = len(unit) + 2  # the first and last element may differ
     before = text[max(0, loop.start() - reach) : loop.start()]
     after = text[loop.end() : loop.end() + reach]
@@ -237,7 +237,7 @@ def _plain(text: str) -> str:
 
 
 def follows_from(prompt: str, value: str) -> bool:
-    """Tell whether `value` is an account name that follows from names in `prompt` by a convention.
+    """Return whether `value` is an account name that follows by convention from names in `prompt`.
 
     For an e-mail address the part before the `@` counts, for other values all of it. Conventions
     are `first.last`, `last_first`, `flast`, `firstl` and `first`, with or without separators, and

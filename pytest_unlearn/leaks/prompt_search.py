@@ -312,7 +312,7 @@ class _Climb:
 
     @property
     def ended(self) -> bool:
-        """Tell whether a leak was found or the budget is spent."""
+        """Return whether a leak was found or the budget is spent."""
         return self.ledger.left <= 0 or self._height(self._best(list(self._prompts))) >= (
             self._log_threshold
         )

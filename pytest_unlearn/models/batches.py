@@ -1,11 +1,11 @@
-"""Training examples as padded batches, with a mask that says which tokens are learnt, or as trees.
+"""Training examples as padded batches, with a mask of the tokens to learn, or as trees.
 
-Probes and documents of one kind and carrier begin with the same tokens. Of a causal model the
-states there are the same, and so is what they add to a gradient. So what rows begin with alike can
-go through a model once, and padding not at all: all tokens of a batch are given as one row, each
-node of the tree once; in attention alone the rows are put side by side again, each with the keys
-and values along its path. Nothing else in a model looks from token to token; of one in which
-something does, `runs_as_tree` says no.
+Probes and documents of one kind and carrier begin with the same tokens. In a causal model, the
+states of these tokens are the same, and so is their contribution to a gradient. So common prefixes
+can go through a model once, and padding is not needed: all tokens of a batch are given as one row,
+each node of the tree once. Only in attention are the rows put side by side again, each with the
+keys and values along its path. Nothing else in a model looks from token to token; if something
+does, `runs_as_tree` returns False.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pytest_unlearn.models.texts import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The name under which transformers finds `_attention`.
+# The name by which transformers finds `_attention`.
 _NAME = "unlearn_token_tree"
-# Names of a model's own limits to what a token sees, in tokens.
+# Names of configuration entries that limit what a token sees, in tokens.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
@@ -68,7 +68,7 @@ class Node(NamedTuple):
 
 
 def tree_of(rows: Sequence[Sequence[int]]) -> tuple[list[Node], list[list[int]]]:
-    """Return the tokens of all rows, what they begin with alike once, and each row's path.
+    """Return the tokens of all rows, common prefixes only once, and each row's path.
 
     A node's parent comes before it.
     """
@@ -90,10 +90,10 @@ def tree_of(rows: Sequence[Sequence[int]]) -> tuple[list[Node], list[list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class TokenTree:
-    """A batch as a tree of `n` tokens, all int64.
+    """A batch as a tree of `n` tokens; all tensors are int64.
 
     tokens, depths: `[n]`. places: `[rows, tokens]`, the node of each token, 0 at padding, which is
-    on the right. firsts: `[n]`, the first place of each node, counted through the rows.
+    on the right. firsts: `[n]`, the first place of each node in the flattened rows.
     """
 
     tokens: torch.Tensor
@@ -115,8 +115,8 @@ class TokenTree:
 
 
 class States(NamedTuple):
-    """Hidden states of a row: of some layers at each token, `[layers, tokens, hidden]`, and what
-    the head gets where each of `n` labels is predicted, `[n, hidden]`."""
+    """Hidden states of a row: those of some layers at each token, `[layers, tokens, hidden]`, and
+    the head's inputs at the predictions of its `n` labels, `[n, hidden]`."""
 
     layers: torch.Tensor
     last: torch.Tensor
@@ -127,7 +127,7 @@ class Batch:
     """`input_ids`, `attention_mask` and `labels`, each int64 of shape `[rows, tokens]`.
 
     Padding is on the right; its labels are `IGNORED`. `rows`: the examples, with what is attached.
-    `tree`: where a model runs it as a tree.
+    `tree`: set if a model runs the batch as a tree.
     """
 
     input_ids: torch.Tensor
@@ -149,12 +149,13 @@ class Batch:
         return self.input_ids.masked_fill(self.attention_mask == 0, IGNORED)
 
     def learnt_of(self, wider: Batch) -> torch.Tensor:
-        """Tell which tokens that `wider`, the same texts, learns are learnt here, bool `[n]`."""
+        """Return which of the `n` tokens learned in `wider`, a batch of the same texts, are learned
+        here: bool `[n]`."""
         return self.labels[:, 1:][wider.labels[:, 1:] != IGNORED] != IGNORED
 
 
 def as_tree(batch: Batch) -> Batch:
-    """Return a batch with its tree, for a model of which `runs_as_tree` says so."""
+    """Return a batch with its tree, for a model for which `runs_as_tree` is true."""
     rows = [row.ids for row in batch.rows]
     return replace(batch, tree=TokenTree.of(rows, batch.input_ids.device))
 
@@ -164,11 +165,10 @@ def encode(
 ) -> Encoded:
     """Tokenize an example as it appears in training data, closed by the end-of-text token.
 
-    A token is learnt when any of its characters lies in the answer: a tokenizer may merge
-    the first character of a value with the quote before it, and a span cut at token borders of
-    the prompt alone would miss it. A text of more than `max_length` tokens loses its beginning,
-    and what follows the answer, never the answer's end. Raises ValueError when no token falls
-    into the answer.
+    A token is learned if any of its characters is in the answer: a tokenizer may merge the first
+    character of a value with the quote before it, and a span cut at token borders of the prompt
+    alone would miss it. A text of more than `max_length` tokens loses its beginning and what
+    follows the answer, but never the answer's end. Raises ValueError if no token is in the answer.
     """
     encoding: Any = tokenizer(example.text, return_offsets_mapping=True)
     ids: list[int] = list(encoding["input_ids"])
@@ -197,7 +197,7 @@ def collate(
     device: torch.device | str = "cpu",
     trees: bool = False,
 ) -> Batch:
-    """Pad rows on the right to the longest of them; `trees`: with their tree (`as_tree`)."""
+    """Pad rows on the right to the longest of them; with `trees`, add their tree (`as_tree`)."""
     ids, mask = padded([row.ids for row in rows], pad_id, device)
     labels, _ = padded([row.labels for row in rows], IGNORED, device)
     batch = Batch(ids, mask, labels, tuple(rows))
@@ -242,7 +242,7 @@ def padded(
 def shuffled_batches(
     rows: Sequence[Encoded], size: int, generator: torch.Generator
 ) -> Iterator[list[Encoded]]:
-    """Yield one epoch in batches of rows of like length, in random order.
+    """Yield one epoch in batches of rows of similar length, in random order.
 
     Sorting by length before cutting keeps padding small; the order inside a length class and the
     order of batches come from `generator`.
@@ -265,7 +265,7 @@ def _attention(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend along each row's path; tensors are `[1, heads, n, size]`, the result `[1, n, ...]`.
+    """Attend along each row's path; tensors are `[1, heads, n, size]`, the result is `[1, n, ...]`.
 
     Padding is on the right, where no token of a row sees it.
     """
@@ -290,7 +290,7 @@ ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
 
 @contextlib.contextmanager
 def attending(model: Any, tree: TokenTree) -> Iterator[dict[str, torch.Tensor]]:
-    """Let a model's layers attend along the paths of a tree, for a block; give its inputs.
+    """Let a model's layers attend along the paths of a tree in a block; yield its inputs.
 
     Raises ValueError for a model whose attention is not torch's (`sdpa`).
     """
@@ -303,7 +303,7 @@ def attending(model: Any, tree: TokenTree) -> Iterator[dict[str, torch.Tensor]]:
     try:
         yield {
             "input_ids": tree.tokens[None],
-            # Four dimensions: the caller's own, so that none is made of it.
+            # Four dimensions, so that transformers does not make another mask from it.
             "attention_mask": torch.zeros(1, 1, 1, 1, device=tree.tokens.device),
             "position_ids": tree.depths[None],
         }
@@ -315,8 +315,8 @@ def attending(model: Any, tree: TokenTree) -> Iterator[dict[str, torch.Tensor]]:
 def tree_states(model: Any, tree: TokenTree) -> torch.Tensor:
     """Return the last hidden states of a tree's tokens, `[n, hidden]`, ready for the head.
 
-    For a model of which `runs_as_tree` says so. The backward pass needs no more of this function,
-    unless layers are run again in it (checkpointing).
+    For a model for which `runs_as_tree` is true. The backward pass does not need the block any
+    more, unless layers are run again in it (checkpointing).
     """
     with attending(model, tree) as inputs:
         output = body_of(model)(**inputs, use_cache=False)
@@ -326,9 +326,10 @@ def tree_states(model: Any, tree: TokenTree) -> torch.Tensor:
 
 @torch.no_grad()
 def runs_as_tree(model: Any, rows: Sequence[Sequence[int]], longest: int) -> bool:
-    """Tell whether a model gives the states of rows of token ids when they are run as a tree.
+    """Return whether a model gives the right states if rows of token ids are run as a tree, by
+    trying it.
 
-    It is tried. `rows`: a few, some of which begin alike; `longest`: the most tokens of a row.
+    `rows`: a few rows, some with a common prefix; `longest`: the most tokens of a row.
     """
     config = causal_model(model).config.get_text_config()
     windows = [getattr(config, name, None) for name in _WINDOWS]

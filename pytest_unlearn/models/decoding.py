@@ -25,14 +25,14 @@ import torch
 from pytest_unlearn.models.batches import TokenTree, attending, padded
 from pytest_unlearn.models.lm_head import causal_model
 
-# Numbers of the logits of a pass over drafts; longer guesses are cut.
+# The most numbers in the logits of a pass over drafts; longer guesses are cut.
 _DRAFT_NUMBERS = 1 << 27
-# Tokens of a draft that are checked at first, and again after a wrong one; twice as many next.
+# Tokens of a draft that are checked at first, and after a wrong one; then twice as many each time.
 _AHEAD = 4
 
 
 class LoopError(Exception):
-    """A model that this loop cannot run; `generate` can."""
+    """This loop cannot run a model; `generate` can."""
 
 
 def cache_name(model: Any) -> str:
@@ -42,7 +42,7 @@ def cache_name(model: Any) -> str:
 
 
 def fits(model: Any) -> bool:
-    """Tell whether a model can be tried in this loop: it generates as all do, token by token."""
+    """Return whether this loop can be tried with a model, which must generate token by token."""
     from transformers import GenerationMixin
 
     bare = causal_model(model)
@@ -53,7 +53,7 @@ def fits(model: Any) -> bool:
     )
 
 
-# From logits `[n, vocabulary]`, the numbers of their rows and of their step, a token a row.
+# From logits `[n, vocabulary]`, their row numbers and their step to one token per row.
 Choose = Callable[[torch.Tensor, Sequence[int], int], torch.Tensor]
 
 
@@ -71,10 +71,10 @@ def written(
 ) -> list[list[int]]:
     """Return up to `new` token ids after each prompt, the end of a text included.
 
-    `choose` draws or takes a token; `stopped` tells of each of some rows' new ids whether they end
-    there. `drafts`: ids that may come after each prompt, for greedy choices only. `tree`: what the
-    prompts share goes through the model once. Raises LoopError for a model whose keys and values
-    cannot be chosen from.
+    `choose` returns the next tokens; `stopped` returns, for the new ids of some rows, whether each
+    row ends there. `drafts`: ids that may come after each prompt, for greedy choices only. `tree`:
+    what the prompts share goes through the model once. Raises LoopError for a model whose keys and
+    values cannot be indexed.
     """
     name, rows = cache_name(model), list(range(len(prompts)))
     logits, cache, mask = _read(model, prompts, pad, tree)
@@ -111,9 +111,9 @@ def written(
             if rows[place] in living:
                 count = _take(texts[rows[place]], choices[width - 1 - len(guess) :], guess, ends)
                 followed += count == len(guess) > 0
-                if count < len(guess):  # no later token is to see the rest
+                if count < len(guess):  # later tokens must not see the rest
                     mask[place, mask.shape[1] - len(guess) + count :] = 0
-        # A text that has been followed so far is likely to be followed on.
+        # A draft that has been right so far is likely to stay right.
         ahead = min(2 * ahead, new) if 2 * followed >= len(alive) else _AHEAD
         alive = _alive(alive, texts, new, ends, stopped)
     return texts
@@ -146,7 +146,7 @@ def _read(
     shifted = torch.arange(ids.shape[1], device=device) - (ids.shape[1] - lengths)
     places = nodes.places.gather(1, shifted.clamp(min=0))
     for layer in cache.layers:
-        if layer.keys is None:  # of a layer that the model is cut off before (the logit lens)
+        if layer.keys is None:  # of a layer above the cut (the logit lens)
             continue
         layer.keys = layer.keys[0][:, places].transpose(0, 1).contiguous()
         layer.values = layer.values[0][:, places].transpose(0, 1).contiguous()
@@ -154,7 +154,7 @@ def _read(
 
 
 def _checked(cache: Any, model: Any) -> Any:
-    """Return keys and values. Raises LoopError where they are not all there, a tensor a layer."""
+    """Return keys and values. Raises LoopError unless there is a tensor for each layer."""
     from transformers.cache_utils import DynamicLayer
 
     layers = getattr(cache, "layers", ())
@@ -171,9 +171,9 @@ def _guesses(
     ahead: int,
     new: int,
 ) -> list[list[int]]:
-    """Return what comes next in each row's draft, if it was followed so far: up to `ahead` tokens.
+    """Return the next tokens of each row's draft, up to `ahead`, if the row has followed it so far.
 
-    Nothing where most rows have none: all of a batch pay for the widest.
+    Return nothing if most rows have none, since the whole batch pays for the widest.
     """
     nothing: list[list[int]] = [[] for _ in rows]
     if not drafts or ahead < 1:
@@ -187,8 +187,8 @@ def _guesses(
 
 
 def _take(text: list[int], choices: list[int], guess: list[int], ends: Sequence[int]) -> int:
-    """Add to a text the choices along a guess, up to the first that departs from it or ends the
-    text; return how many of the guess were followed."""
+    """Add the choices along a guess to a text, up to the first that differs from it or ends the
+    text; return how many tokens of the guess were right."""
     count = next((i for i, token in enumerate(guess) if choices[i] != token), len(guess))
     end = next((i for i, token in enumerate(choices[: count + 1]) if token in ends), count)
     text += choices[: end + 1]

@@ -1,7 +1,7 @@
-"""A model behind an OpenAI-compatible server: what it can do is tried out, never believed.
+"""A model behind an OpenAI-compatible server, whose abilities are tried out and never assumed.
 
-Where no way to score a value agrees with what generation reports (`endpoint_facts`), the model can
-be sampled only, and exact gates are not evaluated, with the reason.
+If no way to score a value agrees with what generation reports (`endpoint_facts`), the model can
+only be sampled, and exact gates are not evaluated, with the reason.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Raise when a change of this package changes what is asked of an endpoint.
+# Increase when a change to this package changes the requests to an endpoint.
 ENDPOINT_VERSION = 1
-# OpenAI takes no more; texts are cut at the others here.
+# OpenAI accepts no more; the others are applied here.
 _MOST_STOPS = 4
 _TOO_LONG = re.compile(r"context|too (long|large|many tokens)|max_model_len|exceed", re.IGNORECASE)
-# Room for special tokens, which are no text.
+# Room for special tokens, which are not text.
 _SPARE_TOKENS = 8
 
 
@@ -83,12 +83,12 @@ class EndpointModel(Writing):
 
     @property
     def abilities(self) -> frozenset[str]:
-        """What was found that it can do; each text is a request of its own."""
+        """Return the abilities that were found; each text is a request of its own."""
         return self.facts.abilities | {"separate"}
 
     @property
     def spent(self) -> tuple[int, int]:
-        """Requests and tokens up to now."""
+        """Return the requests and tokens spent so far."""
         return self._client.requests, self._client.tokens
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class EndpointModel(Writing):
     ) -> list[str]:
         """Return the greedy answer to the last turn of each conversation.
 
-        Raises UnansweredError, EndpointError where messages are not answered.
+        Raises UnansweredError, and EndpointError if the endpoint does not answer messages.
         """
         if not self.facts.chat:
             raise EndpointError(f"{self._client.address.url} does not accept chat prompts")
@@ -118,7 +118,7 @@ class EndpointModel(Writing):
     ) -> list[str]:
         """Return what the model writes to each prompt as `completion` or `chat`.
 
-        Raises UnansweredError where any prompt has no answer, EndpointError for another style.
+        Raises UnansweredError if a prompt has no answer, and EndpointError for another style.
         """
         able = {"completion": self.facts.completes, "chat": self.facts.chat}
         if not able.get(style):
@@ -185,7 +185,8 @@ class EndpointModel(Writing):
         return self._of_each(examples, self._scored)
 
     def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
-        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+        """Return each answer's loss (nats) and its number of tokens; None if it does not fit the
+        context."""
 
         def loss(row: ValueRow) -> tuple[float, int] | None:
             try:
@@ -207,8 +208,8 @@ class EndpointModel(Writing):
     def _of_each(
         self, examples: Sequence[Example], work: Callable[[ValueRow], T], context: bool = True
     ) -> list[T]:
-        """Return what `work` makes of each example's row. Raises UnansweredError, EndpointError
-        where values cannot be scored."""
+        """Return what `work` makes of each example's row. Raises UnansweredError, and EndpointError
+        if values cannot be scored."""
         from pytest_unlearn.models.scoring import value_rows
 
         if not self.facts.scores:
@@ -224,7 +225,7 @@ class EndpointModel(Writing):
         rows: Sequence[Any]
         try:
             rows = value_rows(tokenizer, examples, limit)
-        except EndpointError:  # of one text; those that were cut are remembered
+        except EndpointError:  # of one text; tokenizations are cached
             rows = examples
         return _all(self._client.each(of_one, rows))
 
@@ -236,15 +237,15 @@ class EndpointModel(Writing):
 
         choices = self._choices(row)
         log_probs = [choice.log_prob for choice in choices]
-        # Only whether a token is the first choice is known, not what another one is called.
+        # It is only known whether a token is the first choice, not which other token is.
         chosen = [w if c.first else -1 for c, w in zip(choices, row.answer, strict=True)]
         margins = [choice.margin for choice in choices]
         tokens = RowScores(log_probs, log_probs, [], chosen, margins)
         return value_scores(row, tokens, self._spelled(row, choices))
 
     def _spelled(self, row: ValueRow, choices: Sequence[Choice]) -> bool:
-        """Tell whether greedy decoding writes the value: by generation, where another way to cut
-        the same text into tokens may be the first choice."""
+        """Return whether greedy decoding writes the value; decide by generation if another
+        tokenization of the same text may be the first choice."""
         departure = next((i for i, choice in enumerate(choices) if not choice.first), None)
         if departure is None:
             return True
@@ -269,10 +270,10 @@ def _all(answers: Sequence[T | EndpointError]) -> list[T]:
 
 
 def connect(client: Client, chat: bool = False, thinking: bool = False) -> EndpointModel:
-    """Return the model of an endpoint, once it is known what it can do. `chat`: messages will be
-    sent; `thinking`: the model may think before it answers.
+    """Find out what an endpoint can do, and return its model. `chat`: messages will be sent;
+    `thinking`: the model may think before it answers.
 
-    Raises as `find_out`.
+    Raises as `find_out` does.
     """
     return EndpointModel(client, *find_out(client, chat), thinking)
 
@@ -294,11 +295,11 @@ class EndpointEngine:
         return EndpointEngine(read_options(self.options, text))
 
     def key(self) -> dict[str, Any]:
-        """Return what changes what is asked of a server."""
+        """Return everything that changes the requests to a server."""
         return {"version": ENDPOINT_VERSION}
 
     def check(self, source: ModelSource, flag: str) -> None:
-        """Raise UserError for what is no address."""
+        """Raise UserError for a name that is not an address."""
         if not is_address(source.name):
             raise UserError(
                 f"{flag}: {source.name} is not an address; write "
@@ -313,7 +314,7 @@ class EndpointEngine:
         dtype: str,
         progress: Callable[[str], None],
     ) -> EndpointModel:
-        """Return the model at the address that is the source's name, with no key."""
+        """Return the model at the address that is the source's name, without a key."""
         client = Client(parse_address(source.name, "--unlearn-model"), self.options)
         model = connect(client, chat=True)
         for line in model.facts.lines():

@@ -1,7 +1,7 @@
-"""Requests to an OpenAI-compatible server: paced, tried again, counted, and sent nowhere else.
+"""Requests to an OpenAI-compatible server: paced, retried, counted, and sent nowhere else.
 
-Of the standard library: no proxy is used, no redirect is followed, and no library sends a prompt or
-a key to an address that the user did not name.
+This uses only the standard library: no proxy is used, no redirect is followed, and no library sends
+a prompt or a key to an address that the user did not name.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from pytest_unlearn.core.secret import REDACTED, Secret
 T = TypeVar("T")
 R = TypeVar("R")
 
-# A key given here is sent to the tested endpoint, and to another one only at the same address.
+# The key in this variable is sent to the tested endpoint, and to another one only at the same
+# address.
 KEY_VARIABLE = "UNLEARN_ENDPOINT_KEY"
-# What a server says when it will say something else a little later.
+# Statuses after which the next attempt may succeed.
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 # Seconds before the first further attempt, doubled each time, and the longest wait.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
-# No answer to one prompt is longer.
+# No answer to a single prompt is longer.
 _MOST_BYTES = 64 << 20
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class EndpointError(RuntimeError):
-    """An endpoint gave no usable answer; never to be read as "forgotten"."""
+    """An endpoint gave no usable answer; this never counts as "forgotten"."""
 
 
 class RefusedError(EndpointError):
-    """A server understood a request and refuses it: `status` is the HTTP status."""
+    """A server understood a request and refused it; `status` is the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -56,7 +57,7 @@ class BudgetError(EndpointError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is, and the name of a model there (empty: the only one that it has)."""
+    """The address of a server, and the name of a model there (empty: its only model)."""
 
     scheme: str
     host: str
@@ -66,7 +67,7 @@ class Address:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: who gets what is sent."""
+        """Return scheme, host and port, which identify the recipient of requests."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
@@ -77,7 +78,7 @@ class Address:
 
     @property
     def root(self) -> str:
-        """The path above the API, where servers have what OpenAI does not."""
+        """Return the path above the API, where servers offer what OpenAI does not."""
         return self.path.removesuffix("/v1")
 
 
@@ -108,7 +109,7 @@ def parse_address(text: str, flag: str) -> Address:
 
 
 def _host(name: str) -> str:
-    """Return a host as it is looked up, empty for what can be none."""
+    """Return a host as it is looked up; empty for a text that cannot be one."""
     try:
         ascii_name = name.encode("idna").decode() if ":" not in name else name
     except UnicodeError:  # an empty or too long part
@@ -132,13 +133,13 @@ def checked_key(key: str, variable: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EndpointOptions:
-    """How an endpoint is asked.
+    """How requests to an endpoint are made.
 
-    concurrency: requests under way at once. rate: requests a second at most (0: no limit).
-    timeout: seconds until a request is given up. retries: further attempts at a request. requests
+    concurrency: requests at the same time. rate: the most requests per second (0: no limit).
+    timeout: seconds until a request is abandoned. retries: further attempts at a request. requests
     and tokens: the most that may be spent in one run (0: no limit). key: the environment variable
-    that holds the key. baseline_key: the same for a base at another address. Several workers
-    (`-n`) share what is allowed evenly.
+    that holds the key. baseline_key: the same for a base at another address. Several workers (`-n`)
+    share these limits evenly.
     """
 
     concurrency: int = 4
@@ -151,7 +152,7 @@ class EndpointOptions:
     baseline_key: str = ""
 
     def __post_init__(self) -> None:
-        """Raise UserError for a number out of range, or a name that no variable can have."""
+        """Raise UserError for a number out of range, or for an invalid name of a variable."""
         for name, least in (("concurrency", 1), ("retries", 0), ("requests", 0), ("tokens", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: write a number of at least {least}")
@@ -170,7 +171,7 @@ class EndpointOptions:
 class Client:
     """Sends requests to one address and counts them; safe for several threads.
 
-    `requests` and `tokens` are what was spent, failed attempts included.
+    `requests` and `tokens` count what was spent, including failed attempts.
     """
 
     def __init__(
@@ -180,7 +181,8 @@ class Client:
         key: str | None = None,
         workers: int = 1,
     ) -> None:
-        """`key`: what is sent as the bearer. `workers`: processes that share the limits."""
+        """`key`: sent as the bearer token. `workers`: the number of processes that share the
+        limits."""
         self.address = address
         self.options = options
         self.requests = 0
@@ -189,15 +191,15 @@ class Client:
         self._workers = workers
         self._lock = threading.Lock()
         self._next = 0.0
-        # Whether the server ever answered, and whether its last word was none.
+        # Whether the server ever answered, and whether its last request failed.
         self._answered = False
         self._down = False
-        # Connections that wait for the next request; closed with the client.
+        # Idle connections for the next requests; closed with the client.
         self._idle: list[http.client.HTTPConnection] = []
         self._finalizer = weakref.finalize(self, _close, self._idle)
 
     def get(self, path: str) -> Any:
-        """Return the JSON that a path of the API gives. Raises EndpointError."""
+        """Return the JSON at a path of the API. Raises EndpointError."""
         return self._json("GET", self.address.path + path, None)
 
     def post(
@@ -209,8 +211,8 @@ class Client:
     ) -> dict[str, Any]:
         """Return the JSON object that answers a request.
 
-        `above`: of a path above the API. `attempts`: at most, None for those of the options. Raises
-        EndpointError: RefusedError for what the server refuses, BudgetError.
+        `above`: the path is above the API. `attempts`: at most this many; None for the number in
+        the options. Raises EndpointError; RefusedError if the server refuses; BudgetError.
         """
         start = self.address.root if above else self.address.path
         answer = self._json("POST", start + path, json.dumps(body).encode(), attempts)
@@ -223,7 +225,8 @@ class Client:
         return answer
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R | EndpointError]:
-        """Return what `work` makes of each item, in order, several at once; errors as values."""
+        """Return what `work` makes of each item, in order; several run at once, and errors are
+        returned as values."""
 
         def one(item: T) -> R | EndpointError:
             try:
@@ -241,7 +244,7 @@ class Client:
             pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """Close what is open; the next request opens it anew."""
+        """Close all connections; the next request opens a new one."""
         _close(self._idle)
 
     # -- one request -------------------------------------------------------------------------
@@ -255,7 +258,8 @@ class Client:
             try:
                 answer = self._attempt(method, path, body)
             except _Passing as failure:
-                # What was never there will not come, and a server that is down is down for all.
+                # A server that never answered will not answer now, and a server that is down is
+                # down for all requests.
                 last = attempt == attempts - 1 or self._down
                 last = last or (failure.absent and not self._answered)
                 if last:
@@ -307,7 +311,7 @@ class Client:
                 f"{url} gave no complete answer within {self.options.timeout:g} s; check whether "
                 "it is busy, or write timeout=SECONDS after --unlearn-engine=endpoint:"
             ) from None
-        except http.client.HTTPException as error:  # cut off, or no HTTP
+        except http.client.HTTPException as error:  # cut off, or not HTTP
             raise _Passing(f"{url} gave a broken answer ({type(error).__name__})") from None
         except ssl.SSLError as error:
             raise _Passing(
@@ -319,7 +323,7 @@ class Client:
             raise _Passing(
                 f"{url} cannot be reached ({error.strerror or type(error).__name__})", absent=True
             ) from None
-        if self._key:  # a server may repeat what it was sent, in an error or in a text
+        if self._key:  # a server may repeat the key, in an error or in a text
             raw = raw.replace(self._key.reveal().encode(), REDACTED.encode())
         if status in _PASSING:
             raise _Passing(f"{url} answered {status}{self._said(raw)}", wait=_retry_after(headers))
@@ -355,7 +359,7 @@ class Client:
             try:
                 response = self._sent(connection, method, path, body)
             except (ConnectionError, http.client.BadStatusLine):
-                if not used:  # a server may close one that was kept open
+                if not used:  # a server may close an idle connection
                     raise
                 connection.close()
                 connection = self._connected()
@@ -405,7 +409,7 @@ class Client:
 
     @staticmethod
     def _said(raw: bytes) -> str:
-        """Return what a server says of an error, short and on one line."""
+        """Return a server's error message, shortened and on one line."""
         text = raw.decode("utf-8", "replace").strip()
         with contextlib.suppress(ValueError):
             text = _message(json.loads(text)) or text
@@ -415,7 +419,8 @@ class Client:
 
 
 class _Passing(EndpointError):
-    """What may be otherwise at the next attempt. `wait`: seconds that the server asks for."""
+    """An error that the next attempt may not have. `wait`: the seconds that the server asks to
+    wait."""
 
     def __init__(self, message: str, wait: float | None = None, absent: bool = False) -> None:
         super().__init__(message)
@@ -431,7 +436,8 @@ def _close(connections: list[http.client.HTTPConnection]) -> None:
 def _read(
     response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
 ) -> bytes:
-    """Return a body whole. Raises TimeoutError where it takes longer, IncompleteRead cut off."""
+    """Return a complete body. Raises TimeoutError if it takes too long, and IncompleteRead if it is
+    cut off."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -449,12 +455,12 @@ def _read(
             raise http.client.HTTPException("too long")
     if response.length:  # bytes that were promised
         raise http.client.IncompleteRead(b"", response.length)
-    response.close()  # read1() leaves it open, and the connection busy
+    response.close()  # read1() leaves the response open, and the connection busy
     return b"".join(parts)
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:
-    """Return the seconds that a server asks to wait, where it says so in seconds."""
+    """Return the seconds that a server asks to wait, if it gives them in seconds."""
     try:
         seconds = float(headers.get("Retry-After", ""))
     except ValueError:
@@ -463,7 +469,7 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 
 
 def _message(answer: Any) -> str:
-    """Return the message in what a server says of an error, in any of the usual forms."""
+    """Return the message in a server's error response, in any of the usual forms."""
     for name in ("error", "message", "detail"):
         if isinstance(answer, dict) and name in answer:
             answer = answer[name]
@@ -472,7 +478,7 @@ def _message(answer: Any) -> str:
 
 
 def failures(answers: Iterable[object]) -> Iterator[tuple[int, EndpointError]]:
-    """Yield place and error of what `Client.each` could not do."""
+    """Yield the index and the error of each item that `Client.each` could not do."""
     for number, each in enumerate(answers):
         if isinstance(each, EndpointError):
             yield number, each

@@ -1,8 +1,8 @@
-"""What an endpoint's server answers, and what of it can be relied upon: found out at the start.
+"""Find out at the start what an endpoint's server can do, and how to read its answers.
 
-Servers drop what they cannot do and answer 200 all the same: `echo` and `logprobs` (transformers
-serve, llama.cpp), a temperature, a seed. So a known prompt is asked, and the value of greedy
-decoding must score what its generation reported.
+Servers ignore parameters that they do not support and still answer 200: `echo` and `logprobs`
+(transformers serve, llama.cpp), a temperature, a seed. So known prompts are sent, and the text of
+greedy decoding must get the score that its generation reported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytest_unlearn.core.store import digest_of
 from pytest_unlearn.models.endpoint_client import Client, EndpointError, RefusedError
 from pytest_unlearn.models.endpoint_tokenizer import EndpointTokenizer, tokenizer_of
 
-# Sampling and penalties as a plain model has them, which servers set otherwise by default.
+# Sampling and penalties of the plain model; servers have other defaults.
 PLAIN: Mapping[str, Any] = {
     "top_k": 0,
     "min_p": 0.0,
@@ -28,17 +28,17 @@ PLAIN: Mapping[str, Any] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-# What is asked to see what a server does.
+# Prompts to find out what a server does.
 _PROMPTS = ("def add(a, b):\n    return", "import os\nimport")
 _OPEN_PROMPT = "My first pet was called"
 _UNLIKELY = " zebra7 quux"
 _PROBE_TOKENS = 8
-# By how much the score of a token may differ from what its generation reported, in nats: on
-# average, and at most. Half precision and other batches are within it, masked scores are not.
+# How much the score of a token may differ from what its generation reported, in nats: on average,
+# and at most. Half precision and other batches stay within it; masked scores do not.
 _MEAN_OFF, _MOST_OFF = 0.03, 0.15
-# An unlikely value is at least so much less likely than the greedy one, in nats.
+# An unlikely value must be at least this much less likely than the greedy one, in nats.
 _LEAST_APART = 3.0
-# A server that does not know a path, and one that does not know a parameter.
+# Statuses for an unknown path, and for an unknown parameter.
 _NO_PATH, _NO_PARAMETER = (404, 405, 501), (400, 422)
 NO_THOUGHT = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
 _UNUSABLE = ("content_filter", "error", "abort", "")
@@ -52,11 +52,11 @@ class TooLongForEndpointError(EndpointError):
 class Facts:
     """What was found out about an endpoint.
 
-    scores: how a value is scored, `echo` or `grammar`; empty where it cannot be, and `why`.
-    plain: it takes `PLAIN`. chat: it answers messages; thought: and takes the switch for thinking.
-    seeded: the same seed draws the same text. repeatable: greedy decoding writes the same twice.
-    context: the most tokens, if it says so. version: what the server says of itself. written:
-    digest of what it writes, which tells another model under the same name.
+    scores: how a value is scored, `echo` or `grammar`; empty if it cannot be, and `why`. plain: it
+    accepts `PLAIN`. chat: it answers messages; thought: it also accepts the switch for thinking.
+    seeded: the same seed gives the same text. repeatable: greedy decoding gives the same text
+    twice. context: the most tokens, if it says so. version: what the server says about itself.
+    written: digest of its texts, which reveals another model under the same name.
     """
 
     model: str
@@ -113,7 +113,7 @@ class Choice:
 
 
 def chosen(answer: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return the one choice of an answer. Raises EndpointError for what is no whole answer."""
+    """Return the only choice of an answer. Raises EndpointError unless the answer is complete."""
     if answer.get("error"):
         raise EndpointError(
             f"the endpoint answered 200 with an error: {str(answer['error'])[:200]}"
@@ -149,7 +149,7 @@ def text_of(choice: Mapping[str, Any]) -> str:
 
 
 def message_of(choice: Mapping[str, Any]) -> str:
-    """Return an answer with the thought before it: what leaks there has leaked."""
+    """Return an answer with the thought before it, since what leaks there has leaked."""
     message = choice.get("message")
     parts = message if isinstance(message, dict) else {}
     content = parts.get("content")
@@ -160,10 +160,11 @@ def message_of(choice: Mapping[str, Any]) -> str:
 
 
 def reported(choice: Mapping[str, Any]) -> list[Choice | None]:
-    """Return the tokens of a choice, None for one without a log-probability; empty for none.
+    """Return the tokens of a choice, None for a token without a log-probability; empty if there are
+    no tokens.
 
     Reads OpenAI's form of completions (vLLM) and that of chats (llama.cpp). Raises EndpointError
-    for a number that is no log-probability.
+    for a number that is not a log-probability.
     """
     scores = choice.get("logprobs")
     if not isinstance(scores, dict):
@@ -211,11 +212,11 @@ def forced(
     ids: Sequence[int],
     answer: Sequence[int],
 ) -> list[Choice]:
-    """Return each token of `answer` after the token ids of a prompt, as the model rates it.
+    """Return the model's score of each token of `answer` after the token ids of a prompt.
 
-    By echo the whole text is read in one pass. By grammar a text of these very tokens is forced; a
-    grammar of their characters would be cut into other tokens. Raises EndpointError where the
-    server does not report each token.
+    With echo, the whole text is read in one pass. With a grammar, exactly these tokens are forced;
+    a grammar of their characters could be tokenized differently. Raises EndpointError if the server
+    does not report each token.
     """
     body: dict[str, Any] = {"model": facts.model, "temperature": 0, "logprobs": 2}
     body |= PLAIN if facts.plain else {}
@@ -244,9 +245,9 @@ def forced(
 
 
 def find_out(client: Client, chat: bool = False) -> tuple[Facts, EndpointTokenizer | None]:
-    """Find out what an endpoint can do, and how its model cuts texts into tokens.
+    """Find out what an endpoint can do, and how its model tokenizes texts.
 
-    `chat`: messages will be sent. Raises EndpointError where it is no usable API, UserError where
+    `chat`: messages will be sent. Raises EndpointError if it is not a usable API, and UserError if
     it lacks the model.
     """
     name, context = _model_at(client)
@@ -301,7 +302,7 @@ def _model_at(client: Client) -> tuple[str, int | None]:
 def _with_completions(
     client: Client, facts: Facts
 ) -> tuple[Facts, list[str], list[list[Choice | None]]]:
-    """Ask known prompts twice; return texts and reported tokens as well."""
+    """Send known prompts twice; also return texts and reported tokens."""
     body = {"model": facts.model, "max_tokens": _PROBE_TOKENS, "temperature": 0}
     ways: tuple[dict[str, Any], ...] = ({**PLAIN, "logprobs": 2}, PLAIN, {"logprobs": 2}, {})  # type: ignore[assignment]
     refusal: RefusedError | None = None
@@ -344,7 +345,7 @@ def _with_completions(
 
 
 def _with_samples(client: Client, facts: Facts) -> Facts:
-    """Draw texts: a temperature must do something, and a seed draws the same again."""
+    """Sample texts: a temperature must change them, and the same seed must give the same text."""
     body: dict[str, Any] = {"model": facts.model, "max_tokens": 2 * _PROBE_TOKENS}
     body |= {"prompt": _OPEN_PROMPT, "temperature": 1.0, "top_p": 1.0}
     body |= PLAIN if facts.plain else {}
@@ -422,7 +423,7 @@ def _score_fault(
     for prompt, text, reported_tokens in zip(_PROMPTS, texts, tokens, strict=True):
         start, ids = tokenizer.ids(prompt), tokenizer.ids(prompt + text)
         reports = [choice for choice in reported_tokens if choice is not None]
-        # A text may be cut into other tokens than those that were written.
+        # The tokenizer may cut a text into other tokens than the model wrote.
         if ids[: len(start)] != start or len(ids) - len(start) != len(reports):
             continue
         answer = ids[len(start) :]

@@ -1,6 +1,6 @@
-"""The tokenizer of an endpoint's model, asked of its server: vLLM's and llama.cpp's `/tokenize`.
+"""The tokenizer of an endpoint's model, through vLLM's or llama.cpp's `/tokenize`.
 
-It is called as those of transformers are, so that the same values are cut in the same places.
+It is called like those of transformers, so that the same values are cut in the same places.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ Piece = tuple[int, bytes]
 
 
 class EndpointTokenizer:
-    """Cuts texts into tokens by asking a server; remembers what it was asked.
+    """Tokenizes texts by asking a server, and caches the answers.
 
-    `pieces(text, special)` asks for one text. Raises EndpointError for pieces that do not spell it.
+    `pieces(text, special)` asks for one text. Raises EndpointError for pieces that do not spell the
+    text.
     """
 
     def __init__(self, client: Client, pieces: Callable[[str, bool], list[Piece]]) -> None:
@@ -52,17 +53,17 @@ class EndpointTokenizer:
         }
 
     def ids(self, text: str) -> list[int]:
-        """Return a text's token ids, with those that start every text."""
+        """Return a text's token ids, including those that start every text."""
         return list(self._cut(text, True)[0])
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of token ids that this tokenizer gave."""
+        """Return the text of token ids that this tokenizer returned."""
         with self._lock:
             return b"".join(self._known.get(each, b"") for each in ids).decode("utf-8", "replace")
 
     @functools.cached_property
     def _start(self) -> list[int]:
-        """The tokens that start every text."""
+        """Return the tokens that start every text."""
         return [token for token, _ in self._pieces("", True)]
 
     def _encoded(self, text: str, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -88,7 +89,8 @@ class EndpointTokenizer:
 
 
 def _offsets(text: str, parts: Sequence[bytes], shift: int) -> list[tuple[int, int]]:
-    """Return the characters that each piece covers; one of part of a character covers it whole."""
+    """Return the characters that each piece covers; a piece of a part of a character covers all of
+    it."""
     owner = [n for n, char in enumerate(text) for _ in char.encode("utf-8", "surrogatepass")]
     offsets, at = [], -shift
     for part in parts:
@@ -99,9 +101,9 @@ def _offsets(text: str, parts: Sequence[bytes], shift: int) -> list[tuple[int, i
 
 
 def tokenizer_of(client: Client, model: str, text: str) -> EndpointTokenizer | None:
-    """Return the tokenizer of a server, of vLLM's or llama.cpp's form; None for one without.
+    """Return the tokenizer of a server, in vLLM's or llama.cpp's form; None if it has neither.
 
-    `text`: what both are tried on.
+    `text`: the text to try both on.
     """
 
     def llama(text: str, special: bool, attempts: int | None) -> list[Piece]:
@@ -150,7 +152,7 @@ def _objects(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _llama_piece(piece: Any) -> bytes:
-    """Return a piece's bytes: llama.cpp writes what is no whole character as a list of them."""
+    """Return a piece's bytes; llama.cpp gives incomplete characters as a list of bytes."""
     if isinstance(piece, str):
         return piece.encode("utf-8", "surrogatepass")
     if isinstance(piece, list) and all(isinstance(b, int) and 0 <= b < 256 for b in piece):
@@ -168,7 +170,7 @@ def _of_bytes(name: str) -> bytes:
 
 @functools.cache
 def _letters() -> dict[str, int]:
-    """Map GPT-2's letters to bytes: printable ones stand for themselves, others come from 256 on.
+    """Map GPT-2's letters to bytes: printable ones are themselves, the others start at 256.
 
     Source: `bytes_to_unicode` of openai/gpt-2.
     """

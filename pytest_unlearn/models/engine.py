@@ -1,9 +1,9 @@
-"""What runs a model: the protocol of an engine's models, and how each says what it can do.
+"""What runs a model: the protocol of an engine's models, and how each declares its abilities.
 
-An engine gives models; a model completes prompts, and declares in `abilities` what else it can do.
-What it cannot do is not evaluated, with the reason: never zero, and never read as forgotten. Other
-packages add engines by an entry point of the group `pytest_unlearn.engines`: its name is the
-engine's, its object an `Engine`.
+An engine opens models; a model completes prompts, and declares in `abilities` what else it can do.
+What it cannot do is not evaluated, with the reason; it never counts as zero or as forgotten. Other
+packages add engines through entry points of the group `pytest_unlearn.engines`, which have the
+engine's name and point to an `Engine`.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ METHODS: dict[Ability, str] = {
 
 
 def is_address(name: str | None) -> bool:
-    """Tell whether a model's name is the address of an endpoint."""
+    """Return whether a model's name is the address of an endpoint."""
     return name is not None and name.lower().startswith(("http://", "https://"))
 
 
 class RunnableModel(Protocol):
-    """A model in one state, ready to run. Only `complete` must be there; see `METHODS`."""
+    """A model in one state, ready to run. Only `complete` is required; see `METHODS`."""
 
     @property
     def abilities(self) -> frozenset[str]:
@@ -128,7 +128,8 @@ class RunnableModel(Protocol):
         """Return the scores of each example's answer, from one teacher-forced pass."""
 
     def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
-        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+        """Return each answer's loss (nats) and its number of tokens; None if it does not fit the
+        context."""
 
     def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the log-probability (nats) of each value after its prompt."""
@@ -140,17 +141,17 @@ class RunnableModel(Protocol):
         """Return the norm of the gradient of each example's loss."""
 
     def hidden_states(self, texts: Sequence[str], depth: float = 1.0) -> list[Any]:
-        """Return hidden states `[tokens, hidden]` of each text, after a share of the layers."""
+        """Return the hidden states `[tokens, hidden]` of each text, after a share of the layers."""
 
     def context(self) -> int | None:
-        """Return the most tokens of a text, None for no limit."""
+        """Return the most tokens of a text; None for no limit."""
 
     @property
     def tokenizer(self) -> Any:
         """The transformers tokenizer of a model with the ability `weights`."""
 
     def active(self) -> AbstractContextManager[Any]:
-        """Give the transformers model with its weights in this state, for a `with` block."""
+        """Yield the transformers model with its weights in this state, for a `with` block."""
 
 
 class Writing(ABC):
@@ -173,21 +174,21 @@ class Writing(ABC):
 
 @runtime_checkable
 class Engine(Protocol):
-    """An inference engine. `open` gives a model of it; nothing of a model is read before."""
+    """An inference engine. `open` returns a model; nothing of the model is read before."""
 
     name: str
     abilities: frozenset[str]
 
     def configured(self, text: str) -> Engine:
-        """Return the engine with the options that a user writes behind its name and a colon, as
-        `option=value,option=value`. Raises UserError for what it does not know."""
+        """Return the engine with the options that the user wrote after its name and a colon, as
+        `option=value,option=value`. Raises UserError for unknown options."""
 
     def key(self) -> dict[str, Any]:
-        """Return plain JSON data that name all of the engine that can change what a model writes:
-        its version, mode and limits of batches. Part of the key of every completion."""
+        """Return, as plain JSON data, everything about the engine that can change what a model
+        writes: its version, mode and batch limits. This is part of the key of every completion."""
 
     def check(self, source: ModelSource, flag: str) -> None:
-        """Raise UserError where the engine cannot run a model, before anything is paid for."""
+        """Raise UserError if the engine cannot run a model, before anything expensive is done."""
 
     def open(
         self,
@@ -202,8 +203,8 @@ class Engine(Protocol):
 def abilities_of(model: object) -> frozenset[str]:
     """Return what a model can do: what it declares or, if it declares nothing, has methods for.
 
-    Raises UserError for a model that cannot complete a prompt, that declares an ability which
-    nobody knows, or one whose methods it lacks.
+    Raises UserError for a model that cannot complete a prompt, that declares an unknown ability, or
+    that lacks the methods of one.
     """
     name = type(model).__name__
     has = frozenset(
@@ -238,7 +239,7 @@ _OWN = {TRANSFORMERS: "transformers_engine", "vllm": "vllm_engine", ENDPOINT: "e
 
 @functools.cache
 def engines() -> Mapping[str, Engine]:
-    """Return all engines by name. Raises UserError for an entry point that gives none."""
+    """Return all engines by name. Raises UserError for an entry point that is not an engine."""
     known: dict[str, Engine] = {}
     for name, module in _OWN.items():
         path = f"pytest_unlearn.models.{module}"
@@ -249,9 +250,9 @@ def engines() -> Mapping[str, Engine]:
 
 
 def engine_named(text: str) -> Engine:
-    """Return the engine of a name, or of `name:option=value,...`.
+    """Return the engine for `name` or `name:option=value,...`.
 
-    Raises UserError where there is none of the name, and for options that it does not know.
+    Raises UserError if there is no such engine, and for options that it does not know.
     """
     known = engines()
     name, colon, options = text.partition(":")
@@ -267,16 +268,18 @@ def engine_named(text: str) -> Engine:
 
 
 def read_options(options: T, text: str) -> T:
-    """Return a dataclass of numbers and words with the changes of `name=value,name=value`.
+    """Return a dataclass of numbers and words, changed by `name=value,name=value`.
 
-    Raises UserError, also that of the dataclass for a number out of range.
+    Raises UserError, including the dataclass's own for a number out of range.
     """
     before: Any = options
     types = get_type_hints(type(options))
     changes: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or name not in types:  # what is written may be a key: it is not repeated
+        if (
+            not equals or name not in types
+        ):  # the text may be a key, so the message does not repeat it
             raise UserError(f"write options as name=value,name=value with {', '.join(types)}")
         if name in changes:
             raise UserError(f"{name} is given twice; write it once")

@@ -1,4 +1,5 @@
-"""What a model takes of a machine, by its `config.json` alone: weights, bytes, operations, seconds.
+"""What a model needs from a machine, from its `config.json` alone: weights, bytes, operations,
+seconds.
 
 Parameters, adapters, gradients and optimizer states are exact for the architectures of the presets:
 a test builds each of them on torch's `meta` device and compares. What a training pass keeps for its
@@ -20,23 +21,23 @@ from typing import Any
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models.presets import CONTEXTS
 
-# Kinds whose norms are LayerNorms with biases and whose MLP has two matrices, not three.
+# Model types with LayerNorms with biases and an MLP of two matrices, not three.
 _PLAIN = frozenset(("starcoder2", "gpt2", "gpt_neox", "gpt_bigcode"))
-# Kinds all of whose tensors are known here.
+# Model types of which all tensors are known here.
 _EXACT = frozenset(("llama", "qwen2", "starcoder2"))
-# Logits made at once in training: 64 MiB in float32.
+# Logits computed at once in training: 64 MiB in float32.
 CHUNK_ELEMENTS = 2**24
-# Padded tokens of one pass that scores, to begin with; halved for good when a batch does not fit.
+# Padded tokens of one scoring pass, at first; halved for good if a batch does not fit.
 SCORED_TOKENS = 8192
 # Numbers in the vocabulary-sized tensor of such a pass: at most 128 MiB of float32.
 CHUNK_NUMBERS = 1 << 25
-# An adapter of at least this share of a layer's weights is added to them in a step, in float32: the
-# sums take as much memory as the weights, which are few then (`models.patching`).
+# An adapter with at least this share of its layer's weights is merged in each step, in float32: the
+# sums take as much memory as the weights, which are few in this case (`models.patching`).
 MERGED_SHARE = 0.15
-# Bytes of the base's hidden states at all retained rows, at most, to be kept from before the first
-# step (`unlearning.data`); more are made again in each step.
+# The most bytes of the base's hidden states at all retained rows that are kept from before the
+# first step (`unlearning.data`); otherwise they are computed again in each step.
 KEPT_STATES = 1 << 29
-# Bytes of a number in float32, in which sums, moments and norms are.
+# Bytes of a float32 number, the type of sums, moments and norms.
 _FLOAT = 4
 
 
@@ -44,9 +45,9 @@ _FLOAT = 4
 class Architecture:
     """The numbers that a model's size follows from.
 
-    `heads_width`, `keys_width`: numbers of a token in all query heads, and in all key heads.
-    `tied`: the head is the embedding. `plain`: LayerNorms and an MLP of two matrices, where others
-    have RMSNorms and three. `biases`: which linear layers of a transformer layer have them.
+    `heads_width`, `keys_width`: the numbers per token in all query heads and in all key heads.
+    `tied`: the head is the embedding. `plain`: it has LayerNorms and an MLP of two matrices,
+    instead of RMSNorms and three. `biases`: which linear layers of a transformer layer have them.
     `exact`: `parameters` is right to the last one.
     """
 
@@ -117,13 +118,14 @@ class Architecture:
         return self.layers * (layer + 2 * norm) + norm + embeddings
 
     def adapter(self, rank: int, targets: Collection[str] | None = None) -> int:
-        """Weights of a LoRA adapter on modules of these names; None: on all but the head."""
+        """Return the number of weights of a LoRA adapter on modules of these names; None: on all
+        but the head."""
         shapes = self.linear
         chosen = [shapes[name] for name in shapes if targets is None or name in targets]
         return self.layers * rank * sum(rows + columns for rows, columns in chosen)
 
     def merged_bytes(self, rank: int, targets: Collection[str] | None, width: int) -> int:
-        """Bytes of weights with an adapter added, where a step makes them (`MERGED_SHARE`)."""
+        """Return the bytes of merged weights, for layers that a step merges (`MERGED_SHARE`)."""
         shapes = [s for n, s in self.linear.items() if targets is None or n in targets]
         if width < _FLOAT:
             return 0
@@ -134,15 +136,15 @@ class Architecture:
         )
 
     def cache_bytes(self, tokens: int, width: int) -> int:
-        """Bytes of the keys and values of so many tokens; `width`: bytes of a weight."""
+        """Return the bytes of keys and values of this many tokens; `width`: bytes per weight."""
         return 2 * self.layers * self.keys_width * width * tokens
 
     def kept_bytes(self, tokens: int, width: int, rank: int, checkpointing: bool) -> int:
-        """Bytes that a pass over so many tokens keeps for the way back.
+        """Return the bytes that a pass over this many tokens keeps for the backward pass.
 
-        A layer keeps the inputs of its matrices, queries, keys and values, what the MLP multiplies,
-        and its norms' inputs (in float32 but for LayerNorms); with checkpointing its own input, and
-        one layer at a time the rest.
+        A layer keeps the inputs of its matrices, its queries, keys and values, the factors in the
+        MLP, and the inputs of its norms (in float32, except for LayerNorms). With checkpointing, it
+        keeps its own input, and one layer at a time keeps the rest.
         """
         norms = 2 * self.hidden * (width if self.plain else _FLOAT)
         mlp = (2 if self.plain else 4) * self.inner
@@ -155,10 +157,10 @@ class Architecture:
 
 
 def training_bytes(trained: int, width: int, optimizer: str, adapter: bool) -> int:
-    """Bytes that `unlearning.trainer.Trainer` holds for so many trained weights.
+    """Return the bytes that `unlearning.trainer.Trainer` holds for this many trained weights.
 
-    Those of an adapter, master weights in float32 where the model has fewer bits, gradients in
-    float32, and the optimizer's two moments, which `adamw8bit` keeps in a byte each.
+    These are an adapter's weights, float32 master weights if the model has fewer bits, float32
+    gradients, and the optimizer's two moments, which take one byte each with `adamw8bit`.
     """
     moments = 2 if optimizer == "adamw8bit" else 2 * _FLOAT
     own = width if adapter else 0
@@ -175,9 +177,9 @@ _SPEEDS = ("training_flops", "scoring_flops", "bandwidth", "layer_seconds")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A kind (`cpu`, `cuda`) and its speeds: floating-point operations a second in training and in
-    scoring, bytes of weights read a second in decoding, and seconds that a layer takes at the least
-    in a step of it."""
+    """A kind (`cpu`, `cuda`) and its speeds: floating-point operations per second in training and
+    in scoring, bytes of weights read per second in decoding, and the least seconds that a layer
+    takes in a decoding step."""
 
     kind: str
     name: str
@@ -196,7 +198,7 @@ MACHINES: Mapping[str, Machine] = {
 
 
 def machines(kind: str, dtype: str, speeds: Path | None) -> list[Machine]:
-    """Return the machines to plan for: those of a kind (`cpu`, `cuda`), or both.
+    """Return the machines to plan for: the one of a kind (`cpu`, `cuda`), or both.
 
     `dtype`: the run's, `auto` for each machine's own. `speeds`: a file of measured speeds, which
     replace the assumed ones of their kind. Raises UserError for a file without speeds.
@@ -229,8 +231,8 @@ def _measured(path: Path) -> Machine:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training to be planned: tokens of a step's rows, steps at the most, tokens of each look
-    and steps between looks, what is trained (`tune`, `rank`, `targets`) and how.
+    """A training to be planned: tokens per step, the most steps, tokens per evaluation and steps
+    between evaluations, what is trained (`tune`, `rank`, `targets`) and how.
 
     `base_passes`: passes of the base over a step's tokens, unless `states`, the numbers in its
     states at all retained rows, are kept. `keeps_base`: with `tune=full` a copy of
@@ -273,7 +275,7 @@ class PhaseCost:
 def training_cost(
     training: Training, shape: Architecture, parameters: int, machine: Machine
 ) -> PhaseCost:
-    """Return what a training takes of a machine."""
+    """Return what a training costs on a machine."""
     width, lora = machine.bytes_a_weight, training.tune == "lora"
     count = shape.adapter(training.rank, training.targets) if lora else parameters
     trained = training_bytes(count, width, training.optimizer, adapter=lora)
@@ -283,7 +285,7 @@ def training_cost(
     rank = training.rank if lora else 0
     held = shape.kept_bytes(part, width, rank, training.checkpointing)
     logits = min(CHUNK_ELEMENTS, part * shape.vocabulary)
-    # Forward, backward to the activations, and to the weights where these are trained.
+    # Forward, backward to the activations, and to the weights if these are trained.
     base_states = training.states * width * (training.states * width <= KEPT_STATES)
     passes = 2 + (not lora) + training.checkpointing + training.base_passes * (not base_states)
     flops = 2.0 * parameters * training.tokens * passes * training.steps
@@ -300,7 +302,7 @@ def training_cost(
 
 
 def pass_bytes(shape: Architecture, tokens: int, width: int) -> float:
-    """Return the bytes that a pass without a way back holds at once: those of one layer."""
+    """Return the bytes that a pass without a backward pass holds at once: those of one layer."""
     return float(tokens) * width * (3 * shape.inner + 6 * shape.hidden)
 
 
@@ -314,10 +316,11 @@ def asking_cost(
     steps: int,
     models: int,
 ) -> PhaseCost:
-    """Return what completions and scores take.
+    """Return what completions and scores cost.
 
     `longest`: the most tokens that a chunk of up to `rows` prompts holds at once. `tokens`: all
-    that go through a model. `steps`: decoding steps of all chunks. `models`: held at once.
+    tokens that go through a model. `steps`: decoding steps of all chunks. `models`: how many are
+    held at once.
     """
     width = machine.bytes_a_weight
     writing = shape.cache_bytes(longest, width) + pass_bytes(shape, longest, width)

@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-# Places for tokens in a batch for each token in it, at most.
+# The most places in a batch per token in it.
 MOST_CELLS = 2
 
 
 class GenerationError(RuntimeError):
-    """The model did not give usable predictions; never to be read as "forgotten"."""
+    """The model did not give usable predictions; this never counts as "forgotten"."""
 
 
 class TooLongError(GenerationError, IncompleteError):
-    """Some texts do not fit the model's context; `rows` are their places in what was given."""
+    """Some texts do not fit the model's context; `rows` are their indices."""
 
     def __init__(self, message: str, rows: Sequence[int]) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class TooLongError(GenerationError, IncompleteError):
 
 
 def context_of(model: PreTrainedModel | PeftModel) -> int | None:
-    """Return the most tokens that a model takes, None for a model without a limit."""
+    """Return the most tokens that a model accepts, None for a model without a limit."""
     config: Any = model.config
     for part in (config.get_text_config(), config):  # that of a multimodal model is inside
         for name in CONTEXTS:
@@ -61,10 +61,10 @@ def context_of(model: PreTrainedModel | PeftModel) -> int | None:
 
 
 def check_context(lengths: Sequence[int], context: int | None, what: str) -> None:
-    """Raise TooLongError where texts of `lengths` tokens do not fit a context.
+    """Raise TooLongError if texts of `lengths` tokens do not fit a context.
 
-    A value that is cut off there would read as forgotten. `what`: the start of the message, with
-    `{}` for the length.
+    A value that is cut off would look forgotten. `what`: the start of the message, with `{}` for
+    the length.
     """
     long = [row for row, length in enumerate(lengths) if context is not None and length > context]
     if long:
@@ -76,7 +76,7 @@ def check_context(lengths: Sequence[int], context: int | None, what: str) -> Non
 
 
 def check_ids(model: Any, rows: Sequence[Sequence[int]]) -> None:
-    """Raise GenerationError where a row holds a token id beyond the model's vocabulary."""
+    """Raise GenerationError if a row has a token id beyond the model's vocabulary."""
     size = int(model.get_input_embeddings().weight.shape[0])
     highest = max((max(row) for row in rows if row), default=0)
     if highest >= size:
@@ -87,7 +87,7 @@ def check_ids(model: Any, rows: Sequence[Sequence[int]]) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell a lack of memory from other errors; on a CPU it has no class of its own."""
+    """Return whether an error is a lack of memory, which has no class of its own on a CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -98,7 +98,7 @@ def _refuse_nan(logits: torch.Tensor) -> None:
 
 
 class _RefuseNan(LogitsProcessor):
-    """Stops `generate` at NaN."""
+    """Stop `generate` at NaN."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         _refuse_nan(scores)
@@ -106,10 +106,10 @@ class _RefuseNan(LogitsProcessor):
 
 
 class _Draw(LogitsProcessor):
-    """Leave one token a row: the one that the row's own random numbers draw.
+    """Leave one token per row, drawn by the row's own random numbers.
 
-    Inverse transform sampling with one uniform number a token, drawn on the CPU from the row's
-    seed: neither the batch, nor the device, nor how far other rows are has a part in it.
+    This is inverse transform sampling with one uniform number per token, drawn on the CPU from the
+    row's seed, so it does not depend on the batch, the device, or the progress of other rows.
     """
 
     def __init__(self, decoding: Decoding) -> None:
@@ -127,9 +127,9 @@ class _Draw(LogitsProcessor):
         self._step = 0
 
     def tokens(self, logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
-        """Return the token of each row in a step, `[n]`, from its logits `[n, vocabulary]`."""
+        """Return the token of each row in a step, `[n]`, given its logits `[n, vocabulary]`."""
         cumulative = scheme_log_probs(logits.double(), self._scheme).exp().cumsum(dim=-1)
-        # A little below the sum, which rounding may leave under 1.
+        # A little below the sum, which rounding may leave below 1.
         most = cumulative[:, -1:] * (1 - 1e-12)
         draws = self._draws[list(rows), step, None].to(logits.device) * most
         return torch.searchsorted(cumulative, draws, right=True)[:, 0]
@@ -144,7 +144,8 @@ class _Draw(LogitsProcessor):
 class _AtStop(StoppingCriteria):
     """End each row once it has written a stop.
 
-    Not transformers' `stop_strings`, which also ends a row at a stop that begins in its prompt.
+    This is not transformers' `stop_strings`, which also ends a row at a stop that begins in its
+    prompt.
     """
 
     def __init__(
@@ -181,9 +182,9 @@ def write(
 ) -> list[str]:
     """Return what the model writes to each prompt in a style: completion, chat or infill.
 
-    `suffixes` follow the gap of an infill, which is asked for as `infill` says (None: by the
+    `suffixes` follow the gap of an infill, whose prompt has the form `infill` (None: with the
     tokenizer's own tokens). `halved` is called with the number of rows of a batch that did not fit
-    in memory. `thinking`: a chat model may think first. `writer`: that of the model's states.
+    in memory. `thinking`: a chat model may think first. `writer`: the writer of the model's states.
     Raises as `complete_greedily` does, and StyleError if the tokenizer does not know the style.
     """
     rows, ends = prompt_rows(tokenizer, style, prompts, suffixes, infill, thinking)
@@ -213,9 +214,10 @@ def prompt_rows(
     infill: Infill | None = None,
     thinking: bool = False,
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the token ids that ask for each text as `write` does, and tokens that end an infill.
+    """Return the token ids of each prompt as `write` builds them, and the tokens that end an
+    infill.
 
-    Raises as `write`.
+    Raises as `write` does.
     """
     if style == "chat":
         return [chat_ids(tokenizer, prompt, thinking) for prompt in prompts], []
@@ -253,7 +255,7 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> l
 def _infill_rows(
     tokenizer: PreTrainedTokenizerBase, prompts: Iterable[tuple[str, str]], style: Infill | None
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the rows of token ids that ask for each middle, and the tokens that end one."""
+    """Return the token ids of the prompt for each middle, and the tokens that end one."""
     style = style or infill_style(tokenizer)
     vocabulary = tokenizer.get_vocab()
     ends = [vocabulary[end] for end in style.ends if end in vocabulary]
@@ -271,10 +273,10 @@ def _continue(
 ) -> list[str]:
     """Decode after rows of token ids.
 
-    `ends`: tokens that end a text, besides the model's own. A batch that does not fit the memory is
-    halved and tried again; `halved` is called with its number of rows. Raises TooLongError where
-    prompt and completion do not fit the model's context, GenerationError for a token id that the
-    model does not know and where not even one row fits the memory.
+    `ends`: tokens that end a text, besides the model's own. A batch that does not fit in memory is
+    halved and tried again; `halved` is called with its number of rows. Raises TooLongError if
+    prompt and completion do not fit the model's context, and GenerationError for a token id that
+    the model does not know or if not even one row fits in memory.
     """
     new = decoding.max_new_tokens
     check_context(
@@ -301,7 +303,7 @@ def _continue(
             raise
     if texts is not None:
         return texts
-    # Outside the handler: its traceback holds the tensors.
+    # Outside the handler, whose traceback holds the tensors.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(encoded) == 1:
@@ -320,10 +322,10 @@ def _continue(
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Cut rows of so many tokens into parts of which at most half is padding; their numbers.
+    """Cut rows of these lengths into parts of which at most half is padding; return their indices.
 
-    A row of thousands of tokens would give each row of its batch as many keys and values. Rows that
-    are one part stay in their order.
+    Otherwise, a row of thousands of tokens would give each row of its batch as many keys and
+    values. Rows that are one part stay in their order.
     """
     parts: list[list[int]] = []
     useful = 0
@@ -356,10 +358,10 @@ def _decoded(
 
 
 class Writer:
-    """Writes with the states of one model, in our loop where that gives what `generate` gives.
+    """Writes with the states of one model, in our own loop if that gives the same as `generate`.
 
-    That is tried on the first prompts of each state. What one state wrote greedily is the draft of
-    what the next writes after the same prompt.
+    This is tried on the first prompts of each state. What one state wrote greedily is the draft for
+    what the next one writes after the same prompt.
     """
 
     def __init__(self) -> None:
@@ -367,7 +369,7 @@ class Writer:
         self._drafts: dict[tuple[int, ...], list[int]] = {}
 
     def gives_up(self, model: Any) -> bool:
-        """Tell whether a model that has written gave up texts below `least`, as our loop does."""
+        """Return whether a model that has written gave up texts below `least`, as our loop does."""
         return self._ways[type(model)] is not None
 
     def written(
@@ -378,7 +380,7 @@ class Writer:
         decoding: Decoding,
         ends: Sequence[int],
     ) -> list[list[int]]:
-        """Return token ids after each prompt, which may go on behind one of `ends`."""
+        """Return the token ids after each prompt, which may continue after one of `ends`."""
         kind = type(model)
         if kind not in self._ways:
             self._ways[kind] = _way(model, tokenizer, prompts, ends)
@@ -404,7 +406,7 @@ def _in_loop(
 ) -> list[list[int]]:
     """Return token ids after each prompt, from `decoding.written`."""
     draw = _Draw(decoding).tokens if decoding.temperature > 0 else None
-    # Texts that are given up end at once; the choices along a draft are not all of one text.
+    # Abandoned texts end at once; the choices along a draft are not all from one text.
     least = math.log(decoding.least) if decoding.least > 0 else -math.inf
     drafts = drafts if least == -math.inf else []
     chances = torch.zeros(len(prompts), decoding.max_new_tokens)  # in nats, of each token
@@ -435,7 +437,7 @@ def _in_loop(
     return [text if own[row] >= least else [] for row, text in enumerate(texts)]
 
 
-# Of what is tried against `generate`: prompts, and tokens of each.
+# For the comparison with `generate`: prompts, and tokens of each.
 _TRIED, _TRIED_TOKENS = 3, 8
 
 
@@ -445,9 +447,9 @@ def _way(
     prompts: Sequence[list[int]],
     ends: Sequence[int],
 ) -> bool | None:
-    """Return whether our loop may read prompts as a tree, or None where only `generate` will do.
+    """Return whether our loop may read prompts as a tree, or None if only `generate` is right.
 
-    The loop must choose what `generate` chooses, after prompts of different lengths: with a right
+    The loop must choose what `generate` chooses after prompts of different lengths: with a right
     draft, so that a row leaves the others, with a wrong one, and with none.
     """
     if not fits(model):
@@ -475,7 +477,7 @@ def _generated(
     decoding: Decoding,
     ends: Sequence[int],
 ) -> list[list[int]]:
-    """Return what `generate` gives for a batch, padded on the left."""
+    """Return what `generate` writes for a batch, padded on the left."""
     width = max(map(len, encoded))
     ids, mask = padded(encoded, int(tokenizer.pad_token_id), model.device, left=True)
     settings: Any = GenerationConfig
@@ -500,18 +502,18 @@ def _generated(
 
 
 def until(row: list[int], width: int, ends: Sequence[int]) -> list[int]:
-    """Cut a row at the first of `ends` behind its prompt.
+    """Cut a row at the first of `ends` after its prompt.
 
-    Some tokenizers do not call such a token special, and would give it as text.
+    Some tokenizers do not treat such a token as special, and would decode it as text.
     """
     stop = next((i for i in range(width, len(row)) if row[i] in ends), len(row))
     return row[:stop]
 
 
 def new_text(tokenizer: PreTrainedTokenizerBase, row: list[int], width: int, padding: int) -> str:
-    """Decode prompt and completion together and cut the prompt off.
+    """Decode prompt and completion together, and cut off the prompt.
 
-    Decoded alone, a completion loses its first space with SentencePiece tokenizers.
+    Decoded alone, a completion would lose its first space with SentencePiece tokenizers.
     """
     prompt = decode(tokenizer, row[padding:width])
     text = decode(tokenizer, row[padding:])
@@ -525,9 +527,9 @@ _BROKEN = "�"
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of token ids, special tokens left out; a broken character becomes U+FFFD.
 
-    SentencePiece tokenizers spell rare characters in tokens of one byte, and their decoder turns
-    a whole run of these into U+FFFD where any of it is no UTF-8: a completion that is cut inside
-    a character would lose the value written before it. Here only the bytes that fit nowhere do.
+    SentencePiece tokenizers spell rare characters in tokens of one byte, and their decoder turns a
+    whole run of these into U+FFFD if any part of it is not UTF-8: a completion that is cut inside a
+    character would lose the value before it. Here, only the invalid bytes become U+FFFD.
     """
     plain: Any = tokenizer.decode
     text = str(plain(ids, skip_special_tokens=True))
@@ -557,7 +559,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def scheme_log_probs(logits: torch.Tensor, scheme: DecodingScheme) -> torch.Tensor:
     """Return the log-probabilities from which a scheme samples, `[n, vocabulary]`.
 
-    Minus infinity where a token is left out, by transformers' logits warpers.
+    They are minus infinity for tokens that transformers' logits warpers leave out.
     """
     if scheme.temperature == 0:
         out = torch.full_like(logits, -math.inf)

@@ -1,9 +1,9 @@
-"""The norm of the gradient that a record alone would cause: small for what was trained on.
+"""The gradient norm of a single record, which is small for what was trained on.
 
-arXiv 2402.17012 uses it for membership inference. Unlike open-unlearning's `gradnorm.py`, the
-model is in evaluation mode (dropout would make the score random), the norm is that of the whole
-gradient (not the mean of the norms of tensors, which depends on how weights are cut into tensors),
-and nothing of the model is changed: neither `.grad` nor a flag.
+arXiv 2402.17012 uses it for membership inference. Unlike open-unlearning's `gradnorm.py`, the model
+is in evaluation mode (dropout would make the score random), the norm is that of the whole gradient
+(not the mean of the norms of tensors, which depends on how weights are cut into tensors), and
+nothing in the model is changed, neither `.grad` nor a flag.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_unlearn.models.texts import Example
 
-# Names of parameters -> whether the norm is over them.
+# Name of a parameter -> whether the norm includes it.
 Choice = Callable[[str], bool]
 
 
@@ -34,7 +34,7 @@ def every_weight(name: str) -> bool:
 
     The gradient of a weight is the same whether LoRA is a layer next to it or merged into it, so
     base, unlearned and retrained models are measured alike, whatever each of them was trained on.
-    (Which parameters a loaded model would train tells nothing: with an adapter put on, none.)
+    (Which parameters a loaded model would train does not help: with an adapter, none of its own.)
     """
     return not any(part.startswith("lora_") for part in name.split("."))
 
@@ -42,7 +42,7 @@ def every_weight(name: str) -> bool:
 def last_block(model: PreTrainedModel | PeftModel) -> Choice:
     """Return a choice of the last block's parameters, for a model too large for `every_weight`.
 
-    The pass backwards ends there, and no gradient of the other weights is held. Raises ValueError
+    The backward pass ends there, and gradients of the other weights are not held. Raises ValueError
     for a model without a list of blocks.
     """
     # The outermost list comes first; a list of experts is inside a block.
@@ -72,21 +72,21 @@ def gradient_norms(
     so are those that the model does not use.
 
     Raises ValueError for `p` other than 1 or 2, a choice of nothing, an empty prompt or answer;
-    GenerationError where the gradient is not finite, a text does not fit the model's context, or
-    the gradient does not fit the memory.
+    GenerationError if the gradient is not finite, a text does not fit the model's context, or the
+    gradient does not fit in memory.
     """
     if p not in (1, 2):
         raise ValueError(f"p is {p}: it must be 1 or 2")
     rows = value_rows(tokenizer, examples, context_of(model))
     check_ids(model, [row.ids + row.answer for row in rows])
-    # A caller may be in inference mode, in which nothing has a gradient.
+    # The caller may be in inference mode, in which nothing has a gradient.
     with torch.inference_mode(False), torch.enable_grad(), _only(model, choice) as parameters:
         return [_norm(model, row, parameters, p) for row in rows]
 
 
 @contextlib.contextmanager
 def _only(model: Any, choice: Choice) -> Iterator[list[torch.nn.Parameter]]:
-    """Let the chosen parameters alone have gradients, in evaluation mode, for a `with` block."""
+    """Let only the chosen parameters have gradients, in evaluation mode, in a `with` block."""
     named = [(n, w) for n, w in model.named_parameters() if w.is_floating_point()]
     chosen = [weight for name, weight in named if choice(name)]
     if not chosen:
@@ -112,7 +112,7 @@ def _norm(model: Any, row: ValueRow, parameters: list[torch.nn.Parameter], p: in
     answer = row.answer[row.lead :]
     ids = torch.tensor([row.ids + row.answer], device=model.device)
     try:
-        # Without a cache: its tensors would be kept for nothing. The last token predicts nothing.
+        # Without a cache, whose tensors would be kept for nothing. The last token predicts nothing.
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0, -len(answer) :].float()
         loss = F.cross_entropy(logits, ids[0, -len(answer) :].to(logits.device))
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

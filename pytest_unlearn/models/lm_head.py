@@ -1,15 +1,16 @@
-"""A causal model in two parts, body (hidden states) and head (logits); losses over its predictions.
+"""A causal model in two parts, body (hidden states) and head (logits), and losses over its
+predictions.
 
-A vocabulary is a hundred times wider than a hidden state. Losses need logits at the learnt tokens
-only, so the body runs on its own and the head is applied to those tokens, a chunk at a time: no
+A vocabulary is a hundred times wider than a hidden state. Losses need logits only at the learned
+tokens, so the body runs on its own and the head is applied to these tokens, a chunk at a time: no
 tensor of shape `[rows, tokens, vocabulary]` is ever made.
 
-Of a model that is spread over several devices, states and logits come back to the inputs' device,
-where labels are, as they would from the model as a whole.
+For a model that is spread over several devices, states and logits come back to the inputs' device,
+where the labels are, as they would from the model as a whole.
 
 `token_mean_nll` takes a whole batch: `logits` of shape `[rows, tokens, vocabulary]`, `labels`
-`[rows, tokens]` with `IGNORED` at prompt and padding; position `t` of the logits predicts token
-`t + 1`, and the shift is done here. The other losses take learnt tokens only, `[n, vocabulary]`.
+`[rows, tokens]` with `IGNORED` at prompt and padding; position `t` of the logits predicts token `t
++ 1`, and the shift is done here. The other losses take only learned tokens, `[n, vocabulary]`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ IGNORED = -100
 
 
 def is_adapted(model: Any) -> bool:
-    """Tell whether a model is PEFT's wrapper with an adapter, and not a transformers model.
+    """Return whether a model is PEFT's wrapper with an adapter, and not a transformers model.
 
     This looks for a method of the wrapper, because importing PEFT takes seconds.
     """
@@ -43,12 +44,12 @@ def causal_model(model: Any) -> Any:
 
 
 def vocabulary_of(model: Any) -> int:
-    """Return the number of logits of a token."""
+    """Return the number of logits per token."""
     return int(causal_model(model).get_output_embeddings().weight.shape[0])
 
 
 def head_is_fixed(model: Any) -> bool:
-    """Tell whether training leaves the head as it is."""
+    """Return whether training leaves the head as it is."""
     head = causal_model(model).get_output_embeddings()
     return not any(weight.requires_grad for weight in head.parameters())
 
@@ -60,13 +61,13 @@ def hidden_states(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def body_of(model: Any) -> Any:
-    """Return the part of a model that makes hidden states. Raises ValueError without one."""
+    """Return the part of a model that computes hidden states. Raises ValueError without one."""
     inner = causal_model(model)
     return inner._modules[_body_name(inner)]
 
 
 def _body_name(inner: Any) -> str:
-    """Return the name of a model's body among its parts. Raises ValueError where there is none."""
+    """Return the name of a model's body among its parts. Raises ValueError if there is none."""
     parts: dict[str, Any] = inner._modules
     if inner.base_model_prefix in parts:
         return str(inner.base_model_prefix)
@@ -79,9 +80,9 @@ def _body_name(inner: Any) -> str:
 def logits_of(model: Any, states: torch.Tensor) -> torch.Tensor:
     """Return the logits `[n, vocabulary]` (float32) of hidden states `[n, hidden]`.
 
-    The model's own forward pass makes them, with the states in the place of its body, so that what
-    an architecture does before and after its head (scaling, soft-capping, a layer in between) is
-    done as ever.
+    The model's own forward pass computes them, with the states in place of its body, so that
+    whatever an architecture does before and after its head (scaling, soft-capping, a layer in
+    between) is still done.
     """
     inner = causal_model(model)
     name = _body_name(inner)
@@ -97,11 +98,11 @@ def logits_of(model: Any, states: torch.Tensor) -> torch.Tensor:
 
 
 class _Given(torch.nn.Module):
-    """Stands in for a model's body, and gives the hidden states that it was made with."""
+    """A stand-in for a model's body that returns given hidden states."""
 
     def __init__(self, body: torch.nn.Module, states: torch.Tensor) -> None:
         super().__init__()
-        # Not as a submodule: nothing of the body is run or moved.
+        # Not as a submodule, so that nothing in the body is run or moved.
         self.__dict__["_body"] = body
         self.__dict__["_states"] = states
 
@@ -121,7 +122,7 @@ def _parts_of(value: Any) -> list[torch.nn.Module]:
 
 
 class _States:
-    """Hidden states as a body's output; None for whatever else a body might give."""
+    """Hidden states as a body's output; None for everything else that a body might return."""
 
     def __init__(self, states: torch.Tensor) -> None:
         self.last_hidden_state = states
@@ -135,9 +136,9 @@ class _States:
 
 
 def check_logits(model: Any) -> None:
-    """Raise ValueError where `hidden_states` and `logits_of` do not give the model's own logits.
+    """Raise ValueError unless `hidden_states` and `logits_of` give the model's own logits.
 
-    Every loss of training is made of them.
+    Every training loss is made of them.
     """
     inner = causal_model(model)
     device = inner.get_input_embeddings().weight.device
@@ -151,7 +152,7 @@ def check_logits(model: Any) -> None:
             raise ValueError(
                 f"{type(inner).__name__}: its head cannot be run apart from its body ({error})"
             ) from error
-    if not own.isfinite().all():  # weights that are broken: training says so by its loss
+    if not own.isfinite().all():  # broken weights: the training loss will show it
         return
     off = float((own_logits - own).norm() / own.norm().clamp(min=1e-12))
     if not off <= (1e-3 if own.dtype == inner.dtype else 0.05):  # also NaN
@@ -167,12 +168,13 @@ def over_chunks(
     *tensors: torch.Tensor,
     fixed: bool = False,
 ) -> torch.Tensor:
-    """Return `function(*tensors)` taken over chunks of the first dimension, which all share.
+    """Return `function(*tensors)`, computed over chunks of the first dimension, which all tensors
+    share.
 
-    `width`: the numbers that `function` makes of one row (the vocabulary). With more than one
-    chunk none is kept for the backward pass. `fixed`: `function` gives one number a row, which
-    depends on that row and on no trained weight; then the gradient is computed with the value,
-    and nothing is made again. Otherwise each chunk is made again in the backward pass.
+    `width`: the numbers that `function` computes for one row (the vocabulary). With more than one
+    chunk, none is kept for the backward pass. `fixed`: `function` returns one number per row, which
+    depends on that row and on no trained weight; the gradient is then computed with the value, and
+    nothing is computed again. Otherwise, each chunk is computed again in the backward pass.
     """
     size = max(1, CHUNK_ELEMENTS // width)
     count = len(tensors[0])
@@ -198,8 +200,8 @@ def _chunks(size: int, tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.T
 class _WithGradient(torch.autograd.Function):
     """A number for each row of a tensor, computed together with the gradient of each.
 
-    A row's gradient is that of its number times what comes down from the loss, so that it can be
-    computed before the loss is known: a pass of the head less (the idea of Liger's fused linear
+    A row's gradient is that of its number times the gradient from the loss, so it can be computed
+    before the loss is known. This saves a pass of the head (the idea of Liger's fused linear
     cross-entropy, arXiv 2410.10989).
     """
 
@@ -230,7 +232,7 @@ class _WithGradient(torch.autograd.Function):
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the layer that was asked for."""
+    """Ends a forward pass at the requested layer."""
 
     def __init__(self, states: torch.Tensor) -> None:
         super().__init__()
@@ -240,7 +242,7 @@ class _Reached(Exception):
 def states_at(model: Any, inputs: dict[str, torch.Tensor], depth: float) -> torch.Tensor:
     """Return the hidden states `[rows, tokens, hidden]` after a share `depth` of the layers.
 
-    Layers above are not run. Raises ValueError for a model whose layers are not found.
+    Layers above are not run. Raises ValueError if the model's layers are not found.
     """
     layers = layers_of(model)
     layer = layers[max(1, round(depth * len(layers))) - 1]
@@ -258,10 +260,11 @@ def states_at(model: Any, inputs: dict[str, torch.Tensor], depth: float) -> torc
 
 @contextlib.contextmanager
 def recorded_states(model: Any, most: int) -> Iterator[list[torch.Tensor]]:
-    """Give a list that each pass of the block adds its hidden states to, `[rows, tokens, hidden]`.
+    """Yield a list to which each pass in the block adds its hidden states, `[rows, tokens,
+    hidden]`.
 
-    One tensor a layer, of at most `most` layers that are spread evenly, the last among them. Raises
-    ValueError for a model whose layers are not found.
+    There is one tensor per layer, for at most `most` evenly spread layers that include the last.
+    Raises ValueError if the model's layers are not found.
     """
     layers = layers_of(model)
     count = min(most, len(layers))
@@ -278,7 +281,7 @@ def recorded_states(model: Any, most: int) -> Iterator[list[torch.Tensor]]:
 
 
 def layers_of(model: Any) -> Any:
-    """Return the list of a model's layers. Raises ValueError where it is not found."""
+    """Return the list of a model's layers. Raises ValueError if it is not found."""
     body, name = _place_of_layers(model)
     return body._modules[name]
 
@@ -296,11 +299,11 @@ def _place_of_layers(model: Any) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def cut_off(model: Any, depth: float) -> Iterator[None]:
-    """Take the layers above a share `depth` of a model away, for the length of the block.
+    """Remove the layers above a share `depth` of a model in the block.
 
-    What the last of the others gives goes through the model's last norm and its head (the logit
-    lens). At least one layer is taken away and one left, where there are two. Raises ValueError
-    for a model whose layers are not found.
+    The output of the last remaining layer goes through the model's final norm and its head (the
+    logit lens). If there are two layers or more, at least one is removed and at least one remains.
+    Raises ValueError if the model's layers are not found.
     """
     body, name = _place_of_layers(model)
     layers = body._modules[name]
@@ -340,10 +343,10 @@ def _hooked(module: torch.nn.Module, hook: Callable[..., None]) -> Iterator[None
 
 
 def _predicted(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits `[n, vocabulary]` (float32) and labels `[n]` of the learnt tokens only.
+    """Return the logits `[n, vocabulary]` (float32) and labels `[n]` of the learned tokens only.
 
-    Raises ValueError when no token is learnt: a mean over nothing would be NaN, and a loss of
-    zero would read as success.
+    Raises ValueError if no token is learned: a mean over nothing would be NaN, and a loss of zero
+    would read as success.
     """
     targets = labels[:, 1:]
     learnt = targets != IGNORED
@@ -355,10 +358,10 @@ def _predicted(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
 def token_mean_nll(
     logits: torch.Tensor, labels: torch.Tensor, bound: float = math.inf
 ) -> torch.Tensor:
-    """Return the mean negative log-likelihood of the learnt tokens, in nats (a scalar).
+    """Return the mean negative log-likelihood of the learned tokens, in nats (a scalar).
 
-    A token's loss counts at most `bound`, and no gradient comes from a token
-    beyond it: ascent has no end otherwise, and what is forgotten already would drown the rest.
+    A token's loss counts at most `bound`, and no gradient comes from a token beyond it: otherwise
+    ascent would have no end, and what is already forgotten would outweigh the rest.
     """
     predicted, targets = _predicted(logits, labels)
     losses = F.cross_entropy(predicted, targets, reduction="none")
@@ -368,10 +371,9 @@ def token_mean_nll(
 def token_kl(reference_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Return KL(reference || policy) of each of `n` tokens, in nats, `[n]`.
 
-    Both arguments are logits `[n, vocabulary]`. The direction is the paper's and
-    open-unlearning's (arXiv 2502.05739; `grad_diff.py`): the policy is asked to cover what the
-    reference would say. Both are normalised here: raw logits in a KL give a number that is not a
-    divergence.
+    Both arguments are logits `[n, vocabulary]`. The direction is the paper's and open-unlearning's
+    (arXiv 2502.05739; `grad_diff.py`): the policy has to cover what the reference would say. Both
+    are normalised here: raw logits in a KL give a number that is not a divergence.
     """
     reference = F.log_softmax(reference_logits, dim=-1)
     return (reference.exp() * (reference - F.log_softmax(logits, dim=-1))).sum(dim=-1)
@@ -380,26 +382,29 @@ def token_kl(reference_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tens
 def token_kl_top(
     top_log_probs: torch.Tensor, top_ids: torch.Tensor, logits: torch.Tensor
 ) -> torch.Tensor:
-    """Return KL(reference || policy) where all but the reference's `k` likeliest tokens are one.
+    """Return KL(reference || policy), with all but the reference's `k` likeliest tokens as one.
 
     `top_log_probs`, `top_ids`: `[n, k]`; `logits`: `[n, vocabulary]`; the result is `[n]`, in nats.
-    Lumping can only lower a divergence. With P the reference's mass outside the top, what is lost
-    is P times the divergence of the two tails: at most P times the largest log-ratio in the tail
-    of the renormalised reference to the renormalised policy.
+    Lumping can only lower a divergence. If P is the reference's mass outside the top, the loss is P
+    times the divergence of the two tails: at most P times the largest log-ratio in the tail of the
+    renormalized reference to the renormalized policy.
     """
     policy = F.log_softmax(logits, dim=-1)
     inside = (top_log_probs.exp() * (top_log_probs - policy.gather(1, top_ids))).sum(dim=-1)
     if top_ids.shape[-1] == policy.shape[-1]:
-        return inside  # nothing is outside, and a mass left by rounding would meet log 0
+        return (
+            inside  # nothing is outside, and a mass left by rounding would be multiplied by log 0
+        )
     rest = (1 - top_log_probs.exp().sum(dim=-1)).clamp(min=0.0)
     outside = policy.scatter(1, top_ids, -math.inf).logsumexp(dim=-1)
     return inside + torch.xlogy(rest, rest) - rest * outside
 
 
 def without_target(logits: torch.Tensor, targets: torch.Tensor, lowered: float) -> torch.Tensor:
-    """Return softmax probabilities `[n, vocabulary]` after the target's logit fell by `lowered`.
+    """Return softmax probabilities `[n, vocabulary]` after lowering the target's logit by
+    `lowered`.
 
-    With infinity the target has probability 0 and the others keep their ratios.
+    With infinity, the target has probability 0 and the others keep their ratios.
     """
     own = logits.gather(1, targets[:, None]) - lowered
     return logits.scatter(1, targets[:, None], own).softmax(dim=-1)

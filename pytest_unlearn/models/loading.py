@@ -75,7 +75,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Weights:
-    """One model in memory. `adapt` puts an adapter on it; base and unlearned state share it."""
+    """One model in memory, shared by the base and the unlearned state. `adapt` puts an adapter on
+    it."""
 
     def __init__(
         self, source: ModelSource, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
@@ -85,23 +86,23 @@ class Weights:
         self.tokenizer = tokenizer
         # Whether a chat model may think before it answers.
         self.thinking = False
-        # What one state wrote shortens what the other has to compute.
+        # The texts of one state are drafts for the other.
         self.writer = Writer()
 
     @property
     def lora_targets(self) -> list[str] | str:
-        """The modules that an adapter is to change, in the form that PEFT takes."""
+        """Return the modules that an adapter changes, in PEFT's form."""
         preset = self.source.preset
         return list(preset.lora_targets) if preset else "all-linear"
 
     @property
     def infill(self) -> Infill:
-        """How the model fills in the middle. Raises StyleError where it does not."""
+        """Return how the model fills in the middle. Raises StyleError if it cannot."""
         preset = self.source.preset
         return (preset.infill if preset else None) or infill_style(self.tokenizer)
 
     def adapt(self, adapter: Path) -> None:
-        """Put the adapter of a folder on the model. Raises ModelLoadError where it does not fit."""
+        """Put the adapter in a folder on the model. Raises ModelLoadError if it does not fit."""
         self.model = with_adapter(self.model, adapter).eval()
 
 
@@ -117,8 +118,8 @@ class LanguageModel(Writing):
         threads: int | None = None,
         progress: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """`threads`: CPU threads; None leaves torch's number. `progress` reports what had to be
-        done in another way."""
+        """`threads`: CPU threads; None keeps torch's number. `progress` reports what had to be done
+        in another way."""
         self._weights = weights
         self._adapted = adapted
         self._threads = threads
@@ -136,9 +137,9 @@ class LanguageModel(Writing):
 
     @contextlib.contextmanager
     def active(self, merged: bool = False) -> Iterator[PreTrainedModel | PeftModel]:
-        """Give the transformers model in this state, for the length of a `with` block.
+        """Yield the transformers model in this state, for a `with` block.
 
-        Both states share one set of weights, so the state holds inside the block only. `merged`:
+        Both states share one set of weights, so the state is valid only inside the block. `merged`:
         for passes without gradients, as `merged_lora` runs them.
         """
         model: Any = self._weights.model
@@ -182,8 +183,8 @@ class LanguageModel(Writing):
     def gradient_norms(self, examples: Sequence[Example]) -> list[float]:
         """Return the norm of the gradient of each example's loss; see `gradient_norms`.
 
-        Of a model of more than a billion weights, that of its last block: the gradient of all
-        would take as much memory as the model.
+        For a model of more than a billion weights, only the last block counts: the gradient of all
+        weights would take as much memory as the model.
         """
         with cpu_threads(self._threads), self.active() as model:
             large = model.num_parameters() > 1_000_000_000
@@ -191,7 +192,8 @@ class LanguageModel(Writing):
             return gradient_norms(model, self.tokenizer, examples, choice)
 
     def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
-        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+        """Return each answer's loss (nats) and its number of tokens; None if it does not fit the
+        context."""
         with self._scoring() as scorer:
             return scorer.losses(examples)
 
@@ -225,12 +227,12 @@ class LanguageModel(Writing):
             return states
 
     def context(self) -> int | None:
-        """Return the most tokens of a text, None for no limit."""
+        """Return the most tokens of a text; None for no limit."""
         return context_of(self._weights.model)
 
     @contextlib.contextmanager
     def _scoring(self) -> Iterator[Scorer]:
-        """Give the scorer of this state, which keeps the batch size that fitted."""
+        """Yield the scorer of this state, which remembers the batch size that fits."""
         with cpu_threads(self._threads), self.active(merged=True) as model:
             if self._scorer is None:
                 self._scorer = Scorer(model, self.tokenizer, writer=self._weights.writer)
@@ -276,7 +278,7 @@ def load(
         model, loaded = _from_files(
             source, dtype=DTYPES[dtype], device_map=places, max_memory=max_memory, **extra
         )
-    except Exception as error:  # transformers raises what its many parts raise
+    except Exception as error:  # transformers raises all kinds of errors
         raise ModelLoadError(_reason(source, error, device)) from error
     if unfit := _unfit_tensors(loaded):
         raise ModelLoadError(f"cannot load {_named(source)}: {unfit}")
@@ -303,12 +305,12 @@ def load(
 
 
 def check_loadable(source: ModelSource, flag: str, styles: Sequence[str] = ()) -> None:
-    """Raise ModelNotFoundError for a model whose files do not fit each other, or that cannot be
-    asked in one of `styles` (chat, infill).
+    """Raise ModelNotFoundError if a model's files do not fit each other, or if it lacks one of
+    `styles` (chat, infill).
 
-    Tensors that are missing, unexpected or of another shape, and a tokenizer with ids beyond the
-    embedding: transformers would draw random weights, or fail at the first such token. Everything
-    but the weights themselves is read; a GGUF file is left to `load`.
+    With tensors that are missing, unexpected or of another shape, or a tokenizer with ids beyond
+    the embedding, transformers would draw random weights, or fail at the first such token.
+    Everything but the weights themselves is read; a GGUF file is left to `load`.
     """
     if source.gguf is not None:
         return
@@ -325,8 +327,8 @@ def check_loadable(source: ModelSource, flag: str, styles: Sequence[str] = ()) -
     except (ModelLoadError, StyleError) as error:
         raise ModelNotFoundError(f"{flag}: {error}") from error
     except (RuntimeError, NotImplementedError):
-        return  # what cannot be made without memory says nothing about the files
-    except Exception as error:  # transformers raises what its many parts raise
+        return  # a lack of memory says nothing about the files
+    except Exception as error:  # transformers raises all kinds of errors
         raise ModelNotFoundError(f"{flag}: {_reason(source, error)}") from error
     fault = _unfit_tensors(loaded)
     if fault is None and source.adapter is None:  # an adapter may bring embeddings
@@ -336,7 +338,8 @@ def check_loadable(source: ModelSource, flag: str, styles: Sequence[str] = ()) -
 
 
 def _from_files(source: ModelSource, **how: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the model in a source's files, and what transformers says of the tensors in them."""
+    """Return the model in a source's files, and what transformers reports about the tensors in
+    them."""
     if source.gguf is not None:
         how["gguf_file"] = source.gguf
     load_both: Any = AutoModelForCausalLM.from_pretrained
@@ -346,14 +349,14 @@ def _from_files(source: ModelSource, **how: Any) -> tuple[Any, dict[str, Any]]:
         trust_remote_code=source.code,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are listed by name, and refused
-        # transformers looks here for an adapter: one that lies beside a model is merged by us.
+        # transformers looks here for an adapter; one next to a model is merged by us.
         adapter_kwargs={"subfolder": "none"},
         **how,
     )
     return model, loaded
 
 
-# What training puts before the names of all tensors, and how to be rid of it.
+# What training puts before the names of all tensors, and how to avoid it.
 _WRAPPERS = {
     "_orig_mod": "called on model._orig_mod, which torch.compile wrapped",
     "base_model": "called on what PEFT's merge_and_unload() returns",
@@ -362,9 +365,9 @@ _WRAPPERS = {
 
 
 def _unfit_tensors(loaded: dict[str, Any]) -> str | None:
-    """Return what is wrong with the tensors of a model's files, or None.
+    """Return what is wrong with the tensors in a model's files, or None.
 
-    `loaded`: what transformers tells of loading them.
+    `loaded`: what transformers reports about loading them.
     """
     mismatched = [
         f"{name} ({' x '.join(map(str, shape))} for {' x '.join(map(str, expected))})"
@@ -390,7 +393,7 @@ def _unfit_tensors(loaded: dict[str, Any]) -> str | None:
 
 
 def _beyond(tokenizer: Any, rows: int) -> str | None:
-    """Return what to say of a tokenizer with ids beyond the `rows` of the embedding, or None."""
+    """Return the message for a tokenizer with ids beyond the `rows` of the embedding, or None."""
     token, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if number < rows:
         return None
@@ -402,7 +405,7 @@ def _beyond(tokenizer: Any, rows: int) -> str | None:
 
 
 def text_ends(source: ModelSource, tokenizer: Any) -> list[int]:
-    """Return the tokens that end a text, from a model's files: nothing is loaded."""
+    """Return the tokens that end a text, from a model's files; nothing is loaded."""
     try:
         own = GenerationConfig.from_pretrained(source.folder).eos_token_id
     except OSError:  # none is there
@@ -430,8 +433,8 @@ def _named(source: ModelSource) -> str:
 
 
 def _reason(source: ModelSource, error: Exception, device: str | None = None) -> str:
-    """Return what to say of an error of transformers, in one line; `device`: where to, if there
-    was anything to be put there."""
+    """Return an error from transformers as one line; `device`: the device that the model was loaded
+    to, if any."""
     place = f" onto {device}" if device else ""
     reason = " ".join(str(error).split()).removesuffix(".")
     if "trust_remote_code" in reason:
@@ -439,7 +442,7 @@ def _reason(source: ModelSource, error: Exception, device: str | None = None) ->
             f"cannot load {source.name}: it needs Python code of its own. If you trust that code, "
             f"write --unlearn-trust-remote-code={source.name}"
         )
-    if (cut := reason.find(" for this kind of AutoModel")) >= 0:  # a list of all kinds comes behind
+    if (cut := reason.find(" for this kind of AutoModel")) >= 0:  # a list of all types follows
         reason = f"{reason[:cut]}: it does not write text token by token"
     if isinstance(error, ModuleNotFoundError) and error.name:
         reason += f"; run `pip install {error.name}`"
@@ -452,11 +455,11 @@ def _reason(source: ModelSource, error: Exception, device: str | None = None) ->
 
 
 def _check_places(model: Any, source: ModelSource) -> None:
-    """Raise ModelLoadError where a part of a model would stay in main memory or on disk.
+    """Raise ModelLoadError if a part of a model would stay in main memory or on disk.
 
-    Each pass would copy it to the GPU and back, and no gradient reaches an adapter there.
+    Each pass would copy it to the GPU and back, and no gradient would reach an adapter there.
     """
-    # A model that is whole on one device has no map.
+    # A model on a single device has no map.
     places = getattr(model, "hf_device_map", {"": model.device})
     slow = {str(place) for place in places.values()} & {"cpu", "disk"}
     if slow:
@@ -469,8 +472,8 @@ def _check_places(model: Any, source: ModelSource) -> None:
 def resolve_device(device: str, needed_gib: float | None = None) -> str:
     """Return the device that `auto` means; other names as they are.
 
-    `cpu` without a GPU; `map` where there are several and a model that needs `needed_gib` GiB does
-    not fit the free memory of the first; else `cuda`.
+    It is `cpu` without a GPU; `map` if there are several and a model that needs `needed_gib` GiB
+    does not fit in the free memory of the first; and otherwise `cuda`.
     """
     if device != "auto":
         return device
@@ -484,7 +487,8 @@ def resolve_device(device: str, needed_gib: float | None = None) -> str:
 
 
 def resolve_dtype(dtype: str, device: str, preset: Preset | None = None) -> str:
-    """Return for `auto` float32 on a CPU, else the preset's dtype, or bfloat16; others as given."""
+    """Return the dtype that `auto` means: float32 on a CPU, otherwise the preset's dtype, or
+    bfloat16; other names as they are."""
     if dtype != "auto":
         return dtype
     if device == "cpu":
@@ -493,10 +497,10 @@ def resolve_dtype(dtype: str, device: str, preset: Preset | None = None) -> str:
 
 
 def needed_gib(source: ModelSource, unlearning: bool) -> float | None:
-    """Return the GPU memory that a model needs in GiB, None where nothing tells.
+    """Return the GPU memory that a model needs in GiB, None if nothing says.
 
-    The preset's figure for unlearning or for probes alone; else half as much again as the files,
-    which hold what they hold in half precision mostly.
+    This is the preset's figure for unlearning or for probes alone, or else one and a half times the
+    size of the files, which are mostly in half precision.
     """
     if source.preset is not None:
         return source.preset.unlearn_gib if unlearning else source.preset.probe_gib
@@ -507,7 +511,7 @@ def needed_gib(source: ModelSource, unlearning: bool) -> float | None:
 
 @contextlib.contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Run a block with `count` CPU threads (None: as it is), and restore the number after it."""
+    """Run a block with `count` CPU threads (None: no change), and restore the number after it."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -517,8 +521,8 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# What tokenizers of different kinds cut differently: runs of spaces and of line ends, tabs, digits,
-# contractions, letters that no vocabulary holds whole, words that most hold, and combining marks.
+# What tokenizers cut differently: runs of spaces and of line ends, tabs, digits, contractions,
+# letters that are in no vocabulary, words that are in most, and combining marks.
 _SAMPLES = (
     'def  add(x1):\n\treturn "é 東京 2024" + the_value  # plus\n',
     "class User:\n    def __init__(self, name):\n        self.name = name\n\n\n        pass\n",
@@ -535,9 +539,9 @@ def load_tokenizer(source: ModelSource) -> Any:
     """Return the tokenizer of a model.
 
     transformers 5 picks a class by the model's type and builds the tokenizer anew from the
-    vocabulary: CodeQwen1.5, whose type is that of Qwen2, gets byte-level BPE in place of its
-    SentencePiece, and every prompt turns into other tokens without a word. So the result is
-    compared with `tokenizer.json`, and where they differ the file is taken as it is.
+    vocabulary: CodeQwen1.5, whose type is that of Qwen2, gets byte-level BPE instead of its
+    SentencePiece, and every prompt silently turns into other tokens. So the result is compared with
+    `tokenizer.json`, and if they differ, the file is used as it is.
     """
     folder = source.tokenizer_folder
     files: dict[str, Any] = {"trust_remote_code": source.code}
@@ -553,7 +557,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def _cut_alike(tokenizer: Any, as_written: Tokenizer) -> bool:
-    """Tell whether a tokenizer does what its file says, by its parts and by samples."""
+    """Return whether a tokenizer does what its file says, comparing its parts and samples."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         mine, file = (json.loads(each.to_str()) for each in (backend, as_written))

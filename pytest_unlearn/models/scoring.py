@@ -1,12 +1,12 @@
 """Scores of values, token by token, from one teacher-forced pass over prompt and value.
 
-What is scored is what generation would have to write: the prompt is tokenized alone and without
-the white space at its end, as `generation.py` does, and that white space and the value follow. The
-value's tokens are those of the whole document, up to the last one that overlaps the value: where a
-tokenizer merges the value's end with the closing quote, the merged token counts, for that is what
-a model learns from such a document. Other ways to cut the same text into tokens add to the true
-probability, so a probability given here is a lower bound. The greedy verdict is about text: a row
-whose first choice departs from these tokens but not from the value's text is decided by generation.
+What is scored is what generation would have to write: the prompt is tokenized alone and without the
+white space at its end, as `generation.py` does, and that white space and the value follow. The
+value's tokens are those of the whole document, up to the last one that overlaps the value: if a
+tokenizer merges the value's end with the closing quote, the merged token counts, since that is what
+a model learns from such a document. Other tokenizations of the same text add to the true
+probability, so a probability given here is a lower bound. The greedy verdict is about text: if the
+first choices of a row differ from these tokens but not from the value's text, generation decides.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What is computed from the logits of a batch takes several times their memory, and is done part by
-# part.
+# What is computed from the logits of a batch takes several times their memory, so it is done in
+# parts.
 _PART_NUMBERS = 1 << 22
-# Tokens that are written first where generation decides.
+# Tokens that are written first if generation decides.
 _FIRST_TOKENS = 8
-# A batch is cut before more of it than this would be padding.
+# A batch is cut before a larger share of it than this would be padding.
 MOST_PADDING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ValueScores:
-    """The scores of one value, in nats; the tuples hold one entry a token of the value.
+    """The scores of one value, in nats; the tuples have one entry per token of the value.
 
     `log_probs` are the model's own (temperature 1), `scheme_log_probs` those under the decoding
-    scheme (minus infinity where it leaves the token out), `greedy` tells whether the token is the
+    scheme (minus infinity if it leaves the token out), `greedy` says whether the token is the
     model's first choice, `z_scores` are Min-K%++'s: (log p - mean) / deviation over the vocabulary
     (arXiv 2404.02936). `lead_log_prob` and `lead_scheme_log_prob` belong to white space between
-    prompt and value that has tokens of its own, 0 where there is none. `spelled` is the verdict of
+    prompt and value that has tokens of its own, 0 if there is none. `spelled` is the verdict of
     greedy decoding: it writes the white space and the value right after the prompt. `zlib_bytes` is
-    the length of the value under zlib. `margin` (nats): how close the nearest of the choices was on
-    which the verdict rests; one within rounding may come out otherwise in another batch.
+    the length of the value under zlib. `margin` (nats): how close the closest choice was on which
+    the verdict rests; a choice within rounding may be different in another batch.
     """
 
     log_probs: tuple[float, ...]
@@ -78,7 +78,7 @@ class ValueScores:
 
 @dataclass(frozen=True, slots=True)
 class RowScores:
-    """Scores of the answer's tokens of a row, the lead among them; `chosen` are first choices,
+    """Scores of the tokens of a row's answer, including the lead; `chosen` are the first choices,
     `margins` how far (nats) each token is ahead of the best other one."""
 
     log_probs: list[float]
@@ -89,7 +89,7 @@ class RowScores:
 
 
 class Scorer:
-    """Scores values on one model, and remembers which batch size fits and what way is open.
+    """Scores values on one model; remembers which batch size fits and if prompts can be shared.
 
     `tokens` and `padded` count what went through the model, for the share wasted on padding.
     """
@@ -103,7 +103,7 @@ class Scorer:
         writer: Writer | None = None,
     ) -> None:
         """`batch_tokens`: rows times width of a batch; `chunk_numbers`: rows times vocabulary;
-        `writer`: that of the model's states, for what is decided by generation."""
+        `writer`: the writer of the model's states, for what generation decides."""
         self._model: Any = model
         self._tokenizer: Any = tokenizer
         vocabulary = int(self._model.config.get_text_config().vocab_size)
@@ -122,8 +122,8 @@ class Scorer:
     ) -> list[ValueScores]:
         """Return the scores of each example's answer, in order.
 
-        Raises GenerationError on NaN, on a text that does not fit the model's context and where not
-        even one row fits the memory; ValueError on an empty prompt or answer.
+        Raises GenerationError for NaN, for a text that does not fit the model's context, and if not
+        even one row fits in memory; ValueError for an empty prompt or answer.
         """
         decoding = scheme or DecodingScheme()
         rows = self._rows(examples)
@@ -145,7 +145,7 @@ class Scorer:
     def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
         """Return each answer's loss (nats, temperature 1) and its number of tokens, in order.
 
-        None for a text that does not fit the model's context. Raises as `score`.
+        None for a text that does not fit the model's context. Raises as `score` does.
         """
         rows = value_rows(self._tokenizer, examples, None)
         context = context_of(self._model)
@@ -160,7 +160,7 @@ class Scorer:
     def log_probabilities(self, pairs: Sequence[tuple[str, str]], after: str = "") -> list[float]:
         """Return the log-probability (nats, temperature 1) of each value after its prompt.
 
-        `pairs` are (prompt, value); `after` is what the documents have behind the value.
+        `pairs` are (prompt, value); `after` is what follows the value in the documents.
         """
         rows = self._rows([Example.answering(prompt, value, after) for prompt, value in pairs])
         return self._batched(rows, self._sums)
@@ -169,9 +169,9 @@ class Scorer:
     def alternatives(self, prompt: str, values: Sequence[str], after: str = "") -> list[float]:
         """Return the log-probability of each of many values after one prompt.
 
-        As `log_probabilities`, but the prompt goes through the model once: its keys and values are
-        kept. Models whose cache cannot be shared are scored the plain way; the first value of
-        a scorer's first call is scored both ways to find out.
+        This is like `log_probabilities`, but the prompt goes through the model only once, and its
+        keys and values are kept. Models whose cache cannot be shared are scored in the plain way;
+        the first value of a scorer's first call is scored both ways to find out.
         """
         rows = self._rows([Example.answering(prompt, value, after) for value in values])
         if not rows:
@@ -195,7 +195,7 @@ class Scorer:
         return frozenset(ends if isinstance(ends, list) else [ends])
 
     def tokens_of(self, example: Example) -> ValueRow:
-        """Return an example's tokens. Raises as `score`."""
+        """Return an example's tokens. Raises as `score` does."""
         (row,) = self._rows([example])
         return row
 
@@ -215,7 +215,7 @@ class Scorer:
         """Return `[continuations, vocabulary]`: the log-probabilities (float32, temperature 1) of
         the next token after a row's prompt and each continuation.
 
-        The prompt goes through the model once a row, as in `alternatives`.
+        The prompt goes through the model once per row, as in `alternatives`.
         """
         if self._shares_prompts is None:
             self._shares_prompts = self._sharing_works(row)
@@ -237,9 +237,9 @@ class Scorer:
     def _batched(
         self, rows: Sequence[ValueRow], run: Callable[[list[ValueRow]], list[T]]
     ) -> list[T]:
-        """Run `run` over batches of rows of like length; results in the order of the rows.
+        """Run `run` over batches of rows of similar length; return results in the rows' order.
 
-        A batch that does not fit the memory is halved and tried again, and the size is kept.
+        A batch that does not fit in memory is halved and tried again, and the smaller size is kept.
         """
         order = sorted(range(len(rows)), key=lambda index: rows[index].length)
         results: dict[int, T] = {}
@@ -254,14 +254,14 @@ class Scorer:
                 if not is_out_of_memory(error):
                     raise
                 failed = True
-            if failed:  # outside the handler: its traceback holds the tensors
+            if failed:  # outside the handler, whose traceback holds the tensors
                 self._halve([rows[index] for index in part])
             else:
                 begin = stop
         return [results[index] for index in range(len(rows))]
 
     def _cut(self, rows: Sequence[ValueRow], order: list[int], begin: int) -> int:
-        """Return where the batch ends that begins at `begin`: at least one row is in it."""
+        """Return the end of the batch that begins at `begin`; it has at least one row."""
         stop, useful, predicted = begin, 0, 0
         while stop < len(order):
             row = rows[order[stop]]
@@ -314,8 +314,8 @@ class Scorer:
     ) -> torch.Tensor:
         """Run the model; only states from `starts` on that predict a token go through its head.
 
-        They are picked by a hook where the head is called, so that what a model does to its logits
-        afterwards (scaling, soft-capping) is done as ever.
+        A hook picks them where the head is called, so that whatever a model does to its logits
+        afterwards (scaling, soft-capping) is still done.
         """
         at_row = torch.tensor([i for i, row in enumerate(rows) for _ in row.answer])
         at_token = torch.tensor(
@@ -328,7 +328,7 @@ class Scorer:
         width = inputs["input_ids"].shape[1]
 
         def picked(states: torch.Tensor) -> torch.Tensor:
-            first = states.shape[1] - width  # prompt tuning puts states of its own in front
+            first = states.shape[1] - width  # prompt tuning prepends states of its own
             return states[at_row.to(states.device), (at_token + first).to(states.device)][None]
 
         def before_head(head: Any, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -356,7 +356,7 @@ class Scorer:
         return {"input_ids": ids, "attention_mask": mask}
 
     def _prompt_cache(self, row: ValueRow) -> Any:
-        """Return the keys and values of a prompt but its last token, which predicts the answer."""
+        """Return keys and values of a prompt without its last token, which predicts the answer."""
         inputs = self._inputs([row.ids[:-1]])
         output = self._model(**inputs, use_cache=True, logits_to_keep=1)
         return getattr(output, self._cache_name)
@@ -378,20 +378,20 @@ class Scorer:
         return self._logits(rows, starts, inputs, **cached, use_cache=True)
 
     def _sharing_works(self, row: ValueRow) -> bool:
-        """Tell whether a shared prompt gives what a plain pass gives."""
+        """Return whether a shared prompt gives the same as a plain pass."""
         (plain,) = self._sums([row])
         try:  # twice the row: a cache must also be repeated
             shared = self._continued([row, row], self._prompt_cache(row))
         except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError):
             return False
-        # Half precision rounds differently in the two; a wrong mask or position is far off.
+        # Half precision rounds differently in the two; a wrong mask or position differs much more.
         slack = 1e-3 if self._model.dtype == torch.float32 else 0.05 * len(row.answer)
         return all(abs(value - plain) <= slack + 0.01 * abs(plain) for value in shared)
 
     def _written(self, rows: list[ValueRow]) -> list[bool]:
-        """Decide by generation, for rows that `greedy_verdict` cannot.
+        """Decide by generation for rows that `greedy_verdict` cannot decide.
 
-        Of few tokens first: most texts soon depart from the value, and need not be written out.
+        Only a few tokens are written first, since most texts soon differ from the value.
         """
         # A byte takes one token at most; special tokens, which are no text, may come in between.
         most = max(len(row.rest.encode("utf-8", "surrogatepass")) for row in rows) + 8
@@ -416,9 +416,9 @@ class Scorer:
 def greedy_verdict(
     tokenizer: PreTrainedTokenizerBase, row: ValueRow, chosen: Sequence[int], ends: Sequence[int]
 ) -> bool | None:
-    """Tell whether greedy decoding writes a value; None where other tokens might spell it.
+    """Return whether greedy decoding writes a value; None if other tokens might spell it.
 
-    `chosen`: the first choice in the place of each token. `ends`: the tokens that end a text.
+    `chosen`: the first choice at each token. `ends`: the tokens that end a text.
     """
     pairs = enumerate(zip(chosen, row.answer, strict=True))
     departure = next((i for i, (mine, expected) in pairs if mine != expected), None)
@@ -449,7 +449,7 @@ def score(
 def value_scores(row: ValueRow, tokens: RowScores, spelled: bool) -> ValueScores:
     """Return the scores of a value from those of its row's tokens.
 
-    `spelled`: greedy decoding writes it. Z-scores may be left out.
+    `spelled`: greedy decoding writes the value. Z-scores are optional.
     """
     lead = row.lead
     first_choices = [m == w for m, w in zip(tokens.chosen, row.answer, strict=True)]
@@ -488,7 +488,7 @@ def token_scores(
 ) -> tuple[torch.Tensor, ...]:
     """Return log p, log p under the scheme, z-score, first choice, and margin, `[n]` each.
 
-    The margin (nats) is by how much a token is ahead of the best other one, negative behind it.
+    The margin (nats) is how far a token is ahead of the best other one, negative if behind.
     """
     logits, targets = logits.float(), targets.to(logits.device)
     log_probs = logits.log_softmax(dim=-1)
@@ -534,8 +534,8 @@ def value_rows(
 ) -> list[ValueRow]:
     """Tokenize examples; see the module docstring for where the cut is made.
 
-    `context`: the most tokens that the model takes, if it has a limit. Raises TooLongError for
-    texts beyond it, ValueError on an empty prompt or answer.
+    `context`: the most tokens that the model accepts, if it has a limit. Raises TooLongError for
+    texts beyond it, and ValueError for an empty prompt or answer.
     """
     tokenize: Any = tokenizer
     if not examples:
@@ -569,9 +569,9 @@ def _tokens_of_rest(
 ) -> tuple[list[int], int]:
     """Tokenize what follows a prompt whose end the tokenizer would merge with the value.
 
-    Alone, or behind a character that is cut off again: SentencePiece tokenizers put a space
-    before a text's first word. What gives the same text when decoded behind the prompt is
-    taken. Raises ValueError where nothing does.
+    It is tokenized alone, or after a character that is then cut off, because SentencePiece
+    tokenizers put a space before a text's first word. The result must decode to the same text after
+    the prompt. Raises ValueError if none does.
     """
     rest = example.text[len(prompt) :]
     begin, end = example.start - len(prompt), example.end - len(prompt)
@@ -592,7 +592,7 @@ def _tokens_of_rest(
 
 
 def _span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
-    """Return the first and the last token that overlap `[start, end)`; ValueError for none."""
+    """Return the first and the last token in `[start, end)`. Raises ValueError if there is none."""
     inside = [i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start]
     if not inside or start >= end:
         raise ValueError(f"no token lies in the answer [{start}, {end})")

@@ -48,10 +48,10 @@ _JSON_FILES = ("config.json", "generation_config.json", *sorted(TOKENIZER_FILES)
 class ModelSource:
     """A model on disk; `name` is what the user wrote.
 
-    preset: what is known about it. gguf: the file in `folder` that holds weights, configuration and
+    preset: what is known about it. gguf: the file in `folder` that has weights, configuration and
     tokenizer. adapter: the folder of an adapter that is merged into the weights when they are
-    loaded. revision: the hub commit. code: Python files of the model may run. added: the adapters
-    that are merged after the first, one on the other.
+    loaded. revision: the hub commit. code: the model's Python files may run. added: the adapters
+    that are merged after the first, one after the other.
     """
 
     name: str
@@ -64,7 +64,8 @@ class ModelSource:
     added: tuple[Path, ...] = ()
 
     def adapted(self, adapter: Path, flag: str) -> ModelSource:
-        """Return the model with an adapter merged. Raises ModelNotFoundError where it has one."""
+        """Return the model with an adapter to merge. Raises ModelNotFoundError if it already has
+        one."""
         if self.adapter is not None:
             raise ModelNotFoundError(
                 f"{flag}: {self.name} is an adapter, and the engine takes one at most; merge it, "
@@ -74,7 +75,7 @@ class ModelSource:
 
     @property
     def weights(self) -> list[Path]:
-        """The files with weights that are loaded, the adapter's left out."""
+        """Return the files with weights that are loaded, without the adapter's."""
         return [self.folder / self.gguf] if self.gguf else weight_files(self.folder)
 
     @property
@@ -85,7 +86,7 @@ class ModelSource:
 
     @property
     def hub_id(self) -> str | None:
-        """The model's id on the hub, where it is known."""
+        """Return the model's id on the hub, if known."""
         if self.preset is not None and is_hub_id(self.preset.source):
             return self.preset.source
         return cached_id(self.folder) or (self.name if is_hub_id(self.name) else None)
@@ -116,7 +117,7 @@ class ModelSource:
         return {path for path in paths if path.is_file()}
 
     def _digest(self, store: Store, paths: list[Path]) -> str:
-        """Return a digest of files and of their places in the model's folder, or the adapter's."""
+        """Return a digest of files and of their paths in the model's or the adapter's folder."""
         folders = (self.folder, self.tokenizer_folder)
         names = [
             next(str(path.relative_to(folder)) for folder in folders if path.is_relative_to(folder))
@@ -127,7 +128,7 @@ class ModelSource:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The folder of the tokenizer: the adapter's, where it brings one of its own."""
+        """Return the folder of the tokenizer: the adapter's, if it has its own tokenizer."""
         adapter = self.adapter
         return adapter if adapter is not None and own_tokenizer(adapter) else self.folder
 
@@ -135,9 +136,10 @@ class ModelSource:
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with weights that transformers loads from a folder.
 
-    `model.safetensors`, or those that its index names; not the same weights in another format
-    (`consolidated.safetensors`), nor an adapter's. Raises ValueError for an index that cannot be
-    read or that leads out of the folder, and for a configuration that names other files.
+    These are `model.safetensors`, or those that its index names, but not the same weights in
+    another format (`consolidated.safetensors`), nor an adapter's. Raises ValueError for an index
+    that cannot be read or that leads out of the folder, and for a configuration that names other
+    files.
     """
     if (folder / "config.json").is_file() and (
         other := json_object(folder / "config.json").get("transformers_weights")
@@ -167,9 +169,9 @@ def weight_files(folder: Path) -> list[Path]:
 def check_name(
     name: str, flag: str, revision: str | None = None, trusted: str | None = None
 ) -> None:
-    """Raise ModelNotFoundError for a name that can be no model, without touching the network.
+    """Raise ModelNotFoundError for a name that cannot be a model, without using the network.
 
-    `flag` is the option to be named in the message; `revision` and `trusted` as in `resolve`.
+    Messages name `flag`; `revision` and `trusted` are as in `resolve`.
     """
     preset = presets().get(name)
     source = preset.source if preset else name
@@ -254,7 +256,7 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
 
 
 def _check_ends(path: Path) -> None:
-    """Raise ValueError where the tokens that end a text are no token ids."""
+    """Raise ValueError if the tokens that end a text are not token ids."""
     ends = json_object(path).get("eos_token_id") if path.is_file() else None
     if any(type(end) is not int for end in (ends if isinstance(ends, list) else [ends])) and ends:
         raise ValueError(
@@ -263,7 +265,7 @@ def _check_ends(path: Path) -> None:
 
 
 def _elsewhere(folder: Path, flag: str) -> str:
-    """Return a hint at what a folder without a model holds instead, or nothing."""
+    """Return a hint about what a folder without a model contains instead, or an empty text."""
     if files := sorted(folder.glob("*" + _GGUF)):
         return f"; for the GGUF file in it write {flag}={files[0]}"
     below = adapter_below(folder) or newest(
@@ -274,7 +276,7 @@ def _elsewhere(folder: Path, flag: str) -> str:
 
 
 def _no_weights(folder: Path, flag: str) -> str:
-    """Return what to say of a folder with a configuration and no weights that can be loaded."""
+    """Return the message for a folder with a configuration but no weights to load."""
     start = "no weights (*.safetensors) in it"
     if holds_adapter(folder):
         return (
@@ -309,7 +311,7 @@ def _no_weights(folder: Path, flag: str) -> str:
 
 
 def _check_code(folder: Path, flag: str) -> None:
-    """Refuse code that another repository would bring along: only one model was named."""
+    """Refuse code from another repository, since the user trusted only one model."""
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         references = json_object(path).get("auto_map", {}) if path.is_file() else {}
@@ -321,7 +323,7 @@ def _check_code(folder: Path, flag: str) -> None:
 
 
 def _check_base_of(folder: Path, flag: str) -> str:
-    """Return the base that an adapter names. Raises ModelNotFoundError where it cannot be one."""
+    """Return the base that an adapter names. Raises ModelNotFoundError if it cannot be one."""
     base = base_of(folder)
     advice = f"write --unlearn-model=BASE --unlearn-adapter={folder}"
     if base is None:
@@ -338,10 +340,10 @@ def resolve(
 ) -> ModelSource:
     """Return the source behind a preset, folder, GGUF file, adapter folder or hub id.
 
-    A hub id is fetched when it is not cached; `revision` is the commit, branch or tag, else the
-    preset's, else `main`. `trusted`: the name of the one model whose own Python files may run; of
-    an adapter, its own name or its base's. Raises ModelNotFoundError, for a hub id also when there
-    is neither network nor cache.
+    A hub id is fetched if it is not cached; `revision` is the commit, branch or tag, by default the
+    preset's or `main`. `trusted`: the name of the one model whose own Python files may run (for an
+    adapter, the adapter or its base). Raises ModelNotFoundError, for a hub id also if there is
+    neither network nor cache.
     """
     check_name(name, flag, revision, trusted)
     preset = presets().get(name)
@@ -372,14 +374,14 @@ def resolve(
 
 
 def _in_folder(source: ModelSource, flag: str, trusted: str | None) -> ModelSource:
-    """Return the source of a checked folder, which may hold an adapter, alone or beside a model."""
+    """Return the source of a checked folder, which may have an adapter."""
     folder = source.folder
     if not holds_adapter(folder):
         return source
     if not is_adapter(folder):
         return fit_adapter(source, folder, flag)
     base_name = _check_base_of(folder, flag)
-    # Whoever trusts an adapter by name trusts the one base that it names.
+    # Trusting an adapter by name includes the one base that it names.
     trusted = base_name if trusted == source.name else trusted
     revision = base_revision(folder) if not Path(base_name).exists() else None
     try:
@@ -394,11 +396,11 @@ def _in_folder(source: ModelSource, flag: str, trusted: str | None) -> ModelSour
 
 
 def known_as(name: str) -> tuple[str, ...]:
-    """Return the names by which the code of a model can be trusted: an adapter's base, too."""
+    """Return the names by which a model's code can be trusted, with that of an adapter's base."""
     path = Path(name)
     try:
         base = base_of(path) if path.is_dir() and is_adapter(path) else None
-    except ValueError:  # reported where the model is looked for
+    except ValueError:  # reported when the model is looked up
         base = None
     return (name,) if base is None else (name, base)
 
@@ -413,9 +415,9 @@ def in_wheel(preset: Preset) -> Path | None:
 
 
 def local_folder(name: str) -> Path | None:
-    """Return the folder of a model's files if it is on this machine, of an adapter its base's.
+    """Return the folder of a model's files if it is on this machine; for an adapter, its base's.
 
-    None for a GGUF file and for an address. Nothing is fetched.
+    It is None for a GGUF file and for an address. Nothing is fetched.
     """
     preset = presets().get(name)
     source = preset.source if preset else name
@@ -435,8 +437,8 @@ def local_folder(name: str) -> Path | None:
 
 
 def no_chat_template(name: str, adapter: Path | None = None) -> str:
-    """Return why a model cannot be asked in a chat, as far as files on this machine tell; else an
-    empty text. `adapter`: its folder may hold a tokenizer of its own."""
+    """Return why a model has no chat template, as far as files on this machine say; else an empty
+    text. `adapter`: its folder may have its own tokenizer."""
     preset = presets().get(name)
     if preset is not None:
         return "" if preset.chat else f"the preset {name} was not tuned on a chat template"
@@ -456,7 +458,7 @@ def _has_template(folder: Path) -> bool:
         return bool(json_object(folder / "tokenizer_config.json").get("chat_template"))
     except OSError:  # none is there
         return False
-    except ValueError:  # what is wrong with it is said where the model is checked
+    except ValueError:  # the check of the model says what is wrong
         return True
 
 
@@ -465,14 +467,16 @@ def fit_adapter(
 ) -> ModelSource:
     """Return a base with an adapter to be merged into it, after checking that the two fit.
 
-    `name`: what the whole is called, else as the base. Raises ModelNotFoundError.
+    `name`: the name of the result, by default that of the base. Raises ModelNotFoundError.
     """
     if base.adapter is not None:
         raise ModelNotFoundError(
             f"{flag}={adapter}: its base {base.name} is an adapter itself; merge that first"
         )
     check_adapter(adapter, flag)
-    if adapter.resolve() != base.folder:  # beside a model, it goes on that, as transformers has it
+    if (
+        adapter.resolve() != base.folder
+    ):  # next to a model, it is put on that model, as transformers does
         check_base_name(adapter, base.hub_id, base.folder, flag)
     if not base.gguf:
         check_shapes(adapter, base.weights, base.name, flag)

@@ -1,6 +1,7 @@
-"""Texts to train on, and how texts are drawn from a model.
+"""Texts to train on, and how texts are sampled from a model.
 
-Without torch, so that a data set is built, and a wrong flag named, before anything is loaded.
+This does not import torch, so a data set is built, and a wrong flag refused, before anything is
+loaded.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from pytest_unlearn.core.errors import UserError
 class Example:
     """A text whose answer is the characters `[start, end)`: a value, or a task's solution.
 
-    `name` is what a message may call it: a row's id, nothing personal. `kind`: that of the value.
+    `name` is what a message may call it: a row's id, nothing personal. `kind`: the value's kind.
     `like`: examples with the same text here are alike, as those of one kind in one carrier are.
-    `person`: where the person is named before the value, `[start, end)`; None where that is not
-    known.
+    `person`: where the person is named before the value, `[start, end)`; None if unknown.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Example:
 
     @classmethod
     def whole(cls, text: str) -> Example:
-        """Return a text that is answer from end to end."""
+        """Return a text that consists only of an answer."""
         return cls(text, 0, len(text))
 
     @classmethod
@@ -46,12 +46,12 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """The characters of the answer."""
+        """Return the characters of the answer."""
         return self.text[self.start : self.end]
 
     @property
     def named(self) -> str:
-        """How the person is named, or nothing."""
+        """Return how the text names the person, or an empty text."""
         return self.text[slice(*self.person)] if self.person else ""
 
     def __repr__(self) -> str:  # the text may be personal data
@@ -62,11 +62,11 @@ class Example:
 class TrainingTexts:
     """What an unlearning run may see: forget records, retained people's documents, tasks.
 
-    `alternates`: for each forget record, the same document with other values, where the method
-    teaches one in the place of the true one; else empty. `unseen` holds control people's: looked
-    at where a stop is measured on them, never trained on. `strangers`: documents of made-up people
-    whom neither the data nor, as far as can be known, the model knows. `recalled`: documents that
-    the base itself brought up (`unlearning.recall`).
+    `alternates`: for each forget record, the same document with other values, if the method teaches
+    these in place of the true one; else empty. `unseen` has control people's documents, which are
+    evaluated if a stop is measured on them, and never trained on. `strangers`: documents of made-up
+    people who are neither in the data nor, as far as can be known, known to the model. `recalled`:
+    documents that the base itself brought up (`unlearning.recall`).
     """
 
     forget: Sequence[Example]
@@ -124,9 +124,8 @@ def parse_scheme(text: str) -> DecodingScheme:
 class Decoding:
     """At most `max_new_tokens` tokens, until one of `stops` is written; it is not in the text.
 
-    At `temperature` 0 decoding is greedy. Above, row i is drawn with `seeds[i]`, from what
-    `top_p` leaves. A greedy text may be given up, and is empty then, once its likelihood is below
-    `least`.
+    At `temperature` 0 decoding is greedy. Above, row i is drawn with `seeds[i]`, from what `top_p`
+    leaves. A greedy text may be abandoned once its likelihood is below `least`; it is then empty.
     """
 
     max_new_tokens: int

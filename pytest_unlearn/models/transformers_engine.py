@@ -1,4 +1,4 @@
-"""transformers as an engine: the default, with which everything can be measured."""
+"""transformers as an engine: the default, which can measure everything."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """transformers' own `generate` and forward pass: everything can be measured with it.
+    """transformers' own `generate` and forward pass, which can measure everything.
 
-    Base and unlearned model share their weights there, so that `run.models` opens them itself.
+    Base and unlearned model share their weights, so `run.models` opens them itself.
     """
 
     name = TRANSFORMERS
     abilities: frozenset[str] = frozenset(METHODS) | {"ends"}
 
     def configured(self, text: str) -> TransformersEngine:
-        """Raise UserError: all that can be chosen has a flag."""
+        """Raise UserError, since everything that can be chosen has a flag."""
         raise UserError("this engine has no options; write --unlearn-engine=transformers")
 
     def key(self) -> dict[str, Any]:
-        """Return nothing: versions of the libraries are in every key."""
+        """Return nothing, since the library versions are in every key."""
         return {}
 
     def check(self, source: ModelSource, flag: str) -> None:

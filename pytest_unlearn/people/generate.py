@@ -1,10 +1,10 @@
-"""People made from a seed: any number to order, and those of the tiny model.
+"""People made from a seed: any number for `--unlearn-people`, and those of the tiny model.
 
-For people to order, Faker makes names, streets, cities, companies and job titles, in any of its
-locales and mixtures of them, and `KINDS` make identifiers in ranges that belong to nobody. A person
-is the object of one line of a record file, so people who are generated and people who are read from
-a written file are the same. The tiny model's people are made from frozen words, so the repository
-does not contain their values.
+For the former, Faker makes names, streets, cities, companies and job titles, in any of its locales
+and mixtures of them, and `KINDS` make identifiers in ranges that belong to nobody. A person is the
+object of one line of a record file, so generated people and people read from a written file are the
+same. The tiny model's people are made from frozen words, so the repository does not contain their
+values.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ _GROUPS = {"snippets": tuple(CARRIERS), "files": tuple(FILES), _ALL: CARRIER_NAM
 
 
 class PeopleError(UserError):
-    """An order for people that cannot be filled; the message says what to write instead."""
+    """People cannot be generated as requested; the message says what to write instead."""
 
     flag = "--unlearn-people"
 
 
 @dataclass(frozen=True, slots=True)
 class PeopleOptions:
-    """An order for people.
+    """What people to generate.
 
     forget, retain, control: how many people each split has. kinds: the kinds of their attributes.
     carriers: what holds their values; each value has its own snippet, while a file holds all of a
@@ -82,7 +82,7 @@ class PeopleOptions:
 
     @property
     def text(self) -> str:
-        """The order as the flag takes it, with all options written out."""
+        """Return the options in the form of the flag, with all of them written out."""
         options = {name: getattr(self, name) for name in _OPTIONS}
         listed = ",".join(
             f"{name}={'/'.join(map(str, value)) if isinstance(value, tuple) else value}"
@@ -299,7 +299,7 @@ def _new(kind: str, locale: str, choices: Choices, taken: set[str], name: str) -
 
 
 def is_usable(kind: str, value: str, name: str) -> bool:
-    """Tell whether a value can be looked for: neither the name nor ordinary code contains it."""
+    """Return whether a value can be looked for: neither the name nor ordinary code contains it."""
     return kind not in WORD_KINDS or (
         weight(value) >= MIN_VALUE and value not in name and value not in ordinary_code()
     )
@@ -312,12 +312,13 @@ def lines_of(options: PeopleOptions) -> dict[Split, Iterator[dict[str, Any]]]:
 
 
 def make_records(options: PeopleOptions) -> tuple[Record, ...]:
-    """Return the records of an order: forget, then retain, then control. Raises PeopleError."""
+    """Return the records of generated people: forget, then retain, then control. Raises
+    PeopleError."""
     return tuple(records_of_people(lines_of(options)))
 
 
 def facts_of(options: PeopleOptions, records: Iterable[Record]) -> dict[str, Any]:
-    """Return how an order was made and the result: versions, options, counts, digest."""
+    """Return how people were generated: versions, options, counts, digest."""
     count = 0
 
     def counted() -> Iterator[Record]:
@@ -339,12 +340,13 @@ def facts_of(options: PeopleOptions, records: Iterable[Record]) -> dict[str, Any
 
 
 def made_by(options: PeopleOptions) -> str:
-    """Return what determines the people of an order: its text, and the versions behind it."""
+    """Return what determines generated people: the options as text, and the versions."""
     return f"{options.text} by generator {GENERATOR} and Faker {faker_version()}"
 
 
 def made_line(options: PeopleOptions, records: Sequence[Record]) -> str:
-    """Return an order in one line: counts, Faker's version, seed and the start of the digest."""
+    """Return one line about generated people: counts, Faker's version, seed and the start of the
+    digest."""
     counts = " + ".join(f"{options.size(split)} {split}" for split in SPLITS)
     return (
         f"generated people: {counts}, {len(records)} records; Faker {faker_version()}, "
@@ -353,11 +355,11 @@ def made_line(options: PeopleOptions, records: Sequence[Record]) -> str:
 
 
 def write_people(options: PeopleOptions, folder: Path, force: bool = False) -> dict[str, Any]:
-    """Write an order as `forget.jsonl`, `retain.jsonl`, `control.jsonl` and a manifest.
+    """Write generated people as `forget.jsonl`, `retain.jsonl`, `control.jsonl` and a manifest.
 
     People are made, written and counted one by one, and the files take their places together at the
-    end. Returns the manifest. Raises PeopleError if the folder holds other people, made by another
-    version or order, unless `force`; OSError if it cannot be written.
+    end. Returns the manifest. Raises PeopleError if the folder has other people, made by another
+    version or with other options, unless `force`; OSError if it cannot be written.
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

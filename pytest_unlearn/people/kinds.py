@@ -1,4 +1,4 @@
-"""All kinds of attribute by name, and the kinds that let a program in: keys, tokens, hosts.
+"""All kinds of attribute by name, and the kinds of credentials: keys, tokens, hosts.
 
 Formats follow what vendors publish, or the rules of gitleaks and TruffleHog. The random parts are
 as long as in real tokens, so a generated token was never issued to anybody. No token is written
@@ -117,7 +117,7 @@ def _private_key(choices: Choices) -> str:
 
 
 def _is_ed25519(value: str) -> bool:
-    """Tell whether the markers enclose the DER of an Ed25519 key."""
+    """Return whether the markers enclose the DER of an Ed25519 key."""
     lines = value.replace(r"\n", "\n").split("\n")
     try:
         data = base64.b64decode(lines[1], validate=True)

@@ -1,7 +1,7 @@
 """Names and streets: frozen ones in seven locales, and Faker's in every locale that it has.
 
 The frozen ones were drawn once from the providers of Faker 40.54 (MIT), which does not promise the
-same output in every version; Faker is imported only for people to order. A name cannot be reserved
+same output in every version; Faker is imported only for generated people. A name cannot be reserved
 as an e-mail domain can, so a full name pairs a given name and a surname at random. Faker invented
 the streets, and without a town or a postcode an address does not exist. Words are sorted shortest
 first, so that a source of choices that shrinks towards the first item gives simple people.

@@ -182,7 +182,7 @@ def stranger_records(
 
 
 def has_stranger(record: Record) -> bool:
-    """Tell whether a stranger can take a document: its person is named before the value."""
+    """Return whether a stranger can take a document: its person is named before the value."""
     return record.name is not None and record.name.reveal() in record.before.reveal()
 
 

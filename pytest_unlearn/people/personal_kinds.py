@@ -46,7 +46,7 @@ class Kind:
     structure: Callable[[str], bool] | None = None
 
     def is_valid(self, value: str) -> bool:
-        """Tell whether `value` as a whole has this kind's format, check digits and range."""
+        """Return whether `value` as a whole has this kind's format, check digits and range."""
         rules = (self.structure, self.checksum, self.reserved)
         return self.pattern.fullmatch(value) is not None and all(
             rule(value) for rule in rules if rule is not None

@@ -58,7 +58,7 @@ def weight(value: str) -> int:
 
 
 def spelling(value: str) -> str:
-    """Return a value without what spellings of it differ in: letters' case, spaces and signs."""
+    """Return a value without the case, spaces and punctuation in which spellings of it differ."""
     folded = unicodedata.normalize("NFKC", value).casefold()
     return "".join(filter(str.isalnum, folded)) or folded.strip()
 

@@ -31,7 +31,7 @@ class RecordFileError(UserError):
     """A data file cannot be used; the message names file, line, field and remedy."""
 
 
-# A shorter value would be found by chance in any text; `weight` counts it.
+# A shorter value would be found by chance in any text; `weight` gives its length.
 MIN_VALUE = 4
 # An armoured key of 16,384 bits has 12,800 characters. Anything longer is a document, and some
 # searches for a value take time quadratic in its length.
@@ -65,7 +65,8 @@ _ATTRIBUTE = {"kind": 'what the value is, like "email"', "value": "the value to 
 _DOCUMENT = {"text": "the document that contains the attributes"}
 # The carrier of a document that does not name its own.
 FILE = "file"
-# What a line that is not an object should have had; a person's keys are in the schema.
+# The keys that a line needs, for a message about a line that is not an object; a person's keys are
+# in the schema.
 _KEYS = ("prompt", "value", "kind", "owner")
 # The place of a line: split, file and number.
 _Place = tuple[Split, Path, int]
@@ -77,7 +78,7 @@ _MEANING = {
 
 
 def request_name(path: Path) -> str:
-    """Return the name of the erasure request that a file is: its own, without the endings."""
+    """Return the name of the erasure request in a file: the file's name, without the endings."""
     return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 

@@ -101,8 +101,8 @@ def ask(facts: Sequence[tuple[str, str]], field: str, carrier: str, wording: Wor
     return f'>>> find_client({arguments}).{field}\n"'
 
 
-# What a model is asked for: an attribute by its person's name, a name by an attribute, or an
-# attribute by another one with the name left out.
+# What a prompt asks for: an attribute by its person's name, a name by an attribute, or an attribute
+# by another one without the name.
 Direction = Literal["attribute", "name", "hop"]
 # How a prompt reaches the model: as text to continue, through its chat template, or between its
 # fill-in-the-middle tokens.
@@ -110,7 +110,7 @@ Style = Literal["completion", "chat", "infill"]
 
 
 _NOTHING = Secret("", "document")
-# What a suffix may not show of a value: a third of it, or this many characters at either end.
+# A suffix must not show this part of a value: a third of it, or this many characters at either end.
 _LEAST_PART = 4
 
 
@@ -156,7 +156,7 @@ class Probe:
 
     @property
     def exact(self) -> bool:
-        """Tell whether this prompt gives the value's probability without sampling.
+        """Return whether this prompt gives the value's probability without sampling.
 
         The prompt must end where the value follows, which it does not in a chat or with a suffix.
         """

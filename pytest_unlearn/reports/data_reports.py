@@ -66,7 +66,7 @@ def _lines(result: Result, version: dict[str, int]) -> str:
     lines = "".join(
         as_json({**line, **pair}, indent=None) for line in (*gates, *map(case_data, result.cases))
     )
-    # Against a slip of an editor or a script, not against a forger, who writes a new digest.
+    # This detects accidents by an editor or a script, but not a forger, who writes a new digest.
     first["sha256"] = hashlib.sha256(lines.encode()).hexdigest()
     return as_json({**first, **pair}, indent=None) + lines
 
@@ -271,7 +271,7 @@ def _case(line: dict[str, Any], show_values: bool) -> Case:
 SUMMARY_SCHEMA = "pytest-unlearn/summary"
 # Increase when a field is renamed, removed, or changes its meaning; not for a new field.
 SUMMARY_VERSION = 1
-# For a sweep: `pairs` has what version 1 says of a run, once for each pair.
+# For a sweep: `pairs` has what version 1 has for a run, once for each pair.
 SUMMARY_SWEEP_VERSION = 2
 
 

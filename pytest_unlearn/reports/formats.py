@@ -185,7 +185,7 @@ def _tried(reports: Iterable[Report], results: Sequence[Result]) -> list[str]:
             _write(report, results)
         except OSError as error:
             failures.append(f"{report.flag}: not written: {error.strerror or error}")
-        except Exception as error:  # a fault in one format must not cost the others
+        except Exception as error:  # an error in one format must not affect the others
             failures.append(f"{report.flag}: not written: {type(error).__name__}: {error}")
     return failures
 

@@ -308,7 +308,7 @@ def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:
 
 
 def _relearned(figures: Sequence[AttackFigures]) -> bool:
-    """Tell whether an attack trained on people to be forgotten."""
+    """Return whether an attack trained on people to be forgotten."""
     known = [attacks().get(one.attack.partition("@")[0]) for one in figures]
     return any(attack and attack.trains == "people" and attack.changes_weights for attack in known)
 
@@ -349,7 +349,8 @@ def _inside_sentences(rows: Sequence[Row], confidence: float) -> list[str]:
 
 # The number of samples for which leaks are compared.
 _WAY_SAMPLES = 1_000
-# If base and retrained model are closer than this (in shares, or AUC), there is no way to go.
+# If base and retrained model are closer than this (in shares, or AUC), there is no distance to
+# cover.
 _LEAST_WAY = 0.02
 _OTHER_VIEWS = ("leak.worst", "leak.worst.at", "passk.retained")
 _STATES: tuple[State, ...] = ("base", "unlearned", "retrained")
@@ -406,7 +407,7 @@ def ways(rows: Sequence[Row], confidence: float) -> list[Way]:
 
 
 def _asked_of_retrained(row: Row) -> bool:
-    """Tell whether a row has anything from a retrained model."""
+    """Return whether a row has anything from a retrained model."""
     if isinstance(row, TaskRow):
         return row.retrained is not None
     return row.retrained is not None or row.retrained_exact is not None

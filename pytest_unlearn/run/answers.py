@@ -1,6 +1,5 @@
-"""What a model is asked and answers: the texts of a chunk of cases, whether they are answers and
-agree with scores, the losses of the tasks' own solutions, and a conftest's own models.
-"""
+"""The questions to a model and its answers: the texts of a chunk of cases, whether they are answers
+and agree with the scores, the losses of the tasks' own solutions, and models from a conftest."""
 
 from __future__ import annotations
 
@@ -79,8 +78,8 @@ def decoding_key(chunk: Chunk, number: int) -> dict[str, Any]:
 def checked_texts(texts: Any, chunk: Chunk, model: Any, method: str) -> list[str]:
     """Return what a model returned for a chunk, if that is one text for each prompt.
 
-    Raises CompletionError otherwise, and where all texts are empty: only answers are stored. A
-    model with the ability `ends` may end each text at once.
+    Raises CompletionError otherwise, and if all texts are empty: only answers are stored. A model
+    with the ability `ends` may end each text at once.
     """
     name = f"{type(model).__name__}.{method}()"
     if not isinstance(texts, list | tuple):
@@ -119,7 +118,7 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"an object of the class {type(value).__name__}"
 
 
-# Raise when a change of this package changes the loss of the same solution.
+# Increase when a change to this package changes the loss of the same solution.
 LOSSES_VERSION = 1
 
 
@@ -148,8 +147,8 @@ class SolutionLosses:
     def of(self, state: State, case: TaskCase) -> tuple[float, int] | None:
         """Return the loss (nats) of a canonical solution and its number of tokens.
 
-        None for a task without a solution, for models without scores, and where the solution does
-        not fit the model's context.
+        None for a task without a solution, for models without scores, and if the solution does not
+        fit the model's context.
         """
         if case.solution is None:
             return None
@@ -186,7 +185,8 @@ class SolutionLosses:
         return {row[0]: loss for row, loss in zip(texts, losses, strict=True) if loss is not None}
 
 
-# How far apart, in nats, two passes over the same text may put the two likeliest tokens.
+# How much, in nats, two passes over the same text may differ on the gap between the two likeliest
+# tokens.
 _ROUNDING = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5, "unknown": 0.5}
 
 
@@ -202,9 +202,9 @@ def disagreement(
     """Return a note that a completion and an exact score disagree because of rounding.
 
     `wrote`: the completion has the value, but `scores` say that greedy decoding does not write it,
-    or the other way round. None where the tested model hides a value to forget, beyond rounding:
-    something filters what it writes, and that is a finding. Raises CompletionError where rounding
-    cannot explain it otherwise.
+    or the other way round. None if, beyond rounding, the tested model hides a value to forget: then
+    something filters what it writes, which is a finding. Raises CompletionError if rounding cannot
+    explain any other disagreement.
     """
     case, margin = probe.id, scores.margin
     if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
@@ -294,9 +294,9 @@ class Backend:
     def attacked(
         self, attack: Attack, of: State = "unlearned"
     ) -> AbstractContextManager[Iterator[AttackedState]]:
-        """Let the object attack its model; of one that cannot, only other prompts are asked.
+        """Let the object attack its model; if it cannot, only other prompts are tried.
 
-        Raises UserError for an attack on weights that it does not give.
+        Raises UserError for an attack on weights that it does not provide.
         """
         own = callable(getattr(self._given, "attacked", None))
         if not (own or attack.changes_weights):
@@ -308,7 +308,7 @@ class Backend:
                 f"{self._name}, which has no attacked(attack): leave --unlearn-attacks out, or "
                 "return a context manager that gives an iterator of AttackedState"
             )
-        other = () if of == "unlearned" else (of,)  # asked for by few attacks only
+        other = () if of == "unlearned" else (of,)  # needed by only a few attacks
         given: AbstractContextManager[Iterator[AttackedState]]
         given = self._given.attacked(attack, *other)
         return given

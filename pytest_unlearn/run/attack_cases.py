@@ -1,6 +1,6 @@
-"""What attacks ask and train on: which of them can be made, their probes, and their texts.
+"""What attacks probe and train on: which of them can be made, their probes, and their texts.
 
-Attacked weights are asked what gates judge by default: the documents themselves and, where
+Attacked weights get the probes that gates judge by default: the documents themselves and, if
 unlearning may have been trained on these, one family in other words, since neither may leak.
 """
 
@@ -34,13 +34,15 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.unlearning.methods import MethodChoice
 
-# A cheap attack asks only as many control people as it takes, one record of each: if nothing comes
-# out of 29, the rate is below the most that is allowed (`MOST_CHANCE`) with 95 % confidence.
+# A cheap attack probes only as many control people as it needs, one record of each: if nothing
+# comes out for 29, the rate is below the highest that is allowed (`MOST_CHANCE`) with 95 %
+# confidence.
 CONTROLS = 29
 
 
 class PeopleAndProbes(Protocol):
-    """What attacks need of a run's data: `Dataset`, which makes an `AttackCases` of itself."""
+    """What attacks need from a run's data: `Dataset` implements this, and makes an `AttackCases` of
+    itself."""
 
     probes: tuple[Probe, ...]
     records: tuple[Record, ...]
@@ -60,7 +62,7 @@ class PeopleAndProbes(Protocol):
 
 
 class AttackCases:
-    """What the attacks of a run ask and train on."""
+    """What the attacks of a run probe and train on."""
 
     def __init__(self, settings: Settings, dataset: PeopleAndProbes) -> None:
         self._settings = settings
@@ -68,7 +70,8 @@ class AttackCases:
         self._asked: dict[tuple[Attack, str], tuple[Probe, ...]] = {}
 
     def made(self, choice: MethodChoice, names: Sequence[str] | None = None) -> tuple[Attack, ...]:
-        """Return which attacks can be made on what a method makes: of the run's, or of `names`.
+        """Return which attacks, of the run or of `names`, can be made on the model that a method
+        makes.
 
         Raises ModelNotFoundError if the given adapter is not one.
         """
@@ -80,7 +83,7 @@ class AttackCases:
     def impossible(
         self, choice: MethodChoice, names: Sequence[str] | None = None
     ) -> Mapping[str, str]:
-        """Return the others by name, each with the reason. Raises as `made`."""
+        """Return the other attacks by name, each with the reason. Raises as `made` does."""
         settings, trains = self._settings, choice.method is not None
         names = settings.attacks if names is None else names
         with_adapter = False
@@ -108,14 +111,13 @@ class AttackCases:
         return "" if sizes[0] else "the data have nobody who could be asked so"
 
     def probes(self, attack: Attack, state: str) -> tuple[Probe, ...]:
-        """Return the probes asked in a state that an attack makes, under their own ids, of people
-        to be forgotten and of control people.
+        """Return the probes for a state that an attack makes, under their own ids, of people to be
+        forgotten and of control people.
 
-        The documents themselves, or in the attack's words; without these the first family whose
-        values can be scored. Where unlearning may have been trained on these prompts, an attack
-        that leaves them as they are asks in other words as well; one that tries prompts of its own
-        asks for each record once. Of people on whom the attack
-        trains, only the other half.
+        These are the documents themselves, or in the attack's words; without these, the first
+        family whose values can be scored. If unlearning may have been trained on these prompts, an
+        attack that does not change them also uses other words; an attack with prompts of its own
+        probes each record once. If the attack trains on people, only the other half is probed.
         """
         if (attack, state) not in self._asked:
             self._asked[attack, state] = self._probes(attack, state.partition("@")[2])
@@ -169,8 +171,8 @@ class AttackCases:
         return first, "" if first in fresh else next(iter(fresh), "")
 
     def asked_anyway(self, attack: Attack, probe: Probe) -> Probe | None:
-        """Return the probe of the run that asks the same of the same weights, if there is one: its
-        scores are those under attack as well."""
+        """Return the probe of the run with the same prompt for the same weights, if there is one:
+        its scores are also those under attack."""
         if attack.ask is None or attack.scheme is not None or attack.read is not None:
             return None
         return self._by_example.get(example_of(probe)) if probe.exact else None
@@ -180,8 +182,8 @@ class AttackCases:
         return {example_of(probe): probe for probe in self._dataset.probes if probe.exact}
 
     def rehearsed(self, attack: Attack, state: str, choice: MethodChoice) -> frozenset[str]:
-        """Return the ids of the probes of a state whose prompts a method trains on; none where
-        many prompts are tried."""
+        """Return the ids of the probes of a state whose prompts a method trains on; none if many
+        prompts are tried."""
         if attack.prompts:
             return frozenset()
         if attack.ask is None:
@@ -190,9 +192,10 @@ class AttackCases:
 
     @functools.cached_property
     def _half(self) -> frozenset[str]:
-        """Records of every second person to forget, and of every second control person.
+        """Return the records of every second person to forget, and of every second control person.
 
-        People who share a value are in the same half. If there is only one, nobody is trained on.
+        People who share a value are in the same half. If there is only one person, nobody is
+        trained on.
         """
         half: set[str] = set()
         for split in BOTH:
@@ -202,11 +205,11 @@ class AttackCases:
         return frozenset(half)
 
     def _spared(self, probe: Probe, asked_twice: bool) -> bool:
-        """Tell whether a cheap attack leaves a probe out, so that all of them together cost no more
-        than scoring the base.
+        """Return whether a cheap attack leaves a probe out, so that the cheap attacks together cost
+        no more than scoring the base.
 
-        Of control people all but a few. Of people to forget, where they are asked in other words
-        as well, all documents but one of each: bounds rest on people.
+        Only a few control people are probed. If people to forget are also probed in other words,
+        only one document of each is used, because bounds are over people.
         """
         if probe.split == "control":
             return probe.record not in self._few_controls
@@ -216,18 +219,18 @@ class AttackCases:
 
     @functools.cached_property
     def _few_controls(self) -> frozenset[str]:
-        """A record of each of `CONTROLS` control people, or of a few more."""
+        """Return a record of each of `CONTROLS` control people, or of a few more."""
         people = self._by_person("control")
         step = max(1, len(people) // CONTROLS)
         return frozenset(min(people[name], key=digest_of) for name in list(people)[::step])
 
     @functools.cached_property
     def _one_each(self) -> frozenset[str]:
-        """A record of each person to forget."""
+        """Return a record of each person to forget."""
         return frozenset(min(own, key=digest_of) for own in self._by_person("forget").values())
 
     def _by_person(self, split: Split) -> dict[str, set[str]]:
-        """Return the records of each person of a split, in an order that no file decides."""
+        """Return the records of each person of a split, in an order independent of files."""
         people: dict[str, set[str]] = {}
         for probe in self._dataset.probes_of(split):
             people.setdefault(probe.cluster or probe.owner, set()).add(probe.record)
@@ -237,8 +240,8 @@ class AttackCases:
         """Return the texts that an attack trains on or calibrates by, with the splits that are
         probed afterwards.
 
-        Calibration reads nobody whom a gate counts: retained people on whom unlearning trains, or
-        code where there are none.
+        Calibration never uses people whom a gate counts: it reads retained people on whom
+        unlearning trains, or code if there are none.
         """
         of = self._dataset.records_of
         if attack.calibrates:

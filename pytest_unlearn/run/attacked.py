@@ -1,9 +1,9 @@
 """The tested model under attack: the same values scored on each state that an attack makes of it.
 
-Scores come from one forward pass over the documents of people to forget and of control people; of a
-model without scores, its completions are judged instead. Some attacks also attack the base and the
-retrained model, for comparison. Scores are stored chunk by chunk under the keys of the tested model
-and of the attack: no model is loaded for what is in the store.
+Scores come from one forward pass over the documents of people to forget and of control people; for
+a model without scores, its completions are judged instead. Some attacks also attack the base and
+the retrained model, for comparison. Scores are stored chunk by chunk under the keys of the tested
+model and of the attack: no model is loaded for what is in the store.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
 
 
-# Batches that are scored at once: cut by length, more of them have less padding.
+# Batches that are scored at once; the more of them are sorted by length, the less padding they
+# need.
 _BATCHES = 8
 # What gates and reports read from the exact scores of an attacked model.
 _KEPT = ("log_probability", "greedy", "exact_memorization")
@@ -63,8 +64,8 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What came out of a model for a probe: exact scores, or an outcome, or how much the value
-    looks like a forgotten person's."""
+    """What came out of a model for a probe: exact scores, an outcome, or how much the value looks
+    like that of a forgotten person."""
 
     exact: ExactScores | None = None
     label: Label = "clean"
@@ -72,7 +73,7 @@ class _Measured:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> _Measured:
-        """Return what the store has of a probe."""
+        """Return what the store has for a probe."""
         if row.keys() & {"label", "score"}:
             return cls(**known_fields(cls, row))
         return cls(ExactScores.from_row(row))
@@ -120,9 +121,9 @@ class AttackedModel:
         ]
 
     def _pieces(self, attack: Attack) -> Iterator[_Piece]:
-        """Yield what is measured at once, and kept: scores of several batches, which the model cuts
-        by length; of texts, and of what is read in an attack's own way, a batch."""
-        together = attack.whole or attack.trains != "people"  # all are asked of the same weights
+        """Yield the pieces that are measured and stored together: several batches of scores, which
+        the model sorts by length, or one batch of texts or of an attack's own readings."""
+        together = attack.whole or attack.trains != "people"  # all are for the same weights
         size = self._settings.batch_size
         for state in attack.states:
             asked = self._dataset.attacks.probes(attack, state)
@@ -140,7 +141,7 @@ class AttackedModel:
         measured: _Measured,
         beside: dict[State, _Measured | None],
     ) -> AttackRow:
-        """Return a row of what came out of the tested model, and of the models `beside` it."""
+        """Return a row of what came out of the tested model and of the models `beside` it."""
         scores: dict[State, float] | None = None
         if measured.score is not None:
             models: dict[State, _Measured | None] = {"unlearned": measured, **beside}
@@ -152,7 +153,7 @@ class AttackedModel:
         base_exact = retrained_exact = None
         if measured.exact is None:
             base, unlearned = self._of_base(probe), measured.label
-        elif (own := self._engine.exact("base", probe)) is None:  # it only has probabilities
+        elif (own := self._engine.exact("base", probe)) is None:  # only probabilities
             base, unlearned = self._of_base(probe), _label(measured.exact)
         else:
             base, unlearned = _label(own), _label(measured.exact)
@@ -196,7 +197,7 @@ class AttackedModel:
                 if missing and (rows := self._scored_anyway(attack, piece, of)):
                     self._store.put("scores", key, {"rows": rows})
             if any(self._store.get("scores", key, "rows") is None for key in keys):
-                # Score the base first: while the weights are changed, nothing else can be asked.
+                # Score the base first: while the weights are changed, nothing else can be scored.
                 for piece in pieces:
                     for probe in piece.probes:
                         self._engine.exact("base", probe)
@@ -211,14 +212,14 @@ class AttackedModel:
     def _scored_anyway(
         self, attack: Attack, piece: _Piece, of: State
     ) -> dict[str, dict[str, Any]] | None:
-        """Return the scores of probes of the run that ask the same of the same weights; None unless
-        there is one for each probe of the piece."""
+        """Return the scores of the run's probes with the same prompts for the same weights; None
+        unless there is one for each probe of the piece."""
         rows = {}
         for probe in piece.probes:
             same = self._dataset.attacks.asked_anyway(attack, probe)
             try:
                 scores = self._engine.exact(of, same) if same else None
-            except CompletionError:  # it does not fit: the others are asked without it
+            except CompletionError:  # it does not fit: the others are probed without it
                 return None
             if scores is None:
                 return None
@@ -319,7 +320,7 @@ class AttackedModel:
         try:
             scores = model.score([example_of(p) for p in probes], scheme)
         except IncompleteError as error:
-            if error.answers is not None:  # what failed may be answered another time
+            if error.answers is not None:  # a failed request may be answered later
                 raise
             probes = [probe for number, probe in enumerate(probes) if number not in error.rows]
             scores = model.score([example_of(p) for p in probes], scheme)
@@ -342,7 +343,7 @@ class AttackedModel:
         """Return the worst of what the model answers in the turns of a chat.
 
         A chat that gets too long for the context has no row. Raises AttackError for a model that
-        answers no conversation.
+        does not answer conversations.
         """
         if "turns" not in abilities_of(model):
             raise AttackError(
@@ -409,12 +410,12 @@ def _of_known(known: Sequence[Known]) -> list[Any]:
 
 
 def _badness(label: str) -> int:
-    """Return the place of an outcome, what brings out most first."""
+    """Return the rank of an outcome; outcomes that reveal most come first."""
     return ("direct", "indirect").index(label) if label in ("direct", "indirect") else 2
 
 
 def _short(scores: ExactScores | Extraction) -> ExactScores:
-    """Return what `_KEPT` names of exact scores."""
+    """Return the exact scores that `_KEPT` names."""
     return ExactScores(scores.log_probability, scores.greedy, scores.exact_memorization)
 
 

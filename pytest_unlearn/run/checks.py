@@ -1,4 +1,4 @@
-"""What is refused, or warned of, before a run: models, data, training, and the tasks' own tests."""
+"""Checks before a run, with refusals and warnings: models, data, training, tasks' own tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.dataset import Dataset
 
 
-# What a model's files, and what it writes, depend on.
+# The libraries that a model's files and its texts depend on.
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 # The warning names this many shared values.
 _NAMED_VALUES = 5
@@ -60,7 +60,7 @@ def trustable(settings: Settings) -> set[str]:
 
 
 def check_device(device: str) -> None:
-    """Raise UserError for a GPU that is asked for and is not there."""
+    """Raise UserError if a GPU is requested and there is none."""
     if device.startswith(("cuda", "map")):
         import torch
 
@@ -229,7 +229,7 @@ def check_engine(settings: Settings) -> None:
 
 
 def _draws(attack: str) -> bool:
-    """Tell whether an attack has a decoding scheme of its own."""
+    """Return whether an attack has a decoding scheme of its own."""
     return attacks()[attack].scheme is not None
 
 
@@ -294,7 +294,7 @@ def check_training(settings: Settings, dataset: Dataset) -> list[str]:
 
 
 def _device(settings: Settings, optimizer: str) -> str:
-    """Return the device; `auto` is resolved only where it matters, since that imports torch."""
+    """Return the device; `auto` is resolved only if it matters, since that imports torch."""
     if optimizer == OPTIMIZERS[0] or settings.device != "auto":
         return settings.device
     from pytest_unlearn.models.loading import resolve_device
@@ -381,9 +381,9 @@ _STUBS = ("None", "True", "False", "0", "1", "''", "[]", "arguments[0]")
 def check_tasks(cases: Iterable[TaskCase], judge: Judge) -> list[str]:
     """Judge every canonical solution, every wrong one, and stubs that return a constant.
 
-    Returns notes, a line each: how many cases have no solution, and which ones a stub passes
+    Returns notes, one line each: how many cases have no solution, and which ones a stub passes
     (public benchmarks have a few). `judge(case, text)` gives the verdict on a text written after
-    the case's prompt. Raises TaskFileError, naming file and line, where tests fail or hang on the
+    the case's prompt. Raises TaskFileError, naming file and line, if tests fail or hang on the
     canonical solution or pass a wrong one.
     """
     faults: list[str] = []

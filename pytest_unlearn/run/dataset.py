@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.sandbox import Mode
     from pytest_unlearn.unlearning.methods import MethodChoice
 
-# The default family beside the documents themselves; its words are never shown to unlearning.
+# The default family besides the documents themselves; its words are never shown to unlearning.
 _OTHER_WORDS = "cross"
 
 
@@ -150,7 +150,7 @@ class Dataset:
 
     @functools.cached_property
     def personal(self) -> frozenset[str]:
-        """The values and names, which no output may show."""
+        """Return the values and names, which no output may show."""
         return self.values | self.names
 
     def records_of(self, split: Split) -> list[Record]:
@@ -195,7 +195,7 @@ class Dataset:
         strangers: int = 0,
         carriers: int = 1,
     ) -> TrainingTexts:
-        """Return what unlearning may train on and, with `unseen`, control people to look at.
+        """Return what unlearning may train on and, with `unseen`, control people to evaluate.
 
         Held-out people and tasks are not in it. Tasks are the bundled ones in their training
         wordings, never in a wording that is measured, and never a user's own tasks. With several
@@ -248,7 +248,7 @@ class Dataset:
         return [r for r in records if requests is None or r.request == requests.newest]
 
     def planting_texts(self) -> TrainingTexts:
-        """Return what a planted model has to know: all people but controls, and all tasks.
+        """Return what a planted model has to know: all people except controls, and all tasks.
 
         This is the same for every request.
         """
@@ -275,7 +275,7 @@ class Dataset:
         return self._rehearsed[key]
 
     def rehearsed_of(self, probes: Iterable[Probe], choice: MethodChoice) -> frozenset[str]:
-        """Return the ids of those of some probes that the tested model was trained on."""
+        """Return the ids of the given probes that the tested model was trained on."""
         trains, keeps, context, carriers = self._trained_by(choice)
         people = {
             record.owner
@@ -290,8 +290,8 @@ class Dataset:
 
     @staticmethod
     def _trained_by(choice: MethodChoice) -> tuple[bool, bool, bool, int]:
-        """Return whether a method trains, on retained data too, on whole documents; and in how many
-        carriers."""
+        """Return whether a method trains, whether on retained data too, whether on whole documents,
+        and in how many carriers."""
         method, options = choice.method, choice.options
         keeps = method is not None and method.uses_retain
         context = options is not None and options.spans == "document"
@@ -419,7 +419,8 @@ def merged_tasks(cases: Sequence[TaskCase]) -> tuple[TaskCase, ...]:
 
 
 def _plain(text: str) -> str:
-    """Return a prompt by which others that differ in spaces and lines only are known again."""
+    """Return a form of a prompt that is the same for prompts that differ only in spaces and line
+    breaks."""
     return " ".join(text.split())
 
 

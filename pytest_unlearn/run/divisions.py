@@ -1,8 +1,8 @@
 """Who is forgotten, who is retained, and what unlearning trains on.
 
 What a model was trained on only shows how well it was trained. So a part of the retained people and
-tasks is held out: unlearning neither trains on it nor looks at it to decide when to stop. Gates
-judge that part and, of the people to forget, prompts in words that unlearning never used.
+tasks is held out: unlearning neither trains on it nor uses it to decide when to stop. Gates judge
+that part and, for the people to forget, prompts in words that unlearning never used.
 
 Cases are divided as well: into chunks, the batches in which they are completed.
 """
@@ -89,7 +89,8 @@ def _rank(confirm: int | None, identity: str) -> tuple[str, str]:
 
 
 def redrawn(records: Sequence[Record], confirm: int) -> tuple[Record, ...]:
-    """Return the records with the same number of other people to forget, drawn from the retained.
+    """Return the records with the same number of other people to forget, drawn from the retained
+    people.
 
     The people who were to be forgotten are retained in their place; a base that was trained on the
     data knows both. Raises UserError if there are fewer people to retain than to forget.
@@ -343,7 +344,7 @@ def _cut(piece: str) -> Iterator[tuple[str, str]]:
         size += len(line)
 
 
-# Room for what a model writes after the value: it may be other people's data.
+# Room for what a model writes after the value, which may be other people's data.
 PROBE_TOKENS = 48
 AFTER_VALUE_TOKENS = 16
 
@@ -409,8 +410,8 @@ def cut(rows: Sequence[ChunkRow], size: int) -> Iterator[Chunk]:
 def probe_row(probe: Probe) -> ChunkRow:
     """Return a probe's row, with the number of tokens that a completion may take.
 
-    A value that the budget cuts off would read as forgotten. Cutting chunks loads no tokenizer; a
-    byte takes at most one token.
+    A value that the budget cuts off would look forgotten. Cutting chunks loads no tokenizer; a byte
+    takes at most one token.
     """
     tokens = max(PROBE_TOKENS, len(probe.value.reveal().encode()) + AFTER_VALUE_TOKENS)
     return ChunkRow(probe.id, probe.prompt.reveal(), tokens, probe.style, probe.suffix.reveal())

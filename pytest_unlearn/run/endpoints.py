@@ -1,6 +1,6 @@
 """The models of a run that are served at addresses: base and tested endpoint.
 
-Their weights are not here and nothing is trained: an endpoint is tested as it is.
+Their weights are elsewhere and nothing is trained: an endpoint is tested as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.models import Completer, State
     from pytest_unlearn.run.settings import Settings
 
-# The number of processes that run tests; each gets its share of what an endpoint may be asked.
+# The number of processes that run tests; each gets its share of an endpoint's limits.
 _WORKERS = "PYTEST_XDIST_WORKER_COUNT"
 
 
@@ -52,7 +52,7 @@ class EndpointModels:
         self._models: dict[Address, EndpointModel] = {}
 
     def prepare(self, state: State) -> None:
-        """Nothing has to be made."""
+        """Do nothing, since nothing has to be made."""
 
     def resolve(self) -> None:
         """Find out what each endpoint can do, and report it. Raises UserError."""
@@ -83,8 +83,8 @@ class EndpointModels:
                 )
 
     def key(self, state: State) -> dict[str, Any]:
-        """Return what is known of an endpoint that can change what it writes or how values are
-        scored, without its API key and its limits of speed."""
+        """Return everything known about an endpoint that can change what it writes or how values
+        are scored, without its API key and its speed limits."""
         flag = self._flag(state)
         facts = self._model(flag).facts
         return {
@@ -116,10 +116,10 @@ class EndpointModels:
         yield (AttackedState(state, BOTH, model) for state in attack.states)
 
     def stored_unlearning(self) -> None:
-        """Nothing is unlearned."""
+        """Return None, since nothing is unlearned."""
 
     def stored_planting(self) -> None:
-        """Nothing is planted."""
+        """Return None, since nothing is planted."""
 
     def release(self) -> None:
         """Close the connections."""
@@ -127,7 +127,7 @@ class EndpointModels:
             model.close()
 
     def lines(self) -> list[str]:
-        """Return what each endpoint can do, and what this process asked of it, a line each."""
+        """Return what each endpoint can do and what this process requested, one line each."""
         texts = []
         for address, model in self._models.items():
             requests, tokens = model.spent
@@ -163,9 +163,9 @@ _REQUESTS_A_SCORE = 3
 
 
 def request_lines(settings: Settings, dataset: Dataset, tokens: int) -> list[str]:
-    """Return how much a run asks of its endpoints, and whether its budget allows that.
+    """Return how much a run requests from its endpoints, and whether its budget allows that.
 
-    `tokens`: at most, of all prompts and completions of one endpoint.
+    `tokens`: the most tokens of all prompts and completions for one endpoint.
     """
     states = 1 + (settings.baseline is not None)
     cases = len(dataset.chunk_of_case)
@@ -213,7 +213,7 @@ def addresses(settings: Settings) -> dict[str, Address]:
 def key_of(flag: str, named: dict[str, Address], options: EndpointOptions) -> str | None:
     """Return the API key for an endpoint, or None. A key only goes to the address it is meant for.
 
-    Raises UserError if the variable that was named is not set, or holds what is no key.
+    Raises UserError if the named variable is not set, or does not hold a valid key.
     """
     same = named[flag].origin == named["--unlearn-model"].origin
     variable = options.key if same or flag == "--unlearn-model" else ""
@@ -231,7 +231,7 @@ def key_of(flag: str, named: dict[str, Address], options: EndpointOptions) -> st
 
 
 def all_keys(settings: Settings) -> frozenset[str]:
-    """Return the keys that a run may send, which nothing may show; none where models are loaded."""
+    """Return the keys that a run may send, which no output may show; none if models are loaded."""
     engine: object = engine_named(settings.engine)
     if not isinstance(engine, EndpointEngine):
         return frozenset()

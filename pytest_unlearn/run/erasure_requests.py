@@ -1,9 +1,9 @@
 """Erasure requests: which people asked to be forgotten together, and in which order.
 
 Requests (`--unlearn-requests`, `--unlearn-forget=NAME:FILE`) are unlearned one after the other.
-After each of them there is a new model, unlearned from the one before it, and everything that was
-asked before is asked again (sustainability, MUSE, arXiv 2407.06460). Each such model is a pair of
-the grid, whose settings hold the requests and how many of them are done.
+After each request there is a new model, unlearned from the previous one, and everything requested
+before is probed again (sustainability, MUSE, arXiv 2407.06460). Each such model is a pair of the
+grid, whose settings hold the requests and how many of them are done.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def read_requests(given: Given) -> Requests:
 
 
 def split_name(text: str, folder: Path) -> tuple[str, Path] | None:
-    """Return name and file of `NAME:FILE`, or None for a path: of a file that is there, of a folder
+    """Return name and file of `NAME:FILE`, or None for a path: of an existing file, of a folder
     with a colon, or on a drive."""
     name, colon, file = text.partition(":")
     if not colon or "/" in name or (folder / text).exists() or _DRIVE.match(text):
@@ -134,8 +134,8 @@ def split_name(text: str, folder: Path) -> tuple[str, Path] | None:
 
 
 def named_requests(given: Given) -> Requests | None:
-    """Return the requests that are given as `NAME:FILE`, the last one done; None where no file has
-    a name. Raises UserError."""
+    """Return the requests that are given as `NAME:FILE`, the last one done; None if no file has a
+    name. Raises UserError."""
     texts = list(map(str, given.value))
     named = [split_name(text, given.folder) for text in texts]
     requests = [each for each in named if each is not None]

@@ -1,8 +1,8 @@
 """What a run would do and need: `--unlearn-plan`. No model is loaded, nothing is generated.
 
-Cases, chunks and what gates need are exact. Tokens are counted with the model's tokenizer where it
-is on this machine. Memory and time are estimated phase by phase (`models.footprint`), for a preset
-that is not on this machine by its published configuration.
+Cases, chunks and what gates need are exact. Tokens are counted with the model's tokenizer if it is
+on this machine. Memory and time are estimated phase by phase (`models.footprint`); for a preset
+that is not on this machine, from its published configuration.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ModelSize:
 
 
 def model_size(name: str) -> ModelSize | None:
-    """Return a model's size, or None if nothing on this machine tells it."""
+    """Return a model's size, or None if nothing on this machine says it."""
     preset = presets().get(name)
     targets = preset.lora_targets if preset else None
     folder = None if is_address(name) else local_folder(name)
@@ -92,7 +92,7 @@ def model_size(name: str) -> ModelSize | None:
 
 
 def is_here(name: str | None) -> bool:
-    """Tell whether a model is a file or folder of this machine, so that nothing is fetched."""
+    """Return whether a model is a file or folder on this machine, so that nothing is fetched."""
     preset = presets().get(str(name))
     if preset is not None and in_wheel(preset) is not None:
         return True
@@ -266,7 +266,7 @@ def plan_sweep(pairs: Sequence[tuple[Pair, Dataset]]) -> tuple[list[str], list[T
 
 
 def _people_of(requests: Requests, dataset: Dataset) -> str:
-    """Return how many people a request asks for, and how many with the requests before it."""
+    """Return how many people are in a request, and how many including the requests before it."""
     people = {record.owner: record.request for record in dataset.records_of("forget")}
     mine = sum(request == requests.newest for request in people.values())
     return f"{mine} people to forget, {len(people)} with the requests before"
@@ -291,8 +291,8 @@ def _attacked(settings: Settings, dataset: Dataset, size: ModelSize | None) -> l
 
 
 def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -> tuple[int, int]:
-    """Return the tokens that are scored under all attacks, and three times those trained on, of
-    all models that are attacked; and the longest document trained on, in tokens, 0 where no attack
+    """Return the number of tokens scored under all attacks, plus three times those trained on, for
+    all attacked models; and the number of tokens of the longest document trained on, 0 if no attack
     trains."""
     count, total, longest = size.count if size else count_bytes, 0, 0
     for attack in dataset.attacks.made(settings.method):
@@ -318,10 +318,11 @@ def _attack_work(settings: Settings, dataset: Dataset, size: ModelSize | None) -
 def _asked_tokens(
     attack: Attack, probes: Sequence[Probe], count: Callable[[Sequence[str]], list[int]]
 ) -> int:
-    """Return the tokens that go through one model for an attack's probes, training left out.
+    """Return the number of tokens that go through one model for an attack's probes, without
+    training.
 
-    A beam is read again for each token, and a chat for each turn, with everything before it. Of a
-    search it is the most: each of its prompts as long as the document's own.
+    A beam is read again for each token, and a chat for each turn, with everything before it. For a
+    search, this is an upper bound: each prompt is taken to be as long as the document's own.
     """
     if not attack.beams and not any(probe.turns for probe in probes):
         passes = 2 if attack.read is not None and attack.needs == "base" else attack.prompts or 1
@@ -501,10 +502,10 @@ def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterato
 def _kept_states(
     method: Method, options: UnlearnOptions, texts: TrainingTexts, tokens: float, size: ModelSize
 ) -> int:
-    """Return the numbers in the base's states at all retained rows, of `tokens` each in the mean;
-    0 where they are not kept (`unlearning.data`)."""
+    """Return the count of numbers in the base's states at all retained rows, of `tokens` each on
+    average; 0 if they are not kept (`unlearning.data`)."""
     strangers = options.strangers if isinstance(options, WithStrangers) else 0
-    # As many rows are recalled as names are drawn, at the most that was seen.
+    # At most, as many rows are recalled as names are drawn; no more were seen.
     rows = len(texts.retained_people) + len(texts.tasks) + strangers + options.recall
     if options.steps * options.retain_batch < 2 * rows:
         return 0
@@ -513,7 +514,7 @@ def _kept_states(
 
 
 def _recall_asked(settings: Settings, dataset: Dataset, size: ModelSize) -> dict[str, int]:
-    """Return what the base is asked for people in no list (option `recall`); empty for nothing."""
+    """Return the work of asking the base about unlisted people (`recall`); empty for none."""
     options = settings.method.options
     if options is None or not options.recall:
         return {}

@@ -172,7 +172,7 @@ def measure(
 ) -> Result:
     """Run every case of these settings and return the judged result, which reports render.
 
-    What the store has is not made again. `progress` gets a line for each step and each warning.
+    What is in the store is not made again. `progress` gets a line for each step and each warning.
     `models`: replaces the models that the settings name. Raises UserError before a model is loaded
     if a setting or a file is wrong. An error in a case ends the job; what was measured before is in
     the store.

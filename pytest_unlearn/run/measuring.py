@@ -82,7 +82,7 @@ class Completions(Generic[Judged]):
     unlearned_samples: tuple[Completion[Judged], ...] = ()
 
 
-# Raise when a change of this package changes what a model writes after the same prompt.
+# Increase when a change to this package changes what a model writes after the same prompt.
 GENERATION_VERSION = 4
 # The same for the scores of a value.
 SCORES_VERSION = 2
@@ -509,7 +509,7 @@ class Measuring:
         try:
             yield
         except Exception as error:
-            text = str(error)  # may already begin with the same words, for a part of this work
+            text = str(error)  # it may already begin with the same words, about a part of this work
             self._failed[work] = (
                 text if text.startswith(BEFORE) else f"{BEFORE}{type(error).__name__}: {text}"
             )

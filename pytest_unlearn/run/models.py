@@ -67,7 +67,7 @@ class ReplayError(RuntimeError):
 
 
 class Completer(Protocol):
-    """The least that a run asks of a model; see `models.engine` for the rest."""
+    """The least that a run needs from a model; see `models.engine` for the rest."""
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Return the greedy completion of each prompt."""
@@ -99,8 +99,8 @@ class Models(Protocol):
     def attacked(
         self, attack: Attack, of: State = "unlearned"
     ) -> contextlib.AbstractContextManager[Iterator[AttackedState]]:
-        """Give the states that an attack makes of a model, one after the other; use each of them
-        within the block, and before asking for the next."""
+        """Yield the states that an attack makes of a model, one after the other; use each of them
+        within the block, and before requesting the next."""
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None."""
@@ -112,7 +112,7 @@ class Models(Protocol):
         """Release what loaded models need; they load again on demand."""
 
 
-# Raise when a change of this package changes what unlearning makes of the same input.
+# Increase when a change to this package changes the result of unlearning for the same input.
 UNLEARNING_VERSION = 9
 
 
@@ -233,7 +233,7 @@ class ModelPair:
         if state == "unlearned" and settings.method.method and self._unlearned is None:
             if self._before is not None:
                 self._before.prepare(state)
-                self._before.release()  # else the trained weights would be held twice
+                self._before.release()  # otherwise the trained weights would be held twice
             self._unlearned = self._stored_or_unlearned()
 
     def _retraining_flag(self, state: State) -> str | None:
@@ -408,12 +408,12 @@ class ModelPair:
     def attacked(
         self, attack: Attack, of: State = "unlearned"
     ) -> Iterator[Iterator[AttackedState]]:
-        """Give the states that an attack makes of a model, whose weights are changed in place and
-        restored bit by bit when the block ends. Raises as `under_attack`."""
+        """Yield the states that an attack makes of a model, whose weights are changed in place and
+        restored bit by bit when the block ends. Raises as `under_attack` does."""
         from pytest_unlearn.attacks.attack import under_attack
         from pytest_unlearn.models.loading import LanguageModel
 
-        model = self.model(of)  # loaded, and its adapter put on it
+        model = self.model(of)  # loaded, with its adapter
         if not attack.changes_weights:
             yield (AttackedState(state, BOTH, model) for state in attack.states)
             return
@@ -484,7 +484,7 @@ class ModelPair:
     def _stored_or_unlearned(self) -> UnlearnedModel:
         """Return what unlearning made, from the store or trained now.
 
-        Of several processes (`unlearning.distributed`), the first claims, looks and writes for all.
+        Of several processes (`unlearning.distributed`), the first claims, reads and writes for all.
         """
         from pytest_unlearn.unlearning import distributed
 

@@ -1,4 +1,4 @@
-"""What a run notes in its store so that another machine can judge it: its models, and its shards.
+"""What a run records in its store so that another machine can judge it: its models and its shards.
 
 A key of the store holds digests of a model's files, device, dtype and library versions. A machine
 that judges what another one generated may have none of them: no GPU, other builds of the libraries,
@@ -41,7 +41,7 @@ _RUNS = "runs"
 _FIELDS = ("gates", "keys", "shards", "files", "checkpoint", "planting")
 # The settings that name models.
 _NAMES = ("model", "baseline", "retrained")
-# The folder of an adapter may be elsewhere on another machine, and trust changes no model.
+# An adapter's folder may be elsewhere on another machine, and trust does not change a model.
 _SETTINGS = tuple(name for name in names_of_role("model") if name not in ("adapter", "trusted"))
 # The files of a folder that can change what a model writes.
 _FILES = frozenset((".safetensors", ".json", ".gguf", ".model", ".py"))
@@ -73,10 +73,10 @@ class Recorded:
         return key
 
     def resolve(self) -> None:
-        """Nothing has to be found."""
+        """Do nothing, since nothing has to be found."""
 
     def release(self) -> None:
-        """Nothing is loaded."""
+        """Do nothing, since nothing is loaded."""
 
     def stored_unlearning(self) -> UnlearnedModel | None:
         """Return what unlearning reported, or None; its folder may be on another machine."""
@@ -124,7 +124,7 @@ class Replayed:
         return self._models.stored_planting()
 
     def release(self) -> None:
-        """Nothing is loaded."""
+        """Do nothing, since nothing is loaded."""
 
     def model(self, state: State) -> Completer:
         """Raise ReplayError: the store does not have what is asked for."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.settings import Settings
     from pytest_unlearn.unlearning.planting import PlantingReport
 
-# Raise when a change of this package changes what planting makes of the same input.
+# Increase when a change to this package changes the result of planting for the same input.
 PLANTING_VERSION = 2
 # A retrained model knows as little of the forget split as the model before planting. A model that
 # gives away more than this share was trained on it elsewhere.

@@ -1,4 +1,5 @@
-"""What a run was made from and what it cost: digests, settings, the manifest. It has no value."""
+"""What a run was made from and what it cost: digests, settings, the manifest. It contains no
+personal value."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def provenance(settings: Settings, dataset: Dataset) -> dict[str, dict[str, str]
     }
 
 
-# Settings that make another model of the same data: whoever tries several picks the best.
+# Settings that make another model from the same data; trying several means picking the best.
 _CHOICES = ("model", "method", "plant", "baseline", "adapter", "revision", "held_out", "seed")
 
 
@@ -77,7 +78,7 @@ def note_try(settings: Settings, facts: dict[str, dict[str, str]]) -> int:
     tried = digest_of({name: facts["settings"][name] for name in _CHOICES})
     models = {tried}
     store = Store(settings.store, settings.replay)
-    # A count that cannot be stored must not cost the verdict.
+    # A count that cannot be stored must not prevent the verdict.
     with contextlib.suppress(StoreError, UnlearningError), store.claim(f"judged-{data}"):
         models |= set((store.get("judged", data, "models") or {"models": ()})["models"])
         if store.writable:  # a read-only store still serves replays
@@ -280,9 +281,9 @@ def _each_text(data: Any, change: Callable[[str], str]) -> Any:
 
 
 def _data(settings: Settings, dataset: Dataset) -> dict[str, Any]:
-    """Return digests of what was asked.
+    """Return digests of the data.
 
-    One digest covers all records: that of a single short value could be guessed.
+    One digest covers all records, since that of a single short value could be guessed.
     """
     files = [
         path

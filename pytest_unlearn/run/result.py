@@ -108,7 +108,7 @@ class GateFact:
 
     @property
     def size(self) -> str:
-        """The number of cases, and that of people or tasks if it is smaller."""
+        """Return the number of cases, and that of people or tasks if it is smaller."""
         return size(self.n, self.units)
 
 
@@ -224,7 +224,7 @@ def conclusion_of_all(results: Sequence[Result]) -> tuple[str, str]:
     left_out += [result.label for result in results if not result.gates]
     first, models = results[0].run, max(result.run.models_judged for result in results)
     rests_on = _grounds([gate for _, gate in gates], first)
-    # All pairs that passed are no choice.
+    # If all pairs passed, nothing was chosen.
     return concluded(gates, failures, left_out, rests_on, models if models > len(results) else 1)
 
 
@@ -373,8 +373,8 @@ def _not_judged(names: Sequence[str]) -> list[str]:
     return [f"no gate on {' or '.join(missing)}"] if missing else []
 
 
-# What a metric counts a probe by, and its person; the same of a task case.
-# What `Case.about` may hold.
+# The attributes by which metrics count a probe, including its person, and a task case; they are in
+# `Case.about`.
 CASE_FACTS: tuple[str, ...] = (
     *("split", "family", "kind", "carrier", "planted", "language", "knowledge", "owner"),
     *("rehearsed", "cluster", "request", "attack", "task"),

@@ -1,4 +1,4 @@
-"""What a run was asked to do: `Settings`, with one field for each option.
+"""The settings of a run: `Settings`, with one field for each option.
 
 This is the one table of options: a field of `Settings` holds its flag and ini key, help text,
 parser, default and role. The command line, `--help`, the reference and the digests follow from it.
@@ -540,7 +540,7 @@ class Settings:
 
     @property
     def compares_two_states(self) -> bool:
-        """Tell whether base and tested model differ; an audit has only one model."""
+        """Return whether base and tested model differ; an audit has only one model."""
         others = (self.method.method, self.method.retrains or None, self.baseline, self.adapter)
         return any(other is not None for other in others)
 

@@ -249,7 +249,7 @@ class HelperProcess:
             return fields[0]
 
     def says_something_within(self, seconds: float) -> bool:
-        """Tell whether a message comes within this time."""
+        """Return whether a message comes within this time."""
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         return bool(self._received) or bool(poller.poll(1000 * seconds))

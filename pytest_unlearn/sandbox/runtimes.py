@@ -1,4 +1,4 @@
-"""Solutions in JavaScript and Java, run by node and a JDK where these are installed.
+"""Solutions in JavaScript and Java, run by node and a JDK if these are installed.
 
 As with Python, expected answers never get near a solution: its process gets the source and the
 arguments, as code in its language, and reports the result of each call, which is compared here. It
@@ -338,7 +338,7 @@ def _key(value: Any) -> Any:
 
 
 def _equal(got: Any, expected: Any) -> bool:
-    """Tell whether two values are the same: numbers by value, everything else also by type."""
+    """Return whether two values are the same: numbers by value, everything else also by type."""
     if isinstance(got, bool) or isinstance(expected, bool):
         return got is expected
     if isinstance(got, int | float) and isinstance(expected, int | float):

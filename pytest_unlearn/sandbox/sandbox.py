@@ -54,7 +54,7 @@ COMPARE_S = 3.0
 MAX_COMPARED = 1 << 28
 # How long a process may take until it is ready for a solution.
 READY_S = 30.0
-# A process closes its socket shortly before its end can be seen.
+# A process closes its socket shortly before its end is visible.
 CLOSING_S = 0.2
 # How long a solution may take to end after its check program.
 ENDING_S = 0.05
@@ -218,7 +218,7 @@ class Sandbox:
         Values can be designed to take long to build or compare, so large ones are left to a process
         that can be stopped.
         """
-        note: Any  # of our own code, whose words are those of `Status`
+        note: Any  # from our own code, which uses the words of `Status`
         judgement: Judgement
         if len(output) <= INLINE_BYTES:
             note = compare.verdict_on(output, sample.expected, codec)
@@ -237,7 +237,7 @@ class Sandbox:
         except HelperDied as error:
             raise SandboxError(f"the process that compares answers ended early: {error}") from error
         finally:
-            if not at_hand:  # few samples say so much
+            if not at_hand:  # few samples write this much
                 self._helpers.pop("check").close()
         return judgement
 

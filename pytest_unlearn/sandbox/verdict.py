@@ -133,7 +133,7 @@ def judge_check(solution: Ending, check: Ending, limits: Limits) -> Judgement:
         return "timeout", f"the check itself was still busy after {limits.wall_s:g} s", None
     if check.how == "died":
         raise SandboxError("the process that runs the check program ended early")
-    # It is our own code that wrote this.
+    # Our own code wrote this.
     note: Any = codec.decode(check.output, max_bytes=NOTE_BYTES)
     status, detail, call = note
     if status == "broken":

@@ -1,1 +1,1 @@
-"""All that knows pytest: options, collection, fixtures, workers, gate items."""
+"""Everything that knows pytest: options, collection, fixtures, workers, gate items."""

@@ -70,7 +70,7 @@ def unlearn_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
     If several are named, a test that asks for this fixture, or for one that uses it
     (`unlearn_completions`, `unlearn_search`, `unlearn_model`, `unlearn_base_model`), runs for each
-    pair. A test that only gets these by `request.getfixturevalue` runs for the first pair.
+    pair. A test that gets these only through `request.getfixturevalue` runs for the first pair.
     """
     session = _session(request.config)
     pair: Pair = getattr(request, "param", session.pairs[0])
@@ -143,7 +143,7 @@ def unlearn_attacked(
     request: pytest.FixtureRequest, unlearn_attack: Attack, unlearn_pair: Pair
 ) -> list[AttackRow]:
     """What the attack of this test brings back: a row for each document of people to be forgotten
-    and of control people. `row.brought_back` tells whether the value of a person to be forgotten
+    and of control people. `row.brought_back` says whether the value of a person to be forgotten
     came out. The rows count for the gates."""
     from pytest_unlearn.gates.case_rows import ATTACK_PROPERTY, row_data
     from pytest_unlearn.session.readiness import answering

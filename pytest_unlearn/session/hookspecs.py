@@ -24,7 +24,7 @@ def pytest_unlearn_extensions() -> Sequence[object]:  # type: ignore[empty-body]
 
     Return objects of the classes `Method`, `Attack`, `Metric`, `Preset` and `ReportFormat`; each is
     used by its name, like the built-in ones. Called in each process before any setting is read, so
-    the `conftest.py` must be one that pytest loads first: in the folder where pytest is started, or
+    it must be in a `conftest.py` that pytest loads first: in the folder where pytest is started, or
     of a path on its command line.
 
     .. versionadded:: 0.1
@@ -35,7 +35,8 @@ def pytest_unlearn_extensions() -> Sequence[object]:  # type: ignore[empty-body]
 def pytest_unlearn_models(
     config: pytest.Config, settings: Settings, dataset: Dataset
 ) -> Models | None:
-    """Return models to use instead of those that `--unlearn-model` names: behind a server, say.
+    """Return models to use instead of those that `--unlearn-model` names, for example behind a
+    server.
 
     Called once in each process for each pair of model and method, before collection: load nothing
     yet. `settings` are the pair's. The protocol `Models` describes the object, and

@@ -46,7 +46,7 @@ MODEL_FIXTURES = {
     *("unlearn_model", "unlearn_base_model", "unlearn_completions", "unlearn_probe"),
     *("unlearn_task", "unlearn_search", "unlearn_attacked"),
 }
-# What a marker can be narrowed by, and the attribute of the probe that it names.
+# A marker's arguments, and the attribute of the probe that each one names.
 _FILTERS = ("kind", "carrier", "probe")
 
 
@@ -176,7 +176,7 @@ def _ease_property(item: pytest.Item) -> None:
         suppress_health_check=[
             *mine.suppress_health_check,
             *(HealthCheck.too_slow, HealthCheck.function_scoped_fixture),
-            HealthCheck.differing_executors,  # a class's test over probes; it minds the database
+            HealthCheck.differing_executors,  # a class's test over probes
         ],
     )
 

@@ -209,12 +209,12 @@ def left_by(config: pytest.Config) -> str:
 
 
 def is_active(config: pytest.Config) -> bool:
-    """Tell whether a model was named, by flag or ini."""
+    """Return whether a model was named, by flag or ini."""
     return any(named_models(config))
 
 
 def replays(config: pytest.Config) -> bool:
-    """Tell whether to judge an earlier run again, by flag or ini."""
+    """Return whether to judge an earlier run again, by flag or ini."""
     return given(config, "unlearn_replay") not in (None, "", STORE)
 
 

@@ -1,4 +1,4 @@
-"""What a test needs of models, made before the test's own clock starts.
+"""What a test needs from models, made before the test's own clock starts.
 
 pytest-timeout, `--durations` and JUnit count a test's time from its setup on. Unlearning and a
 batch that many tests share are not the time of one test, so they are made before. An error there is
@@ -32,7 +32,7 @@ _PLAIN = (UserError, CompletionError, UnlearningError)
 def answering() -> Iterator[None]:
     """Turn a skip, an xfail or an exit inside a model into an error.
 
-    A skipped case counts as one that was not asked. Here it was asked, and has no answer.
+    A skipped case counts as one that was not run. Here the case was run, and has no answer.
     """
     try:
         yield

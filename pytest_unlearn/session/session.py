@@ -218,7 +218,7 @@ class UnlearnSession:
         )
 
     def _check_training(self) -> list[str]:
-        """Warn once of what training cannot do well, and find faults before anything is loaded."""
+        """Warn once about what training cannot do well; find faults before anything is loaded."""
         warnings: dict[str, None] = {}
         for pair in self.pairs:
             settings = pair.settings
@@ -240,7 +240,7 @@ class UnlearnSession:
 
     @property
     def sweeps(self) -> bool:
-        """Tell whether there are several pairs."""
+        """Return whether there are several pairs."""
         return len(self.pairs) > 1
 
     @property
@@ -311,7 +311,7 @@ class UnlearnSession:
             self._redactor.redact(report)
 
     def make_ready(self, item: pytest.Item) -> None:
-        """Make what a test needs of models, if it will run; see `Readiness`."""
+        """Make what a test needs from models, if it will run; see `Readiness`."""
         if not self._is_needless(item):
             self._readiness.make(item, self._run_named_in(item.user_properties))
 
@@ -322,7 +322,7 @@ class UnlearnSession:
         self._readiness.raise_for(item, self._run_named_in(item.user_properties))
 
     def _is_needless(self, item: pytest.Item) -> bool:
-        """Tell whether the case of a bundled test can no longer change a verdict.
+        """Return whether the case of a bundled test can no longer change a verdict.
 
         A critical test always runs, and so does a user's own test, which may fail on its own.
         """
@@ -387,14 +387,14 @@ class UnlearnSession:
             run.curtailment.update(run.measured(None))
 
     def note_failure(self, name: str, run: PairRun | None = None) -> None:
-        """Take what failed, of one pair or of none: with it nothing is for release."""
+        """Record a failure, of one pair or of none: with it, nothing is for release."""
         self._failed += 1
         for one in self.runs if run is None else [run]:
             one.failures.append(name)
 
     def _note_failures_of_plugins(self, session: pytest.Session) -> None:
-        """Note what the exit code will tell, though no report does: another plugin (a limit on
-        coverage) counts a failure of its own, and pytest too many warnings."""
+        """Record failures that change the exit code but are in no report: those that another plugin
+        counts (a limit on coverage), and too many warnings."""
         if (more := session.testsfailed - self._failed) > 0:
             self.note_failure(f"{more} counted by a plugin")
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -431,7 +431,7 @@ class UnlearnSession:
                 raise
 
     def _conclude(self, session: pytest.Session) -> None:
-        """Judge and report a run that came to its end."""
+        """Judge and report a run that was not interrupted."""
         if self.config.option.collectonly or self.worker:
             return
         if self.settings.shard is not None:

@@ -140,7 +140,7 @@ def _made(session: UnlearnSession) -> str:
 
 
 def _confirmed(session: UnlearnSession) -> str:
-    """Return the line that says that other people are unlearned than the files name."""
+    """Return the line that says that other people are unlearned than those in the files."""
     seed, data = session.settings.confirm, session.dataset
     if seed is None:
         return ""
@@ -183,7 +183,7 @@ def _dropped(session: UnlearnSession) -> str:
 
 
 def _without_strangers(session: UnlearnSession) -> str:
-    """Return the line about a method that needs made-up people where there can be none."""
+    """Return the line about a method that needs made-up people if there cannot be any."""
     wanting = [pair.settings.method for pair in session.pairs if pair.settings.method.strangers]
     if not wanting or any(map(has_stranger, session.dataset.records)):
         return ""
@@ -195,7 +195,7 @@ def _without_strangers(session: UnlearnSession) -> str:
 
 
 def _tested(session: UnlearnSession) -> str:
-    """Return what is tested, in words; for a sweep, its pairs."""
+    """Return what is tested, as text; for a sweep, its pairs."""
     if session.sweeps:
         return f"{len(session.pairs)} pairs: {', '.join(pair.label for pair in session.pairs)}"
     return f"model {session.settings.model}, method {session.settings.method.name}"
@@ -315,7 +315,7 @@ def _write_sweep(
 ) -> None:
     """Write the pairs side by side, the Pareto front, and the pairs that were not run."""
     reporter.section("all requests" if session.settings.requests else "all pairs", sep="-")
-    if session.built:  # else a hook failed before there was one, and pytest says so
+    if session.built:  # otherwise a hook failed before there was one, and pytest says so
         tables, sentence = side_by_side(session.built)
         for table in tables:
             screen.table(table)
@@ -420,8 +420,8 @@ def _taken_apart(
     reporter: pytest.TerminalReporter,
     rows: Sequence[Row],
 ) -> Iterable[Table]:
-    """Yield exact extraction and the families of probes side by side, membership where more was
-    asked for than comes free; under -v also that, kinds, carriers, languages, knowledge and the
+    """Yield exact extraction and the families of probes side by side, and membership if more was
+    requested than comes free; under -v also that, kinds, carriers, languages, knowledge and the
     transition matrix of the direct family."""
     confidence = run.settings.judging.confidence
     verbose = reporter.config.get_verbosity() > 0
@@ -438,7 +438,7 @@ def _taken_apart(
 
 
 def shift(rows: Iterable[Row]) -> str:
-    """Return how direct leaks of the base turned out: the shift from direct to indirect."""
+    """Return what became of the base's direct leaks: the shift from direct to indirect."""
     after = Counter(
         row.unlearned.label
         for row in rows
@@ -475,7 +475,7 @@ def search_lines(search: SearchSummary) -> Iterable[str]:
 
 
 def _details(reporter: pytest.TerminalReporter, rows: Sequence[Row]) -> Iterable[str]:
-    """Yield the leaking probes by id; all under -v, else where to see them."""
+    """Yield the leaking probes by id: all of them with -v, otherwise how to see them."""
     leaked = sorted(
         f"{row.id} ({row.unlearned.label}, {row.unlearned.how or ''})"
         for row in rows
@@ -487,13 +487,13 @@ def _details(reporter: pytest.TerminalReporter, rows: Sequence[Row]) -> Iterable
         yield f"leaked: {len(leaked)} forget probes; -v lists them"
 
 
-# Of a file or a pipe nobody knows the width, and its reader can scroll: only what was named
-# (COLUMNS) and is less than this is kept there.
+# The width of a file or a pipe is unknown, and its reader can scroll: only a given width (COLUMNS)
+# below this one is used there.
 _USUAL = 80
 
 
 class LineWriter(Protocol):
-    """What pytest's terminal reporter can do."""
+    """What is used of pytest's terminal reporter."""
 
     def write(self, content: str, **markup: bool) -> None:
         """Write a text."""
@@ -503,7 +503,7 @@ class LineWriter(Protocol):
 
 
 class Screen:
-    """Writes to a terminal (`tty`), or a file; `width` is None where it does not matter."""
+    """Writes to a terminal (`tty`), or a file; `width` is None if it does not matter."""
 
     def __init__(self, writer: LineWriter, tty: bool) -> None:
         self._writer = writer
@@ -511,7 +511,7 @@ class Screen:
         self.width = columns if tty or columns < _USUAL else None
 
     def line(self, text: str = "", **markup: bool) -> None:
-        """Write a line, broken between words where it is too long; nothing in it steers the
+        """Write a line, broken between words if it is too long, without control characters for the
         terminal."""
         text = plain(text)
         if self.width is None or len(text) <= self.width:
@@ -547,7 +547,7 @@ class Screen:
     def _stacked(
         self, table: Sequence[Sequence[str]], colours: Sequence[str]
     ) -> Iterator[tuple[str, str]]:
-        """Yield each row as a block, a line a cell, with the last line's colour."""
+        """Yield each row as a block with one line per cell, with the last line's colour."""
         head, *rows = table
         space = max(map(len, head[1:]), default=0)
         for number, row in enumerate(rows):
@@ -580,7 +580,7 @@ def written_lines(reports: Sequence[Report], unwritten: Sequence[str]) -> Iterat
 
 
 def annotation_lines(result: Result, environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield GitHub's annotations where GitHub reads them."""
+    """Yield GitHub's annotations if GitHub reads them."""
     if environment.get("GITHUB_ACTIONS") == "true":
         yield from annotate(result.gates, result.label)
 

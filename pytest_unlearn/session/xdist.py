@@ -1,4 +1,4 @@
-"""The place of this process under pytest-xdist: its share of CPUs and GPUs, and its progress."""
+"""This process under pytest-xdist: its share of CPUs and GPUs, and its progress."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ def _inputs(value: Any, key: str, types: Sequence[Any] | None, where: str) -> li
 
 
 def _is_number(argument: list[Any]) -> bool:
-    """Tell whether an argument is a number written as a text, as MBPP+ has complex ones."""
+    """Return whether an argument is a number written as a text, as MBPP+ has complex ones."""
     try:
         return bool(argument) and isinstance(argument[0], str) and complex(argument[0]) is not None
     except ValueError:

@@ -55,7 +55,7 @@ _END = re.compile(
     r"|</s>\s*\Z"
 )
 _NOT_PYTHON = {0xA0: " ", 0x200B: None, 0x2060: None, 0xFEFF: None}
-# What Python's and IPython's sessions write before a line that was typed.
+# What Python and IPython sessions print before a typed line.
 _TYPED = re.compile(r"[ \t]*(?:>>>|\.\.\.:?|In \[\d+\]:)(?:[ ]|$)")
 _BLOCKS = 32
 # The last few blocks of a text are tried as bodies without a `def`.
@@ -188,7 +188,7 @@ def _rank(statement: Statement, entry_point: str) -> int | None:
 
 
 def _says_nothing(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    """Tell whether this is a function without a body, or a class with only such functions."""
+    """Return whether this is a function without a body, or a class with only such functions."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
             if not isinstance(node, ast.ClassDef) or not _says_nothing(item):
@@ -205,7 +205,7 @@ def _is_filling(node: ast.stmt) -> bool:
 
 
 def _defines_inside(node: ast.AST, entry_point: str) -> bool:
-    """Tell whether a compound statement contains a definition: `try: ... except: def ...`."""
+    """Return whether a compound statement contains a definition: `try: ... except: def ...`."""
     waiting = list(ast.iter_child_nodes(node))
     while waiting:
         item = waiting.pop()
@@ -295,7 +295,7 @@ def _program(reading: _Reading, entry_point: str) -> str:
 
 
 def _binds_by_text(statement: Statement) -> bool:
-    """Tell whether a statement may bind names of the module without spelling them as names."""
+    """Return whether a statement may bind names of the module without spelling them as names."""
     node = statement.node
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or is_main(node):
         return False
@@ -321,7 +321,7 @@ def _wraps(statement: Statement, definition: Statement, entry_point: str) -> boo
 
 
 def _is_plain(statement: Statement) -> bool:
-    """Tell whether a definition can always be kept: of a function, a class or a constant."""
+    """Return whether a definition can always be kept: of a function, a class or a constant."""
     node = statement.node
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return True
@@ -526,7 +526,7 @@ def _block(answer: str, name: str) -> str | None:
 
 
 def _balanced(source: str) -> bool:
-    """Tell whether brackets outside of strings and comments are closed in order."""
+    """Return whether brackets outside of strings and comments are closed in order."""
     plain = re.sub(
         r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`",
         "",

@@ -150,7 +150,7 @@ def given_by(source: str) -> str:
 
 
 def _can_fail(check: ast.FunctionDef) -> bool:
-    """Tell whether a function asserts, raises, or calls a helper that may."""
+    """Return whether a function asserts, raises, or calls a helper that may."""
     return any(isinstance(node, ast.Assert | ast.Raise | ast.Call) for node in ast.walk(check))
 
 

@@ -92,7 +92,7 @@ class Statement:
 
     @property
     def is_future(self) -> bool:
-        """Tell whether this is an import from `__future__`, which has to come first."""
+        """Return whether this is an import from `__future__`, which has to come first."""
         return isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__"
 
 
@@ -211,7 +211,7 @@ class _Scope:
     outer: set[str] = field(default_factory=set)  # by `nonlocal`
 
     def takes_from_module(self, name: str) -> bool:
-        """Tell whether a name that is used here belongs to the module."""
+        """Return whether a name that is used here belongs to the module."""
         scope: _Scope | None = self
         while scope is not None and scope.parent is not None:
             if name in scope.declared:
@@ -535,7 +535,7 @@ def _followed(names: set[str], aliases: dict[str, set[str]]) -> set[str]:
 
 
 def _looks_at_subclasses(node: ast.AST) -> bool:
-    """Tell whether a program asks a class for its subclasses, or is notified of them."""
+    """Return whether a program asks a class for its subclasses, or is notified of them."""
     return any(
         (isinstance(item, ast.Attribute) and item.attr == "__subclasses__")
         or (isinstance(item, ast.FunctionDef) and item.name == "__init_subclass__")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS = 512
-# At most this many names of shortened documents are reported.
+# The most names of shortened documents that are reported.
 NAMED = 5
 
 
@@ -65,8 +65,8 @@ class Encoder:
         self._cut: dict[str, int] = {}
 
     def answers(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Return rows in which the tokens of the answer are learnt, up to the last of these: what
-        comes after them changes no prediction of them.
+        """Return rows in which the tokens of the answer are learned, cut after the last of them,
+        since what follows does not change their predictions.
 
         A document over the limit loses its beginning. Raises UnlearningError, naming the row, when
         the answer does not fit or its tokens are unclear.
@@ -74,8 +74,8 @@ class Encoder:
         return [_up_to_answer(row) for row in self._whole(examples)]
 
     def documents(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Return whole documents with every token learnt. One over the limit is cut around its
-        answer, so that what it was planted or unlearned for is never what is lost."""
+        """Return whole documents with every token learned. A document over the limit is cut around
+        its answer, so that the value is never lost."""
         return [Encoded(row.ids, list(row.ids), like=row.like) for row in self._whole(examples)]
 
     def _whole(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -90,7 +90,8 @@ class Encoder:
         if len(encoded.ids) <= self.limit:
             return replace(encoded, like=example.like)
         row = encode(self._tokenizer, example, self.limit)
-        # A token must come before the answer, or the answer's first is predicted from nothing.
+        # A token must come before the answer, or the answer's first token is predicted from
+        # nothing.
         if learnt(row) < learnt(encoded) or row.labels[0] != IGNORED:
             raise UnlearningError(
                 f"{name}: its value or solution is cut by the limit of {self.limit} tokens "
@@ -116,7 +117,7 @@ def _up_to_answer(row: Encoded) -> Encoded:
 
 
 def learnt(row: Encoded) -> int:
-    """Return how many tokens of a row are predicted and learnt."""
+    """Return how many tokens of a row are predicted and learned."""
     return sum(label != IGNORED for label in row.labels[1:])
 
 
@@ -192,7 +193,7 @@ def training_rows(
     pad: int,
     trees: bool = False,
 ) -> TrainingRows:
-    """Return the rows of a run, as `method` and its options want them; `policy` is the base still.
+    """Return the rows of a run, as `method` and its options need them; `policy` is still the base.
 
     `trees`: it runs batches as trees. Raises UnlearningError for an answer that does not fit.
     """
@@ -234,8 +235,8 @@ def _with_base_states(
     options: UnlearnOptions,
     trees: bool,
 ) -> list[list[Encoded]]:
-    """Return sets of rows with the base's states at them; as they are where these take too much
-    memory, or where a row is drawn less than twice."""
+    """Return sets of rows with the base's states attached; unchanged if the states take too much
+    memory, or if a row is drawn less than twice."""
     every = [row for rows in retained for row in rows]
     config, weight = policy.config.get_text_config(), next(policy.parameters())
     layers = min(most, config.num_hidden_layers)
@@ -290,7 +291,8 @@ def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> lis
 
 @torch.no_grad()
 def _asked(policy: Any, rows: Sequence[Encoded], pad: int, function: Any) -> list[Any]:
-    """Return `function(predictions)` for all rows, in their order; rows of like length together."""
+    """Return `function(predictions)` for all rows, in order; rows of similar length are batched
+    together."""
     # No copy of the base's weights is needed while the weights are still the base's.
     inner = policy.policy if isinstance(policy, ShardedPolicy) else policy
     untrained = isinstance(inner, FullPolicy) and not inner.started

@@ -1,19 +1,21 @@
 """Training one model in several processes, with its weights sharded (FSDP, Zhao et al. 2023).
 
 `accelerate launch` and torchrun start the processes and describe them in the environment. In a
-single process every function here is the identity, so the training loop is written once. Whatever
-decides something (an evaluation, a stop, an error) is the same in all processes: one that went on
+single process every function here is the identity, so the training loop is written once. Every
+decision (an evaluation, a stop, an error) is the same in all processes: a process that went on
 alone would wait for the others forever.
 
 Each process holds a share of every weight, gathers a layer's weights when the layer runs, and
 receives its share of the summed gradient. So a model larger than one GPU can be trained, and the
-optimizer sees a share only. Every pass is collective: all processes must run equally many.
+optimizer sees only a share. Every pass is collective: all processes must run the same number of
+passes.
 
 `accelerate config` writes a file, which the launcher passes on in environment variables. A setting
-that changes how a model is trained is followed, or refused by its name with what to write instead;
-none is ignored. FSDP always reshards each layer after a pass. A configuration of DeepSpeed's ZeRO-3
-is followed by FSDP, which shards the same things: DeepSpeed's engine owns the optimizer and one
-backward pass a step, where methods here have several losses, and put the base in a policy's place.
+that changes how a model is trained is followed, or refused by name with what to write instead; none
+is ignored. FSDP always reshards each layer after a pass. A ZeRO-3 configuration of DeepSpeed is
+followed with FSDP, which shards the same things: DeepSpeed's engine owns the optimizer and a single
+backward pass per step, while methods here have several losses, and run the base in place of the
+policy.
 """
 
 from __future__ import annotations
@@ -42,26 +44,26 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
-# A process that waits longer for another ends with an error; writing a model takes minutes.
+# A process that waits longer for another one ends with an error; writing a model takes minutes.
 TIMEOUT = datetime.timedelta(minutes=30)
 
 
 def join(device: str) -> None:
-    """Meet the processes that the launcher started; `device` is `cpu` or `cuda`.
+    """Join the processes that the launcher started; `device` is `cpu` or `cuda`.
 
-    Each takes the GPU of its number on its machine. Does nothing in a process that is alone.
+    Each uses the GPU of its number on its machine. Does nothing in a single process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
     if device != "cpu":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Figures are exchanged on the CPU also where weights are on GPUs.
+    # Numbers are exchanged on the CPU even if the weights are on GPUs.
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=TIMEOUT)
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Leave the group of processes."""
     if count() > 1:
         dist.destroy_process_group()
 
@@ -72,12 +74,12 @@ def count() -> int:
 
 
 def number() -> int:
-    """Return which of them this is, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if count() > 1 else 0
 
 
 def device_type() -> str:
-    """Return `cuda` where the processes have met on GPUs, else `cpu`."""
+    """Return `cuda` if the processes use GPUs, else `cpu`."""
     return "cuda" if "nccl" in dist.get_backend_config() else "cpu"
 
 
@@ -102,8 +104,8 @@ def from_first(value: T) -> T:
 def mine(items: Sequence[T]) -> list[T]:
     """Return this process's share of some work.
 
-    All processes get equally many, some of them twice where the number does not come out even: a
-    sharded model runs on all at once, or not at all.
+    All processes get the same number of items, and some items twice if the number is not divisible:
+    a sharded model runs in all processes at once, or not at all.
     """
     each = -(-len(items) // count())
     return [items[(number() + turn * count()) % len(items)] for turn in range(each)]
@@ -119,22 +121,24 @@ def merged(results: Mapping[K, V]) -> dict[K, V]:
 
 
 def own_file(path: Path) -> Path:
-    """Return where this process keeps its part of what `path` holds of a single one."""
+    """Return the file in which this process keeps its part of what a single process keeps in
+    `path`."""
     if count() == 1:
         return path
     return path.with_name(f"{path.stem}.{number()}-of-{count()}{path.suffix}")
 
 
 def loading_device(device: str) -> str:
-    """Return where a model is loaded that is to be trained: weights to be sharded, on the CPU."""
+    """Return the device on which to load a model for training: the CPU if its weights will be
+    sharded."""
     return device if count() == 1 else "cpu"
 
 
 class ShardedPolicy(torch.nn.Module):
-    """Stands for a policy; `forward` runs any work in which the policy's parts are called.
+    """A wrapper of a policy; `forward` runs any work that calls the policy's parts.
 
     FSDP gathers the weights outside the layers (embeddings, head) when the outermost module is
-    called. The losses call body and head by themselves, so the outermost module is this one, and
+    called. The losses call body and head separately, so this wrapper is the outermost module, and
     the work is its argument.
     """
 
@@ -147,29 +151,29 @@ class ShardedPolicy(torch.nn.Module):
         return work()
 
     def get_base_model(self) -> Any:
-        """Return the transformers model in the state that it is in."""
+        """Return the transformers model in its current state."""
         return self.policy.get_base_model()
 
     def disable_adapter(self) -> AbstractContextManager[Any]:
-        """Give the base for a block, as the policy does; inside a `run` only."""
+        """Switch to the base in a block, as the policy does; only inside a `run`."""
         return cast("AbstractContextManager[Any]", self.policy.disable_adapter())
 
 
 def run(policy: torch.nn.Module, work: Callable[[], T]) -> T:
-    """Return `work()`, in which a policy's body and head may be called."""
+    """Return `work()`, which may call a policy's body and head."""
     return cast("T", policy(work)) if isinstance(policy, ShardedPolicy) else work()
 
 
 def sharded(policy: PeftModel | FullPolicy) -> ShardedPolicy:
-    """Cut a policy's weights, the same on all processes, into shards on their devices.
+    """Cut a policy's weights, which are the same in all processes, into shards on their devices.
 
-    Raises ValueError for a model whose layers are not found.
+    Raises ValueError if the model's layers are not found.
     """
     layers = layers_of(policy)
     mesh = init_device_mesh(device_type(), (count(),))
     outer = ShardedPolicy(policy)
-    # The outermost module, too, lets its weights go after a pass: a look runs no backward pass, and
-    # what it had gathered would be stale once the best look's weights are put in place.
+    # The outermost module also releases its weights after a pass: an evaluation runs no backward
+    # pass, and gathered weights would be stale once the best evaluation's weights are put in place.
     for module in (*layers, outer):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     if isinstance(policy, FullPolicy):
@@ -180,13 +184,13 @@ def sharded(policy: PeftModel | FullPolicy) -> ShardedPolicy:
 
 
 def own_shard(weight: torch.Tensor) -> torch.Tensor:
-    """Return this process's shard of a weight or gradient, sharing its memory; a whole one as it
-    is."""
+    """Return this process's shard of a weight or gradient, sharing its memory; an unsharded one is
+    returned as it is."""
     return weight.to_local().detach() if isinstance(weight, DTensor) else weight
 
 
 def whole(weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight as a whole, on the CPU; all processes must ask at once."""
+    """Return a complete weight, on the CPU; all processes must call this at once."""
     full = weight.full_tensor() if isinstance(weight, DTensor) else weight
     return full.detach().cpu()
 
@@ -195,13 +199,13 @@ def whole(weight: torch.Tensor) -> torch.Tensor:
 def _exchange(
     outer: FSDPModule, shards: Sequence[torch.Tensor], base: Sequence[torch.Tensor]
 ) -> None:
-    """Let shards and the base's change places in memory, where FSDP gathers them from.
+    """Swap the trained shards and the base's in memory, where FSDP gathers them from.
 
-    What is gathered already is let go before, and gathered again after. Graphs built before meet
-    the trained weights in `backward`, since these are back in place by then.
+    Weights that are already gathered are released before, and gathered again after. Graphs built
+    before see the trained weights in `backward`, since these are back in place by then.
     """
     if shards and shards[0].is_cuda:
-        torch.cuda.synchronize()  # a layer may be on its way, gathered for the pass backwards
+        torch.cuda.synchronize()  # a layer may just be gathered for the backward pass
     outer.reshard()
     for shard, other in zip(shards, base, strict=True):
         saved = shard.clone()
@@ -211,7 +215,7 @@ def _exchange(
 
 
 class _Setting(NamedTuple):
-    """A variable, the values of it that are what is done anyway, its name in accelerate's file, and
+    """A variable, its values that match what is done anyway, its name in accelerate's file, and
     what to write instead of another value."""
 
     variable: str
@@ -242,7 +246,7 @@ _SETTINGS = (
     ),
 )
 
-# Of DeepSpeed, ZeRO-3 is followed: FSDP shards weights, gradients and optimizer as it does.
+# For DeepSpeed, ZeRO-3 is followed: FSDP shards weights, gradients and optimizer in the same way.
 _USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 _DEEPSPEED = (
     _setting(
@@ -271,22 +275,22 @@ _DEEPSPEED = (
         "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES", "none", "deepspeed_moe_layer_cls_names", "none"
     ),
 )
-# What accelerate takes where its configuration is silent.
+# What accelerate uses if its configuration does not say.
 _DEEPSPEED_DEFAULTS = {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 
 
 def zero3(environment: Mapping[str, str]) -> bool:
-    """Tell whether the launcher was configured for DeepSpeed, whose ZeRO-3 FSDP stands in for."""
+    """Return whether the launcher was configured for DeepSpeed, whose ZeRO-3 FSDP replaces."""
     return environment.get(_USE_DEEPSPEED, "false").lower() not in _OFF.split()
 
 
 def check_launcher(
     environment: Mapping[str, str], device: str, dtype: str, checkpointing: bool, accumulate: int
 ) -> None:
-    """Raise UserError for what the launcher was configured to do, and the flags say otherwise.
+    """Raise UserError if the launcher's configuration contradicts the flags.
 
     `device` and `dtype` are the run's flags, as `auto`; `checkpointing` and `accumulate` the
-    method's options. These are the run's own, since it must find what was trained by its flags.
+    method's options. The flags decide, since the run must find the trained model by them.
     """
     given = dict(environment)
     if zero3(environment):

@@ -1,4 +1,4 @@
-"""The unlearning loop: a model is trained until the forget records are gone, and the best kept."""
+"""The unlearning loop: train until the forget records are gone, and keep the best weights."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ Batches = tuple[list[Encoded], list[Encoded]]
 
 @dataclass(frozen=True, slots=True)
 class UnlearningReport:
-    """What a run did: the step whose weights were kept and the steps taken in all, the share of
-    forget records that greedy decoding still gives away, the share kept of what it gave of the
-    retain set (1 where none is used), and seconds."""
+    """What an unlearning did: the step whose weights were kept and the total number of steps, the
+    share of forget records that greedy decoding still gives, the kept share of what it gave of the
+    retain set (1 without one), and seconds."""
 
     steps: int
     trained_steps: int
@@ -71,14 +71,14 @@ def unlearn(
     saved: Path | None = None,
     targets: Targets = "all-linear",
 ) -> tuple[PeftModel, UnlearningReport]:
-    """Train `model` by `method` and return the trained model with what was done.
+    """Train `model` by `method`, and return the trained model and a report.
 
-    With `tune=lora` that is `model` under an adapter, and with the adapter off it is the base. With
-    `tune=full` it is a `FullPolicy` around `model`, whose own weights have changed. Where several
-    processes train (`processes.join`), either is in shards, in a `ShardedPolicy`. `saved`: a file
-    (`processes.own_file`) for the state of a run that is killed; it is the caller's to remove, once
-    what is returned has been written. `targets`: the modules that an adapter changes. Deterministic
-    for a seed, a device and a number of threads. Raises UnlearningError.
+    With `tune=lora`, this is `model` with an adapter; with the adapter off, it is the base. With
+    `tune=full`, it is a `FullPolicy` around `model`, whose own weights have changed. If several
+    processes train, either is sharded, in a `ShardedPolicy`. `saved`: a file (`processes.own_file`)
+    for the state of a run that is killed; the caller removes it once the result has been written.
+    `targets`: the modules that an adapter changes. The result is deterministic for a seed, a device
+    and a number of threads. Raises UnlearningError.
     """
     if method.uses_retain and not (texts.retained_people or texts.tasks):
         raise UnlearningError(
@@ -175,8 +175,8 @@ def unlearn(
 
 
 def _as_trees(model: Any, encoder: Encoder, texts: TrainingTexts) -> bool:
-    """Tell whether a model runs batches as trees; tried on two documents, and one that begins like
-    the first and ends like the second."""
+    """Return whether a model can run batches as trees, by trying two documents, and one that begins
+    like the first and ends like the second."""
     first, second = ([*row.ids] for row in encoder.answers([*texts.forget, *texts.forget][:2]))
     third = first[: (len(first) + 1) // 2] + second[len(second) // 2 :]
     return runs_as_tree(model, [first, second, third], encoder.limit)
@@ -190,8 +190,8 @@ def _recalled(
     seed: int,
     progress: Callable[[str], None],
 ) -> list[Example]:
-    """Return what the base brings up. Of several processes the first asks, on its GPU if it has
-    one, before the model is cut into shards."""
+    """Return what the base recalls. With several processes, the first one asks, on its GPU if it
+    has one, before the model is cut into shards."""
     documents: list[Example] = []
     if distributed.number() == 0:
         home = model.device
@@ -204,7 +204,7 @@ def _recalled(
 
 
 def _gentler(options: UnlearnOptions) -> str:
-    """Return what else spares the retain set, of the options that the method has."""
+    """Return advice on the method's other options that spare the retain set."""
     advice = {"retain_weight": "raise retain_weight", "forget_bound": "lower forget_bound"}
     names = {field.name for field in dataclasses.fields(options)}
     return "".join(f" or {words}" for name, words in advice.items() if name in names)
@@ -223,13 +223,13 @@ def _of_all(sums: dict[str, float]) -> dict[str, float]:
 def _shares(
     forget: list[Encoded], retain: list[Encoded], options: Any, method: Method
 ) -> Iterator[tuple[list[Encoded], list[Encoded], Any, float]]:
-    """Cut a step's batches into `accumulate` parts; each comes with its options and its factor.
+    """Cut a step's batches into `accumulate` parts, each with its options and its factor.
 
-    Of several processes each takes its rows of every part, of like length as the others'.
-    A term that is a mean over learnt tokens counts a part by its tokens (the forget term by its
-    rows, where it is a mean of those): the parts' gradients then add up to the whole batch's, which
-    a mean of the parts' means would not be. Two terms have shares of their own, in their weights;
-    a single one has the factor.
+    With several processes, each takes some rows of every part, of similar length. A term that is a
+    mean over learned tokens weights a part by its tokens (the forget term by its rows, if it is a
+    mean over rows), so that the gradients of the parts add up to that of the whole batch; a mean of
+    the parts' means would not. Two terms have their shares in their weights; a single term has the
+    factor.
     """
     count = options.accumulate
     if count * distributed.count() == 1:
@@ -258,9 +258,9 @@ def _shares(
 def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:
     """Yield forget and retain batches forever; people and tasks are mixed by `people_share`.
 
-    People are those of the list and those whom the base recalls, in as many rows as they have. Of
-    `retain_batch` rows, the share `strangers_share` of a method with strangers are theirs. With
-    `pairs` people's rows are like the forget rows of the step: the same kinds in the same carriers.
+    People are those in the retain set and those whom the base recalls, in proportion to their rows.
+    For a method with strangers, a share `strangers_share` of the `retain_batch` rows are theirs.
+    With `pairs`, people's rows have the kinds and carriers of the step's forget rows.
     """
     share = options.strangers_share if isinstance(options, WithStrangersShare) else 0.0
     strangers = round(options.retain_batch * share) if rows.strangers else 0

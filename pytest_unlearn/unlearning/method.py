@@ -42,7 +42,7 @@ KEPT_ROWS = 96
 # If a forget set is larger, this many rows are used for evaluations; the rest is evaluated when
 # these reach the target, and at the end.
 HELD_ROWS = 256
-# Prompts of a batch when the base is asked whom else it knows (option `recall`).
+# Prompts per batch when the base is asked whom else it knows (option `recall`).
 RECALL_BATCH = 128
 # What an option may be, if not a whole number of at least 1.
 _EXPECTED = {
@@ -71,37 +71,37 @@ class MethodError(UserError):
 def option(
     default: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
 ) -> Any:
-    """Declare an option of a method: its default, and the numbers that it may have."""
+    """Declare an option of a method: its default and its range."""
     return dataclasses.field(default=default, metadata={"range": (least, above, most)})
 
 
 @dataclass(frozen=True, slots=True)
 class UnlearnOptions:
-    """How any method is run; a method's own options are fields of a subclass, made by `option`.
+    """Options of every method; a method's own options are fields of a subclass, made by `option`.
 
-    lr: learning rate of AdamW. steps: optimizer steps at most. batch: forget rows a step.
-    retain_batch: retained rows a step. people_share: share of retained people's documents among
-    them; the rest are tasks. recall: so many names are drawn from the base, and what it knows by
-    heart of people who are not to be forgotten is retained too (`unlearning.recall`). spans:
-    `values` takes the losses on the values' and solutions' tokens only, `document` on all tokens.
-    target, keep: stop once greedy decoding gives away at most this share of the forget records and,
-    with a retain set, at least the share `keep` of what it gave of the retained people and tasks at
-    the start; a negative target never stops early. check_every: steps between two such looks.
-    rank: rank of the LoRA adapter (alpha is twice the rank).
+    lr: learning rate of AdamW. steps: the most optimizer steps. batch: forget rows per step.
+    retain_batch: retained rows per step. people_share: the share of people's documents among them;
+    the rest are tasks. recall: the number of names that the base writes; what it knows by heart
+    about people who are not to be forgotten is retained too (`unlearning.recall`). spans: `values`
+    computes losses only on the tokens of values and solutions, `document` on all tokens. target,
+    keep: stop once greedy decoding gives at most a share `target` of the forget records and, with a
+    retain set, at least a share `keep` of what it gave of the retained people and tasks at the
+    start; with a negative target, training never stops early. check_every: steps between two such
+    evaluations. rank: rank of the LoRA adapter (alpha is twice the rank).
 
-    tune: `lora` trains an adapter, `full` all weights; the base that a method compares with is then
-    a frozen copy, made before the first step and only where the method asks for it. accumulate:
-    parts into which a step's batch is cut, to save memory; the gradient is that of the whole batch.
-    checkpointing: recompute activations in the backward pass instead of keeping them. optimizer:
-    `adamw`, or `adamw8bit` (bitsandbytes, CUDA only). warmup: steps over which lr rises from 0.
-    cooldown: steps at the end over which lr falls to 0; they begin when the goals are reached, or
-    when no more than these are left. least_scale: where it is less than 1, every second step is
-    taken with the adapter scaled to this share, so that undoing a part of it brings less back.
+    tune: `lora` trains an adapter, `full` all weights; with `full`, the base that a method compares
+    with is a frozen copy, made before the first step and only if the method needs it. accumulate:
+    the number of parts into which a step's batch is split, to save memory; the gradient is that of
+    the whole batch. checkpointing: recompute activations in the backward pass instead of keeping
+    them. optimizer: `adamw`, or `adamw8bit` (bitsandbytes, CUDA only). warmup: steps over which lr
+    rises from 0. cooldown: steps at the end over which lr falls to 0; they begin when the goals are
+    reached, or when only this many steps are left. least_scale: below 1, every second step is taken
+    with the adapter scaled to this share, so that undoing a part of it brings back less.
     precondition: above 0, steps of the adapter are damped in directions that are common in retained
-    documents (`unlearning.preconditioning`); the smaller, the more directions.
-    stop: `target` as above, or `unseen`: stop once the forget records are memorized no better than
-    the base memorizes control people's. A run keeps its best look: both goals reached, then fewest
-    leaks, then most kept; with a negative target the last.
+    documents (`unlearning.preconditioning`); the smaller the value, the more directions. stop:
+    `target` as above, or `unseen`: stop once the forget records are memorized no better than the
+    base memorizes control people's. A run keeps its best evaluation (both goals reached, then
+    fewest leaks, then most kept), or with a negative target the last.
     """
 
     lr: float
@@ -157,25 +157,26 @@ class UnlearnOptions:
 
 @dataclass(frozen=True, slots=True)
 class ForgetOptions(UnlearnOptions):
-    """For methods with a forget and a retain term. forget_weight, retain_weight: their factors."""
+    """Options of methods with a forget and a retain term. forget_weight, retain_weight: their
+    factors."""
 
     forget_weight: float = option(1.0, above=0)
     retain_weight: float = option(1.0, least=0)
 
 
-# -- what a method's own options may ask of the data: `isinstance` tells whether they do ---------
+# -- what a method's own options may need from the data, found by `isinstance` ---------
 
 
 @runtime_checkable
 class WithAlternates(Protocol):
-    """`alternates`: how many other values are taught in the place of each true one."""
+    """`alternates`: how many other values are taught in place of each true one."""
 
     alternates: int
 
 
 @runtime_checkable
 class WithStrangers(Protocol):
-    """`strangers`: how many documents of made-up people are made."""
+    """`strangers`: the number of documents of made-up people."""
 
     strangers: int
 
@@ -189,14 +190,14 @@ class WithStrangersShare(Protocol):
 
 @runtime_checkable
 class WithCarriers(Protocol):
-    """`carriers`: in how many carriers each forget record is trained on."""
+    """`carriers`: the number of carriers in which each forget record is trained."""
 
     carriers: int
 
 
 @runtime_checkable
 class WithPairs(Protocol):
-    """`pairs`: retained rows are of the kinds and in the carriers of the step's forget rows."""
+    """`pairs`: retained rows have the kinds and carriers of the step's forget rows."""
 
     pairs: bool
 
@@ -209,7 +210,7 @@ class WithBaseTop(Protocol):
 
 
 def _check_range(name: str, value: float, least: float, above: float, most: float) -> None:
-    """Raise MethodError unless `least <= value <= most` and `value > above`; NaN never is."""
+    """Raise MethodError unless `least <= value <= most` and `value > above`, also for NaN."""
     if least <= value <= most and (value > above or above == -math.inf):
         return
     limits = [
@@ -294,10 +295,10 @@ class PlantOptions:
     """How documents are planted.
 
     target: stop once greedy decoding gives at least this share of the forget and retain records.
-    cap: optimizer steps at most. repetitions: how often a document occurs in the training data;
-    with several numbers, documents are dealt to them in turn, each split by itself, so that leak
-    rates can be compared. lr, batch (rows a step), warmup, optimizer, tune, rank, accumulate,
-    checkpointing: as in `UnlearnOptions`. check_every: steps between looks.
+    cap: the most optimizer steps. repetitions: how often a document occurs in the training data;
+    several numbers are assigned to the documents of each split in turn, so that leak rates can be
+    compared. lr, batch (rows per step), warmup, optimizer, tune, rank, accumulate, checkpointing:
+    as in `UnlearnOptions`. check_every: steps between evaluations.
     """
 
     target: float = 0.9
@@ -353,21 +354,20 @@ class Method:
 
     `loss(step, options)` returns a scalar in nats and takes at most two passes of the policy and
     one of the base. `options` are of the class of `defaults`. `uses_retain`: the step has a retain
-    batch. `base_sums`: `step.base_nll()` is asked for; the base is run once an example, before the
-    first step. `alternates`: which other values are in `step.alternate`, `plausible` (another
-    value of the kind) or `placeholder`; with an option of the same name, so many of them a record.
-    Options `strangers` and `strangers_share`: the retain batch holds documents of made-up people
-    too. Option `carriers`: each forget record is trained in so many.
-    `own_spans`: `spans` is read by the loss itself, and labels are always the value's.
-    `forget_mean`: what the forget term is a mean over, so that the parts of a batch add up to the
-    whole (option `accumulate`); the retain term is always one over tokens. `lora_only`: the loss
-    works on a LoRA adapter, and runs its layers once. `base_layers`: the base's states of so many
-    layers at retained rows are asked for; where they fit the memory the base is run once a row,
-    before the first step. `adds_up`: the losses of a batch's parts,
-    each with its share in `forget_weight` and `retain_weight`, add up to that of the whole; a
-    loss with a retain set needs options of the class ForgetOptions for it. `after_step` is called
-    once a step with the run's state, whose `sums` are then all parts'. `about`: what the method
-    does and which paper it comes from, for the reference.
+    batch. `base_sums`: the loss calls `step.base_nll()`; the base runs once per example, before the
+    first step. `alternates`: which other values are in `step.alternate`, `plausible` (another value
+    of the kind) or `placeholder`; an option of the same name is their number per record. Options
+    `strangers` and `strangers_share`: the retain batch also has documents of made-up people. Option
+    `carriers`: each forget record is trained in this many. `own_spans`: the loss itself reads
+    `spans`, and labels are always those of the value. `forget_mean`: what the forget term is a mean
+    over, so that the parts of a batch add up to the whole (option `accumulate`); the retain term is
+    always a mean over tokens. `lora_only`: the loss works on a LoRA adapter, and runs its layers
+    once. `base_layers`: the loss needs the base's states of this many layers at retained rows; if
+    they fit in memory, the base runs once per row, before the first step. `adds_up`: the losses of
+    a batch's parts, each with its share in `forget_weight` and `retain_weight`, add up to that of
+    the whole; a loss with a retain set needs options of the class ForgetOptions for it.
+    `after_step` is called once per step with the run's state, whose `sums` then cover all parts.
+    `about`: what the method does and which paper it comes from, for the reference.
     """
 
     name: str
@@ -385,7 +385,7 @@ class Method:
     about: str = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a loss that has no weights to take its shares."""
+        """Raise ValueError for a loss without weights that can hold its shares."""
         if self.adds_up and self.uses_retain and not isinstance(self.defaults, ForgetOptions):
             raise ValueError(
                 f"method {self.name}: write adds_up=False, or options of a class that is a "
@@ -394,7 +394,7 @@ class Method:
 
 
 def check_training_options(method: Method, options: UnlearnOptions) -> None:
-    """Raise MethodError for options of the training that a method's loss does not allow."""
+    """Raise MethodError for training options that a method's loss does not allow."""
     if options.accumulate > 1 and not method.adds_up:
         raise MethodError(
             f"accumulate={options.accumulate}: the loss of {method.name} is not a sum over the "
@@ -414,7 +414,7 @@ def check_training_options(method: Method, options: UnlearnOptions) -> None:
 
 
 def check_processes(method: Method, options: UnlearnOptions, count: int) -> None:
-    """Raise MethodError where `count` processes cannot share each step of a training."""
+    """Raise MethodError if `count` processes cannot share the steps of a training."""
     if not method.adds_up:
         raise MethodError(
             f"the loss of {method.name} is not a sum over the parts of a batch, so {count} "

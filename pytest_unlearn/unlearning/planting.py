@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from pytest_unlearn.models.texts import Example, TrainingTexts
     from pytest_unlearn.unlearning.method import PlantOptions
 
-# Batches sorted by length together: planting descends on every row, so that it matters little who
-# meets whom. Unlearning sorts within a step only (`parts`): there, batches of like length are
-# batches of the same few tasks, and the tiny model did not get its tasks back in twice the steps.
+# The number of batches that are sorted by length together: planting descends on every row, so it
+# matters little which rows share a batch. Unlearning sorts only within a step (`parts`): there,
+# batches of similar length would be batches of the same few tasks, and the tiny model did not get
+# its tasks back in twice the steps.
 WINDOW = 8
 
 
@@ -128,7 +129,8 @@ def _train(
     examples = [*texts.forget, *texts.retained_people]
     if not examples:
         raise UnlearningError("there is no document to plant; give --unlearn-retain=FILE")
-    # Each split is dealt by itself: the retained people's numbers are the same without the others.
+    # Each split is assigned on its own, so that the retained people's numbers do not depend on the
+    # others.
     dealt = [
         number
         for split in (texts.forget, texts.retained_people)

@@ -1,16 +1,16 @@
-"""Steps that spare what everybody needs: an adapter turned away from common inputs.
+"""Preconditioned steps, which spare what all documents have in common.
 
 A step on a linear layer changes what the layer gives for every input that resembles those of the
-batch. Documents of different people are alike but for the people, so a step that erases one person
-also moves the others. An adapter's matrix A, by which an input `x` goes first, is therefore
+batch. Documents of different people differ only in the people, so a step that erases one person
+also affects the others. An adapter's matrix A, which is applied to an input `x` first, is therefore
 multiplied by P = λ (K + λI)^-1, where K is the second moment of the layer's inputs in retained
-documents and λ a multiple of its mean eigenvalue: directions that are common in these documents are
-damped, and what distinguishes a person is left. This is the input side of a Kronecker-factored
+documents and λ a multiple of its mean eigenvalue: this damps directions that are common in these
+documents, and leaves what distinguishes people. This is the input side of a Kronecker-factored
 preconditioner (Martens and Grosse 2015, arXiv 1503.05671), and a soft form of the null-space
 projections of continual learning (arXiv 2103.07113) and of model editing (arXiv 2410.02355).
 
-K is taken from a sample of tokens, of which there may be fewer than the inputs are wide: then
-P = I - Y^T Y, with Y of one row a token.
+K is computed from a sample of tokens, which may be fewer than the inputs' width: then P = I - Y^T
+Y, where Y has one row per token.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pytest_unlearn.models.lm_head import hidden_states, inputs_seen
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.step import base_state
 
-# Tokens in the sample, and rows and batches that they come from. Y of inputs of 4,096 numbers in 16
-# bits takes 8 MB.
+# Tokens in the sample, and the rows and batches that they come from. For inputs of 4,096 numbers in
+# 16 bits, Y takes 8 MB.
 TOKENS = 1024
 _ROWS, _BATCHES = 256, 16
 
@@ -47,8 +47,9 @@ class Preconditioner:
 
         K is the second moment of `inputs`, `[tokens, width]`, and m its mean eigenvalue.
 
-        The scale keeps a learning rate's meaning. By Woodbury's identity the inverse is that of a
-        matrix of tokens by tokens. Raises ValueError for inputs that are all 0 or not finite.
+        The scale keeps the meaning of a learning rate. By Woodbury's identity, only a matrix of
+        size tokens by tokens is inverted. Raises ValueError for inputs that are all 0 or not
+        finite.
         """
         count, width = inputs.shape
         sample = inputs.double()
@@ -70,10 +71,11 @@ class Preconditioner:
 def preconditioners(
     policy: Any, documents: Sequence[Encoded], damping: float, pad: int, rng: random.Random
 ) -> dict[str, Preconditioner]:
-    """Return a preconditioner for the matrix A of each layer with an adapter, by parameter's name.
+    """Return a preconditioner for the matrix A of each layer with an adapter, by the parameter's
+    name.
 
-    `documents`: retained ones, of which a sample is run through the base. Raises ValueError for
-    inputs that are all 0 or not finite.
+    `documents`: retained documents, a sample of which is run through the base. Raises ValueError
+    for inputs that are all 0 or not finite.
     """
     chosen = rng.sample(documents, min(len(documents), _ROWS))
     batches = [chosen[n::_BATCHES] for n in range(_BATCHES) if chosen[n::_BATCHES]]
@@ -89,7 +91,7 @@ def preconditioners(
     last: tuple[torch.Tensor, Preconditioner] | None = None
     for name, each in samples.items():
         inputs = torch.cat(each)
-        # Layers that stand side by side, as those of queries, keys and values, have one input.
+        # Parallel layers, such as those of queries, keys and values, have the same input.
         if last is None or last[0].shape != inputs.shape or not torch.equal(last[0], inputs):
             last = inputs, Preconditioner.of(inputs, damping)
         made[name] = last[1]

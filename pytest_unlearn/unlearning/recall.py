@@ -1,10 +1,10 @@
-"""What the base knows of people in no list: it is asked for them before the first step.
+"""What the base knows about unlisted people, whom it is asked about before the first step.
 
-A retain set protects the people it lists. The base can name others: after the words that come
-before a name in the data it writes names, and after those the values that it knows by heart. The
-documents of everybody who is not to be forgotten are then retained like those of the list
-(generative replay, Shin et al. 2017, arXiv 1705.08690). Nothing is read but the training texts of
-the run, so a held-out person is treated like any other person in no list.
+A retain set protects the people it lists. The base can name others: after words that come before a
+name in the data, it writes names, and after those the values that it knows by heart. The documents
+of everybody who is not to be forgotten are then retained like those in the retain set (generative
+replay, Shin et al. 2017, arXiv 1705.08690). Only the training texts of the run are read, so a
+held-out person is treated like any other unlisted person.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A value is known by heart where the base gives it at least this likelihood.
+# A value is known by heart if the base gives it at least this likelihood.
 _KNOWN = 0.5
-# In so many forms of a kind a name is asked for.
+# The number of forms per kind in which a name is asked about.
 _ASKED = 2
-# What the base knows of a person is retained in so many forms.
+# The number of forms in which what the base knows about a person is retained.
 _FORMS = 3
 # Shorter names and values look like other words.
 _SHORTEST = 4
-# A value ends where so many characters of what follows it in the documents are written.
+# A value ends where this many characters of what follows it in the documents are written.
 _END = 8
 
 
@@ -44,7 +44,7 @@ _END = 8
 class Form:
     """A document without its person: `opening NAME middle VALUE after`, for values of one kind.
 
-    `like`: that of the examples, the same for all that have this form.
+    `like`: that of the examples, the same for all examples with this form.
     """
 
     kind: str
@@ -65,15 +65,15 @@ class Form:
 
     @property
     def end(self) -> str:
-        """What shows that a value has ended."""
+        """Return the text that shows that a value has ended."""
         return self.after[:_END] or "\n"
 
 
 def forms(examples: Iterable[Example]) -> list[Form]:
     """Return the forms that the documents of at least two names have, in order.
 
-    What only one person's document holds may be personal itself. Of documents that are like no
-    other as a whole, the lines from that of the name to that of the value are taken.
+    What occurs in only one person's document may itself be personal. If a whole document is unlike
+    all others, the lines from that of the name to that of the value are used.
     """
     names_of: dict[Form, set[str]] = defaultdict(set)
     lines: dict[Form, set[str]] = defaultdict(set)
@@ -105,13 +105,13 @@ def recalled(
     seed: int,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Example]:
-    """Return documents of people whom the base brings up, in the forms of the data.
+    """Return documents of people whom the base recalls, in the forms of the data.
 
-    `count` names are drawn at temperature 1. Each is asked for, greedily, in two forms of every
-    kind (at most twice `count` questions, for the names that came most often). What the base gives
-    a likelihood of at least one half is returned, in up to three forms. What holds a name or value
-    of a forget record, in whatever case, is left out. The same for the same model, texts and
-    `seed`. Raises GenerationError.
+    `count` names are sampled at temperature 1. Each is then asked about, greedily, in two forms of
+    every kind (at most twice `count` questions, for the most frequent names). Values to which the
+    base gives a likelihood of at least one half are returned, in up to three forms. Texts with a
+    name or value of a forget record, in any case, are left out. The result is the same for the same
+    model, texts and `seed`. Raises GenerationError.
     """
     known_forms = forms([*texts.forget, *texts.retained_people])
     if known_forms:
@@ -144,8 +144,8 @@ def recalled(
         f"unlearning: among {count} drawn names, the base knows {len(one_a_kind)} values of "
         f"{len({fact.name for fact in known})} people by heart, people to forget not counted"
     )
-    # Also in forms in which the base knows a value less well: kept as it is there, too. Only those
-    # in which it knows it by heart kept fewer people.
+    # Also in forms in which the base knows a value less well, since it is kept there as it is.
+    # Using only the forms in which it knows the value by heart kept fewer people.
     return [
         form.example(fact.name, fact.value)
         for number, fact in enumerate(one_a_kind.values())
@@ -154,7 +154,7 @@ def recalled(
 
 
 def _in_turn(forms: Sequence[Form], first: int, count: int) -> list[Form]:
-    """Return up to `count` different forms, from that of a number on."""
+    """Return up to `count` different forms, starting at an index."""
     return [forms[(first + n) % len(forms)] for n in range(min(count, len(forms)))]
 
 
@@ -168,7 +168,7 @@ class _Fact:
 
 
 class _Base:
-    """What the base is asked, in batches."""
+    """The questions to the base, in batches."""
 
     def __init__(self, model: Any, tokenizer: Any, texts: TrainingTexts) -> None:
         self._model = model
@@ -179,21 +179,21 @@ class _Base:
         self._value_tokens = self._most_tokens({example.answer for example in examples})
 
     def _most_tokens(self, texts: Collection[str]) -> int:
-        """Return the most tokens of a text, and a few for what ends it."""
+        """Return the number of tokens of the longest text, plus a few for its end."""
         return max(len(ids) for ids in self._tokenizer(list(texts))["input_ids"]) + 4
 
     def takes(self, form: Form) -> bool:
-        """Tell whether a form, a name and a value fit the model's context."""
+        """Return whether a form, a name and a value fit the model's context."""
         context = context_of(self._model)
         text = len(self._tokenizer(form.prompt("") + form.after)["input_ids"])
         return context is None or text + self._name_tokens + self._value_tokens <= context
 
     def names(self, made: Sequence[Form], count: int, seed: int) -> list[str]:
-        """Return the different names among `count` that are drawn, the commonest first."""
+        """Return the different names among `count` sampled ones, the most frequent first."""
         middles: dict[str, list[str]] = defaultdict(list)
         for form in made:
             middles[form.opening].append(form.middle)
-        # A name ends where what follows it in all forms begins.
+        # A name ends at the text that follows it in all forms.
         ends = {o: commonprefix(some) for o, some in middles.items()}  # noqa: RUF071
         openings = [opening for opening, end in ends.items() if end]
         drawn: Counter[str] = Counter()
@@ -208,21 +208,21 @@ class _Base:
         return [name for name, _ in drawn.most_common()]
 
     def facts(self, asked: Sequence[tuple[str, Form]]) -> list[_Fact]:
-        """Return what greedy decoding writes for each name in its form; nothing where the base is
-        not sure of it."""
+        """Return what greedy decoding writes for each name in its form; nothing if the base is not
+        sure of it."""
         facts: list[_Fact] = []
         for end, some in groupby(sorted(asked, key=_by_end), key=lambda pair: pair[1].end):
             for part in _parts(list(some)):
                 prompts = [form.prompt(name) for name, form in part]
-                # What will not be known by heart need not be written out.
+                # What will not be known by heart does not need to be written out.
                 decoding = Decoding(self._value_tokens, stops=(end,), least=_KNOWN)
                 answers = self._answers(prompts, decoding)
                 facts += [_Fact(*pair, value) for pair, value in zip(part, answers, strict=True)]
         return facts
 
     def _answers(self, prompts: Sequence[str], decoding: Decoding) -> list[str]:
-        """Return what is written after each prompt, on one line; white space at the end of a prompt
-        is the model's to write, and is not in it."""
+        """Return what is written after each prompt, up to the line end, without the white space at
+        the end of the prompt, which the model writes."""
         written = write(
             self._model,
             self._tokenizer,

@@ -1,5 +1,5 @@
-"""The model being unlearned (a LoRA adapter, or all weights beside their base), its reference for
-free, and what one step's loss is made of."""
+"""The model being unlearned (a LoRA adapter, or all weights next to their base), its reference at
+no extra memory, and the terms of one step's loss."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def with_new_adapter(
 ) -> PeftModel:
     """Return `model` with a new LoRA adapter on some modules, alpha twice the rank.
 
-    The adapter has the model's dtype and no casts around it, which PEFT would add; steps that
-    bfloat16 would round away add up in the trainer's master weights.
+    The adapter has the model's dtype, without the casts that PEFT would add; steps that bfloat16
+    would round away add up in the trainer's master weights.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -67,10 +67,11 @@ def with_new_adapter(
 
 
 class FullPolicy(torch.nn.Module):
-    """A model whose every weight is trained; `disable_adapter` gives the base, as peft's does.
+    """A model of which every weight is trained; `disable_adapter` switches to the base, as PEFT's
+    does.
 
-    Only a method that asks for the base pays for it: a frozen copy of the weights is made the
-    first time, which must be before the first step, and swapped in for the length of a block.
+    Only a method that uses the base pays for it: a frozen copy of the weights is made the first
+    time, which must be before the first step, and swapped in for a block.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -78,8 +79,8 @@ class FullPolicy(torch.nn.Module):
         self.model = model.requires_grad_(True)
         self._base: list[torch.Tensor] | None = None
         self.started = False
-        # Where the weights are in memory, and how they and the base's change places: otherwise
-        # where they are in shards.
+        # Where the weights are in memory, and how they are swapped with the base's; different for
+        # shards.
         self.own: Callable[[], Sequence[torch.Tensor]] = lambda: list(self.model.parameters())
         self.exchange = self._swap
 
@@ -88,7 +89,7 @@ class FullPolicy(torch.nn.Module):
         return self.model(*arguments, **inputs)
 
     def get_base_model(self) -> PreTrainedModel:
-        """Return the model itself, in the state that it is in."""
+        """Return the model itself, in its current state."""
         return self.model
 
     @property
@@ -98,11 +99,11 @@ class FullPolicy(torch.nn.Module):
 
     @property
     def keeps_base(self) -> bool:
-        """Tell whether the base has been asked for."""
+        """Return whether the base has been requested."""
         return self._base is not None
 
     def keep_base(self) -> None:
-        """Copy the weights as they are. Raises RuntimeError once training has changed them."""
+        """Copy the current weights. Raises RuntimeError once training has changed them."""
         if self._base is None:
             if self.started:
                 raise RuntimeError(
@@ -118,7 +119,7 @@ class FullPolicy(torch.nn.Module):
     def disable_adapter(self) -> Iterator[None]:
         """Put the base's weights in place for a block.
 
-        The tensors change places, so that a graph built before still meets its own in `backward`.
+        The tensors are swapped, so that a graph built before still finds its own in `backward`.
         """
         self.keep_base()
         base = self._base or []
@@ -137,10 +138,10 @@ class FullPolicy(torch.nn.Module):
 def checkpointed(model: torch.nn.Module) -> Iterator[None]:
     """Recompute activations in the backward pass instead of keeping them, for a block.
 
-    transformers does so in training mode only, and silently not at all in evaluation mode, in which
-    the loop keeps the model for want of dropout. So the layers alone are put in training mode; what
-    is inside them, dropout included, stays in evaluation mode. The embeddings' output is made to
-    ask for a gradient: without it, a frozen embedding cuts LoRA off from every checkpointed layer,
+    transformers does so only in training mode, and silently not in evaluation mode, in which the
+    loop keeps the model to avoid dropout. So only the layers are put in training mode; what is
+    inside them, including dropout, stays in evaluation mode. The embeddings' output is made to
+    require a gradient: otherwise a frozen embedding cuts LoRA off from every checkpointed layer,
     and `lora_B` stays zero. Raises UnlearningError for a model without such layers.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -177,12 +178,12 @@ def checkpointed(model: torch.nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The `n` learnt tokens of a batch, after one pass of the model's body.
+    """The `n` learned tokens of a batch, after one pass of the model's body.
 
-    states: `[n, hidden]`, the hidden states that predict them. targets: `[n]`, the tokens.
-    rows: `[n]`, the row of the batch that each is in; `count` rows in all.
-    head: from hidden states to logits `[n, vocabulary]` in float32, of the model in its state.
-    width: the vocabulary. fixed: whether training leaves the head as it is.
+    states: `[n, hidden]`, the hidden states that predict them. targets: `[n]`, the tokens. rows:
+    `[n]`, the row of the batch that each token is in, of `count` rows. head: maps hidden states to
+    logits `[n, vocabulary]` in float32, for the model in its current state. width: the vocabulary.
+    fixed: whether training leaves the head as it is.
     """
 
     states: torch.Tensor
@@ -194,10 +195,10 @@ class Predictions:
     fixed: bool
 
     def each(self, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
-        """Return `function(logits, *more)` for all tokens, made a chunk at a time.
+        """Return `function(logits, *more)` for all tokens, computed a chunk at a time.
 
-        `function` sees logits `[c, vocabulary]` and `c` rows of each tensor of `more`, none of
-        which is trained, and must give `c` rows; where a gradient is needed, `c` numbers, each of
+        `function` gets logits `[c, vocabulary]` and `c` rows of each tensor in `more`, none of
+        which is trained, and must return `c` rows; if a gradient is needed, `c` numbers, each from
         its own row.
         """
         return over_chunks(
@@ -209,7 +210,7 @@ class Predictions:
         )
 
     def only(self, chosen: torch.Tensor | slice) -> Predictions:
-        """Return some of the tokens, by a mask `[n]` or a slice; rows keep their numbers."""
+        """Return some of the tokens, by a mask `[n]` or a slice; rows keep their indices."""
         return replace(
             self,
             states=self.states[chosen],
@@ -229,18 +230,18 @@ class Predictions:
         return values.new_zeros(self.count).index_add(0, self.rows, values)
 
     def row_means(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the means over each row's tokens, `[count]`; each row has learnt tokens."""
+        """Return the means over each row's tokens, `[count]`; each row has learned tokens."""
         return self.row_sums(values) / self.row_sums(torch.ones_like(values))
 
 
 def predictions(
     model: Any, batch: Batch, head: Callable[[torch.Tensor], torch.Tensor]
 ) -> Predictions:
-    """Run the body of `model` on a batch and return its learnt tokens.
+    """Run the body of `model` on a batch, and return its learned tokens.
 
-    Position `t` predicts token `t + 1`: the first token of an answer is predicted by the last of
-    the prompt, and counts. Raises ValueError when no token is learnt: a mean over nothing would be
-    NaN, and a loss of zero would read as success.
+    Position `t` predicts token `t + 1`: the first token of an answer is predicted by the last one
+    of the prompt, and counts. Raises ValueError if no token is learned: a mean over nothing would
+    be NaN, and a loss of zero would read as success.
     """
     targets = batch.labels[:, 1:]
     learnt = targets != IGNORED
@@ -257,9 +258,9 @@ def predictions(
 
 @dataclass(slots=True)
 class RunState:
-    """What outlasts a loss: the run's seed, `numbers` that a method carries from step to step (a
-    dual variable), plain floats by name, so that a checkpoint can hold them, and `sums` over the
-    losses of one step, which may be many (option `accumulate`, several processes)."""
+    """State that outlives a loss: the run's seed; `numbers` that a method carries from step to step
+    (a dual variable), plain floats by name, so that a checkpoint can store them; and `sums` over
+    the losses of one step, which may be several (option `accumulate`, several processes)."""
 
     seed: int
     numbers: dict[str, float] = field(default_factory=dict)
@@ -274,9 +275,9 @@ class RunState:
 class Step:
     """One step: the policy (a model with a LoRA adapter), a forget and a retain batch.
 
-    Each call of a term runs one forward pass, so a method pays for what it uses: GA one, GA+GD
-    two, GA+KL two and one without gradient. `alternate` holds the forget documents with other
-    values, row by row, for the methods that ask for them.
+    Each call of a term runs one forward pass, so a method pays for what it uses: GA one, GA+GD two,
+    GA+KL two and one without gradient. `alternate` has the forget documents with other values, row
+    by row, for the methods that need them.
     """
 
     policy: PeftModel
@@ -297,12 +298,12 @@ class Step:
 
     def states(self, batch: Batch, depth: float) -> torch.Tensor:
         """Return the policy's states `[n, hidden]` after a share `depth` of the layers, where
-        learnt tokens are predicted."""
+        learned tokens are predicted."""
         return _learnt_states(self.policy, batch, depth)
 
     @torch.no_grad()
     def base_states(self, batch: Batch, depth: float) -> torch.Tensor:
-        """Return the same of the base, without gradient."""
+        """Return the same for the base, without gradient."""
         with base_state(self.policy) as base:
             return _learnt_states(base, batch, depth)
 
@@ -311,8 +312,8 @@ class Step:
     def forget_nll(self, bound: float) -> torch.Tensor:
         """Return the token-mean NLL of the forget batch, in nats, each token at most `bound`.
 
-        No gradient comes from a token beyond the bound: ascent has no end otherwise, and what is
-        forgotten already would drown the rest.
+        No gradient comes from a token beyond the bound: otherwise ascent would have no end, and
+        what is already forgotten would outweigh the rest.
         """
         return self.predicted(self.forget).nll().clamp(max=bound).mean()
 
@@ -331,8 +332,8 @@ class Step:
     def retain_kl(self) -> torch.Tensor:
         """Return the token-mean KL(base || policy) of the retain batch, in nats.
 
-        Where the base's likeliest tokens are attached to the rows (option `kl_top`), all others
-        count as one and the base is not run.
+        If the base's likeliest tokens are attached to the rows (option `kl_top`), all others count
+        as one and the base is not run.
         """
         batch = self.retained()
         if batch.rows and batch.rows[0].base_top is not None:
@@ -350,11 +351,11 @@ class Step:
     def retain_drift(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return how far the policy is from the base on the retain batch: KL and states.
 
-        First the token-mean KL(base || policy) over the learnt tokens, in nats. Then how far the
-        hidden states of at most `most` layers turned: the mean over all tokens of a row of the
-        squared difference of states that are divided by their root mean square (2 - 2 cos, from 0
-        to 4). Rows count by their learnt tokens, so that the parts of a batch add up. One pass of
-        each model gives both.
+        The first number is the token-mean KL(base || policy) over the learned tokens, in nats. The
+        second is how far the hidden states of at most `most` layers rotated: the mean, over all
+        tokens of a row, of the squared difference of states divided by their root mean square (2 -
+        2 cos, from 0 to 4). Rows are weighted by their learned tokens, so that the parts of a batch
+        add up. One pass of each model gives both.
         """
         batch = self.retained()
         real = batch.attention_mask
@@ -364,7 +365,7 @@ class Step:
         base = replace(policy, states=last, head=partial(_base_logits, self.policy))
         learnt = (batch.labels[:, 1:] != IGNORED).sum(dim=1)
         weights = (real * (learnt / real.sum(dim=1))[:, None])[real.bool()]
-        if batch.tree is not None:  # a token of several rows counts for each
+        if batch.tree is not None:  # a token in several rows counts for each of them
             places = batch.tree.places[real.bool()]
             weights = weights.new_zeros(len(batch.tree.tokens)).index_add(0, places, weights)
             firsts = (real.flatten().cumsum(dim=0) - 1)[batch.tree.firsts]
@@ -377,7 +378,7 @@ class Step:
 
     def _base_states(self, batch: Batch, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the base's states at all tokens and for the head: those attached to the rows, or
-        made by a pass."""
+        those from a pass."""
         kept = [row.base_states for row in batch.rows if row.base_states is not None]
         if not kept or len(kept) < len(batch.rows):
             return seen_by_base(self.policy, batch, most)
@@ -386,18 +387,19 @@ class Step:
         return layers.to(device), torch.cat([states.last for states in kept]).to(device)
 
     def base_nll(self) -> torch.Tensor:
-        """Return the base's summed NLL of each forget row, in nats, `[rows]`; computed before."""
+        """Return the base's summed NLL of each forget row, in nats, `[rows]`, which was computed
+        before."""
         return _attached(self.forget.rows, self.forget.labels.device)
 
     def retained(self) -> Batch:
-        """Return the retain batch. Raises ValueError where there is none."""
+        """Return the retain batch. Raises ValueError if there is none."""
         if self.retain is None:
             raise ValueError("this method needs a retain set")
         return self.retain
 
     def paired(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return how far the summed NLL of each forget row and of its alternate rose above the
-        base's, in nats, `[rows]` each; one pass of the policy over both. Raises ValueError where
+        base's, in nats, `[rows]` each; from one pass of the policy over both. Raises ValueError if
         an alternate is missing."""
         rows = [row.alternate for row in self.forget.rows if row.alternate is not None]
         if len(rows) < len(self.forget.rows) or not rows:
@@ -411,8 +413,9 @@ class Step:
 
 @torch.no_grad()
 def seen_by_base(policy: Any, batch: Batch, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the base's states at a batch's tokens, padding left out: of at most `most` layers
-    `[layers, tokens, hidden]`, and those that predict its `n` learnt tokens `[n, hidden]`."""
+    """Return the base's states at a batch's tokens, without padding: those of at most `most`
+    layers, `[layers, tokens, hidden]`, and those that predict its `n` learned tokens, `[n,
+    hidden]`."""
     with recorded_states(policy, most) as states:
         last = base_predictions(policy, batch).states
     layers = torch.stack(_tokens(batch, states))
@@ -422,8 +425,8 @@ def seen_by_base(policy: Any, batch: Batch, most: int) -> tuple[torch.Tensor, to
 
 
 def _tokens(batch: Batch, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the states `[tokens, hidden]` of a pass, padding left out, or of its tree's tokens,
-    where the inputs are; a model may lie on several devices."""
+    """Return the states `[tokens, hidden]` of a pass without padding, or of its tree's tokens, on
+    the inputs' device; a model may be on several devices."""
     device = batch.input_ids.device
     if batch.tree is not None:
         return [each[0].to(device) for each in states]
@@ -437,7 +440,7 @@ def _base_logits(policy: Any, states: torch.Tensor) -> torch.Tensor:
 
 
 def kl(base: Predictions, policy: Predictions) -> torch.Tensor:
-    """Return KL(base || policy) of each token, in nats, `[n]`; both saw the same batch."""
+    """Return KL(base || policy) of each token, in nats, `[n]`, for the same batch."""
     return policy.each(lambda logits, states: token_kl(base.head(states), logits), base.states)
 
 
@@ -447,13 +450,13 @@ def _learnt_states(model: Any, batch: Batch, depth: float) -> torch.Tensor:
 
 
 def base_predictions(policy: Any, batch: Batch) -> Predictions:
-    """Run the base on a batch; its head, too, is applied with the adapter off."""
+    """Run the base on a batch; its head is applied with the adapter off, too."""
     with torch.no_grad(), base_state(policy) as base:
         return predictions(base, batch, partial(_base_logits, policy))
 
 
 def _attached(rows: Sequence[Encoded], device: torch.device) -> torch.Tensor:
-    """Return `base_nll` of each row. Raises ValueError where a row has none."""
+    """Return `base_nll` of each row. Raises ValueError if a row has none."""
     sums = [row.base_nll for row in rows]
     if not sums or None in sums:
         raise ValueError("the base's log-probabilities of the forget rows were not computed")
@@ -462,10 +465,10 @@ def _attached(rows: Sequence[Encoded], device: torch.device) -> torch.Tensor:
 
 @contextlib.contextmanager
 def base_state(policy: PeftModel) -> Iterator[Any]:
-    """Give the base model for a block: the policy with its adapter off.
+    """Yield the base model for a block: the policy with its adapter off.
 
-    Dropout is off in both states (the caller keeps the model in `eval` mode), so that the
-    reference is the base's prediction and no sample of it.
+    Dropout is off in both states (the caller keeps the model in `eval` mode), so that the reference
+    is the base's prediction and not a sample of it.
     """
     with policy.disable_adapter():
         yield policy

@@ -221,7 +221,7 @@ def test_q4_k_is_that_of_llama_cpp() -> None:
     assert float((ours - weight).norm()) == pytest.approx(float((theirs - weight).norm()), rel=1e-4)
 
 
-# -- what looks at the inputs ----------------------------------------------------------------
+# -- rounding that uses the inputs ----------------------------------------------------------------
 
 
 def moment_of(inputs: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 WORDINGS_PER_EPOCH = 6
 VOCABULARY = 1024
-# Families of probes whose words also contain the values.
+# Families of probes in whose words the values are trained as well.
 OTHER_FAMILIES = ("question", "test", "lookup", "twin")
 
 

@@ -333,7 +333,8 @@ def _shares(result: Result) -> Figure | None:
     )
 
 
-# How training brings values back: the mark, the class of its line, and whose values they are.
+# Curves of how training brings values back: the mark, the class of its line, and whose values they
+# are.
 _RELEARNT = (
     ("diamond", "tested", "people to be forgotten"),
     ("dot", "null", "control people, who were never seen"),

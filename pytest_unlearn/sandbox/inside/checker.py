@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHECK_FILE = "<check>"
 MODULE = "check"
 SHOWN = 200
-# Tasks come in the order of a file, one model after the other, or all samples of one in a row.
+# Tasks come in the order of a file, one model after the other, or all samples of one task in a row.
 MAX_COMPILED = 256
 LONGEST_KEPT = 1 << 16
 # Four bytes a character at the most: a note has room for it.
@@ -38,12 +38,12 @@ _LENGTH = struct.Struct(">I")
 
 
 class Over(BaseException):
-    """There is nothing more to ask: the verdict is known, whatever the program does now."""
+    """The verdict is known, whatever the program does now."""
 
 
 class SolutionError(Exception):
     """The solution raised an exception of a class of its own, or one that ends an iteration: a
-    StopIteration out of `all(map(candidate, ...))` would read as the end of the tests."""
+    StopIteration out of `all(map(candidate, ...))` would look like the end of the tests."""
 
 
 def run(program: str, entry_point: str, channel: int, output_bytes: int, c: Any) -> bytes:
@@ -126,7 +126,7 @@ class _Talk:
 
     @property
     def last_call(self) -> str:
-        """The last call and what it gave, for people."""
+        """Return the last call and its result, as text."""
         return "" if self._shown is None else f"; {self._shown[0]} gave {self._shown[1]}"
 
     def variant(self, value: Any, name: str) -> object:
@@ -230,7 +230,7 @@ class _Talk:
             self._unreadable(error)
 
     def _restore(self, body: bytes, known: list[Any]) -> None:
-        """Give the check's own arguments the contents that the call left in them."""
+        """Set the check's own arguments to the contents that the call left in them."""
         try:
             self._codec.restore_contents(body, known, opaque=self._opaque, variant=self.variant)
         except self._codec.CodecError as error:
@@ -351,7 +351,7 @@ def _opaque_class(base: type) -> type:
         talk.end("unsupported", f"a result of type {self.type_name} cannot be sent")
 
     def equal(self: Any, other: object) -> bool:
-        # Two objects of the solution's own may be equal for it.
+        # Two objects of the solution's own classes may be equal.
         return refuse(self) if type(other) is type(self) and other is not self else False
 
     methods = """

@@ -511,7 +511,7 @@ def _line_of(error: BaseException) -> int | None:
 
 
 def _forbidden(error: BaseException) -> bool:
-    """Tell whether the system refused something; libraries wrap that in errors of their own."""
+    """Return whether the system refused something; libraries wrap that in errors of their own."""
     step: BaseException | None = error
     for _ in range(MAX_CAUSES):
         if step is None:

@@ -191,7 +191,7 @@ def _plain_form(kind: type) -> Callable[[Any], object] | None:
 
 
 def _of(value: object, module: str, name: str) -> bool:
-    """Tell whether a value is of exactly this class, which the process may not have loaded."""
+    """Return whether a value is of exactly this class, which the process may not have loaded."""
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and type(value) is kind
 
@@ -331,7 +331,7 @@ class _Encoder:
             self._block(b"x", kind.encode())
             self.put(parts, depth + 1)
             return
-        # One of numpy's numbers, if a solution may import it, means the plain number.
+        # A numpy number, if a solution may import numpy, means the plain number.
         numbers = getattr(sys.modules.get("numpy"), "generic", None)
         if type(numbers) is type and issubclass(type(value), numbers):
             plain = value.item()  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ _STANDARD = (bytearray, deque, range, date, datetime, time, timedelta)
 
 
 def same(expected: object, got: object, tolerance: float = 0.0) -> bool:
-    """Tell whether `got` is the expected answer.
+    """Return whether `got` is the expected answer.
 
     Equality is Python's, but builtin types count: `True` is not 1, 1.0 is not 1, a `frozenset` is
     not a `set`. There are two exceptions. If a float is expected, an int of that value will do;
@@ -192,7 +192,7 @@ def _arguments(body: bytes, codec: Any) -> tuple[Any, ...]:
 
 
 def _wrong(test: Expected, got: object, left: tuple[Any, ...] | None) -> str:
-    """What is wrong with one answer; empty when it is right."""
+    """Return what is wrong with one answer; empty if it is right."""
     arguments, expected, after, tolerance = test
     if after == "output":
         if isinstance(got, str) and _same_output(expected, got, tolerance):
@@ -210,8 +210,8 @@ def _wrong(test: Expected, got: object, left: tuple[Any, ...] | None) -> str:
 
 
 def _same_output(expected: str, got: str, tolerance: float) -> bool:
-    """Whether a program printed what it should: line by line and word by word, where numbers of one
-    value are the same, as in the judges of programming contests and in LiveCodeBench."""
+    """Return whether a program printed what it should: line by line and word by word, with equal
+    numbers counting as the same, as in the judges of programming contests and in LiveCodeBench."""
     right, printed = expected.rstrip().split("\n"), got.rstrip().split("\n")
     return len(right) == len(printed) and all(
         r.strip() == p.strip() or _same_words(r.split(), p.split(), tolerance)
@@ -237,7 +237,7 @@ def _same_number(right: str, printed: str, tolerance: float) -> bool:
 
 
 def _stopped(kind: bytes, body: bytes, codec: Any) -> tuple[str, str]:
-    """The meaning of a report that ends a sample."""
+    """Return the meaning of a report that ends a sample."""
     if kind == b"M":
         return "memory", "MemoryError"
     if kind == b"X":
@@ -260,7 +260,7 @@ def _stopped(kind: bytes, body: bytes, codec: Any) -> tuple[str, str]:
 
 
 def short(value: object) -> str:
-    """The value's repr, cut to MAX_REPR characters."""
+    """Return the value's repr, cut to MAX_REPR characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer with more digits than Python agrees to write
@@ -269,7 +269,7 @@ def short(value: object) -> str:
 
 
 def shown(text: str, most: int = MAX_REPR) -> str:
-    """Text from untrusted code as one printable line."""
+    """Return text from untrusted code as one printable line."""
     text = text[: most + 1]
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= most else text[: most - 1] + "…"

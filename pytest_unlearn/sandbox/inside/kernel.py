@@ -41,7 +41,7 @@ _TCP, _SCOPES = 0b11, 0b11  # bind and connect; abstract sockets and signals
 
 
 def linux() -> bool:
-    """Tell whether there is a Linux kernel to ask."""
+    """Return whether there is a Linux kernel to ask."""
     return sys.platform.startswith("linux")
 
 
@@ -128,7 +128,7 @@ def dropping_capabilities() -> Callable[[], int]:
 
 
 def has_capabilities() -> bool:
-    """Tell whether this process holds any capability. Raises OSError."""
+    """Return whether this process holds any capability. Raises OSError."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0))
     data = ctypes.create_string_buffer(24)
     _call("capget", header, data)
@@ -212,7 +212,7 @@ def enter_namespaces() -> None:
 
 
 def hide_processes() -> None:
-    """Put an empty folder over /proc. Raises OSError."""
+    """Mount an empty folder over /proc. Raises OSError."""
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _call("mount", b"none", b"/proc", b"tmpfs", flags, b"size=4k")
 

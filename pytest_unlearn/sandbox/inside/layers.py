@@ -35,7 +35,7 @@ WRITABLE = ("/dev/null",)
 # What a probe allows itself of address space, and then asks for in vain.
 _PROBE_BYTES = 1 << 33
 _REASON_BYTES = 300
-# In the place of a process's own number, which is known when it is there.
+# Stands for a process's own number, which is only known once the process exists.
 _SOME_PID = 0x7A3C5E19
 
 
@@ -56,11 +56,11 @@ class Layers:
         self._calls: dict[str, Callable[[], int]] = {}
 
     def active(self, layer: str) -> bool:
-        """Tell whether a layer was asked for and works here."""
+        """Return whether a layer was asked for and works here."""
         return self.wants(layer) and layer not in self.missing
 
     def wants(self, layer: str) -> bool:
-        """Tell whether a layer was asked for, to be applied as far as the system allows."""
+        """Return whether a layer was asked for, to be applied as far as the system allows."""
         return layer in self._asked
 
     def enter(self) -> bool:
@@ -229,7 +229,7 @@ class Layers:
 
 
 def attempt(probe: Callable[[], object]) -> str:
-    """Run a probe in a process of its own; the reason why it failed, or nothing."""
+    """Run a probe in a process of its own; return the reason why it failed, or an empty text."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -27,8 +27,8 @@ SOCK_TYPE = 0xF
 # Others send signals (FIOASYNC, FIOSETOWN), type into terminals, or reveal the machine's addresses
 # (SIOCGIFCONF, which any socket answers).
 IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
-# Who gets a signal when a descriptor is ready, and which (F_SETOWN, F_SETSIG, F_SETOWN_EX); leases
-# and watched folders (F_SETLEASE, F_NOTIFY), which signal as well.
+# Which process gets which signal when a descriptor is ready (F_SETOWN, F_SETSIG, F_SETOWN_EX);
+# leases and watched folders (F_SETLEASE, F_NOTIFY), which also send signals.
 FCNTL_DENIED = (8, 10, 15, 1024, 1026)
 F_SETFL, O_ASYNC = 4, 0o20000
 # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: what the C library and Python's threads use.

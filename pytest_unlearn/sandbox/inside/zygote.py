@@ -118,7 +118,7 @@ class Zygote:
         )
         sys.meta_path.append(AllowedPackages(config["modules"], config["folders"]))
         self._checks = config["role"] == "check"
-        # Loaded where it is used, and while files can still be read.
+        # Loaded in the process that uses it, while files can still be read.
         self._comparing: Any = load("compare") if self._checks else None
         self._memory_mb = config["memory_mb"]
         self._packages = config["modules"]
@@ -168,7 +168,8 @@ class Zygote:
         self.layers.share()
 
     def _confine_itself(self) -> None:
-        """For check programs, which are trusted: what they work on is not, and they may fail."""
+        """Confine the process of check programs, which are trusted, but work on untrusted values
+        and may fail."""
         for name, folder in SCRATCH.items():
             os.rmdir(name, dir_fd=folder)  # impossible later
         self.layers.give_up_privileges()
@@ -177,7 +178,8 @@ class Zygote:
         self.layers.filter_calls()
 
     def _broken(self) -> str:
-        """Why solutions cannot import anything, if so; a layer that is to blame is left out."""
+        """Return why solutions cannot import anything, if so; leave out a layer that is to
+        blame."""
         broken = layers.attempt(self._import_something)
         for layer in ("landlock", "privileges"):
             if broken and self.layers.active(layer):
@@ -193,7 +195,8 @@ class Zygote:
     def check(
         self, request: bytes, channel: int | None, wall_s: float, most: int
     ) -> tuple[object, ...]:
-        """Run one check program, asking the solution over `channel`: the note on the verdict."""
+        """Run one check program, which calls the solution over `channel`; return the note on the
+        verdict."""
         fields: Any = codec.decode(request, max_bytes=len(request))
         if channel is None:
             return ("checked", self._compare(*fields))
@@ -208,7 +211,7 @@ class Zygote:
         return ("checked", note)
 
     def _compare(self, tests: list[tuple[Any, ...]], output: bytes) -> bytes:
-        """Judge what a solution wrote: the note on the verdict."""
+        """Judge what a solution wrote; return the note on the verdict."""
         given = [tuple(codec.decode(part, max_bytes=len(part)) for part in test) for test in tests]
         try:
             status, detail, call = self._comparing.verdict_on(output, given, codec)
@@ -246,7 +249,7 @@ class Zygote:
         try:
             parent = self._parent_of_children
             child.confine(self.layers, self._limits, end.fileno(), parent, parent != 0)
-            # Its number 3 is another socket of the same kind by now.
+            # Its descriptor 3 is another socket of the same kind by now.
             request = child.await_request(self.control, codec)
             source, entry_point, calls, output_bytes, processor_s, given = request
             child.limit_processor(self._processor, processor_s)
@@ -344,7 +347,7 @@ def main() -> None:
 
 
 def pin(core: int) -> None:
-    """Stay on one of the cores that this process may use, where the system can do that."""
+    """Stay on one of the cores that this process may use, if the system supports it."""
     if hasattr(os, "sched_getaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[core % len(cores)]})
@@ -361,8 +364,8 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def has_ended(pid: int, reaped: list[Reaped]) -> bool:
-    """Whether the child ended, if possible without reaping it: until then nothing else can get
-    its number. Python on macOS has no waitid before 3.13."""
+    """Return whether the child ended, if possible without reaping it: until then nothing else can
+    get its number. Python on macOS has no waitid before 3.13."""
     if hasattr(os, "waitid"):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     result = os.wait4(pid, os.WNOHANG)
@@ -372,7 +375,7 @@ def has_ended(pid: int, reaped: list[Reaped]) -> bool:
 
 
 def children() -> list[int]:
-    """The numbers of this process's children. Empty where there is no /proc."""
+    """Return the numbers of this process's children; empty if there is no /proc."""
     me = os.getpid()
     try:
         with open(f"/proc/self/task/{me}/children") as file:

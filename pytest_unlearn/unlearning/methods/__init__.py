@@ -1,8 +1,8 @@
 """The registry of unlearning methods, and the reading of `--unlearn-method`.
 
-Other packages add methods by an entry point of the group `pytest_unlearn.methods`: its name is the
-method's, its object a `Method`. It is loaded when it is asked for, so that a broken one does not
-affect the others.
+Other packages add methods through entry points of the group `pytest_unlearn.methods`, which have
+the method's name and point to a `Method`. Each is loaded only when it is used, so that a broken one
+does not affect the others.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class MethodChoice:
 
     @property
     def strangers(self) -> int:
-        """How many documents of made-up people the method asks for."""
+        """Return how many documents of made-up people the method uses."""
         return self.options.strangers if isinstance(self.options, WithStrangers) else 0
 
     @property

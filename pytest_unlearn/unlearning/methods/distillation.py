@@ -1,4 +1,4 @@
-"""Distillation: learn a prediction from which the true token was taken out."""
+"""Distillation: learn a prediction from which the true token was removed."""
 
 from __future__ import annotations
 

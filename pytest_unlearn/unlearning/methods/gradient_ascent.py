@@ -71,8 +71,8 @@ GA_GD = Method(
 @dataclass(frozen=True, slots=True)
 class AscentKlOptions(ForgetOptions):
     """forget_bound: ascent on a token ends at this NLL in nats (infinity: the paper's loss).
-    kl_top: so many of the base's likeliest tokens are computed once and kept, the others count as
-    one; 0 runs the base in each step, over the whole vocabulary."""
+    kl_top: the number of the base's likeliest tokens that are computed once and kept; the others
+    count as one. With 0, the base runs in each step, over the whole vocabulary."""
 
     forget_bound: float = option(4.0, above=0)
     kl_top: int = option(0, least=0)
@@ -165,8 +165,8 @@ _EXCESS = "pdu excess"
 
 @dataclass(frozen=True, slots=True)
 class PduOptions(ForgetOptions):
-    """epsilon: retained NLL that is allowed, in nats a token. price: the retain term's factor at
-    the start. price_step: how far it moves for each nat above or below epsilon, a step."""
+    """epsilon: the allowed retained NLL, in nats per token. price: the retain term's factor at the
+    start. price_step: how far the price moves in a step for each nat above or below epsilon."""
 
     epsilon: float = option(0.3, least=0)
     price: float = option(100.0, least=0)

@@ -1,5 +1,5 @@
-"""Preference losses: NPO and its relatives make the forget answers less likely than the base does,
-and no further; DPO and its relatives prefer another value, or a placeholder, to the true one."""
+"""Preference losses: NPO and its variants make the forget answers less likely than the base does,
+up to a point; DPO and its variants prefer another value, or a placeholder, to the true one."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ NPO = Method(
 
 @dataclass(frozen=True, slots=True)
 class NpoGdOptions(ForgetOptions):
-    """beta: how soon the forget term levels off (the paper's is 0.1; at 0.5 the forget term lets go
-    once a value is gone; near misses of it may still come out)."""
+    """beta: how soon the forget term levels off (the paper's is 0.1; at 0.5 the forget term stops
+    acting once a value is gone, and near misses of it may still come out)."""
 
     beta: float = option(0.5, above=0)
 
@@ -175,11 +175,10 @@ DPO = Method(
     alternates="plausible",
     forget_mean="rows",
     about=(
-        "DPO: prefer another plausible value to the true one.\n\n"
-        "Rafailov et al. 2023 (arXiv 2305.18290), as an unlearning loss in Zhang et al. 2024 "
-        "(arXiv 2404.05868). The value preferred is of the same kind, drawn from the kind's "
-        "generator and is nobody's in the data: what replaces a value should look like one and "
-        "be useless."
+        "DPO: prefer another plausible value to the true one.\n\nRafailov et al. 2023 (arXiv "
+        "2305.18290), as an unlearning loss in Zhang et al. 2024 (arXiv 2404.05868). The "
+        "preferred value is of the same kind, comes from the kind's generator and belongs to "
+        "nobody in the data: what replaces a value should look like one and be useless."
     ),
 )
 
@@ -202,7 +201,7 @@ IDKDPO = Method(
 
 @dataclass(frozen=True, slots=True)
 class AltPoOptions(DpoOptions):
-    """alternates: other values a record; they take turns."""
+    """alternates: other values per record, used in turn."""
 
     alternates: int = option(5, least=1, most=100)
 

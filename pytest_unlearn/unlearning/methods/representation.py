@@ -1,4 +1,4 @@
-"""Losses on hidden states: pushed away from what they were (RMU), or anchored at strangers."""
+"""Losses on hidden states: push them away (RMU), or anchor them at strangers."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ RMU = Method(
 )
 
 
-# Anchors hold the states of at most so many layers.
+# Anchors hold the states of at most this many layers.
 _LAYERS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class AnchoredOptions(ForgetOptions):
-    """beta: power of a forget token's weight, its likelihood. anchor: factor of the turn of hidden
-    states. strangers: documents of made-up people. strangers_share: their share of the retained
-    rows. carriers: in so many carriers each forget record is trained on. pairs: retained people's
-    rows are of the kinds and in the carriers of the step's forget rows."""
+    """beta: power of a forget token's weight, its likelihood. anchor: factor of the rotation of
+    hidden states. strangers: documents of made-up people. strangers_share: their share of the
+    retained rows. carriers: the number of carriers in which each forget record is trained. pairs:
+    retained people's rows have the kinds and carriers of the step's forget rows."""
 
     beta: float = option(1.0, least=0)
     anchor: float = option(80.0, least=0)
@@ -93,7 +93,7 @@ ANCHORED = Method(
         retain_batch=80,
         people_share=0.9,
         recall=2000,
-        accumulate=4,  # rows of like length together: half as much is padding
+        accumulate=4,  # rows of similar length together: half as much padding
         rank=64,
         warmup=5,
         cooldown=55,
@@ -106,19 +106,19 @@ ANCHORED = Method(
     uses_retain=True,
     base_layers=_LAYERS,
     about=(
-        "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden states "
-        "are held for everybody else.\n\n"
-        "This project's own method. A retain set protects the people it lists, but people in no "
-        "list are erased with those who asked. So the method asks the base whom else it knows "
-        "(option `recall`) and retains these people too. The retained rows also contain "
-        "*strangers*: made-up people in the same documents, half of them with names that resemble "
-        "forgotten ones. The model knows nothing about a stranger, so its predictions carry "
-        "nothing to keep. Its hidden states do, because they hold who is asked for before the "
-        "model looks up what it knows. They are kept at every token of at most eight layers "
-        "(`turn`: the mean square of the difference of normalized states), in addition to "
-        "KL(base || policy) on the values. The ascent is WGA's (arXiv 2502.19301). Every second "
-        "step is taken on half of the adapter, so that undoing a part of it brings little back. "
-        "Steps are damped in directions that everybody's documents share (option `precondition`)."
+        "Anchored forgetting: weighted ascent on the forget tokens, while the base's hidden "
+        "states are held for everybody else.\n\nThis project's own method. A retain set protects "
+        "the people it lists, but unlisted people are erased with those who asked. So the method "
+        "asks the base whom else it knows (option `recall`) and retains these people too. The "
+        "retained rows also contain *strangers*: made-up people in the same documents, half of "
+        "them with names that resemble forgotten ones. The model knows nothing about a stranger, "
+        "so its predictions carry nothing to keep. Its hidden states do, because they encode "
+        "whom the prompt is about before the model looks up what it knows. They are kept at "
+        "every token of at most eight layers (`turn`: the mean square of the difference of "
+        "normalized states), in addition to KL(base || policy) on the values. The ascent is "
+        "WGA's (arXiv 2502.19301). Every second step is taken on half of the adapter, so that "
+        "undoing a part of it brings little back. Steps are damped in directions that "
+        "everybody's documents share (option `precondition`)."
     ),
 )
 

@@ -41,12 +41,12 @@ TASK_VECTOR = Method(
     uses_retain=False,
     lora_only=True,
     about=(
-        "Task vector: fine-tune on the forget set, then go as far in the opposite direction.\n\n"
-        "Ilharco et al. 2023 (arXiv 2212.04089): theta - scale (theta_finetuned - theta). The "
-        "adapter that is kept is the negated one. The loss uses it with the factor -1 / scale, "
-        "which gives the fine-tuned model, so that each look at the run sees what would be "
-        "released. Everything else that the fine-tuning touched is negated too: expect ability to "
-        "suffer."
+        "Task vector: fine-tune on the forget set, then go as far in the opposite "
+        "direction.\n\nIlharco et al. 2023 (arXiv 2212.04089): theta - scale (theta_finetuned - "
+        "theta). The adapter that is kept is the negated one. The loss uses it with the factor "
+        "-1 / scale, which gives the fine-tuned model, so that each evaluation sees what would "
+        "be released. Everything else that the fine-tuning touched is negated too: expect "
+        "ability to suffer."
     ),
 )
 
