@@ -1,4 +1,4 @@
-"""The evaluations that tell the loop when to stop, and which one was the best."""
+"""The evaluations that decide when the loop stops, and which of them was best."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What greedy decoding gives of some rows: the shares of complete answers and of their tokens,
+    """What greedy decoding gives for some rows: the shares of complete answers and of their tokens,
     and whether it gives each row's answer, in the order of the rows."""
 
     rows: float
@@ -65,7 +65,7 @@ def greedy_memory(
     batch: int = 64,
     trees: bool = False,
 ) -> Memory:
-    """Return what greedy decoding would give of the rows' answers, in one teacher-forced pass.
+    """Return which of the rows' answers greedy decoding would give, from one teacher-forced pass.
 
     An answer is given completely if each of its tokens is the model's first choice. `trees`: the
     model runs batches as trees.
@@ -84,7 +84,7 @@ def greedy_memory(
 
 
 def _right(policy: Any, batch: Batch) -> torch.Tensor:
-    """Return how many of each row's learnt tokens are the model's first choice."""
+    """Return how many of each row's learned tokens are the model's first choice."""
     predicted = predictions(policy, batch, partial(logits_of, policy))
     right = predicted.each(
         lambda logits, targets: (logits.argmax(dim=-1) == targets).float(), predicted.targets
@@ -106,13 +106,13 @@ class HeldRows:
         trees: bool = False,
         everything: bool = False,
     ) -> Memory:
-        """Return what the model gives of the held part, or of everything."""
+        """Return what the model gives for the fixed part, or for everything."""
         rows = self._rows if everything else self.part
         return greedy_memory(policy, rows, pad, trees=trees)
 
 
 class WatchedSets:
-    """The sets that an unlearning run watches, and what the base gave of the retained ones."""
+    """The sets that an unlearning run watches, and what the base gave for the retained ones."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class WatchedSets:
         self._whole: dict[int, Evaluation] = {}
 
     def look(self, steps: int, options: UnlearnOptions) -> Evaluation:
-        """Evaluate the held part and, if that reaches its goal, everything."""
+        """Evaluate the fixed part and, if that reaches its goal, everything."""
         shares = [
             _share_kept(before, held.memory(self._policy, self._pad, self._trees))
             for held, before in zip(self._kept, self._before, strict=True)
@@ -158,7 +158,7 @@ class WatchedSets:
         return self._whole[look.steps]
 
     def reached(self, look: Evaluation, options: UnlearnOptions) -> bool:
-        """Tell whether a run may stop here.
+        """Return whether a run may stop here.
 
         With `stop=unseen`, the forget records must be memorized no better than the base memorizes
         people it never saw (Jang et al. 2023, arXiv 2210.01504; CodeEraser); a lower rate would
@@ -171,7 +171,7 @@ class WatchedSets:
         return goal and look.kept >= options.keep
 
     def rank(self, look: Evaluation, options: UnlearnOptions) -> tuple[bool, bool, float, float]:
-        """Return a sort key, greater for a better look.
+        """Return a sort key, greater for a better evaluation.
 
         The order is: both goals reached, not collapsed, fewest leaks, most kept. All leak rates
         below the target are equal.
@@ -185,5 +185,5 @@ def _share_kept(before: Memory, now: Memory) -> float:
 
 
 def collapsed(look: Evaluation, options: UnlearnOptions) -> bool:
-    """Tell whether the model has fallen silent, though something was to be retained."""
+    """Return whether the model has fallen silent although something was to be retained."""
     return options.keep > 0 and look.kept < COLLAPSED

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# Increase when a change to this package changes what a saved state holds.
+# Increase when a change to this package changes the content of a saved state.
 STATE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """Tensors by name, and what JSON can hold: steps, looks, the optimizer's numbers."""
+    """Tensors by name, and JSON data: steps, evaluations, the optimizer's numbers."""
 
     tensors: Mapping[str, torch.Tensor]
     notes: Mapping[str, Any]
@@ -75,7 +75,7 @@ def load_state(path: Path) -> SavedState | None:
 def _digest(tensors: Mapping[str, torch.Tensor], notes: str) -> str:
     """Return the SHA-256 of a state: names, types and shapes of its tensors, and all their bytes.
 
-    Nothing else would show a flipped bit in a weight, which is still a number.
+    Nothing else would show a flipped bit in a weight, which would still be a number.
     """
     digest = hashlib.sha256(json.dumps([STATE_VERSION, notes]).encode())
     for name, tensor in sorted(tensors.items()):
@@ -87,9 +87,10 @@ def _digest(tensors: Mapping[str, torch.Tensor], notes: str) -> str:
 
 
 def gathered(policy: Any) -> dict[str, torch.Tensor] | None:
-    """Return what is to be written of a sharded policy, as wholes on the CPU; None of another.
+    """Return the complete tensors of a sharded policy, to be written, on the CPU; None for another
+    policy.
 
-    All processes must ask at once. The keys are those of the policy without its shards.
+    All processes must call this at once. The keys are those of the unsharded policy.
     """
     if not isinstance(policy, ShardedPolicy):
         return None
@@ -105,9 +106,9 @@ def gathered(policy: Any) -> dict[str, torch.Tensor] | None:
 def save_trained(
     policy: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None
 ) -> None:
-    """Write a policy's adapter, or, where all weights were trained, its model with the tokenizer.
+    """Write a policy's adapter or, if all weights were trained, its model with the tokenizer.
 
-    `state`: what `gathered` gave of it.
+    `state`: what `gathered` returned for it.
     """
     inner = policy.policy if isinstance(policy, ShardedPolicy) else policy
     if isinstance(inner, FullPolicy):
@@ -121,7 +122,7 @@ MAX_NORM = 1.0
 
 
 class TrainingChoices(Protocol):
-    """The options that a `Trainer` reads, of an unlearning or of a planting."""
+    """The options that a `Trainer` reads, for unlearning or planting."""
 
     @property
     def lr(self) -> float: ...
@@ -140,13 +141,13 @@ class TrainingChoices(Protocol):
 class Trainer:
     """Trains a LoRA adapter (`tune=lora`) or all weights (`tune=full`) of a model.
 
-    What the optimizer sees is float32. For a model in bfloat16, master weights in float32 take the
-    steps and the model gets them rounded: a step of 1e-5 of a weight is below bfloat16's 8 bits,
+    The optimizer only sees float32. For a model in bfloat16, steps are applied to master weights in
+    float32, and the model gets them rounded: a step of 1e-5 of a weight is below bfloat16's 8 bits,
     and would be lost each time. Gradients of several batches are summed in float32 for the same
     reason.
 
-    Of several processes each holds a shard of the weights, and all steps, checks and states are of
-    its own shards; norms and decisions are of all.
+    With several processes, each holds a shard of the weights; steps, checks and states are those of
+    its own shards, while norms and decisions are shared.
     """
 
     def __init__(
@@ -156,8 +157,8 @@ class Trainer:
         flag: str,
         targets: Targets = "all-linear",
     ) -> None:
-        """`flag`: what the user wrote, to be named in advice, as `--unlearn-method=ga`.
-        `targets`: the modules that an adapter changes."""
+        """`flag`: what the user wrote, such as `--unlearn-method=ga`, for messages. `targets`: the
+        modules that an adapter changes."""
         try:
             check_logits(model)
         except ValueError as error:
@@ -177,9 +178,10 @@ class Trainer:
         self.steps = 0
 
     def precondition(self, chosen: Mapping[str, Preconditioner]) -> None:
-        """Train the weights of these names through preconditioners; called before the first step.
+        """Train the weights of these names through preconditioners; call this before the first
+        step.
 
-        The optimizer's copy of such a weight is what the weight is made from.
+        Such a weight is then computed from the optimizer's copy of it.
         """
         names = [name for name, p in self.policy.named_parameters() if p.requires_grad]
         self._preconditioners = {n: chosen[name] for n, name in enumerate(names) if name in chosen}
@@ -195,10 +197,11 @@ class Trainer:
     def step(self, losses: Iterable[torch.Tensor], share: float = 1.0) -> float:
         """Take one optimizer step on the sum of losses, and return that sum.
 
-        `share`: of the learning rate, less than 1 in a cooldown.
+        `share`: the factor of the learning rate, less than 1 in a cooldown.
 
-        Losses are taken one by one and each graph is freed before the next is built: that is what
-        gradient accumulation saves. Raises UnlearningError when loss or gradient is not finite.
+        Losses are computed one by one, and each graph is freed before the next is built; this is
+        how gradient accumulation saves memory. Raises UnlearningError if the loss or the gradient
+        is not finite.
         """
         gradients: list[torch.Tensor | None] = [None] * len(self._weights)
         try:
@@ -233,10 +236,10 @@ class Trainer:
     def _backward(
         self, losses: Iterable[torch.Tensor], gradients: list[torch.Tensor | None]
     ) -> torch.Tensor:
-        """Add the gradients of losses up, and return the losses' sum."""
+        """Add up the gradients of losses, and return the losses' sum."""
         total: torch.Tensor | None = None
         for loss in losses:
-            # Each process's loss is a part of the sum, and shards get the mean of the gradients.
+            # Each process's loss is a part of the sum, but shards get the mean of the gradients.
             (loss * distributed.count()).backward()  # type: ignore[no-untyped-call]
             self._gather(gradients)
             total = loss.detach() if total is None else total + loss.detach()
@@ -261,8 +264,8 @@ class Trainer:
 
     @torch.no_grad()
     def _write(self) -> None:
-        """Make the model's weights from the masters, where the two are not the same: rounded, or
-        through a preconditioner."""
+        """Set the model's weights from the master weights, if the two differ: rounded, or through a
+        preconditioner."""
         for number, (weight, master) in enumerate(zip(self._own, self._masters, strict=True)):
             if weight is not master:
                 weight.copy_(self._preconditioned(number, master))
@@ -280,7 +283,8 @@ class Trainer:
 
     @torch.no_grad()
     def put(self, weights: Iterable[torch.Tensor]) -> None:
-        """Put weights of `snapshot` in place. Raises UnlearningError for another model's."""
+        """Put the weights from `snapshot` in place. Raises UnlearningError if they are another
+        model's."""
         for master, weight in zip(self._masters, weights, strict=True):
             if master.shape != weight.shape:
                 raise UnlearningError(
@@ -291,7 +295,7 @@ class Trainer:
         self._write()
 
     def state(self) -> SavedState:
-        """Return what another process needs to go on: weights, optimizer, random numbers."""
+        """Return what another process needs to resume: weights, optimizer, random numbers."""
         tensors = {f"weight.{n}": w for n, w in enumerate(self.snapshot())}
         numbers: dict[str, Any] = {}
         for key, entry in self._optimizer.state_dict()["state"].items():
@@ -307,7 +311,7 @@ class Trainer:
         return SavedState(tensors, {"steps": self.steps, "numbers": numbers, "base": base})
 
     def go_on(self, saved: SavedState) -> None:
-        """Take the state of `state()`; called before the first step."""
+        """Resume from a state returned by `state()`; call this before the first step."""
         if saved.notes["base"] and self._full:
             self._full.keep_base()
         tensors = saved.tensors
@@ -332,7 +336,7 @@ class Trainer:
     # -- checks ------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise UnlearningError when the trained weights are broken or never moved.
+        """Raise UnlearningError if the trained weights are broken or never moved.
 
         LoRA's B matrices start at zero; with a wrong gradient path they stay there, and the
         "unlearned" model is the base.
@@ -355,7 +359,8 @@ class Trainer:
 
     @torch.no_grad()
     def _fingerprint(self) -> list[float]:
-        """Return a number a weight that its move changes; for LoRA, of the B matrices only."""
+        """Return a number per weight that changes when the weight moves; for LoRA, only for the B
+        matrices."""
         lora = self._choices.tune == "lora"
         named = [(n, p) for n, p in self.policy.named_parameters() if p.requires_grad]
         masters = zip(named, self._masters, strict=True)
@@ -371,9 +376,9 @@ ADAMW, ADAMW_8BIT = OPTIMIZERS
 
 
 def check_optimizer(name: str, device: str) -> None:
-    """Raise MethodError where an optimizer cannot run on a device (`cpu`, `cuda:1`, `map`).
+    """Raise MethodError if an optimizer cannot run on a device (`cpu`, `cuda:1`, `map`).
 
-    Needs no torch, so that it can be asked before a model is loaded.
+    This does not need torch, so it can be called before a model is loaded.
     """
     if name != ADAMW_8BIT:
         return
@@ -417,15 +422,15 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan(Generic[Batch]):
-    """How a training goes.
+    """The course of a training.
 
-    batches: what each step sees, the same from the start for the same seed. losses: the losses of
-    one batch, made one by one. look: what is seen after so many steps. done: whether that is
-    enough. rank: of two looks, the greater is kept; None keeps the last. steps: at most so many.
-    check_every: steps between looks. saved: the file to go on from after a kill; None for none.
-    numbers: what the losses carry from step to step, saved along. cooldown: so many steps at the
-    end in which the learning rate falls; they begin when a look is enough, or when no more than
-    these are left.
+    batches: what each step sees, the same for the same seed. losses: the losses of one batch,
+    computed one by one. look: the evaluation after this many steps. done: whether an evaluation is
+    good enough to stop. rank: the evaluation with the greatest rank is kept; None keeps the last.
+    steps: the most steps. check_every: steps between evaluations. saved: the file to resume from
+    after a kill, or None. numbers: what the losses carry from step to step; saved as well.
+    cooldown: the number of steps at the end over which the learning rate falls; they begin when an
+    evaluation is good enough, or when only this many steps are left.
     """
 
     batches: Iterator[Batch]
@@ -442,7 +447,8 @@ class TrainingPlan(Generic[Batch]):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """How a training ended: the look whose weights are in place now, all steps taken, seconds."""
+    """How a training ended: the evaluation whose weights are now in place, the number of steps, and
+    seconds."""
 
     look: Evaluation
     steps: int
@@ -470,7 +476,7 @@ def train(trainer: Trainer, plan: TrainingPlan[Batch], progress: Callable[[str],
         plan.numbers.update(state.notes["carried"])
         for _ in range(trainer.steps):
             next(plan.batches)
-        progress(f"going on after step {trainer.steps}, where the last run was cut off")
+        progress(f"continuing after step {trainer.steps}, where the last run was cut off")
     while trainer.steps < end:
         left = end - trainer.steps
         trainer.step(plan.losses(next(plan.batches)), min(1.0, left / max(1, plan.cooldown)))
@@ -496,8 +502,8 @@ def train(trainer: Trainer, plan: TrainingPlan[Batch], progress: Callable[[str],
 
 
 def _agreed(state: SavedState | None) -> SavedState | None:
-    """Return this process's state where those of all are of one step: a kill may have come between
-    the writing of one's and another's."""
+    """Return this process's state if all processes have a state of the same step; a kill may have
+    come between writing one and another."""
     steps = state.notes["steps"] if state else None
     everywhere = set(distributed.merged({distributed.number(): steps}).values())
     return state if everywhere == {steps} else None
