@@ -186,7 +186,7 @@ class Target:
         from transformers.pytorch_utils import Conv1D
 
         head = self.model.get_output_embeddings()
-        found: dict[str, torch.Tensor] = {}
+        matrices: dict[str, torch.Tensor] = {}
         known = every = 0
         for name, module in self.model.named_modules():
             if module is head or isinstance(module, torch.nn.Embedding):
@@ -201,10 +201,10 @@ class Target:
                 if not is_plain(weight):
                     continue
                 if linear and key == "weight" and weight.dim() == 2:
-                    found[full] = weight.data.T if turned else weight.data
+                    matrices[full] = weight.data.T if turned else weight.data
                 elif _holds_matrices(module, weight):
                     for number, each in enumerate(weight.data):
-                        found[f"{full}[{number}]"] = each.T if turned else each
+                        matrices[f"{full}[{number}]"] = each.T if turned else each
                 else:
                     continue
                 known += weight.numel()
@@ -215,7 +215,7 @@ class Target:
                 "(quantized weights are packed); leave this attack out, or attack the model as it "
                 "was before it was quantized"
             )
-        yield from found.items()
+        yield from matrices.items()
 
 
 def is_plain(weight: torch.Tensor) -> bool:

@@ -21,8 +21,8 @@ def check_predictions(model: Any, name: str) -> None:
         logits = sample_logits(model)
         reason = _nothing(logits) or batch_fault(model)
     except Exception as error:  # kernels and code of a model's own raise anything
-        said = " ".join(str(error).split()) or type(error).__name__
-        text = f"{name} cannot be run: {said}"
+        message = " ".join(str(error).split()) or type(error).__name__
+        text = f"{name} cannot be run: {message}"
         if isinstance(error, IndexError | RuntimeError) and not is_out_of_memory(error):
             text += "; its config.json does not belong to its weights"
         raise ModelLoadError(text) from error
@@ -114,19 +114,19 @@ def cache_fault(model: Any) -> str | None:
         made = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)
         logits = torch.stack(made.logits[1:], dim=1).float()
     except Exception as error:  # transformers raises all kinds of errors
-        said = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split()) or type(error).__name__
         return (
             f"transformers {version('transformers')} cannot write text with it "
-            f"({type(model).__name__}): {said}"
+            f"({type(model).__name__}): {message}"
         )
     written = made.sequences[:, :-1]
     masks = {"attention_mask": torch.cat([mask, mask.new_ones(2, _NEW - 1)], dim=1)}
     if "position_ids" in inspect.signature(model.forward).parameters:
         masks["position_ids"] = (masks["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-    whole = model(input_ids=written, use_cache=False, **masks).logits[:, 1 - _NEW :].float()
-    whole, logits = (each - each.mean(dim=-1, keepdim=True) for each in (whole, logits))
+    uncached = model(input_ids=written, use_cache=False, **masks).logits[:, 1 - _NEW :].float()
+    uncached, logits = (each - each.mean(dim=-1, keepdim=True) for each in (uncached, logits))
     most = _CACHED if model.dtype == torch.float32 else _HALF_CACHED
-    if not float((logits - whole).norm() / whole.norm().clamp(min=1e-3)) <= most:  # also NaN
+    if not float((logits - uncached).norm() / uncached.norm().clamp(min=1e-3)) <= most:  # also NaN
         return (
             "token by token it writes other text than it predicts for the whole "
             f"({type(model).__name__}): its cache does not work, and a leak would read as silence, "

@@ -321,7 +321,7 @@ class VllmEngine:
 
         vllm: Any = importlib.import_module(
             VLLM
-        )  # importing it takes importing it takes seconds, and not everybody has it
+        )  # importing it takes seconds, and not everybody has it
 
         folder = source.folder
         merged_folder: tempfile.TemporaryDirectory[str] | None = None

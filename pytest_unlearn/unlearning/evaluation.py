@@ -33,7 +33,7 @@ COLLAPSED = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A look at the model after `steps` steps.
+    """An evaluation of the model after `steps` steps.
 
     leak_rate: share of watched records whose complete value greedy decoding gives. memorized: share
     of their values' tokens that are the model's first choice (memorization accuracy, Tirumala et
@@ -151,7 +151,7 @@ class WatchedSets:
         return self.whole(look) if self.reached(look, options) else look
 
     def whole(self, look: Evaluation) -> Evaluation:
-        """Return a look with shares over all forget records; the weights are those of the look."""
+        """Return an evaluation with shares over all forget records, for the same weights."""
         if look.steps not in self._whole:
             forget = self._forget.memory(self._policy, self._pad, self._trees, everything=True)
             self._whole[look.steps] = Evaluation(look.steps, forget.rows, forget.tokens, look.kept)

@@ -379,12 +379,12 @@ class Step:
     def _base_states(self, batch: Batch, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the base's states at all tokens and for the head: those attached to the rows, or
         those from a pass."""
-        kept = [row.base_states for row in batch.rows if row.base_states is not None]
-        if not kept or len(kept) < len(batch.rows):
+        stored = [row.base_states for row in batch.rows if row.base_states is not None]
+        if not stored or len(stored) < len(batch.rows):
             return seen_by_base(self.policy, batch, most)
         device = batch.input_ids.device
-        layers = torch.cat([states.layers for states in kept], dim=1)
-        return layers.to(device), torch.cat([states.last for states in kept]).to(device)
+        layers = torch.cat([states.layers for states in stored], dim=1)
+        return layers.to(device), torch.cat([states.last for states in stored]).to(device)
 
     def base_nll(self) -> torch.Tensor:
         """Return the base's summed NLL of each forget row, in nats, `[rows]`, which was computed

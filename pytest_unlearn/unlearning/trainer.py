@@ -456,10 +456,10 @@ class Trained:
 
 
 def train(trainer: Trainer, plan: TrainingPlan[Batch], progress: Callable[[str], None]) -> Trained:
-    """Carry out a plan and put the weights of its best look in place.
+    """Carry out a plan, and put the weights of its best evaluation in place.
 
-    At each look the state is saved; another process with the same arguments goes on from there and
-    ends with the weights of a run that nothing interrupted. Raises UnlearningError.
+    The state is saved at each evaluation; another process with the same arguments resumes from
+    there, and ends with the weights of an uninterrupted run. Raises UnlearningError.
     """
     started = time.perf_counter()
     look: Evaluation | None = None

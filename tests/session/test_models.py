@@ -56,7 +56,7 @@ def make_adapter(base: Path, folder: Path) -> Path:
         (
             ["--unlearn-model=tiny", "--unlearn-revision=v2"],
             "--unlearn-revision=v2: only a model on the hub has revisions, and "
-            "--unlearn-model=tiny is none",
+            "--unlearn-model=tiny is not one",
         ),
         (
             ["--unlearn-model=Me/Mine", "--unlearn-trust-remote-code=Me/Other"],
