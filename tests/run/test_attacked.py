@@ -160,9 +160,10 @@ def test_what_is_in_the_store_is_not_made_again(
 def test_scores_of_an_attack_are_its_own(settings: Settings) -> None:
     """Two attacks, and two versions of one, are never taken for each other in the store."""
     with attacked(settings) as (model, _, _):
+        first = model.attacks[0]
         keys = {
             key
-            for attack in (*model.attacks, replace(model.attacks[0], version=2))
+            for attack in (*model.attacks, replace(first, version=first.version + 1))
             for key in model._keys(attack, list(model._pieces(attack)))
         }
     assert len(keys) == 3
