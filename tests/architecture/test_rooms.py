@@ -158,6 +158,20 @@ def test_few_rooms_know_pytest() -> None:
     assert not knowing
 
 
+def test_refusals_end_pytest_in_one_place() -> None:
+    """What is refused is a UserError everywhere; `refusals` makes a usage error of it.
+
+    The other usage error is no refusal: a report that could not be written after the tests.
+    """
+    raised = Counter(
+        name
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and "UsageError(" in ast.unparse(node)
+    )
+    assert raised == {"session.options": 1, "session.session": 1}
+
+
 def test_everything_imported_is_declared() -> None:
     """What the package imports is in its metadata, and not only in that of its dependencies."""
     declared = {
