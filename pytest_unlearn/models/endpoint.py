@@ -52,6 +52,10 @@ _TOO_LONG = re.compile(r"context|too (long|large|many tokens)|max_model_len|exce
 _SPARE_TOKENS = 8
 
 
+def _ignore(row: int, answer: Any) -> None:
+    """Do nothing with an answer."""
+
+
 class UnansweredError(EndpointError, IncompleteError):
     """Some of several requests failed; the others were answered."""
 
@@ -77,6 +81,8 @@ class EndpointModel(Writing):
         self.facts = facts
         self._tokenizer = tokenizer
         self._thinking = thinking
+        # Called with the row's number and its answer, as soon as `write` or `score` has it.
+        self.on_answer: Callable[[int, Any], None] = _ignore
 
     def __repr__(self) -> str:
         return f"<EndpointModel {self.facts.model} at {self._client.address.url}>"
@@ -125,7 +131,10 @@ class EndpointModel(Writing):
             raise EndpointError(f"{self._client.address.url} does not accept {style} prompts")
         seeds = decoding.seeds or (None,) * len(prompts)
         rows = list(zip(prompts, seeds, strict=True))
-        return _all(self._client.each(lambda row: self._text(style, *row, decoding), rows))
+        texts = self._client.each(
+            lambda row: self._text(style, *row, decoding), rows, self.on_answer
+        )
+        return _all(texts)
 
     def _text(self, style: str, prompt: str, seed: int | None, decoding: Decoding) -> str:
         if not prompt.strip():
@@ -182,7 +191,7 @@ class EndpointModel(Writing):
                 "an endpoint gives probabilities at temperature 1 only; leave --unlearn-decoding "
                 "out"
             )
-        return self._of_each(examples, self._scored)
+        return self._of_each(examples, self._scored, done=self.on_answer)
 
     def losses(self, examples: Sequence[Example]) -> list[tuple[float, int] | None]:
         """Return each answer's loss (nats) and its number of tokens; None if it does not fit the
@@ -206,7 +215,11 @@ class EndpointModel(Writing):
         return self.log_probabilities([(prompt, value) for value in values], after)
 
     def _of_each(
-        self, examples: Sequence[Example], work: Callable[[ValueRow], T], context: bool = True
+        self,
+        examples: Sequence[Example],
+        work: Callable[[ValueRow], T],
+        context: bool = True,
+        done: Callable[[int, Any], None] = _ignore,
     ) -> list[T]:
         """Return what `work` makes of each example's row. Raises UnansweredError, and EndpointError
         if values cannot be scored."""
@@ -227,7 +240,7 @@ class EndpointModel(Writing):
             rows = value_rows(tokenizer, examples, limit)
         except EndpointError:  # of one text; tokenizations are cached
             rows = examples
-        return _all(self._client.each(of_one, rows))
+        return _all(self._client.each(of_one, rows, done))
 
     def _choices(self, row: ValueRow) -> list[Choice]:
         return forced(self._post, self.facts, row.ids, row.answer)

@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -220,26 +221,44 @@ class Client:
             raise EndpointError(f"{self.address.url}{path} did not answer with a JSON object")
         used = answer.get("usage")
         spent = used.get("total_tokens") if isinstance(used, dict) else None
+        counted = isinstance(spent, int) and spent > 0
+        if self.options.tokens and not counted and "choices" in answer:
+            raise BudgetError(
+                f"--unlearn-engine=endpoint: {self.address.url} does not say how many tokens it "
+                f"used, so that the budget of {self.options.tokens:,} tokens cannot be kept; write "
+                "requests=N in its place"
+            )
         with self._lock:
-            self.tokens += spent if isinstance(spent, int) and spent > 0 else 0
+            self.tokens += spent if counted and isinstance(spent, int) else 0
         return answer
 
-    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R | EndpointError]:
+    def each(
+        self,
+        work: Callable[[T], R],
+        items: Sequence[T],
+        done: Callable[[int, R], None] = lambda number, result: None,
+    ) -> list[R | EndpointError]:
         """Return what `work` makes of each item, in order; several run at once, and errors are
-        returned as values."""
+        returned as values.
 
-        def one(item: T) -> R | EndpointError:
+        `done` is called with an item's number and result as soon as that is there, by any thread.
+        """
+
+        def one(numbered: tuple[int, T]) -> R | EndpointError:
+            number, item = numbered
             try:
-                return work(item)
+                result = work(item)
             except EndpointError as error:
                 return error
+            done(number, result)
+            return result
 
         count = min(max(1, self.options.concurrency // self._workers), len(items))
         if count <= 1:
-            return [one(item) for item in items]
+            return [one(numbered) for numbered in enumerate(items)]
         pool = ThreadPoolExecutor(count)
         try:
-            return list(pool.map(one, items))
+            return list(pool.map(one, enumerate(items)))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -328,9 +347,11 @@ class Client:
         if status in _PASSING:
             raise _Passing(f"{url} answered {status}{self._said(raw)}", wait=_retry_after(headers))
         if 300 <= status < 400:
+            place = urlsplit(headers.get("Location", ""))
+            where = f"to {plain(place.scheme)}://{plain(place.netloc.rpartition('@')[2])}"[:200]
             raise EndpointError(
-                f"{url} answered {status} and redirects elsewhere; nothing is sent to an address "
-                "that you did not name: name the new address"
+                f"{url} answered {status} and redirects {where if place.netloc else 'elsewhere'}; "
+                "nothing is sent to an address that you did not name: name the new address"
             )
         if status in (401, 403):
             raise RefusedError(
@@ -348,6 +369,11 @@ class Client:
                     f"{url} answered with a web page: this is not an OpenAI-compatible API; write "
                     "its address as in http://127.0.0.1:8000/v1#name"
                 ) from None
+            if raw.lstrip().startswith((b"data:", b"event:", b": ")):
+                raise EndpointError(
+                    f"{url} answered with a stream of events, which was not asked for; the server, "
+                    "or the proxy before it, must not stream"
+                ) from None
             raise _Passing(f"{url} answered with something that is not JSON") from None
 
     def _once(
@@ -364,7 +390,7 @@ class Client:
                 connection.close()
                 connection = self._connected()
                 response = self._sent(connection, method, path, body)
-            raw = _read(response, connection, deadline)
+            raw = _unpacked(_read(response, connection, deadline), response.headers)
         except BaseException:
             connection.close()
             raise
@@ -459,6 +485,29 @@ def _read(
     return b"".join(parts)
 
 
+def _unpacked(raw: bytes, headers: http.client.HTTPMessage) -> bytes:
+    """Return a body as it was before it was compressed, which some proxies do unasked.
+
+    Raises EndpointError for a form that is not known, HTTPException for a broken or too long one.
+    """
+    form = headers.get("Content-Encoding", "identity").strip().lower()
+    if form in ("identity", ""):
+        return raw
+    if form not in ("gzip", "x-gzip", "deflate"):
+        raise EndpointError(
+            f"the endpoint compresses its answers by {plain(form)[:40]}, which was not asked for; "
+            "turn that off at the server, or at the proxy before it"
+        )
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, by their heads
+    try:
+        whole = unpacker.decompress(raw, _MOST_BYTES)
+    except zlib.error as error:
+        raise http.client.HTTPException("cannot be unpacked") from error
+    if not unpacker.eof:
+        raise http.client.HTTPException("too long, or cut off")
+    return whole
+
+
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:
     """Return the seconds that a server asks to wait, if it gives them in seconds."""
     try:
@@ -466,6 +515,11 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < float("inf") else None
+
+
+def said_of(answer: Any) -> str:
+    """Return the message in a server's error response on one line, shortened; empty for none."""
+    return plain(" ".join(_message(answer).split()))[:200]
 
 
 def _message(answer: Any) -> str:

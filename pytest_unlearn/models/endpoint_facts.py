@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.core.store import digest_of
-from pytest_unlearn.models.endpoint_client import Client, EndpointError, RefusedError
+from pytest_unlearn.models.endpoint_client import Client, EndpointError, RefusedError, said_of
 from pytest_unlearn.models.endpoint_tokenizer import EndpointTokenizer, tokenizer_of
 
 # Sampling and penalties of the plain model; servers have other defaults.
@@ -116,7 +116,8 @@ def chosen(answer: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return the only choice of an answer. Raises EndpointError unless the answer is complete."""
     if answer.get("error"):
         raise EndpointError(
-            f"the endpoint answered 200 with an error: {str(answer['error'])[:200]}"
+            "the endpoint answered 200 with an error: "
+            + (said_of(answer) or str(answer["error"])[:200])
         )
     named = answer.get("model", model)
     if named != model:
@@ -278,7 +279,11 @@ def _model_at(client: Client) -> tuple[str, int | None]:
         return name, None
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
-        raise EndpointError(f"{client.address.url}/models lists no models: is it an API?")
+        said = said_of(listed)
+        raise EndpointError(
+            f"{client.address.url}/models lists no models: "
+            + (f"it says {said!r}" if said else "is it an API?")
+        )
     models = [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str)]
     names = [entry["id"] for entry in models]
     if not name and len(names) != 1:

@@ -4,24 +4,32 @@ and agree with the scores, the losses of the tasks' own solutions, and models fr
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 import uuid
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pytest_unlearn.attacks.attack import BOTH
 from pytest_unlearn.core.errors import UserError
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import digest_of
+from pytest_unlearn.leaks.exact import exact_row, extraction
+from pytest_unlearn.leaks.outcome import Outcome
 from pytest_unlearn.models.engine import abilities_of
 from pytest_unlearn.models.texts import Decoding, Example
 from pytest_unlearn.run.models import AttackedState
+from pytest_unlearn.sandbox import SolutionVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from pytest_unlearn.attacks.attack import Attack
     from pytest_unlearn.core.store import Store
     from pytest_unlearn.leaks.exact import ExactScores
     from pytest_unlearn.models.engine import RunnableModel
+    from pytest_unlearn.models.scoring import ValueScores
     from pytest_unlearn.probes.families import Probe
     from pytest_unlearn.run.divisions import Chunk
     from pytest_unlearn.run.models import Completer, Models, State, UnlearnedModel
@@ -29,12 +37,93 @@ if TYPE_CHECKING:
     from pytest_unlearn.tasks.format import TaskCase
 
 
+# An `Outcome` for a probe, a `SolutionVerdict` for a task.
+Judged = TypeVar("Judged", Outcome, SolutionVerdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion(Generic[Judged]):
+    """What a model wrote after a prompt, and its outcome.
+
+    `outcome` is an `Outcome` for a probe, a `SolutionVerdict` for a task. `text` is redacted when
+    printed; `text.reveal()` gives it.
+    """
+
+    text: Secret
+    outcome: Judged
+
+
+@dataclass(frozen=True, slots=True)
+class Completions(Generic[Judged]):
+    """The completions of one case by the base and by the tested model.
+
+    Of a task, all samples are there; `base` and `unlearned` are the first ones.
+    """
+
+    base: Completion[Judged]
+    unlearned: Completion[Judged]
+    base_samples: tuple[Completion[Judged], ...] = ()
+    unlearned_samples: tuple[Completion[Judged], ...] = ()
+
+
 class CompletionError(RuntimeError):
     """A model cannot be made or cannot answer, now or earlier in this run."""
 
 
-def completed(model: Completer, chunk: Chunk) -> list[str]:
-    """Complete a chunk in its style. A model from a conftest may have nothing but `complete`."""
+@contextlib.contextmanager
+def keeping(model: Any, keep: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have each answer handed to `keep(row, answer)` as soon as it is there, by any thread.
+
+    Only models that ask for each text by itself do so, by calling their `on_answer`: what a run has
+    paid for until it is killed is not asked for again.
+    """
+    before = getattr(model, "on_answer", None)
+    if before is None or "separate" not in abilities_of(model):
+        yield
+        return
+    model.on_answer = keep
+    try:
+        yield
+    finally:
+        model.on_answer = before
+
+
+class RowsByPart:
+    """The score rows of a chunk's cases in the store, written whenever one more is there."""
+
+    def __init__(
+        self, store: Store, key: str, rows: Mapping[str, Any], cases: Sequence[str]
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._rows = dict(rows)
+        self._cases = cases
+        self._lock = threading.Lock()
+
+    def keep(self, case: str, score: ValueScores) -> None:
+        """Store the row of one more case; a later run asks for the others."""
+        with self._lock:
+            self._rows[case] = score_row(score)
+            failed = [name for name in self._cases if name not in self._rows]
+            self._store.put("scores", self._key, {"rows": self._rows, "failed": failed})
+
+
+def score_row(score: ValueScores) -> dict[str, Any]:
+    """Return the stored row of a value's scores."""
+    margin = {"margin": score.margin} if math.isfinite(score.margin) else {}
+    return {**exact_row(extraction(score)), **margin}
+
+
+def completed(
+    model: Completer, chunk: Chunk, keep: Callable[[int, Any], None] | None = None
+) -> list[str]:
+    """Complete a chunk in its style. A model from a conftest may have nothing but `complete`.
+
+    `keep`: as in `keeping`; an empty text is left out, which may be no answer.
+    """
+    if keep is not None:
+        with keeping(model, lambda row, text: keep(row, text) if text else None):
+            return completed(model, chunk)
     abilities, able = abilities_of(model), cast("RunnableModel", model)
     if "samples" in abilities and (chunk.seeds or chunk.stops):
         decoding = Decoding(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pytest_unlearn.core.errors import IncompleteError
 from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.core.store import Store, digest_of
 from pytest_unlearn.gates.case_rows import ProbeRow, TaskRow
-from pytest_unlearn.leaks.exact import ExactScores, exact_row, exposure_row, extraction
+from pytest_unlearn.leaks.exact import ExactScores, exposure_row
 from pytest_unlearn.leaks.outcome import Detector, Outcome, is_degenerate
 from pytest_unlearn.leaks.prompt_search import (
     SearchOptions,
@@ -27,12 +26,18 @@ from pytest_unlearn.models.texts import Example
 from pytest_unlearn.run.answers import (
     HIDDEN,
     Backend,
+    Completion,
     CompletionError,
+    Completions,
+    Judged,
+    RowsByPart,
     SolutionLosses,
     check_count,
     completed,
     decoding_key,
     disagreement,
+    keeping,
+    score_row,
 )
 from pytest_unlearn.run.checks import check_tasks
 from pytest_unlearn.run.divisions import example_of
@@ -51,35 +56,6 @@ if TYPE_CHECKING:
     from pytest_unlearn.run.divisions import Chunk
     from pytest_unlearn.run.models import Models, State
     from pytest_unlearn.run.settings import Settings
-
-
-# An `Outcome` for a probe, a `SolutionVerdict` for a task.
-Judged = TypeVar("Judged", Outcome, SolutionVerdict)
-
-
-@dataclass(frozen=True, slots=True)
-class Completion(Generic[Judged]):
-    """What a model wrote after a prompt, and its outcome.
-
-    `outcome` is an `Outcome` for a probe, a `SolutionVerdict` for a task. `text` is redacted when
-    printed; `text.reveal()` gives it.
-    """
-
-    text: Secret
-    outcome: Judged
-
-
-@dataclass(frozen=True, slots=True)
-class Completions(Generic[Judged]):
-    """The completions of one case by the base and by the tested model.
-
-    Of a task, all samples are there; `base` and `unlearned` are the first ones.
-    """
-
-    base: Completion[Judged]
-    unlearned: Completion[Judged]
-    base_samples: tuple[Completion[Judged], ...] = ()
-    unlearned_samples: tuple[Completion[Judged], ...] = ()
 
 
 # Increase when a change to this package changes what a model writes after the same prompt.
@@ -340,15 +316,25 @@ class Measuring:
                 entry = entry or {"rows": {}, "failed": list(chunk.cases)}
                 again = [n for n, case in enumerate(chunk.cases) if case in entry["failed"]]
                 if again:
+                    kept = RowsByPart(self._store, key, entry["rows"], chunk.cases)
                     scored, failed = self._scored(
-                        state, [probes[n] for n in again], [examples[n] for n in again], decoy_count
+                        state,
+                        [probes[n] for n in again],
+                        [examples[n] for n in again],
+                        decoy_count,
+                        kept,
                     )
                     entry = {"rows": {**entry["rows"], **scored}, "failed": failed}
                     self._store.put("scores", key, entry)
         return {name: ExactScores.from_row(row) for name, row in entry["rows"].items()}
 
     def _scored(
-        self, state: State, probes: list[Probe], examples: list[Example], decoy_count: int
+        self,
+        state: State,
+        probes: list[Probe],
+        examples: list[Example],
+        decoy_count: int,
+        kept: RowsByPart,
     ) -> tuple[dict[str, Any], list[str]]:
         """Return the scores by probe, and the probes that a later run may try again."""
         with self._making(f"{state} model"):
@@ -367,7 +353,7 @@ class Measuring:
                     f"({METHODS[ability]}()); leave {flag}"
                 )
         with self.phases.measure("scores"):
-            return self._score_rows(state, model, probes, examples, decoy_count)
+            return self._score_rows(state, model, probes, examples, decoy_count, kept)
 
     def _score_rows(
         self,
@@ -376,10 +362,16 @@ class Measuring:
         probes: list[Probe],
         examples: list[Example],
         decoy_count: int,
+        kept: RowsByPart,
     ) -> tuple[dict[str, Any], list[str]]:
+        def keep(row: int, score: Any) -> None:
+            if not (decoy_count or self._gradients):  # else more is in a row than these scores
+                kept.keep(probes[row].id, score)
+
         failed: list[str] = []
         try:
-            scores = model.score(examples, self._scheme)
+            with keeping(model, keep):
+                scores = model.score(examples, self._scheme)
         except IncompleteError as error:
             for number in error.rows:
                 case = probes[number].id
@@ -390,12 +382,10 @@ class Measuring:
             if error.answers is not None:
                 scores, failed = [error.answers[number] for number in fitting], failing
             else:
-                scores = model.score(examples, self._scheme) if examples else []
+                with keeping(model, keep):
+                    scores = model.score(examples, self._scheme) if examples else []
         check_count(scores, len(probes), model, "score")
-        rows = {p.id: exact_row(extraction(s)) for p, s in zip(probes, scores, strict=True)}
-        for row, score in zip(rows.values(), scores, strict=True):
-            if math.isfinite(score.margin):
-                row["margin"] = score.margin
+        rows = {probe.id: score_row(score) for probe, score in zip(probes, scores, strict=True)}
         if self._gradients:
             for row, norm in zip(rows.values(), model.gradient_norms(examples), strict=True):
                 row["gradient_norm"] = norm
@@ -537,9 +527,13 @@ class Measuring:
         separate = "separate" in abilities_of(model)
         answers = [self._stored(key) if separate else None for key in keys]
         asked = [number for number, text in enumerate(answers) if text is None]
+
+        def keep(row: int, text: str) -> None:
+            self._store.put("completions", keys[asked[row]], {"text": text})
+
         with self.phases.measure("completions"):
             try:
-                texts: list[str] | None = completed(model, chunk.part(asked))
+                texts: list[str] | None = completed(model, chunk.part(asked), keep)
             except IncompleteError as error:
                 for row in error.rows:
                     case = chunk.cases[asked[row]]
@@ -551,7 +545,7 @@ class Measuring:
                 elif all(self._stored(keys[number]) is not None for number in asked):
                     texts = [self._stored(keys[number]) or "" for number in asked]
             if texts is None:
-                texts = completed(model, chunk.part(asked))
+                texts = completed(model, chunk.part(asked), keep)
         for number, answer in zip(asked, texts, strict=True):
             answers[number] = answer
         for key, text in zip(keys, answers, strict=True):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_unlearn.gates.case_rows import AttackRow
     from pytest_unlearn.leaks.prompt_search import SearchReport
     from pytest_unlearn.probes.families import Probe
-    from pytest_unlearn.run.measuring import Completions
+    from pytest_unlearn.run.answers import Completions
     from pytest_unlearn.run.models import Completer
     from pytest_unlearn.run.settings import Pair
     from pytest_unlearn.session.session import UnlearnSession

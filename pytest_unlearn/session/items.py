@@ -28,8 +28,8 @@ from pytest_unlearn.session.options import refusals
 from pytest_unlearn.tasks.format import TaskCase
 
 if TYPE_CHECKING:
+    from pytest_unlearn.run.answers import Completions
     from pytest_unlearn.run.dataset import Dataset
-    from pytest_unlearn.run.measuring import Completions
     from pytest_unlearn.run.settings import Pair
     from pytest_unlearn.sandbox import Mode, Protection, SolutionVerdict
 

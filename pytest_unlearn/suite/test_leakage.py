@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_unlearn.leaks.outcome import LABELS, Outcome
-from pytest_unlearn.run.measuring import Completions
+from pytest_unlearn.run.answers import Completions
 
 
 @pytest.mark.unlearn_forget

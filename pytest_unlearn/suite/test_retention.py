@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_unlearn.run.measuring import Completions
+from pytest_unlearn.run.answers import Completions
 from pytest_unlearn.sandbox import SolutionVerdict
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import ssl
 import subprocess
 import time
@@ -31,6 +32,14 @@ from tests.support.endpoint_server import KNOWN, EndpointServer
 
 PROMPT, VALUE = "email = '", "ann@example.com"
 KEY = "k" * 24
+
+
+def _speaks_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -188,13 +197,16 @@ def test_a_thought_is_part_of_an_answer() -> None:
         ("bad json", r"answered with something that is not JSON \(3 attempts\)"),
         ("cut off", r"gave a broken answer \(IncompleteRead\) \(3 attempts\)"),
         ("stall", "gave no complete answer within 0.5 s; check whether it is busy"),
-        ("moved", "answered 302 and redirects elsewhere; nothing is sent"),
+        ("moved", "answered 302 and redirects to http://127.0.0.1:9; nothing is sent"),
+        ("stream", "answered with a stream of events, which was not asked for; the server"),
+        ("brotli", "compresses its answers by br, which was not asked for"),
+        ("cut gzip", r"gave a broken answer \(HTTPException\) \(3 attempts\)"),
         ("empty choices", "answered with 0 choices instead of one"),
         ("other model", "answered as 'somebody-else' and not as 'toy': another model wrote this"),
         ("no end", "ended a text for the reason None"),
         ("filter", "ended a text for the reason 'content_filter'"),
         ("no text", "a choice that has no text"),
-        ("error", "answered 200 with an error: .*overloaded"),
+        ("error", "answered 200 with an error: overloaded$"),
         ("truncated", "cut a prompt off"),
     ],
 )
@@ -211,6 +223,39 @@ def test_each_fault_is_an_error_of_its_case(fault: str, message: str) -> None:
     assert error.value.rows == (1,)
     assert error.value.answers == [VALUE, None, "..."]
     assert KEY not in str(error.value)
+
+
+def test_an_answer_that_a_proxy_compressed() -> None:
+    with serving().running() as server:
+        server.fault = lambda path, body, count: "gzip"
+        assert connect(client_of(server)).complete([PROMPT]) == [VALUE]
+
+
+def test_a_redirect_is_followed_nowhere() -> None:
+    """Not to the server that it names, which would get the prompt and the key."""
+    with serving().running() as server, serving().running() as other:
+        model = connect(client_of(server, KEY))
+        server.elsewhere = other.url.removesuffix("/v1")
+        server.fault = lambda path, body, count: "moved"
+        with pytest.raises(UnansweredError, match=f"redirects to {server.elsewhere}; nothing"):
+            model.complete([PROMPT])
+        assert other.requests == []
+
+
+def test_an_error_in_place_of_the_models() -> None:
+    with serving().running() as server:
+        server.answer = lambda path, body: (200, {"error": {"message": "no credit"}})  # type: ignore[method-assign]
+        with pytest.raises(EndpointError, match="/models lists no models: it says 'no credit'"):
+            connect(client_of(server))
+
+
+@pytest.mark.skipif(not _speaks_ipv6(), reason="no IPv6 here")
+def test_an_address_of_ipv6() -> None:
+    """In brackets, as browsers take it, also in the header that names the host."""
+    with serving(host="::1").running() as server:
+        assert server.url.startswith("http://[::1]:")
+        assert connect(client_of(server)).complete([PROMPT]) == [VALUE]
+        assert {headers["Host"] for *_, headers in server.requests} == {server.url[7:-3]}
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -385,6 +430,15 @@ def test_budgets_are_kept() -> None:
         assert client.get("/models")
         with pytest.raises(BudgetError, match="this worker's share: 2"):
             client.get("/models")
+
+
+def test_a_budget_of_tokens_that_nobody_counts() -> None:
+    """A server without `usage` would never spend it; a budget of requests can be kept."""
+    with serving().running() as server:
+        server.fault = lambda path, body, count: "no usage" if path.endswith("ions") else None
+        with pytest.raises(BudgetError, match=r"budget of 9,000 tokens cannot be kept; write requ"):
+            connect(client_of(server, tokens=9000))
+        assert connect(client_of(server, requests=900)).complete([PROMPT]) == [VALUE]
 
 
 def test_a_rate_and_several_at_once() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pytest_unlearn.core.errors import UserError
 from pytest_unlearn.models import endpoint_client, vllm_engine
+from pytest_unlearn.people.record import SPLITS
 from pytest_unlearn.session.options import engine_of
 from pytest_unlearn.session.sweep import short_names
 from tests.support.endpoint_server import EndpointServer
@@ -215,3 +220,46 @@ def test_the_engine_of_names() -> None:
     assert engine_of(["HTTPS://h/v1"], "endpoint:rate=1") == "endpoint:rate=1"
     with pytest.raises(UserError, match="--unlearn-engine=endpoint: --unlearn-model=tiny is no"):
         engine_of(["tiny"], "endpoint")
+
+
+@pytest.mark.parametrize("after", [9, 28], ids=["texts", "scores"])
+def test_a_killed_run_does_not_pay_twice(
+    pytester: pytest.Pytester, server: EndpointServer, after: int
+) -> None:
+    """What was answered before SIGKILL is stored: only what was under way is asked again."""
+    prompts = [row["prompt"].rstrip() for s in SPLITS for row in record_lines(s, 6)]
+    killed, answered = threading.Event(), []
+
+    def asked(body: Any) -> str | None:
+        """Name what is asked about a person: a text after a prompt, or the scores of a value."""
+        given = (body or {}).get("prompt")
+        text = bytes(given).decode() if isinstance(given, list) else str(given)
+        prompt = next((p for p in prompts if text.startswith(p)), None)
+        return prompt and f"{'scores' if isinstance(given, list) else 'text'} {prompt}"
+
+    def fault(path: str, body: Any, count: int) -> str | None:
+        what = asked(body) if path == "/v1/completions" else None
+        if what and len(answered) >= after:
+            killed.set()
+            return "hang up"
+        if what:
+            answered.append(what)
+        return None
+
+    server.fault = fault
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *flags(pytester, server)]
+    command += ["--unlearn-engine=endpoint:concurrency=1,retries=50"]
+    process = pytester.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert killed.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    server.fault = lambda path, body, count: None
+    before = len(server.requests)
+    result = pytester.runpytest_inprocess(*command[5:])
+    result.stdout.fnmatch_lines(["leak.count*6*6*exact*<=0*FAIL"])
+    again = [asked(body) for path, body, _ in server.requests[before:] if path == "/v1/completions"]
+    assert len(answered) == after
+    assert not set(answered) & set(again)
+    assert len([name for name in again if name]) > 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import math
 import random
 import re
+import socket
 import ssl
 import threading
 import time
@@ -28,8 +30,8 @@ class EndpointServer:
     A token is a byte. `form`: `vllm` echoes, `llama.cpp` takes grammars of token ids, `plain` does
     neither and ignores log-probabilities, `lies` gives `lie` for each forced letter, `moody`
     ignores temperature and seed. `sure`: the probability of each known letter at a temperature.
-    `secure`: https. `fault` is asked before each answer. `requests` holds what was sent: path,
-    body, headers.
+    `secure`: https. `host`: where it listens. `elsewhere`: where the fault `moved` points. `fault`
+    is asked before each answer. `requests` holds what was sent: path, body, headers.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class EndpointServer:
         lie: float = KNOWN,
         sure: float = 0.25,
         secure: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.known = {prompt.rstrip(): value for prompt, value in known.items()}
         self.form = form
@@ -53,6 +56,8 @@ class EndpointServer:
         self.lie = lie
         self.sure = sure
         self.secure = secure
+        self.host = host
+        self.elsewhere = "http://127.0.0.1:9"
         self.requests: list[tuple[str, Any, dict[str, str]]] = []
         self.url = ""
         self._lock = threading.Lock()
@@ -76,13 +81,17 @@ class EndpointServer:
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+        server = Server((self.host, 0), Handler)
         server.daemon_threads = True
         if self.secure:
             server.socket = self.secure.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        self.url = f"http{'s' if self.secure else ''}://127.0.0.1:{server.server_port}/v1"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.url = f"http{'s' if self.secure else ''}://{host}:{server.server_port}/v1"
         try:
             yield self
         finally:
@@ -135,9 +144,17 @@ class EndpointServer:
                     to.wfile.flush()
                 time.sleep(0.02)
             to.close_connection = True
+        elif fault == "stream":
+            event = json.dumps(self.answer(to.path, body)[1])
+            _send(to, 200, f"data: {event}\n\ndata: [DONE]\n\n".encode(), "text/event-stream")
+        elif fault in ("gzip", "cut gzip"):
+            whole = gzip.compress(json.dumps(self.answer(to.path, body)[1]).encode())
+            _send(to, 200, whole[: -9 if fault == "cut gzip" else None], packed="gzip")
+        elif fault == "brotli":
+            _send(to, 200, b"\x0b\x02\x80", packed="br")
         elif fault == "moved":
             to.send_response(302)
-            to.send_header("Location", "http://127.0.0.1:9/v1/completions")
+            to.send_header("Location", f"{self.elsewhere}/v1/completions")
             to.send_header("Content-Length", "0")
             to.end_headers()
         else:
@@ -256,10 +273,16 @@ class EndpointServer:
 
 
 def _send(
-    to: BaseHTTPRequestHandler, status: int, raw: bytes, kind: str = "application/json"
+    to: BaseHTTPRequestHandler,
+    status: int,
+    raw: bytes,
+    kind: str = "application/json",
+    packed: str = "",
 ) -> None:
     to.send_response(status)
     to.send_header("Content-Type", kind)
+    if packed:
+        to.send_header("Content-Encoding", packed)
     to.send_header("Content-Length", str(len(raw)))
     if status == 429:
         to.send_header("Retry-After", "0")
@@ -277,6 +300,7 @@ def _spoiled(answer: Any, fault: str) -> Any:
         "no text": {"choices": [{**choice, "text": None}]},
         "error": {"error": {"message": "overloaded"}},
         "truncated": {"truncated": True},
+        "no usage": {"usage": None},
         "positive": {
             "choices": [{**choice, "logprobs": {"token_logprobs": [0.7], "top_logprobs": [None]}}]
         },
