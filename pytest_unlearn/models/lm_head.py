@@ -287,13 +287,17 @@ def layers_of(model: Any) -> Any:
 
 
 def _place_of_layers(model: Any) -> tuple[Any, str]:
-    """Return the module that has the list of layers, and its name there."""
+    """Return the module that has the list of layers, and its name there.
+
+    It is the body itself or, as in OPT, a decoder in it.
+    """
     inner = causal_model(model)
     count = inner.config.num_hidden_layers
     body = inner._modules[_body_name(inner)]
-    for name, module in body.named_children():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return body, name
+    for holder in (body, *body.children()):
+        for name, module in holder.named_children():
+            if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+                return holder, name
     raise ValueError(f"{type(inner).__name__}: no list of its {count} layers was found")
 
 

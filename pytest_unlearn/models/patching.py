@@ -27,11 +27,14 @@ class ModelLoadError(RuntimeError):
 
 @contextlib.contextmanager
 def peft_quietly() -> Iterator[None]:
-    """Hide what does not concern users: a warning that peft 0.21 causes in transformers 5, and its
-    advice about tied weights, which are untied here before anything is merged."""
+    """Hide what does not concern users: a warning that peft 0.21 causes in transformers 5, its
+    advice about tied weights, which are untied here before anything is merged, and how it puts an
+    adapter on GPT-2's layers and on experts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to.*")
+        warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern keys did not match.*")
         yield
 
 

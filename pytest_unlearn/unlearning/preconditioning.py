@@ -100,14 +100,23 @@ def preconditioners(
 
 @torch.no_grad()
 def _inputs(policy: Any, batch: Batch, places: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the base's inputs of each layer with an adapter at some places of a batch."""
+    """Return the base's inputs of each layer with an adapter at some places of a batch.
+
+    Of a layer that gets some tokens only, as an expert does, as many of those. One whose adapter
+    goes on a matrix inside is left out: PEFT wraps experts that a model keeps in one tensor, and
+    what goes into the second of their matrices is not seen.
+    """
     by_name: dict[str, torch.Tensor] = {}
+    tokens = batch.attention_mask.numel()
 
     def see(name: str, inputs: torch.Tensor) -> None:
         flat = inputs.flatten(0, -2)
-        by_name[name] = flat.index_select(0, places.to(flat.device))
+        if flat.shape[-1] != layers[name].lora_A["default"].weight.shape[-1] or not len(flat):
+            return
+        rows = places.to(flat.device)
+        by_name[name] = flat.index_select(0, rows if len(flat) == tokens else rows % len(flat))
 
-    layers = {
+    layers: dict[str, Any] = {
         f"{name}.lora_A.default.weight": module
         for name, module in policy.named_modules()
         if "default" in getattr(module, "lora_A", {})

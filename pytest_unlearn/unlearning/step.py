@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 # Names of modules, or PEFT's word for all linear layers but the head.
 Targets = list[str] | str
+_MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 
 
 def with_new_adapter(
@@ -55,11 +56,15 @@ def with_new_adapter(
     """
     from peft import LoraConfig, get_peft_model
 
+    # PEFT refuses these of Mamba's layers, by whose own kernels an adapter on them would be passed
+    # over, and takes them for linear layers like all others.
+    mamba = model.config.model_type in _MAMBA and targets == "all-linear"
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
         target_modules=targets,
+        exclude_modules=["out_proj", "conv1d"] if mamba else None,
         task_type="CAUSAL_LM",
     )
     with peft_quietly():

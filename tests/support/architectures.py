@@ -42,6 +42,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mixtral": {},
     "gpt_oss": {"num_local_experts": 4},
     "falcon": {},
+    "mamba": {"state_size": 4},
 }
 
 

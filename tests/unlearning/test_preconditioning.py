@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pytest_unlearn.models.batches import Batch, Encoded, as_tree, collate, encode
+from pytest_unlearn.models.lm_head import layers_of
 from pytest_unlearn.models.loading import Weights
 from pytest_unlearn.models.patching import merged_lora
 from pytest_unlearn.models.texts import Example, TrainingTexts
@@ -18,8 +19,9 @@ from pytest_unlearn.unlearning import data
 from pytest_unlearn.unlearning.data import Encoder, training_rows
 from pytest_unlearn.unlearning.methods import METHODS, parse_method
 from pytest_unlearn.unlearning.preconditioning import Preconditioner, preconditioners
-from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter
+from pytest_unlearn.unlearning.step import RunState, Step, scaled_adapter, with_new_adapter
 from pytest_unlearn.unlearning.trainer import Trainer
+from tests.support.architectures import ARCHITECTURES, random_model
 from tests.support.known_texts import KNOWN
 from tests.support.small_models import with_moved_adapter
 
@@ -153,3 +155,17 @@ def test_layers_with_one_input_share_a_preconditioner(knowing: Weights) -> None:
     assert first["q_proj"] is first["k_proj"] is first["v_proj"]
     assert first["gate_proj"] is first["up_proj"]
     assert len({id(made) for made in first.values()}) == 4
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_adapters_of_every_architecture(architecture: str, knowing: Weights) -> None:
+    """PEFT refuses some of Mamba's layers and wraps experts in one tensor: an adapter goes on the
+    others, and what is damped is as wide as the inputs of its layer."""
+    policy = with_new_adapter(random_model(architecture), 2)
+    documents = [encode(knowing.tokenizer, Example.whole(f"USER{n}=V{n};")) for n in range(8)]
+    chosen = preconditioners(policy, documents, 0.1, 0, random.Random(0))
+    adapted = {n: p for n, p in policy.named_parameters() if "lora_A" in n}
+    assert len(adapted) >= 4
+    assert len(chosen) >= len(adapted) / 2
+    assert all(made.rows.shape[-1] == adapted[n].shape[-1] for n, made in chosen.items())
+    assert len(layers_of(policy)) == 2
