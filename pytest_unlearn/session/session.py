@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -43,6 +41,7 @@ from pytest_unlearn.run.result import Result, concluded, gate_fact, grounds, unt
 from pytest_unlearn.run.settings import Pair, Settings
 from pytest_unlearn.sandbox import SandboxError
 from pytest_unlearn.session import xdist
+from pytest_unlearn.session.endings import NoSilentEnd, ending_signals, remove_earlier
 from pytest_unlearn.session.items import (
     ATTACK_NAME,
     CASE_PROPERTY,
@@ -140,6 +139,7 @@ class UnlearnSession:
         )
         self.unwritten: list[str] = []
         self.concluded = False  # the verdict was shown
+        self._endless = NoSilentEnd(config) if self.worker is None else None
         self._failed = 0  # of pytest's count of failures, those that were noted
         # A replay has everything already: leaving cases out would save nothing.
         if self.settings.judging.curtail and not self.settings.replay:
@@ -405,7 +405,11 @@ class UnlearnSession:
     @contextlib.contextmanager
     def judging(self, session: pytest.Session) -> Generator[None]:
         """Judge the gates after the test loop; a loop that was cut short gets no verdict."""
-        with _ending_signals(self.worker is None) as ignore_them:
+        if self.worker is None and not self.config.option.collectonly:
+            remove_earlier(report.path for report in self.reports if not report.append)
+        if self._endless:
+            self._endless.stands = lambda: self.concluded and not session.exitstatus
+        with ending_signals(self.worker is None) as ignore_them:
             try:
                 yield
             except BaseException as error:
@@ -554,35 +558,6 @@ class UnlearnSession:
                 results=run.results,
                 rows=list(run.rows.values()),
             )
-
-
-# The signals of a scheduler or a container that ends a job, and of a terminal that closes.
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
-
-
-@contextlib.contextmanager
-def _ending_signals(controller: bool) -> Iterator[Callable[[], None]]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that reports have what was measured.
-
-    Yields a function that ignores them until the block ends: CI sends SIGTERM seconds after SIGINT,
-    while reports are being written. A worker ends with its controller. A signal that is already
-    handled or ignored (`nohup`) is left alone.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    mine = [n for n in _ENDING if controller and main and signal.getsignal(n) is signal.SIG_DFL]
-
-    def end(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    def react(how: Any) -> None:
-        for number in mine:
-            signal.signal(number, how)
-
-    react(end)
-    try:
-        yield lambda: react(signal.SIG_IGN)
-    finally:
-        react(signal.SIG_DFL)
 
 
 def choose_paths(config: pytest.Config, settings: Settings) -> None:

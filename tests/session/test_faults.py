@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_unlearn.session.session import _ending_signals
+from pytest_unlearn.session.endings import ending_signals, remove_earlier
 from tests.support.lookup_run import FORGET, UnlearnRun, forget_ids
 
 REPORT = "--unlearn-report=jsonl"
@@ -165,17 +165,79 @@ def test_signals_are_left_as_they_were() -> None:
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _ending_signals(True) as ignore:
+        with ending_signals(True) as ignore:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
                 signal.raise_signal(signal.SIGTERM)
             ignore()
             signal.raise_signal(signal.SIGTERM)
-        with _ending_signals(False):
+        with ending_signals(False):
             assert signal.getsignal(signal.SIGTERM) is before
         assert signal.getsignal(signal.SIGTERM) is before
     finally:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# -- a process that ends without a word -------------------------------------------------------
+
+LEAVES = """
+import os
+
+def test_leaves():
+    os._exit({code})
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)])
+def test_a_test_that_ends_the_process_is_no_pass(
+    unlearn_run: UnlearnRun, workers: tuple[str, ...]
+) -> None:
+    """With code 0, which pytest would hand on; and no report of an earlier run is left."""
+    unlearn_run.lookup()
+    report = unlearn_run.pytester.path / "unlearn-results.jsonl"
+    report.write_text("FOR RELEASE, said last week")
+    path = unlearn_run.pytester.makepyfile(test_leaving=LEAVES.format(code=0))
+    flags = (path, "--unlearn-report=jsonl", *workers)
+    result = unlearn_run(*map(str, flags), subprocess=True)
+    assert result.ret == (pytest.ExitCode.TESTS_FAILED if workers else pytest.ExitCode.INTERRUPTED)
+    if workers:
+        result.stdout.fnmatch_lines(["NOT FOR RELEASE: *"])
+        assert "FOR RELEASE, said" not in report.read_text()
+    else:
+        result.stdout.fnmatch_lines(["NO VERDICT: *os._exit(0)*test_leaving.py::test_leaves*"])
+        assert not report.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "hook", "leaking", "code"),
+    [
+        # A child that was forked ends as it likes, and so does a process after its verdict.
+        ("pid = os.fork() or os._exit(0)\n    assert os.waitpid(pid, 0)[1] == 0", "pass", [], 0),
+        ("pass", "os._exit(0)", [], 0),
+        ("pass", "os._exit(0)", ["direct-email-forget-000", "direct-badge-forget-001"] * 9, 2),
+        ("os._exit(7)", "pass", [], 7),
+    ],
+    ids=["fork", "after", "after a failure", "with a code"],
+)
+def test_other_ends_of_a_process_are_left_alone(
+    unlearn_run: UnlearnRun, source: str, hook: str, leaking: list[str], code: int
+) -> None:
+    unlearn_run.lookup(
+        leaking=leaking, also=f"import os\ndef pytest_unconfigure(config):\n    {hook}\n"
+    )
+    path = unlearn_run.pytester.makepyfile(test_own=f"import os\n\ndef test_own():\n    {source}\n")
+    flags = ("--pyargs", "pytest_unlearn.suite.test_leakage", "--unlearn-gate=leak.direct<=10%")
+    result = unlearn_run(str(path), *flags, subprocess=True)
+    assert result.ret == code
+
+
+def test_what_is_no_file_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for name in ("kept", "report"):
+        (tmp_path / name).touch()
+    remove_earlier(tmp_path / name for name in ("folder", "link", "report", "none"))
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "link", "kept"}
 
 
 # -- backends that do not answer -------------------------------------------------------------
