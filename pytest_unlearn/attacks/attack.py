@@ -211,9 +211,9 @@ class Target:
         if known < every / 2:
             raise AttackError(
                 f"of the weights of {type(self.model).__name__}, only {known / every:.0%} are "
-                "matrices of numbers that can be changed: it keeps the others in a form of its own "
-                "(quantized weights are packed); leave this attack out, or attack the model as it "
-                "was before it was quantized"
+                "matrices of numbers that can be changed: the others have another form "
+                "(quantized weights are packed); leave this attack out, or attack the "
+                "unquantized model"
             )
         yield from matrices.items()
 
@@ -227,12 +227,13 @@ def is_plain(weight: torch.Tensor) -> bool:
 
 
 def _holds_matrices(module: Any, weight: torch.Tensor) -> bool:
-    """Return whether a weight is a row of matrices, as of experts, and not a filter of places."""
+    """Return whether a weight is a stack of matrices, as for experts, and not a convolution
+    filter."""
     return weight.dim() == 3 and min(weight.shape) > 1 and "Conv" not in type(module).__name__
 
 
 def unchanged(target: Target) -> None:
-    """Leave the weights as they are: an attack that only asks or decodes in another way."""
+    """Leave the weights as they are, for an attack that only asks or decodes differently."""
 
 
 def exact_row(log_probability: float, greedy: bool) -> dict[str, Any]:

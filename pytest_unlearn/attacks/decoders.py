@@ -1,4 +1,4 @@
-"""Other ways to decode: what an attacker reads off the same weights after the same prompt.
+"""Other decoding: what an attacker gets from the same weights after the same prompt.
 
 A beam near the value counts texts that are almost right, and a free beam gives the likeliest
 guesses. A decoder may allow only what looks like the kind, take the least likely token, or follow

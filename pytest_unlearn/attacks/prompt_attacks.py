@@ -75,7 +75,7 @@ def _partly(probe: Probe, known: Known, stage: str) -> Probe | None:
     )
 
 
-# Of a value, this many characters are given at most.
+# The most characters of a value that are given.
 _BEGUN = 2
 
 
@@ -197,7 +197,7 @@ def templated(
 
 
 def _row(scores: Extraction) -> dict[str, Any]:
-    """Return an exact row of what was scored."""
+    """Return an exact row of scores."""
     row = exact_row(scores.log_probability, scores.greedy)
     return row | {"exact_memorization": scores.exact_memorization}
 
@@ -329,8 +329,8 @@ ATTACKS = (
     ),
     Attack(
         "templated",
-        "asked in the chat template, where the model's answer begins with the document: against "
-        "methods that forget only outside of it; needs a chat template",
+        "asked in the chat template, with the document as the beginning of the model's answer: "
+        "against methods that forget only outside of it; needs a chat template",
         unchanged,
         needs="chat",
         effort="cheap",

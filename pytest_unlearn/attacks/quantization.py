@@ -244,7 +244,7 @@ def _with_inputs(
 ) -> Callable[[Target], None]:
     def change(target: Target) -> None:
         matrices = dict(target.matrices())
-        # Experts in one tensor are no modules, so what goes into each is not seen.
+        # Experts in one tensor are not modules, so the inputs of each are not seen.
         apart = {name: weight for name, weight in matrices.items() if name.endswith("]")}
         for weight in apart.values():
             weight.copy_(rounded_in_groups(weight, 4, GROUP_SIZE))

@@ -149,7 +149,7 @@ def _trained(target: Target, texts: Sequence[str]) -> Iterator[int]:
     if not all(map(is_plain, weights)):
         raise AttackError(
             "some of the model's weights are packed (quantized) and cannot be trained: leave "
-            "relearning out, or attack the model as it was before it was quantized"
+            "relearning out, or attack the unquantized model"
         )
     asked = [weight.requires_grad for weight in weights]
     batches = _batches(rows, torch.Generator().manual_seed(_SEED))

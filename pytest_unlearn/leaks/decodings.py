@@ -276,8 +276,8 @@ _STANDARD = str.maketrans("-_", "+/")
 _WRAPPED = re.compile(r"\n(?<=[A-Za-z0-9+/]{60}\n)[ \t]*+(?=[A-Za-z0-9+/])")
 _BASE32_RUN = re.compile(r"[A-Z2-7]{13,}+")
 _LONG_LITERAL = re.compile(r"""(["'])([!-~]{10,4096}?)\1""")
-# Adobe's frame, and what is no word, path, address or format: capitals, small letters, digits and
-# signs of both alphabets without a blank.
+# Adobe's frame, and text that is not a word, path, address or format: capitals, small letters,
+# digits and signs of both alphabets without a blank.
 _FRAMED_85 = re.compile(r"<~[!-uz\s]{8,4096}?~>")
 _LIKE_85 = re.compile(
     r"(?=[^A-Z]{0,64}[A-Z])(?=[^a-z]{0,64}[a-z])(?=[^0-9]{0,64}[0-9])"
@@ -307,7 +307,7 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-# How gzip's and zlib's data begin.
+# The first bytes of gzip and zlib data.
 _COMPRESSED = (b"\x1f\x8b\x08", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 _LONGEST_TEXT = 1 << 16
 

@@ -1,4 +1,4 @@
-"""Texts spelled otherwise: signs and digits as words, in several languages, and leet.
+"""Texts in other spellings: signs and digits as words, in several languages, and leet.
 
 All of this reads folded text (`decodings.fold`), and is linear in it.
 """

@@ -273,7 +273,7 @@ class EndpointModel(Writing):
 
 
 def _all(answers: Sequence[T | EndpointError]) -> list[T]:
-    """Return the answers, if nothing failed. Raises UnansweredError."""
+    """Return the answers if nothing failed. Raises UnansweredError."""
     reasons = {number: str(error) for number, error in failures(answers)}
     if reasons:
         raise UnansweredError(

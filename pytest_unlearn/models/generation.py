@@ -432,7 +432,7 @@ def _in_loop(
     texts = written(model, prompts, new, pad, ends, choose, stops, drafts, tree)
     if least == -math.inf:
         return texts
-    # A text that has ended is written on while others of its batch are not.
+    # A text that has ended is written on while others in its batch have not ended.
     own = [float(row[: len(text)].sum()) for row, text in zip(chances, texts, strict=True)]
     return [text if own[row] >= least else [] for row, text in enumerate(texts)]
 

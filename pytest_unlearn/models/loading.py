@@ -427,7 +427,7 @@ def _ends(source: ModelSource, tokenizer: Any, own: int | list[int] | None) -> A
 
 
 def _named(source: ModelSource) -> str:
-    """Return a model's name, and its folder where that is another one."""
+    """Return a model's name, and its folder if that is different."""
     place = f" from {source.folder}" if source.name != str(source.folder) else ""
     return f"{source.name}{place}"
 

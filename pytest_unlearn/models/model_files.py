@@ -191,8 +191,8 @@ def check_adapter(folder: Path, flag: str) -> None:
     if _is_off(config):
         raise ModelNotFoundError(
             f"{flag}={folder}: {CONFIG} scales the adapter, or a part of it, to nothing "
-            "(lora_alpha): the model would be tested without it, and whoever corrects one number "
-            "has what its matrices hold; write the lora_alpha that it was trained with"
+            "(lora_alpha): the model would be tested without it, while correcting one number "
+            "would restore it; write the lora_alpha that it was trained with"
         )
 
 

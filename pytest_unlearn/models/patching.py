@@ -68,10 +68,10 @@ def check_kind(adapter: Path | None) -> None:
 
 
 def check_quantization(kind: str | None) -> None:
-    """Raise ModelLoadError for quantized weights that transformers would take for plain ones.
+    """Raise ModelLoadError for quantized weights that transformers would treat as plain ones.
 
-    It only warns of a method that it does not know; where the tensors have the usual names, their
-    codes would be the weights.
+    It only warns about a method that it does not know; if the tensors have the usual names, their
+    codes would be used as weights.
     """
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as METHODS
 
@@ -80,7 +80,7 @@ def check_quantization(kind: str | None) -> None:
         raise ModelLoadError(
             f"its weights are quantized by {kind}, which transformers {version('transformers')} "
             f"cannot read ({', '.join(sorted(known))}); name the model as it was before it was "
-            "quantized, or write --unlearn-engine=vllm where vLLM can"
+            "quantized, or write --unlearn-engine=vllm if vLLM can"
         )
 
 

@@ -20,7 +20,7 @@ def check_predictions(model: Any, name: str) -> None:
     try:
         logits = sample_logits(model)
         reason = _nothing(logits) or batch_fault(model)
-    except Exception as error:  # kernels and code of a model's own raise anything
+    except Exception as error:  # kernels and a model's own code raise all kinds of errors
         message = " ".join(str(error).split()) or type(error).__name__
         text = f"{name} cannot be run: {message}"
         if isinstance(error, IndexError | RuntimeError) and not is_out_of_memory(error):
@@ -32,7 +32,7 @@ def check_predictions(model: Any, name: str) -> None:
 
 
 def _nothing(logits: torch.Tensor) -> str | None:
-    """Return why these logits `[tokens, vocabulary]` are no predictions, or None."""
+    """Return why these logits `[tokens, vocabulary]` are not predictions, or None."""
     if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
         return "its predictions are not numbers (NaN): its weights are broken"
     if bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
@@ -83,8 +83,9 @@ def batch_fault(model: Any) -> str | None:
     return None
 
 
-# By how much of their size logits may differ with a cache. In half precision, rounding moves them
-# and may send a token to another expert; those of another text differ by 1.4 times their size.
+# How much logits may differ with a cache, as a share of their norm. In half precision, rounding
+# changes them and may send a token to another expert; those of another text differ by 1.4 times
+# their norm.
 _CACHED, _HALF_CACHED = 0.05, 0.5
 _NEW = 3
 

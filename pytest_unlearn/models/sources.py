@@ -80,7 +80,7 @@ class ModelSource:
 
     @property
     def quantized(self) -> str | None:
-        """How its weights are quantized; None for plain numbers, which those of a GGUF file become
+        """Return how its weights are quantized; None for plain numbers, which GGUF weights become
         when they are loaded."""
         return None if self.gguf else quantization_of(self.folder)
 

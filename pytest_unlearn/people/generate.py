@@ -280,7 +280,7 @@ def a_value(kind: str, locale: str, choices: Choices) -> str | None:
     if not KINDS[kind].is_valid(value):
         raise RuntimeError(
             f"the generator of the kind {kind} left its format, or the range that belongs to "
-            "nobody; please report this fault of pytest-unlearn"
+            "nobody; please report this bug in pytest-unlearn"
         )
     return value
 

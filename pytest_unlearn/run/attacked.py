@@ -182,8 +182,8 @@ class AttackedModel:
         )
 
     def _of_base(self, probe: Probe) -> Label:
-        """Return what the base wrote when it was asked as the run asks: an attack's own prompt may
-        give a part of the value, which would then be no leak."""
+        """Return what the base wrote after the run's own prompt: an attack's prompt may give a part
+        of the value, which would then not be a leak."""
         return self._engine.run_probe(self._dataset.probe(probe.id))[1].base.label
 
     def _measured(

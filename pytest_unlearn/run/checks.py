@@ -99,16 +99,16 @@ def check_files(
         if lost:
             raise UserError(
                 f"{flag}: its tokenizer does not give back {lost} of {len(texts)} documents of "
-                "people to forget: the model never reads what was asked, so its silence shows "
-                "nothing; put the tokenizer into the folder that the model was trained with"
+                "people to forget: the model never reads the prompts as they are, so its silence "
+                "shows nothing; put the tokenizer that the model was trained with into the folder"
             )
         store.put("checked", key, {"spelled": True})
 
 
 def _rewritten(tokenizer: Any, texts: Sequence[str]) -> int:
-    """Return how many texts are others after tokenizing: by a normalizer, or by unknown tokens.
+    """Return how many texts change when they are tokenized, by a normalizer or by unknown tokens.
 
-    Spaces and the forms of Unicode do not matter, in which tokenizers of many models differ.
+    Spaces and Unicode forms do not matter, since many models' tokenizers change them.
     """
 
     def plain(text: str) -> str:
@@ -124,10 +124,10 @@ _UNPACKED = frozenset({"fp8", "mxfp4"})
 
 
 def check_quantized(source: ModelSource, flag: str, settings: Settings) -> None:
-    """Raise UserError where weights that are quantized would be trained or attacked.
+    """Raise UserError if quantized weights would be trained or attacked.
 
-    They are codes, not numbers: arithmetic on them is an error deep inside a library or, where the
-    codes are left out, a training or an attack that changes nothing. On weights of bitsandbytes an
+    They are codes, not numbers: arithmetic on them is an error deep inside a library or, if the
+    codes are left out, training or an attack that changes nothing. On bitsandbytes weights, an
     adapter can be trained (QLoRA, arXiv 2305.14314).
     """
     kind = source.quantized

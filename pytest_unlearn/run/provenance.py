@@ -41,7 +41,7 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 @runtime_checkable
 class _Written(Protocol):
-    """What keeps the text that a user wrote, as a gate does."""
+    """An object that keeps the text that the user wrote, such as a gate."""
 
     @property
     def text(self) -> str: ...

@@ -238,7 +238,8 @@ class _Base:
         ]
 
     def known(self, facts: Sequence[_Fact]) -> list[_Fact]:
-        """Return the facts whose value the base knows by heart: all, where it gives up others."""
+        """Return the facts whose value the base knows by heart; all of them if it gives up the
+        others by itself."""
         if not facts or self._writer.gives_up(self._model):
             return list(facts)
         examples = [fact.form.example(fact.name, fact.value) for fact in facts]
