@@ -203,7 +203,13 @@ def check_engine(settings: Settings) -> None:
     if settings.engine == TRANSFORMERS:
         return
     name = settings.engine.partition(":")[0]
-    named = [n for n in settings.attacks if attacks()[n].needs not in ("prompts", "chat")]
+    chosen = (attacks()[n] for n in settings.attacks)
+    named = [
+        attack.name
+        for attack in chosen
+        # What reads a model in its own way reads its weights, unless it only tries prompts.
+        if attack.needs not in ("prompts", "chat") or (attack.read and not attack.prompts)
+    ]
     if named:
         raise UserError(
             f"--unlearn-attacks={','.join(named)}: --unlearn-engine={name} has no "

@@ -651,7 +651,10 @@ def test_a_model_without_probabilities_cannot_be_searched(chat: Settings) -> Non
 
 
 def test_an_engine_without_weights_can_be_asked(settings: Settings) -> None:
-    check_engine(replace(settings, engine="vllm", attacks=("partly", "wrapped")))
+    check_engine(replace(settings, engine="vllm", attacks=("partly", "wrapped", "search")))
+    for name in ("int8", "likeliest", "templated"):
+        with pytest.raises(UserError, match=f"--unlearn-attacks={name}: --unlearn-engine=vllm has"):
+            check_engine(replace(settings, engine="vllm", attacks=("partly", name)))
 
 
 def test_hidden_states_of_all_models(settings: Settings) -> None:
