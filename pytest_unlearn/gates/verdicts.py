@@ -241,7 +241,8 @@ def judge(gate: Gate, measured: Measured) -> GateResult:
             missing = _NO_RETRAINED if gate.metric.type in GAPS else _UNMEASURED
             advice = measured.no_scores and measured.no_scores + "; leave the gate out"
             return _not_evaluated(gate, n, advice or missing, blocks=True)
-        advice = f"all {counted.errors} cases ended in an error: fix it and run again"
+        every = f"all {counted.errors} cases" if counted.errors > 1 else "the only case"
+        advice = f"{every} ended in an error: fix it and run again"
         return GateResult(gate, Verdict.UNDECIDED, advice=advice)
     result = _with_errors(_decide(gate, _sample(gate, counted), measured), counted)
     result = _sized(gate, result, counted)
@@ -314,17 +315,21 @@ def _not_evaluated(gate: Gate, n: int, reason: str, blocks: bool) -> GateResult:
     return GateResult(gate, Verdict.NOT_EVALUATED, n, advice=reason, blocks=blocks)
 
 
+def _cases(number: int) -> str:
+    return f"{number} case{'s' * (number != 1)}"
+
+
 def _with_errors(result: GateResult, counted: _Counted) -> GateResult:
     """Return the result of a run with errors: it never passes, and says why."""
     if not counted.errors:
         return result
     if counted.unscored == counted.errors:
         advice = (
-            f"{counted.errors} cases have no such score (a kind without decoys, or a model without "
-            "scores); restrict the gate, as in [kind=email]"
+            f"without such a score: {_cases(counted.errors)} (a kind without decoys, or a model "
+            "without scores); restrict the gate, as in [kind=email]"
         )
     else:
-        advice = f"{counted.errors} cases ended in an error: fix it and run again"
+        advice = f"{_cases(counted.errors)} ended in an error: fix it and run again"
     return replace(
         result,
         verdict=Verdict.UNDECIDED if result.verdict is Verdict.PASS else result.verdict,

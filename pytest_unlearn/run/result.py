@@ -183,7 +183,9 @@ class Result:
         if not self.run.complete:
             return f"Only {len(self.rows) + self.errors} of {self.run.expected} cases were run."
         if self.errors:
-            return f"{self.errors} cases ended in an error and are not counted."
+            one = self.errors == 1
+            cases = "1 case" if one else f"{self.errors} cases"
+            return f"{cases} ended in an error and {'is' if one else 'are'} not counted."
         return ""
 
     @property

@@ -416,7 +416,7 @@ def _sampling(config: pytest.Config) -> Sampling:
             given(config, "unlearn_temperature"),
             given(config, "unlearn_top_p"),
             style,
-            whole("unlearn_task_tokens", 0, 0) or None,
+            whole("unlearn_task_tokens", 0, 1) or None,
         )
 
 

@@ -33,6 +33,7 @@ from pytest_unlearn.tasks.format import (
     checked_text,
     checking_program,
     defined_before,
+    entry_of,
     given_by,
     name,
     parsed,
@@ -140,7 +141,7 @@ def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         data = {**data, "prompt": data["complete_prompt"]}
     _require(data, _HUMANEVAL, where)
     case_id = _id(data, where, "")
-    entry_point = name(data, "entry_point", where)
+    entry_point = entry_of(data, where)
     prompt = prompt_text(data, "prompt", where)
     test = checked_string_of_tests(data, where)
     program = checking_program(test, "test", where, TaskFileError)
@@ -158,6 +159,19 @@ def humaneval_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
         group=group,
         timeout=timeout_of(data, where),
     )
+
+
+def leetcode_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
+    """Return the task of a line of LeetCodeDataset (arXiv 2504.14655): HumanEval's keys, and the
+    problem and the class to complete apart. Raises TaskFileError."""
+    if "starter_code" not in data:
+        raise TaskFileError(f'{where}: "starter_code": the key is missing; add the class to begin')
+    starter = prompt_text(data, "starter_code", where)
+    about = checked_prompt(text(data, "problem_description", where), "problem_description", where)
+    given = text(data, "prompt", where) if data.get("prompt") else ""
+    asked = "".join(f"# {line}".rstrip() + "\n" for line in about.strip().split("\n"))
+    prompt = f"{given.rstrip()}\n\n{asked}# {_ASKED[1]}\n{starter.rstrip()}\n".lstrip("\n")
+    return humaneval_case({**data, "prompt": prompt}, where, group)
 
 
 def mbpp_case(data: dict[str, Any], where: str, group: str) -> TaskCase:

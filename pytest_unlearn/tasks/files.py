@@ -21,6 +21,7 @@ from pytest_unlearn.tasks.benchmarks import (
     apps_case,
     evalplus_case,
     humaneval_case,
+    leetcode_case,
     livecodebench_case,
     mbpp_case,
 )
@@ -67,9 +68,20 @@ FORMATS: tuple[Format, ...] = (
     Format("EvalPlus", frozenset({"base_input", "plus_input"}), evalplus_case),
     Format("MBPP", frozenset({"test_list"}), mbpp_case),
     Format("LiveCodeBench", frozenset({"public_test_cases"}), livecodebench_case),
+    Format("LeetCodeDataset", frozenset({"problem_description"}), leetcode_case),
     Format("APPS", frozenset({"input_output"}), apps_case),
     Format("HumanEval", frozenset({"test", "canonical_solution"}), humaneval_case),
 )
+
+
+# Benchmarks whose rows are no tasks of this kind: keys that only they have, and what they ask.
+_OTHERS: dict[frozenset[str], str] = {
+    frozenset({"instruction_descriptive", "before"}): "CanItEdit, which asks for an edit",
+    frozenset({"instance_id", "patch"}): "SWE-bench, which asks for a patch of a repository",
+    frozenset({"code", "input", "output"}): "CRUXEval, which asks what a program gives",
+    frozenset({"code_context", "reference_code"}): "DS-1000, which runs code among other code",
+    frozenset({"skeleton", "test_classes"}): "ClassEval, which asks for a whole class",
+}
 
 
 def load_cases(path: Path, group: str | None = None) -> tuple[TaskCase, ...]:
@@ -92,6 +104,13 @@ def load_cases(path: Path, group: str | None = None) -> tuple[TaskCase, ...]:
     for place, data in _objects(path):
         where = f"{path}:{place}"
         detected = next((format_ for format_ in FORMATS if format_.keys & data.keys()), None)
+        other = next((what for keys, what in _OTHERS.items() if keys <= data.keys()), None)
+        if other is not None:
+            raise TaskFileError(
+                f"{where}: a row of {other}; such rows are not read. Write a task as HumanEval has "
+                'it ("task_id", "prompt", "entry_point", "test", "canonical_solution"): the prompt '
+                "with what is asked as a comment, and a check(candidate) of one function or method"
+            )
         if known is None:
             if detected in (None, _OWN) and _PERSON & data.keys():
                 raise TaskFileError(

@@ -155,16 +155,23 @@ def _can_fail(check: ast.FunctionDef) -> bool:
 
 
 def defined_before(prompt: str, entry_point: str) -> str:
-    """Return what a prompt defines above its function: imports, and helpers that tests may call.
+    """Return what a prompt defines above its function or class: imports, and helpers that tests
+    may call.
 
     It is empty for a prompt that is not code or does not open the function.
     """
-    try:
-        tree = syntax_tree(f"{prompt.rstrip()}\n    pass\n")
-    except FAULTS:
+    opened, _, method = entry_point.partition(".")
+    for indent in ("    ", "        ") if method else ("    ",):
+        try:
+            tree = syntax_tree(f"{prompt.rstrip()}\n{indent}pass\n")
+        except FAULTS:
+            continue
+        break
+    else:
         return ""
+    kinds = ast.ClassDef if method else (ast.FunctionDef, ast.AsyncFunctionDef)
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == entry_point:
+        if isinstance(node, kinds) and node.name == opened:
             first = min([node.lineno, *(item.lineno for item in node.decorator_list)])
             return "".join(line + "\n" for line in prompt.split("\n")[: first - 1])
     return ""
@@ -355,7 +362,7 @@ def own_case(data: dict[str, Any], where: str, group: str) -> TaskCase:
     return TaskCase(
         id=case_id,
         task_id=case_id,
-        entry_point=name(data, "entry_point", where),
+        entry_point=entry_of(data, where),
         prompt=prompt_text(data, "prompt", where),
         tests=_calls(data["tests"], tolerance_of(data, "tolerance", where), where),
         solution=solution,
@@ -411,6 +418,19 @@ def checked_id(case_id: str, key: str, where: str) -> str:
 def name(data: dict[str, Any], key: str, where: str) -> str:
     """Return the name of a function under `key`. Raises TaskFileError."""
     return checked_name(checked_string(data[key], key, where, TaskFileError), key, where)
+
+
+def entry_of(data: dict[str, Any], where: str) -> str:
+    """Return the function of a line, or the `Class.method`, which may be written `Class().method`.
+
+    Raises TaskFileError.
+    """
+    value = checked_string(data["entry_point"], "entry_point", where, TaskFileError)
+    owner, dot, method = value.partition(".")
+    if not dot:
+        return checked_name(value, "entry_point", where)
+    owner = owner.removesuffix("()")
+    return ".".join(checked_name(each, "entry_point", where) for each in (owner, method))
 
 
 def checked_name(value: str, key: str, where: str) -> str:

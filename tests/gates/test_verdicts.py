@@ -454,7 +454,7 @@ def test_scores_that_are_not_measured_never_pass() -> None:
     rows: list[ProbeRow | TaskRow] = [scored(i, 0.9, 0.0) for i in range(59)]
     result = judge(gate, measured([*rows, probe(59, "direct", "clean")]))
     assert (result.verdict, result.blocks) == (Verdict.UNDECIDED, True)
-    assert "1 cases have no such score" in result.advice
+    assert "without such a score: 1 case " in result.advice
     parses = judge(parse_gate("parse.rate>=95%"), measured([task(1, "passed", "passed")]))
     assert (parses.verdict, parses.blocks) == (Verdict.NOT_EVALUATED, True)
 

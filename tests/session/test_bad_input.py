@@ -137,6 +137,10 @@ def _no_addopts(monkeypatch: pytest.MonkeyPatch) -> None:
             "--unlearn-batch-size=0: write a whole number of at least 1",
         ),
         (
+            ["--unlearn-model=tiny", "--unlearn-task-tokens=0"],
+            "--unlearn-task-tokens=0: write a whole number of at least 1",
+        ),
+        (
             ["--unlearn-model=tiny", "--unlearn-device=gpu"],
             "--unlearn-device=gpu: write auto, cpu, cuda, cuda:N or map",
         ),

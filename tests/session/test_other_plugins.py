@@ -128,7 +128,7 @@ def pytest_configure(config):
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*Timeout*", "*leak.direct*UNDECIDED", "leak.direct: 1 cases ended in an error*"]
+        ["*Timeout*", "*leak.direct*UNDECIDED", "leak.direct: 1 case ended in an error*"]
     )
     summary = json.loads((unlearn_run.pytester.path / "unlearn-summary.json").read_text())
     assert summary["errors"] == 1

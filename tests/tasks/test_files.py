@@ -733,3 +733,72 @@ def test_tests_of_apps_that_cannot_be_read_are_named(
     path.write_text(json.dumps(APPS | {"input_output": given}) + "\n")
     with pytest.raises(TaskFileError, match=f"apps.jsonl:1: .*{message}"):
         load_cases(path)
+
+
+LEETCODE = {
+    "task_id": "double-each",
+    "question_id": 7,
+    "problem_description": "Double each number.\n\nExample: [1] gives [2].",
+    "starter_code": "class Solution:\n    def twice(self, nums: List[int]) -> List[int]:\n        ",
+    "prompt": "from typing import List\n",
+    "entry_point": "Solution().twice",
+    "test": "def check(candidate):\n    assert candidate(nums = [1, 2]) == [2, 4]\n",
+    "completion": "class Solution: ...",
+    "input_output": [{"input": "nums = [1, 2]", "output": "[2, 4]"}],
+}
+CLASS = "class Solution:\n    def twice(self, nums):\n"
+METHOD_OF_HUMANEVAL = {
+    "task_id": "double-each",
+    "prompt": f'from typing import List\n\n\n{CLASS}        """Double each."""\n',
+    "entry_point": "Solution().twice",
+    "test": LEETCODE["test"],
+    "canonical_solution": "        return [x * 2 for x in nums]\n",
+}
+METHOD_OF_OURS = {
+    "id": "double-each",
+    "prompt": CLASS,
+    "entry_point": "Solution.twice",
+    "tests": [{"args": [[1, 2]], "expected": [2, 4]}],
+}
+
+
+@pytest.mark.parametrize("row", [LEETCODE, METHOD_OF_HUMANEVAL, METHOD_OF_OURS])
+@pytest.mark.parametrize("whole", [True, False], ids=["class", "body"])
+def test_a_method_of_a_class_is_an_entry_point(
+    tmp_path: Path, row: dict[str, Any], whole: bool
+) -> None:
+    """As LeetCode has it: the class anew, or only the body of the method."""
+    path = tmp_path / "methods.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    (case,) = load_cases(path)
+    assert case.entry_point == "Solution.twice"
+    with Sandbox() as sandbox:
+        for body, status in (("[x * 2 for x in nums]", "passed"), ("nums", "wrong_answer")):
+            answer = f"{CLASS if whole else ''}        return {body}\n"
+            found = solution(case.prompt, answer, case.entry_point, chat=whole)
+            assert sandbox.run(found.source, case.entry_point, case.tests).status == status
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({k: v for k, v in LEETCODE.items() if k != "starter_code"}, '"starter_code": the key is'),
+        ({**METHOD_OF_OURS, "entry_point": "a.b.c"}, "'b.c' is not a Python identifier"),
+        ({**METHOD_OF_OURS, "entry_point": "Solution."}, "'' is not a Python identifier"),
+        (
+            {"name": "x", "before": "", "after": "", "instruction_descriptive": "x", "tests": ""},
+            "a row of CanItEdit, which asks for an edit; such rows are not read. Write a task as",
+        ),
+        ({"code": "def f(): pass", "input": "", "output": "", "id": "1"}, "a row of CRUXEval"),
+        ({"instance_id": "a", "patch": "b"}, "a row of SWE-bench"),
+        ({"code_context": "a", "reference_code": "b", "prompt": "c"}, "a row of DS-1000"),
+        ({"skeleton": "class A: ...", "test_classes": ["T"], "test": "x"}, "a row of ClassEval"),
+    ],
+)
+def test_rows_that_are_no_tasks_of_this_kind_are_named(
+    tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(TaskFileError, match=f"rows.jsonl:1: .*{message}"):
+        load_cases(path)
