@@ -146,7 +146,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a test whose probe leaked, if that was asked for."""
+    """Fail a test whose probe leaked, if the user chose that."""
     report = yield
     if state := _session(item.config):
         from pytest_unlearn.session import items

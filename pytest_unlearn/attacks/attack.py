@@ -178,9 +178,9 @@ class Target:
     def matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights of the linear layers by name, one row per output, except the head's.
 
-        Embeddings and head are left out, as in GPTQ, AWQ and bitsandbytes. Of experts that are kept
-        in one tensor each is a matrix, `NAME[NUMBER]`. Raises AttackError where these are less than
-        half of the weights: what an attack leaves alone would seem to withstand it.
+        Embeddings and head are left out, as in GPTQ, AWQ and bitsandbytes. If experts are kept in
+        one tensor, each is a matrix, `NAME[NUMBER]`. Raises AttackError if these are less than half
+        of the weights: weights that an attack does not change would seem to withstand it.
         """
         import torch
         from transformers.pytorch_utils import Conv1D

@@ -72,7 +72,7 @@ def _cast(target: Target, dtype: str) -> None:
 def _scale(target: Target, share: float) -> None:
     """Set each weight to base + share (tested - base); in float32, and exact at 0.
 
-    Raises AttackError where the base has other weights.
+    Raises AttackError if the base has other weights.
     """
     base = _same_weights(target)
     for name, weight in target.weights.items():
@@ -118,7 +118,7 @@ def relearn(target: Target) -> Iterator[Stage]:
     """Train on each of the target's texts by itself, starting from the tested weights.
 
     Yields after each of `RELEARN_STEPS`. Trains all weights on whole documents by AdamW, in batches
-    of `RELEARN_BATCH` in a seeded order. Raises AttackError where there is nothing to train on.
+    of `RELEARN_BATCH` in a seeded order. Raises AttackError if there is nothing to train on.
     """
     if not any(texts for splits, texts in target.texts if "forget" in splits):
         raise AttackError(

@@ -161,7 +161,7 @@ def gaffke_ratio(
 ) -> tuple[float, float]:
     """Return one-sided bounds of mean(new) / mean(base), both from 0 to 1, of independent people.
 
-    The ratio is over r where new - r base, which lies between -r and 1, has a mean over 0: each
+    The ratio is above r if new - r base, which lies between -r and 1, has a mean above 0: each
     bound is the r at which Gaffke's bound of that mean is 0. People who count 0 before and after
     change nothing. If nobody lost or gained, the lower bound is that of the same number of
     successes.

@@ -307,7 +307,7 @@ def mean_leak_at(scores: Sequence[ExactScores], k: int) -> float:
 
 
 def mean_of(values: Iterable[float | None]) -> float:
-    """Return the mean of numbers or verdicts. Raises ValueError where one was not measured."""
+    """Return the mean of numbers or verdicts. Raises ValueError if one was not measured."""
     numbers = list(values)
     if None in numbers:
         raise ValueError("a score was not measured")

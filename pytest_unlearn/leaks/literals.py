@@ -33,8 +33,8 @@ def pieces_of_literals(folded: str) -> list[str]:
     """Return the literals of a folded text one after the other, then those that are not keys of a
     dict, every variable that is added to, and every sum and f-string with its variables.
 
-    Empty where there is nothing to join. There is no parser, because a completion is a fragment and
-    often not valid code.
+    The result is empty if there is nothing to join. There is no parser, because a completion is a
+    fragment and often not valid code.
     """
     if folded.count('"', 0, folded.find("\n") + 1 or len(folded)) % 2:
         folded = '"' + folded  # the prompt opened a literal

@@ -111,7 +111,7 @@ class Detector:
         known = list(records)
         self._by_id = {record.id: record for record in known}
         self._matcher = Matcher(known)
-        # Most documents show the name beside the value, where it is not an answer. So names are
+        # Most documents show the name next to the value, where it is not an answer. So names are
         # looked for only if the probe asks for a name.
         self._name_of = {
             record.owner: replace(record, kind="name", value=record.name)

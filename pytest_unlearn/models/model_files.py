@@ -220,8 +220,8 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def quantization_of(folder: Path) -> str | None:
-    """Return how the weights of a model's folder are quantized (`gptq`, `bitsandbytes`, ...), by
-    its configuration; None where they are plain numbers. Raises ValueError."""
+    """Return how the weights of a model's folder are quantized (`gptq`, `bitsandbytes`, ...), from
+    its configuration; None if they are plain numbers. Raises ValueError."""
     config = json_object(folder / "config.json")
     inside = config.get("text_config")
     given = config.get("quantization_config") or config.get("compression_config")

@@ -15,8 +15,8 @@ from pytest_unlearn.models.patching import ModelLoadError, sample_logits
 
 
 def check_predictions(model: Any, name: str) -> None:
-    """Raise ModelLoadError where a model predicts nothing, or cannot write. `name`: for messages,
-    with the folder."""
+    """Raise ModelLoadError if a model predicts nothing, or cannot write. `name`: for messages, with
+    the folder."""
     try:
         logits = sample_logits(model)
         reason = _nothing(logits) or batch_fault(model)

@@ -393,7 +393,7 @@ class Scorer:
 
         Only a few tokens are written first, since most texts soon differ from the value.
         """
-        # A byte takes one token at most; special tokens, which are no text, may come in between.
+        # A byte takes at most one token; special tokens, which are not text, may come in between.
         most = max(len(row.rest.encode("utf-8", "surrogatepass")) for row in rows) + 8
         context = context_of(self._model)
         if context is not None:

@@ -28,7 +28,7 @@ _ALPHABETS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
 
 class DecoyError(UserError):
-    """A kind has fewer values than decoys were asked for."""
+    """A kind has fewer values than the requested decoys."""
 
 
 def decoys(

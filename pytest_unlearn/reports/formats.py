@@ -83,7 +83,7 @@ class Report:
 
     @property
     def flag(self) -> str:
-        """How the user asks for it."""
+        """Return the flag as the user would write it."""
         return f"--unlearn-report={self.format.name}:{self.path}"
 
 
@@ -153,8 +153,8 @@ def _check_writable(report: Report) -> None:
 def write_reports(reports: Sequence[Report], *results: Result) -> list[str]:
     """Write all reports of a run or a sweep; return a line for each that could not be written.
 
-    A run without a report that was asked for is not for release, and those that can be written
-    say so too: they are written again. What is appended cannot be, so it comes last.
+    A run without a requested report is not for release, and the reports that can be written say so
+    too: they are written again. What is appended cannot be rewritten, so it comes last.
     """
     files = [report for report in reports if not report.append]
     failures = _tried(files, results)

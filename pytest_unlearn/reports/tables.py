@@ -1,4 +1,4 @@
-"""Tables beside the gates: leaks taken apart, exact extraction, coding, membership.
+"""Tables next to the gates: leaks in detail, exact extraction, coding, membership inference.
 
 Text from outside (model names, methods, file names, prompts) is escaped, so that it is only text in
 a page or a summary: Jinja2 escapes HTML itself, and what Markdown would read as markup is here.

@@ -72,10 +72,10 @@ class CompletionError(RuntimeError):
 
 @contextlib.contextmanager
 def keeping(model: Any, keep: Callable[[int, Any], None]) -> Iterator[None]:
-    """Have each answer handed to `keep(row, answer)` as soon as it is there, by any thread.
+    """Pass each answer to `keep(row, answer)` as soon as it arrives, from any thread.
 
-    Only models that ask for each text by itself do so, by calling their `on_answer`: what a run has
-    paid for until it is killed is not asked for again.
+    Only models that request each text separately do so, by calling their `on_answer`: what a run
+    has paid for until it is killed is not requested again.
     """
     before = getattr(model, "on_answer", None)
     if before is None or "separate" not in abilities_of(model):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _APART = ":apart"
 _ENDING = ".jsonl"
 _ENDINGS = (_ENDING, f"{_ENDING}.gz")
-# Names of files that may lie beside the requests.
+# Names of files that may be next to the requests.
 _BESIDE = (".", "README", "manifest.json")
 # How requests are named one by one.
 NAMED = "--unlearn-forget=NAME:FILE"

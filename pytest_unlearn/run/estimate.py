@@ -573,7 +573,8 @@ def _attack_cost(
     if row:
         held = size.shape.kept_bytes(RELEARN_BATCH * row, width, 0, checkpointing=False)
         passes = max(passes, held + 3.0 * width * RELEARN_BATCH * row * size.shape.vocabulary)
-    # Copies in main memory, beside the attacked weights: to restore them, and to relearn from.
+    # Copies in main memory, in addition to the attacked weights: to restore them, and to relearn
+    # from.
     copies = 1 + (machine.kind == "cpu") * (1 + bool(row))
     seconds = 2.0 * parameters * tokens / machine.scoring_flops
     yield PhaseCost("attacks", copies * parameters * width, trained, passes, seconds)

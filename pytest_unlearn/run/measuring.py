@@ -253,8 +253,8 @@ class Measuring:
     ) -> Outcome:
         """Return the outcome of a completion, or of the value that it hides by its exact score.
 
-        Both follow greedy decoding, token by token and in a single pass. Raises CompletionError
-        where they contradict each other otherwise: silence would prove nothing.
+        Both follow greedy decoding, token by token and in a single pass. Raises CompletionError if
+        they contradict each other in another way, since silence would then prove nothing.
         """
         outcome = self.detector.outcome(probe, text)
         if scores is None or self._dataset.chunk_of_case[probe.id].seeds:

@@ -48,7 +48,7 @@ _FILES = frozenset((".safetensors", ".json", ".gguf", ".model", ".py"))
 
 
 def _refuse(state: str) -> NoReturn:
-    """Raise ReplayError: the store does not have what is asked for."""
+    """Raise ReplayError, since the store does not have what is requested."""
     raise ReplayError(
         f"--unlearn-replay: something of the {state} model is not in the store; run once "
         "without it, with the same data and settings"
@@ -89,11 +89,11 @@ class Recorded:
         return Planting(ModelSource(self._name, Path()), **noted) if noted else None
 
     def model(self, state: State) -> NoReturn:
-        """Raise ReplayError: the store does not have what is asked for."""
+        """Raise ReplayError, since the store does not have what is requested."""
         _refuse(state)
 
     def attacked(self, attack: Attack, of: State = "unlearned") -> NoReturn:
-        """Raise ReplayError: the store does not have what is asked for."""
+        """Raise ReplayError, since the store does not have what is requested."""
         _refuse(f"{of}+{attack.name}")
 
 
@@ -127,11 +127,11 @@ class Replayed:
         """Do nothing, since nothing is loaded."""
 
     def model(self, state: State) -> Completer:
-        """Raise ReplayError: the store does not have what is asked for."""
+        """Raise ReplayError, since the store does not have what is requested."""
         _refuse(state)
 
     def attacked(self, attack: Attack, of: State = "unlearned") -> NoReturn:
-        """Raise ReplayError: the store does not have what is asked for."""
+        """Raise ReplayError, since the store does not have what is requested."""
         _refuse(f"{of}+{attack.name}")
 
 

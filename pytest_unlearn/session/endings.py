@@ -85,9 +85,10 @@ class NoSilentEnd:
 
 
 def remove_earlier(reports: Iterable[Path]) -> None:
-    """Remove the reports of an earlier run: a run that dies leaves none that seems to be its own.
+    """Remove the reports of an earlier run, so that a run that dies leaves none that seems to be
+    its own.
 
-    What is no plain file (`/dev/stdout`), and what cannot be removed, is left to the writing.
+    What is not a plain file (`/dev/stdout`), or cannot be removed, is left alone.
     """
     for path in reports:
         with contextlib.suppress(OSError):

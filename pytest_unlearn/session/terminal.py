@@ -379,8 +379,8 @@ def _gate_cells(result: GateResult) -> list[str]:
 
 
 def _beside(run: PairRun, rows: Sequence[Row]) -> list[list[str]]:
-    """Return what is shown beside the gates: every metric of counts that no gate already judges,
-    and that is not another view of one that is shown."""
+    """Return what is shown next to the gates: every metric of counts that no gate judges and that
+    is not another view of one that is shown."""
     judging, two_states = run.settings.judging, run.settings.compares_two_states
     shown = {result.gate.name.partition("[")[0] for result in run.results}
     if shown & {"passk.retained", "passk.drop"}:

@@ -341,7 +341,7 @@ def front(marks: Sequence[Mark], across: str, up: str) -> tuple[float, str]:
 
 
 def _numbers(marks: Sequence[Mark], x: Scale, y: Scale) -> Iterator[str]:
-    """Yield each mark's numbers, placed beside it where there is no other mark or number."""
+    """Yield each mark's numbers, placed next to it where there is no other mark or number."""
     taken = [(x(mark.leak), y(mark.ability) + 5, 12.0) for mark in marks]
     for mark in marks:
         words = ", ".join(map(str, mark.numbers))

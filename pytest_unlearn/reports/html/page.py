@@ -310,7 +310,7 @@ def _open(result: Result) -> str:
 
 
 def beside_gates(result: Result) -> Table:
-    """Return what is shown beside the verdict even if no gate judges it: expected leaks by number
+    """Return what is shown next to the verdict even if no gate judges it: expected leaks by number
     of samples, and how well forgotten people can be recognized. Empty without scores."""
     table: Table = []
     scored = [exact_scores(result.rows, split, state) for _, split, state in _STATES]

@@ -31,7 +31,7 @@ SHOWN = 200
 # Tasks come in the order of a file, one model after the other, or all samples of one task in a row.
 MAX_COMPILED = 256
 LONGEST_KEPT = 1 << 16
-# Four bytes a character at the most: a note has room for it.
+# At most four bytes per character: a note has room for it.
 LONGEST_DETAIL = 900
 PIECE, LARGE_PIECE = 1 << 16, 1 << 20
 _LENGTH = struct.Struct(">I")

@@ -523,7 +523,7 @@ def _forbidden(error: BaseException) -> bool:
 
 
 def _number_of(error: BaseException) -> int:
-    """The system's number of an error; 0 where there is none."""
+    """Return the system's number of an error; 0 if there is none."""
     args = _args_of(error)
     known = issubclass(type(error), OSError) and len(args) > 1 and type(args[0]) is int
     return args[0] if known else 0

@@ -178,8 +178,8 @@ def _check(nodes: int, depth: int) -> None:
 
 
 def _plain_form(kind: type) -> Callable[[Any], object] | None:
-    """Return what makes a class's values the builtin ones that they are equal to; None where the
-    class has a notion of equality of its own."""
+    """Return what makes a class's values the builtin ones that they are equal to; None if the class
+    defines its own equality."""
     for parent in _mro_of(kind):
         for base, plain in _PLAIN:
             if parent is base:

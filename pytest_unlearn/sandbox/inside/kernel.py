@@ -158,8 +158,8 @@ def make_ruleset(readable: Iterable[tuple[str, int]], writable: Iterable[str]) -
     """Return the descriptor of a Landlock ruleset: nothing but this may be opened.
 
     `readable`: paths with READ_FILE, READ_DIR or both, each for all that is below. `writable`:
-    files such as /dev/null. Paths that do not exist are left out. Raises OSError where the kernel
-    has no Landlock.
+    files such as /dev/null. Paths that do not exist are left out. Raises OSError if the kernel has
+    no Landlock.
     """
     version = _call("syscall", _CREATE_RULESET, None, 0, 1)
     handled = (1 << _RIGHTS.get(version, 16)) - 1

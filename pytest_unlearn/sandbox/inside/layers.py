@@ -32,7 +32,7 @@ LAYERS = (
     "pid-namespace",
 )
 WRITABLE = ("/dev/null",)
-# What a probe allows itself of address space, and then asks for in vain.
+# The address space that a probe allows itself, and then tries to exceed.
 _PROBE_BYTES = 1 << 33
 _REASON_BYTES = 300
 # Stands for a process's own number, which is only known once the process exists.
@@ -267,7 +267,7 @@ def standard_library() -> list[tuple[str, int]]:
     paths += [(root, 8) for root in roots]  # the import system lists them
     architecture = getattr(sys.implementation, "_multiarch", "")
     folders = [f"{usr}/{name}" for usr in ("", "/usr") for name in ("lib", "lib64")]
-    # All that is the system's; where there is no such folder, Python's are among its libraries.
+    # The system's folders; if there is no such folder, Python's libraries are among the system's.
     paths += [(f"{folder}/{architecture}", 4) for folder in folders if architecture]
     for root in [*roots, *folders]:
         with contextlib.suppress(OSError):

@@ -95,7 +95,7 @@ if not TYPE_CHECKING:
 
 
 class AllowedPackages:
-    """Finds the installed packages that solutions may import, and no others beside them."""
+    """Finds the installed packages that solutions may import, and no others."""
 
     def __init__(self, modules: Sequence[str], folders: Sequence[str]) -> None:
         self._modules = frozenset(modules)
