@@ -173,7 +173,7 @@ class Result:
     def grounds(self) -> str:
         """What a release rests on, what it leaves open, and what was not tried."""
         notes = _notes([(gate.name, gate) for gate in self.gates], self.run.models_judged)
-        return "; ".join([*notes, _grounds(self.gates, self.run)])
+        return "; ".join([*notes, _grounds(self.gates, [self])])
 
     @property
     def caveat(self) -> str:
@@ -224,14 +224,16 @@ def conclusion_of_all(results: Sequence[Result]) -> tuple[str, str]:
     failures = [name for result in results for name in result.run.failures]
     left_out = [label for result in results for label in result.run.left_out]
     left_out += [result.label for result in results if not result.gates]
-    first, models = results[0].run, max(result.run.models_judged for result in results)
-    rests_on = _grounds([gate for _, gate in gates], first)
+    models = max(result.run.models_judged for result in results)
+    rests_on = _grounds([gate for _, gate in gates], results)
     # If all pairs passed, nothing was chosen.
     return concluded(gates, failures, left_out, rests_on, models if models > len(results) else 1)
 
 
-def _grounds(gates: Iterable[GateFact], run: RunFacts) -> str:
-    return grounds(gates, run.tried, run.untried, run.impossible)
+def _grounds(gates: Iterable[GateFact], results: Sequence[Result]) -> str:
+    run = results[0].run
+    searches = [result.search["report"] for result in results if result.search]
+    return grounds(gates, run.tried, run.untried, run.impossible, searches)
 
 
 _GATE_NAME = re.compile(r"([a-z.]+)(?:\((\d+)\))?(?:\[(.*)\])?")
@@ -242,14 +244,24 @@ def grounds(
     tried: Sequence[str],
     untried: Sequence[str],
     impossible: Sequence[str] = (),
+    searches: Iterable[Mapping[str, Any]] = (),
 ) -> str:
     """Return which attacks the gates that passed withstood, and which were not tried, in words.
 
     An attack that was made but that no gate judges, or only a part of it, is named as such.
-    `impossible`: attacks that cannot be made, with the reason in parentheses.
+    `impossible`: attacks that cannot be made, with the reason in parentheses. `searches`: reports
+    of `--unlearn-search`, which no gate judges.
     """
     withstood, judged, in_part = _withstood([g for g in gates if g.verdict == "PASS"], tried)
     claims = []
+    # What comes out of control people alike is chance.
+    told = sum(s["forget_found"] for s in searches if s["verdict"] in ("leaks", "undecided"))
+    if told:
+        values = "a value" if told == 1 else f"{told} values"
+        claims.append(
+            f"--unlearn-search brought out {values}, which no gate judges "
+            "(--unlearn-attacks=search and leak.worst do)"
+        )
     limits = set(withstood.values())
     if len(limits) == 1 and len(withstood) > 1:
         claims.append(f"withstood {', '.join(withstood)}: all {limits.pop()}")

@@ -505,6 +505,7 @@ class UnlearnSession:
                 [attack.name for attack in first.attacked.attacks],
                 untried(first.settings, first.dataset),
                 list(first.dataset.attacks.impossible(first.settings.method)),
+                [run.search.report for run in judged if run.search],
             ),
             models if models > len(self.runs) else 1,  # judging all pairs is not a selection
         )

@@ -23,6 +23,7 @@ def test_a_leaking_prompt_is_found_and_shown_without_personal_data(unlearn_run: 
             "(p=0.*): leaks",
             "  email-forget-000: constructor/none/snippet, probability 1 (even odds in 1 samples), "
             "* prompts tried + * to shrink: 'client = Client'",
+            "FOR RELEASE: *--unlearn-search brought out 10 values, which no gate judges *",
         ]
     )
 
@@ -37,6 +38,7 @@ def test_an_attack_that_draws_out_everything_shows_itself(unlearn_run: UnlearnRu
     unlearn_run.lookup(drawn_out=everybody)
     result = unlearn_run("--unlearn-search=60")
     result.stdout.fnmatch_lines(["search: 60 of 60 * 30 of 30 control records (p=1): over-strong"])
+    result.stdout.no_fnmatch_line("*which no gate judges*")
 
 
 def test_records_that_a_probe_leaked_are_not_searched(unlearn_run: UnlearnRun) -> None:
