@@ -365,6 +365,17 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
+def codes_in(path: Path) -> str | None:
+    """Return the name of a matrix of integers in a safetensors file; None if there is none."""
+    with safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118
+            part = file.get_slice(name)
+            is_matrix = name.endswith(".weight") and len(part.get_shape()) > 1
+            if is_matrix and part.get_dtype().startswith(("I", "U")):
+                return str(name)
+    return None
+
+
 def _start_of(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(len(_POINTER))

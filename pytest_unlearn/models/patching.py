@@ -197,7 +197,10 @@ def _untie(model: Any, adapter: Path) -> None:
     if head is None or head.weight is not embeddings.weight:
         return
     touched = any(
-        f".{name}." in key for key in shapes_in(adapter / WEIGHTS) for name in _ends_of(model)
+        f".{name}." in key
+        for key in shapes_in(adapter / WEIGHTS)
+        if "trainable_tokens" not in key  # PEFT trains these tokens in both of two tied matrices
+        for name in _ends_of(model)
     )
     if not touched or json_object(adapter / CONFIG).get("ensure_weight_tying"):
         return

@@ -21,6 +21,7 @@ from pytest_unlearn.models.model_files import (
     check_adapter,
     check_base_name,
     check_shapes,
+    codes_in,
     fetch,
     holds_adapter,
     is_adapter,
@@ -232,7 +233,7 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
                 json_object(folder / name)
         for name in ("config.json", "generation_config.json"):
             _check_ends(folder / name)
-        quantization_of(folder)
+        quantized = quantization_of(folder)
         weights = weight_files(folder)
         if weights and not own_tokenizer(folder):
             below = next((p.parent for p in sorted(folder.glob("*/tokenizer*.json"))), None)
@@ -245,6 +246,12 @@ def _check_folder(folder: Path, flag: str, trusted: bool = False) -> None:
             raise ValueError(f"{_INDEX} names {missing[0]}, which is not there")
         for path in weights:
             shapes_in(path)
+            if quantized is None and (coded := codes_in(path)):
+                raise ValueError(
+                    f"{path.name}: {coded} holds integers, which are codes of quantized weights, "
+                    "and config.json has no quantization_config to decode them: the model would be "
+                    "another one; copy the config.json that belongs to these weights"
+                )
     except ValueError as error:
         raise ModelNotFoundError(f"{flag}={folder}: {error}") from error
     if not weights:

@@ -321,6 +321,11 @@ def sharded_by_deepspeed(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "zero_to_fp32.py")
 
 
+def codes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of the layers as integers, without what would make weights of them."""
+    return {name: (t * 99).to(torch.int8) for name, t in tensors.items() if "down_proj" in name}
+
+
 def tokenizer_below(folder: Path) -> None:
     (folder / "tokenizer").mkdir()
     for path in folder.glob("tokenizer*.json"):
@@ -387,6 +392,10 @@ def tokenizer_below(folder: Path) -> None:
             r"quantization_config names no method \({'bits': 4}\); write \"quant_method\"",
         ),
         (lambda f: edit(f / "config.json", quantization_config="int8"), "names no method"),
+        (
+            lambda f: retensor(f, lambda tensors: tensors.update(codes(tensors))),
+            r"layers.0.mlp.down_proj.weight holds integers, which are codes of quantized weights",
+        ),
     ],
 )
 def test_a_broken_folder_is_refused_by_its_name(
@@ -541,6 +550,28 @@ def test_merging_unties_what_an_adapter_changes(
     weights.model.save_pretrained(tmp_path / "saved")
     weights.tokenizer.save_pretrained(tmp_path / "saved")
     assert completed(resolve(str(tmp_path / "saved"), FLAG)) == completed(alone)
+
+
+def test_tokens_that_an_adapter_trained_on_tied_matrices(folder: Path, tmp_path: Path) -> None:
+    """PEFT trains them in embeddings and head alike, so the two stay tied."""
+    edit(folder / "config.json", tie_word_embeddings=True)
+    retensor(folder, lambda tensors: tensors.pop("lm_head.weight", None))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = LoraConfig(
+        r=2, target_modules=["q_proj"], trainable_token_indices=[5, 6], task_type="CAUSAL_LM"
+    )
+    with peft_quietly():
+        adapted = get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight))
+    ids = torch.arange(1, 9)[None]
+    expected = adapted(input_ids=ids).logits.detach()
+    adapted.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(folder))
+    loaded = load(resolve(str(tmp_path / "adapter"), FLAG), "cpu", "float32").model
+    torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_and_an_adapter_in_one_folder(folder: Path, tmp_path: Path) -> None:
