@@ -318,6 +318,7 @@ def _person(data: Mapping[str, Any], where: str, turn: int) -> list[_Row]:
                 used.add(document.field)
                 rows.append(row)
         if not placed:
+            _check_form(attribute, documents, where)
             rows.append(_carried(attribute, name, turn + position, where))
     for document in documents:
         if document.field not in used:
@@ -342,6 +343,28 @@ def _placed(attribute: _Attribute, document: _Document, name: Secret | None) -> 
         after=Secret(text[at + len(value) :], "document"),
         name=name,
     )
+
+
+def _check_form(attribute: _Attribute, documents: Sequence[_Document], where: str) -> None:
+    """Raise RecordFileError if a document has the value in another form of Unicode: what the model
+    was trained on would not be asked for."""
+    value = attribute.value.reveal()
+    for document in documents:
+        text = document.text.reveal()
+        if value not in text and _bare_form(value) in _bare_form(text):
+            raise RecordFileError(
+                f'{where}: "{attribute.field}": "{document.field}" has it with other characters '
+                "that look alike (accents apart from their letters, invisible marks); write it in "
+                "both as the model was trained on it"
+            )
+
+
+def _bare_form(text: str) -> str:
+    """Return a text with its accents on their letters, and without invisible marks."""
+    if text.isascii():
+        return text
+    visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFC", visible)
 
 
 def _carried(attribute: _Attribute, name: Secret | None, turn: int, where: str) -> _Row:

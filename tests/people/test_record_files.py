@@ -226,6 +226,34 @@ def test_full_names_of_two_and_three_characters(tmp_path: Path, name: str) -> No
     assert record.name == Secret(name, "name")
 
 
+@pytest.mark.parametrize(
+    ("value", "document"),
+    [
+        ("Zo\u00eb \u00c5ngstr\u00f6m", "u = 'Zoe\u0308 A\u030angstro\u0308m'\n"),
+        (
+            "\u05d3\u05d5\u05d3 \u05dc\u05d5\u05d9",
+            "u = '\u05d3\u05d5\u05d3\u200e \u05dc\u05d5\u05d9'\n",
+        ),
+        ("ann77@example.com", "mail = 'ann77\u200b@example.com'\n"),
+    ],
+    ids=["accents apart", "direction mark", "no width"],
+)
+def test_a_value_in_another_form_of_unicode_is_named(
+    tmp_path: Path, value: str, document: str
+) -> None:
+    """It would be asked for in a bundled carrier, and not as the model was trained on it."""
+    row = {"owner": "c1", "name": "Ann Lark", "attributes": {"alias": value}}
+    path = tmp_path / "forget.jsonl"
+    path.write_text(json.dumps({**row, "documents": [document]}) + "\n")
+    message = r'forget.jsonl:1: "attributes.alias": "documents\[0\]" has it with other characters'
+    with pytest.raises(RecordFileError, match=message):
+        load_files({"forget": [path]})
+    path.write_text(
+        json.dumps({**row, "documents": [document.replace("'", f"{value}'", 1)]}) + "\n"
+    )
+    assert load_files({"forget": [path]})[0].value.reveal() == value
+
+
 @pytest.mark.parametrize(("row", "message"), BAD_PEOPLE.values(), ids=BAD_PEOPLE.keys())
 def test_a_bad_person_is_named_with_its_field(
     tmp_path: Path, row: dict[str, Any], message: str
