@@ -194,6 +194,30 @@ def check_adapter(folder: Path, flag: str) -> None:
             "(lora_alpha): the model would be tested without it, while correcting one number "
             "would restore it; write the lora_alpha that it was trained with"
         )
+    if (start := _start(config)).startswith(_LOST):
+        raise ModelNotFoundError(
+            f"{flag}={folder}: its initial values ({start}) were subtracted from the base, and "
+            "PEFT cannot compute the same ones again: another model than the trained one would be "
+            "tested; save it with PEFT's path_initial_model_for_weight_conversion"
+        )
+    if config.get("layer_replication"):
+        raise ModelNotFoundError(
+            f"{flag}={folder}: {CONFIG} repeats layers of the base (layer_replication), so the "
+            "model with the adapter switched off is not the base; train an adapter without it"
+        )
+
+
+# Initial values (init_lora_weights) that PEFT subtracts from the base's weights, also when it loads
+# an adapter.
+_SUBTRACTED = ("pissa", "olora", "loftq")
+# Those that it cannot compute again, since they come from random numbers or from data.
+_LOST = ("pissa_niter", "corda", "lora_ga")
+
+
+def _start(config: Mapping[str, Any]) -> str:
+    """Return the name of an adapter's initial values; empty for the usual ones."""
+    start = config.get("init_lora_weights")
+    return start.lower() if isinstance(start, str) else ""
 
 
 # An adapter scaled by less than this changes nothing that a test could see.
@@ -257,10 +281,13 @@ def stands_apart(folder: Path) -> bool:
     """Return whether switching an adapter off does not restore the base.
 
     PEFT leaves trained biases and whole embeddings in place, and embeddings that were resized for
-    the adapter's own tokenizer, and that tokenizer differs from the base's.
+    the adapter's own tokenizer, and that tokenizer differs from the base's. It also leaves the base
+    without the initial values that it subtracted (PiSSA, OLoRA, LoftQ).
     """
+    config = _config(folder)
     replaced = any(name.endswith(_EMBEDDINGS) for name in shapes_in(folder / WEIGHTS))
-    return replaced or _config(folder).get("bias", "none") != "none" or own_tokenizer(folder)
+    changed = config.get("bias", "none") != "none" or _start(config).startswith(_SUBTRACTED)
+    return replaced or changed or own_tokenizer(folder)
 
 
 def base_of(folder: Path) -> str | None:

@@ -250,16 +250,24 @@ def _merges(layer: Any) -> bool:
     """Return whether a module is plain LoRA on a linear layer in float32, and not small compared
     with it.
 
-    With fewer bits, the sum would round the adapter away. DoRA and other variants, several adapters
-    and a bias in the adapter are left to PEFT.
+    With fewer bits, the sum would round the adapter away. AdaLoRA, DoRA and other variants, several
+    adapters, a bias in the adapter and layers whose `forward` is already replaced (by accelerate)
+    are left to PEFT.
     """
-    if not hasattr(layer, "lora_A") or type(layer.get_base_layer()) is not torch.nn.Linear:
+    if not hasattr(layer, "lora_A"):
+        return False
+    from peft.tuners.lora import Linear
+
+    linear = layer.get_base_layer()
+    if (type(layer), type(linear)) != (Linear, torch.nn.Linear):
+        return False
+    if "forward" in vars(layer) or "forward" in vars(linear):
         return False
     if layer.merged or len(layer.lora_A) != 1 or layer.active_adapters != list(layer.lora_A):
         return False
     if layer.lora_magnitude_vector or layer.lora_variant:
         return False
-    base = layer.get_base_layer().weight
+    base = linear.weight
     parts = [each for part in (layer.lora_A, layer.lora_B) for each in part.values()]
     if any(part.weight.dtype != torch.float32 or part.bias is not None for part in parts):
         return False

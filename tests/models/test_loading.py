@@ -602,6 +602,40 @@ def test_an_adapter_with_biases_stands_apart(tmp_path: Path) -> None:
     assert not stands_apart(adapter_on(folder, tmp_path / "plain", lora("q_proj")))
 
 
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_an_adapter_whose_start_is_taken_from_the_base(
+    folder: Path, tmp_path: Path, start: str
+) -> None:
+    """PEFT subtracts it from the base, where it stays away when the adapter is switched off."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj", init_lora_weights=start))
+    weights = load(resolve(str(folder), FLAG), "cpu", "float32")
+    ids = torch.arange(1, 9)[None]
+    base = weights.model(input_ids=ids).logits
+    weights.adapt(adapter)
+    with LanguageModel(weights, adapted=False).active() as model:
+        assert not torch.allclose(model(input_ids=ids).logits, base, atol=1e-3)
+    assert stands_apart(adapter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"init_lora_weights": "pissa_niter_4"}, r"its initial values \(pissa_niter_4\) were"),
+        ({"init_lora_weights": "corda"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "lora_ga"}, "another model than the trained one"),
+        ({"layer_replication": [[0, 1], [0, 1]]}, "repeats layers of the base"),
+    ],
+)
+def test_an_adapter_on_a_base_that_cannot_be_made_again_is_refused(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    check_adapter(adapter, "--unlearn-adapter")
+    edit(adapter / CONFIG, **changes)
+    with pytest.raises(ModelNotFoundError, match=reason):
+        check_adapter(adapter, "--unlearn-adapter")
+
+
 def test_an_adapter_with_more_tokens(folder: Path, tmp_path: Path) -> None:
     """Its own tokenizer is used, and the embeddings are resized to those it was trained with."""
     weights = load(resolve(str(folder), FLAG), "cpu", "float32")

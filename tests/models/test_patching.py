@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
 from pytest_unlearn.models import patching
 from pytest_unlearn.models.loading import LanguageModel, Weights, peft_quietly
@@ -81,6 +81,26 @@ def test_other_kinds_of_lora_are_left_to_peft(llama: Weights, change: dict[str, 
         policy = get_peft_model(model, config)
     assert not runs_merged(policy)
     policy.unload()
+
+
+def test_adalora_is_left_to_peft(llama: Weights) -> None:
+    """Its matrices are parameters, not layers, with a third between them."""
+    model: Any = llama.model
+    config = AdaLoraConfig(target_modules=["q_proj"], total_step=9, tinit=1, tfinal=1)
+    with peft_quietly():
+        policy = get_peft_model(model, config)
+    assert not runs_merged(policy)
+    policy.unload()
+
+
+def test_a_layer_with_a_forward_of_another_is_left_to_it(policy: Any) -> None:
+    """accelerate replaces `forward` to move inputs between devices."""
+    layers = [module for module in policy.modules() if hasattr(module, "lora_A")]
+    for layer, replaced in zip(layers, (layers[0], layers[1].get_base_layer()), strict=False):
+        vars(replaced)["forward"] = own = replaced.forward
+        with merged_lora(policy):
+            assert vars(layer).get("forward") is (own if replaced is layer else None)
+        assert vars(replaced).pop("forward") is own
 
 
 def test_several_adapters_and_merged_ones_are_left_to_peft(policy: Any) -> None:
