@@ -307,20 +307,18 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-# The first bytes of gzip and zlib data.
+# The first bytes of gzip and zlib data; text may begin with `x^` as well.
 _COMPRESSED = (b"\x1f\x8b\x08", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
-_LONGEST_TEXT = 1 << 16
+# Bytes of all compressed data in a text: a few characters can hold this much, again and again.
+_MOST_INFLATED = 1 << 16
 
 
-def _is_compressed(data: bytes) -> bool:
-    return data.startswith(_COMPRESSED)
-
-
-def _inflated(data: bytes) -> str:
-    """Return compressed text, at most `_LONGEST_TEXT` bytes of it; nothing for other data."""
-    with suppress(zlib.error):
-        text = zlib.decompressobj(wbits=47).decompress(data, _LONGEST_TEXT)  # 47: of either kind
-        return _text_of(text) if _is_text(text) else ""
+def _inflated(data: bytes, most: int) -> str:
+    """Return compressed text, at most `most` bytes of it; nothing for other data."""
+    if most > 0 and data.startswith(_COMPRESSED):
+        with suppress(zlib.error):
+            text = zlib.decompressobj(wbits=47).decompress(data, most)  # 47: of either kind
+            return _text_of(text) if _is_text(text) else ""
     return ""
 
 
@@ -328,7 +326,7 @@ def _decoded_base64(text: str, layers: int = _MOST_LAYERS) -> str:
     """Return what base64 (base32 too, and base85 where code names it) decodes to, by layers."""
     if "\n" in text:
         text = _WRAPPED.sub("", text)
-    decoded = _decoded_base32(text) + _decoded_base85(text)
+    decoded, left = _decoded_base32(text) + _decoded_base85(text), _MOST_INFLATED
     for run in _BASE64_RUN.findall(text):
         # Code consists mostly of words in one case. Base64 of eight or more characters has both
         # cases or, for capitals and digits, capitals and digits.
@@ -342,8 +340,9 @@ def _decoded_base64(text: str, layers: int = _MOST_LAYERS) -> str:
                 data = binascii.a2b_base64(part + "=" * (-len(part) % 4))
             except binascii.Error:  # pragma: no cover - every length and letter is valid here
                 continue
-            if _is_compressed(data):
-                decoded.append(_inflated(data))
+            if inflated := _inflated(data, left):
+                decoded.append(inflated)
+                left -= len(inflated)
             elif data.isascii() or _is_text(data):
                 decoded.append(_text_of(data))
     inner = "\n".join(decoded)
@@ -400,14 +399,16 @@ def _decoded_numbers(folded: str) -> str:
 
 
 def _decoded_hex(folded: str) -> str:
-    decoded = []
+    decoded, left = [], _MOST_INFLATED
     if "\n" in folded:
         folded = _WRAPPED.sub("", folded)
     for run in _HEX_RUN.findall(folded):
         for start in range(2):
             part = run[start:]
             data = bytes.fromhex(part[: len(part) // 2 * 2])
-            decoded.append(_inflated(data) if _is_compressed(data) else _text_of(data))
+            inflated = _inflated(data, left)
+            left -= len(inflated)
+            decoded.append(inflated or _text_of(data))
     runs = _BYTE_LIST.findall(folded)
     for match in _BYTE_DUMP.finditer(folded):
         first = folded[max(0, match.start() - 2) : match.start()]

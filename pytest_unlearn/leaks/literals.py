@@ -13,12 +13,14 @@ _QUOTED = re.compile(
 )
 # A name, and a sign of adding to it (PHP's is a dot), if there is one.
 _TARGET = re.compile(r"(\w{1,64})[\"']?\s{0,8}([+.](?==))?[=:]\s{0,8}[rbfu]{0,2}$")
-# A variable, an attribute (`self.a`) or an entry (`d["a"]`), which goes by its last name.
-_VARIABLE = r"""\w++(?:\.\w++|\[["']?\w{1,64}+["']?\])*+"""
+# A variable, an attribute (`self.a`) or an entry (`d["a"]`), which goes by its last name. It starts
+# with a word and has few parts: a sum is tried from each part on, which must not take longer the
+# more parts follow.
+_VARIABLE = r"""(?<!\w)\w++(?:\.\w++|\[["']?\w{1,64}+["']?\]){0,8}+"""
 _OPERAND = rf"(?:[rbfu]{{0,2}}+{_LITERAL}|{_VARIABLE})"
 _TERMS = re.compile(rf"{_OPERAND}(?>(?:\s*+[+,]\s*+{_OPERAND})+)", re.DOTALL)
 _TERM = re.compile(rf"[rbfu]{{0,2}}+({_LITERAL})|({_VARIABLE})", re.DOTALL)
-_LAST_NAME = re.compile(r"\w++(?=\W*+\Z)")
+_LAST_NAME = re.compile(r"\b\w++(?=\W*+\Z)")
 _IS_KEY = re.compile(r"\s*+:")
 # `{name:>8}` of Python, `${name}` and `$name` of JavaScript and shells, `%(name)s`.
 _FIELD = re.compile(r"\$?\{(\w{1,64})[^{}\"']{0,16}+\}|\$(\w{1,64})|%\((\w{1,64})\)[-\w.]{1,4}")

@@ -10,6 +10,7 @@ import json
 import re
 import string
 import time
+import zlib
 from collections.abc import Callable
 from random import Random
 from urllib.parse import quote, quote_plus
@@ -222,6 +223,15 @@ def test_no_text_takes_more_than_linear_time(unit: str) -> None:
     started = time.process_time()
     matcher.find(text)
     # Linear work takes about 0.1 s here; quadratic work would take minutes.
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("unit", ["ab.", "rb", 'a["b"].', "a[b]"])
+def test_a_sum_is_read_in_linear_time(unit: str) -> None:
+    """Of the strings that are joined, one is known, and the last is missing."""
+    text = f'x = "a"\ny = "b" + x\n{unit * (100_000 // len(unit))}+'
+    started = time.process_time()
+    Matcher([rec(made("email"), "email")]).find(text)
     assert time.process_time() - started < 5
 
 
@@ -718,3 +728,21 @@ def test_a_packed_text_that_grows_is_read_in_part() -> None:
     assert time.perf_counter() - started < 5
     small = base64.b64encode(gzip.compress(b"0" * 10**4 + b" solvo-harbin-4711")).decode()
     assert found(["solvo-harbin-4711"], f'x = "{small}"') == {0}
+
+
+def test_packed_texts_in_packed_texts_do_not_grow_without_end() -> None:
+    """A few hundred characters would become gigabytes."""
+    text = "ab " * 20_000
+    for _ in range(3):
+        coded = base64.b64encode(zlib.compress(text.encode())).decode()
+        text = f"{coded} " * (60_000 // len(coded))
+    started = time.process_time()
+    assert found(["solvo-harbin-4711"], f'x = "{coded}"') == set()
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("value", ["x^Tr7kQm2pL", "x^9!harbin-solvo"])
+def test_a_text_that_begins_like_packed_data_is_read(value: str) -> None:
+    coded = base64.b64encode(value.encode()).decode()
+    assert found([value], f'x = "{coded}"') == {0}
+    assert found([value], f'x = "{value.encode().hex()}"') == {0}
