@@ -47,13 +47,15 @@ class NoSilentEnd:
     """Lets nothing end this process by `os._exit(0)` unless a verdict stands: the code is 2 then.
 
     pytest learns nothing of `os._exit`, writes nothing and would seem to have passed. Processes
-    that were forked are left alone. `stands` tells whether the verdict was given and the exit code
-    is 0. C's own `exit` cannot be seen from here.
+    that were forked are left alone. `stands` returns whether the verdict was given and the exit
+    code is 0. C's own `exit` cannot be seen from here.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, clean: Callable[[str], str]) -> None:
+        """`clean` returns a text without values: ids of tests may contain some."""
         self.stands: Callable[[], bool] = lambda: False
         self._config = config
+        self._clean = clean
         self._leave = os._exit
         self._process = os.getpid()
         os._exit = self._exit
@@ -63,10 +65,12 @@ class NoSilentEnd:
         os._exit = self._leave
 
     def _exit(self, status: int) -> NoReturn:
-        if os.getpid() == self._process and status == 0 and not self.stands():
+        # Of a status, the system keeps eight bits: 256 is 0.
+        if os.getpid() == self._process and not status & 0xFF and not self.stands():
+            test = self._clean(os.environ.get("PYTEST_CURRENT_TEST", "outside a test"))
             self._say(
-                "NO VERDICT: the process was ended by os._exit(0) before the run was judged"
-                f" ({plain(os.environ.get('PYTEST_CURRENT_TEST', 'outside a test'))}); exit code 2"
+                f"NO VERDICT: the process was ended by os._exit({status}) before the run was judged"
+                f" ({plain(test)}); exit code 2"
             )
             status = int(pytest.ExitCode.INTERRUPTED)
         self._leave(status)

@@ -134,12 +134,12 @@ class UnlearnSession:
         if self.protection is not None and self.worker is None:
             warn_of_sandbox(config, self.settings.sandbox, self.protection)
         self._redactor = self._new_redactor()
-        self._readiness = Readiness(
-            lambda text: redacted(text, self.settings.fingerprint_key, self.dataset)
-        )
+        self._readiness = Readiness(self._without_values)
         self.unwritten: list[str] = []
         self.concluded = False  # the verdict was shown
-        self._endless = NoSilentEnd(config) if self.worker is None else None
+        self._no_silent_end = None
+        if self.worker is None:
+            self._no_silent_end = NoSilentEnd(config, self._without_values)
         self._failed = 0  # of pytest's count of failures, those that were noted
         # A replay has everything already: leaving cases out would save nothing.
         if self.settings.judging.curtail and not self.settings.replay:
@@ -168,6 +168,10 @@ class UnlearnSession:
             }
             selection = ShardSelection(parts, first=shard.number == 1)
             config.pluginmanager.register(selection, "unlearn-shard")
+
+    def _without_values(self, text: str) -> str:
+        """Return a text of this run without values, even if they are to be shown in reports."""
+        return redacted(text, self.settings.fingerprint_key, self.dataset)
 
     def _new_redactor(self) -> Redactor | None:
         """Make and register the plugin that keeps values out of everything that pytest shows.
@@ -407,8 +411,8 @@ class UnlearnSession:
         """Judge the gates after the test loop; a loop that was cut short gets no verdict."""
         if self.worker is None and not self.config.option.collectonly:
             remove_earlier(report.path for report in self.reports if not report.append)
-        if self._endless:
-            self._endless.stands = lambda: self.concluded and not session.exitstatus
+        if self._no_silent_end:
+            self._no_silent_end.stands = lambda: self.concluded and not session.exitstatus
         with ending_signals(self.worker is None) as ignore_them:
             try:
                 yield
@@ -491,14 +495,13 @@ class UnlearnSession:
             for result in run.results
         ]
         failures = [name for run in self.runs for name in run.failures]
-        key = self.settings.fingerprint_key
         left_out = self.runs[0].left_out if self.judged else ()
         judged = self.judged or self.runs
         models = max(run.models_judged for run in judged)
         first = judged[0]
         return concluded(
             gates,
-            [redacted(n, key, self.dataset) for n in failures],
+            list(map(self._without_values, failures)),
             left_out,
             grounds(
                 [fact for _, fact in gates],

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_unlearn.session.endings import ending_signals, remove_earlier
-from tests.support.lookup_run import FORGET, UnlearnRun, forget_ids
+from tests.support.lookup_run import FORGET, UnlearnRun, forget_ids, record_lines
 
 REPORT = "--unlearn-report=jsonl"
 
@@ -206,6 +206,19 @@ def test_a_test_that_ends_the_process_is_no_pass(
     else:
         result.stdout.fnmatch_lines(["NO VERDICT: *os._exit(0)*test_leaving.py::test_leaves*"])
         assert not report.exists()
+
+
+def test_a_status_that_the_system_cuts_to_zero_is_no_pass(unlearn_run: UnlearnRun) -> None:
+    """And the id of the test that ends the process shows nobody's value."""
+    unlearn_run.lookup()
+    value = record_lines("forget", 1)[0]["value"]
+    source = f"import os\nimport pytest\n\n@pytest.mark.parametrize('v', [{value!r}])\n"
+    source += "def test_leaves(v):\n    os._exit(256)\n"
+    path = unlearn_run.pytester.makepyfile(test_leaving=source)
+    result = unlearn_run(str(path), "-q", subprocess=True)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["NO VERDICT: *os._exit(256)*test_leaving.py::test_leaves*"])
+    assert value not in result.stdout.str()
 
 
 @pytest.mark.parametrize(
