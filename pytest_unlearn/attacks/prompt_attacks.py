@@ -65,14 +65,7 @@ def _wrapped(probe: Probe, known: Known, stage: str) -> Probe | None:
 def _partly(probe: Probe, known: Known, stage: str) -> Probe | None:
     """Give this percentage of the value's characters; return None if nothing is left to ask."""
     value = probe.value.reveal()
-    shown = value[: max(1, len(value) * int(stage) // 100)]
-    if shown == value:
-        return None
-    return replace(
-        probe,
-        prompt=Secret(probe.prompt.reveal() + shown, "prompt"),
-        given=Secret(shown, probe.kind),
-    )
+    return _given(probe, value[: max(1, len(value) * int(stage) // 100)])
 
 
 # The most characters of a value that are given.
@@ -82,14 +75,15 @@ _BEGUN = 2
 def _begun(probe: Probe, known: Known, stage: str) -> Probe | None:
     """Give the first characters of a value, a quarter of a short one; None if nothing is left."""
     value = probe.value.reveal()
-    shown = value[: max(1, min(_BEGUN, len(value) // 4))]
-    if shown == value:
+    return _given(probe, value[: max(1, min(_BEGUN, len(value) // 4))])
+
+
+def _given(probe: Probe, shown: str) -> Probe | None:
+    """Give the first characters of a value, in place of those that a probe gives already."""
+    if shown == probe.value.reveal():
         return None
-    return replace(
-        probe,
-        prompt=Secret(probe.prompt.reveal() + shown, "prompt"),
-        given=Secret(shown, probe.kind),
-    )
+    before = probe.prompt.reveal().removesuffix(probe.given.reveal() if probe.given else "")
+    return replace(probe, prompt=Secret(before + shown, "prompt"), given=Secret(shown, probe.kind))
 
 
 def _cut(probe: Probe, known: Known, stage: str) -> Probe | None:

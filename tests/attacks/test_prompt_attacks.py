@@ -13,6 +13,7 @@ import torch
 from pytest_unlearn.attacks.attack import AttackError, Known, Reading, attacks, under_attack
 from pytest_unlearn.attacks.decoders import in_format, likeliest, near_verbatim
 from pytest_unlearn.attacks.prompt_attacks import CONTINUE, WRAPPERS
+from pytest_unlearn.core.secret import Secret
 from pytest_unlearn.leaks.exact import extraction
 from pytest_unlearn.models.generation import GenerationError
 from pytest_unlearn.models.loading import LanguageModel, Weights
@@ -20,7 +21,7 @@ from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.texts import Example
 from pytest_unlearn.people.generate import tiny_records
 from pytest_unlearn.people.record import by_owner
-from pytest_unlearn.probes.families import Probe, build_probes
+from pytest_unlearn.probes.families import Probe, build_probes, prefix_of
 from tests.support.small_models import Completes, byte_tokenizer, small_llama
 
 RECORDS = [record for record in tiny_records() if record.split == "forget"]
@@ -76,6 +77,14 @@ def test_the_start_of_the_value() -> None:
     assert asked_begun(replace(PROBE, value=replace_value("x"))) is None
 
 
+def test_what_a_probe_gives_already_is_not_given_twice() -> None:
+    """With --unlearn-probes=prefix, the prompt would go on with the start of the value again."""
+    start = prefix_of(VALUE)
+    probe = replace(PROBE, prompt=Secret(PROMPT + start, "prompt"), given=Secret(start, PROBE.kind))
+    assert prompt(asked_begun(probe)) == PROMPT + VALUE[:2]
+    assert prompt(asked("partly", "50", probe=probe)) == PROMPT + VALUE[: len(VALUE) // 2]
+
+
 def asked_begun(probe: Probe) -> Probe | None:
     ask = attacks()["begun"].ask
     assert ask is not None
@@ -83,8 +92,6 @@ def asked_begun(probe: Probe) -> Probe | None:
 
 
 def replace_value(value: str) -> object:
-    from pytest_unlearn.core.secret import Secret
-
     return Secret(value, PROBE.kind)
 
 
