@@ -138,6 +138,8 @@ def likeliest(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
         beams = longer[:width]
         hits += [beam for beam in beams if beam.text.startswith(row.rest)]
         beams = [beam for beam in beams if not beam.text.startswith(row.rest)]
+        if not beams:
+            break
     return exact_row(_sum([hit.log_probability for hit in hits]), bool(hits))
 
 

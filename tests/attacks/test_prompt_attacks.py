@@ -227,6 +227,11 @@ def test_the_likeliest_texts_of_a_beam(scorer: Scorer) -> None:
     assert not likeliest(scorer, Example.answering("k=", last, ";"), "2")["greedy"]
 
 
+def test_a_beam_ends_when_each_of_its_texts_is_the_value(scorer: Scorer) -> None:
+    """After `d`, this model writes `k`, and nothing is left to follow."""
+    assert likeliest(scorer, Example.answering("d", "k", ";"), "1")["greedy"]
+
+
 def own(scorer: Scorer, character: str) -> int:
     (token,) = scorer.tokens_of(Example.answering("k=", character, ";")).answer
     return token
