@@ -221,8 +221,9 @@ def searched(
     """Return each value's probability after the best of many prompts (`leaks.prompt_search`).
 
     A probability of one half makes each token the first choice, so greedy decoding writes the
-    value. Raises AttackError for a model without probabilities, and for a value that every prompt
-    shows, since then nothing was tried.
+    value. None for a value of which no prompt fits the model's context. Raises AttackError for a
+    model without probabilities, and for a value that every prompt shows, since then nothing was
+    tried.
     """
     model = reading.model
     if "probabilities" not in abilities_of(model):
@@ -232,15 +233,22 @@ def searched(
         )
     targets = [search_target(known.record, known.person) for known in reading.known]
 
+    answered: set[Secret] = set()
+
     def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
         answers = _answers(model.log_probabilities, pairs)
+        both = zip(pairs, answers, strict=False)
+        answered.update(Secret(value, "value") for (_, value), each in both if each is not None)
         return [-math.inf if each is None else each for each in answers]
 
     results = ascend(targets, score, SearchOptions(budget=PROMPTS))
     for result in results:
         if not result.cost:
             raise AttackError(f"search: every prompt for {result.id} shows its value")
-    return [exact_row(result.log_probability, result.found) for result in results]
+    return [
+        exact_row(result.log_probability, result.found) if target.value in answered else None
+        for target, result in zip(targets, results, strict=True)
+    ]
 
 
 ATTACKS = (

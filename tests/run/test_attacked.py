@@ -645,6 +645,12 @@ def test_a_prompt_that_is_too_long_is_not_tried(chat: Settings) -> None:
     assert (len(rows), sum(row.brought_back for row in rows)) == (2 * 16, 0)
 
 
+def test_a_value_of_which_no_prompt_fits_has_no_row(chat: Settings) -> None:
+    """What was not asked is no silence."""
+    result = measure(replace(chat, attacks=("search",)), models=Drawn([], 0))
+    assert not any(isinstance(row, AttackRow) for row in result.rows)
+
+
 def test_a_model_without_probabilities_cannot_be_searched(chat: Settings) -> None:
     with pytest.raises(AttackError, match="search: Talker has no log_probabilities"):
         measure(replace(chat, attacks=("search",)), models=Talkers())
