@@ -347,10 +347,8 @@ class Client:
         if status in _PASSING:
             raise _Passing(f"{url} answered {status}{self._said(raw)}", wait=_retry_after(headers))
         if 300 <= status < 400:
-            place = urlsplit(headers.get("Location", ""))
-            where = f"to {plain(place.scheme)}://{plain(place.netloc.rpartition('@')[2])}"[:200]
             raise EndpointError(
-                f"{url} answered {status} and redirects {where if place.netloc else 'elsewhere'}; "
+                f"{url} answered {status} and redirects {_where(headers.get('Location', ''))}; "
                 "nothing is sent to an address that you did not name: name the new address"
             )
         if status in (401, 403):
@@ -506,6 +504,16 @@ def _unpacked(raw: bytes, headers: http.client.HTTPMessage) -> bytes:
     if not unpacker.eof:
         raise http.client.HTTPException("too long, or cut off")
     return whole
+
+
+def _where(location: str) -> str:
+    """Return to which server an answer redirects, without what could be a password."""
+    try:
+        place = urlsplit(location)
+    except ValueError:  # a broken address of IPv6
+        return "elsewhere"
+    server = place.netloc.rpartition("@")[2]
+    return f"to {plain(place.scheme)}://{plain(server)}"[:200] if server else "elsewhere"
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:

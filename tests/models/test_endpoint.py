@@ -242,6 +242,16 @@ def test_a_redirect_is_followed_nowhere() -> None:
         assert other.requests == []
 
 
+@pytest.mark.parametrize("place", ["http://[", "", "/login", "http://user:word@"])
+def test_a_redirect_to_no_server(place: str) -> None:
+    with serving().running() as server:
+        model = connect(client_of(server))
+        server.elsewhere = place
+        server.fault = lambda path, body, count: "moved"
+        with pytest.raises(UnansweredError, match="answered 302 and redirects elsewhere; nothing"):
+            model.complete([PROMPT])
+
+
 def test_an_error_in_place_of_the_models() -> None:
     with serving().running() as server:
         server.answer = lambda path, body: (200, {"error": {"message": "no credit"}})  # type: ignore[method-assign]
