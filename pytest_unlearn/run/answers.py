@@ -286,17 +286,19 @@ HIDDEN = (
 
 
 def disagreement(
-    probe: Probe, state: str, wrote: bool, scores: ExactScores, dtype: object
+    probe: Probe, state: str, wrote: bool, scores: ExactScores, key: Mapping[str, Any]
 ) -> str | None:
     """Return a note that a completion and an exact score disagree because of rounding.
 
     `wrote`: the completion has the value, but `scores` say that greedy decoding does not write it,
-    or the other way round. None if, beyond rounding, the tested model hides a value to forget: then
-    something filters what it writes, which is a finding. Raises CompletionError if rounding cannot
-    explain any other disagreement.
+    or the other way round. `key`: that of the model. None if, beyond rounding, the tested model
+    hides a value to forget: then something filters what it writes, which is a finding. Raises
+    CompletionError if rounding cannot explain any other disagreement.
     """
     case, margin = probe.id, scores.margin
-    if margin is not None and margin <= _ROUNDING.get(str(dtype), _ROUNDING["float32"]):
+    # How much quantized layers round does not follow from the dtype.
+    dtype = "unknown" if key.get("quantized") else str(key.get("dtype"))
+    if margin is not None and margin <= _ROUNDING.get(dtype, _ROUNDING["float32"]):
         return (
             f"{state} model: {case}: completion and exact score differ within rounding "
             f"(the two likeliest tokens are {margin:.2g} nats apart)"

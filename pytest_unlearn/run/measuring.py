@@ -263,7 +263,7 @@ class Measuring:
         value = example.text[len(example.text[: example.start].rstrip()) : example.end]
         if (wrote := text.startswith(value)) == scores.greedy:
             return outcome
-        note = disagreement(probe, state, wrote, scores, self.models.key(state).get("dtype"))
+        note = disagreement(probe, state, wrote, scores, self.models.key(state))
         if note is not None:
             self.progress(note)
             return outcome

@@ -370,6 +370,7 @@ class ModelPair:
 
     def _key(self, source: ModelSource, adapter: str | None) -> dict[str, Any]:
         device, dtype = self._place
+        packages = (*LIBRARIES, "gguf") if source.gguf else LIBRARIES
         return {
             "weights": source.weights_digest(self._store),
             "tokenizer": source.tokenizer_digest(self._store),
@@ -377,9 +378,8 @@ class ModelPair:
             "adapter": adapter,
             "device": "cuda" if device == "map" else device.partition(":")[0],
             "dtype": dtype,
-            "libraries": {
-                name: version(name) for name in (*LIBRARIES, *(["gguf"] if source.gguf else []))
-            },
+            "libraries": {name: version(name) for name in packages},
+            **({"quantized": source.quantized} if source.quantized else {}),
         }
 
     # -- models ------------------------------------------------------------------------------

@@ -278,6 +278,26 @@ def test_a_cache_that_forgets(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatc
     assert "its cache does not work" in str(cache_fault(model))
 
 
+def test_quantized_layers_round_by_what_is_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As int8 layers of bitsandbytes do, also in a model whose dtype is float32."""
+    model = small_llama()
+    forward = model.forward
+
+    def rounded(input_ids: torch.Tensor, **more: Any) -> Any:
+        result = forward(input_ids=input_ids, **more)
+        noise = torch.Generator().manual_seed(input_ids.numel())
+        drawn = torch.randn(result.logits.shape, generator=noise)
+        result.logits += 0.045 * result.logits.std() * drawn
+        return result
+
+    monkeypatch.setattr(model, "forward", rounded)
+    assert batch_fault(model) is not None
+    assert cache_fault(model) is not None
+    monkeypatch.setattr(model, "is_quantized", True, raising=False)
+    assert batch_fault(model) is None
+    assert cache_fault(model) is None
+
+
 def test_a_kernel_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an assertion, as that of bitsandbytes for rows that it cannot cut."""
 

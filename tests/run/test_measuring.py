@@ -216,9 +216,13 @@ def test_what_is_no_answer_is_never_stored(tmp_path: Path, given: Any, message: 
 class Disagreeing(LookupModels):
     """A lookup backend whose scores contradict what it writes, by a margin."""
 
-    def __init__(self, dataset: Dataset, margin: float) -> None:
+    def __init__(self, dataset: Dataset, margin: float, **facts: str) -> None:
         super().__init__(dataset)
         self.margin = margin
+        self.facts = facts
+
+    def key(self, state: Any) -> dict[str, Any]:
+        return {**super().key(state), **self.facts}
 
     def model(self, state: Any) -> LookupModel:
         found: Any = super().model(state)
@@ -229,14 +233,25 @@ class Disagreeing(LookupModels):
         return found  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("margin", [2.0, 1e-4])
-def test_completion_and_exact_score_agree(tmp_path: Path, margin: float) -> None:
+@pytest.mark.parametrize(
+    ("margin", "facts"),
+    [
+        (2.0, {}),
+        (1e-4, {}),
+        (0.3, {"dtype": "bfloat16"}),
+        (1.1, {"dtype": "float32", "quantized": "gptq"}),
+        (0.3, {"dtype": "float32", "quantized": "bitsandbytes"}),
+    ],
+)
+def test_completion_and_exact_score_agree(
+    tmp_path: Path, margin: float, facts: dict[str, str]
+) -> None:
     """Where they part by more than rounding, what the scores give counts: it was hidden."""
     path = write_lines(tmp_path / "forget.jsonl", record_lines("forget", 2))
     settings: Any = Given(path, tmp_path / "store")
     dataset = Dataset(settings)
     told: list[str] = []
-    engine = Measuring(settings, dataset, told.append, models=Disagreeing(dataset, margin))
+    engine = Measuring(settings, dataset, told.append, models=Disagreeing(dataset, margin, **facts))
     try:
         if margin > 1:
             _, row = engine.run_probe(dataset.probes[0])
