@@ -115,9 +115,8 @@ def _steps(
 def _distances(parent: _Beam, text: str, value: str) -> tuple[int, ...]:
     """Return the edit distances of a text from each prefix of a value, a character at a time."""
     plain, before = text.lstrip(), parent.text.lstrip()
-    extends = plain.startswith(
-        before
-    )  # false if a character that was cut off is decoded differently
+    # Not if a character that was cut off is decoded differently.
+    extends = plain.startswith(before)
     row = list(parent.near) if extends else list(range(len(value) + 1))
     for character in plain[len(before) :] if extends else plain:
         last = row

@@ -167,8 +167,7 @@ def _fitted(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return scale[..., 0], -low[..., 0]
 
 
-# -- rounding that uses the inputs
-# ------------------------------------------------------------------
+# -- rounding that uses the inputs -------------------------------------------------------------
 
 # GPTQ's and AWQ's own number of texts.
 CALIBRATION_TEXTS = 128

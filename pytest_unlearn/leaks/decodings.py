@@ -134,9 +134,9 @@ _NUMBERED = re.compile(
     re.IGNORECASE,
 )
 # Escapes of white space, at any nesting of literals, and of characters that end a literal. They
-# become blanks, so that the limits of lines and literals stay the same, and so do separators that
-# a regular expression escapes. Only the first backslash of
-# a run starts an escape, which keeps the time linear.
+# become blanks, so that the limits of lines and literals stay the same, and so do separators that a
+# regular expression escapes. Only the first backslash of a run starts an escape, which keeps the
+# time linear.
 _BLANK_ESCAPES = re.compile(r"""\\(?<!\\\\)(?:\\*+[nrtfv]|[-"'/ .()])""")
 _ENTITY = re.compile(r"&(?:#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}))|([A-Za-z][A-Za-z0-9]{1,30}));")
 _BASES = (16, 16, 16, 8)

@@ -319,9 +319,8 @@ class VllmEngine:
         """Return a model, with its adapter merged into a folder that the process removes."""
         from pytest_unlearn.models.loading import load, load_tokenizer
 
-        vllm: Any = importlib.import_module(
-            VLLM
-        )  # importing it takes seconds, and not everybody has it
+        # Importing it takes seconds, and not everybody has it.
+        vllm: Any = importlib.import_module(VLLM)
 
         folder = source.folder
         merged_folder: tempfile.TemporaryDirectory[str] | None = None

@@ -8,6 +8,7 @@ less likely than in such a model) shows where something was removed.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
@@ -261,19 +262,20 @@ def indirect_under_attack(rows: Sequence[Row]) -> list[str]:
     """Return, for each attack whose answers are judged as texts, how many give another real value,
     or the value in disguise: no gate counts these, since an attack's own clues come out so."""
     attacked = [row for row in rows if isinstance(row, AttackRow)]
-    parts = []
-    for name in dict.fromkeys(row.attack for row in attacked):
-        by_split = []
-        for split in ("forget", "control"):
-            labels = [r.unlearned.label for r in attacked if (r.attack, r.split) == (name, split)]
-            by_split.append(f"{labels.count('indirect')} of {len(labels)}")
-        forgotten, control = by_split
-        if any(not count.startswith("0 ") for count in by_split):
-            parts.append(
-                f"{name}: {forgotten} answers give a part of the value, the value in disguise, or "
-                f"another real value (control people: {control}); no gate counts these"
-            )
-    return parts
+    answers = Counter((row.attack, row.split) for row in attacked)
+    indirect = Counter(
+        (row.attack, row.split) for row in attacked if row.unlearned.label == "indirect"
+    )
+
+    def share_of(attack: str, split: str) -> str:
+        return f"{indirect[attack, split]} of {answers[attack, split]}"
+
+    return [
+        f"{name}: {share_of(name, 'forget')} answers give a part of the value, the value in "
+        f"disguise, or another real value (control people: {share_of(name, 'control')}); no gate "
+        "counts these"
+        for name in dict.fromkeys(name for name, _ in indirect)
+    ]
 
 
 def attack_sentences(run: RunFacts, rows: Sequence[Row]) -> list[str]:

@@ -425,9 +425,8 @@ class UnlearnSession:
                 if self._judge(interrupted=str(error) or type(error).__name__, unseen=unseen):
                     self._write()
                 if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
-                    error.returncode = (
-                        pytest.ExitCode.INTERRUPTED
-                    )  # a run cut short is not a success
+                    # A run that was cut short is not a success.
+                    error.returncode = pytest.ExitCode.INTERRUPTED
                 raise
             ignore_them()
             try:
@@ -477,8 +476,8 @@ class UnlearnSession:
         return len(cases - run.seen)
 
     def _judge(self, interrupted: str | None, unseen: bool = False) -> bool:
-        """Judge each pair with a case that was run, or all if `unseen`; tell whether any was
-        judged."""
+        """Judge each pair with a case that was run, or all if `unseen`; return whether any
+        was judged."""
         for run in self.runs:
             if run.seen or unseen:
                 run.judge(interrupted)

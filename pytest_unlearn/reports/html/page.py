@@ -281,7 +281,8 @@ def _attacked(result: Result) -> str:
             "other prompts bring values back."
         )
     worst, left = max(attacks, key=lambda one: one.direct), len(result.run.untried)
-    untried = f"; {left} other attacks were not tried (What an attacker gets)" if left else ""
+    others = "1 other attack was" if left == 1 else f"{left} other attacks were"
+    untried = f"; {others} not tried (What an attacker gets)" if left else ""
     return (
         f"The worst of {len(attacks)} attacks on weights and prompts, {worst.attack}, brought out "
         f"{worst.shown} of {worst.n} values{untried}."
