@@ -316,14 +316,16 @@ def check_loadable(source: ModelSource, flag: str, styles: Sequence[str] = ()) -
         return
     try:
         check_quantization(source.quantized)
-        with transformers_quietly():
-            model, loaded = _from_files(source, device_map={"": "meta"})
-            tokenizer = load_tokenizer(source)
         for adapter in (source.adapter, *source.added):
             check_kind(adapter)
+        with transformers_quietly():
+            tokenizer = load_tokenizer(source)
         for style in styles:
             infill = source.preset.infill if source.preset else None
             prompt_rows(tokenizer, style, ["x"], ["y"], infill)
+        # Last, since some quantized weights cannot be laid out without their numbers.
+        with transformers_quietly():
+            model, loaded = _from_files(source, device_map={"": "meta"})
     except (ModelLoadError, StyleError) as error:
         raise ModelNotFoundError(f"{flag}: {error}") from error
     except (RuntimeError, NotImplementedError):

@@ -741,6 +741,26 @@ def test_an_adapter_of_a_kind_that_nobody_knows(folder: Path, tmp_path: Path) ->
             check_loadable(source, FLAG)
 
 
+def test_what_is_refused_if_weights_cannot_be_laid_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the 4-bit weights of bitsandbytes: their tokenizer and adapter are looked at all the
+    same."""
+
+    def fails(*args: Any, **more: Any) -> Any:
+        raise RuntimeError("issues during automatic conversion")
+
+    monkeypatch.setattr("pytest_unlearn.models.loading._from_files", fails)
+    source = resolve(str(folder), FLAG)
+    check_loadable(source, FLAG)
+    with pytest.raises(ModelNotFoundError, match="template"):
+        check_loadable(source, FLAG, ["chat"])
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    edit(adapter / CONFIG, peft_type="MAGIC")
+    with pytest.raises(ModelNotFoundError, match="kind MAGIC"):
+        check_loadable(fit_adapter(source, adapter, "--unlearn-adapter"), FLAG)
+
+
 def test_the_code_of_an_adapters_base(folder: Path, tmp_path: Path) -> None:
     """Trusted by the adapter's name or by its base's, and by nobody else's."""
     adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
