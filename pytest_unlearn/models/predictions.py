@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from pytest_unlearn.models.generation import is_out_of_memory
-from pytest_unlearn.models.patching import ModelLoadError, sample_logits
+from pytest_unlearn.models.patching import ModelLoadError, is_exact, sample_logits
 
 
 def check_predictions(model: Any, name: str) -> None:
@@ -38,12 +38,6 @@ def _nothing(logits: torch.Tensor) -> str | None:
     if bool((logits.amax(dim=-1) == logits.amin(dim=-1)).all()):
         return "it gives every token the same score: its weights are zero"
     return None
-
-
-def _is_exact(model: Any) -> bool:
-    """Return whether a model computes in float32 throughout. Quantized layers may also round what
-    goes through them, depending on what else is in the batch: bitsandbytes' int8 does."""
-    return model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
 
 
 # How far logits may differ just because of rounding, as a share of their deviation.
@@ -74,7 +68,7 @@ def batch_fault(model: Any) -> str | None:
         masks["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
     whole = predicted((short, tail), (short, other))[:, 7]
     padded = predicted((unseen, short), (short, unseen), **masks)
-    slack = _ROUNDING if _is_exact(model) else _HALF_ROUNDING
+    slack = _ROUNDING if is_exact(model) else _HALF_ROUNDING
     slack *= max(float(whole[0].std()), 1e-3)
     if float((whole[0] - whole[1]).abs().max()) > slack:
         return (
@@ -132,7 +126,7 @@ def cache_fault(model: Any) -> str | None:
         masks["position_ids"] = (masks["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     uncached = model(input_ids=written, use_cache=False, **masks).logits[:, 1 - _NEW :].float()
     uncached, logits = (each - each.mean(dim=-1, keepdim=True) for each in (uncached, logits))
-    most = _CACHED if _is_exact(model) else _HALF_CACHED
+    most = _CACHED if is_exact(model) else _HALF_CACHED
     if not float((logits - uncached).norm() / uncached.norm().clamp(min=1e-3)) <= most:  # also NaN
         return (
             "token by token it writes other text than it predicts for the whole "

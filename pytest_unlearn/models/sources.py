@@ -485,6 +485,6 @@ def fit_adapter(
         adapter.resolve() != base.folder
     ):  # next to a model, it is put on that model, as transformers does
         check_base_name(adapter, base.hub_id, base.folder, flag)
-    if not base.gguf:
+    if not base.gguf and base.quantized is None:  # packed weights have other shapes
         check_shapes(adapter, base.weights, base.name, flag)
     return replace(base, name=name or base.name, adapter=adapter.resolve())

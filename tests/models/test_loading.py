@@ -720,6 +720,21 @@ def test_an_adapter_that_is_switched_off_is_refused(
             check()
 
 
+def test_an_adapter_on_packed_weights(folder: Path, tmp_path: Path) -> None:
+    """As QLoRA trains them: 4-bit codes are in one column, and loading decides what fits."""
+    adapter = adapter_on(folder, tmp_path / "adapter", lora("q_proj"))
+    tensors = load_file(folder / "model.safetensors")
+    for name in tensors:
+        if "q_proj" in name:
+            tensors[name] = torch.zeros(tensors[name].numel() // 2, 1, dtype=torch.uint8)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "config.json", quantization_config={"load_in_4bit": True})
+    edit(adapter / CONFIG, base_model_name_or_path=str(folder))
+    base = resolve(str(folder), FLAG)
+    assert fit_adapter(base, adapter, "--unlearn-adapter").quantized == "bitsandbytes"
+    assert resolve(str(adapter), FLAG).adapter == adapter
+
+
 def test_an_adapter_saved_by_name(folder: Path, tmp_path: Path) -> None:
     """It lies one folder deeper, and the message says where."""
     adapter = adapter_on(folder, tmp_path / "around" / "unlearn", lora("q_proj"))
