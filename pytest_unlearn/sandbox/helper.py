@@ -232,7 +232,8 @@ class HelperProcess:
             self._wait_at_most(START_S)
             data = memoryview(HEAD.pack(len(request), wall_s, most) + request)
             data = data[socket.send_fds(self._socket, [data], [channel]) :]
-            self._socket.sendall(data)
+            if data:  # Sending nothing fails as well once the process has ended, and it may have.
+                self._socket.sendall(data)
 
     def compare(self, request: bytes) -> None:
         """Have answers compared. Fails as `child`."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -170,6 +172,22 @@ def test_a_broken_check_is_an_error(sandbox: Sandbox, program: str, problem: str
     with pytest.raises(SandboxError, match=problem):
         check(sandbox, RIGHT, program)
     assert check(sandbox, RIGHT, "assert f(1) == 2").passed
+
+
+def test_a_check_that_ends_at_once_is_not_the_solutions_fault(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if it has ended before all of its request counts as sent."""
+    send = socket.send_fds
+
+    def slowly(*arguments: Any) -> int:
+        sent = send(*arguments)
+        time.sleep(0.3)
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", slowly)
+    with pytest.raises(SandboxError, match="ended early"):
+        check(sandbox, RIGHT, "import os\nf(1)\nos._exit(0)")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_no_value_anywhere(unlearn_run: UnlearnRun, monkeypatch: pytest.MonkeyPa
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     screen = "\n".join([*result.outlines, *result.errlines])
     mine = ("forget.jsonl", "retain.jsonl", "control.jsonl", "conftest.py", "store/completions/")
+    mine = (*mine, "__pycache__/")  # conftest.py, compiled
     files = dict(written(folder, *mine))
     assert {"junit.xml", "run.log", "step.md", *(f.path for f in FORMATS.values())} <= set(files)
     assert any(name.startswith(".pytest_cache/") for name in files)
