@@ -236,7 +236,7 @@ def unchanged(target: Target) -> None:
     """Leave the weights as they are, for an attack that only asks or decodes differently."""
 
 
-def exact_row(log_probability: float, greedy: bool) -> dict[str, Any]:
+def attacked_row(log_probability: float, greedy: bool) -> dict[str, Any]:
     """Return the fields of an exact row; the log of 0 is None, and no log is above that of 1.
 
     Raises AttackError for NaN, which would be a value that never comes out.

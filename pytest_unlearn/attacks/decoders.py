@@ -20,7 +20,7 @@ from pytest_unlearn.attacks.attack import (
     Reading,
     Stage,
     Target,
-    exact_row,
+    attacked_row,
     unchanged,
 )
 
@@ -91,7 +91,9 @@ def near_verbatim(scorer: Scorer, example: Example, stage: str) -> dict[str, Any
         beams = [beam for beam in beams if beam.near[-1] > most]
         if not beams:
             break
-    return exact_row(_sum([hit.log_probability for hit in hits]), any(hit.greedy for hit in hits))
+    return attacked_row(
+        _sum([hit.log_probability for hit in hits]), any(hit.greedy for hit in hits)
+    )
 
 
 def _steps(
@@ -139,7 +141,7 @@ def likeliest(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
         beams = [beam for beam in beams if not beam.text.startswith(row.rest)]
         if not beams:
             break
-    return exact_row(_sum([hit.log_probability for hit in hits]), bool(hits))
+    return attacked_row(_sum([hit.log_probability for hit in hits]), bool(hits))
 
 
 def _longer(
@@ -202,7 +204,7 @@ def in_format(scorer: Scorer, example: Example, stage: str) -> dict[str, Any]:
         at = int((fitting == token).nonzero()[0])
         total += float(log_probs[at])
         greedy = greedy and int(log_probs.argmax()) == at
-    return exact_row(total, greedy)
+    return attacked_row(total, greedy)
 
 
 def _shape(text: str) -> str:
@@ -270,7 +272,7 @@ def by_difference(
         log_probs = (before + float(stage) * (before - after)).log_softmax(dim=1)
         own = [float(log_probs[at, token]) for at, token in enumerate(row.answer)]
         greedy = log_probs.argmax(dim=1).tolist() == list(row.answer)
-        rows.append(exact_row(math.fsum(own), greedy))
+        rows.append(attacked_row(math.fsum(own), greedy))
     return rows
 
 

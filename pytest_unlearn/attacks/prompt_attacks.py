@@ -21,7 +21,7 @@ from pytest_unlearn.attacks.attack import (
     Known,
     Reading,
     Trains,
-    exact_row,
+    attacked_row,
     unchanged,
 )
 from pytest_unlearn.core.errors import IncompleteError
@@ -192,7 +192,7 @@ def templated(
 
 def _row(scores: Extraction) -> dict[str, Any]:
     """Return an exact row of scores."""
-    row = exact_row(scores.log_probability, scores.greedy)
+    row = attacked_row(scores.log_probability, scores.greedy)
     return row | {"exact_memorization": scores.exact_memorization}
 
 
@@ -246,7 +246,7 @@ def searched(
         if not result.cost:
             raise AttackError(f"search: every prompt for {result.id} shows its value")
     return [
-        exact_row(result.log_probability, result.found) if target.value in answered else None
+        attacked_row(result.log_probability, result.found) if target.value in answered else None
         for target, result in zip(targets, results, strict=True)
     ]
 

@@ -396,9 +396,8 @@ def token_kl_top(
     policy = F.log_softmax(logits, dim=-1)
     inside = (top_log_probs.exp() * (top_log_probs - policy.gather(1, top_ids))).sum(dim=-1)
     if top_ids.shape[-1] == policy.shape[-1]:
-        return (
-            inside  # nothing is outside, and a mass left by rounding would be multiplied by log 0
-        )
+        # Nothing is outside, and a mass left by rounding would be multiplied by log 0.
+        return inside
     rest = (1 - top_log_probs.exp().sum(dim=-1)).clamp(min=0.0)
     outside = policy.scatter(1, top_ids, -math.inf).logsumexp(dim=-1)
     return inside + torch.xlogy(rest, rest) - rest * outside

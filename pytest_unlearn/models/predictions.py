@@ -21,14 +21,25 @@ def check_predictions(model: Any, name: str) -> None:
         logits = sample_logits(model)
         reason = _nothing(logits) or batch_fault(model)
     except Exception as error:  # kernels and a model's own code raise all kinds of errors
-        message = " ".join(str(error).split()) or type(error).__name__
-        text = f"{name} cannot be run: {message}"
+        text = f"{name} cannot be run: {_in_one_line(error)}"
         if isinstance(error, IndexError | RuntimeError) and not is_out_of_memory(error):
             text += "; its config.json does not belong to its weights"
         raise ModelLoadError(text) from error
     reason = reason or cache_fault(model)
     if reason is not None:
         raise ModelLoadError(f"{name}: {reason}")
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _masks(model: Any, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a mask `[rows, tokens]` as a model takes it, with positions if it takes them."""
+    masks = {"attention_mask": mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        masks["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return masks
 
 
 def _nothing(logits: torch.Tensor) -> str | None:
@@ -63,11 +74,8 @@ def batch_fault(model: Any) -> str | None:
         return logits.float()
 
     mask = torch.stack([torch.cat([unseen, seen]), torch.cat([seen, unseen])])
-    masks = {"attention_mask": mask}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        masks["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
     whole = predicted((short, tail), (short, other))[:, 7]
-    padded = predicted((unseen, short), (short, unseen), **masks)
+    padded = predicted((unseen, short), (short, unseen), **_masks(model, mask))
     slack = _ROUNDING if is_exact(model) else _HALF_ROUNDING
     slack *= max(float(whole[0].std()), 1e-3)
     if float((whole[0] - whole[1]).abs().max()) > slack:
@@ -115,15 +123,12 @@ def cache_fault(model: Any) -> str | None:
         made = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)
         logits = torch.stack(made.logits[1:], dim=1).float()
     except Exception as error:  # transformers raises all kinds of errors
-        message = " ".join(str(error).split()) or type(error).__name__
         return (
             f"transformers {version('transformers')} cannot write text with it "
-            f"({type(model).__name__}): {message}"
+            f"({type(model).__name__}): {_in_one_line(error)}"
         )
     written = made.sequences[:, :-1]
-    masks = {"attention_mask": torch.cat([mask, mask.new_ones(2, _NEW - 1)], dim=1)}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        masks["position_ids"] = (masks["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    masks = _masks(model, torch.cat([mask, mask.new_ones(2, _NEW - 1)], dim=1))
     uncached = model(input_ids=written, use_cache=False, **masks).logits[:, 1 - _NEW :].float()
     uncached, logits = (each - each.mean(dim=-1, keepdim=True) for each in (uncached, logits))
     most = _CACHED if is_exact(model) else _HALF_CACHED

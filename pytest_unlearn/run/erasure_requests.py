@@ -32,6 +32,10 @@ NAMED = "--unlearn-forget=NAME:FILE"
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 # A request's name becomes part of ids of tests and of `[request=NAME]` in gates.
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+_MISNAMED = (
+    "names a request, and test ids contain the name; use only A-Z, a-z, 0-9, '.', '_' and '-', "
+    "as in"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,7 @@ def read_requests(given: Given) -> Requests:
         if names.count(name) > 1:
             raise UserError(f"{where}: two files are request {name}; rename one, or remove it")
         if not _NAME.fullmatch(name):
-            raise UserError(
-                f"{where}: {path.name} names a request, and test ids contain the name; use only "
-                "A-Z, a-z, 0-9, '.', '_' and '-', as in 2026-01-15.jsonl"
-            )
+            raise UserError(f"{where}: {path.name} {_MISNAMED} 2026-01-15.jsonl")
     return Requests(tuple(files), len(files), apart)
 
 
@@ -157,10 +158,7 @@ def named_requests(given: Given) -> Requests | None:
                 f"with {path}, which {what}"
             )
         if not _NAME.fullmatch(name):
-            raise UserError(
-                f"{where}: {name!r} names a request, and test ids contain the name; use only A-Z, "
-                "a-z, 0-9, '.', '_' and '-', as in 2026-01:forget.jsonl"
-            )
+            raise UserError(f"{where}: {name!r} {_MISNAMED} 2026-01:forget.jsonl")
     names, files = zip(*requests, strict=True)
     same = [path.resolve() for path in files]
     for text, name, path in zip(texts, names, same, strict=True):

@@ -15,11 +15,11 @@ from pytest_unlearn.leaks.membership import ATTACKS, attack_score, auc
 from pytest_unlearn.models.batches import collate, encode
 from pytest_unlearn.models.generation import GenerationError
 from pytest_unlearn.models.gradients import gradient_norms, last_block
-from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, peft_quietly
 from pytest_unlearn.models.scoring import Scorer
 from pytest_unlearn.models.texts import Example
 from pytest_unlearn.people.draws import Stream
+from tests.support.small_models import learn
 
 EXAMPLES = [
     Example.answering("a = '", "bcd", "'\n"),
@@ -196,11 +196,6 @@ def test_members_stand_out_after_training(llama: Weights) -> None:
 
     trained: Any = copy.deepcopy(llama.model)
     batch = collate([encode(llama.tokenizer, example) for example in examples[:8]], 0)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=5e-3)
-    for _ in range(20):
-        loss = token_mean_nll(trained(**batch.model_inputs()).logits, batch.labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    learn(trained, batch, steps=20)
     after = _aucs(_rows(trained, llama, examples))
     assert all(value > 0.8 for value in after.values()), after

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from pytest_unlearn.models.batches import collate, encode
-from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.models.texts import Example, TrainingTexts
+from tests.support.small_models import learn
 
 # Values and documents of unlike length, so that means of tokens and of rows differ.
 KNOWN = TrainingTexts(
@@ -29,12 +28,7 @@ def knowing_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     model, tokenizer = weights.model, weights.tokenizer
     every = [*KNOWN.forget, *KNOWN.retained_people, *KNOWN.tasks]
     batch = collate([encode(tokenizer, Example.whole(example.text)) for example in every], 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(200):
-        loss = token_mean_nll(model(**batch.model_inputs()).logits, batch.labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    learn(model, batch, steps=200)
     folder = tmp_path_factory.mktemp("knowing")
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)

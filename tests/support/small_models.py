@@ -11,6 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pytest_unlearn.models.batches import Batch
+from pytest_unlearn.models.lm_head import token_mean_nll
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
 from pytest_unlearn.unlearning.step import with_new_adapter
@@ -63,6 +65,16 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama(llama_folder: Path) -> Weights:
     """The saved Llama, freshly loaded."""
     return load(ModelSource("random", llama_folder), "cpu", "float32")
+
+
+def learn(model: Any, batch: Batch, steps: int) -> None:
+    """Train all weights of a model on a batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(steps):
+        loss = token_mean_nll(model(**batch.model_inputs()).logits, batch.labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
 
 
 def with_moved_adapter(llama: Weights, rank: int) -> Any:
