@@ -234,9 +234,9 @@ class Training:
     """A training to be planned: tokens per step, the most steps, tokens per evaluation and steps
     between evaluations, what is trained (`tune`, `rank`, `targets`) and how.
 
-    `base_passes`: passes of the base over a step's tokens, unless `states`, the numbers in its
-    states at all retained rows, are kept. `keeps_base`: with `tune=full` a copy of
-    the base is kept.
+    `scored`: tokens of all other passes without gradients. `base_passes`: passes of the base over a
+    step's tokens, unless `states`, the numbers in its states at all retained rows, are kept.
+    `keeps_base`: with `tune=full` a copy of the base is kept.
     """
 
     name: str
@@ -253,6 +253,7 @@ class Training:
     base_passes: int = 0
     keeps_base: bool = False
     states: int = 0
+    scored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +297,7 @@ def training_cost(
         trained,
         base_states + held + _LOGITS * logits,
         flops / machine.training_flops
-        + 2.0 * parameters * training.looked * looks / machine.scoring_flops
+        + 2.0 * parameters * (training.looked * looks + training.scored) / machine.scoring_flops
         + training.steps * passes * shape.layers * machine.layer_seconds,
     )
 

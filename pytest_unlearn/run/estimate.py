@@ -39,8 +39,10 @@ from pytest_unlearn.unlearning.method import (
     KEPT_ROWS,
     RECALL_BATCH,
     WithStrangers,
+    document_searches,
 )
 from pytest_unlearn.unlearning.methods import RETRAIN
+from pytest_unlearn.unlearning.rehearsal import scored_rows
 
 if TYPE_CHECKING:
     from pytest_unlearn.attacks.attack import Attack
@@ -486,6 +488,8 @@ def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterato
         keeps = choice.method.uses_retain
         looked = forget * min(HELD_ROWS, len(texts.forget))
         looked += keeps * KEPT_ROWS * (people + tasks)
+        known = len(texts.retained_people) + options.recall or len(texts.tasks)
+        searched = document_searches(options) * len(texts.forget)
         yield Training(
             name=f"unlearn by {choice.method.name}",
             tokens=round(options.batch * forget + keeps * options.retain_batch * retained),
@@ -495,6 +499,7 @@ def _trainings(settings: Settings, dataset: Dataset, size: ModelSize) -> Iterato
             base_passes=1,
             keeps_base=True,
             states=_kept_states(choice.method, options, texts, retained, size),
+            scored=round(keeps * scored_rows(options, known) * retained + searched * forget),
             **_same(options),
         )
 

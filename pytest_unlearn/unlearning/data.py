@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -184,6 +185,14 @@ class TrainingRows:
     strangers: list[Encoded]
 
 
+def rows_of(
+    encoder: Encoder, method: Method, options: UnlearnOptions, examples: Sequence[Example]
+) -> list[Encoded]:
+    """Return examples as rows whose learned tokens are those that `spans` names."""
+    whole_documents = options.spans == "document" and not method.own_spans
+    return encoder.documents(examples) if whole_documents else encoder.answers(examples)
+
+
 def training_rows(
     policy: Any,
     encoder: Encoder,
@@ -197,8 +206,7 @@ def training_rows(
 
     `trees`: it runs batches as trees. Raises UnlearningError for an answer that does not fit.
     """
-    whole_documents = options.spans == "document" and not method.own_spans
-    rows = encoder.documents if whole_documents else encoder.answers
+    rows = partial(rows_of, encoder, method, options)
 
     def summed(rows: list[Encoded]) -> list[Encoded]:
         return with_base_sums(policy, rows, pad) if method.base_sums else rows

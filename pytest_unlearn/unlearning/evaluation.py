@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +17,7 @@ from pytest_unlearn.unlearning.data import learnt
 from pytest_unlearn.unlearning.distributed import run
 from pytest_unlearn.unlearning.method import HELD_ROWS as HELD_ROWS
 from pytest_unlearn.unlearning.method import KEPT_ROWS
-from pytest_unlearn.unlearning.step import predictions
+from pytest_unlearn.unlearning.step import Predictions, predictions
 
 if TYPE_CHECKING:
     from pytest_unlearn.models.texts import TrainingTexts
@@ -57,7 +57,6 @@ class Memory:
     given: tuple[bool, ...]
 
 
-@torch.no_grad()
 def greedy_memory(
     policy: torch.nn.Module,
     rows: Sequence[Encoded],
@@ -70,26 +69,49 @@ def greedy_memory(
     An answer is given completely if each of its tokens is the model's first choice. `trees`: the
     model runs batches as trees.
     """
+    right = _row_sums(policy, rows, pad, _right, batch, trees)
+    every = tuple(given == learnt(row) for given, row in zip(right, rows, strict=True))
+    return Memory(sum(every) / len(every), sum(right) / sum(map(learnt, rows)), every)
+
+
+def answer_losses(
+    policy: torch.nn.Module, rows: Sequence[Encoded], pad: int, trees: bool = False
+) -> list[float]:
+    """Return the summed NLL of each row's learned tokens, in nats, for the model as it is."""
+    return _row_sums(policy, rows, pad, Predictions.nll, trees=trees)
+
+
+@torch.no_grad()
+def _row_sums(
+    policy: torch.nn.Module,
+    rows: Sequence[Encoded],
+    pad: int,
+    function: Callable[[Predictions], torch.Tensor],
+    batch: int = 64,
+    trees: bool = False,
+) -> list[float]:
+    """Return the sum of `function` over each row's learned tokens, in the order of the rows."""
     device = next(policy.parameters()).device
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    right_tokens: dict[int, int] = {}
+    sums: dict[int, float] = {}
+
+    def summed(inputs: Batch) -> torch.Tensor:
+        predicted = predictions(policy, inputs, partial(logits_of, policy))
+        return predicted.row_sums(function(predicted))
+
     for numbers in distributed.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
         inputs = collate([rows[number] for number in numbers], pad, device, trees)
-        right = run(policy, partial(_right, policy, inputs))
-        right_tokens.update(zip(numbers, right.tolist(), strict=True))
-    right_tokens = distributed.merged(right_tokens)
-    every = tuple(right_tokens[number] == learnt(row) for number, row in enumerate(rows))
-    tokens = sum(right_tokens.values()) / sum(map(learnt, rows))
-    return Memory(sum(every) / len(every), tokens, every)
+        each = run(policy, partial(summed, inputs))
+        sums.update(zip(numbers, each.tolist(), strict=True))
+    sums = distributed.merged(sums)
+    return [sums[number] for number in range(len(rows))]
 
 
-def _right(policy: Any, batch: Batch) -> torch.Tensor:
-    """Return how many of each row's learned tokens are the model's first choice."""
-    predicted = predictions(policy, batch, partial(logits_of, policy))
-    right = predicted.each(
+def _right(predicted: Predictions) -> torch.Tensor:
+    """Return 1 for each learned token that is the model's first choice, else 0."""
+    return predicted.each(
         lambda logits, targets: (logits.argmax(dim=-1) == targets).float(), predicted.targets
     )
-    return predicted.row_sums(right).long()
 
 
 class HeldRows:
@@ -137,6 +159,10 @@ class WatchedSets:
         unseen = encoder.answers(texts.unseen)
         self._unseen = greedy_memory(policy, unseen, pad, trees=trees).tokens if unseen else None
         self._whole: dict[int, Evaluation] = {}
+
+    def start_again(self) -> None:
+        """Drop what was seen of a training that begins anew."""
+        self._whole.clear()
 
     def look(self, steps: int, options: UnlearnOptions) -> Evaluation:
         """Evaluate the fixed part and, if that reaches its goal, everything."""

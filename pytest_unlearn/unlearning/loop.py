@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,14 +28,27 @@ from pytest_unlearn.unlearning.data import (
     length_limit,
     partners,
     parts,
+    rows_of,
     training_rows,
 )
 from pytest_unlearn.unlearning.distributed import run
-from pytest_unlearn.unlearning.evaluation import Evaluation, WatchedSets, collapsed
-from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare
+from pytest_unlearn.unlearning.evaluation import (
+    Evaluation,
+    WatchedSets,
+    answer_losses,
+    collapsed,
+)
+from pytest_unlearn.unlearning.method import WithPairs, WithStrangersShare, WithSubstitutes
 from pytest_unlearn.unlearning.preconditioning import preconditioners
 from pytest_unlearn.unlearning.recall import recalled
+from pytest_unlearn.unlearning.rehearsal import (
+    LOOK_EVERY,
+    LOOKED_ROWS,
+    TOO_MANY_LOST,
+    Rehearsal,
+)
 from pytest_unlearn.unlearning.step import RunState, Step, Targets, checkpointed, scaled_adapter
+from pytest_unlearn.unlearning.substitutes import Substitutes
 from pytest_unlearn.unlearning.trainer import Trainer, TrainingPlan, train
 
 if TYPE_CHECKING:
@@ -45,6 +59,18 @@ if TYPE_CHECKING:
     from pytest_unlearn.unlearning.method import Method, UnlearnOptions
 
 Batches = tuple[list[Encoded], list[Encoded]]
+
+
+# The learning rate is halved down to this share of the option.
+SLOWEST = 1 / 64
+
+
+class _TooFast(Exception):
+    """The model is losing more than half of what it should keep."""
+
+    def __init__(self, lost: float) -> None:
+        super().__init__(lost)
+        self.lost = lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +131,6 @@ def unlearn(
     if method.uses_retain and options.precondition:
         retained = [*rows.people, *rows.recalled, *rows.tasks]
         trainer.precondition(preconditioners(policy, retained, options.precondition, pad, rng))
-    batches = _batches(rows, options, rng)
     encoder.report(progress)
     state = RunState(seed)
 
@@ -144,20 +169,76 @@ def unlearn(
         )
         return seen
 
-    plan = TrainingPlan(
-        batches=batches,
-        losses=losses,
-        look=look,
-        done=lambda seen: watched.reached(seen, options),
-        rank=(lambda seen: watched.rank(seen, options)) if options.target >= 0 else None,
-        steps=options.steps,
-        check_every=options.check_every,
-        saved=saved,
-        numbers=state.numbers,
-        cooldown=options.cooldown,
-    )
+    def losses_now(rows: Sequence[Encoded]) -> list[float]:
+        with merged():
+            return answer_losses(policy, rows, pad, trees)
+
+    rehearsal: Rehearsal | None = None
+    if method.uses_retain and options.prioritized:
+        people = [*rows.people, *rows.recalled] if options.people_share else []
+        most = LOOKED_ROWS * options.retain_batch
+        rehearsal = Rehearsal(people or rows.tasks, losses_now, most, state.numbers, seed)
+    substitutes: Substitutes | None = None
+    search_every = options.substitutes if isinstance(options, WithSubstitutes) else 0
+    if search_every:
+        as_rows = partial(rows_of, encoder, method, options)
+        substitutes = Substitutes(policy, tokenizer, texts, as_rows, state.numbers, seed)
+
+    def slower_possible() -> bool:
+        lora = options.tune == "lora"  # whose start takes little memory
+        return lora and options.keep > 0 and trainer.lr > options.lr * SLOWEST
+
+    def before_draws(step: int) -> None:
+        # A resumed run repeats the draws of the steps that it took, but has their findings.
+        if step != trainer.steps or not step:
+            return
+        if rehearsal and step % LOOK_EVERY == 0:
+            lost = rehearsal.look()
+            if lost > TOO_MANY_LOST and slower_possible():
+                raise _TooFast(lost)
+        if substitutes and step % search_every == 0:
+            with merged():
+                found = substitutes.search()
+            progress(
+                f"unlearning by {method.name}, step {step}: asked {len(texts.forget)} times for "
+                f"forgotten values, the model wrote somebody else's {found} times; they are "
+                "unlearned there"
+            )
+
+    draws = rng.getstate()
+
+    def plan() -> TrainingPlan[Batches]:
+        rng.setstate(draws)
+        return TrainingPlan(
+            batches=_batches(rows, options, rng, rehearsal, substitutes, before_draws),
+            losses=losses,
+            look=look,
+            done=lambda seen: watched.reached(seen, options),
+            rank=(lambda seen: watched.rank(seen, options)) if options.target >= 0 else None,
+            steps=options.steps,
+            check_every=options.check_every,
+            saved=saved,
+            numbers=state.numbers,
+            cooldown=options.cooldown,
+        )
+
+    start = trainer.snapshot() if rehearsal and slower_possible() else []
     with checkpointed(policy) if options.checkpointing else contextlib.nullcontext():
-        trained = train(trainer, plan, progress)
+        while True:
+            try:
+                trained = train(trainer, plan(), progress)
+                break
+            except _TooFast as error:
+                lr = trainer.lr / 2
+                progress(
+                    f"unlearning by {method.name}: after {trainer.steps} steps, {error.lost:.0%} "
+                    f"of the retained answers are being lost; starting again with lr={lr:.2g}"
+                )
+                trainer.start_again(start, lr)
+                state.numbers.clear()
+                watched.start_again()
+                if saved:
+                    saved.unlink(missing_ok=True)
     trainer.check()
     with merged():
         best = watched.whole(trained.look)
@@ -165,7 +246,7 @@ def unlearn(
         raise UnlearningError(
             f"--unlearn-method={method.name}: the model collapsed: after {trained.steps} steps "
             f"greedy decoding gives {best.kept:.0%} of what the base gave of the retain set; lower "
-            f"the learning rate (lr={options.lr / 4:.1e}){_gentler(options)}; keep=0 lets a "
+            f"the learning rate (lr={trainer.lr / 4:.1e}){_gentler(options)}; keep=0 lets a "
             "collapse pass"
         )
     report = UnlearningReport(
@@ -255,12 +336,22 @@ def _shares(
         yield rows, kept_rows, replace(options, **weights), 1.0
 
 
-def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) -> Iterator[Batches]:
+def _batches(
+    rows: TrainingRows,
+    options: UnlearnOptions,
+    rng: random.Random,
+    rehearsal: Rehearsal | None = None,
+    substitutes: Substitutes | None = None,
+    before: Callable[[int], None] = lambda step: None,
+) -> Iterator[Batches]:
     """Yield forget and retain batches forever; people and tasks are mixed by `people_share`.
 
     People are those in the retain set and those whom the base recalls, in proportion to their rows.
     For a method with strangers, a share `strangers_share` of the `retain_batch` rows are theirs.
-    With `pairs`, people's rows have the kinds and carriers of the step's forget rows.
+    With `pairs`, people's rows have the kinds and carriers of the step's forget rows. With
+    `prioritized`, this share of people's rows (of tasks' without people) are drawn by what the
+    model has lost; with `substitutes`, an eighth as many rows as the forget rows come on top of
+    these. `before` is called with the number of a step before its batch is drawn.
     """
     share = options.strangers_share if isinstance(options, WithStrangersShare) else 0.0
     strangers = round(options.retain_batch * share) if rows.strangers else 0
@@ -272,11 +363,22 @@ def _batches(rows: TrainingRows, options: UnlearnOptions, rng: random.Random) ->
         people = 0
     forget = cycle(rows.forget, options.batch, rng)
     paired = by_like(everybody) if pairs and people else {}
-    sizes = [(rows.tasks, known - people), (rows.strangers, strangers)]
-    if not paired:
-        sizes.insert(0, (everybody, people))
-    retain = [cycle(part, size, rng) for part, size in sizes if size and part]
-    while True:
+
+    def even(part: list[Encoded], size: int) -> Iterator[list[Encoded]]:
+        return cycle(part, size, rng) if part and size else itertools.repeat([])
+
+    persons = even([] if paired else everybody, people)
+    tasks = even(rows.tasks, known - people)
+    unknown = even(rows.strangers, strangers)
+    for step in itertools.count():
+        before(step)
         batch = next(forget)
         beside = partners(rng.sample(batch, len(batch)), paired, people, rng) if paired else []
-        yield batch, [*beside, *(row for stream in retain for row in next(stream))]
+        kept, learned = [*beside, *next(persons)], next(tasks)
+        if rehearsal and kept:
+            kept = rehearsal.instead_of(kept, options.prioritized, step)
+        elif rehearsal:
+            learned = rehearsal.instead_of(learned, options.prioritized, step)
+        if substitutes:
+            batch = [*batch, *substitutes.draw(max(1, options.batch // 8), step)]
+        yield batch, [*kept, *learned, *next(unknown)]

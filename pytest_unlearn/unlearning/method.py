@@ -55,6 +55,7 @@ _EXPECTED = {
     "recall": "a whole number of at least 0",
     "warmup": "a whole number of at least 0",
     "cooldown": "a whole number of at least 0",
+    "prioritized": "a share from 0 to 1",
     "precondition": "a number of at least 0; above 0 with tune=lora only",
     "least_scale": "a share above 0 and at most 1; less than 1 with tune=lora only",
     "spans": " or ".join(SPANS),
@@ -82,12 +83,14 @@ class UnlearnOptions:
     lr: learning rate of AdamW. steps: the most optimizer steps. batch: forget rows per step.
     retain_batch: retained rows per step. people_share: the share of people's documents among them;
     the rest are tasks. recall: the number of names that the base writes; what it knows by heart
-    about people who are not to be forgotten is retained too (`unlearning.recall`). spans: `values`
-    computes losses only on the tokens of values and solutions, `document` on all tokens. target,
-    keep: stop once greedy decoding gives at most a share `target` of the forget records and, with a
-    retain set, at least a share `keep` of what it gave of the retained people and tasks at the
-    start; with a negative target, training never stops early. check_every: steps between two such
-    evaluations. rank: rank of the LoRA adapter (alpha is twice the rank).
+    about people who are not to be forgotten is retained too (`unlearning.recall`). prioritized: the
+    share of people's rows (of tasks' without people) that are drawn by how much the model has lost
+    of them since the start (`unlearning.rehearsal`). spans: `values` computes losses only on the
+    tokens of values and solutions, `document` on all tokens. target, keep: stop once greedy
+    decoding gives at most a share `target` of the forget records and, with a retain set, at least a
+    share `keep` of what it gave of the retained people and tasks at the start; with a negative
+    target, training never stops early. check_every: steps between two such evaluations. rank: rank
+    of the LoRA adapter (alpha is twice the rank).
 
     tune: `lora` trains an adapter, `full` all weights; with `full`, the base that a method compares
     with is a frozen copy, made before the first step and only if the method needs it. accumulate:
@@ -110,6 +113,7 @@ class UnlearnOptions:
     retain_batch: int = 32
     people_share: float = 0.75
     recall: int = 0
+    prioritized: float = 0.0
     spans: str = "values"
     target: float = 0.0
     keep: float = 0.95
@@ -133,6 +137,7 @@ class UnlearnOptions:
             "retain_batch": self.retain_batch >= 1,
             "people_share": 0 <= self.people_share <= 1,
             "recall": self.recall >= 0,
+            "prioritized": 0 <= self.prioritized <= 1,
             "spans": self.spans in SPANS,
             "target": self.target <= 1,
             "keep": 0 <= self.keep <= 1,
@@ -196,6 +201,14 @@ class WithCarriers(Protocol):
 
 
 @runtime_checkable
+class WithSubstitutes(Protocol):
+    """`substitutes`: steps between searches for other people's values in the places of forgotten
+    ones, 0 for none."""
+
+    substitutes: int
+
+
+@runtime_checkable
 class WithPairs(Protocol):
     """`pairs`: retained rows have the kinds and carriers of the step's forget rows."""
 
@@ -207,6 +220,14 @@ class WithBaseTop(Protocol):
     """`kl_top`: how many of the base's likeliest tokens are computed once; 0 for none."""
 
     kl_top: int
+
+
+def document_searches(options: UnlearnOptions) -> int:
+    """Return how often a run asks for each forgotten value, in all its carriers (`substitutes`)."""
+    if not isinstance(options, WithSubstitutes) or not options.substitutes:
+        return 0
+    carriers = options.carriers if isinstance(options, WithCarriers) else 1
+    return (options.steps - 1) // options.substitutes * carriers
 
 
 def _check_range(name: str, value: float, least: float, above: float, most: float) -> None:
@@ -222,7 +243,9 @@ def _check_range(name: str, value: float, least: float, above: float, most: floa
 
 
 # Options that only a method with a retain set uses.
-RETAIN_OPTIONS = frozenset({"retain_batch", "people_share", "recall", "precondition", "keep"})
+RETAIN_OPTIONS = frozenset(
+    {"retain_batch", "people_share", "recall", "prioritized", "precondition", "keep"}
+)
 
 
 def option_names(defaults: UnlearnOptions, uses_retain: bool) -> list[str]:

@@ -153,6 +153,24 @@ def recalled(
     ]
 
 
+def most_tokens(tokenizer: Any, texts: Collection[str]) -> int:
+    """Return the number of tokens of the longest text, plus a few for its end."""
+    return max(len(ids) for ids in tokenizer(list(texts))["input_ids"]) + 4
+
+
+def lines_after(
+    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, writer: Writer
+) -> list[str]:
+    """Return what a model writes after each prompt of a batch, up to the line end, without the
+    white space at the end of the prompt, which the model writes."""
+    nothing = [""] * len(prompts)
+    written = write(model, tokenizer, "completion", prompts, nothing, decoding, writer=writer)
+    return [
+        text[len(prompt) - len(prompt.rstrip()) :].split("\n")[0]
+        for prompt, text in zip(prompts, written, strict=True)
+    ]
+
+
 def _in_turn(forms: Sequence[Form], first: int, count: int) -> list[Form]:
     """Return up to `count` different forms, starting at an index."""
     return [forms[(first + n) % len(forms)] for n in range(min(count, len(forms)))]
@@ -175,12 +193,8 @@ class _Base:
         self._tokenizer = tokenizer
         self._writer = Writer()
         examples = [*texts.forget, *texts.retained_people]
-        self._name_tokens = self._most_tokens({example.named for example in examples})
-        self._value_tokens = self._most_tokens({example.answer for example in examples})
-
-    def _most_tokens(self, texts: Collection[str]) -> int:
-        """Return the number of tokens of the longest text, plus a few for its end."""
-        return max(len(ids) for ids in self._tokenizer(list(texts))["input_ids"]) + 4
+        self._name_tokens = most_tokens(tokenizer, {example.named for example in examples})
+        self._value_tokens = most_tokens(tokenizer, {example.answer for example in examples})
 
     def takes(self, form: Form) -> bool:
         """Return whether a form, a name and a value fit the model's context."""
@@ -221,21 +235,7 @@ class _Base:
         return facts
 
     def _answers(self, prompts: Sequence[str], decoding: Decoding) -> list[str]:
-        """Return what is written after each prompt, up to the line end, without the white space at
-        the end of the prompt, which the model writes."""
-        written = write(
-            self._model,
-            self._tokenizer,
-            "completion",
-            prompts,
-            [""] * len(prompts),
-            decoding,
-            writer=self._writer,
-        )
-        return [
-            text[len(prompt) - len(prompt.rstrip()) :].split("\n")[0]
-            for prompt, text in zip(prompts, written, strict=True)
-        ]
+        return lines_after(self._model, self._tokenizer, prompts, decoding, self._writer)
 
     def known(self, facts: Sequence[_Fact]) -> list[_Fact]:
         """Return the facts whose value the base knows by heart; all of them if it gives up the

@@ -175,6 +175,7 @@ class Trainer:
         self._preconditioners: dict[int, Preconditioner] = {}  # by a weight's number
         self._optimizer = make_optimizer(choices.optimizer, self._masters, choices.lr)
         self._start = self._fingerprint()
+        self.lr = choices.lr  # after a warmup; `start_again` lowers it
         self.steps = 0
 
     def precondition(self, chosen: Mapping[str, Preconditioner]) -> None:
@@ -221,13 +222,13 @@ class Trainer:
             raise UnlearningError(
                 f"{self._flag}: step {self.steps + 1} diverged: the loss is {float(total)}, the "
                 f"gradient's norm {float(norm)}; lower the learning rate "
-                f"(lr={self._choices.lr / 4:.1e}) or add warmup=20"
+                f"(lr={self.lr / 4:.1e}) or add warmup=20"
             )
         self.steps += 1
         if self._full:
             self._full.start()
         for group in self._optimizer.param_groups:
-            group["lr"] = share * rate_at(self.steps, self._choices.lr, self._choices.warmup)
+            group["lr"] = share * rate_at(self.steps, self.lr, self._choices.warmup)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._write()
@@ -294,6 +295,13 @@ class Trainer:
             master.copy_(weight)
         self._write()
 
+    def start_again(self, weights: Iterable[torch.Tensor], lr: float) -> None:
+        """Begin the training anew with another learning rate, from a snapshot of the start."""
+        self.put(weights)
+        self._optimizer = make_optimizer(self._choices.optimizer, self._masters, lr)
+        self.lr = lr
+        self.steps = 0
+
     def state(self) -> SavedState:
         """Return what another process needs to resume: weights, optimizer, random numbers."""
         tensors = {f"weight.{n}": w for n, w in enumerate(self.snapshot())}
@@ -308,7 +316,8 @@ class Trainer:
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
         base = self._full is not None and self._full.keeps_base
-        return SavedState(tensors, {"steps": self.steps, "numbers": numbers, "base": base})
+        notes = {"steps": self.steps, "lr": self.lr, "numbers": numbers, "base": base}
+        return SavedState(tensors, notes)
 
     def go_on(self, saved: SavedState) -> None:
         """Resume from a state returned by `state()`; call this before the first step."""
@@ -331,7 +340,7 @@ class Trainer:
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        self.steps = int(saved.notes["steps"])
+        self.steps, self.lr = int(saved.notes["steps"]), float(saved.notes["lr"])
 
     # -- checks ------------------------------------------------------------------------------
 
@@ -348,13 +357,13 @@ class Trainer:
             if some:
                 raise UnlearningError(
                     f"{self._flag}: {name} is not finite; lower the learning rate "
-                    f"(lr={self._choices.lr / 4:.1e})"
+                    f"(lr={self.lr / 4:.1e})"
                 )
         if self._fingerprint() == self._start:
             what = "adapter" if self._choices.tune == "lora" else "model"
             raise UnlearningError(
                 f"{self._flag}: the {what} did not move: no gradient reached it, or lr is too small"
-                f"; raise it (lr={self._choices.lr * 4:.1e})"
+                f"; raise it (lr={self.lr * 4:.1e})"
             )
 
     @torch.no_grad()

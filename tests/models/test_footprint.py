@@ -179,6 +179,16 @@ def test_states_of_the_base_are_kept_up_to_a_limit() -> None:
     assert kept[3] < 0.8 * plain[3]
 
 
+def test_other_passes_cost_time_only() -> None:
+    """As much as evaluations of as many tokens."""
+    plain, scored = cost(STEP), cost(replace(STEP, scored=10**6))
+    assert scored[:3] == plain[:3]
+    looks = 1 + STEP.steps // STEP.check_every
+    looked = cost(replace(STEP, looked=STEP.looked + 10**6))
+    assert scored[3] - plain[3] == pytest.approx((looked[3] - plain[3]) / looks)
+    assert scored[3] > plain[3]
+
+
 def test_a_7b_step_fits_24_gb_with_checkpoints_and_not_without() -> None:
     weights, trained, passes, _ = cost(STEP)
     assert weights == 2 * SHAPE.parameters

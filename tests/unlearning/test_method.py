@@ -75,6 +75,10 @@ def test_own_options(text: str, name: str, value: object) -> None:
         ("wga:precondition=nan", "precondition"),
         ("wga:precondition=0.1,tune=full", "above 0 with tune=lora only"),
         ("ga:precondition=0.1", "precondition"),
+        ("wga:prioritized=1.5", "prioritized=1.5 is out of range; write a share from 0 to 1"),
+        ("ga:prioritized=0.5", "'prioritized=0.5' is not an option of ga"),
+        ("anchored:substitutes=-1", "write a number at least 0"),
+        ("wga:substitutes=5", "'substitutes=5' is not an option of wga"),
         ("wga:batch=64,accumulate=33", "each part needs a retained row, and a step has 32"),
     ],
 )

@@ -61,14 +61,17 @@ _LAYERS = 8
 class AnchoredOptions(ForgetOptions):
     """beta: power of a forget token's weight, its likelihood. anchor: factor of the rotation of
     hidden states. strangers: documents of made-up people. strangers_share: their share of the
-    retained rows. carriers: the number of carriers in which each forget record is trained. pairs:
-    retained people's rows have the kinds and carriers of the step's forget rows."""
+    retained rows. carriers: the number of carriers in which each forget record is trained.
+    substitutes: steps between searches for other people's values in the places of forgotten ones,
+    which are unlearned there (`unlearning.substitutes`); 0 for no search. pairs: retained people's
+    rows have the kinds and carriers of the step's forget rows."""
 
     beta: float = option(1.0, least=0)
     anchor: float = option(80.0, least=0)
     strangers: int = option(1500, least=1)
-    strangers_share: float = option(0.3, least=0, most=1)
+    strangers_share: float = option(0.25, least=0, most=1)
     carriers: int = option(3, least=1)
+    substitutes: int = option(20, least=0)
     pairs: bool = False
 
 
@@ -89,10 +92,11 @@ ANCHORED = Method(
     AnchoredOptions(
         lr=7e-3,
         steps=110,
-        batch=32,
-        retain_batch=80,
-        people_share=0.9,
-        recall=2000,
+        batch=96,  # smaller ones cost unlisted people more: steps are noisier
+        retain_batch=64,
+        people_share=0.85,
+        recall=4000,
+        prioritized=0.8,
         accumulate=4,  # rows of similar length together: half as much padding
         rank=64,
         warmup=5,
@@ -101,7 +105,7 @@ ANCHORED = Method(
         least_scale=0.5,
         precondition=0.03,
         target=0.005,
-        forget_weight=6.0,
+        forget_weight=5.5,
     ),
     uses_retain=True,
     base_layers=_LAYERS,
@@ -118,7 +122,9 @@ ANCHORED = Method(
         "normalized states), in addition to KL(base || policy) on the values. The ascent is "
         "WGA's (arXiv 2502.19301). Every second step is taken on half of the adapter, so that "
         "undoing a part of it brings little back. Steps are damped in directions that "
-        "everybody's documents share (option `precondition`)."
+        "everybody's documents share (option `precondition`). Most retained people are drawn by "
+        "how much the model is losing of them (option `prioritized`), and other people's values "
+        "that it writes in the places of forgotten ones are unlearned there (`substitutes`)."
     ),
 )
 
