@@ -175,9 +175,10 @@ def unlearn(
 
     rehearsal: Rehearsal | None = None
     if method.uses_retain and options.prioritized:
-        people = [*rows.people, *rows.recalled] if options.people_share else []
+        people = [*rows.people, *rows.recalled]
+        drawn = people if people and (options.people_share or not rows.tasks) else rows.tasks
         most = LOOKED_ROWS * options.retain_batch
-        rehearsal = Rehearsal(people or rows.tasks, losses_now, most, state.numbers, seed)
+        rehearsal = Rehearsal(drawn, losses_now, most, state.numbers, seed)
     substitutes: Substitutes | None = None
     search_every = options.substitutes if isinstance(options, WithSubstitutes) else 0
     if search_every:

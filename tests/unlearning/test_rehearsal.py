@@ -15,6 +15,7 @@ from pytest_unlearn.core.errors import UnlearningError
 from pytest_unlearn.models.batches import Encoded
 from pytest_unlearn.models.loading import Weights, load
 from pytest_unlearn.models.sources import ModelSource
+from pytest_unlearn.models.texts import TrainingTexts
 from pytest_unlearn.unlearning import loop
 from pytest_unlearn.unlearning import rehearsal as rehearsal_module
 from pytest_unlearn.unlearning.method import UnlearnOptions
@@ -197,6 +198,24 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     resumed = run(knowing_folder, chosen, saved=saved, progress=lines.append)
     assert lines[0].startswith("continuing after step 3")
     assert torch.equal(resumed, run(knowing_folder, chosen))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        replace(KNOWN, tasks=[]),
+        replace(KNOWN, retained_people=[]),
+    ],
+    ids=["people", "tasks"],
+)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_people_alone_and_tasks_alone_are_rehearsed(
+    knowing: Weights, texts: TrainingTexts, share: float
+) -> None:
+    """Whatever share of people is asked for."""
+    chosen = options(prioritized=0.8, people_share=share)
+    _, report = loop.unlearn(knowing.model, knowing.tokenizer, texts, METHOD, chosen, 0)  # type: ignore[arg-type]
+    assert report.trained_steps == 6
 
 
 def test_too_large_steps_are_halved(knowing_folder: Path) -> None:
