@@ -233,22 +233,27 @@ def test_too_large_steps_are_halved(knowing_folder: Path) -> None:
 
 def test_a_rate_that_was_halved_is_resumed(knowing_folder: Path, tmp_path: Path) -> None:
     """A run that is cut off afterwards goes on with that rate, and not with what it had before."""
-    chosen = options(prioritized=0.5, lr=0.2, keep=0.95, check_every=1, target=1.0)
+    chosen = options(prioritized=0.5, lr=0.2, keep=0.95, check_every=1, target=-1.0)
+    lines: list[str] = []
+    unbroken = run(knowing_folder, chosen, progress=lines.append)
+    halvings = sum("starting again" in line for line in lines)
+    assert halvings
+    again: list[str] = []
 
     def stop(message: str) -> None:
         if "starting again" in message:
             again.append(message)
-        if again and "step 3 of" in message:
+        if len(again) == halvings and "step 3 of" in message:
             raise KeyboardInterrupt
 
-    again: list[str] = []
     saved = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         run(knowing_folder, chosen, saved=saved, progress=stop)
-    lines: list[str] = []
+    lines.clear()
     resumed = run(knowing_folder, chosen, saved=saved, progress=lines.append)
     assert lines[0].startswith("continuing after step 2")
-    assert torch.equal(resumed, run(knowing_folder, chosen))
+    assert not any("starting again" in line for line in lines)
+    assert torch.equal(resumed, unbroken)
 
 
 @pytest.mark.parametrize("changes", [{"keep": 0.0}, {"tune": "full", "least_scale": 1.0}])
