@@ -51,6 +51,8 @@ class Substitutes:
 
     def search(self) -> int:
         """Ask the model as it is for each forgotten value; return how often it wrote another."""
+        if not self._values:
+            return 0
         tokens = most_tokens(self._tokenizer, self._values)
         decoding, writer, found = Decoding(tokens, least=_LEAST), Writer(), 0
         model = self._policy.get_base_model()

@@ -36,7 +36,7 @@ RUNS = {
     **{f"{m} {tune}": f"{m}:{COMMON},tune={tune}" for m in METHODS for tune in ("lora", "full")},
     "parts": f"npo+kl:{COMMON},accumulate=2,checkpointing=true",
     "top": f"npo+kl:{COMMON},tune=full,kl_top=4",
-    "default": f"{DEFAULT}:{COMMON},accumulate=1",
+    "default": f"{DEFAULT}:{COMMON},accumulate=1,substitutes=2",
     "layer": f"rmu:{COMMON}",
     "price": f"pdu:{COMMON},accumulate=2,price=0.1,price_step=1",
 }

@@ -57,6 +57,8 @@ def test_short_values_are_no_substitutes(knowing: Weights) -> None:
     forget = [Example.answering("user1 = ", "another9", ";")]
     short = replace(KNOWN, forget=forget, retained_people=[Example.answering("it = ", "v1")])
     assert search(knowing, short)[1] == 0
+    all_short = TrainingTexts([Example.answering("user1 = ", "v2")], [], [])
+    assert search(knowing, all_short)[1] == 0
 
 
 def test_a_run_unlearns_them(knowing: Weights) -> None:

@@ -92,7 +92,7 @@ ANCHORED = Method(
     AnchoredOptions(
         lr=7e-3,
         steps=110,
-        batch=96,  # smaller ones cost unlisted people more: steps are noisier
+        batch=96,  # with fewer rows, the same depth costs more unlisted people
         retain_batch=64,
         people_share=0.85,
         recall=4000,
