@@ -184,6 +184,11 @@ class TrainingRows:
     tasks: list[Encoded]
     strangers: list[Encoded]
 
+    @property
+    def everybody(self) -> list[Encoded]:
+        """Return the rows of all retained people whom the model knows."""
+        return [*self.people, *self.recalled]
+
 
 def rows_of(
     encoder: Encoder, method: Method, options: UnlearnOptions, examples: Sequence[Example]
@@ -297,24 +302,39 @@ def with_base_top(policy: Any, rows: Sequence[Encoded], pad: int, k: int) -> lis
     return [replace(row, base_top=value) for row, value in zip(rows, base_tops, strict=True)]
 
 
-@torch.no_grad()
 def _asked(policy: Any, rows: Sequence[Encoded], pad: int, function: Any) -> list[Any]:
-    """Return `function(predictions)` for all rows, in order; rows of similar length are batched
-    together."""
+    """Return `function(predictions)` of the base for all rows, in order."""
     # No copy of the base's weights is needed while the weights are still the base's.
     inner = policy.policy if isinstance(policy, ShardedPolicy) else policy
     untrained = isinstance(inner, FullPolicy) and not inner.started
+
+    def asked(batch: Batch) -> Any:
+        if untrained:
+            return function(predictions(policy, batch, lambda s: logits_of(policy, s)))
+        return function(base_predictions(policy, batch))
+
+    return for_each_row(policy, rows, pad, asked)
+
+
+@torch.no_grad()
+def for_each_row(
+    policy: Any,
+    rows: Sequence[Encoded],
+    pad: int,
+    function: Callable[[Batch], Sequence[Any]],
+    size: int = _BATCH,
+    trees: bool = False,
+) -> list[Any]:
+    """Return what `function` gives for each row of a batch, for all rows, in order.
+
+    Rows of similar length are batched together, `size` at a time, and shared among the processes.
+    `trees`: the model runs batches as trees.
+    """
     device = next(policy.parameters()).device
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
-    answers: dict[int, Any] = {}
-    for part in distributed.mine([order[n : n + _BATCH] for n in range(0, len(order), _BATCH)]):
-        batch = collate([rows[index] for index in part], pad, device)
-
-        def asked(batch: Batch = batch) -> Any:
-            if untrained:
-                return function(predictions(policy, batch, lambda s: logits_of(policy, s)))
-            return function(base_predictions(policy, batch))
-
-        answers.update(zip(part, run(policy, asked), strict=True))
-    answers = distributed.merged(answers)
-    return [answers[index] for index in range(len(rows))]
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    found: dict[int, Any] = {}
+    for part in distributed.mine([order[n : n + size] for n in range(0, len(order), size)]):
+        batch = collate([rows[number] for number in part], pad, device, trees)
+        found.update(zip(part, run(policy, partial(function, batch)), strict=True))
+    found = distributed.merged(found)
+    return [found[number] for number in range(len(rows))]

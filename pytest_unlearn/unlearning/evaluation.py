@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_unlearn.models.batches import Batch, Encoded, collate
+from pytest_unlearn.models.batches import Batch, Encoded
 from pytest_unlearn.models.lm_head import logits_of
-from pytest_unlearn.unlearning import distributed
-from pytest_unlearn.unlearning.data import learnt
-from pytest_unlearn.unlearning.distributed import run
+from pytest_unlearn.unlearning.data import for_each_row, learnt
 from pytest_unlearn.unlearning.method import HELD_ROWS as HELD_ROWS
 from pytest_unlearn.unlearning.method import KEPT_ROWS
 from pytest_unlearn.unlearning.step import Predictions, predictions
@@ -81,7 +79,6 @@ def answer_losses(
     return _row_sums(policy, rows, pad, Predictions.nll, trees=trees)
 
 
-@torch.no_grad()
 def _row_sums(
     policy: torch.nn.Module,
     rows: Sequence[Encoded],
@@ -91,20 +88,13 @@ def _row_sums(
     trees: bool = False,
 ) -> list[float]:
     """Return the sum of `function` over each row's learned tokens, in the order of the rows."""
-    device = next(policy.parameters()).device
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    sums: dict[int, float] = {}
 
-    def summed(inputs: Batch) -> torch.Tensor:
+    def summed(inputs: Batch) -> list[float]:
         predicted = predictions(policy, inputs, partial(logits_of, policy))
-        return predicted.row_sums(function(predicted))
+        sums: list[float] = predicted.row_sums(function(predicted)).tolist()
+        return sums
 
-    for numbers in distributed.mine([order[n : n + batch] for n in range(0, len(order), batch)]):
-        inputs = collate([rows[number] for number in numbers], pad, device, trees)
-        each = run(policy, partial(summed, inputs))
-        sums.update(zip(numbers, each.tolist(), strict=True))
-    sums = distributed.merged(sums)
-    return [sums[number] for number in range(len(rows))]
+    return for_each_row(policy, rows, pad, summed, batch, trees)
 
 
 def _right(predicted: Predictions) -> torch.Tensor:

@@ -129,7 +129,7 @@ def unlearn(
 
     rows = training_rows(policy, encoder, texts, method, options, pad, trees)
     if method.uses_retain and options.precondition:
-        retained = [*rows.people, *rows.recalled, *rows.tasks]
+        retained = [*rows.everybody, *rows.tasks]
         trainer.precondition(preconditioners(policy, retained, options.precondition, pad, rng))
     encoder.report(progress)
     state = RunState(seed)
@@ -175,8 +175,8 @@ def unlearn(
 
     rehearsal: Rehearsal | None = None
     if method.uses_retain and options.prioritized:
-        people = [*rows.people, *rows.recalled]
-        drawn = people if people and (options.people_share or not rows.tasks) else rows.tasks
+        people = rows.everybody if options.people_share or not rows.tasks else []
+        drawn = people or rows.tasks
         most = LOOKED_ROWS * options.retain_batch
         rehearsal = Rehearsal(drawn, losses_now, most, state.numbers, seed)
     substitutes: Substitutes | None = None
@@ -359,7 +359,7 @@ def _batches(
     known = options.retain_batch - strangers
     pairs = isinstance(options, WithPairs) and options.pairs
     people = round(known * options.people_share) if rows.tasks else known
-    everybody = [*rows.people, *rows.recalled]
+    everybody = rows.everybody
     if not everybody:
         people = 0
     forget = cycle(rows.forget, options.batch, rng)
